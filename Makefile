@@ -1,0 +1,54 @@
+# The one list of commands. `make run` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Processes that run tests at once; the machine's cores by default.
+JOBS ?= auto
+
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz clean
+
+run: $(VENV)/run.done
+	$(BIN)/gunicorn -c gunicorn.conf.py
+
+test: $(VENV)/test.done
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/test.done
+	$(BIN)/pytest -q -m slow
+
+check: lint types layers coverage
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check proxy
+
+types: $(VENV)/test.done
+	$(BIN)/mypy
+
+layers: $(VENV)/test.done
+	$(BIN)/lint-imports
+
+coverage: $(VENV)/test.done
+	rm -f .coverage .coverage.*
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" --cov --cov-report=term
+
+# PEERS=litellm,portkey measures those too, installed into a cache of their own.
+bench: $(VENV)/test.done
+	$(BIN)/python -m bench $(if $(PEERS),--peers $(PEERS))
+
+bench-growth: $(VENV)/test.done
+	$(BIN)/python -m bench growth
+
+$(VENV)/run.done: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/test.done: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.*

@@ -1,0 +1,136 @@
+"""What goes over the wire: the requests that `load` sends and the answers that `mock` gives.
+
+Both sides build them from here, so that an answer can be checked to the last byte of its content,
+whatever a gateway did to spaces, order of fields or framing. What the mock does is said in the
+request itself, in two fields that every gateway passes on: `model` and `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import json
+
+UNARY = "bench-unary"
+BURST = "bench-burst"
+PACED_10_MS = "bench-paced-10"
+PACED_250_MS = "bench-paced-250"
+MODELS = (UNARY, BURST, PACED_10_MS, PACED_250_MS)
+
+CALLER_KEY = "sk-bench-caller-0123456789abcdef"
+PATH = "/v1/chat/completions"
+
+# The mock refuses a request without this: a body that was cut must not pass for a cheap one.
+END_OF_PROMPT = "end-of-prompt."
+
+_PROSE = "The quick brown fox jumps over the lazy dog, and says: \u201cagain\u201d.\n"
+_MESSAGE_BYTES = 4096
+_UNARY_BYTES = 1024
+
+
+def chat_request(model: str, *, stream: bool, chunks: int, body_bytes: int) -> bytes:
+    """A request body of close to `body_bytes`: a conversation in messages of 4 KB at most."""
+    head: dict[str, object] = {"model": model, "stream": stream, "max_tokens": chunks}
+    missing = body_bytes - len(json.dumps({**head, "messages": []})) - len(END_OF_PROMPT)
+    messages = []
+    while missing > _MESSAGE_BYTES:
+        messages.append({"role": "user", "content": _prose(_MESSAGE_BYTES)})
+        missing -= len(json.dumps(messages[-1])) + 2
+    messages.append({"role": "user", "content": _prose(max(missing - 40, 0)) + END_OF_PROMPT})
+    return json.dumps({**head, "messages": messages}).encode()
+
+
+def unary_content() -> str:
+    """The text of the one unary answer."""
+    return _prose(_UNARY_BYTES - 330)
+
+
+def unary_answer() -> bytes:
+    """A whole chat completion of about 1 KB."""
+    return json.dumps(
+        {
+            "id": "chatcmpl-bench",
+            "object": "chat.completion",
+            "created": 1750000000,
+            "model": UNARY,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": unary_content()},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300},
+        }
+    ).encode()
+
+
+def token(index: int) -> str:
+    """The text of one chunk; no two are alike, so a chunk lost, repeated or moved shows."""
+    return f"token{index} "
+
+
+def event(index: int) -> bytes:
+    """The server-sent event of one chunk, as long as OpenAI's."""
+    delta = (
+        {"role": "assistant", "content": token(index)} if index == 0 else {"content": token(index)}
+    )
+    return _event(delta, finish_reason=None)
+
+
+def last_events() -> bytes:
+    """The chunk with the finish reason, and the end."""
+    return _event({}, finish_reason="stop") + b"data: [DONE]\n\n"
+
+
+def _event(delta: dict[str, str], *, finish_reason: str | None) -> bytes:
+    chunk = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion.chunk",
+        "created": 1750000000,
+        "model": "bench",
+        "system_fingerprint": "fp_bench",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+    }
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _prose(size: int) -> str:
+    """Text whose JSON is about `size` bytes."""
+    line = len(json.dumps(_PROSE)) - 2
+    return _PROSE * (size // line)
+
+
+def unary_fault(body: bytes) -> str | None:
+    """What is wrong with a unary answer; None: nothing."""
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return "no chat completion"
+    return None if content == unary_content() else "wrong content"
+
+
+def stream_fault(body: bytes, *, chunks: int) -> str | None:
+    """What is wrong with a whole stream of server-sent events; None: nothing."""
+    content, finished, done = [], False, False
+    for line in body.split(b"\n"):
+        data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+        if not data:
+            continue
+        if done:
+            return "data after [DONE]"
+        if data == b"[DONE]":
+            done = True
+            continue
+        try:
+            choice = json.loads(data)["choices"][0]
+            content.append(choice["delta"].get("content") or "")
+            finished = finished or choice.get("finish_reason") == "stop"
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return "error event" if b'"error"' in data else "no chunk"
+    if not (done and finished):
+        return "cut stream"
+    return None if "".join(content) == expected_text(chunks) else "wrong chunks"
+
+
+def expected_text(chunks: int) -> str:
+    """All chunks' text together."""
+    return "".join(map(token, range(chunks)))

@@ -1,0 +1,249 @@
+"""The rows of the table: what each measures, and how a target is put through all of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bench import measure, messages
+from bench.load import Outcome, Scenario
+from bench.processes import generate, generating
+from bench.targets import Running, running
+
+_LARGE_BODY = 2 << 20
+_SETTLE_S = 0.05  # what a target does after its last answer belongs to the run
+_IDLE_S = 0.5  # after the first answer, before memory is read
+_STREAMS = 32
+_UNARY_CALLERS = 16
+_MANY_CALLERS = 32
+_LARGE_CALLERS = 4
+_PACE_S = 0.25  # of messages.PACED_250_MS
+_SLOW_GRACE_S = 20.0  # for the many streams, over what they take at least
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of everything: enough for numbers that repeat, or just enough to run it all.
+
+    A chunk's cost has its share of its request's in it: 400 and 100 chunks are answers of the
+    length that people get.
+    """
+
+    rounds: int = 3
+    seconds: float = 1.2
+    warm_up_s: float = 0.3
+    burst_chunks: int = 400
+    paced_chunks: int = 100
+    first_events: int = 40
+    streams: int = 1000
+    stream_chunks: int = 40
+
+
+FULL = Effort()
+QUICK = Effort(
+    rounds=1,
+    seconds=0.2,
+    warm_up_s=0.1,
+    burst_chunks=50,
+    paced_chunks=10,
+    first_events=5,
+    streams=50,
+    stream_chunks=3,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `over_direct`: shown as what is added to the mock's own answer."""
+
+    key: str
+    title: str
+    digits: int
+    over_direct: bool = False
+    compared: bool = True  # with the naive proxy
+
+
+def rows(effort: Effort) -> list[Row]:
+    """The lines in their order."""
+    many = f"{effort.streams:,} streams at once, a chunk each 250 ms"
+    return [
+        Row("unary_ms", "CPU ms per request, 1 KB, 16 callers", 3),
+        Row("p50_ms", "added p50 ms, one caller", 2, over_direct=True),
+        Row("large_ms", "CPU ms, 2 MB request body, 4 callers", 1),
+        Row("burst_us", "CPU us per chunk, 32 streams, burst", 1),
+        Row("paced_us", "the same, a chunk each 10 ms", 1),
+        Row("first_ms", "added time to first token, ms", 2, over_direct=True),
+        Row("streams", f"{many}: whole", 0, compared=False),
+        Row("streams_cpu_s", f"{many}: CPU s", 1),
+        Row("streams_kb", f"{many}: KB per stream", 0),
+        Row("boot_s", "boot, s", 2),
+        Row("idle_mb", "idle, MB (proportional set size)", 0),
+    ]
+
+
+@dataclass
+class Sample:
+    """What one target showed in one round."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    losses: Counter[str] = field(default_factory=Counter)  # by row and reason
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run and the CPU time that the target's processes used for it."""
+
+    outcome: Outcome
+    cpu_s: float
+
+    def each(self, unit: float, parts: int = 1) -> float:
+        """CPU time per `parts`th of a request, in `unit` of a second; NaN if nothing came back."""
+        whole = self.outcome.whole * parts
+        return self.cpu_s / unit / whole if whole else float("nan")
+
+
+def cost(target: Running, scenario: Scenario) -> Cost:
+    """Run a scenario on a target to its end, and count."""
+    before = measure.cpu_s(target.pid)
+    outcome = generate(scenario)
+    time.sleep(_SETTLE_S)
+    return Cost(outcome, measure.cpu_s(target.pid) - before)
+
+
+@dataclass(frozen=True)
+class StreamCost(Cost):
+    """The same for many streams at once, with what was held while all of them ran."""
+
+    before_kb: float  # proportional set size
+    peak_kb: float
+    peak_threads: int
+
+
+def stream_at_once(target: Running, *, streams: int, chunks: int) -> StreamCost:
+    """Run so many streams with a chunk each 250 ms; memory is read when all should be running."""
+    at_least_s = chunks * _PACE_S
+    scenario = Scenario(
+        port=target.port,
+        model=messages.PACED_250_MS,
+        callers=streams,
+        requests=streams,
+        give_up_s=at_least_s + _SLOW_GRACE_S,
+        stream=True,
+        chunks=chunks,
+        headers=target.headers,
+    )
+    before_kb, before_s = measure.pss_kb(target.pid), measure.cpu_s(target.pid)
+    with generating(scenario) as load:
+        time.sleep(at_least_s * 0.8)
+        peak_kb, peak_threads = measure.pss_kb(target.pid), measure.threads(target.pid)
+        outcome = load.outcome()
+    time.sleep(_SETTLE_S)
+    cpu_s = measure.cpu_s(target.pid) - before_s
+    return StreamCost(outcome, cpu_s, before_kb, peak_kb, peak_threads)
+
+
+class Measurement:
+    """Puts one running target through rows, into one sample."""
+
+    def __init__(self, target: Running, effort: Effort, sample: Sample) -> None:
+        self._target = target
+        self._effort = effort
+        self._sample = sample
+
+    def latencies(self) -> None:
+        """p50 and time to first token: all that can be said of the mock without a gateway."""
+        self._warm_up()
+        one = self._cost("p50_ms", callers=1, seconds=self._effort.seconds / 2)
+        self._set("p50_ms", one.outcome.median_ms if one.outcome.whole else float("nan"))
+        first = self._cost(
+            "first_ms",
+            model=messages.PACED_10_MS,
+            callers=1,
+            stream=True,
+            chunks=2,
+            seconds=0.0,
+            requests=self._effort.first_events,
+        )
+        self._set("first_ms", first.outcome.first_event_ms if first.outcome.whole else float("nan"))
+
+    def costs(self) -> None:
+        """CPU time of requests and chunks."""
+        self._warm_up()
+        self._set("unary_ms", self._cost("unary_ms", callers=_UNARY_CALLERS).each(1e-3))
+        large = {"callers": _LARGE_CALLERS, "body_bytes": _LARGE_BODY}
+        self._cost("large_ms", requests=2 * _LARGE_CALLERS, **large)  # the heap grows to its size
+        self._set("large_ms", self._cost("large_ms", **large).each(1e-3))
+        streams: dict[str, object] = {"callers": _STREAMS, "stream": True}
+        chunks = self._effort.burst_chunks
+        burst = self._cost("burst_us", model=messages.BURST, chunks=chunks, **streams)
+        self._set("burst_us", burst.each(1e-6, parts=chunks))
+        chunks = self._effort.paced_chunks
+        streams |= {"requests": _STREAMS, "seconds": 0.0}  # its pace says how long it takes
+        paced = self._cost("paced_us", model=messages.PACED_10_MS, chunks=chunks, **streams)
+        self._set("paced_us", paced.each(1e-6, parts=chunks))
+
+    def idle(self) -> None:
+        """Memory of a target that has only just started."""
+        time.sleep(_IDLE_S)
+        self._set("boot_s", self._target.boot_s)
+        self._set("idle_mb", measure.pss_kb(self._target.pid) / 1024)
+
+    def many_streams(self) -> None:
+        """All streams at once: how many came whole, what they cost and what memory they held."""
+        self._warm_up()
+        streams = self._effort.streams
+        run = stream_at_once(self._target, streams=streams, chunks=self._effort.stream_chunks)
+        self._lost("streams", run.outcome)
+        self._set("streams", run.outcome.whole)
+        self._set("streams_cpu_s", run.cpu_s)
+        self._set("streams_kb", (run.peak_kb - run.before_kb) / streams)
+
+    def throughput(self, key: str) -> None:
+        """Requests per second with more callers than any number of workers here could serve."""
+        self._warm_up()
+        run = self._cost(key, callers=_MANY_CALLERS)
+        self._set(key, run.outcome.per_second)
+
+    def _warm_up(self) -> None:
+        self._cost("warm-up", callers=_UNARY_CALLERS, seconds=self._effort.warm_up_s)
+
+    def _cost(self, key: str, **changes: object) -> Cost:
+        run = cost(self._target, self._scenario(**changes))
+        self._lost(key, run.outcome)
+        return run
+
+    def _scenario(self, **changes: object) -> Scenario:
+        settings: dict[str, object] = {
+            "port": self._target.port,
+            "model": messages.UNARY,
+            "seconds": self._effort.seconds,
+            "headers": self._target.headers,
+        }
+        return Scenario(**(settings | changes))  # type: ignore[arg-type]
+
+    def _set(self, key: str, value: float) -> None:
+        self._sample.values[key] = value
+
+    def _lost(self, key: str, outcome: Outcome) -> None:
+        self._sample.losses.update({f"{key}: {why}": n for why, n in outcome.losses.items()})
+
+
+def measure_target(name: str, upstream_port: int, effort: Effort) -> Sample:
+    """One round of one target; the many streams get a fresh process, so that memory is theirs."""
+    sample = Sample()
+    with running(name, upstream_port) as target:
+        measurement = Measurement(target, effort, sample)
+        if target.pid:
+            measurement.idle()
+            measurement.costs()
+        measurement.latencies()
+        if name == "poolproxy":
+            measurement.throughput("one_worker")
+    if target.pid:
+        with running(name, upstream_port) as target:
+            Measurement(target, effort, sample).many_streams()
+    if name == "poolproxy":
+        with running(name, upstream_port, workers=2) as target:
+            Measurement(target, effort, sample).throughput("two_workers")
+    return sample

@@ -1,0 +1,161 @@
+"""One gateway's endpoints under one prefix: errors, CORS and unknown paths are its own there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
+
+from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
+from ..gateway import Gateway
+from . import openai, status
+from .auth import Doorkeeper
+from .exchange import Exchange
+
+# How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
+PREFLIGHT_KEPT_S = "600"
+
+# The endpoint of the prefix itself, with and without a slash at its end.
+ABOUT = "about"
+
+
+def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
+    """The blueprint of a gateway; `name` tells two of them in one application apart."""
+    doorkeeper = Doorkeeper(gateway.config)
+    blueprint = Blueprint(name, __name__)
+    routes = [*status.routes(gateway), *openai.routes(gateway, doorkeeper)]
+    for route in routes:
+        blueprint.add_url_rule(
+            route.path,
+            endpoint=route.path.strip("/").replace(".", "_") or ABOUT,
+            view_func=_view(gateway, route.view),
+            methods=route.methods,
+            provide_automatic_options=False,
+            merge_slashes=False,
+        )
+    known = [Rule(route.path, methods=route.methods) for route in routes]
+    others = _Others(gateway, Map(known, merge_slashes=False))
+    blueprint.record(others.add_rules)
+    blueprint.register_error_handler(Exception, make_error_handler(gateway))
+    blueprint.teardown_request(_let_go)
+    return blueprint
+
+
+def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Response]:
+    """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
+
+    def view(**values: str) -> Response:
+        exchange = Exchange(gateway, request.environ)
+        try:
+            response = answer(exchange, **values)
+        except Exception as error:  # the boundary: a caller gets an answer, whatever happened
+            return exchange.refuse_any(error)
+        if response.direct_passthrough:
+            g.poolproxy_stream = response
+        return response
+
+    return view
+
+
+def _let_go(error: BaseException | None) -> None:
+    """A stream is the server's from here on; nobody's, where a hook failed after the view."""
+    stream = g.pop("poolproxy_stream", None)
+    if stream is not None and error is not None:
+        stream.close()
+
+
+def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
+    """What answers in our manner for exceptions that come from outside of our views.
+
+    From routing, or from hooks of the embedding application.
+    """
+
+    def handle(error: Exception) -> Response:
+        return Exchange(gateway, request.environ).refuse_any(error)
+
+    return handle
+
+
+class _Anything(BaseConverter):
+    """Whatever is left of a path: nothing, slashes, and line ends too."""
+
+    regex = "(?s:.*)"
+    part_isolating = False
+    weight = 1000  # the application's own rules under the prefix come first
+
+
+class _Below(Rule):
+    """A rule for all paths below a prefix; the application's converters are left alone."""
+
+    def get_converter(self, *args: Any, **kwargs: Any) -> BaseConverter:
+        return _Anything(self.map)
+
+
+def _rules_below(prefix: str, endpoint: str) -> Iterator[Rule]:
+    """Rules for whatever no other rule matches, the prefix without a slash included.
+
+    A request to open a WebSocket needs rules of its own kind.
+    """
+    for path in (f"{prefix}/<rest>", prefix):
+        for websocket in (False, True):
+            if path:
+                yield _Below(path, endpoint=endpoint, merge_slashes=False, websocket=websocket)
+
+
+class _Others:
+    """Answers for all other paths under the prefix, and for known ones by other methods.
+
+    A blueprint's error handlers do not see errors of routing, so these must be none.
+    """
+
+    def __init__(self, gateway: Gateway, known: Map) -> None:
+        self._known = known.bind("")
+        self._view = _view(gateway, self.answer)
+
+    def add_rules(self, state: BlueprintSetupState) -> None:
+        """Add them to the application in which the blueprint is being registered."""
+        endpoint = f"{state.name_prefix}.{state.name}.others".lstrip(".")
+        if state.url_prefix:
+            state.add_url_rule("", ABOUT, methods=("GET",), provide_automatic_options=False)
+        for rule in _rules_below(state.url_prefix or "", endpoint):
+            state.app.url_map.add(rule)
+        state.app.view_functions[endpoint] = self._view
+
+    def answer(self, exchange: Exchange, rest: str = "") -> Response:
+        """204 for OPTIONS, else raise PathNotFound, MethodNotAllowed, InvalidRequest."""
+        methods = self._methods_of(f"/{rest}")
+        if not methods:
+            raise PathNotFound(f"there is no {request.path}; GET / lists the endpoints")
+        if request.method == "OPTIONS":
+            return _preflight(exchange, methods)
+        if request.method in methods:
+            raise InvalidRequest("there are no WebSockets here")
+        raise MethodNotAllowed(f"{request.path} does not take {request.method}", allowed=methods)
+
+    def _methods_of(self, path: str) -> list[str]:
+        if path.startswith("//"):  # werkzeug would look for it with one slash
+            return []
+        try:
+            return sorted(self._known.allowed_methods(path))
+        except (NotFound, RequestRedirect):
+            return []
+
+
+def _preflight(exchange: Exchange, methods: list[str]) -> Response:
+    """What a browser asks before a cross-origin request (fetch.spec.whatwg.org, "CORS protocol").
+
+    The requested headers are echoed: `*` would not cover `Authorization`.
+    """
+    allowed = ", ".join([*methods, "OPTIONS"])
+    headers = {"Allow": allowed}
+    if exchange.gateway.config.callers:
+        headers["Access-Control-Allow-Methods"] = allowed
+        headers["Access-Control-Max-Age"] = PREFLIGHT_KEPT_S
+        headers["Vary"] = "Access-Control-Request-Headers"
+        if asked := exchange.environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS"):
+            headers["Access-Control-Allow-Headers"] = asked
+    return exchange.reply(b"", status=204, headers=headers)

@@ -1,0 +1,205 @@
+"""What an HTTP request needs besides its endpoint: id, record, error shape, headers back."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, request
+from werkzeug.exceptions import HTTPException
+
+from ..errors import (
+    RETRY_HINTS,
+    BodyTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    ProxyError,
+    UpstreamRefusal,
+)
+from ..gateway import Gateway
+from ..record import Record
+from ..stream import StreamBody
+from ..watch import Caller
+from ..wire.headers import FORWARDED
+
+log = logging.getLogger("proxy")
+
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+# A unary answer leaves in pieces of this size, so that the caller's time to take it counts anew.
+PIECE_BYTES = 256 * 1024
+
+# What a browser's script may read besides the safelisted headers.
+EXPOSED = ", ".join(["x-request-id", "x-proxy-client", "x-proxy-attempts", *sorted(RETRY_HINTS)])
+
+_CORS_HEADERS = [
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Expose-Headers", EXPOSED),
+]
+_STREAM_HEADERS = [
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),  # nginx: pass each event on at once
+]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+_FORWARDED = tuple((name, f"HTTP_{name.upper().replace('-', '_')}") for name in FORWARDED)
+
+
+class Exchange:
+    """One HTTP request and its response."""
+
+    def __init__(self, gateway: Gateway, environ: Mapping[str, Any]) -> None:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.gateway = gateway
+        self.environ = environ
+        self.record = Record(
+            self.request_id,
+            endpoint=environ.get("PATH_INFO", ""),
+            arrived=gateway.clock.monotonic(),
+        )
+
+    def caller(self) -> Caller:
+        """The caller's connection; a write to it fails when it takes nothing for `idle-timeout`."""
+        caller = Caller.from_environ(self.environ)
+        caller.limit_io(self.gateway.config.idle_timeout_s)
+        return caller
+
+    def upstream_headers(self) -> dict[str, str]:
+        """The caller's headers that go on, and the request's id."""
+        environ = self.environ
+        headers = {name: environ[key] for name, key in _FORWARDED if key in environ}
+        headers["x-request-id"] = self.request_id
+        return headers
+
+    def read_body(self) -> bytes:
+        """The request's body; raises BodyTooLarge before reading more than is allowed.
+
+        Raises InvalidRequest if it does not come whole; its caller may stop sending for no longer
+        than `idle-timeout`.
+        """
+        self.caller()
+        most = self.gateway.config.max_body_bytes
+        length = self._content_length()
+        if length is not None and length > most:
+            raise _too_large(most)
+        try:
+            # One byte more than is allowed tells a body that is too large from one that just fits.
+            body = _read(self.environ["wsgi.input"], most + 1 if length is None else length)
+            if not body and length != 0:  # unless a hook of the embedding application was first
+                body = request.get_data()
+        except Exception as error:  # each server has its own for broken framing
+            raise InvalidRequest("the request body is framed wrongly") from error
+        self.record.bytes_in = len(body)
+        if len(body) > most:
+            raise _too_large(most)
+        if length is not None and len(body) < length:
+            raise InvalidRequest(f"the request body broke off after {len(body)} bytes")
+        return body
+
+    def _content_length(self) -> int | None:
+        """Bytes of the body; None where the server tells its end (chunked)."""
+        environ = self.environ
+        text = environ.get("CONTENT_LENGTH") or ""
+        if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+            text = ""
+        if text:
+            if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+                raise InvalidRequest("the request's Content-Length is not a number")
+            return int(text)
+        return None if environ.get("wsgi.input_terminated") else 0
+
+    def reply(
+        self,
+        body: bytes | StreamBody,
+        *,
+        status: int = 200,
+        content_type: str = JSON,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """A response, with what every response of ours carries."""
+        lines = [
+            ("Content-Type", content_type),
+            ("x-request-id", self.request_id),
+            *(headers or {}).items(),
+        ]
+        content: Any = body
+        if not isinstance(body, bytes):
+            lines += _STREAM_HEADERS
+        else:
+            lines.append(("Content-Length", str(len(body))))
+            if len(body) > PIECE_BYTES:
+                content = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+        if self.gateway.config.callers and "HTTP_ORIGIN" in self.environ:
+            lines += _CORS_HEADERS
+        # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
+        is_stream = content is body and not isinstance(body, bytes)
+        return Response(content, status, lines, direct_passthrough=is_stream)
+
+    def attempt_headers(self) -> dict[str, str]:
+        """Who answered and after how many attempts, as known now."""
+        attempts = self.record.attempts
+        if not attempts:
+            return {}
+        return {
+            "x-proxy-client": _ascii(attempts[-1].client),
+            "x-proxy-attempts": str(len(attempts)),
+        }
+
+    def refuse_any(self, error: Exception) -> Response:
+        """Whatever an endpoint raised as a response."""
+        if isinstance(error, ProxyError):
+            return self.refuse(error)
+        if isinstance(error, HTTPException):
+            return self.refuse(_in_our_terms(error))
+        log.exception("request %s failed", self.request_id, exc_info=error)
+        return self.refuse(
+            ProxyError(f"the proxy failed; its log says why under {self.request_id}")
+        )
+
+    def refuse(self, error: ProxyError) -> Response:
+        """The error as a response."""
+        content_type = error.content_type if isinstance(error, UpstreamRefusal) else JSON
+        return self.reply(
+            error.envelope(),
+            status=error.status,
+            content_type=content_type,
+            headers={**error.headers(), **self.attempt_headers()},
+        )
+
+
+def _read(stream: Any, most: int) -> bytes:
+    """What comes until the end, `most` bytes at most, copied no more often than need be."""
+    body: bytes = stream.read(most)
+    if not body or len(body) == most:
+        return body
+    parts = [body]
+    left = most - len(body)
+    while left and (data := stream.read(left)):
+        parts.append(data)
+        left -= len(data)
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {most} bytes (max-body-size)")
+
+
+def _ascii(label: str) -> str:
+    """A client's label as a header's value: header fields carry ASCII (RFC 9110 section 5.5)."""
+    return label.replace("…", "...").encode("ascii", "backslashreplace").decode()
+
+
+def _in_our_terms(error: HTTPException) -> ProxyError:
+    if error.code == 405:
+        allowed = getattr(error, "valid_methods", None) or ()
+        return MethodNotAllowed("this path does not take this method", allowed=allowed)
+    if error.code is not None and error.code < 500:
+        found = InvalidRequest(error.description or error.name)
+        found.status = error.code
+        return found
+    return ProxyError("the proxy failed")

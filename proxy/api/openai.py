@@ -1,0 +1,124 @@
+"""OpenAI's endpoints: /v1/models, /v1/chat/completions, /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import msgspec
+from flask import Response
+
+from ..config import CallerKey
+from ..dispatch import Answer, Call, Source
+from ..errors import ModelNotFound, ProxyError
+from ..gateway import Gateway
+from ..registry import Entry
+from ..stream import StreamBody
+from ..watch import Caller
+from ..wire.completions import read_completion
+from ..wire.openai import ChatRequest, read_request
+from .auth import Doorkeeper, check_model
+from .exchange import EVENT_STREAM, Exchange
+from .routes import Route
+
+
+def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
+    """These endpoints, for one gateway."""
+    endpoints = _Endpoints(gateway, doorkeeper)
+    return [
+        Route("/v1/models", ("GET",), endpoints.list_models),
+        Route("/v1/models/<path:alias>", ("GET",), endpoints.show_model),
+        Route("/v1/chat/completions", ("POST",), endpoints.chat_completions),
+        Route("/v1/completions", ("POST",), endpoints.completions),
+    ]
+
+
+class _Endpoints:
+    def __init__(self, gateway: Gateway, doorkeeper: Doorkeeper) -> None:
+        self._gateway = gateway
+        self._doorkeeper = doorkeeper
+
+    def chat_completions(self, exchange: Exchange) -> Response:
+        return self._answer(exchange, self._chat)
+
+    def completions(self, exchange: Exchange) -> Response:
+        return self._answer(exchange, self._complete)
+
+    def _answer(
+        self, exchange: Exchange, serve: Callable[[Exchange, CallerKey, ExitStack], Response]
+    ) -> Response:
+        record = exchange.record
+        with ExitStack() as held:
+            held.callback(lambda: record.close(self._gateway.clock.monotonic()))
+            try:
+                key = self._doorkeeper.admit(exchange.environ)
+                record.caller = key.name
+                held.enter_context(self._gateway.admission(key))
+                return serve(exchange, key, held)
+            except ProxyError as error:
+                record.status = error.status
+                record.end = error.code or str(error.status)
+                raise
+
+    def _chat(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
+        request = read_request(exchange.read_body())
+        caller = exchange.caller()
+        entry = self._entry(exchange, request, key, caller)
+        call = Call(request, entry, exchange.upstream_headers(), caller, exchange.record)
+        return self._reply(exchange, *self._gateway.chat(call, held))
+
+    def _complete(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
+        body = exchange.read_body()
+        head = read_request(body, needs_messages=False)
+        caller = exchange.caller()
+        entry = self._entry(exchange, head, key, caller)
+        completion = read_completion(body, is_native=entry.is_native)
+        call = Call(
+            completion.requests[0], entry, exchange.upstream_headers(), caller, exchange.record
+        )
+        return self._reply(exchange, *self._gateway.complete(call, completion, held))
+
+    def _entry(
+        self, exchange: Exchange, request: ChatRequest, key: CallerKey, caller: Caller
+    ) -> Entry:
+        exchange.record.model = request.model
+        exchange.record.stream = request.stream
+        check_model(key, request.model)
+        return self._gateway.registry.find(request.model, caller)
+
+    def _reply(self, exchange: Exchange, answer: Answer | StreamBody, source: Source) -> Response:
+        exchange.record.status = 200
+        headers = {**source.headers, **exchange.attempt_headers()}
+        if isinstance(answer, Answer):
+            exchange.record.bytes_out = len(answer.body)
+            return exchange.reply(answer.body, headers=headers)
+        if not answer.is_opened:  # committed by a comment: nobody has answered yet
+            headers = {}
+        return exchange.reply(answer, content_type=EVENT_STREAM, headers=headers)
+
+    def list_models(self, exchange: Exchange) -> Response:
+        key = self._doorkeeper.admit(exchange.environ)
+        entries = self._gateway.registry.entries(Caller.from_environ(exchange.environ))
+        shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
+        return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
+
+    def show_model(self, exchange: Exchange, alias: str) -> Response:
+        key = self._doorkeeper.admit(exchange.environ)
+        check_model(key, alias)
+        entry = self._gateway.registry.find(alias, Caller.from_environ(exchange.environ))
+        if not self._is_listed(entry, key):
+            raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
+        return exchange.reply(msgspec.json.encode(self._facts(entry)))
+
+    def _is_listed(self, entry: Entry, key: CallerKey) -> bool:
+        if key.models is not None and entry.alias not in key.models:
+            return False
+        return self._gateway.pool.is_listed(entry.alias, entry.routes)
+
+    def _facts(self, entry: Entry) -> dict[str, str | int]:
+        return {
+            "id": entry.alias,
+            "object": "model",
+            "created": self._gateway.registry.created,
+            "owned_by": entry.owned_by,
+        }

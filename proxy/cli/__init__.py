@@ -1,0 +1,47 @@
+"""The command line `poolproxy`: serve, look at a configuration, look after a running instance.
+
+arguments   the commands and their options
+checking    `check`: what a configuration would serve, and whether its upstreams answer
+running     `status`, `disable`, `enable`: over the control sockets
+table       columns of text
+
+Results go to stdout, problems to stderr. What can be foreseen ends in a line and an exit status,
+never in a traceback; no key is ever printed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from .arguments import parser
+from .outcome import Exit, Failure
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without `…` gets an escape
+    args = parser().parse_args(argv)
+    try:
+        status = int(args.command(args))
+        sys.stdout.flush()
+        return status
+    except ConfigError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return Exit.CONFIG
+    except Failure as failure:
+        print(f"poolproxy: {failure}", file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`) has seen enough; the interpreter's own last flush must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED

@@ -1,0 +1,141 @@
+"""The commands of `poolproxy` and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import msgspec
+
+from ..config import Config, load_config
+from ..version import __version__
+from .checking import check
+from .outcome import Exit
+from .running import disable, enable, status
+
+EPILOG = f"""\
+exit status:
+  {Exit.OK:<4} done
+  {Exit.FAILED:<4} failed: an upstream did not answer the probe, there is no such client,
+       or a worker could not be asked
+  {Exit.CONFIG:<4} the configuration, or the command line, is wrong; every problem is printed
+  {Exit.BUSY:<4} cannot listen: the port is in use, or is not ours to have
+  {Exit.NOT_RUNNING:<4} no instance is running on the port
+
+FILE is a configuration; by default $PROXY_CONFIG, else ./config.yaml.
+"""
+
+CONTROL = """\
+Asks each worker of the instance on FILE's port over a Unix socket in
+$XDG_RUNTIME_DIR or the temporary directory, which only the user that runs the
+instance can open: run this as the same user. """
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `command` of what it parses is to be called with that."""
+    top = argparse.ArgumentParser(
+        prog="poolproxy",
+        description="One OpenAI-compatible endpoint in front of a pool of LLM accounts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"poolproxy {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, what: str, more: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.\n\n{more}".strip(),
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    _add_serve(add("serve", serve, "answer callers until a signal ends it", SERVE))
+    _add_check(add("check", check, "validate a configuration and print what would be served"))
+    sub = add("status", status, "print the state of a running instance's clients", CONTROL)
+    sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
+    _add_instance(sub)
+    sub = add("disable", disable, "take a client of a running instance out of service", DISABLE)
+    _add_client(sub)
+    sub = add("enable", enable, "put a disabled client back into service", CONTROL)
+    _add_client(sub)
+    return top
+
+
+SERVE = """\
+SIGTERM ends it after the requests in flight, SIGHUP reads FILE again without
+dropping any. $WEB_CONCURRENCY is the number of workers if --workers is not
+given; $GUNICORN_CMD_ARGS may hold further settings of gunicorn's."""
+
+DISABLE = f"""\
+Requests in flight go on; it gets no new ones until it is enabled or the
+instance is restarted. A reload and new workers don't change that.
+
+{CONTROL}"""
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve in this process; returns when a signal has ended that, or raises SystemExit."""
+    from .. import serving  # gunicorn: no other command needs it
+
+    def read() -> Config:
+        given = {"host": args.host, "port": args.port, "debug": args.debug or None}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return serving.servable(msgspec.structs.replace(load_config(args.file), **changes))
+
+    serving.run(read, workers=args.workers)
+    return Exit.OK
+
+
+def _add_serve(sub: argparse.ArgumentParser) -> None:
+    _add_file(sub)
+    sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
+    sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
+    sub.add_argument("--workers", type=_positive, metavar="N", help="processes (default: 1)")
+    sub.add_argument("--debug", action="store_true", help="log more")
+
+
+def _add_check(sub: argparse.ArgumentParser) -> None:
+    _add_file(sub)
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--probe", action="store_true", help="ask each upstream for its models")
+    which.add_argument(
+        "--schema", action="store_true", help="print a JSON Schema of FILE, for editors, and end"
+    )
+
+
+def _add_client(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
+    _add_instance(sub)
+
+
+def _add_instance(sub: argparse.ArgumentParser) -> None:
+    _add_file(sub)
+    sub.add_argument("--port", type=_port, help="the instance's port; FILE is not read then")
+
+
+def _add_file(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", nargs="?", metavar="FILE", help="the configuration")
+
+
+def _host(text: str) -> str:
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def _port(text: str) -> int:
+    return _whole_number(text, 0, 65_535)
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, 1, 1024)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"expected {least} to {most}, got {text!r}")
+    return int(text)

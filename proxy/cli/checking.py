@@ -1,0 +1,188 @@
+"""`poolproxy check`: what a configuration would serve, and whether its upstreams answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from ..clients import Client, make_clients
+from ..config import CallerKey, ClientConfig, Config, json_schema, load_config
+from ..errors import ConfigError, ProxyError
+from ..watch import Caller
+from .outcome import Exit
+from .table import count, names, printable, table
+
+# An upstream that takes longer for its model list will not serve anybody well.
+PROBE_TIMEOUT_S = 15.0
+
+# Upstreams asked at the same time.
+MAX_PROBES = 32
+
+# What is shorter is no key worth the name, and would be found in words, too.
+MIN_SECRET_CHARS = 6
+
+
+def check(args: argparse.Namespace) -> int:
+    """Print what would be served; with `--probe` ask each upstream. Raises ConfigError."""
+    if args.schema:
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return Exit.OK
+    config = load_config(args.file)
+    if problems := config.listen_problems():
+        raise ConfigError(problems)
+    print("\n".join(_report(config)), flush=True)
+    if not args.probe:
+        return Exit.OK
+    probes = list(_probe_all(config))
+    print(f"\nupstreams\n{_probe_table(probes)}")
+    return Exit.OK if all(probe.is_good for probe in probes) else Exit.FAILED
+
+
+def _report(config: Config) -> Iterator[str]:
+    where = f"{config.host or 'all interfaces'}, port {config.port or 'any free one'}"
+    yield f"{config.path}: valid; would listen on {where}"
+    yield f"\nclients ({len(config.clients)})"
+    yield _client_table(config.clients) if config.clients else "  none: nothing can be served"
+    yield from (f"  {provider}: off, {reason}" for provider, reason in config.providers_off)
+    yield f"\ncallers ({len(config.callers) or 'no keys'})"
+    yield _caller_table(config.callers) if config.callers else f"  {_access(config)}"
+    yield "\nlimits"
+    yield from (f"  {name:<22}  {limit}" for name, limit in _limits(config))
+    if config.warnings:
+        yield "\nwarnings"
+        yield from (f"  {warning}" for warning in config.warnings)
+
+
+def _access(config: Config) -> str:
+    if config.allow_unauthenticated:
+        return "open to everybody who can connect (allow-unauthenticated)"
+    return "open, to this machine only"
+
+
+def _client_table(clients: tuple[ClientConfig, ...]) -> str:
+    return table(
+        ("  client", "upstream", "at once", "weight", "models"),
+        [
+            (
+                f"  {client.label}",
+                client.base_url or "in-process",
+                _at_once(client.max_concurrency),
+                str(client.weight),
+                "the upstream's own"
+                if client.models is None
+                else names([_model(name, alias) for name, alias in _pairs(client)]),
+            )
+            for client in clients
+        ],
+        right=(2, 3),
+    )
+
+
+def _caller_table(callers: tuple[CallerKey, ...]) -> str:
+    return table(
+        ("  caller", "key", "at once", "models"),
+        [
+            (
+                f"  {caller.name or '(unnamed)'}",
+                str(caller.key),
+                _at_once(caller.max_concurrency),
+                "all" if caller.models is None else names(caller.models),
+            )
+            for caller in callers
+        ],
+        right=(2,),
+    )
+
+
+def _limits(config: Config) -> Iterator[tuple[str, str]]:
+    yield "max-requests-in-flight", f"{config.max_requests_in_flight} per worker"
+    yield "request-retry", str(config.request_retry)
+    yield "request-timeout", f"{config.request_timeout_s:g} s"
+    yield "connect-timeout", f"{config.connect_timeout_s:g} s"
+    yield "first-byte-timeout", f"{config.first_byte_timeout_s or config.request_timeout_s:g} s"
+    yield "idle-timeout", f"{config.idle_timeout_s:g} s"
+    yield "queue-timeout", f"{config.queue_timeout_s:g} s"
+    yield "max-retry-interval", f"{config.max_retry_interval_s:g} s"
+    yield "max-cooldown", f"{config.max_cooldown_s:g} s"
+    yield "max-body-size", _size(config.max_body_bytes)
+    yield "max-answer-size", _size(config.max_answer_bytes)
+    yield "max-event-size", _size(config.max_event_bytes)
+
+
+def _at_once(permits: int) -> str:
+    return str(permits) if permits else "no limit"
+
+
+def _pairs(client: ClientConfig) -> list[tuple[str, str]]:
+    return [(model.name, model.alias) for model in client.models or ()]
+
+
+def _model(name: str, alias: str) -> str:
+    return alias if alias == name else f"{alias} (its {name})"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:.4g} MiB" if size >= 2**20 else f"{size} bytes"
+
+
+class _Probe(NamedTuple):
+    client: ClientConfig
+    took_s: float
+    found: list[str]
+    error: str  # "": it answered
+
+    @property
+    def is_good(self) -> bool:
+        return not self.error
+
+
+def _probe_all(config: Config) -> Iterator[_Probe]:
+    clients = make_clients(config)
+    try:
+        with ThreadPoolExecutor(min(MAX_PROBES, len(clients)) or 1) as threads:
+            yield from threads.map(_probe, clients)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _probe(client: Client) -> _Probe:
+    began = time.monotonic()
+    found: list[str] = []
+    error = ""
+    try:
+        found = client.list_models(caller=Caller(None), deadline=began + PROBE_TIMEOUT_S)
+    except ProxyError as failure:
+        error = _without_key(failure.message, client.config)
+    return _Probe(client.config, time.monotonic() - began, found, error)
+
+
+def _without_key(message: str, client: ClientConfig) -> str:
+    """Some upstreams say the key back that they refuse."""
+    for secret in (client.key.reveal(), *client.headers.values()):
+        if len(secret) >= MIN_SECRET_CHARS:
+            message = message.replace(secret, "…")
+    return printable(message)
+
+
+def _probe_table(probes: list[_Probe]) -> str:
+    return table(
+        ("  client", "took", "result"),
+        [
+            (f"  {probe.client.label}", f"{probe.took_s * 1000:.0f} ms", _result(probe))
+            for probe in probes
+        ],
+        right=(1,),
+    )
+
+
+def _result(probe: _Probe) -> str:
+    if probe.error:
+        return f"failed: {probe.error}"
+    unknown = sorted({name for name, _ in _pairs(probe.client)} - set(probe.found))
+    listed = f"ok, lists {count(len(probe.found), 'model')}"
+    return f"{listed}, but not {names(unknown)}" if unknown else listed

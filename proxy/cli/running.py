@@ -1,0 +1,124 @@
+"""`poolproxy status`, `disable`, `enable`: the workers of a running instance, asked all at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from typing import Any
+
+from ..config import load_config
+from ..control import ask_all, running_ports
+from .outcome import Exit, Failure
+from .summing import ClientSum, add_up
+from .table import count, names, printable, table
+
+Answers = list[dict[str, Any]]
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print the clients' state, summed over all workers; raises Failure, ConfigError."""
+    port, answers = _ask(args, {"do": "status"})
+    good = [answer for answer in answers if "error" not in answer]
+    sums = add_up(good)
+    if args.json:
+        facts = {"port": port, "clients": [each.facts() for each in sums], "workers": answers}
+        print(json.dumps(facts, indent=2))
+    else:
+        print(_heading(port, good))
+        print(_client_table(sums, workers=len(good)))
+    return _report_errors(answers)
+
+
+def disable(args: argparse.Namespace) -> int:
+    """Take a client out of service; raises Failure, ConfigError."""
+    return _order(args, "disable")
+
+
+def enable(args: argparse.Namespace) -> int:
+    """Put a client back into service; raises Failure, ConfigError."""
+    return _order(args, "enable")
+
+
+def _order(args: argparse.Namespace, verb: str) -> int:
+    port, answers = _ask(args, {"do": "status"})
+    labels = {facts["client"] for answer in answers for facts in answer.get("clients", ())}
+    label = _find(args.client, sorted(labels))
+    answers = ask_all(port, {"do": verb, "client": label})
+    done = sum("error" not in answer for answer in answers)
+    print(f"{label}: {verb}d in {done} of {count(len(answers), 'worker')}")
+    return _report_errors(answers)
+
+
+def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, Answers]:
+    """The port and the workers' answers, at least one."""
+    port: int = load_config(args.file).port if args.port is None else args.port
+    if answers := ask_all(port, request):
+        return port, answers
+    others = ", ".join(f"--port {other}" for other in running_ports())
+    hint = f"; there is one with {others}" if others else ", nor on any other"
+    raise Failure(f"no instance of this user's runs on port {port}{hint}", Exit.NOT_RUNNING)
+
+
+def _report_errors(answers: Answers) -> int:
+    errors = [answer["error"] for answer in answers if "error" in answer]
+    for error in errors:
+        print(f"poolproxy: {error}", file=sys.stderr)
+    return Exit.FAILED if errors else Exit.OK
+
+
+def _find(wanted: str, labels: list[str]) -> str:
+    """The label that is `wanted`, or the only one that has it in it; raises Failure."""
+    if wanted in labels:
+        return wanted
+    found = [label for label in labels if wanted.lower() in label.lower()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Failure(f"{wanted!r} may be any of {names(found)}: say more of its name")
+    near = difflib.get_close_matches(wanted, labels, cutoff=0.4)
+    raise Failure(
+        f"there is no client {wanted!r}: "
+        + (f"did you mean {' or '.join(near)}?" if near else f"there are {names(labels)}")
+    )
+
+
+def _heading(port: int, answers: Answers) -> str:
+    servers = len({answer["instance"] for answer in answers})
+    of = f" of {servers} servers" if servers > 1 else ""
+    waiting = sum(queue["waiting"] for answer in answers for queue in answer["queues"].values())
+    versions = " and ".join(sorted({answer["version"] for answer in answers}))
+    pids = names([str(answer["pid"]) for answer in answers])
+    return (
+        f"poolproxy {versions} on port {port}: {count(len(answers), 'worker')}{of} (pid {pids}), "
+        f"{count(waiting, 'request')} waiting"
+    )
+
+
+def _client_table(sums: list[ClientSum], *, workers: int) -> str:
+    return table(
+        ("client", "state", "in flight", "waiting", "served", "failed", "models"),
+        [
+            (
+                each.label,
+                each.state(workers),
+                f"{each.in_flight}/{each.permits or '∞'}",
+                str(each.waiting),
+                str(each.served),
+                str(each.failed),
+                _models(each),
+            )
+            for each in sums
+        ],
+        right=(2, 3, 4, 5),
+    )
+
+
+def _models(each: ClientSum) -> str:
+    shown = [
+        printable(alias) + (f" ({each.troubles[name].state})" if name in each.troubles else "")
+        for name, aliases in each.models().items()
+        for alias in aliases
+    ]
+    return names(shown) or "the upstream's own"

@@ -1,0 +1,107 @@
+"""The facts of all workers about a client, added up: each worker has a pool of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+# The worse, the later. A model in none of these states is ready.
+GRAVITY = ("resting", "on trial", "cooling down", "out of service")
+
+
+class Trouble(NamedTuple):
+    """What keeps a client from being used for a model: the worst over all workers."""
+
+    gravity: int
+    for_s: float  # 0: until something happens
+
+    @property
+    def state(self) -> str:
+        return GRAVITY[self.gravity]
+
+    def __str__(self) -> str:
+        return f"{self.state} for {math.ceil(self.for_s)} s" if self.for_s else self.state
+
+
+class ClientSum:
+    """One client over all workers."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.permits: int | None = 0  # None: no limit
+        self.in_flight = self.waiting = self.served = self.failed = 0
+        self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
+        self._offered: dict[str, list[str]] = {}
+        self._asked_for: set[str] = set()
+        self._disabled_in = 0
+        self._troubled_in = 0
+
+    def add(self, facts: dict[str, Any]) -> None:
+        """Add what one worker says (`ClientPool.snapshot`)."""
+        own = facts["permits"]
+        self.permits = self.permits + own if own and self.permits is not None else None
+        self.in_flight += facts["in_flight"]
+        self.waiting += facts["waiting"]
+        self.served += facts["served"]
+        self.failed += facts["failed"]
+        self._disabled_in += facts["disabled"]
+        self._offered |= facts["offered"] or {}
+        self._asked_for |= set(facts["models"])
+        troubles = {
+            name: trouble
+            for name, health in facts["models"].items()
+            if (trouble := _trouble(health)) is not None
+        }
+        self._troubled_in += bool(troubles)
+        for name, trouble in troubles.items():
+            self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
+
+    def state(self, workers: int) -> str:
+        """In words; in how many of the workers, unless it is so in all."""
+        if self._disabled_in:
+            return _in_some("disabled", self._disabled_in, workers)
+        if not self.troubles:
+            return "ready"
+        return _in_some(str(max(self.troubles.values())), self._troubled_in, workers)
+
+    def models(self) -> dict[str, list[str]]:
+        """By the upstream's names, the aliases; of those not configured, what was asked for."""
+        return self._offered or {name: [name] for name in sorted(self._asked_for)}
+
+    def facts(self) -> dict[str, Any]:
+        """The sums as plain data."""
+        return {
+            "client": self.label,
+            "permits": self.permits,
+            "in_flight": self.in_flight,
+            "waiting": self.waiting,
+            "served": self.served,
+            "failed": self.failed,
+            "disabled_in_workers": self._disabled_in,
+            "troubles": {
+                name: {"state": trouble.state, "for_s": trouble.for_s}
+                for name, trouble in self.troubles.items()
+            },
+        }
+
+
+def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
+    """The clients of all workers that answered, in the order of the configuration."""
+    sums: dict[str, ClientSum] = {}
+    for answer in answers:
+        for facts in answer["clients"]:
+            label = facts["client"]
+            if label not in sums:
+                sums[label] = ClientSum(label)
+            sums[label].add(facts)
+    return list(sums.values())
+
+
+def _trouble(health: dict[str, Any]) -> Trouble | None:
+    state = "on trial" if health["state"] == "trying" else health["state"]
+    return Trouble(GRAVITY.index(state), health.get("for_s", 0.0)) if state in GRAVITY else None
+
+
+def _in_some(state: str, number: int, workers: int) -> str:
+    return state if number == workers else f"{state} in {number} of {workers} workers"

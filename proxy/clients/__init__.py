@@ -1,0 +1,37 @@
+"""Upstream clients, one module per kind, and the sockets below them."""
+
+from __future__ import annotations
+
+from ..config import ClientConfig, Config
+from ..watch import CLOCK, Clock
+from .base import Client
+from .demo import DemoClient
+from .openai import OpenAIClient
+from .transport import Transport
+
+__all__ = ["Client", "make_clients"]
+
+
+def make_clients(config: Config, clock: Clock = CLOCK) -> list[Client]:
+    """A client for each of the configuration's; those of one upstream share its connections."""
+    transports: dict[tuple[str, str, str], Transport] = {}
+
+    def transport(client: ClientConfig) -> Transport:
+        key = (client.base_url, client.proxy_url, client.ca_bundle)
+        if key not in transports:
+            transports[key] = Transport(
+                client.base_url,
+                proxy_url=client.proxy_url,
+                ca_bundle=client.ca_bundle,
+                connect_timeout_s=config.connect_timeout_s,
+                max_connections=config.max_requests_in_flight,
+                clock=clock,
+            )
+        return transports[key]
+
+    def make(client: ClientConfig) -> Client:
+        if client.kind == "demo":
+            return DemoClient(client, clock)
+        return OpenAIClient(client, transport(client))
+
+    return [make(client) for client in config.clients]

@@ -1,0 +1,139 @@
+"""What every kind of upstream client offers to dispatch: send a request, read its reply.
+
+A client is one account at one provider. It keeps no state of a request: that is the reply's, and
+who may use it is the pool's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+from ..config import ClientConfig
+from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from ..watch import Caller
+from ..wire.openai import ChatRequest, Usage
+
+
+class Reply(Protocol):
+    """An upstream's answer on its way. Used by one thread; owned by whoever sent the request.
+
+    `head` and `read` wait until a moment on the monotonic clock and can be called again; they raise
+    CallerGone, UpstreamError. `close` is idempotent.
+    """
+
+    @property
+    def status(self) -> int:
+        """0 before `head` was there."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name."""
+
+    def head(self, until: float) -> bool:
+        """Whether the status and the headers are there."""
+
+    def read(self, until: float) -> bytes | None:
+        """What came of the body; None: nothing until then; b"": it is whole."""
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Give the connection back if the answer is whole, or is so within `linger_s`."""
+
+
+class ChunkTranslator(Protocol):
+    """An upstream's events to chat chunks, both without SSE framing."""
+
+    usage: Usage | None
+
+    @property
+    def done(self) -> bool:
+        """Whether what came so far is a whole answer."""
+
+    def feed(self, events: list[bytes]) -> list[bytes]:
+        """The chunks in these events; raises UpstreamError."""
+
+    def finish(self) -> list[bytes]:
+        """The chunks still due when the upstream's answer ended; raises UpstreamTruncated."""
+
+
+class Client(ABC):
+    """One upstream account, and the dialect its provider speaks."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.config = config
+        self.label = config.label
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label}>"
+
+    def is_native(self, request: ChatRequest) -> bool:
+        """Whether the request goes out in the caller's own dialect, not as chat."""
+        return False
+
+    @abstractmethod
+    def send(
+        self,
+        request: ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> Reply:
+        """Send a chat request to the upstream's `model`. Blocks for DNS and connect only.
+
+        `headers`: of the caller's, those that go on. Raises InvalidRequest for what this upstream
+        cannot do, UpstreamUnreachable, UpstreamTimeout.
+        """
+
+    @abstractmethod
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        """The error in an answer whose status is not 2xx."""
+
+    @abstractmethod
+    def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
+        """A unary answer as a chat completion; raises UpstreamError if it is none."""
+
+    @abstractmethod
+    def chunks(self, request: ChatRequest) -> ChunkTranslator:
+        """The translator for one streamed answer."""
+
+    @abstractmethod
+    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+        """The upstream's own list of models, by its names; raises UpstreamError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close idle connections."""
+
+
+class Collected:
+    """The bytes of a body, up to a limit."""
+
+    def __init__(self, max_bytes: int, limit_name: str) -> None:
+        self._parts: list[bytes] = []
+        self._left = max_bytes
+        self._limit = f"{max_bytes} bytes ({limit_name})"
+
+    def add(self, data: bytes) -> None:
+        """Keep some more; raises UpstreamTooLarge."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise UpstreamTooLarge(f"the upstream's answer is larger than {self._limit}")
+        self._parts.append(data)
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+
+def read_whole(reply: Reply, *, deadline: float, max_bytes: int) -> bytes:
+    """A reply's body in one go; raises UpstreamTimeout, UpstreamTooLarge, CallerGone."""
+    body = Collected(max_bytes, "the limit of a model list")
+    if reply.head(deadline):
+        while (data := reply.read(deadline)) is not None:
+            if not data:
+                return body.whole()
+            body.add(data)
+    raise UpstreamTimeout("the upstream did not answer in time")

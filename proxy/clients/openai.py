@@ -1,0 +1,102 @@
+"""Clients that speak OpenAI's own dialect: nothing is translated, bytes pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..config import ClientConfig
+from ..errors import UpstreamInvalid, UpstreamRefusal
+from ..version import USER_AGENT
+from ..watch import Caller
+from ..wire import headers as header_fields
+from ..wire import openai as wire
+from ..wire.completions import PromptRequest
+from .base import ChunkTranslator, Client, Reply, read_whole
+from .transport import SocketReply, Transport
+
+# A model list of 10,000 entries is about 1.5 MB (OpenRouter's, with prices, in 2026).
+MAX_LIST_BYTES = 32 * 1024 * 1024
+
+
+class OpenAIClient(Client):
+    """One key at an OpenAI-compatible provider."""
+
+    def __init__(self, config: ClientConfig, transport: Transport) -> None:
+        super().__init__(config)
+        self._transport = transport
+        self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
+        key = config.key.reveal()
+        lines = {"User-Agent": USER_AGENT}
+        if key:
+            lines["Authorization"] = f"Bearer {key}"
+        own = header_fields.merged(lines, config.headers)
+        self._list_head = transport.head("GET", "/models", own)
+        lines["Content-Type"] = "application/json"
+        lines = header_fields.merged(lines, config.headers)
+        self._chat_head = transport.head("POST", "/chat/completions", lines)
+        self._completions_head = transport.head("POST", "/completions", lines)
+
+    def is_native(self, request: wire.ChatRequest) -> bool:
+        return self.config.completions == "native" and isinstance(request, PromptRequest)
+
+    def send(
+        self,
+        request: wire.ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> SocketReply:
+        lines = "".join(
+            [
+                f"{name}: {value}\r\n"
+                for name, value in headers.items()
+                if name.lower() not in self._own_names
+            ]
+        )
+        if isinstance(request, PromptRequest) and self.is_native(request):
+            head, body = self._completions_head, request.native_for_model(model)
+        else:
+            head, body = self._chat_head, request.for_model(model)
+        return self._transport.send(
+            head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
+        )
+
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        return wire.read_error(
+            reply.status,
+            body,
+            content_type=reply.headers.get("content-type", "application/json"),
+            retry_after_s=header_fields.read_retry_after(
+                reply.headers, now_s=self._transport.clock.wall()
+            ),
+            passed_headers=header_fields.passed(reply.headers, with_hints=True),
+        )
+
+    def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        return body, wire.read_answer(body)
+
+    def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
+        return wire.ChunkStream()
+
+    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+        reply = self._transport.send(self._list_head, b"", caller=caller, deadline=deadline)
+        try:
+            body = read_whole(reply, deadline=deadline, max_bytes=MAX_LIST_BYTES)
+            if reply.status != 200:
+                raise self.refusal(reply, body)
+        finally:
+            reply.close()
+        data = wire.read_object(body).get("data")
+        names = [
+            entry["id"]
+            for entry in (data if isinstance(data, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
+        ]
+        if not names:
+            raise UpstreamInvalid(f"{self.label}: the upstream's model list is empty")
+        return list(dict.fromkeys(names))
+
+    def close(self) -> None:
+        self._transport.close()

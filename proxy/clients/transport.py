@@ -1,0 +1,369 @@
+"""Exchanges with upstreams, each on a connection's socket, non-blocking.
+
+So every wait sees data, silence and a caller who left (`watch`), and can be taken up again after a
+pause. Here and in `connections` is the one boundary where errors of requests, urllib3, ssl and
+sockets become ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import select
+import socket
+import ssl
+import struct
+import weakref
+from collections.abc import Mapping
+from typing import cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
+
+from ..errors import UpstreamError, UpstreamReset, UpstreamTimeout
+from ..watch import CLOCK, Caller, Clock, SocketWatch
+from ..wire.headers import merged
+from ..wire.http_body import BodyReader, Inflater, body_reader, inflater
+from ..wire.http_head import Head, HeadReader
+from .connections import WatchedAdapter, WatchedPool, connect_error
+
+# One read takes what a socket buffer holds at most by default (net.ipv4.tcp_rmem: 128 KiB, half of
+# it for overhead).
+RECV_BYTES = 64 * 1024
+
+# A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
+MAX_JOINED_BYTES = 64 * 1024
+
+# An upstream that never pauses is never waited for: look for the caller's end this often then.
+LOOK_S = 0.5
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WRITABLE = select.POLLOUT
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+class Transport:
+    """The way to one upstream: its origin, the proxy in front of it, the CA that vouches for it.
+
+    Shared by its clients and by threads. Opens nothing before the first exchange, and a forked
+    child starts with no connection of its parent's.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        proxy_url: str = "",
+        ca_bundle: str = "",
+        connect_timeout_s: float,
+        max_connections: int,
+        clock: Clock = CLOCK,
+    ) -> None:
+        # Prepared, so that a host name or a path beyond ASCII goes out as on the connection.
+        prepared = requests.Request("POST", base_url).prepare()
+        url = urlsplit(prepared.url or "")
+        self.host = url.netloc.rpartition("@")[2]
+        self.base_path = url.path.rstrip("/")
+        self.clock = clock
+        self.connect_timeout_s = connect_timeout_s
+        self._request = prepared
+        self._ca_bundle = ca_bundle
+        self._max_connections = max_connections
+        self._proxies = {"http": proxy_url, "https": proxy_url} if proxy_url else {}
+        is_http_proxy = proxy_url.lower().startswith("http")
+        self._is_forwarded = is_http_proxy and url.scheme == "http"
+        self._is_tunnelled = is_http_proxy and url.scheme == "https"
+        self._pool: WatchedPool | None = None
+        _transports.add(self)
+
+    def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+        """The request line and header lines that all requests to this path share.
+
+        Without the blank line, so that more lines can follow.
+        """
+        target = self.base_path + path
+        lines = {"Host": self.host}
+        if self._is_forwarded:  # RFC 9112 section 3.2.2: a proxy takes the whole URL
+            target = f"http://{self.host}{target}"
+            lines |= HTTPAdapter().proxy_headers(self._proxies["http"])
+        lines["Accept-Encoding"] = "identity"
+        lines = merged(lines, headers)
+        text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return f"{method} {target} HTTP/1.1\r\n{text}".encode("latin-1")
+
+    def send(self, head: bytes, body: bytes, *, caller: Caller, deadline: float) -> SocketReply:
+        """Send a request; the reply does the waiting. Blocks for DNS and connect only.
+
+        `head` ends with a line end; the length and the blank line are added here.
+        """
+        head += b"Content-Length: %d\r\n\r\n" % len(body) if body else b"\r\n"
+        parts = [head + body] if len(body) <= MAX_JOINED_BYTES else [head, body]
+        return SocketReply(self, parts, caller=caller, deadline=deadline)
+
+    def take(self, *, deadline: float, fresh: bool) -> tuple[HTTPConnection, bool]:
+        """A connection; raises UpstreamUnreachable, UpstreamTimeout."""
+        left_s = deadline - self.clock.monotonic()
+        if left_s <= 0:
+            raise UpstreamTimeout(f"no time was left to connect to {self.host}")
+        timeout_s = min(self.connect_timeout_s, left_s)
+        try:
+            return self._connections().take(
+                connect_timeout_s=timeout_s, fresh=fresh, tunnels=self._is_tunnelled
+            )
+        except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
+            way = f"{self.host} by way of its proxy" if self._proxies else self.host
+            raise connect_error(error, way, timeout_s) from error
+
+    def give_back(self, connection: HTTPConnection) -> None:
+        """Keep the connection for the next exchange; a closed one is forgotten."""
+        pool = self._pool
+        if pool is None:
+            connection.close()
+        else:
+            pool.give_back(connection)
+
+    def _connections(self) -> WatchedPool:
+        if self._pool is None:
+            adapter = WatchedAdapter(self._ca_bundle, self._max_connections)
+            self._pool = cast(
+                "WatchedPool",
+                adapter.get_connection_with_tls_context(
+                    self._request, verify=True, proxies=self._proxies
+                ),
+            )
+        return self._pool
+
+    def close(self) -> None:
+        """Close idle connections; a later exchange opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's, to be left alone."""
+        self._pool = None
+
+
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for transport in tuple(_transports):
+        transport.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+class SocketReply:
+    """One exchange on a connection: the request on its way out, the answer on its way in.
+
+    A connection that had served before and ends before any byte of the answer is replaced once by a
+    fresh one: the upstream closed it while idle.
+    """
+
+    status = 0
+
+    def __init__(
+        self, transport: Transport, parts: list[bytes], *, caller: Caller, deadline: float
+    ) -> None:
+        self.headers: dict[str, str] = {}
+        self._transport = transport
+        self._parts = parts
+        self._caller = caller
+        self._deadline = deadline
+        self._head: Head | None = None
+        self._body: BodyReader | None = None
+        self._inflater: Inflater | None = None
+        self._behind_head = b""
+        self._looked_at = transport.clock.monotonic()
+        self._connection: HTTPConnection | None = None
+        self._unsent: list[memoryview] = []
+        self._open(fresh=False)
+
+    def _open(self, *, fresh: bool) -> None:
+        self.close()
+        connection, self._is_reused = self._transport.take(deadline=self._deadline, fresh=fresh)
+        assert connection.sock is not None
+        self._connection = connection
+        self._sock = connection.sock
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        self._reader = HeadReader()
+        self._unsent = [memoryview(part) for part in self._parts]
+        self._is_cut = False  # the upstream took only a part of the request
+
+    def head(self, until: float) -> bool:
+        while self._head is None:
+            try:
+                if self._unsent and not self._flush(until):
+                    return False
+                # An answer that comes early does not wait for the rest of the request, nor the
+                # rest for an answer (what was readable may have been a TLS session ticket).
+                data = self._receive(0.0 if self._unsent else until)
+            except OSError as error:
+                self._renew(error)
+                continue
+            if data is None:
+                if self._unsent:
+                    continue
+                return False
+            if not data:
+                self._renew(None)
+                continue
+            found = self._reader.feed(data)
+            if found:
+                self._begin_body(*found)
+        return True
+
+    def _begin_body(self, head: Head, rest: bytes) -> None:
+        self._head = head
+        self.status = head.status
+        self.headers = head.headers
+        self._body = body_reader(head)
+        self._behind_head = rest
+        if 200 <= head.status < 300:
+            self._inflater = inflater(head)
+
+    def _renew(self, error: OSError | None) -> None:
+        """Take a fresh connection if the old one had merely gone stale."""
+        if not self._is_reused or self._reader.started:
+            raise UpstreamReset(
+                f"{self._transport.host} closed the connection without a whole answer"
+                f"{_reason(error)}"
+            ) from error
+        self._open(fresh=True)
+
+    def _flush(self, until: float) -> bool:
+        """Whether the request is out, or the upstream began to answer before it was."""
+        while self._unsent:
+            try:
+                sent = self._sock.send(self._unsent[0])
+            except _WOULD_BLOCK:
+                event = self._watch.wait(until, writing=True)
+                if not event:
+                    return False
+                if self._watch.readable(event) and not event & _WRITABLE:
+                    return True
+                continue
+            except OSError:
+                if self._is_reused and not self._reader.started:
+                    raise
+                # Refused in mid-request: an answer that says why may come all the same.
+                self._unsent.clear()
+                self._is_cut = True
+            else:
+                self._unsent[0] = self._unsent[0][sent:]
+                if not self._unsent[0]:
+                    del self._unsent[0]
+        return True
+
+    def _receive(self, until: float) -> bytes | None:
+        while True:
+            writing = False
+            try:
+                data = self._sock.recv(RECV_BYTES)
+            except ssl.SSLWantWriteError:
+                writing = True
+            except _WOULD_BLOCK:
+                pass
+            else:
+                now = self._transport.clock.monotonic()
+                if now - self._looked_at > LOOK_S:
+                    self._looked_at = now
+                    self._caller.raise_if_gone()
+                return data
+            if not self._watch.wait(until, writing=writing):
+                return None
+
+    def read(self, until: float) -> bytes | None:
+        assert self._body is not None, "read() comes after head()"
+        while True:
+            if self._body.fault is not None:
+                raise self._body.fault
+            if self._body.done:
+                return b""
+            data: bytes | None = self._behind_head
+            self._behind_head = b""
+            if not data:
+                try:
+                    data = self._receive(until)
+                except OSError as error:
+                    raise UpstreamReset(
+                        f"{self._transport.host} broke the connection in mid-answer{_reason(error)}"
+                    ) from error
+            if data is None:
+                return None
+            if data:
+                content = self._body.feed(data)
+            else:
+                self._body.end()
+                content = b""
+            if self._inflater is not None:
+                content = self._inflate(content)
+            if content:
+                return content
+            if self._transport.clock.monotonic() >= until and not self._body.done:
+                return None
+
+    def _inflate(self, content: bytes) -> bytes:
+        assert self._inflater is not None
+        assert self._body is not None
+        if content:
+            content = self._inflater.feed(content)
+        if self._body.done:
+            self._inflater.end()
+        return content
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
+
+        Idempotent.
+        """
+        if self._connection is None:
+            return
+        if linger_s and self._body is not None and not self._body.done:
+            self._linger(linger_s)
+        if not self._is_reusable():
+            self._abandon(self._connection)
+        connection, self._connection = self._connection, None
+        self._transport.give_back(connection)
+
+    def _abandon(self, connection: HTTPConnection) -> None:
+        if self._unsent or self._body is None or not self._body.done:
+            # A FIN would wait behind what an upstream that does not read has not taken yet, and
+            # many a server takes it for half a close only: a RST ends its work at once.
+            with contextlib.suppress(OSError):
+                _socket_of(connection).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        connection.close()
+
+    def _is_reusable(self) -> bool:
+        head, body = self._head, self._body
+        if head is None or body is None or self._unsent or self._is_cut:
+            return False
+        return head.keep_alive and body.done and not body.excess and not self._behind_head
+
+    def _linger(self, linger_s: float) -> None:
+        self._caller = Caller(None)
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        now = self._transport.clock.monotonic
+        until = now() + linger_s
+        try:
+            while now() < until and self.read(until):
+                pass
+        except UpstreamError:
+            pass  # the connection is closed then, and the answer was whole before
+
+
+def _socket_of(connection: HTTPConnection) -> socket.socket:
+    """The connection's socket; where urllib3 wraps TLS in TLS, the one below."""
+    sock: socket.socket = getattr(connection.sock, "socket", connection.sock)
+    return sock
+
+
+def _reason(error: OSError | None) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+    return f" ({reason})" if reason else ""

@@ -1,0 +1,267 @@
+"""Holds a tree against `layout`: every problem is noted, not only the first one.
+
+One walk over the types that msgspec knows of the Structs; nothing here knows a single key. What
+does not fit is replaced by its default or by something blank, so that the walk, and after it
+`resolve`, see the rest: the result counts for nothing once `Notes.problems` has an entry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from .document import plain_value
+from .secret import Secret
+from .shown import kind_of, shown, shown_key
+from .variables import fill
+
+_Section = TypeVar("_Section", bound=msgspec.Struct)
+
+
+class Notes:
+    """What came up, each entry with the path it belongs to."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.ignored: set[str] = set()  # paths of keys that are CLIProxyAPI's alone
+        self.variables: dict[str, tuple[str, ...]] = {}  # path: names filled in there
+
+    def problem(self, at: str, text: str) -> None:
+        self.problems.append(f"{at}: {text}" if at else text)
+
+    def warning(self, at: str, text: str) -> None:
+        self.warnings.append(f"{at}: {text}" if at else text)
+
+
+class _Unfit(Exception):
+    """The value does not fit; the problem is noted already."""
+
+
+class _LeftOut(Exception):
+    """The value is empty where that means that there is none."""
+
+
+def check(tree: Any, shape: type[_Section], notes: Notes, environ: Mapping[str, str]) -> _Section:
+    """`tree` as a `shape`, with what is wrong in `notes`."""
+    section = inspect.type_info(shape)
+    assert isinstance(section, inspect.StructType)
+    result = _Walk(notes, environ).value(tree, section, "")
+    assert isinstance(result, shape)
+    return result
+
+
+class _Walk:
+    def __init__(self, notes: Notes, environ: Mapping[str, str]) -> None:
+        self._notes = notes
+        self._environ = environ
+
+    def value(self, value: Any, declared: inspect.Type, at: str) -> Any:
+        """`value` as the `declared` type; blank where it does not fit."""
+        bare, rules = _unwrap(declared)
+        try:
+            return self._fitting(value, bare, rules, at)
+        except _Unfit:
+            return _blank(bare)
+
+    def _fitting(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
+        if isinstance(bare, inspect.StructType):
+            return self._section(value, bare, at)
+        if isinstance(bare, inspect.VarTupleType):
+            return self._list(value, bare, at)
+        if isinstance(bare, inspect.DictType):
+            return self._dict(value, bare, at)
+        return self._scalar(value, bare, rules, at)
+
+    def _section(self, value: Any, declared: inspect.StructType, at: str) -> Any:
+        shorthand = getattr(declared.cls, "shorthand", "")
+        if shorthand and isinstance(value, str):
+            return self._short(value, declared, shorthand, at)
+        if not isinstance(value, Mapping):
+            what = "a string or a mapping" if shorthand else "a mapping"
+            self._unfit(at, f"expected {what}, got {kind_of(value)}")
+        known = {field.encode_name: field for field in declared.fields}
+        for key in value:
+            if key not in known:
+                self._stray(key, known, declared.cls, at)
+        fields = {
+            field.name: self._field(value.get(name), field, _join(at, name))
+            for name, field in known.items()
+        }
+        return declared.cls(**fields)
+
+    def _short(self, value: str, declared: inspect.StructType, shorthand: str, at: str) -> Any:
+        """The section that a bare string stands for; its one field has the string's own path."""
+        fields = {
+            field.name: self._field(value if field.name == shorthand else None, field, at)
+            for field in declared.fields
+        }
+        return declared.cls(**fields)
+
+    def _field(self, value: Any, field: inspect.Field, at: str) -> Any:
+        bare, rules = _unwrap(field.type)
+        if value is None:
+            if field.required:
+                self._notes.problem(at, f"missing: expected {_expected(bare, rules)}")
+            return _default(field)
+        try:
+            return self._fitting(value, bare, {**rules, "required": field.required}, at)
+        except (_LeftOut, _Unfit):
+            return _default(field)
+
+    def _stray(self, key: Any, known: Mapping[str, Any], section: type, at: str) -> None:
+        """A key that the section does not have: CLIProxyAPI's, or a mistake."""
+        if key in getattr(section, "foreign", ()):
+            path = _join(at, key)
+            self._notes.ignored.add(path)
+            self._notes.warning(path, "a setting of CLIProxyAPI's that is not supported: ignored")
+            return
+        path = _join(at, shown_key(key))
+        alike = str(key).lower().replace("_", "-")
+        near = difflib.get_close_matches(alike, known, n=1)
+        self._notes.problem(
+            path, f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+        )
+
+    def _list(self, value: Any, declared: inspect.VarTupleType, at: str) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            self._unfit(at, f"expected a list, got {kind_of(value)}")
+        if len(value) < (declared.min_length or 0):
+            self._unfit(at, "expected at least one entry; to mean all, leave the key out")
+        item = declared.item_type
+        return tuple(self.value(entry, item, f"{at}[{index}]") for index, entry in enumerate(value))
+
+    def _dict(self, value: Any, declared: inspect.DictType, at: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            self._unfit(at, f"expected a mapping, got {kind_of(value)}")
+        result = {}
+        for key, entry in value.items():
+            path = _join(at, shown_key(key))
+            result[self.value(key, declared.key_type, path)] = self.value(
+                entry, declared.value_type, path
+            )
+        return result
+
+    def _scalar(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
+        """A value of its own. One that came from the environment is never shown."""
+        got = kind_of(value) if rules.get("private") and value != "" else shown(value)
+        textual = isinstance(bare, (inspect.StrType, inspect.CustomType, inspect.LiteralType))
+        if isinstance(value, str) and "${" in value:
+            filled = fill(value, self._environ)
+            for problem in filled.problems:
+                self._notes.problem(at, problem)
+            if filled.problems:
+                raise _Unfit
+            if filled.names:
+                self._notes.variables[at] = filled.names
+                got = "the value of " + " and ".join(f"${{{name}}}" for name in filled.names)
+            value = filled.text if textual else _typed(filled.text, bare)
+            if value is None and not rules.get("required", True):
+                raise _LeftOut
+        if textual and not isinstance(value, str) and value is not None:
+            got += ": put it in quotes"
+        result = _converted(value, bare)
+        if result is not None and rules.get("valid", _anything)(result):
+            return result
+        if value == "" and textual and not rules.get("required", True):
+            raise _LeftOut
+        self._unfit(at, f"expected {_expected(bare, rules)}, got {got}")
+
+    def _unfit(self, at: str, text: str) -> NoReturn:
+        self._notes.problem(at, text)
+        raise _Unfit
+
+
+def _unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
+    """The type itself, without `| None`, and what its annotations add."""
+    rules: dict[str, Any] = {}
+    while isinstance(declared, (inspect.Metadata, inspect.UnionType)):
+        if isinstance(declared, inspect.Metadata):
+            rules.update(declared.extra or {})
+            declared = declared.type
+        else:
+            (declared,) = (t for t in declared.types if not isinstance(t, inspect.NoneType))
+    return declared, rules
+
+
+def _default(field: inspect.Field) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return _blank(_unwrap(field.type)[0]) if field.required else field.default
+
+
+def _blank(bare: inspect.Type) -> Any:
+    """What stands in for a value that is missing or does not fit."""
+    if isinstance(bare, inspect.StructType):
+        return bare.cls(**{field.name: _default(field) for field in bare.fields})
+    return Secret("") if isinstance(bare, inspect.CustomType) else ""
+
+
+def _typed(text: str, bare: inspect.Type) -> Any:
+    """A number or boolean from the environment, as YAML reads it; 1 and 0 are booleans too."""
+    value = plain_value(text.strip())
+    if isinstance(bare, inspect.BoolType) and value in (0, 1):
+        return bool(value)
+    return value
+
+
+def _converted(value: Any, bare: inspect.Type) -> Any:
+    """`value` as the type's own, within its limits; None: it is not one."""
+    if isinstance(bare, inspect.CustomType):
+        return Secret(value.strip()) if isinstance(value, str) else None
+    if isinstance(bare, inspect.StrType):
+        return value if isinstance(value, str) else None
+    if isinstance(bare, inspect.LiteralType):
+        return value if isinstance(value, str) and value in bare.values else None
+    if isinstance(bare, inspect.BoolType):
+        return value if isinstance(value, bool) else None
+    assert isinstance(bare, (inspect.IntType, inspect.FloatType))
+    accepted = int if isinstance(bare, inspect.IntType) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, accepted) or not _within(value, bare):
+        return None
+    return float(value) if isinstance(bare, inspect.FloatType) else value
+
+
+def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
+    if value != value or value in (math.inf, -math.inf):
+        return False
+    return not (
+        (bare.ge is not None and value < bare.ge)
+        or (bare.gt is not None and value <= bare.gt)
+        or (bare.le is not None and value > bare.le)
+    )
+
+
+def _expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
+    """The type and its limits in words."""
+    if "expected" in rules:
+        return str(rules["expected"])
+    if isinstance(bare, inspect.BoolType):
+        return "true or false"
+    if isinstance(bare, inspect.LiteralType):
+        return " or ".join(map(str, bare.values))
+    if not isinstance(bare, (inspect.IntType, inspect.FloatType)):
+        return "a string"
+    return _range(bare)
+
+
+def _range(bare: inspect.IntType | inspect.FloatType) -> str:
+    noun = "a whole number" if isinstance(bare, inspect.IntType) else "a number"
+    if bare.le is None:
+        return f"{noun}, {bare.ge} or more"
+    if bare.gt is None:
+        return f"{noun} from {bare.ge} to {bare.le}"
+    return f"{noun} above {bare.gt} and up to {bare.le}"
+
+
+def _anything(_value: Any) -> bool:
+    return True
+
+
+def _join(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name

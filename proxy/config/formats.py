@@ -1,0 +1,107 @@
+"""What a string of the file must look like: predicates, each with the words for its error."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from .secret import Secret
+
+# RFC 9110, 5.1 and 5.6.2: a field name is a token; 5.5: a value has no control characters but TAB.
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]*")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]*")
+_MAX_NAME_LENGTH = 64  # characters; names go into every log line and metric
+
+# Set by the HTTP library from the body it sends; a second opinion would break the framing.
+_FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+NO_PROXY = ("direct", "none")  # CLIProxyAPI's words for "not even the one configured above"
+
+
+def meta(
+    expected: str, valid: Callable[[Any], bool], *, private: bool = False, **schema: Any
+) -> msgspec.Meta:
+    """The annotation of a field whose value `valid` accepts, described as `expected` in errors.
+
+    What is `private` is never shown in one.
+    """
+    return msgspec.Meta(
+        extra={"expected": expected, "valid": valid, "private": private},
+        extra_json_schema=schema or None,
+    )
+
+
+def is_name(text: str) -> bool:
+    return 0 < len(text) <= _MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
+
+
+def is_model_name(text: str) -> bool:
+    return bool(text) and text.isprintable() and text == text.strip()
+
+
+def is_bind_host(text: str) -> bool:
+    """A host name, an IPv4 or IPv6 address (brackets allowed), or nothing: all interfaces."""
+    if _HOST_NAME.fullmatch(text):
+        return True
+    try:
+        ipaddress.IPv6Address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_base_url(text: str) -> bool:
+    """No query or fragment: paths are appended. No user: it would end in logs."""
+    url = _split(text)
+    return (
+        url is not None
+        and url.scheme in ("http", "https")
+        and "@" not in url.netloc
+        and not set("?#") & set(text)
+    )
+
+
+def is_proxy_url(text: str) -> bool:
+    """An address of a proxy, or a word that says none; empty: the one configured above."""
+    if text in ("", *NO_PROXY):
+        return True
+    url = _split(text)
+    return url is not None and url.scheme in PROXY_SCHEMES
+
+
+def is_key(key: Secret) -> bool:
+    """Fit for a header; an upstream's may be empty."""
+    return _VISIBLE_ASCII.fullmatch(key.reveal()) is not None
+
+
+def is_caller_key(key: Secret) -> bool:
+    return bool(key) and is_key(key)
+
+
+def is_header_name(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None and text.lower() not in _FRAMING
+
+
+def is_header_value(text: str) -> bool:
+    return _FIELD_VALUE.fullmatch(text) is not None
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of an absolute URL with a host; None: it is none."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        return None
+    try:
+        url = urlsplit(text)
+        if url.port == 0:
+            return None
+    except ValueError:  # a port that is no number or too large, an unclosed bracket
+        return None
+    return url if url.hostname else None

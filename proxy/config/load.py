@@ -1,0 +1,59 @@
+"""`load_config`: from a file or a mapping to a `Config`, or to one error with every problem."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from . import document
+from .check import Notes, check
+from .layout import File
+from .resolve import resolve
+from .settings import Config
+from .shown import kind_of
+
+PATH_VARIABLE = "PROXY_CONFIG"
+DEFAULT_PATH = "config.yaml"
+
+
+def load_config(
+    path: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Read, fill in, check and resolve the configuration; raises `ConfigError` with all problems.
+
+    `path` is a file's, or a mapping of the same shape as the file; None: what `$PROXY_CONFIG`
+    names, else `./config.yaml`. `${NAME}` is looked up in `environ`, in a mapping too. A string
+    stays the text that was filled in; where a number or boolean is wanted it is read as YAML
+    would read it, and empty means left out.
+    """
+    if isinstance(path, Mapping):
+        return _from_tree(path, "", environ)
+    where = os.fspath(path or environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    try:
+        tree = document.read(where)
+    except document.Unreadable as unreadable:
+        problems = _prefixed(where, unreadable.problems)
+        if path is None and not os.path.lexists(where):
+            problems = [f"{problems[0]} (${PATH_VARIABLE} may name another file)"]
+        raise ConfigError(problems) from unreadable
+    return _from_tree(tree, where, environ)
+
+
+def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
+    if not isinstance(tree, Mapping):
+        problem = f"expected a mapping of settings, got {kind_of(tree)}"
+        raise ConfigError(_prefixed(path, [problem]))
+    notes = Notes()
+    file = check(tree, File, notes, environ)
+    config = resolve(file, notes, path=path)
+    if notes.problems:
+        raise ConfigError(_prefixed(path, notes.problems))
+    return config
+
+
+def _prefixed(path: str, lines: list[str] | tuple[str, ...]) -> list[str]:
+    return [f"{path or 'config'}: {line}" for line in lines]

@@ -1,0 +1,277 @@
+"""From what stands in the file to what the program runs on: inheritance, clients, their labels.
+
+Notes what no single value can show: names and keys that stand twice, files that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .check import Notes
+from .formats import NO_PROXY
+from .layout import (
+    CallerEntry,
+    ClaudeEntry,
+    DemoEntry,
+    File,
+    GeminiEntry,
+    KeyEntry,
+    ModelEntry,
+    ProviderEntry,
+)
+from .secret import Secret
+from .settings import CallerKey, ClientConfig, Config, Model
+from .shown import shown
+
+_Entry = TypeVar("_Entry")
+
+_NO_KEY = Secret("")
+
+
+def resolve(file: File, notes: Notes, *, path: str) -> Config:
+    """The configuration that `file` means; `path` is where it stands, "" for nowhere."""
+    clients = _Clients(file, notes, directory=os.path.dirname(path))
+    clients.add_all()
+    callers = _callers(file.api_keys, notes)
+    if "auth" in notes.ignored and not callers:
+        notes.problem("auth", "callers' keys are read from api-keys: move them there")
+    if not clients.found:
+        notes.warning("", "no client is configured: no request can be served")
+    return Config(
+        path=path,
+        host=file.host.strip("[]"),
+        port=file.port,
+        debug=file.debug,
+        allow_unauthenticated=file.allow_unauthenticated,
+        callers=callers,
+        request_retry=file.request_retry,
+        max_cooldown_s=file.max_cooldown,
+        max_retry_interval_s=file.max_retry_interval,
+        request_timeout_s=file.request_timeout,
+        connect_timeout_s=file.connect_timeout,
+        first_byte_timeout_s=file.first_byte_timeout,
+        idle_timeout_s=file.idle_timeout,
+        queue_timeout_s=file.queue_timeout,
+        max_requests_in_flight=file.max_requests_in_flight,
+        max_body_bytes=file.max_body_size,
+        max_answer_bytes=file.max_answer_size,
+        max_event_bytes=file.max_event_size,
+        request_log=file.request_log,
+        switch_project=file.quota_exceeded.switch_project,
+        switch_preview_model=file.quota_exceeded.switch_preview_model,
+        keepalive_s=file.streaming.keepalive_seconds,
+        commit_after_s=file.streaming.commit_after_seconds,
+        clients=_labelled(clients.found),
+        providers_off=tuple(clients.off),
+        warnings=tuple(notes.warnings),
+    )
+
+
+class _Clients:
+    """Collects one client per key, and the providers that have none left."""
+
+    def __init__(self, file: File, notes: Notes, *, directory: str) -> None:
+        self.found: list[ClientConfig] = []
+        self.off: list[tuple[str, str]] = []
+        self._file = file
+        self._notes = notes
+        self._directory = directory
+        self._key_at: dict[tuple[str, Secret], str] = {}
+
+    def add_all(self) -> None:
+        file = self._file
+        providers = list(_numbered("openai-compatibility", file.openai_compatibility))
+        demos = list(_numbered("demo", file.demo))
+        names = [(f"{at}.name", provider.name) for at, provider in providers]
+        names += [(f"{at}.name", demo.name) for at, demo in demos]
+        _report_repeats(names, self._notes)
+        for at, provider in providers:
+            self._add_provider(provider, at)
+        self._add_accounts(
+            "gemini",
+            [
+                *_numbered("gemini-api-key", file.gemini_api_key),
+                *_numbered("generative-language-api-key", file.generative_language_api_key),
+            ],
+        )
+        self._add_accounts("claude", list(_numbered("claude-api-key", file.claude_api_key)))
+        for at, demo in demos:
+            self._add_demo(demo, at)
+
+    def _add_provider(self, provider: ProviderEntry, at: str) -> None:
+        entries = [
+            *_numbered(f"{at}.api-keys", provider.api_keys),
+            *_numbered(f"{at}.api-key-entries", provider.api_key_entries),
+        ]
+        common = self._common(provider, at)
+        if provider.disabled:
+            self.off.append((provider.name, "disabled: true"))
+            return
+        if not self._any_key_left(provider.name, entries):
+            return
+        for key_at, entry in entries or [(at, KeyEntry())]:
+            if entry.api_key or not entries:
+                self._add(
+                    msgspec.structs.replace(
+                        common,
+                        key=entry.api_key or _NO_KEY,
+                        max_concurrency=_first(entry.max_concurrency, common.max_concurrency),
+                        weight=_first(entry.weight, common.weight),
+                        proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
+                        completions=provider.completions,
+                    ),
+                    key_at,
+                )
+
+    def _add_accounts(
+        self, kind: str, entries: Sequence[tuple[str, GeminiEntry | ClaudeEntry]]
+    ) -> None:
+        commons = [self._common(entry, at) for at, entry in entries]
+        if not self._any_key_left(kind, entries):
+            return
+        for (at, entry), common in zip(entries, commons, strict=True):
+            if entry.api_key:
+                self._add(msgspec.structs.replace(common, key=entry.api_key), at)
+
+    def _add_demo(self, demo: DemoEntry, at: str) -> None:
+        self.found.append(
+            ClientConfig(
+                kind="demo",
+                provider=demo.name,
+                label="",
+                key=_NO_KEY,
+                base_url="",
+                max_concurrency=demo.max_concurrency,
+                weight=demo.weight,
+                models=self._models(demo.models, at),
+                delay_s=demo.delay_ms / 1000,
+            )
+        )
+
+    def _common(self, entry: ProviderEntry | GeminiEntry | ClaudeEntry, at: str) -> ClientConfig:
+        """A client of this upstream, but for its key."""
+        kind: Literal["openai", "gemini", "claude"] = "openai"
+        if not isinstance(entry, ProviderEntry):
+            kind = "gemini" if isinstance(entry, GeminiEntry) else "claude"
+        return ClientConfig(
+            kind=kind,
+            provider=entry.name if isinstance(entry, ProviderEntry) else kind,
+            label="",
+            key=_NO_KEY,
+            base_url=entry.base_url.rstrip("/"),
+            max_concurrency=entry.max_concurrency,
+            weight=entry.weight,
+            models=self._models(entry.models, at),
+            proxy_url=self._proxy(entry.proxy_url),
+            ca_bundle=self._ca_bundle(entry.ca_bundle, f"{at}.ca-bundle"),
+            headers=self._headers(entry.headers, f"{at}.headers"),
+        )
+
+    def _add(self, client: ClientConfig, at: str) -> None:
+        if client.key:
+            url = urlsplit(client.base_url)
+            place = url._replace(netloc=url.netloc.lower()).geturl()
+            before = self._key_at.setdefault((place, client.key), at)
+            if before != at:
+                self._notes.problem(at, f"the same key at the same base-url as in {before}")
+        self.found.append(client)
+
+    def _any_key_left(
+        self, provider: str, entries: Sequence[tuple[str, KeyEntry | GeminiEntry | ClaudeEntry]]
+    ) -> bool:
+        """Whether an entry has a key, or there is no entry at all; else the provider is off."""
+        if not entries or any(entry.api_key for _, entry in entries):
+            return True
+        variables = self._notes.variables
+        names = [
+            name
+            for at, _ in entries
+            for name in (*variables.get(at, ()), *variables.get(f"{at}.api-key", ()))
+        ]
+        where = f" in {', '.join(dict.fromkeys(names))}" if names else ""
+        self.off.append((provider, f"no key{where}"))
+        return False
+
+    def _models(self, entries: Sequence[ModelEntry] | None, at: str) -> tuple[Model, ...] | None:
+        if entries is None:
+            return None
+        models = tuple(Model(entry.name, entry.alias or entry.name) for entry in entries)
+        _report_repeats(
+            [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)],
+            self._notes,
+            what="the same alias",
+        )
+        return models
+
+    def _proxy(self, *nearest_first: str) -> str:
+        chosen = next(filter(None, [*nearest_first, self._file.proxy_url]), "")
+        return "" if chosen in NO_PROXY else chosen
+
+    def _ca_bundle(self, bundle: str, at: str) -> str:
+        """The path, seen from the file's directory."""
+        if not bundle:
+            return ""
+        path = os.path.join(self._directory, os.path.expanduser(bundle))
+        if not os.access(path, os.R_OK):
+            self._notes.problem(at, f"no readable file at {shown(path)}")
+        return path
+
+    def _headers(self, headers: dict[str, str], at: str) -> dict[str, str]:
+        """Without those that CLIProxyAPI would copy from the caller (`$Name`)."""
+        kept = {}
+        for name, value in headers.items():
+            if value.startswith("$"):
+                self._notes.warning(f"{at}.{name}", "copying a caller's header is not supported")
+            else:
+                kept[name] = value
+        return kept
+
+
+def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[CallerKey, ...]:
+    numbered = list(_numbered("api-keys", entries))
+    _report_repeats([(at, entry.key) for at, entry in numbered], notes, what="the same key")
+    _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
+    return tuple(
+        CallerKey(entry.name or "", entry.key, entry.models, entry.max_concurrency)
+        for entry in entries
+    )
+
+
+def _labelled(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
+    """With a label each: provider and masked key; `#2` and so on where that stands twice."""
+    taken: Counter[str] = Counter()
+    labelled = []
+    for client in clients:
+        base = f"{client.provider}/{client.key}" if client.key else client.provider
+        label = base
+        while label in taken:
+            taken[base] += 1
+            label = f"{base}#{taken[base]}"
+        taken[label] = 1
+        labelled.append(msgspec.structs.replace(client, label=label))
+    return tuple(labelled)
+
+
+def _report_repeats(
+    values: Iterable[tuple[str, str | Secret]], notes: Notes, *, what: str = "the same"
+) -> None:
+    """A problem for each value that stands at an earlier path too; empty ones don't count."""
+    first_at: dict[str | Secret, str] = {}
+    for at, value in values:
+        if value and first_at.setdefault(value, at) != at:
+            notes.problem(at, f"{what} as {first_at[value]}")
+
+
+def _numbered(at: str, entries: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:
+    """Each entry after its path."""
+    return ((f"{at}[{index}]", entry) for index, entry in enumerate(entries))
+
+
+def _first(own: int | None, inherited: int) -> int:
+    return inherited if own is None else own

@@ -1,0 +1,43 @@
+"""The JSON Schema of the file, for editors: the same `layout` that `check` goes by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from . import layout
+from .secret import Secret
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REFERENCE = {"type": "string", "pattern": r"\$\{"}
+_FILLED_IN = ("integer", "number", "boolean")  # types whose place a `${NAME}` may take
+
+
+def json_schema() -> dict[str, Any]:
+    """A schema of `config.yaml`, JSON values only."""
+    schema = msgspec.json.schema(layout.File, schema_hook=_string_for_secret)
+    definitions = schema["$defs"]
+    for name, definition in definitions.items():
+        if getattr(layout, name).shorthand:
+            definitions[name] = {"anyOf": [{"type": "string"}, definition]}
+    schema = {"$schema": _DIALECT, **_with_references(schema)}
+    return dict(msgspec.json.decode(msgspec.json.encode(schema)))
+
+
+def _string_for_secret(custom: type) -> dict[str, Any]:
+    assert custom is Secret
+    return {"type": "string"}
+
+
+def _with_references(node: Any) -> Any:
+    """`node` with `${NAME}` allowed wherever a number or a boolean is."""
+    if isinstance(node, list):
+        return [_with_references(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") not in _FILLED_IN:
+        return {key: _with_references(value) for key, value in node.items()}
+    kept = {key: node[key] for key in ("description", "default") if key in node}
+    bare = {key: value for key, value in node.items() if key not in kept}
+    return {**kept, "anyOf": [bare, _REFERENCE]}

@@ -1,0 +1,42 @@
+"""An API key that does not show itself: not in a log, an error, a repr or a traceback."""
+
+from __future__ import annotations
+
+_MASKED_WHOLE_BELOW = 12  # characters; of a shorter key the mask would give too much away
+
+
+class Secret:
+    """A key; everything but `reveal()` gives its mask. Empty is falsy."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself, for the one place that sends or compares it."""
+        return self._value
+
+    def __str__(self) -> str:
+        return mask(self._value)
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == other._value if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+
+def mask(key: str) -> str:
+    """`sk-…b780`: enough to tell keys apart, too little to use one."""
+    if not key:
+        return ""
+    return f"{key[:3]}…{key[-4:]}" if len(key) >= _MASKED_WHOLE_BELOW else "…"

@@ -1,0 +1,112 @@
+"""What the program runs on: defaults applied, inheritance resolved, everything checked, immutable.
+
+The shape of the file is `layout`; `resolve` makes one from the other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+import msgspec
+
+from .secret import Secret
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model under the `name` that its upstream knows and the `alias` that callers use."""
+
+    name: str
+    alias: str
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream client: one account or API key at one provider."""
+
+    kind: Literal["openai", "gemini", "claude", "demo"]
+    provider: str
+    label: str  # unique, without the key: for logs, headers, metrics
+    key: Secret  # empty: the upstream wants none
+    base_url: str  # no slash at the end; "": in-process
+    max_concurrency: int  # requests in flight; 0: no limit
+    weight: int
+    models: tuple[Model, ...] | None  # None: the upstream's own list
+    proxy_url: str = ""
+    ca_bundle: str = ""
+    headers: dict[str, str] = {}
+    completions: Literal["chat", "native"] = "chat"
+    delay_s: float = 0.0
+
+    def __repr__(self) -> str:
+        """Without fields: headers and proxy URL may hold credentials."""
+        return f"<ClientConfig {self.label}>"
+
+
+class CallerKey(msgspec.Struct, frozen=True):
+    """A key that lets a caller in."""
+
+    name: str  # "": unnamed
+    key: Secret
+    models: tuple[str, ...] | None  # aliases that it sees and may use; None: all
+    max_concurrency: int  # 0: no limit
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration. Times are seconds, sizes bytes."""
+
+    path: str  # of the file, as it was given; "": made from a mapping
+    host: str  # "": all interfaces
+    port: int
+    debug: bool
+    allow_unauthenticated: bool
+    callers: tuple[CallerKey, ...]  # none: open
+
+    request_retry: int
+    max_cooldown_s: float
+    max_retry_interval_s: float
+    request_timeout_s: float
+    connect_timeout_s: float
+    first_byte_timeout_s: float  # 0: what is left of request_timeout_s
+    idle_timeout_s: float
+    queue_timeout_s: float
+
+    max_requests_in_flight: int
+    max_body_bytes: int
+    max_answer_bytes: int
+    max_event_bytes: int
+
+    request_log: bool
+    switch_project: bool
+    switch_preview_model: bool
+    keepalive_s: float  # 0: none
+    commit_after_s: float  # 0: never
+
+    clients: tuple[ClientConfig, ...]
+    providers_off: tuple[tuple[str, str], ...]  # name, reason
+    warnings: tuple[str, ...]
+
+    def listen_problems(self) -> list[str]:
+        """Why a server must not listen at `host` with this configuration; empty: it may.
+
+        A step of its own, because an embedding application listens by itself.
+        """
+        if self.callers or self.allow_unauthenticated or is_loopback(self.host):
+            return []
+        where = self.host or "all interfaces"
+        return [
+            f"{self.path or 'config'}: host: without api-keys, whoever reaches {where} could spend "
+            "the quota of your keys: add api-keys, or set host: 127.0.0.1, or say "
+            "allow-unauthenticated: true if that is meant"
+        ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether binding to `host` reaches this machine only. Names other than localhost may not."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

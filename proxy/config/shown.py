@@ -1,0 +1,51 @@
+"""How a value of the file is named in an error: short, and never a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .secret import mask
+
+_MAX_SHOWN = 60  # characters
+_MAX_BITS = 64
+
+# A value in the wrong place may be a key: well-known prefixes, and long words with a digit in them.
+_KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
+_USER_INFO = re.compile(r"[^/\s]*@")
+
+
+def shown(value: Any) -> str:
+    """The value, or what kind of value it is."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return "a huge number"
+    if isinstance(value, (int, float)):
+        return str(value)
+    return repr(_masked(value)) if isinstance(value, str) else kind_of(value)
+
+
+def kind_of(value: Any) -> str:
+    """What kind of value it is, without it."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return "nothing" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def shown_key(key: Any) -> str:
+    """The name of a setting, as part of a path."""
+    text = _masked(str(key))
+    return text if text.isprintable() and " " not in text and text else repr(text)
+
+
+def _masked(text: str) -> str:
+    text = _USER_INFO.sub("…@", text)
+    text = _KEY_LIKE.sub(lambda found: mask(found[0]), text)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

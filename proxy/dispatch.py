@@ -1,0 +1,306 @@
+"""One request's way through the pool: choose, send, switch to the next client on failure.
+
+One loop for unary and stream. It is a generator that can pause at any wait, so that a stream's body
+can write a keep-alive and then take the same wait up again, in the same thread. Nothing is cleaned
+up in the generator: `Attempts` owns lease and reply, and its `close()` frees them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import ExitStack
+from typing import NamedTuple, NoReturn, Protocol, cast
+
+from .clients.base import Reply
+from .config import Config
+from .errors import (
+    AllCoolingDown,
+    CallerError,
+    NoClientFree,
+    PoolError,
+    ProxyError,
+    RetryHint,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamTimeout,
+)
+from .health import Effect, doubling
+from .pool import ClientPool, Lease
+from .reading import (
+    OutOfTime,
+    Pausing,
+    Waits,
+    await_head,
+    error_body,
+    first_chunks,
+    first_data,
+    whole_body,
+)
+from .record import Attempt, Record
+from .registry import Entry
+from .stream import Finished, Opened, Opening, Relay, StreamBody
+from .verdict import Verdict, judge, shown
+from .watch import Caller, Clock
+from .wire.headers import passed
+from .wire.openai import ChatRequest, chunks_of
+
+# Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
+BACK_OFF_S = (0.25, 4.0)
+
+# After the end of an answer its connection gets this long to become reusable.
+LINGER_S = 0.05
+
+
+class Call(NamedTuple):
+    """A request as dispatch needs it. `headers`: the caller's that go on to the upstream."""
+
+    request: ChatRequest
+    entry: Entry
+    headers: dict[str, str]
+    caller: Caller
+    record: Record
+
+
+class Answer(NamedTuple):
+    """A unary answer."""
+
+    body: bytes
+
+
+class Attempts:
+    """The attempts of one request. Owns its lease and its reply until `close()`."""
+
+    def __init__(self, call: Call, pool: ClientPool, config: Config, clock: Clock) -> None:
+        self.headers: dict[str, str] = {}  # of the upstream's, those that go back
+        self.is_native = False  # whether the present client speaks the caller's own dialect
+        self._call = call
+        self._pool = pool
+        self._config = config
+        self._waits = Waits(config, clock, arrived=call.record.arrived)
+        self._ticket = pool.ticket(call.request.model, call.caller, holder=call.record.request_id)
+        self._pauses = self._run()
+        self._lease: Lease | None = None
+        self._reply: Reply | None = None
+        self._relay: Relay | None = None  # of the present attempt, if it streams
+        self._attempt = Attempt("", 0.0)  # the present one's record
+        self._last_error: ProxyError | None = None
+        self._speaks_for_one = False  # the last error is its client's matter, others may serve
+        self._retries_left = config.request_retry
+        self._failures = 0
+        self._timeouts = 0
+        self._quota_hits: dict[str, int] = {}
+
+    def advance(self, pause_at: float) -> Answer | Opened | None:
+        """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.
+
+        Raises ProxyError: the caller's gone, or the error that is to be its answer.
+        """
+        self._waits.pause_at = pause_at
+        try:
+            next(self._pauses)
+        except StopIteration as stop:
+            outcome: Answer | Opened = stop.value
+            return outcome
+        return None
+
+    def interrupted(self, error: ProxyError) -> None:
+        """The stream broke after its first chunks: told to the client's health, not retried."""
+        if self._lease is not None:
+            self._lease.report(judge(error, switch_project=False).effect)
+        self._attempt.reason = error.code or "error"
+
+    def close(self) -> None:
+        """Give back what is held. Idempotent."""
+        is_over = self._relay is not None and self._relay.is_over
+        self._end_attempt(linger_s=LINGER_S if is_over else 0.0)
+        if self._ticket.bell is not None:  # it waits, or was handed a lease since it last looked
+            self._pool.withdraw(self._ticket)
+
+    def _end_attempt(self, *, linger_s: float = 0.0) -> None:
+        reply, self._reply, self._relay = self._reply, None, None
+        lease, self._lease = self._lease, None
+        try:
+            if reply is not None:
+                reply.close(linger_s=linger_s)
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _run(self) -> Pausing[Answer | Opened]:
+        goes_on = True
+        while goes_on:
+            self._lease = lease = yield from self._acquire()
+            try:
+                outcome = yield from self._try(lease)
+            except (UpstreamError, CallerError) as error:
+                goes_on = self._goes_on(lease, error)
+            else:
+                lease.report(Effect.GOOD)
+                self._attempt.reason = "ok"
+                return outcome
+            self._end_attempt()
+        raise self._final()
+
+    def _acquire(self) -> Pausing[Lease]:
+        asked_at = self._waits.now()
+        while True:
+            until = min(self._waits.pause_at, self._waits.deadline)
+            try:
+                lease = self._pool.acquire(self._ticket, self._call.entry.routes, until)
+            except PoolError as error:
+                unserved: ProxyError = error
+                break
+            now = self._waits.now()
+            if now >= self._waits.deadline:
+                if lease is not None:
+                    lease.release()
+                unserved = self._waits.out_of_time()
+                break
+            if lease is not None:
+                self._attempt = Attempt(lease.client.label, now - asked_at)
+                self._call.record.attempts.append(self._attempt)
+                return lease
+            yield
+        raise self._final(unserved)
+
+    def _try(self, lease: Lease) -> Pausing[Answer | Opened]:
+        """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do."""
+        request = self._call.request
+        self.is_native = lease.client.is_native(request)
+        if not self.is_native:
+            request.check()
+        self._reply = reply = lease.client.send(
+            request,
+            model=lease.model,
+            headers=self._call.headers,
+            caller=self._call.caller,
+            deadline=self._waits.deadline,
+        )
+        yield from await_head(reply, self._waits)
+        self._attempt.status = reply.status
+        if not 200 <= reply.status < 300:
+            yield from self._refused(lease, reply)
+        self.headers = passed(reply.headers)
+        first = b""
+        if request.stream:
+            # Whatever its content type says: no event begins like an object does.
+            first = yield from first_data(reply, self._waits)
+            if not first.startswith(b"{"):
+                translator = lease.client.chunks(request)
+                most = self._config.max_event_bytes
+                relay = Relay(reply, translator, first=first, max_event_bytes=most)
+                self._relay = relay
+                return Opened(relay, (yield from first_chunks(relay, self._waits)))
+        body = yield from whole_body(reply, self._waits, first=first)
+        body, usage = lease.client.answer(request, body)
+        self._call.record.usage = usage
+        if request.stream:
+            return Opened(Finished(usage), chunks_of(body))
+        return Answer(body)
+
+    def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
+        """Raise the error that the upstream answered with."""
+        if reply.status < 400:
+            raise UpstreamInvalid(
+                f"{lease.client.label} answered {reply.status}, a redirect, which is not followed: "
+                "check its base-url"
+            )
+        raise lease.client.refusal(reply, (yield from error_body(reply, self._waits)))
+
+    def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
+        """Draw the consequences of a failed attempt; whether there is to be another."""
+        verdict = judge(error, switch_project=self._config.switch_project)
+        lease.report(verdict.effect, asked_s=getattr(error, "retry_after_s", None))
+        self._attempt.reason = error.code or "error"
+        if not (isinstance(error, OutOfTime) and self._last_error):
+            self._last_error = shown(error, lease.client.label)
+            self._speaks_for_one = verdict.excludes
+        if verdict.excludes or self._is_second_quota_hit(lease, verdict):
+            lease.exclude()
+        if not verdict.moves_on or isinstance(error, OutOfTime):
+            return False
+        if isinstance(error, UpstreamTimeout) and not self._call.request.stream:
+            self._timeouts += 1
+            if self._timeouts > 1:
+                return False
+        if verdict.counts:
+            self._retries_left -= 1
+            most_s = doubling(BACK_OFF_S, self._failures)
+            self._failures += 1
+            self._ticket.tried_again_at = self._waits.now() + random.uniform(0, most_s)
+        return self._retries_left >= 0
+
+    def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:
+        if verdict.effect is not Effect.COOL:
+            return False
+        hits = self._quota_hits[lease.client.label] = (
+            self._quota_hits.get(lease.client.label, 0) + 1
+        )
+        return hits > 1
+
+    def _final(self, unserved: ProxyError | None = None) -> ProxyError:
+        """The error that the caller gets; on a quota's, with the pool's own retry hints.
+
+        `unserved`: why there is no client for another attempt.
+        """
+        error = self._last_error
+        if error is None or (self._speaks_for_one and _is_passing(unserved)):
+            error = unserved
+        assert error is not None
+        is_quota = isinstance(error, UpstreamRefusal) and error.status == 429
+        if is_quota and self._config.switch_project:
+            if isinstance(unserved, NoClientFree):
+                error.hint = unserved.hint
+            else:
+                after_s = self._pool.cooled_in(self._call.request.model, self._call.entry.routes)
+                error.hint = RetryHint(after_s)
+        return error
+
+
+def _is_passing(error: ProxyError | None) -> bool:
+    """Whether a client that this request could use is merely in use or cooling down."""
+    if not isinstance(error, (AllCoolingDown, NoClientFree)):
+        return False
+    return error.hint is not None and error.hint.after_s is not None
+
+
+class Source(Protocol):
+    """What an answer comes from: `Attempts`, or several of them (`series.Series`)."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the upstream's headers those that go back."""
+
+    def advance(self, pause_at: float) -> Answer | Opened | None: ...
+    def interrupted(self, error: ProxyError) -> None: ...
+    def close(self) -> None: ...
+
+
+def serve(
+    source: Source, call: Call, held: ExitStack, *, config: Config, clock: Clock
+) -> Answer | StreamBody:
+    """Have `source` answer the call; raises ProxyError. What `held` holds ends with the answer.
+
+    A stream is returned at its first chunks or at the time to commit it, and takes over `held`; its
+    attempts go on in its iteration then.
+    """
+    held.callback(source.close)
+    if not call.request.stream:
+        answer = source.advance(math.inf)
+        assert isinstance(answer, Answer)
+        call.record.end = "ok"
+        return answer
+    commit_s = config.commit_after_s or math.inf
+    opened = source.advance(call.record.arrived + commit_s)
+    assert not isinstance(opened, Answer)
+    return StreamBody(
+        cast("Opening", source),  # a stream's never advances to an Answer
+        opened,
+        record=call.record,
+        held=held.pop_all(),
+        keepalive_s=config.keepalive_s,
+        idle_timeout_s=config.idle_timeout_s,
+        clock=clock,
+    )

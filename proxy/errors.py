@@ -1,0 +1,283 @@
+"""Every failure that the proxy can name: one tree, a status and a code per class.
+
+What a caller receives is always the OpenAI envelope (`ProxyError.envelope`); messages say what was
+tried and what to do, and never hold an upstream key.
+
+    ProxyError
+    ├── ConfigError                   the configuration cannot be served
+    ├── CallerError                   the caller's request is at fault
+    │   ├── InvalidRequest            400 invalid_request
+    │   │   └── UnsupportedParameter  400 unsupported_parameter
+    │   ├── InvalidKey                401 invalid_api_key
+    │   ├── Refused                   403 forbidden
+    │   ├── ModelNotFound             404 model_not_found
+    │   ├── PathNotFound              404 not_found
+    │   ├── MethodNotAllowed          405 method_not_allowed
+    │   └── BodyTooLarge              413 body_too_large
+    ├── CallerGone                    499 the caller hung up: nobody reads the answer
+    ├── PoolError                     no client could be used
+    │   ├── AllCoolingDown            429 rate_limit_exceeded
+    │   ├── NoClientFree              503 no_client_free
+    │   ├── NoClientInService         503 no_client_in_service
+    │   ├── ModelsUnknown             503 models_unknown
+    │   ├── TooManyInFlight           503 too_many_requests_in_flight
+    │   └── CallerLimitReached        429 rate_limit_exceeded: one caller's key's own limit
+    └── UpstreamError                 502 upstream_error
+        ├── UpstreamRefusal           the upstream answered with an error status of its own
+        ├── UpstreamAuthentication    502 upstream_authentication_error
+        ├── UpstreamUnreachable       502 upstream_unreachable: DNS, connect, TLS, proxy
+        ├── UpstreamReset             502 upstream_reset: the connection broke
+        ├── UpstreamInvalid           502 upstream_invalid_response
+        ├── UpstreamTooLarge          502 upstream_too_large
+        ├── UpstreamTruncated         502 upstream_truncated
+        └── UpstreamTimeout           504 upstream_timeout
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+# The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
+# past that they retry on a schedule of their own unless `x-should-retry: false` stops them.
+MAX_USEFUL_RETRY_S = 60.0
+
+RETRY_HINTS = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
+
+
+class RetryHint(msgspec.Struct, frozen=True):
+    """When a retry is worth while: `after_s` from now; None: this proxy does not know."""
+
+    after_s: float | None = None
+
+    def headers(self) -> dict[str, str]:
+        """`retry-after` (s, rounded up), `retry-after-ms`, `x-should-retry`."""
+        if self.after_s is None:
+            return {"x-should-retry": "false"}
+        after_s = max(0.0, self.after_s)
+        return {
+            "retry-after": str(math.ceil(after_s)),
+            "retry-after-ms": str(math.ceil(after_s * 1000)),
+            "x-should-retry": "true" if after_s <= MAX_USEFUL_RETRY_S else "false",
+        }
+
+
+class ProxyError(Exception):
+    """A failure with a status, a type and a code in the sense of OpenAI's error object."""
+
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, hint: RetryHint | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint
+
+    def envelope(self) -> bytes:
+        """The JSON body for the caller."""
+        return envelope(self.message, type=self.type, param=self.param, code=self.code)
+
+    def headers(self) -> dict[str, str]:
+        """The headers that go with the body, besides its content type."""
+        return self.hint.headers() if self.hint else {}
+
+
+def envelope(
+    message: str, *, type: str, param: str | None = None, code: str | int | None = None
+) -> bytes:
+    """OpenAI's error object: platform.openai.com/docs/guides/error-codes, read 2026-11."""
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": type, "param": param, "code": code}}
+    )
+
+
+class ConfigError(ProxyError):
+    """The configuration cannot be served; `problems` holds every reason, a line each."""
+
+    code = "config_error"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class CallerError(ProxyError):
+    """The caller's request is at fault: trying it again as it is would not help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidRequest(CallerError):
+    code = "invalid_request"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class InvalidKey(CallerError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class Refused(CallerError):
+    status = 403
+    code = "forbidden"
+
+
+class ModelNotFound(CallerError):
+    status = 404
+    code = "model_not_found"
+
+
+class PathNotFound(CallerError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(CallerError):
+    """`allowed`: the methods that the path has, for the `Allow` header (RFC 9110, 15.5.6)."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+    def headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(self.allowed)}
+
+
+class BodyTooLarge(CallerError):
+    status = 413
+    code = "body_too_large"
+
+
+class CallerGone(ProxyError):
+    """The caller hung up. Neither an OSError nor an HTTPException, so that no library eats it."""
+
+    status = 499
+    code = "caller_gone"
+
+
+class PoolError(ProxyError):
+    status = 503
+
+
+class AllCoolingDown(PoolError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class NoClientFree(PoolError):
+    code = "no_client_free"
+
+
+class NoClientInService(PoolError):
+    code = "no_client_in_service"
+
+
+class ModelsUnknown(PoolError):
+    code = "models_unknown"
+
+
+class TooManyInFlight(PoolError):
+    code = "too_many_requests_in_flight"
+
+
+class CallerLimitReached(PoolError):
+    """One caller's key has all the requests in flight that it may have.
+
+    429, not 503: this caller sends too much (RFC 6585 section 4), while the server is well. What
+    stands in front must not take it for failing, and SDKs know it as a rate limit.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class UpstreamError(ProxyError):
+    """The upstream, or the way to it, failed."""
+
+    status = 502
+    type = "upstream_error"
+    code: str | None = "upstream_error"
+
+
+class UpstreamRefusal(UpstreamError):
+    """The upstream answered with an error status, forwarded with its body when nothing else helps.
+
+    `upstream_code` is the `code` of the upstream's error object; `retry_after_s` what it asked for.
+    `body` is whole and in the envelope, whatever the upstream sent; `content_type` goes with it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        upstream_code: str | None = None,
+        retry_after_s: float | None = None,
+        passed_headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.content_type = content_type
+        self.retry_after_s = retry_after_s
+        self.code = self.upstream_code = upstream_code
+        self.passed_headers = passed_headers or {}
+        self._body = body
+
+    def envelope(self) -> bytes:
+        return super().envelope() if self._body is None else self._body
+
+    def headers(self) -> dict[str, str]:
+        if self.hint is None:
+            return self.passed_headers
+        ours = self.hint.headers()
+        kept = {
+            name: value for name, value in self.passed_headers.items() if name not in RETRY_HINTS
+        }
+        return {**kept, **ours}
+
+
+class UpstreamAuthentication(UpstreamError):
+    code = "upstream_authentication_error"
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class UpstreamReset(UpstreamError):
+    code = "upstream_reset"
+
+
+class UpstreamInvalid(UpstreamError):
+    code = "upstream_invalid_response"
+
+
+class UpstreamTooLarge(UpstreamError):
+    code = "upstream_too_large"
+
+
+class UpstreamTruncated(UpstreamError):
+    code = "upstream_truncated"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"

@@ -1,0 +1,113 @@
+"""One configured gateway: its clients, pool and models, and how many requests it takes at once.
+
+Opens no socket and starts no thread: a process may fork after making one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+
+from . import dispatch
+from .clients import make_clients
+from .config import CallerKey, Config
+from .dispatch import Answer, Attempts, Call, Source
+from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
+from .pool import ClientPool
+from .registry import Registry
+from .series import Series
+from .stream import StreamBody
+from .watch import CLOCK, Clock
+from .wire.completions import Completion, TextAnswers
+
+# Nobody knows when a request in flight will end: soon, as a rule.
+_SOON = RetryHint(1.0)
+
+
+class Gateway:
+    """What the endpoints stand on. Shared by all threads."""
+
+    def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
+        self.config = config
+        self.clock = clock
+        self.clients = make_clients(config, clock)
+        self.registry = Registry(self.clients, clock=clock)
+        self.pool = ClientPool(
+            self.clients,
+            max_cooldown_s=config.max_cooldown_s,
+            max_retry_interval_s=config.max_retry_interval_s,
+            queue_timeout_s=config.queue_timeout_s,
+            clock=clock,
+        )
+        self._places = _Places(
+            TooManyInFlight,
+            config.max_requests_in_flight,
+            "requests are in flight already (max-requests-in-flight)",
+        )
+        self._places_of = {
+            caller.key: _Places(
+                CallerLimitReached,
+                caller.max_concurrency,
+                "requests with this API key are in flight already (its max-concurrency)",
+            )
+            for caller in config.callers
+            if caller.max_concurrency
+        }
+
+    @contextmanager
+    def admission(self, caller: CallerKey) -> Iterator[None]:
+        """A place among the requests in flight, and among the caller's own if those are limited.
+
+        Raises CallerLimitReached, TooManyInFlight at once when none is left. Both are counted per
+        worker process.
+        """
+        own = self._places_of.get(caller.key)
+        with own or nullcontext(), self._places:
+            yield
+
+    def chat(self, call: Call, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
+        """Serve a chat request (`dispatch.serve`), and what its headers are to be taken from."""
+        attempts = self._attempts(call)
+        return self._serve(attempts, call, held), attempts
+
+    def complete(
+        self, call: Call, completion: Completion, held: ExitStack
+    ) -> tuple[Answer | StreamBody, Source]:
+        """Serve a completions request; `call` is for the first of its prompts."""
+        calls = [call._replace(request=request) for request in completion.requests]
+        series = Series(calls, TextAnswers(completion), self._attempts)
+        return self._serve(series, call, held), series
+
+    def _attempts(self, call: Call) -> Attempts:
+        return Attempts(call, self.pool, self.config, self.clock)
+
+    def _serve(self, source: Source, call: Call, held: ExitStack) -> Answer | StreamBody:
+        return dispatch.serve(source, call, held, config=self.config, clock=self.clock)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for client in self.clients:
+            client.close()
+
+
+class _Places:
+    """So many that may be taken at once; whoever comes too many is refused, nobody waits."""
+
+    def __init__(self, refusal: type[PoolError], limit: int, what: str) -> None:
+        self._refusal = refusal
+        self._message = f"{limit} {what}"
+        self._lock = threading.Lock()  # guards _left
+        self._left = limit
+
+    def __enter__(self) -> None:
+        with self._lock:
+            is_full = not self._left
+            if not is_full:
+                self._left -= 1
+        if is_full:
+            raise self._refusal(self._message, hint=_SOON)
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._left += 1

@@ -1,0 +1,259 @@
+"""How gunicorn runs the gateway: its settings, its hooks, and what it says at start.
+
+Used by `gunicorn.conf.py` and, without that file, by `run`. Nothing here is imported by an
+embedding application.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+from .app import create_app
+from .config import Config, load_config
+from .control import Control
+from .errors import ConfigError
+from .tuning import free_core, tune
+
+# Threads beyond `max-requests-in-flight`: they refuse at once what is too much, instead of letting
+# it wait unseen in gthread's executor, and answer for health and models meanwhile.
+SPARE_THREADS = 32
+
+# Connections beyond the threads: idle ones of callers that keep theirs open.
+IDLE_CONNECTIONS = 4096
+
+# Longer than nginx keeps an idle upstream connection (60 s by default), so that it never sends a
+# request into one that we are closing.
+KEEP_ALIVE_S = 75
+
+# After SIGTERM streams may go on for so long.
+GRACEFUL_TIMEOUT_S = 120
+
+EXIT_CONFIG = 2
+EXIT_BUSY = 3
+
+# Tells this server from another that had, or will have, the same process id. Made once, before
+# any worker is forked, and not again at a reload.
+_TOKEN = secrets.token_hex(4)
+
+log = logging.getLogger("proxy.serving")
+
+
+def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration to serve; prints every problem and exits with status 2."""
+    try:
+        return servable(load_config(environ=environ))
+    except ConfigError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+
+
+def servable(config: Config) -> Config:
+    """The configuration, if a server may listen with it; else raises ConfigError."""
+    if problems := config.listen_problems():
+        raise ConfigError(problems)
+    return config
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html, gthread)."""
+    threads = _threads(config)
+    host = config.host or "0.0.0.0"
+    hooks = _Hooks(config)
+    return {
+        "wsgi_app": "proxy:create_app()",
+        "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
+        "worker_class": "gthread",
+        "threads": threads,
+        # At or below `threads`, gthread would turn keep-alive off.
+        "worker_connections": threads + IDLE_CONNECTIONS,
+        "keepalive": KEEP_ALIVE_S,
+        "graceful_timeout": GRACEFUL_TIMEOUT_S,
+        "forwarded_allow_ips": "127.0.0.1,::1",
+        "loglevel": "debug" if config.debug else "warning",
+        "control_socket_disable": True,
+        "proc_name": "poolproxy",
+        "on_starting": hooks.on_starting,
+        "when_ready": hooks.when_ready,
+        "pre_fork": hooks.pre_fork,
+        "post_worker_init": hooks.post_worker_init,
+        "worker_exit": hooks.worker_exit,
+    }
+
+
+class _Hooks:
+    """What the server does besides serving, and when. Forked with it, so each worker has its own.
+
+    docs.gunicorn.org/en/stable/settings.html#server-hooks
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._control: Control | None = None
+
+    def on_starting(self, server: Any) -> None:
+        """Once, before the socket is bound; not if it is inherited (upgrade by USR2, systemd)."""
+        if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
+            check_addresses(server.cfg.address)
+
+    def when_ready(self, server: Any) -> None:
+        """The socket is bound: callers can connect."""
+        addresses = [str(listener) for listener in server.LISTENERS]
+        print(summary(self._config, addresses, server.cfg.workers), flush=True)
+
+    def pre_fork(self, server: Any, worker: Any) -> None:
+        """In the master, which knows the cores of all its workers."""
+        taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
+        worker.core = free_core(taken, server.cfg.workers)
+
+    def post_worker_init(self, worker: Any) -> None:
+        """The worker has loaded the application, and takes no request before this returns."""
+        tune(worker.core)
+        proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
+        if "proxy" not in proxies:
+            return  # wrapped in something else: no control
+        names = [listener.getsockname() for listener in worker.sockets]
+        ports = [name[1] for name in names if isinstance(name, tuple)]
+        try:
+            self._control = Control(
+                proxies["proxy"].gateway,
+                port=ports[0] if ports else self._config.port,
+                instance=f"{worker.ppid}-{_TOKEN}",
+            )
+        except OSError as error:
+            log.warning("`poolproxy status` will not find worker %s: %s", worker.pid, error)
+
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        """The worker has served its last request."""
+        if self._control is not None:
+            self._control.close()
+
+
+def run(read: Callable[[], Config], *, workers: int | None = None) -> None:
+    """Serve until a signal ends it; needs no file of this project's but the package.
+
+    `read` is called at the start, and again at SIGHUP; raises what it raises at the start only.
+    Settings in `$GUNICORN_CMD_ARGS` win over ours, `workers` over both.
+    """
+    # By the words of its own command line the server starts itself anew at SIGUSR2.
+    sys.argv = sys.orig_argv[1:]
+    _Server(read, workers).run()
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn's idea of an application: its settings, and the WSGI callable for the workers.
+
+    Workers get the configuration that the server has read: one that starts later does not see a
+    file that was edited meanwhile.
+    """
+
+    def __init__(self, read: Callable[[], Config], workers: int | None) -> None:
+        self._read = read
+        self._overrides = {} if workers is None else {"workers": workers}
+        self._config = read()
+        super().__init__(prog="poolproxy")
+
+    def load_config(self) -> None:
+        set_up_process(self._config)
+        for name, value in settings(self._config).items():
+            self.cfg.set(name, value)
+        parser = self.cfg.parser()
+        from_environ = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
+        del from_environ["args"]
+        for name, value in {**from_environ, **self._overrides}.items():
+            if value is not None:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return create_app(self._config)
+
+    def reload(self) -> None:
+        """SIGHUP: read the file again; what cannot be served is logged and changes nothing."""
+        try:
+            self._config = self._read()
+        except ConfigError as error:
+            log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
+        else:
+            self.callable = None
+            super().reload()
+
+
+def set_up_process(config: Config) -> None:
+    """Logging and the limit on open files; inherited by the workers."""
+    log = logging.getLogger("proxy")
+    log.setLevel(logging.DEBUG if config.debug else logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+        logging.getLogger("gunicorn.error").addFilter(_is_no_callers_fault)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _is_no_callers_fault(record: logging.LogRecord) -> bool:
+    """False for gunicorn's traceback of a caller that took nothing for `idle-timeout`.
+
+    The request's own line says how it ended.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
+
+
+def check_addresses(addresses: Iterable[Any]) -> None:
+    """Exit with status 3 and one clear line if gunicorn could not listen at one of these."""
+    for address in addresses:
+        if not isinstance(address, tuple):
+            continue  # a Unix socket, which gunicorn replaces
+        host, port = address
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            why = f"cannot listen on {host}:{port}: {error.strerror}"
+            if error.errno == errno.EADDRINUSE:
+                why = f"port {port} is in use: set another `port`, or stop what listens there"
+            print(f"poolproxy: {why}", file=sys.stderr)
+            sys.exit(EXIT_BUSY)
+
+
+def summary(config: Config, addresses: list[str], workers: int) -> str:
+    """What is being served, in a few lines."""
+    access = f"{len(config.callers)} callers' keys" if config.callers else "open, this machine only"
+    if not config.callers and config.allow_unauthenticated:
+        access = "open to everybody (allow-unauthenticated)"
+    lines = [f"poolproxy on {', '.join(addresses)} ({access})"]
+    for provider in dict.fromkeys(client.provider for client in config.clients):
+        clients = [client for client in config.clients if client.provider == provider]
+        models = {model.alias for client in clients for model in client.models or ()}
+        permits = [client.max_concurrency for client in clients]
+        lines.append(
+            f"  {provider}: {_count(len(clients), 'client')}, "
+            + (_count(len(models), "model") if models else "the upstream's models")
+            + f", {'unlimited' if 0 in permits else sum(permits)} at once"
+        )
+    lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
+    lines.append(
+        f"  {_count(workers, 'worker')} of {_threads(config)} threads: "
+        f"{config.max_requests_in_flight} requests in flight at most, each"
+    )
+    lines += [f"  warning: {warning}" for warning in config.warnings]
+    return "\n".join(lines)
+
+
+def _threads(config: Config) -> int:
+    return config.max_requests_in_flight + SPARE_THREADS
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,70 @@
+"""What the server's processes are tuned to: a core each, few thread switches, large blocks.
+
+Process-wide, so only gunicorn's hooks call it (`serving`), never an import or an embedding
+application. The figures behind each setting are in `bench/RESULTS.md` and its commit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import sys
+from collections.abc import Collection, Mapping
+
+# "0" leaves the workers to the scheduler.
+PIN_VARIABLE = "PROXY_PIN_WORKERS"
+
+# The longest that one thread keeps the interpreter while others wait for it. Nearly all leave it
+# much sooner, at their next wait. With the default of 5 ms, a thousand threads on one core spend
+# their time in taking it from each other.
+SWITCH_INTERVAL_S = 0.1
+
+# glibc's malloc.h: bodies and answers up to the largest threshold that it takes come from the heap,
+# not from fresh pages each time, and the heap keeps as much; threads share arenas, which idle ones
+# would each hold on to.
+_M_TRIM_THRESHOLD = -1, 64 * 1024 * 1024
+_M_MMAP_THRESHOLD = -3, 32 * 1024 * 1024
+_M_ARENA_MAX = -8, 2
+
+log = logging.getLogger("proxy.tuning")
+
+
+def free_core(
+    taken: Collection[int | None], workers: int, environ: Mapping[str, str] = os.environ
+) -> int | None:
+    """A core for one more worker, among those that the process may use; None: leave it free.
+
+    On a core of its own the interpreter's lock does not wander between caches, which halves the
+    cost of a request under load. With more workers than cores they would only wait for each other.
+    """
+    if environ.get(PIN_VARIABLE, "1") == "0" or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    if not workers <= len(cores) > 1:
+        return None
+    return next((core for core in cores if core not in taken), None)
+
+
+def tune(core: int | None) -> None:
+    """Tune this process, a worker that has loaded its application."""
+    if core is not None:
+        try:
+            os.sched_setaffinity(0, {core})
+        except OSError as error:  # taken from the container since
+            log.warning("the worker stays unpinned: %s", error)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _set_malloc()
+    # What is loaded stays: no collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
+
+
+def _set_malloc() -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another libc, with thresholds of its own
+    for name, value in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX):
+        mallopt(name, value)

@@ -1,0 +1,363 @@
+"""Legacy completions to chat and back, for callers of /v1/completions.
+
+A request has one or more prompts; each becomes a chat request of its own, and their answers one
+answer. Source of the shapes: platform.openai.com/docs/api-reference/completions and /chat, read
+2026-11; the openai SDK's `Completion` and `ChatCompletionChunk`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from msgspec import Raw
+
+from ..errors import InvalidRequest, UnsupportedParameter, UpstreamInvalid
+from .openai import (
+    ChatRequest,
+    Usage,
+    encode,
+    read_any,
+    read_fields,
+    read_object,
+    read_request,
+    with_model,
+)
+
+# As many prompts as a list may hold: they are served one after the other.
+MAX_PROMPTS = 128
+
+# What the Go original asks for where there is no prompt.
+EMPTY_PROMPT = "Complete this:"
+
+# Past it JSON's numbers are not exact (RFC 8259, section 6): no count of tokens.
+_MAX_COUNT = 2**53
+
+_KEPT = ("id", "created", "model", "system_fingerprint", "service_tier")
+
+
+class PromptRequest(ChatRequest, frozen=True):
+    """One prompt as a chat request, and as it goes to an upstream's own /completions.
+
+    `problem`: why no chat upstream can serve it.
+    """
+
+    native: bytes
+    problem: InvalidRequest | None = None
+
+    def check(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    def native_for_model(self, name: str) -> bytes:
+        """The body for an upstream's own /completions."""
+        return with_model(self.native, name) if name != self.model else self.native
+
+
+class Completion(NamedTuple):
+    """A completions request: its parts, and what its answer needs to know of it.
+
+    `prompts`: what `echo` repeats, one for each of `requests`. `choices`: per prompt.
+    `wants_usage`: whether its stream is to end with the usage.
+    """
+
+    requests: tuple[PromptRequest, ...]
+    prompts: tuple[str, ...]
+    choices: int
+    echo: bool
+    wants_usage: bool
+
+
+def read_completion(body: bytes, *, is_native: bool) -> Completion:
+    """Check a request as far as the proxy answers for it; raises InvalidRequest.
+
+    `is_native`: every client that could serve it has a /completions of its own, so it stays whole.
+    """
+    head = read_request(body, needs_messages=False)
+    if is_native:
+        whole = PromptRequest(b"", head.model, head.stream, body)
+        return Completion((whole,), ("",), 1, echo=False, wants_usage=False)
+    fields = read_fields(body)
+    own = _OwnFields(**{name: read_any(fields[name]) for name in _OWN if name in fields})
+    choices = own.n if isinstance(own.n, int) and own.n > 0 else 1
+    prompts, problem = _prompts(own.prompt)
+    problem = problem or _unsupported(own, choices)
+    requests = tuple(
+        PromptRequest(
+            _chat_body(fields, own, prompt),
+            head.model,
+            head.stream,
+            body if len(prompts) == 1 else _with(fields, prompt=prompt),
+            problem,
+        )
+        for prompt in prompts
+    )
+    if not requests:  # for upstreams that understand it as it is
+        requests = (PromptRequest(b"", head.model, head.stream, body, problem),)
+    options = own.stream_options
+    return Completion(
+        requests,
+        prompts or ("",),
+        choices,
+        echo=own.echo is True,
+        wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
+    )
+
+
+class _OwnFields(NamedTuple):
+    """The fields that the answer depends on, or that chat has in another form or not at all."""
+
+    prompt: Any = None
+    n: Any = None
+    stream_options: Any = None
+    logprobs: Any = None
+    echo: Any = None
+    suffix: Any = None
+    best_of: Any = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Those of the chosen tokens at least, which is what 0 asks for."""
+        return self.logprobs is not None and self.logprobs is not False
+
+
+_OWN = _OwnFields._fields
+
+
+def _with(fields: dict[str, Raw], **changed: Any) -> bytes:
+    return encode({**fields, **changed})
+
+
+def _prompts(prompt: Any) -> tuple[tuple[str, ...], InvalidRequest | None]:
+    if prompt is None or prompt in ("", []):
+        return ("",), None
+    if isinstance(prompt, str):
+        return (prompt,), None
+    if not isinstance(prompt, list) or not all(isinstance(part, str) for part in prompt):
+        return (), InvalidRequest(
+            "`prompt` must be a string or a list of strings; arrays of tokens are not supported",
+            param="prompt",
+        )
+    if len(prompt) > MAX_PROMPTS:
+        return (), InvalidRequest(
+            f"`prompt` must not hold more than {MAX_PROMPTS} strings", param="prompt"
+        )
+    return tuple(prompt), None
+
+
+def _unsupported(own: _OwnFields, choices: int) -> InvalidRequest | None:
+    """Why chat cannot stand in for this request."""
+    if own.suffix:
+        return UnsupportedParameter("`suffix` is not supported here", param="suffix")
+    if isinstance(own.best_of, (int, float)) and own.best_of > choices:
+        return UnsupportedParameter("`best_of` above `n` is not supported here", param="best_of")
+    if own.echo is True and own.wants_logprobs:
+        return UnsupportedParameter("`echo` with `logprobs` is not supported here", param="echo")
+    return None
+
+
+def _chat_body(fields: dict[str, Raw], own: _OwnFields, prompt: str) -> bytes:
+    dropped = {"prompt", "messages", "logprobs", "echo", "suffix", "best_of"}
+    kept = {name: value for name, value in fields.items() if name not in dropped}
+    changed: dict[str, Any] = {"messages": [{"role": "user", "content": prompt or EMPTY_PROMPT}]}
+    if own.wants_logprobs:
+        changed["logprobs"] = True
+        if own.logprobs is not True:
+            changed["top_logprobs"] = fields["logprobs"]
+    return _with(kept, **changed)
+
+
+class TextAnswers:
+    """The chat answers to a request's prompts, as one text completion.
+
+    Index = prompt * n + choice; id, time and model are the first answer's; usage is summed. An
+    upstream may have spoken completions itself: its choices have their `text` already.
+    """
+
+    def __init__(self, request: Completion) -> None:
+        self._request = request
+        self._head: dict[str, Any] = {}
+        self._usages: dict[int, dict[str, Any]] = {}  # by prompt: streams may tell it repeatedly
+        self._tells_usage = request.wants_usage
+        self._choices: list[dict[str, Any]] = []
+        self._offsets: dict[int, int] = {}  # characters of each choice that went out already
+        self._echoed: set[int] = set()
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of all answers up to now."""
+        prompt, completion = self._count("prompt_tokens"), self._count("completion_tokens")
+        return None if prompt is completion is None else Usage(prompt, completion)
+
+    def _count(self, name: str) -> int | None:
+        told = [usage.get(name) for usage in self._usages.values()]
+        counts = [count for count in told if isinstance(count, int)]
+        return sum(counts) if counts else None
+
+    def add(self, body: bytes, prompt: int) -> None:
+        """Take in one unary chat answer; raises UpstreamInvalid."""
+        answer = _read(body)
+        choices = _objects(answer.get("choices"))
+        if not choices:
+            raise UpstreamInvalid("the upstream's answer has no choices")
+        self._note(answer, prompt)
+        self._choices += [
+            self._choice(choice, _said(choice, "message"), prompt, at)
+            for at, choice in enumerate(choices)
+        ]
+
+    def whole(self) -> bytes:
+        """The completion made of all that was added; raises UpstreamInvalid."""
+        usage = _sum(self._usages.values())
+        return self._encoded(self._choices, **({"usage": usage} if usage else {}))
+
+    def chunks(self, events: Iterable[bytes], prompt: int) -> list[bytes]:
+        """Chat chunks as completion chunks; those that say nothing are left out.
+
+        Raises UpstreamInvalid.
+        """
+        return [chunk for event in events if (chunk := self._chunk(_read(event), prompt))]
+
+    def last_chunk(self) -> list[bytes]:
+        """The usage of all prompts, if the upstreams told it and it was asked for.
+
+        Upstreams that put it into a chunk with choices tell it unasked; callers who did not ask
+        may not be ready for a chunk without choices.
+        """
+        if not (self._usages and self._tells_usage):
+            return []
+        return [self._encoded([], usage=_sum(self._usages.values()))]
+
+    def _chunk(self, chunk: dict[str, Any], prompt: int) -> bytes | None:
+        self._note(chunk, prompt)
+        said = [
+            (choice, _said(choice, "delta"), at)
+            for at, choice in enumerate(_objects(chunk.get("choices")))
+        ]
+        choices = [
+            self._choice(choice, text, prompt, at)
+            for choice, text, at in said
+            if text or _finish(choice)
+        ]
+        return self._encoded(choices) if choices else None
+
+    def _note(self, answer: dict[str, Any], prompt: int) -> None:
+        """Keep what an answer or chunk says besides its choices."""
+        for name in _KEPT:  # Azure's first chunk has them all, but empty
+            if answer.get(name) is not None and not self._head.get(name):
+                self._head[name] = answer[name]
+        usage = answer.get("usage")
+        if usage and isinstance(usage, dict):
+            self._usages[prompt] = usage
+            self._tells_usage = self._tells_usage or not answer.get("choices")
+
+    def _encoded(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        answer = {**self._head, "object": "text_completion", "choices": choices, **more}
+        try:
+            return encode(answer)
+        except (RecursionError, ValueError) as error:  # a number of thousands of digits
+            raise UpstreamInvalid("the upstream's answer is beyond all bounds") from error
+
+    def _choice(
+        self, choice: dict[str, Any], text: str, prompt: int, position: int
+    ) -> dict[str, Any]:
+        number = choice.get("index")
+        number = number if isinstance(number, int) else position
+        index = prompt * self._request.choices + number
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + _length(text)
+        logprobs = choice.get("logprobs")
+        if "text" not in choice:
+            logprobs = _legacy_logprobs(logprobs, offset)
+        if self._request.echo and "text" not in choice and index not in self._echoed:
+            self._echoed.add(index)
+            text = self._request.prompts[prompt] + text
+        finish = _finish(choice)
+        return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    """The object in an answer or event, of which it is known that it holds one."""
+    found = read_object(data)
+    if not found and b'"' in data:
+        raise UpstreamInvalid("the upstream's answer holds what cannot be read")
+    return found
+
+
+def _sum(usages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """All counts added up, those of the details too; what is no count is kept of the last."""
+    total: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            before = total.get(name)
+            if isinstance(before, dict) and isinstance(value, dict):
+                keys = {**before, **value}
+                total[name] = {key: _plus(before.get(key), value.get(key)) for key in keys}
+            else:
+                total[name] = _plus(before, value)
+    return total
+
+
+def _plus(one: Any, other: Any) -> Any:
+    if _is_count(one) and _is_count(other):
+        return one + other
+    return one if other is None else other
+
+
+def _is_count(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= _MAX_COUNT
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _said(choice: dict[str, Any], where: str) -> str:
+    """The text of a chat choice, or of a native one, which has it in `text`."""
+    if "text" in choice:
+        return _text(choice["text"])
+    said = choice.get(where)
+    return _text(said.get("content")) if isinstance(said, dict) else ""
+
+
+def _finish(choice: dict[str, Any]) -> str | None:
+    """Null until the end, as OpenAI has it; some send an empty string."""
+    return _text(choice.get("finish_reason")) or None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _length(text: str) -> int:
+    """In characters, as the caller will count them: a lone surrogate, shielded here, is one."""
+    spelled = encode(text)
+    return len(json.loads(spelled)) if b"\\u" in spelled else len(text)
+
+
+def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
+    """Chat's list of tokens as parallel lists; `offset`: characters of the text before them."""
+    tokens = _objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
+    if not tokens:
+        return None
+    legacy: dict[str, list[Any]] = {
+        "tokens": [],
+        "token_logprobs": [],
+        "top_logprobs": [],
+        "text_offset": [],
+    }
+    for token in tokens:
+        text = _text(token.get("token"))
+        legacy["tokens"].append(text)
+        legacy["token_logprobs"].append(token.get("logprob"))
+        legacy["top_logprobs"].append(
+            {
+                _text(top.get("token")): top.get("logprob")
+                for top in _objects(token.get("top_logprobs"))
+            }
+        )
+        legacy["text_offset"].append(offset)
+        offset += _length(text)
+    return legacy

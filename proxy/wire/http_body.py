@@ -1,0 +1,227 @@
+"""The body of an HTTP/1.1 answer, from bytes: by length, by chunks, or to the connection's end.
+
+Each reader takes the bytes as they come (RFC 9112, sections 6.3 and 7.1), gives the content in them
+at once, and knows whether it was whole: a body cut short never looks finished.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from ..errors import UpstreamInvalid, UpstreamTruncated
+from .http_head import Head
+
+# A chunk-size line with its extensions; trailers. Both unused by LLM upstreams.
+MAX_CHUNK_LINE_BYTES = 4096
+MAX_TRAILER_BYTES = 16 * 1024
+
+# Compressed bytes undone at once: each gzip member that ends in them costs a copy of the rest.
+INFLATE_BYTES = 4096
+
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+
+
+class BodyReader(Protocol):
+    """`done`: the body's end was read; `excess`: bytes came behind it.
+
+    `fault`: the framing is broken behind the content that was given; nothing more can be read.
+    """
+
+    done: bool
+    excess: bool
+    fault: UpstreamInvalid | None
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`, up to a fault."""
+
+    def end(self) -> None:
+        """The connection ended; raises UpstreamTruncated unless the body may end so."""
+
+
+def body_reader(head: Head) -> BodyReader:
+    """The reader for the body that follows this head."""
+    if head.chunked:
+        return ChunkedBody()
+    if head.length is not None:
+        return LengthBody(head.length)
+    return UntilClose()
+
+
+class LengthBody:
+    """A body of as many bytes as its head said."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if len(data) > self._left:
+            self.excess = True
+            data = data[: self._left]
+        self._left -= len(data)
+        self.done = self._left == 0
+        return data
+
+    def end(self) -> None:
+        if not self.done:
+            raise UpstreamTruncated(
+                f"the upstream's answer was cut off, {self._left} bytes short of its Content-Length"
+            )
+
+
+class UntilClose:
+    """A body that only the end of the connection ends."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> None:
+        self.done = True
+
+
+class ChunkedBody:
+    """A body in chunks. States: a size line, content, the line end behind it, trailers, done."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+        self._left = 0  # content bytes of this chunk still to come
+        self._pending = b""  # the beginning of a line
+        self._trailer_left = MAX_TRAILER_BYTES
+        self._state: Callable[[bytes, int, list[bytes]], int] = self._size_line
+
+    def feed(self, data: bytes) -> bytes:
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        content: list[bytes] = []
+        at = 0
+        try:
+            while at < len(data) and not self.done:
+                at = self._state(data, at, content)
+        except UpstreamInvalid as error:
+            self.fault = error
+        if self.done and at < len(data):
+            self.excess = True
+        return content[0] if len(content) == 1 else b"".join(content)
+
+    def end(self) -> None:
+        if not self.done:
+            raise UpstreamTruncated("the upstream's answer was cut off between its chunks")
+
+    def _line(self, data: bytes, at: int, limit: int, what: str) -> int:
+        """Where the line ends (behind its LF), or 0 when that has not come yet."""
+        end = data.find(b"\n", at) + 1
+        if (end or len(data)) - at > limit:
+            raise UpstreamInvalid(f"the upstream's {what} is longer than {limit} bytes")
+        if not end:
+            self._pending = data[at:]
+        return end
+
+    def _size_line(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        end = self._line(data, at, MAX_CHUNK_LINE_BYTES, "chunk-size line")
+        if not end:
+            return len(data)
+        found = _CHUNK_LINE.fullmatch(data, at, end - 1)
+        if not found:
+            raise UpstreamInvalid("the upstream's chunk framing is broken")
+        self._left = int(found[1], 16)
+        self._state = self._chunk if self._left else self._trailer
+        return end
+
+    def _chunk(self, data: bytes, at: int, content: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        content.append(data[at:end] if at or end < len(data) else data)
+        self._left -= end - at
+        if not self._left:
+            self._state = self._chunk_end
+        return end
+
+    def _chunk_end(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        if data.startswith(b"\r\n", at):
+            self._state = self._size_line
+            return at + 2
+        if data.startswith(b"\n", at):
+            self._state = self._size_line
+            return at + 1
+        if data[at:] != b"\r":
+            raise UpstreamInvalid("the upstream's chunk framing is broken")
+        self._pending = b"\r"
+        return len(data)
+
+    def _trailer(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        end = self._line(data, at, self._trailer_left, "trailer")
+        if not end:
+            return len(data)
+        self._trailer_left -= end - at
+        self.done = data[at:end] in (b"\r\n", b"\n")
+        return end
+
+
+class Inflater:
+    """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper."""
+
+    def __init__(self, coding: str) -> None:
+        self._is_gzip = coding != "deflate"
+        self._inflate: zlib._Decompress | None = None
+        self._first = b""  # of a deflated body, until its two header bytes are there
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`, at most 1032 times as much; raises UpstreamInvalid."""
+        out: list[bytes] = []
+        if self._inflate is None:
+            data = self._first + data
+            if len(data) < 2:
+                self._first = data
+                return b""
+            self._inflate = zlib.decompressobj(self._window_bits(data))
+        try:
+            for at in range(0, len(data), INFLATE_BYTES):
+                self._inflate_into(out, data[at : at + INFLATE_BYTES])
+        except zlib.error as error:
+            raise UpstreamInvalid("the upstream's compressed answer is broken") from error
+        return b"".join(out)
+
+    def _inflate_into(self, out: list[bytes], data: bytes) -> None:
+        assert self._inflate is not None
+        out.append(self._inflate.decompress(data))
+        while data := self._inflate.unused_data:
+            if not self._is_gzip:
+                raise zlib.error("bytes follow the end of the data")
+            # A further member, RFC 1952 section 2.2.
+            self._inflate = zlib.decompressobj(self._window_bits(data))
+            out.append(self._inflate.decompress(data))
+
+    def _window_bits(self, data: bytes) -> int:
+        if self._is_gzip:
+            return zlib.MAX_WBITS | 16
+        # RFC 1950 section 2.2: method 8 in the low bits, and a multiple of 31 in all.
+        is_wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+        return zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS
+
+    def end(self) -> None:
+        """The body ended; raises UpstreamTruncated if its content did not."""
+        is_whole = self._inflate.eof if self._inflate else not self._first
+        if not is_whole:
+            raise UpstreamTruncated("the upstream's compressed answer was cut off")
+
+
+def inflater(head: Head) -> Inflater | None:
+    """What undoes this answer's content encoding; raises UpstreamInvalid if nothing here can."""
+    coding = head.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    if coding in ("gzip", "x-gzip", "deflate"):
+        return Inflater(coding)
+    raise UpstreamInvalid(f"the upstream's answer is encoded as {coding[:40]!r}")

@@ -1,0 +1,102 @@
+"""Server-sent events: bytes to events and back.
+
+The standard: html.spec.whatwg.org, "Server-sent events", 9.2.6. An event here is the payload of its
+`data:` fields; `event:`, `id:`, `retry:` and comments are dropped, because the official OpenAI SDKs
+mistake some of them for data (openai-python parses an empty string after a data-less event).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..errors import UpstreamTooLarge
+
+DONE = b"[DONE]"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class SseDecoder:
+    """Events out of a stream of bytes, however it is cut and whatever ends its lines."""
+
+    def __init__(self, *, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._pending = bytearray()  # the unfinished event, line ends made LF
+        self._after_cr = False  # a LF that comes next belongs to the CR before it
+        self._started = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The events that end in `data`; raises UpstreamTooLarge after those that came before.
+
+        Lazy: exhaust it before the next call.
+        """
+        if not self._started:
+            data = self._without_bom(data)
+        if self._after_cr or b"\r" in data:
+            data = self._with_lf(data)
+        pending = self._pending
+        if pending:
+            is_end = b"\n\n" in data or (data[:1] == b"\n" and pending[-1:] == b"\n")
+            pending += data
+            data = b""
+            if is_end:
+                data = bytes(pending)
+                pending.clear()
+        *blocks, rest = data.split(b"\n\n")
+        pending += rest
+        for block in blocks:
+            if event := self._event(block):
+                yield event
+        self._limit(len(pending))
+
+    def finish(self) -> list[bytes]:
+        """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
+        rest = bytes(self._pending)
+        self._pending.clear()
+        return [DONE] if self._event(rest) == DONE else []
+
+    def _limit(self, size: int) -> None:
+        if size > self._max_event_bytes:
+            raise UpstreamTooLarge(
+                f"the upstream sent an event of more than {self._max_event_bytes} bytes "
+                "(max-event-size)"
+            )
+
+    def _without_bom(self, data: bytes) -> bytes:
+        data = bytes(self._pending + data)
+        self._pending.clear()
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._pending += data
+            return b""
+        self._started = True
+        return data[len(_BOM) :] if data.startswith(_BOM) else data
+
+    def _with_lf(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]
+        self._after_cr = data[-1:] == b"\r"
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _event(self, block: bytes) -> bytes:
+        self._limit(len(block))
+        if block[:5] == b"data:" and b"\n" not in block:
+            return block[6:] if block[5:6] == b" " else block[5:]
+        values = []
+        for line in block.split(b"\n"):
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                values.append(value[1:] if value[:1] == b" " else value)
+        return b"\n".join(values)
+
+
+def encode(events: Iterable[bytes]) -> bytes:
+    """The events as they go on the wire."""
+    return b"".join(
+        [
+            b"data: %b\n\n" % (event if b"\n" not in event else event.replace(b"\n", b"\ndata: "))
+            for event in events
+        ]
+    )

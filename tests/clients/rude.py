@@ -1,0 +1,78 @@
+"""An upstream that reads a request's head only, answers at once or never, and leaves or stays."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from types import TracebackType
+
+_LEFT = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+
+class RudeUpstream:
+    """`answer` goes out behind the request's head; with `stays` the connection remains, unread.
+
+    `left_at`: when a peer was seen to leave such a connection.
+    """
+
+    def __init__(self, answer: bytes, *, stays: bool, tls: ssl.SSLContext | None = None) -> None:
+        self.connections = 0
+        self.busy = threading.Event()  # a request's head was read
+        self.left = threading.Event()
+        self.left_at = 0.0
+        self._answer = answer
+        self._stays = stays
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/v1"
+        self._stopped, self._stop = socket.socketpair()
+        self._thread = threading.Thread(target=self._accept, name="rude upstream")
+        self._thread.start()
+
+    def __enter__(self) -> RudeUpstream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._stopped.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while self._wait(self._listener, select.POLLIN):
+            sock, _ = self._listener.accept()
+            self.connections += 1
+            sock.settimeout(10)
+            with contextlib.suppress(OSError), contextlib.closing(sock):
+                self._serve(sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        if self._tls:
+            sock = self._tls.wrap_socket(sock, server_side=True)
+        with sock:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += sock.recv(1000)
+            self.busy.set()
+            sock.sendall(self._answer)
+            if self._stays and self._wait(sock, _LEFT):
+                self.left_at = time.monotonic()
+                self.left.set()
+
+    def _wait(self, sock: socket.socket, events: int) -> bool:
+        """Whether `events` came, and not the end of the test."""
+        poller = select.poll()
+        poller.register(sock, events)
+        poller.register(self._stopped, select.POLLIN)
+        return self._stopped.fileno() not in dict(poller.poll())

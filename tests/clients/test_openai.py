@@ -1,0 +1,204 @@
+"""The OpenAI client: what it sends, how it reads refusals and model lists."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from proxy.clients.base import Collected, read_whole
+from proxy.clients.openai import OpenAIClient
+from proxy.clients.transport import Transport
+from proxy.config import ClientConfig, Secret
+from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from proxy.version import USER_AGENT
+from proxy.watch import Caller
+from proxy.wire.openai import Usage, read_request
+from tests.clients.calls import read_all
+from tests.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
+
+BODY = b'{"model":"alias","x":1.00,"messages":["Hi"]}'
+Maker = Callable[..., Transport]
+
+
+@pytest.fixture
+def make_client(plain: Upstream, make_way: Maker) -> Callable[..., OpenAIClient]:
+    def make(key: str = "sk-0123456789abcdef", **headers: str) -> OpenAIClient:
+        config = ClientConfig(
+            kind="openai",
+            provider="p",
+            label="p/1",
+            key=Secret(key),
+            base_url=plain.url,
+            max_concurrency=1,
+            weight=1,
+            models=None,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        return OpenAIClient(config, make_way(plain.url))
+
+    return make
+
+
+def ask(client: OpenAIClient, model: str = "name", **headers: str) -> bytes:
+    reply = client.send(
+        read_request(BODY),
+        model=model,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        caller=Caller(None),
+        deadline=time.monotonic() + 9,
+    )
+    try:
+        return read_all(reply)
+    finally:
+        reply.close()
+
+
+def only(upstream: Upstream) -> Received:
+    [received] = upstream.received()
+    return received
+
+
+def test_request_has_our_headers_and_the_upstreams_model(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Everything else of the body as it came."""
+    plain.reply(None, chat("a"))
+    client = make_client()
+    body = ask(client, x_request_id="r1")
+    received = only(plain)
+    assert received.body == b'{"model":"name","x":1.00,"messages":["Hi"]}'
+    assert received.headers == [
+        ("Host", f"127.0.0.1:{plain.port}"),
+        ("Accept-Encoding", "identity"),
+        ("User-Agent", USER_AGENT),
+        ("Authorization", "Bearer sk-0123456789abcdef"),
+        ("Content-Type", "application/json"),
+        ("x-request-id", "r1"),
+        ("Content-Length", str(len(received.body))),
+    ]
+    assert client.answer(read_request(BODY), body) == (body, Usage(9, 3))
+    assert not client.chunks(read_request(BODY)).done
+    assert "0123456789" not in repr(client)
+
+
+def test_model_of_the_same_name_leaves_the_body_untouched(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Byte for byte."""
+    plain.reply(None, chat("a"))
+    ask(make_client(), model="alias")
+    assert only(plain).body == BODY
+
+
+def test_providers_headers_come_first(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Before ours and the caller's, whatever their case; no name goes out twice."""
+    plain.reply(None, chat("a"))
+    client = make_client(user_agent="x", AUTHORIZATION="Token t", openai_project="own", X_Own="1")
+    ask(client, OpenAI_Project="callers", OpenAI_Beta="b")
+    names = [name.lower() for name, _ in only(plain).headers]
+    assert len(names) == len(set(names))
+    header = only(plain).header
+    assert (header["user-agent"], header["authorization"]) == ("x", "Token t")
+    assert (header["openai-project"], header["openai-beta"], header["x-own"]) == ("own", "b", "1")
+
+
+def test_client_without_a_key_sends_none(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """llama.cpp, vLLM, Ollama."""
+    plain.reply(None, chat("a"))
+    ask(make_client(key=""))
+    assert "authorization" not in only(plain).header
+
+
+def test_refusal_keeps_body_hints_and_code(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Rate limits of one key among many don't pass."""
+    headers = {"Retry-After": "3", "openai-version": "1", "x-ratelimit-limit": "5"}
+    answer = error(429, "Slow down.", code="rate", headers=headers)
+    plain.reply(None, answer)
+    client = make_client()
+    reply = client.send(
+        read_request(BODY), model="m", headers={}, caller=Caller(None),
+        deadline=time.monotonic() + 9,
+    )  # fmt: skip
+    body = read_all(reply)
+    reply.close()
+    found = client.refusal(reply, body)
+    assert (found.status, found.message, found.upstream_code) == (429, "Slow down.", "rate")
+    assert (found.retry_after_s, found.content_type) == (3.0, "application/json")
+    assert found.envelope() == body
+    assert found.headers() == {"retry-after": "3", "openai-version": "1"}
+
+
+def list_models(client: OpenAIClient, wait_s: float = 9.0) -> list[str]:
+    return client.list_models(caller=Caller(None), deadline=time.monotonic() + wait_s)
+
+
+def test_models_are_listed(plain: Upstream, make_client: Callable[..., OpenAIClient]) -> None:
+    """Each once, in order; with the key."""
+    plain.models = ["b", "vendor/a", "b"]
+    assert list_models(make_client()) == ["b", "vendor/a"]
+    assert only(plain).key == "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [{"data": []}, {"data": 5}, {"data": {"id": "x"}}, {"data": [None, 5, {"id": 5}, {"id": ""}]},
+     {}, [], "x", {"data": "abc"}],
+)  # fmt: skip
+def test_odd_model_list_is_invalid(
+    plain: Upstream, make_client: Callable[..., OpenAIClient], page: object
+) -> None:
+    """And connections are given back all the same."""
+    plain.pages["/v1/models"] = json_reply(page)
+    client = make_client()
+    for _ in range(2):
+        with pytest.raises(UpstreamInvalid, match="model list is empty"):
+            list_models(client)
+    assert plain.connections == 1
+    client.close()
+    plain.wait_for_connections()
+
+
+def test_refused_model_list_is_a_refusal(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Under its own status."""
+    plain.pages["/v1/models"] = error(401, "No.")
+    with pytest.raises(UpstreamRefusal, match="No") as caught:
+        list_models(make_client())
+    assert caught.value.status == 401
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
+def test_silent_model_list_is_a_timeout(
+    plain: Upstream, make_client: Callable[..., OpenAIClient], begun: bytes
+) -> None:
+    """Before its head and after."""
+    plain.pages["/v1/models"] = raw(begun, Hold(Gate()))
+    with pytest.raises(UpstreamTimeout):
+        list_models(make_client(), wait_s=0.2)
+
+
+def test_body_over_its_limit_is_too_large(
+    plain: Upstream, make_client: Callable[..., OpenAIClient]
+) -> None:
+    """Exactly the limit passes."""
+    plain.reply(None, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"))
+    reply = make_client().send(
+        read_request(BODY), model="m", headers={}, caller=Caller(None),
+        deadline=time.monotonic() + 9,
+    )  # fmt: skip
+    with pytest.raises(UpstreamTooLarge):
+        read_whole(reply, deadline=time.monotonic() + 9, max_bytes=4)
+    reply.close()
+    kept = Collected(5, "max")
+    kept.add(b"he")
+    kept.add(b"llo")
+    assert kept.whole() == b"hello"

@@ -1,0 +1,214 @@
+"""A file of CLIProxyAPI's is taken as it is: what this program lacks is warned about.
+
+The keys are those of its `config.example.yaml` (read 2026-11) with everything commented in, and of
+its earlier releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import Model, foreign, load_config
+
+URL = "http://127.0.0.1:1234/v1"
+CREDENTIAL = """
+    weight: 5
+    prefix: t
+    priority: 1
+    disable-cooling: false
+    request-retry: 3
+    request-scoped-errors: [{status: 400, match: [x], match-regexr: [x$], action: stop}]
+    headers: {X-Custom-Header: v, X-Session: $ABC}
+    proxy-url: "socks5://proxy.example.com:1080"
+"""
+MODELS = """
+    models:
+      - name: n1
+        alias: a1
+        display-name: N
+        max-context-length: 1048576
+        force-mapping: true
+        is-compat: false
+        thinking: {levels: [high, auto]}
+"""
+CURRENT = f"""
+host: ""
+port: 8317
+tls: {{enable: false, cert: "", key: ""}}
+remote-management:
+  allow-remote: false
+  secret-key: ""
+  disable-control-panel: false
+  panel-github-repository: https://example.com/panel
+auth-dir: ~/.cli-proxy-api
+api-keys: [caller-1, caller-2]
+debug: false
+pprof: {{enable: false, addr: "127.0.0.1:8316"}}
+credential-concurrency: {{max-limit: 1000000, busy-retry-min: 250ms}}
+credential-in-flight: {{snapshot-interval: 2s}}
+plugins: {{enabled: false, dir: plugins, configs: {{example: {{enabled: true, mode: safe}}}}}}
+commercial-mode: false
+logging-to-file: false
+logs-max-total-size-mb: 0
+error-logs-max-files: 10
+usage-statistics-enabled: false
+redis-usage-queue-retention-seconds: 60
+proxy-url: ""
+force-model-prefix: false
+passthrough-headers: false
+request-retry: 3
+max-retry-credentials: 0
+max-retry-interval: 30
+disable-cooling: false
+save-cooldown-status: false
+transient-error-cooldown-seconds: 0
+disable-claude-cloak-mode: false
+claude-code: {{disable-cloaking-model-list: false}}
+disable-image-generation: false
+gpt-image-2-base-model: gpt-5.4-mini
+video-result-auth-cache-ttl: 3h
+auth-auto-refresh-workers: 16
+quota-exceeded: {{switch-project: true, switch-preview-model: false, antigravity-credits: true}}
+routing: {{strategy: round-robin, session-affinity: false}}
+codex: {{identity-confuse: false, live-media-relay: {{enabled: false}}}}
+antigravity: {{sensitive-words: [API]}}
+xai: {{inject-x-search: false}}
+ws-auth: true
+request-log: false
+nonstream-keepalive-interval: 0
+streaming: {{keepalive-seconds: 15, bootstrap-retries: 1}}
+antigravity-signature-cache-enabled: true
+antigravity-signature-bypass-strict: false
+gemini-api-key:
+  - api-key: AIzaSy0000000001
+    base-url: https://generativelanguage.googleapis.com
+    excluded-models: [gemini-2.5-pro, "*-preview"]{CREDENTIAL}{MODELS}
+  - api-key: AIzaSy0000000002
+interactions-api-key: [{{api-key: AIzaSy0000000003}}]
+codex-api-key: [{{api-key: sk-atSM, base-url: https://www.example.com}}]
+xai-api-key: [{{api-key: xai-, websockets: true}}]
+claude-api-key:
+  - api-key: sk-ant-0000000001
+  - api-key: sk-ant-0000000002
+    base-url: https://www.example.com
+    excluded-models: [claude-3-*]
+    rebuild-mid-system-message: false
+    cloak: {{mode: auto, strict-mode: false, sensitive-words: [API]}}
+    fingerprint-profile: ""
+    experimental-cch-signing: false{CREDENTIAL}{MODELS}
+claude-header-defaults: {{user-agent: x, os: MacOS}}
+codex-header-defaults: {{user-agent: x}}
+openai-compatibility:
+  - name: openrouter
+    disabled: false
+    base-url: https://openrouter.ai/api/v1
+    support-prompt-cache-key: false
+    api-key-entries:
+      - api-key: sk-or-v1-0000b780
+        weight: 5
+        proxy-url: "socks5://proxy.example.com:1080"
+      - api-key: sk-or-v1-0000b781{CREDENTIAL}{MODELS}
+        image: false
+        input-modalities: [text, image]
+        output-modalities: [text]
+vertex-api-key: [{{api-key: vk-123, base-url: https://example.com/api}}]
+oauth-model-alias: {{vertex: [{{name: a, alias: b, fork: true}}]}}
+oauth-excluded-models: {{vertex: [a]}}
+oauth-request-scoped-errors: {{vertex: [{{status: 400, action: stop}}]}}
+payload: {{default: [{{models: [{{name: a}}], params: {{a.b: 1}}}}], filter: []}}
+"""
+
+EARLIER = """
+port: 8317
+auth-dir: ~/.cli-proxy-api
+api-keys: [caller-1]
+auth: {providers: [{name: default, type: config-api-key, api-keys: [caller-1]}]}
+allow-localhost-unauthenticated: true
+force-gpt-5-codex: true
+gemini-web: {context: true, code-mode: false, max-chars-per-request: 1000000}
+ampcode: {upstream-url: https://ampcode.com, upstream-api-key: ${UNSET}}
+oauth-model-mappings: {codex: [{name: a, alias: b}]}
+generative-language-api-key: [AIzaSy0000000001, AIzaSy0000000002]
+openai-compatibility:
+  - name: openrouter
+    base-url: https://openrouter.ai/api/v1
+    api-keys: [sk-or-v1-0000b780, sk-or-v1-0000b781]
+    models: [{name: "moonshotai/kimi-k2:free", alias: kimi-k2}]
+"""
+
+
+def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
+    """Every key of the example: three of its kinds of upstream are served, the rest is named."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CURRENT)
+    config = load_config(path, environ={})
+    assert [(client.label, client.weight) for client in config.clients] == [
+        ("openrouter/sk-…b780", 5),
+        ("openrouter/sk-…b781", 5),
+        ("gemini/AIz…0001", 5),
+        ("gemini/AIz…0002", 1),
+        ("claude/sk-…0001", 1),
+        ("claude/sk-…0002", 5),
+    ]
+    assert config.clients[0].models == (Model("n1", "a1"),)
+    assert config.clients[0].headers == {"X-Custom-Header": "v"}
+    assert (len(config.callers), config.switch_preview_model) == (2, False)
+    warned = {warning.split(": ")[0] for warning in config.warnings}
+    assert {
+        "tls",
+        "quota-exceeded.antigravity-credits",
+        "streaming.bootstrap-retries",
+        "gemini-api-key[0].prefix",
+        "gemini-api-key[0].headers.X-Session",
+        "claude-api-key[1].cloak",
+        "openai-compatibility[0].support-prompt-cache-key",
+        "openai-compatibility[0].models[0].thinking",
+    } <= warned
+    assert warned & set(foreign.TOP) == set(foreign.TOP) & set(_top_keys(CURRENT))
+
+
+def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
+    """Bare strings for keys; what stands below an ignored key is not even filled in."""
+    path = tmp_path / "config.yaml"
+    path.write_text(EARLIER)
+    config = load_config(path, environ={})
+    assert [client.label for client in config.clients] == [
+        "openrouter/sk-…b780",
+        "openrouter/sk-…b781",
+        "gemini/AIz…0001",
+        "gemini/AIz…0002",
+    ]
+    assert (
+        config.warnings[0] == "auth-dir: a setting of CLIProxyAPI's that is not supported: ignored"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "tree"),
+    [
+        (foreign.TOP, lambda section: {**section, "api-keys": ["caller"]}),
+        (foreign.QUOTA_EXCEEDED, lambda section: {"quota-exceeded": section}),
+        (foreign.STREAMING, lambda section: {"streaming": section}),
+        (
+            foreign.PROVIDER,
+            lambda section: {"openai-compatibility": [{"name": "p", "base-url": URL, **section}]},
+        ),
+        (foreign.GEMINI, lambda section: {"gemini-api-key": [section]}),
+        (foreign.CLAUDE, lambda section: {"claude-api-key": [section]}),
+        (foreign.MODEL, lambda section: {"demo": [{"models": [{"name": "m", **section}]}]}),
+    ],
+)
+def test_no_key_is_both_ignored_and_known(
+    keys: frozenset[str], tree: Callable[[dict[str, int]], dict[str, Any]]
+) -> None:
+    """What is supported one day leaves the list of what is ignored."""
+    config = load_config(tree(dict.fromkeys(keys, 1)), environ={})
+    assert sum(warning.endswith("ignored") for warning in config.warnings) == len(keys)
+
+
+def _top_keys(text: str) -> list[str]:
+    return [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()]

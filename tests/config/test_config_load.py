@@ -1,0 +1,276 @@
+"""What a file means: defaults, variables, inheritance, clients and their labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from proxy.config import Config, Model, Secret, is_loopback, json_schema, load_config, mask
+from proxy.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "config.yaml"
+KEYS = ["sk-0123456789-aaaa", "sk-0123456789-bbbb", "sk-9876543210-aaaa"]
+URL = "http://127.0.0.1:1234/v1"
+
+
+def load(text: str, tmp_path: Path, **environ: str) -> Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_config(path, environ=environ)
+
+
+def provider(**fields: Any) -> dict[str, Any]:
+    fields = {name.replace("_", "-"): value for name, value in fields.items()}
+    return {"name": "p", "base-url": URL, **fields}
+
+
+def test_shipped_file_needs_neither_key_nor_network() -> None:
+    """The first command of the README gives a working endpoint: the demo alone."""
+    config = load_config(SHIPPED, environ={})
+    (demo,) = config.clients
+    assert (demo.kind, demo.label, demo.models) == ("demo", "demo", (Model("demo", "demo"),))
+    assert (demo.max_concurrency, demo.delay_s, demo.base_url) == (0, 0.02, "")
+    assert config.providers_off == (
+        ("openai", "no key in OPENAI_API_KEY"),
+        ("gemini", "no key in GEMINI_API_KEY"),
+        ("claude", "no key in ANTHROPIC_API_KEY"),
+    )
+    assert (config.warnings, config.listen_problems()) == ((), [])
+
+
+def test_shipped_file_serves_the_providers_whose_keys_are_set() -> None:
+    """Each with 16 requests at once, and the upstream's own list of models."""
+    names = ("OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_API_KEY")
+    config = load_config(SHIPPED, environ=dict(zip(names, KEYS, strict=True)) | {"PORT": "9000"})
+    assert [
+        (client.kind, client.base_url, client.max_concurrency, client.models)
+        for client in config.clients[:3]
+    ] == [
+        ("openai", "https://api.openai.com/v1", 16, None),
+        ("gemini", "https://generativelanguage.googleapis.com", 16, None),
+        ("claude", "https://api.anthropic.com", 16, None),
+    ]
+    assert config.port == 9000
+    assert config.providers_off == ()
+
+
+def test_file_is_the_one_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`$PROXY_CONFIG`, else `./config.yaml`; a missing one says which variable may name another."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(environ={})
+    assert caught.value.problems == (
+        "config.yaml: cannot be read: No such file or directory "
+        "($PROXY_CONFIG may name another file)",
+    )
+    (tmp_path / "config.yaml").write_text("port: 1")
+    (tmp_path / "other.yaml").write_text("port: 2")
+    assert load_config(environ={}).port == 1
+    assert load_config(environ={"PROXY_CONFIG": "other.yaml"}).port == 2
+    assert load_config("config.yaml", environ={"PROXY_CONFIG": "other.yaml"}).path == "config.yaml"
+
+
+def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path: Path) -> None:
+    """A key with nothing after it, all of its value commented out, is a key left out."""
+    empty = load("api-keys:\nstreaming:\nopenai-compatibility:\nport:\n", tmp_path)
+    assert msgspec.structs.replace(empty, path="") == load_config({}, environ={})
+    assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", warnings=())) == {
+        "path": "", "host": "127.0.0.1", "port": 8317, "debug": False,
+        "allow_unauthenticated": False, "callers": (), "request_retry": 3,
+        "max_cooldown_s": 1800.0, "max_retry_interval_s": 5.0, "request_timeout_s": 600.0,
+        "connect_timeout_s": 10.0, "first_byte_timeout_s": 0.0, "idle_timeout_s": 300.0,
+        "queue_timeout_s": 30.0, "max_requests_in_flight": 1024, "max_body_bytes": 33554432,
+        "max_answer_bytes": 268435456, "max_event_bytes": 16777216, "request_log": False,
+        "switch_project": True, "switch_preview_model": True, "keepalive_s": 15.0,
+        "commit_after_s": 45.0, "clients": (), "providers_off": (), "warnings": (),
+    }  # fmt: skip
+    assert empty.warnings == ("no client is configured: no request can be served",)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "port", "debug"),
+    [
+        ("port: ${PORT}\ndebug: ${DEBUG}", {"PORT": "0x10", "DEBUG": "on"}, 16, True),
+        ("port: ${PORT:-7}\ndebug: ${DEBUG:-0}", {}, 7, False),
+        ("port: '${PORT:-7}'\ndebug: ${DEBUG:-no}", {"PORT": " 9\n", "DEBUG": "1"}, 9, True),
+        ("{port: ${PORT:-7}, debug: ${DEBUG:-}}", {"PORT": "", "DEBUG": ""}, 7, False),
+        ("port: 4${TWO}\ndebug: ${DEBUG:-}", {"TWO": "2"}, 42, False),
+        ("port: ${PORT:-}", {}, 8317, False),
+    ],
+)
+def test_variable_is_read_as_the_type_that_is_wanted(
+    text: str, environ: dict[str, str], port: int, debug: bool, tmp_path: Path
+) -> None:
+    """Numbers and booleans as YAML reads them; empty is left out; 1 and 0 are booleans too."""
+    config = load(text, tmp_path, **environ)
+    assert (config.port, config.debug) == (port, debug)
+
+
+def test_variable_in_a_string_stays_text_and_adds_no_structure(tmp_path: Path) -> None:
+    """A key of digits stays a string; `]`, `: ` or ` #` in a value mean nothing to YAML."""
+    config = load(
+        """
+        api-keys: [${DIGITS}, ${YAML}, {key: ${C:-x],:#?}, name: "a ${D:-b, c: d}"}]
+        openai-compatibility:
+        - {name: '$${NAME} ${D:-x}', base-url: "http://localhost:${N:-80}/v1/", models: [${M:-a:1}]}
+        """,
+        tmp_path,
+        DIGITS="0123",
+        YAML="}],#{k:v}",
+    )
+    assert [(key.key.reveal(), key.name) for key in config.callers] == [
+        ("0123", ""),
+        ("}],#{k:v}", ""),
+        ("x],:#?", "a b, c: d"),
+    ]
+    (client,) = config.clients
+    assert (client.provider, client.base_url) == ("${NAME} x", "http://localhost:80/v1")
+    assert client.models == (Model("a:1", "a:1"),)
+
+
+def test_key_overrides_provider_overrides_default() -> None:
+    """Permits, weight and proxy come from the nearest place that says something."""
+    tree = {
+        "proxy-url": "http://global:1",
+        "openai-compatibility": [
+            provider(
+                max_concurrency=4,
+                weight=2,
+                proxy_url="socks5h://provider:1",
+                headers={"X-A": "1"},
+                completions="native",
+                models=["m"],
+                api_keys=[
+                    KEYS[0],
+                    {"api-key": KEYS[1], "max-concurrency": 0, "weight": 9, "proxy-url": "none"},
+                ],
+                api_key_entries=[{"api-key": KEYS[2], "proxy-url": "http://key:1"}],
+            ),
+            {"name": "plain", "base-url": URL + "/"},
+        ],
+        "gemini-api-key": [{"api-key": KEYS[0], "proxy-url": "direct", "base-url": ""}],
+        "claude-api-key": [{"api-key": KEYS[1], "weight": 3, "models": [{"name": "c"}]}, ""],
+    }
+    config = load_config(tree, environ={})
+    assert [(c.max_concurrency, c.weight, c.proxy_url) for c in config.clients] == [
+        (4, 2, "socks5h://provider:1"),
+        (0, 9, ""),
+        (4, 2, "http://key:1"),
+        (1, 1, "http://global:1"),
+        (1, 1, ""),
+        (1, 3, "http://global:1"),
+    ]
+    first, plain, gemini = config.clients[0], config.clients[3], config.clients[4]
+    assert (first.headers, first.completions) == ({"X-A": "1"}, "native")
+    assert (plain.base_url, plain.key, plain.models) == (URL, Secret(""), None)
+    assert gemini.base_url == "https://generativelanguage.googleapis.com"
+    assert config.clients[5].models == (Model("c", "c"),)
+
+
+def test_label_tells_clients_apart_without_their_keys() -> None:
+    """Provider and masked key; a number where two masks are the same."""
+    tree = {
+        "openai-compatibility": [
+            provider(api_keys=[*KEYS, "sk-aaaaaaaaaa-aaaa", "short", "shirt"]),
+            provider(name="ollama"),
+            provider(name="p/sk-…aaaa#2"),
+        ],
+        "demo": [{"name": "ollama2"}],
+    }
+    config = load_config(tree, environ={})
+    assert [client.label for client in config.clients] == [
+        "p/sk-…aaaa",
+        "p/sk-…bbbb",
+        "p/sk-…aaaa#2",
+        "p/sk-…aaaa#3",
+        "p/…",
+        "p/…#2",
+        "ollama",
+        "p/sk-…aaaa#2#2",
+        "ollama2",
+    ]
+    assert not any(key in repr(config) for key in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("key", "masked"),
+    [("", ""), ("elevenchars", "…"), ("twelve-chars", "twe…hars"), (KEYS[0], "sk-…aaaa")],
+)
+def test_mask_shows_the_ends_of_a_long_key_only(key: str, masked: str) -> None:
+    """Three characters and four, from twelve on."""
+    assert mask(key) == masked
+
+
+def test_provider_is_off_when_it_has_no_key_left() -> None:
+    """Empty keys are left out; none left: off, with the reason; no list at all: no key needed."""
+    tree = {
+        "openai-compatibility": [
+            provider(name="left", api_keys=["${A:-}", KEYS[0], {"weight": 2}]),
+            provider(name="off", api_keys=["${A:-}", {"api-key": "${B}"}]),
+            provider(name="blank", api_keys=["", " "]),
+            provider(name="disabled", disabled=True),
+            provider(name="keyless", api_keys=[]),
+        ],
+    }
+    config = load_config(tree, environ={"B": " \n"})
+    assert [client.provider for client in config.clients] == ["left", "keyless"]
+    assert config.providers_off == (
+        ("off", "no key in A, B"),
+        ("blank", "no key"),
+        ("disabled", "disabled: true"),
+    )
+
+
+def test_callers_have_names_models_and_limits() -> None:
+    """A caller's key is a string, or a mapping that says more."""
+    entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "max-concurrency": 3}
+    callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
+    assert [msgspec.structs.astuple(caller) for caller in callers] == [
+        ("", Secret("k1"), None, 0),
+        ("ci", Secret("k2"), ("a", "b"), 3),
+    ]
+
+
+def test_ca_bundle_is_found_from_where_the_file_is(tmp_path: Path) -> None:
+    """Relative to the file, not to the working directory."""
+    (tmp_path / "ca.pem").touch()
+    text = f"claude-api-key: [{{api-key: {KEYS[0]}, ca-bundle: ca.pem}}]"
+    (client,) = load(text, tmp_path).clients
+    assert client.ca_bundle == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True),
+        ("[::1]", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", False), ("", False),
+        ("::", False), ("::ffff:10.0.0.1", False), ("10.0.0.1", False), ("example.org", False),
+    ],
+)  # fmt: skip
+def test_open_proxy_listens_on_loopback_only(host: str, loopback: bool) -> None:
+    """Without callers' keys, anything wider needs an explicit word."""
+    config = load_config({"host": host}, environ={})
+    assert is_loopback(config.host) is loopback
+    assert [line[:14] for line in config.listen_problems()] == ["config: host: "] * (not loopback)
+    for more in ({"api-keys": ["k"]}, {"allow-unauthenticated": True}):
+        assert load_config({"host": host, **more}, environ={}).listen_problems() == []
+
+
+def test_schema_is_plain_json_and_knows_every_key_of_the_shipped_file() -> None:
+    """Editors check with it what the program checks: names in kebab-case, references allowed."""
+    schema = json_schema()
+    assert json.loads(json.dumps(schema)) == schema
+    properties = schema["$defs"]["File"]["properties"]
+    assert set(yaml.safe_load(SHIPPED.read_text())) <= set(properties)
+    assert properties["port"]["anyOf"] == [
+        {"type": "integer", "minimum": 0, "maximum": 65535},
+        {"type": "string", "pattern": r"\$\{"},
+    ]
+    assert schema["$defs"]["KeyEntry"]["anyOf"][0] == {"type": "string"}

@@ -1,0 +1,133 @@
+"""The shipped configuration works as it is, and a start tells the truth in a few lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway import ROOT, Gateway, curl, data_of, run_to_end, text_of
+
+SHIPPED = ROOT / "config.yaml"
+HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
+ANSWER = "Hello from the demo provider. You said: Hi"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Iterator[Gateway]:
+    with Gateway(SHIPPED, env={"PORT": "0"}) as running:
+        yield running
+
+
+def test_shipped_configuration_answers_curl(shipped: Gateway) -> None:
+    """The README's first call needs no key, no network, and no header."""
+    answer = json.loads(curl(f"{shipped.url}/v1/chat/completions", "-d", HI))
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_shipped_configuration_streams_to_curl(shipped: Gateway) -> None:
+    """The README's second call, word by word."""
+    body = HI.replace("{", '{"stream": true, ', 1)
+    data = data_of(curl("-N", f"{shipped.url}/v1/chat/completions", "-d", body).encode())
+    assert text_of(data) == ANSWER
+    assert data[-1] == b"[DONE]"
+    assert len(data) == len(ANSWER.split()) + 2
+
+
+def test_summary_says_what_is_served(shipped: Gateway) -> None:
+    """Address, access, providers on and off with the reason, clients, models, permits, threads."""
+    assert shipped.log.splitlines()[:6] == [
+        f"poolproxy on {shipped.url} (open, this machine only)",
+        "  demo: 1 client, 1 model, unlimited at once",
+        "  openai: off, no key in OPENAI_API_KEY",
+        "  gemini: off, no key in GEMINI_API_KEY",
+        "  claude: off, no key in ANTHROPIC_API_KEY",
+        "  1 worker of 1056 threads: 1024 requests in flight at most, each",
+    ]
+
+
+def test_key_in_the_environment_turns_its_provider_on() -> None:
+    """The same file serves the real API once its key is set, and does not show the key."""
+    key = "sk-proj-0123456789abcdef"
+    env = {"PORT": "0", "OPENAI_API_KEY": key}
+    with Gateway(SHIPPED, env=env, workers=2, secrets=[key]) as running:
+        log = running.log
+    assert "  openai: 1 client, the upstream's models, 16 at once\n" in log
+    assert "  2 workers of 1056 threads: 1024 requests in flight at most, each\n" in log
+
+
+def test_summary_of_a_keyed_gateway() -> None:
+    """The number of callers' keys, of clients, and warnings; never a key."""
+    config = {
+        "api-keys": ["caller-key-0001", {"name": "ci", "key": "caller-key-0002"}],
+        "logging-to-file": False,
+        "max-requests-in-flight": 7,
+        "openai-compatibility": [
+            {
+                "name": "pool",
+                "base-url": "http://127.0.0.1:9/v1",
+                "api-keys": ["sk-000000000001", {"api-key": "sk-000000000002", "weight": 3}],
+                "max-concurrency": 4,
+                "models": ["a", {"name": "b", "alias": "c"}],
+            }
+        ],
+    }
+    with Gateway(config) as running:
+        log = running.log
+    assert "(2 callers' keys)\n" in log
+    assert "  pool: 2 clients, 2 models, 8 at once\n" in log
+    assert "  1 worker of 39 threads: 7 requests in flight at most, each\n" in log
+    assert log.count("warning: ") == 1
+    assert "logging-to-file" in log
+
+
+def test_port_in_use_is_one_line_and_status_3() -> None:
+    """Nothing but the reason, and what to do; gunicorn's retries and traceback stay out."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        done = run_to_end(PROXY_CONFIG=str(SHIPPED), PORT=str(port))
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"poolproxy: port {port} is in use: set another `port`, or stop what listens there\n"
+    )
+    assert done.stdout == ""
+
+
+def test_config_errors_come_all_at_once_with_status_2(tmp_path: Path) -> None:
+    """Each problem is a line with file, path and expectation; no traceback."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "port: high\nqueue-timout: 3\nopenai-compatibility:\n"
+        "  - {name: a, base-url: openrouter.ai, api-keys: ['${NO_SUCH_VARIABLE}']}\n"
+    )
+    done = run_to_end(PROXY_CONFIG=str(path))
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines), lines
+    for part in ("port: ", "queue-timeout", "'openrouter.ai'", "NO_SUCH_VARIABLE"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
+    assert len(lines) == 4
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(None, "PROXY_CONFIG", id="no-file"),
+        pytest.param("host: 0.0.0.0\ndemo: [{name: demo}]\n", "api-keys", id="open-to-all"),
+        pytest.param("api-keys: ['']\ndemo: [{name: demo}]\n", "api-keys[0]", id="empty-key"),
+    ],
+)
+def test_what_must_not_be_served_is_not(tmp_path: Path, content: str | None, reason: str) -> None:
+    """One message, status 2: above all an open proxy is never reachable from elsewhere."""
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    done = run_to_end(PROXY_CONFIG=os.fspath(path))
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1

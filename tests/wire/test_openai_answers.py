@@ -1,0 +1,348 @@
+"""OpenAI's answers: what is read of them, errors hidden in them, and the end of a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
+from proxy.wire.openai import (
+    MAX_CODE_CHARS,
+    MAX_QUOTED_CHARS,
+    ChunkStream,
+    Usage,
+    chunks_of,
+    encode,
+    error_event,
+    read_answer,
+    read_error,
+    read_object,
+)
+from tests.upstream import chat, chunk, tool_calls
+from tests.wire import cases
+
+ANSWER = chat("Hi").wire_bytes().partition(b"\r\n\r\n")[2]
+
+
+def dump(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_answer_tells_its_usage() -> None:
+    """Where it has any that makes sense."""
+    assert read_answer(ANSWER) == Usage(9, 3)
+    assert read_answer(b'{"choices":[{}],"usage":{"prompt_tokens":1}}') == Usage(1, None)
+    for odd in (b"null", b"5", b'{"prompt_tokens":"many"}', b'{"prompt_tokens":1e999}'):
+        assert read_answer(b'{"choices":[{}],"usage":%b}' % odd) is None
+    assert read_answer(b"{}") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"<html>", b"[]", b"null", b"1", ANSWER[:-1], ANSWER + b"x", b'{"a":NaN}',
+        b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000, b'{"choices":[{"x":"\n"}]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_json_object_is_no_answer(body: bytes) -> None:
+    """Whole or cut; like 502."""
+    with pytest.raises(UpstreamInvalid):
+        read_answer(body)
+
+
+HIDDEN: dict[str, tuple[bytes, int, str | None]] = {
+    "openrouter": (b'{"error":{"code":429,"message":"Rate limited"},"user_id":"u"}', 429, "429"),
+    "status as text": (b'{"error":{"code":"503","message":"m"}}', 503, "503"),
+    "groq": (
+        b'{"error":{"message":"m","type":"invalid_request_error","code":"model_not_found"}}',
+        502,
+        "model_not_found",
+    ),
+    "text": (b'{"error":"boom"}', 502, None),
+    "list": (b'{"error":["boom"]}', 502, None),
+    "true": (b'{"error":true}', 502, None),
+    "no status": (b'{"error":{"code":200,"message":"m"}}', 502, "200"),
+    "boolean code": (b'{"error":{"code":true,"message":"m"}}', 502, "True"),
+    "float code": (b'{"error":{"code":429.0,"message":"m"}}', 502, "429.0"),
+    "wide digits": ('{"error":{"code":"４２９","message":"m"}}'.encode(), 502, "４２９"),
+    "long code": (b'{"error":{"code":"' + b"4" * 5000 + b'"}}', 502, "4" * MAX_CODE_CHARS),
+    "null choices": (b'{"choices":null,"error":{"code":500}}', 500, "500"),
+    "no choices": (b'{"choices": [ ],"error":{"code":500}}', 500, "500"),
+    "surrogate": (rb'{"error":{"code":400,"message":"\ud83d"}}', 400, "400"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_error_hidden_in_a_success_is_found(name: str) -> None:
+    """In an answer and in an event; the error goes on as it came, or wrapped."""
+    body, status, code = HIDDEN[name]
+    for read in (read_answer, chunks_of, lambda event: ChunkStream().feed([event])):
+        with pytest.raises(UpstreamRefusal) as caught:
+            read(body)
+        assert (caught.value.status, caught.value.upstream_code) == (status, code)
+        told = json.loads(caught.value.envelope())["error"]
+        asked = json.loads(body)["error"]
+        assert told == asked if isinstance(asked, dict) else isinstance(told["message"], str)
+
+
+def test_error_with_an_endless_number_is_found() -> None:
+    """It cannot be read, but it is there."""
+    for number in (b"1e999", b"9" * 5000):
+        with pytest.raises(UpstreamRefusal) as caught:
+            read_answer(b'{"error":{"code":%b}}' % number)
+        assert caught.value.status == 502
+
+
+@pytest.mark.parametrize("error", [b"null", b"{}", b'""', b"false", b"0", b"[]"])
+def test_no_error_is_no_error(error: bytes) -> None:
+    """Some always send the field."""
+    body = b'{"error":%b,"choices":[{"index":0,"finish_reason":"stop"}]}' % error
+    read_answer(body)
+    read_answer(b'{"error":%b}' % error)
+    assert ChunkStream().feed([body]) == [body]
+
+
+def test_answer_with_choices_is_an_answer() -> None:
+    """Whatever else it says."""
+    read_answer(b'{"choices":[{}],"error":{"code":500}}')
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the upstream answered 500 without a body"),
+        (b"  \n", "the upstream answered 500 without a body"),
+        (b"<html>Bad Gateway</html>", "<html>Bad Gateway</html>"),
+        (b'{"error":"boom"}', "boom"),
+        (b'{"error":""}', "the upstream answered 500 without a body"),
+        (b'{"detail":"Not Found"}', '{"detail":"Not Found"}'),
+        (b'["a"]', '["a"]'),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (rb'{"error":"\ud83d!"}', "\ufffd!"),
+        (b"x" * 10_000, "x" * MAX_QUOTED_CHARS),
+        (b'{"error":"' + b"x" * 10_000 + b'"}', "x" * MAX_QUOTED_CHARS),
+        (b"[" * 3000, "[" * MAX_QUOTED_CHARS),
+    ],
+)
+def test_error_without_an_error_object_is_wrapped(body: bytes, message: str) -> None:
+    """Its text, bounded, is the message."""
+    found = read_error(500, body, content_type="text/html")
+    assert found.content_type == "application/json"
+    assert json.loads(found.envelope()) == {
+        "error": {"message": message, "type": "upstream_error", "param": None, "code": None}
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        (b'{"error":{"message":"m","code":"c"}}', "m", "c"),
+        (b'{"error":{"message":"m","code":7}}', "m", "7"),
+        (b'{"error":{"message":null}}', "the upstream answered 418", None),
+        (b'{"error":{}}', "the upstream answered 418", None),
+        (rb'{"error":{"message":"a\ud83d","code":"\ude00"}}', "a\ufffd", "\ufffd"),
+        (b'{"error":{"message":{"a":1}}}', "{'a': 1}", None),
+    ],
+)
+def test_error_object_is_forwarded_as_it_came(body: bytes, message: str, code: str | None) -> None:
+    """Byte for byte."""
+    found = read_error(418, body, content_type="application/problem+json", retry_after_s=2.0)
+    assert (found.message, found.upstream_code, found.status) == (message, code, 418)
+    assert found.envelope() == body
+    assert (found.content_type, found.retry_after_s) == ("application/problem+json", 2.0)
+
+
+def test_what_is_no_object_is_an_empty_one() -> None:
+    """For those who read what may be there."""
+    for body in (b"", b"[1]", b"{", b"\xff", b'{"a":' * 100_000, b'{"a":1e999}'):
+        assert read_object(body) == {}
+    assert read_object(b'{"a":1}') == {"a": 1}
+
+
+LONE = [rb'{"choices":[{"index":0,"delta":{"content":"\ud83d"}}]}', rb'{"x":"\ude00","choices":[]}']
+ODD: list[bytes] = [
+    b'{"choices":null}',
+    b'{"choices":{}}',
+    b'{"choices":[null,5,"x"]}',
+    b'{"choices":[{"index":null,"finish_reason":null}]}',
+    b'{"choices":[{"index":"0"}]}',
+    b'{"usage":{"prompt_tokens":"many"},"choices":[]}',
+    b'{"usage":5}',
+    b'{"type":"ping"}',
+    b"{}",
+    b'{"x":1e999}',
+    b' {"choices" : [ ] } ',
+]
+
+
+@pytest.mark.parametrize("event", [*LONE, *ODD])
+def test_chunk_passes_as_it_came(event: bytes) -> None:
+    """Also halves of characters, and types that are not OpenAI's."""
+    found = ChunkStream()
+    assert found.feed([event, event]) == [event, event]
+    assert not found.done
+
+
+@pytest.mark.parametrize("event", [b"x", b"[1]", b"null", b'"a"', b"{", b"{}x", b'{"a":' * 100_000])
+def test_event_that_is_no_object_is_invalid(event: bytes) -> None:
+    """An SDK would choke on it."""
+    with pytest.raises(UpstreamInvalid):
+        ChunkStream().feed([event])
+
+
+def finished(*choices: tuple[object, object]) -> ChunkStream:
+    found = ChunkStream()
+    for index, reason in choices:
+        found.feed([dump({"choices": [{"index": index, "delta": {}, "finish_reason": reason}]})])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("choices", "done"),
+    [
+        ([], False),
+        ([(0, None)], False),
+        ([(0, "")], False),
+        ([(0, None), (0, "stop")], True),
+        ([(0, "stop"), (1, None)], False),
+        ([(0, "stop"), (1, "length")], True),
+        ([(0, "stop"), (0, None)], True),
+        ([(None, "stop")], True),
+        ([(0, 5)], True),
+        ([("a", "stop")], True),
+        ([(3, "tool_calls")], True),
+    ],
+)
+def test_stream_is_done_when_every_choice_has_finished(
+    choices: list[tuple[object, object]], done: bool
+) -> None:
+    """Else its end without [DONE] is a cut."""
+    found = finished(*choices)
+    assert found.done is done
+    if done:
+        assert found.finish() == []
+    else:
+        with pytest.raises(UpstreamTruncated):
+            found.finish()
+
+
+def test_stream_tells_its_usage() -> None:
+    """The last that came."""
+    found = ChunkStream()
+    found.feed([dump(chunk({}, usage=None)), b'{"usage":{"prompt_tokens":1}}'])
+    found.feed([b'{"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}'])
+    found.feed([b'{"usage":"x"}'])
+    assert found.usage == Usage(2, 3)
+
+
+def test_answer_becomes_a_stream() -> None:
+    """The message whole in one chunk, the usage in the last."""
+    first, last = map(json.loads, chunks_of(ANSWER))
+    answer = json.loads(ANSWER)
+    assert first["object"] == last["object"] == "chat.completion.chunk"
+    assert (first["id"], first["model"]) == (answer["id"], answer["model"])
+    [choice] = first["choices"]
+    assert choice["delta"] == answer["choices"][0]["message"]
+    assert (choice["index"], choice["finish_reason"]) == (0, "stop")
+    assert "usage" not in first
+    assert (last["choices"], last["usage"]) == ([], answer["usage"])
+    stream = ChunkStream()
+    stream.feed(chunks_of(ANSWER))
+    assert stream.done
+
+
+def test_tool_calls_get_their_index() -> None:
+    """As streams have it; one that is there stays."""
+    body = tool_calls(("f", {"a": 1}), ("g", {})).wire_bytes().partition(b"\r\n\r\n")[2]
+    calls = json.loads(chunks_of(body)[0])["choices"][0]["delta"]["tool_calls"]
+    assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "f"), (1, "g")]
+
+
+def test_surrogates_survive_the_change_to_a_stream() -> None:
+    """As the escapes that they were."""
+    [first] = chunks_of(rb'{"choices":[{"message":{"content":"\ud83d x \ud83d\ude00"}},{}]}')
+    assert rb'"\ud83d x \ud83d\ude00"' in first
+    assert [choice["index"] for choice in json.loads(first)["choices"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "choices", [b"null", b"[]", b"5", b"{}", b'"x"', b"[null]", b"[5]", b'{"a":{}}', b"true"]
+)
+def test_answer_without_choices_is_no_stream(choices: bytes) -> None:
+    """Whatever is in their place."""
+    with pytest.raises(UpstreamInvalid):
+        chunks_of(b'{"choices":%b}' % choices)
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "index", "finish_reason", "error", "code", "message", "usage"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON.map(dump) | st.binary(max_size=30))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    """As an answer, an event, an error: nothing but our errors is raised."""
+    reads: list[Callable[[bytes], object]] = [
+        read_answer, chunks_of, lambda event: ChunkStream().feed([event]),
+    ]  # fmt: skip
+    for read in reads:
+        try:
+            read(body)
+        except UpstreamError as error:
+            json.loads(error.envelope())
+    told = json.loads(read_error(500, body).envelope())
+    assert isinstance(told["error"], dict)
+
+
+def test_error_event_makes_sdks_raise() -> None:
+    """`error` an object, `message` a string."""
+    event = error_event(UpstreamTruncated("cut"), code="502")
+    assert json.loads(event) == {
+        "error": {"message": "cut", "type": "upstream_error", "param": None, "code": "502"}
+    }
+    assert encode({"a": 1}) == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    "make_body",
+    [
+        lambda size: b'{"error":{"message":"' + rb"\ud83d" * (size // 6) + b'"}}',
+        lambda size: b'{"choices":[' + b'{"index":1},' * (size // 12) + b"{}]}",
+        lambda size: b'{"choices":[' + b'{"index":null},' * (size // 15) + b"{}]}",
+        lambda size: b"[" * min(size, 100_000),
+        lambda size: b"\xff" * size,
+    ],
+)
+def test_time_is_linear(make_body: Callable[[int], bytes]) -> None:
+    """Whatever the upstream sends."""
+
+    def make(size: int) -> Callable[[], object]:
+        body = make_body(size)
+
+        def work() -> None:
+            read_error(500, body)
+            try:
+                ChunkStream().feed([body])
+                chunks_of(body)
+            except UpstreamError:
+                pass
+
+        return work
+
+    cases.assert_linear(make, 30_000)
