@@ -22,7 +22,7 @@ from .app import create_app
 from .config import Config, load_config
 from .control import Control
 from .errors import ConfigError
-from .tuning import free_core, tune
+from .tuning import free_core, settle, tune
 
 # Threads beyond `max-requests-in-flight`: they refuse at once what is too much, instead of letting
 # it wait unseen in gthread's executor, and answer for health and models meanwhile.
@@ -79,6 +79,9 @@ def settings(config: Config) -> dict[str, Any]:
         "keepalive": KEEP_ALIVE_S,
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "forwarded_allow_ips": "127.0.0.1,::1",
+        # None: by SCRIPT_NAME, which gunicorn takes from these addresses by default, any caller on
+        # this machine could have a path served other than the one that a proxy in front checked.
+        "forwarder_headers": "",
         "loglevel": "debug" if config.debug else "warning",
         "control_socket_disable": True,
         "proc_name": "poolproxy",
@@ -114,6 +117,7 @@ class _Hooks:
         """In the master, which knows the cores of all its workers."""
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
+        settle()
 
     def post_worker_init(self, worker: Any) -> None:
         """The worker has loaded the application, and takes no request before this returns."""

@@ -47,6 +47,15 @@ def free_core(
     return next((core for core in cores if core not in taken), None)
 
 
+def settle() -> None:
+    """Before a fork: what is loaded stays, and no collection looks at it again.
+
+    To look is to write, and a page that a worker writes to is no longer shared with its master.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def tune(core: int | None) -> None:
     """Tune this process, a worker that has loaded its application."""
     if core is not None:
@@ -56,8 +65,6 @@ def tune(core: int | None) -> None:
             log.warning("the worker stays unpinned: %s", error)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _set_malloc()
-    # What is loaded stays: no collection needs to look at it again.
-    gc.collect()
     gc.freeze()
 
 

@@ -15,8 +15,8 @@ import socket
 import ssl
 import struct
 import weakref
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -37,9 +37,6 @@ RECV_BYTES = 64 * 1024
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
-
-# An upstream that never pauses is never waited for: look for the caller's end this often then.
-LOOK_S = 0.5
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _WRITABLE = select.POLLOUT
@@ -180,7 +177,6 @@ class SocketReply:
         self._body: BodyReader | None = None
         self._inflater: Inflater | None = None
         self._behind_head = b""
-        self._looked_at = transport.clock.monotonic()
         self._connection: HTTPConnection | None = None
         self._unsent: list[memoryview] = []
         self._open(fresh=False)
@@ -191,6 +187,7 @@ class SocketReply:
         assert connection.sock is not None
         self._connection = connection
         self._sock = connection.sock
+        self._has_buffered = _buffer_check(self._sock)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         self._reader = HeadReader()
         self._unsent = [memoryview(part) for part in self._parts]
@@ -262,22 +259,23 @@ class SocketReply:
         return True
 
     def _receive(self, until: float) -> bytes | None:
-        while True:
-            writing = False
+        """What came, b"" at the end of the connection; None: nothing until then.
+
+        Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
+        """
+        may_be_buffered = self._has_buffered()
+        writing = False
+        while may_be_buffered or self._watch.wait(until, writing=writing):
+            if may_be_buffered:
+                may_be_buffered = False
+                self._caller.raise_if_gone()
             try:
-                data = self._sock.recv(RECV_BYTES)
+                return self._sock.recv(RECV_BYTES)
             except ssl.SSLWantWriteError:
                 writing = True
-            except _WOULD_BLOCK:
-                pass
-            else:
-                now = self._transport.clock.monotonic()
-                if now - self._looked_at > LOOK_S:
-                    self._looked_at = now
-                    self._caller.raise_if_gone()
-                return data
-            if not self._watch.wait(until, writing=writing):
-                return None
+            except _WOULD_BLOCK:  # a TLS record that is not whole yet, or no data at all
+                writing = False
+        return None
 
     def read(self, until: float) -> bytes | None:
         assert self._body is not None, "read() comes after head()"
@@ -362,6 +360,15 @@ def _socket_of(connection: HTTPConnection) -> socket.socket:
     """The connection's socket; where urllib3 wraps TLS in TLS, the one below."""
     sock: socket.socket = getattr(connection.sock, "socket", connection.sock)
     return sock
+
+
+def _buffer_check(sock: Any) -> Callable[[], bool]:
+    """What tells whether a socket may hold data that a poll of its descriptor does not see."""
+    if type(sock) is socket.socket:
+        return bool  # False
+    if isinstance(sock, ssl.SSLSocket):
+        return lambda: sock.pending() > 0
+    return lambda: True  # TLS in TLS: two buffers, and no way to ask
 
 
 def _reason(error: OSError | None) -> str:
