@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple, NoReturn, Protocol, cast
 
 from .clients.base import Reply
@@ -78,7 +78,10 @@ class Attempts:
         self._call = call
         self._pool = pool
         self._config = config
-        self._waits = Waits(config, clock, arrived=call.record.arrived)
+        # A later prompt of a stream that has begun has a time of its own.
+        is_first = call.record.first_event is None
+        arrived = call.record.arrived if is_first else clock.monotonic()
+        self._waits = Waits(config, clock, arrived=arrived)
         self._ticket = pool.ticket(call.request.model, call.caller, holder=call.record.request_id)
         self._pauses = self._run()
         self._lease: Lease | None = None
@@ -108,6 +111,7 @@ class Attempts:
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
+            _hide_key(error, self._lease)
             self._lease.report(judge(error, switch_project=False).effect)
         self._attempt.reason = error.code or "error"
 
@@ -119,14 +123,17 @@ class Attempts:
             self._pool.withdraw(self._ticket)
 
     def _end_attempt(self, *, linger_s: float = 0.0) -> None:
-        reply, self._reply, self._relay = self._reply, None, None
         lease, self._lease = self._lease, None
         try:
-            if reply is not None:
-                reply.close(linger_s=linger_s)
+            self._close_reply(linger_s=linger_s)
         finally:
             if lease is not None:
                 lease.release()
+
+    def _close_reply(self, *, linger_s: float = 0.0) -> None:
+        reply, self._reply, self._relay = self._reply, None, None
+        if reply is not None:
+            reply.close(linger_s=linger_s)
 
     def _run(self) -> Pausing[Answer | Opened]:
         goes_on = True
@@ -166,14 +173,29 @@ class Attempts:
         raise self._final(unserved)
 
     def _try(self, lease: Lease) -> Pausing[Answer | Opened]:
-        """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do."""
+        """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
+
+        A model whose quota is out is stood in for by its preview variants, on the same lease.
+        """
+        try:
+            return (yield from self._ask(lease, lease.model))
+        except UpstreamRefusal as error:
+            if error.status != 429 or not self._config.switch_preview_model:
+                raise
+            for model in lease.client.substitutes(lease.model):
+                self._close_reply()
+                with suppress(UpstreamRefusal):  # the first one says how long it lasts
+                    return (yield from self._ask(lease, model))
+            raise
+
+    def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Opened]:
         request = self._call.request
         self.is_native = lease.client.is_native(request)
         if not self.is_native:
             request.check()
         self._reply = reply = lease.client.send(
             request,
-            model=lease.model,
+            model=model,
             headers=self._call.headers,
             caller=self._call.caller,
             deadline=self._waits.deadline,
@@ -197,7 +219,8 @@ class Attempts:
         body, usage = lease.client.answer(request, body)
         self._call.record.usage = usage
         if request.stream:
-            return Opened(Finished(usage), chunks_of(body))
+            chunks = chunks_of(body, with_usage=request.wants_usage())
+            return Opened(Finished(usage), chunks)
         return Answer(body)
 
     def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
@@ -211,6 +234,7 @@ class Attempts:
 
     def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
         """Draw the consequences of a failed attempt; whether there is to be another."""
+        _hide_key(error, lease)
         verdict = judge(error, switch_project=self._config.switch_project)
         lease.report(verdict.effect, asked_s=getattr(error, "retry_after_s", None))
         self._attempt.reason = error.code or "error"
@@ -257,6 +281,13 @@ class Attempts:
                 after_s = self._pool.cooled_in(self._call.request.model, self._call.entry.routes)
                 error.hint = RetryHint(after_s)
         return error
+
+
+def _hide_key(error: ProxyError, lease: Lease) -> None:
+    """Upstreams have been seen to quote the key that they were sent."""
+    key = lease.client.config.key
+    if key:
+        error.hide(key.reveal(), str(key))
 
 
 def _is_passing(error: ProxyError | None) -> bool:

@@ -13,6 +13,7 @@ tried and what to do, and never hold an upstream key.
     │   ├── ModelNotFound             404 model_not_found
     │   ├── PathNotFound              404 not_found
     │   ├── MethodNotAllowed          405 method_not_allowed
+    │   ├── BodyTooSlow               408 body_too_slow
     │   └── BodyTooLarge              413 body_too_large
     ├── CallerGone                    499 the caller hung up: nobody reads the answer
     ├── PoolError                     no client could be used
@@ -44,6 +45,9 @@ import msgspec
 # The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
 # past that they retry on a schedule of their own unless `x-should-retry: false` stops them.
 MAX_USEFUL_RETRY_S = 60.0
+
+# What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
+MAX_MESSAGE_CHARS = 4000
 
 RETRY_HINTS = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
 
@@ -88,11 +92,18 @@ class ProxyError(Exception):
         """The headers that go with the body, besides its content type."""
         return self.hint.headers() if self.hint else {}
 
+    def hide(self, key: str, mask: str) -> None:
+        """Put the mask for a key that an upstream may have quoted."""
+        self.message = self.message.replace(key, mask)
+        self.args = (self.message,)
+
 
 def envelope(
     message: str, *, type: str, param: str | None = None, code: str | int | None = None
 ) -> bytes:
     """OpenAI's error object: platform.openai.com/docs/guides/error-codes, read 2026-11."""
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = f"{message[:MAX_MESSAGE_CHARS]}…"
     return msgspec.json.encode(
         {"error": {"message": message, "type": type, "param": param, "code": code}}
     )
@@ -155,6 +166,13 @@ class MethodNotAllowed(CallerError):
 
     def headers(self) -> dict[str, str]:
         return {"Allow": ", ".join(self.allowed)}
+
+
+class BodyTooSlow(CallerError):
+    """408: the caller may send it again on a new connection (RFC 9110 section 15.5.9)."""
+
+    status = 408
+    code = "body_too_slow"
 
 
 class BodyTooLarge(CallerError):
@@ -252,6 +270,17 @@ class UpstreamRefusal(UpstreamError):
             name: value for name, value in self.passed_headers.items() if name not in RETRY_HINTS
         }
         return {**kept, **ours}
+
+    def hide(self, key: str, mask: str) -> None:
+        super().hide(key, mask)
+        if self._body is not None:
+            self._body = self._body.replace(key.encode(), mask.encode())
+        if self.code is not None:
+            self.code = self.upstream_code = self.code.replace(key, mask)
+        in_ascii = mask.replace("…", "...")  # as header fields are, RFC 9110 section 5.5
+        self.passed_headers = {
+            name: value.replace(key, in_ascii) for name, value in self.passed_headers.items()
+        }
 
 
 class UpstreamAuthentication(UpstreamError):

@@ -16,6 +16,7 @@ from .dispatch import Answer, Attempts, Call, Source
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
 from .pool import ClientPool
 from .registry import Registry
+from .request_log import RequestLog
 from .series import Series
 from .stream import StreamBody
 from .watch import CLOCK, Clock
@@ -31,6 +32,7 @@ class Gateway:
     def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
         self.config = config
         self.clock = clock
+        self.request_log = RequestLog(config) if config.request_log else None
         self.clients = make_clients(config, clock)
         self.registry = Registry(self.clients, clock=clock)
         self.pool = ClientPool(

@@ -29,7 +29,8 @@ class Attempt:
         self.reason = "open"
 
     def __str__(self) -> str:
-        reason = self.reason[:MAX_NAME_CHARS]
+        # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
+        reason = ascii(self.reason[:MAX_NAME_CHARS])[1:-1]
         if self.status:
             reason = f"{self.status} {reason}"
         return f"{self.client} ({reason}, waited {self.waited_s:.3f} s)"

@@ -117,6 +117,8 @@ class Registry:
             try:
                 names = client.list_models(caller=caller, deadline=now + FETCH_TIMEOUT_S)
             except UpstreamError as error:
+                if key := client.config.key:
+                    error.hide(key.reveal(), str(key))
                 log.warning("%s: no model list: %s", client.label, error)
                 continue
             if listing.names != tuple(names):

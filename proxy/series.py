@@ -29,6 +29,7 @@ class Series:
         if not any(route.client.is_native(first.request) for route in first.entry.routes):
             first.request.check()
         self.is_over = False
+        self.progress = 0  # data events of all prompts, and more
         self._calls = calls
         self._answers = answers
         self._attempt = attempt
@@ -70,12 +71,15 @@ class Series:
         if self._relay is not None and self._relay.is_over:
             self._begin_next()  # not before: the last chunks need not wait for the connection's end
         if self._relay is None:
+            self.progress += 1  # no upstream is idle: until it is open, attempts watch the time
             opened = self._attempts.advance(until)
             if opened is None:
                 return None
             assert isinstance(opened, Opened)
             return self._take(opened.relay, opened.chunks)
+        before = self._relay.progress
         chunks = self._relay.read(until)
+        self.progress += self._relay.progress - before
         return None if chunks is None else self._take(self._relay, chunks)
 
     def _take(self, relay: Relayed, chunks: list[bytes]) -> list[bytes]:

@@ -65,14 +65,14 @@ def servable(config: Config) -> Config:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html, gthread)."""
+    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
     threads = _threads(config)
     host = config.host or "0.0.0.0"
     hooks = _Hooks(config)
     return {
         "wsgi_app": "proxy:create_app()",
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
-        "worker_class": "gthread",
+        "worker_class": "proxy.worker.Worker",
         "threads": threads,
         # At or below `threads`, gthread would turn keep-alive off.
         "worker_connections": threads + IDLE_CONNECTIONS,
@@ -206,9 +206,9 @@ def set_up_process(config: Config) -> None:
 
 
 def _is_no_callers_fault(record: logging.LogRecord) -> bool:
-    """False for gunicorn's traceback of a caller that took nothing for `idle-timeout`.
+    """False for gunicorn's traceback of a caller that sent or took nothing for too long.
 
-    The request's own line says how it ended.
+    The request's own line says how it ended; where there is none, there was no request.
     """
     return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class Relay:
         max_event_bytes: int,
     ) -> None:
         self.is_over = False
+        self.progress = 0  # data events so far
         self._ahead = first  # what was read of the reply already
         self._translator = translator
         self._reply = reply
@@ -61,10 +62,11 @@ class Relay:
         chunks: list[bytes] = []
         try:
             for event in self._decoder.feed(data) if data else self._decoder.finish():
-                if event == DONE:
+                self.progress += 1
+                chunks += self._translator.feed([event])
+                if self._translator.ended:
                     self.is_over = True
                     return chunks
-                chunks += self._translator.feed([event])
             if not data:
                 chunks += self._translator.finish()
                 self.is_over = True
@@ -79,6 +81,7 @@ class Finished:
     """An answer that is whole already, in the form of a relay that has ended."""
 
     is_over = True
+    progress = 0
 
     def __init__(self, usage: Usage | None) -> None:
         self.usage = usage
@@ -93,6 +96,10 @@ class Relayed(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether all of it was read."""
+
+    @property
+    def progress(self) -> int:
+        """Grows while the stream is not idle: with data events, also those that give no chunk."""
 
     @property
     def usage(self) -> Usage | None: ...
@@ -133,6 +140,7 @@ class StreamBody:
         idle_timeout_s: float,
         clock: Clock,
     ) -> None:
+        self.tap: Callable[[bytes], None] | None = None  # is told each write
         self._opening = opening
         self._opened = opened
         self._record = record
@@ -166,6 +174,8 @@ class StreamBody:
             self._is_over = True
             data = encode([self._event_for(error)])
         self._record.bytes_out += len(data)
+        if self.tap is not None:
+            self.tap(data)
         return data
 
     def close(self) -> None:
@@ -183,10 +193,11 @@ class StreamBody:
         self.close()
 
     def _event_for(self, error: ProxyError) -> bytes:
+        if self._opened is not None:
+            self._opening.interrupted(error)
         self._end = error.code or str(error.status)
         if self._opened is None:
             return error_event(error, code=str(error.status))
-        self._opening.interrupted(error)
         return error_event(error, code=self._end)
 
     def _next_write(self) -> bytes:
@@ -218,12 +229,15 @@ class StreamBody:
 
     def _read(self, relay: Relayed, keepalive_at: float) -> list[bytes]:
         """The next chunks, none at the stream's end or when a keep-alive is due."""
-        idle_at = self._progress_at + self._idle_timeout_s
         while not relay.is_over:
+            idle_at = self._progress_at + self._idle_timeout_s
+            before = relay.progress
             chunks = relay.read(min(keepalive_at, idle_at))
             now = self._now()
-            if chunks:
+            if relay.progress != before:
                 self._progress_at = now
+                idle_at = now + self._idle_timeout_s
+            if chunks:
                 return chunks
             if now >= idle_at and not relay.is_over:
                 raise UpstreamTimeout(

@@ -68,6 +68,31 @@ def _timeval(timeout_ms: int) -> bytes:
     return struct.pack("ll", timeout_ms // 1000, timeout_ms % 1000 * 1000)
 
 
+class TimedSocket(socket.socket):
+    """A caller's connection: what is received on it has to come by the moment `receive_until`.
+
+    Also within `receive_timeout_s`, which begins anew with each byte: alone it would let a trickle
+    go on for ever.
+    """
+
+    receive_until = math.inf
+    receive_timeout_s = math.inf
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """As a socket's; raises TimeoutError at these moments, too."""
+        timeout_s = self.gettimeout()
+        left_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
+        if flags or left_s == math.inf or (timeout_s is not None and timeout_s <= left_s):
+            return super().recv(bufsize, flags)
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left_s)
+        try:
+            return super().recv(bufsize)
+        finally:
+            self.settimeout(timeout_s)
+
+
 class Caller:
     """The connection of whoever called us, as far as the server lets us see it.
 
@@ -126,9 +151,10 @@ class Caller:
         except (OSError, ValueError):  # a TLS socket takes no flags, and tells no more than this
             return True
 
-    def limit_io(self, timeout_s: float) -> None:
+    def limit_io(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
         """Have a read from or a write to the caller fail after `timeout_s` of nothing.
 
+        Reads fail at the moment `receive_until` as well, where the server's sockets are ours.
         By options of TCP, so that the socket stays blocking: with a time-out of Python's each
         write would poll first. RFC 5482; tcp(7): TCP_USER_TIMEOUT counts from when data could not
         be sent, a closed window included.
@@ -136,11 +162,15 @@ class Caller:
         sock = self._sock
         if sock is None:
             return
+        if isinstance(sock, TimedSocket):
+            sock.receive_until = receive_until
+            sock.receive_timeout_s = timeout_s
         if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
             sock.settimeout(timeout_s)
             return
         timeout_ms = max(1, math.ceil(timeout_s * 1000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_ms))
+        if not isinstance(sock, TimedSocket):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_ms))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tests.gateway import PATIENCE_S, environment
+from tests.leaks import key_in
 
 COMMAND = [sys.executable, "-W", "error", "-m", "proxy"]
 
@@ -77,6 +78,7 @@ class Shell:
     def check_output(self, text: str) -> None:
         """Fail if there is a key in it or a traceback."""
         assert not any(secret in text for secret in self.secrets), text
+        assert not key_in(text), text
         assert "Traceback" not in text, text
 
     def sockets(self) -> list[str]:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import openai
 
+from tests.leaks import key_in
 from tests.upstream import Hold
 
 ROOT = Path(__file__).parents[1]
@@ -384,6 +385,7 @@ class Gateway:
             finally:
                 self._kill()
         self._check_secrets(self.log)
+        assert not (key := key_in(self.log)), f"a key is shown: {key}"
         for bad in ("Traceback", "ResourceWarning"):
             assert bad not in self.log, self.log
 

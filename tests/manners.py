@@ -9,9 +9,9 @@ Each is scripted after its maker's documentation or, where that is silent, its s
 - llama.cpp: github.com/ggml-org/llama.cpp, tools/server/README.md (`/health`,
   `sse_ping_interval`, `timings`)
 - OpenRouter: openrouter.ai/docs/api/reference/streaming and /errors-and-debugging
-- DeepSeek: api-docs.deepseek.com/quick_start/rate_limit, /api/create-chat-completion and
-  /guides/reasoning_model
-- Groq: console.groq.com/docs/api-reference, /docs/errors, /docs/openai
+- DeepSeek: api-docs.deepseek.com/quick_start/rate_limit and /guides/reasoning_model
+- Groq: console.groq.com/docs/errors; its `x_groq` as in recorded streams (github.com/vercel/ai,
+  packages/groq)
 """
 
 from __future__ import annotations

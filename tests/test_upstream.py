@@ -56,9 +56,10 @@ CLOCK = ("get_time", {"zone": "UTC"})
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
+    before = set(threading.enumerate())
     with Upstream() as running:
         yield running
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("upstream")]
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture(scope="module")

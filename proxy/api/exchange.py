@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from flask import Response, request
@@ -14,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from ..errors import (
     RETRY_HINTS,
     BodyTooLarge,
+    BodyTooSlow,
     InvalidRequest,
     MethodNotAllowed,
     ProxyError,
@@ -21,6 +23,7 @@ from ..errors import (
 )
 from ..gateway import Gateway
 from ..record import Record
+from ..request_log import Transcript
 from ..stream import StreamBody
 from ..watch import Caller
 from ..wire.headers import FORWARDED
@@ -62,6 +65,13 @@ class Exchange:
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.clock.monotonic(),
         )
+        self.transcript: Transcript | None = None  # by `request-log`
+
+    def keep_transcript(self, held: ExitStack) -> None:
+        """Have all of the request written to a file that ends with `held`, if this is wanted."""
+        if self.gateway.request_log is not None:
+            self.transcript = self.gateway.request_log.begin(self.record, self.environ)
+            held.callback(self.transcript.end)
 
     def caller(self) -> Caller:
         """The caller's connection; a write to it fails when it takes nothing for `idle-timeout`."""
@@ -80,9 +90,20 @@ class Exchange:
         """The request's body; raises BodyTooLarge before reading more than is allowed.
 
         Raises InvalidRequest if it does not come whole; its caller may stop sending for no longer
-        than `idle-timeout`.
+        than `idle-timeout`, and has `request-timeout` for all of it: then BodyTooSlow.
         """
-        self.caller()
+        config = self.gateway.config
+        caller = Caller.from_environ(self.environ)
+        deadline = self.record.arrived + config.request_timeout_s
+        caller.limit_io(config.idle_timeout_s, receive_until=deadline)
+        try:
+            return self._receive()
+        except (TimeoutError, BlockingIOError) as error:  # how servers' sockets say it
+            raise BodyTooSlow("the request body did not come in time") from error
+        finally:
+            caller.limit_io(config.idle_timeout_s)
+
+    def _receive(self) -> bytes:
         most = self.gateway.config.max_body_bytes
         length = self._content_length()
         if length is not None and length > most:
@@ -92,9 +113,13 @@ class Exchange:
             body = _read(self.environ["wsgi.input"], most + 1 if length is None else length)
             if not body and length != 0:  # unless a hook of the embedding application was first
                 body = request.get_data()
+        except (TimeoutError, BlockingIOError):
+            raise
         except Exception as error:  # each server has its own for broken framing
             raise InvalidRequest("the request body is framed wrongly") from error
         self.record.bytes_in = len(body)
+        if self.transcript is not None:
+            self.transcript.body = body
         if len(body) > most:
             raise _too_large(most)
         if length is not None and len(body) < length:
@@ -136,6 +161,12 @@ class Exchange:
                 content = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
         if self.gateway.config.callers and "HTTP_ORIGIN" in self.environ:
             lines += _CORS_HEADERS
+        if self.transcript is not None:
+            if isinstance(body, bytes):
+                self.transcript.answer(status, lines, body)
+            else:
+                self.transcript.answer(status, lines)
+                body.tap = self.transcript.write
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
         is_stream = content is body and not isinstance(body, bytes)
         return Response(content, status, lines, direct_passthrough=is_stream)
@@ -198,8 +229,9 @@ def _in_our_terms(error: HTTPException) -> ProxyError:
     if error.code == 405:
         allowed = getattr(error, "valid_methods", None) or ()
         return MethodNotAllowed("this path does not take this method", allowed=allowed)
-    if error.code is not None and error.code < 500:
-        found = InvalidRequest(error.description or error.name)
-        found.status = error.code
-        return found
-    return ProxyError("the proxy failed")
+    if error.code is None:
+        return ProxyError("the proxy failed")
+    shape = InvalidRequest if error.code < 500 else ProxyError
+    found = shape(error.description or error.name)
+    found.status = error.code
+    return found

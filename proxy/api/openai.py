@@ -49,6 +49,7 @@ class _Endpoints:
     ) -> Response:
         record = exchange.record
         with ExitStack() as held:
+            exchange.keep_transcript(held)
             held.callback(lambda: record.close(self._gateway.clock.monotonic()))
             try:
                 key = self._doorkeeper.admit(exchange.environ)
@@ -83,6 +84,8 @@ class _Endpoints:
     ) -> Entry:
         exchange.record.model = request.model
         exchange.record.stream = request.stream
+        if exchange.transcript is not None:
+            exchange.transcript.begin()
         check_model(key, request.model)
         return self._gateway.registry.find(request.model, caller)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..config import ClientConfig, Config
 from ..watch import CLOCK, Clock
 from .base import Client
+from .claude import ClaudeClient
 from .demo import DemoClient
+from .gemini import GeminiClient
 from .openai import OpenAIClient
 from .transport import Transport
 
@@ -32,6 +34,11 @@ def make_clients(config: Config, clock: Clock = CLOCK) -> list[Client]:
     def make(client: ClientConfig) -> Client:
         if client.kind == "demo":
             return DemoClient(client, clock)
-        return OpenAIClient(client, transport(client))
+        if client.kind == "gemini":
+            return GeminiClient(client, transport(client))
+        if client.kind == "claude":
+            return ClaudeClient(client, transport(client))
+        return OpenAIClient(client, transport(client), strips_ids=is_mixed)
 
+    is_mixed = any(client.kind in ("gemini", "claude") for client in config.clients)
     return [make(client) for client in config.clients]

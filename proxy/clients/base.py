@@ -7,7 +7,7 @@ who may use it is the pool's business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..config import ClientConfig
@@ -44,11 +44,17 @@ class Reply(Protocol):
 class ChunkTranslator(Protocol):
     """An upstream's events to chat chunks, both without SSE framing."""
 
-    usage: Usage | None
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens, as far as the answer told them by now."""
 
     @property
     def done(self) -> bool:
         """Whether what came so far is a whole answer."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the upstream's own end mark came: nothing follows that matters."""
 
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks in these events; raises UpstreamError."""
@@ -66,6 +72,10 @@ class Client(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
+
+    def substitutes(self, model: str) -> Sequence[str]:
+        """Other models of the upstream's to ask when the quota of this one is out, in order."""
+        return ()
 
     def is_native(self, request: ChatRequest) -> bool:
         """Whether the request goes out in the caller's own dialect, not as chat."""

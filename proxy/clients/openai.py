@@ -8,6 +8,7 @@ from ..config import ClientConfig
 from ..errors import UpstreamInvalid, UpstreamRefusal
 from ..version import USER_AGENT
 from ..watch import Caller
+from ..wire import call_ids
 from ..wire import headers as header_fields
 from ..wire import openai as wire
 from ..wire.completions import PromptRequest
@@ -19,10 +20,16 @@ MAX_LIST_BYTES = 32 * 1024 * 1024
 
 
 class OpenAIClient(Client):
-    """One key at an OpenAI-compatible provider."""
+    """One key at an OpenAI-compatible provider.
 
-    def __init__(self, config: ClientConfig, transport: Transport) -> None:
+    `strips_ids`: callers may have tool calls of other kinds of clients, whose ids carry thoughts.
+    """
+
+    def __init__(
+        self, config: ClientConfig, transport: Transport, *, strips_ids: bool = False
+    ) -> None:
         super().__init__(config)
+        self._strips_ids = strips_ids
         self._transport = transport
         self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
         key = config.key.reveal()
@@ -59,6 +66,8 @@ class OpenAIClient(Client):
             head, body = self._completions_head, request.native_for_model(model)
         else:
             head, body = self._chat_head, request.for_model(model)
+            if self._strips_ids:
+                body = call_ids.strip(body)
         return self._transport.send(
             head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import select
 import socket
 import ssl
 import struct
@@ -39,7 +38,6 @@ RECV_BYTES = 64 * 1024
 MAX_JOINED_BYTES = 64 * 1024
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_WRITABLE = select.POLLOUT
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
@@ -236,15 +234,18 @@ class SocketReply:
 
     def _flush(self, until: float) -> bool:
         """Whether the request is out, or the upstream began to answer before it was."""
+        look_until = None  # at the clock, before the next write
         while self._unsent:
+            if look_until is not None:
+                event = self._watch.wait(look_until, writing=True)
+                if self._watch.readable(event):
+                    return True
+                if not event and look_until == until:
+                    return False
             try:
                 sent = self._sock.send(self._unsent[0])
             except _WOULD_BLOCK:
-                event = self._watch.wait(until, writing=True)
-                if not event:
-                    return False
-                if self._watch.readable(event) and not event & _WRITABLE:
-                    return True
+                look_until = until
                 continue
             except OSError:
                 if self._is_reused and not self._reader.started:
@@ -252,10 +253,12 @@ class SocketReply:
                 # Refused in mid-request: an answer that says why may come all the same.
                 self._unsent.clear()
                 self._is_cut = True
-            else:
-                self._unsent[0] = self._unsent[0][sent:]
-                if not self._unsent[0]:
-                    del self._unsent[0]
+                break
+            self._unsent[0] = self._unsent[0][sent:]
+            if not self._unsent[0]:
+                del self._unsent[0]
+            # TLS cannot be read any more once a write has failed: first look what came.
+            look_until = None if type(self._sock) is socket.socket else 0.0
         return True
 
     def _receive(self, until: float) -> bytes | None:

@@ -46,6 +46,9 @@ class PromptRequest(ChatRequest, frozen=True):
     native: bytes
     problem: InvalidRequest | None = None
 
+    def wants_usage(self) -> bool:
+        return True  # for the sum of all prompts; `TextAnswers` leaves it out of the answer
+
     def check(self) -> None:
         if self.problem is not None:
             raise self.problem

@@ -22,6 +22,7 @@ from ..errors import (
     UpstreamTruncated,
     envelope,
 )
+from .sse import DONE
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000
@@ -122,6 +123,10 @@ class ChatRequest(Struct, frozen=True):
     def check(self) -> None:
         """Raise InvalidRequest if no chat upstream can serve it."""
 
+    def wants_usage(self) -> bool:
+        """Whether the caller of a stream asked for a last chunk with the usage."""
+        return wants_usage(self.body)
+
 
 def with_model(body: bytes, name: str) -> bytes:
     """The body with another `model`, and every other value as it came."""
@@ -216,6 +221,26 @@ def _value(raw: Raw | None, kind: type[_T]) -> _T | None:
     except msgspec.ValidationError:  # a number out of all range
         return None
     return found if isinstance(found, kind) else None
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Options(Struct):
+    stream_options: _StreamOptions | None = None
+
+
+_decode_options = _decoder(_Options)
+
+
+def wants_usage(body: bytes) -> bool:
+    """Whether the caller of a stream asked for a last chunk with the usage."""
+    try:
+        options = _decode_options(body).stream_options
+    except msgspec.DecodeError:
+        return False
+    return options is not None and options.include_usage is True
 
 
 class _AnswerHead(Struct):
@@ -338,9 +363,11 @@ class ChunkStream:
     """Chat chunks on their way through: they pass as they are, and are watched for their end.
 
     `done`: every choice seen has its `finish_reason`, so that an end without `[DONE]` is whole.
+    `ended`: `[DONE]` came.
     """
 
     def __init__(self) -> None:
+        self.ended = False
         self.usage: Usage | None = None
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -352,7 +379,10 @@ class ChunkStream:
 
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
-        for event in events:
+        for place, event in enumerate(events):
+            if event == DONE:
+                self.ended = True
+                return events[:place]
             try:
                 chunk = _decode_chunk(event)
             except (msgspec.DecodeError, RecursionError):
@@ -392,11 +422,11 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
     return chunk
 
 
-def chunks_of(body: bytes) -> list[bytes]:
+def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
     """A unary answer as the chunks of a stream; raises as `read_answer` does.
 
     For upstreams that answer a stream request with one JSON body. The first chunk carries the whole
-    message, the last the usage, as streams with `include_usage` do.
+    message; `with_usage`: the last one the usage, as streams with `include_usage` do.
     """
     read_answer(body)
     answer = read_object(body)
@@ -407,7 +437,7 @@ def chunks_of(body: bytes) -> list[bytes]:
     if not choices:
         raise UpstreamInvalid("the upstream's answer has no choices")
     chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
-    if answer.get("usage"):
+    if with_usage and answer.get("usage"):
         chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
     return chunks
 

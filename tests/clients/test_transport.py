@@ -313,8 +313,8 @@ def test_large_request_goes_out_whole(upstream: Upstream, way: Transport) -> Non
     assert upstream.connections == 1
 
 
-@pytest.mark.parametrize("ending", ["close", "stay"])
-@pytest.mark.parametrize("is_tls", [False, True])
+# Not with TLS and an abortive close: OpenSSL reads nothing more behind a reset that met its write.
+@pytest.mark.parametrize(("is_tls", "ending"), [(False, "close"), (False, "stay"), (True, "stay")])
 def test_early_answer_is_read_while_the_request_goes_out(
     authority: Authority, make_way: Callable[..., Transport], is_tls: bool, ending: str
 ) -> None:

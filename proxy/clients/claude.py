@@ -1,0 +1,61 @@
+"""Clients at Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..config import ClientConfig
+from ..errors import UpstreamRefusal
+from ..watch import Caller
+from ..wire import call_ids
+from ..wire import openai as wire
+from ..wire.claude import api, errors, models
+from ..wire.claude.reply import to_chat
+from ..wire.claude.request import to_request
+from ..wire.claude.stream import ChatStream
+from .base import ChunkTranslator
+from .translating import ModelPage, TranslatingClient
+from .transport import SocketReply, Transport
+
+
+class ClaudeClient(TranslatingClient):
+    """One API key."""
+
+    models_path = models.PATH
+
+    def __init__(self, config: ClientConfig, transport: Transport) -> None:
+        super().__init__(config, transport, api.headers(config.key.reveal(), config.headers))
+
+    def send(
+        self,
+        request: wire.ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> SocketReply:
+        chat = call_ids.strip(request.body, [call_ids.THOUGHT])
+        body = to_request(chat, model=model, stream=request.stream)
+        return self._post(
+            api.MESSAGES_PATH, body, headers=headers, caller=caller, deadline=deadline
+        )
+
+    def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        chat = to_chat(body, model=request.model, created=int(self._wall()))
+        return chat, wire.read_answer(chat)
+
+    def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
+        return ChatStream(
+            model=request.model,
+            created=int(self._wall()),
+            include_usage=wire.wants_usage(request.body),
+        )
+
+    def _error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
+    ) -> UpstreamRefusal:
+        return errors.read_error(status, headers, body, now_s=now_s).refusal()
+
+    def _page(self, body: bytes) -> ModelPage:
+        return models.read_page(body)

@@ -1,0 +1,83 @@
+"""Clients at Google's Gemini API (the service for API keys, v1beta)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+
+from ..config import ClientConfig
+from ..errors import UpstreamRefusal
+from ..watch import Caller
+from ..wire import call_ids
+from ..wire import openai as wire
+from ..wire.gemini import errors, models
+from ..wire.gemini.reply import to_chat
+from ..wire.gemini.request import path, to_request
+from ..wire.gemini.stream import ChatStream
+from ..wire.headers import merged
+from .base import ChunkTranslator
+from .translating import ModelPage, TranslatingClient
+from .transport import SocketReply, Transport
+
+
+class GeminiClient(TranslatingClient):
+    """One API key."""
+
+    models_path = models.PATH
+
+    def __init__(self, config: ClientConfig, transport: Transport) -> None:
+        key = {"x-goog-api-key": config.key.reveal()}
+        super().__init__(config, transport, merged(key, config.headers))
+        self._listed: tuple[str, ...] | None = None  # the models at the last look; None: never
+
+    def substitutes(self, model: str) -> Sequence[str]:
+        return models.preview_of(model, listed=self._listed)
+
+    def send(
+        self,
+        request: wire.ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> SocketReply:
+        chat = call_ids.strip(request.body, [call_ids.THINKING])
+        body = to_request(chat, model=model, stream=request.stream)
+        return self._post(
+            path(model, stream=request.stream),
+            body,
+            headers=headers,
+            caller=caller,
+            deadline=deadline,
+        )
+
+    def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        chat = to_chat(body, model=request.model, created=int(self._wall()), reply_id=_new_id())
+        return chat, wire.read_answer(chat)
+
+    def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
+        return ChatStream(
+            model=request.model,
+            created=int(self._wall()),
+            include_usage=wire.wants_usage(request.body),
+            reply_id=_new_id(),
+        )
+
+    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+        names = super().list_models(caller=caller, deadline=deadline)
+        self._listed = tuple(names)
+        return names
+
+    def _error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
+    ) -> UpstreamRefusal:
+        return errors.read_error(status, headers, body, now_s=now_s).refusal()
+
+    def _page(self, body: bytes) -> ModelPage:
+        return models.read_page(body)
+
+
+def _new_id() -> str:
+    """For answers that have no id of their own."""
+    return f"chatcmpl-{uuid.uuid4().hex}"

@@ -1,0 +1,121 @@
+"""What clients share whose upstream speaks a dialect of its own: heads, refusals, model lists."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+from ..config import ClientConfig
+from ..errors import RetryHint, UpstreamInvalid, UpstreamRefusal
+from ..version import USER_AGENT
+from ..watch import Caller
+from ..wire import headers as header_fields
+from .base import Client, Reply, read_whole
+from .transport import SocketReply, Transport
+
+# A page of 1000 models with all that Google tells of them is about 1 MB.
+MAX_PAGE_BYTES = 32 * 1024 * 1024
+# An upstream whose list has no end must not keep us.
+MAX_PAGES = 20
+
+
+class ModelPage(Protocol):
+    """A page of an upstream's model list."""
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def next_path(self) -> str | None:
+        """Leads to the next page; None: there is none."""
+
+
+class TranslatingClient(Client):
+    """One key at a provider that is asked in its own dialect; the key stays out of addresses.
+
+    `headers`: ours and the provider's, without those that all requests have.
+    """
+
+    models_path: ClassVar[str]
+
+    def __init__(
+        self, config: ClientConfig, transport: Transport, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(config)
+        self._transport = transport
+        self._lines = header_fields.merged({"User-Agent": USER_AGENT}, headers)
+        self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
+        self._heads: dict[str, bytes] = {}  # by path: one or two for each model that is asked for
+
+    @abstractmethod
+    def _error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
+    ) -> UpstreamRefusal:
+        """An error answer in OpenAI's terms; `now_s` is Unix time."""
+
+    @abstractmethod
+    def _page(self, body: bytes) -> ModelPage:
+        """One page of the model list; raises UpstreamInvalid."""
+
+    def _post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> SocketReply:
+        head = self._heads.get(path)
+        if head is None:
+            ours = header_fields.merged({"Content-Type": "application/json"}, self._lines)
+            head = self._heads[path] = self._transport.head("POST", path, ours)
+        lines = "".join(
+            [
+                f"{name}: {value}\r\n"
+                for name, value in headers.items()
+                if name.lower() not in self._own_names
+            ]
+        )
+        return self._transport.send(
+            head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
+        )
+
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        refusal = self._error(reply.status, reply.headers, body, now_s=self._wall())
+        passed = header_fields.passed(reply.headers, with_hints=True)
+        if refusal.retry_after_s is not None:  # it may stand in the body only
+            passed = {**RetryHint(refusal.retry_after_s).headers(), **passed}
+        refusal.passed_headers = passed
+        return refusal
+
+    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+        names: list[str] = []
+        path: str | None = self.models_path
+        for _ in range(MAX_PAGES):
+            if path is None:
+                break
+            page = self._page(self._get(path, caller=caller, deadline=deadline))
+            names += page.ids
+            path = page.next_path
+        if not names:
+            raise UpstreamInvalid(f"{self.label}: the upstream's model list is empty")
+        return list(dict.fromkeys(names))
+
+    def _get(self, path: str, *, caller: Caller, deadline: float) -> bytes:
+        head = self._transport.head("GET", path, self._lines)
+        reply = self._transport.send(head, b"", caller=caller, deadline=deadline)
+        try:
+            body = read_whole(reply, deadline=deadline, max_bytes=MAX_PAGE_BYTES)
+            if reply.status != 200:
+                raise self.refusal(reply, body)
+            return body
+        finally:
+            reply.close()
+
+    def _wall(self) -> float:
+        return self._transport.clock.wall()
+
+    def close(self) -> None:
+        self._transport.close()

@@ -1,0 +1,15 @@
+"""OpenAI chat <-> Anthropic's Messages API: pure translators, chat is the hub.
+
+    request.py    chat request -> Messages request
+    parameters.py what becomes of every parameter
+    messages.py   its conversation: turns, parts, tool calls and results
+    reply.py      Message -> chat.completion
+    stream.py     event stream -> chat.completion.chunk
+    errors.py     error answers and error events
+    models.py     the list of models
+    families.py   what each model family accepts
+    thinking.py   thinking blocks on their way through a caller that speaks OpenAI
+    api.py        path and headers
+
+Facts are from platform.claude.com/docs and the types of the `anthropic` SDK 2.12, read 2026-11.
+"""

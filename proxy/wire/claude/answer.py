@@ -1,0 +1,163 @@
+"""What unary answers and streams have in common: blocks, usage, why an answer ended.
+
+Blocks and deltas are read leniently, as one struct for all types: the API adds types within a
+version, and clients have to read over those that they don't know (docs/en/api/versioning, 2026-11).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..openai import Usage
+from .thinking import ThinkingBlock
+
+
+class Citation(msgspec.Struct):
+    """Of a page on the web if it has a `url`: the only kind that OpenAI has a place for."""
+
+    url: str | None = None
+    title: str | None = None
+
+
+class Block(msgspec.Struct):
+    """A content block; also the delta of one, whose text is in a field by the delta's type."""
+
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    data: str = ""
+    id: str = ""
+    name: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    citations: list[Citation] | None = None
+    citation: Citation | None = None
+    partial_json: str = ""
+
+
+class _OutputDetails(msgspec.Struct):
+    thinking_tokens: int = 0
+
+
+class WireUsage(msgspec.Struct):
+    """Claude's counts: `input_tokens` leaves out what was read from or written to the cache."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class Counts(msgspec.Struct):
+    """Tokens as OpenAI counts them: the prompt's hold what came from the cache."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def update(self, wire: WireUsage | None) -> None:
+        """Take over what `wire` says; its counts are cumulative, what it leaves out stays."""
+        if wire is None:
+            return
+        uncached = self.input_tokens - self.cached_tokens - self.cache_write_tokens
+        self.cached_tokens = _or(wire.cache_read_input_tokens, self.cached_tokens)
+        self.cache_write_tokens = _or(wire.cache_creation_input_tokens, self.cache_write_tokens)
+        uncached = _or(wire.input_tokens, uncached)
+        self.input_tokens = uncached + self.cached_tokens + self.cache_write_tokens
+        self.output_tokens = _or(wire.output_tokens, self.output_tokens)
+        if wire.output_tokens_details is not None:
+            self.reasoning_tokens = wire.output_tokens_details.thinking_tokens
+
+    def told(self) -> Usage:
+        """What the request's record keeps."""
+        return Usage(self.input_tokens, self.output_tokens)
+
+    def to_chat(self) -> dict[str, Any]:
+        """The object `usage` of a chat completion."""
+        return {
+            "prompt_tokens": self.input_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.cached_tokens,
+                "cache_write_tokens": self.cache_write_tokens,
+            },
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+class StopDetails(msgspec.Struct):
+    """Of a refusal: platform.claude.com/docs/en/api/messages, `stop_details`."""
+
+    category: str | None = None
+    explanation: str | None = None
+
+
+class Ending(msgspec.Struct):
+    """How an answer ended: the fields of a message and of the delta at a stream's end."""
+
+    stop_reason: str | None = None
+    stop_details: StopDetails | None = None
+
+
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+
+
+def finish_reason(stop_reason: str | None, *, has_calls: bool) -> str:
+    """OpenAI's word for it; a reason that is newer than this table reads as a plain end."""
+    finish = _FINISH_REASONS.get(stop_reason or "", "stop")
+    return "tool_calls" if finish == "stop" and has_calls else finish
+
+
+def refusal_text(ending: Ending) -> str | None:
+    """What to tell the caller if the safety classifiers stopped the answer."""
+    if ending.stop_reason != "refusal":
+        return None
+    details = ending.stop_details or StopDetails()
+    category = f" ({details.category})" if details.category else ""
+    return details.explanation or f"The model's safety system stopped this answer{category}."
+
+
+def thinking_block(
+    block: Block, *, index: int, content_offset: int, tool_call_offset: int
+) -> ThinkingBlock:
+    """The block as it goes to the caller."""
+    if block.type == "redacted_thinking":
+        shown = ThinkingBlock(type=block.type, data=block.data)
+    else:
+        shown = ThinkingBlock(type=block.type, thinking=block.thinking, signature=block.signature)
+    shown.index = index
+    shown.content_offset = content_offset
+    shown.tool_call_offset = tool_call_offset
+    return shown
+
+
+def annotation(citation: Citation, *, index: int, start: int, end: int) -> dict[str, Any]:
+    """A citation of a page for the characters from `start` to `end` of the content."""
+    return {
+        "index": index,
+        "type": "url_citation",
+        "url_citation": {
+            "start_index": start,
+            "end_index": end,
+            "title": citation.title or citation.url,
+            "url": citation.url,
+        },
+    }

@@ -1,0 +1,174 @@
+"""Errors of Anthropic's API: what a pool has to know of them, and OpenAI's names for them.
+
+Sources, read 2026-11: platform.claude.com/docs/en/api/errors (statuses, types, `details`) and
+/docs/en/api/rate-limits (headers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from ...errors import UpstreamRefusal, envelope
+from ..headers import read_retry_after
+from .parameters import PARAMETERS
+
+_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+# OpenAI's `code` where callers look for one; else the type is the code.
+_CODES = {
+    "invalid_request_error": None,
+    "authentication_error": "invalid_api_key",
+    "billing_error": "insufficient_quota",
+    "not_found_error": "model_not_found",
+    "rate_limit_error": "rate_limit_exceeded",
+}
+# A used-up account answers 400 to any request, the caller's is not at fault: it counts as 402.
+# `details.error_code` says so; the words are those of prepaid accounts and of limits set by hand.
+_SPENT_CODES = frozenset(
+    (
+        "contract_spend_limit_reached",
+        "enforced_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "linked_organization_spend_limit_reached",
+    )
+)
+_SPENT_WORDS = ("credit balance is too low", "specified api usage limits")
+_BUCKET, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
+_MAX_MESSAGE_CHARS = 2_000
+
+
+class Refusal(NamedTuple):
+    """An error answer. `status`: what it stands for, which a used-up account's 400 is not.
+
+    `type`, `code`, `param`: for OpenAI's error object. `exhausted`: the limits that are at 0.
+    """
+
+    status: int
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+    retry_after_s: float | None
+    exhausted: tuple[str, ...] = ()
+
+    def envelope(self) -> bytes:
+        """OpenAI's error object."""
+        return envelope(self.message, type=self.type, param=self.param, code=self.code)
+
+    def refusal(self) -> UpstreamRefusal:
+        return UpstreamRefusal(
+            self.message,
+            status=self.status,
+            body=self.envelope(),
+            upstream_code=self.code,
+            retry_after_s=self.retry_after_s,
+        )
+
+
+class _Details(msgspec.Struct):
+    error_code: str | None = None
+
+
+class WireError(msgspec.Struct):
+    """The object `error` of an answer or of an event."""
+
+    type: str = "api_error"
+    message: str = ""
+    details: _Details | None = None
+
+
+class _Answer(msgspec.Struct):
+    error: WireError
+
+
+_answers = msgspec.json.Decoder(_Answer)
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> Refusal:
+    """The facts of an error answer, whatever its body is.
+
+    `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
+    """
+    retry_after_s, exhausted = _retry_after(status, headers, now_s)
+    try:
+        error = _answers.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
+        error = WireError(_type_of(status), text)
+    return _refusal(status, error, retry_after_s, exhausted)
+
+
+def refusal_of_event(error: WireError) -> UpstreamRefusal:
+    """The exception for an `error` event, with the status that its type stands for."""
+    return _refusal(_STATUSES.get(error.type, 500), error, None, ()).refusal()
+
+
+def _refusal(
+    status: int, error: WireError, retry_after_s: float | None, exhausted: tuple[str, ...]
+) -> Refusal:
+    message = error.message[:_MAX_MESSAGE_CHARS] or f"The upstream answered with status {status}."
+    kind = error.type
+    if _is_spent(error):
+        status, kind = 402, "billing_error"
+    code = _CODES.get(kind, kind)
+    if code is None and message.startswith("prompt is too long"):
+        code = "context_length_exceeded"
+    name = message.partition(":")[0]
+    param = name if kind == "invalid_request_error" and name in PARAMETERS else None
+    return Refusal(status, message, kind, code, param, retry_after_s, exhausted)
+
+
+def _is_spent(error: WireError) -> bool:
+    if error.type not in ("invalid_request_error", "billing_error"):
+        return False
+    code = error.details.error_code if error.details else None
+    return code in _SPENT_CODES or any(word in error.message.lower() for word in _SPENT_WORDS)
+
+
+def _type_of(status: int) -> str:
+    for kind, its_status in _STATUSES.items():
+        if its_status == status:
+            return kind
+    return "invalid_request_error" if status < 500 else "api_error"
+
+
+def _retry_after(
+    status: int, headers: Mapping[str, str], now_s: float
+) -> tuple[float | None, tuple[str, ...]]:
+    """Seconds to wait, and the limits at 0.
+
+    `retry-after` decides; without it, a 429 waits for the last reset of the limits that are at 0.
+    """
+    exhausted = tuple(
+        name[len(_BUCKET) : -len(_REMAINING)]
+        for name, value in headers.items()
+        if name.startswith(_BUCKET) and name.endswith(_REMAINING) and value.strip() == "0"
+    )
+    asked_s = read_retry_after(headers, now_s=now_s)
+    if asked_s is None and status == 429:
+        resets = (_date(headers.get(_BUCKET + name + _RESET, "")) for name in exhausted)
+        asked_s = max((at_s - now_s for at_s in resets if at_s is not None), default=None)
+    return None if asked_s is None else max(0.0, asked_s), exhausted
+
+
+def _date(value: str) -> float | None:
+    """RFC 3339, as the limits' headers have it."""
+    try:
+        return datetime.fromisoformat(value.strip().replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return None

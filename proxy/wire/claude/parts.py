@@ -1,0 +1,92 @@
+"""Parts of a message that aren't plain text: images, files, what Claude has no counterpart of.
+
+Claude takes images of four kinds, inline or by URL, and PDF and plain text as documents
+(platform.claude.com/docs/en/build-with-claude/vision and /pdf-support, 2026-11); no audio. Files
+uploaded elsewhere are unknown to it.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from typing import Any
+
+from ...errors import InvalidRequest, UnsupportedParameter
+from . import chat
+
+Block = dict[str, Any]
+
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+# RFC 2397; parameters such as a charset are read over.
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*?(;base64)?,", re.IGNORECASE)
+_PDF_IN_BASE64 = "JVBERi"  # %PDF
+
+
+def cache_control(part: chat.Part) -> Block:
+    """Where the caller marks the end of what is worth caching, Claude's mark for it."""
+    if part.cache_control is not None:
+        return {"cache_control": part.cache_control}
+    return {"cache_control": {"type": "ephemeral"}} if part.prompt_cache_breakpoint else {}
+
+
+def part_to_block(part: chat.Part, path: str) -> Block:
+    """The block for a part that is not text. Raises InvalidRequest that names `path`."""
+    if isinstance(part, chat.ImagePart):
+        source = _image_source(part.image_url.url, f"{path}.image_url.url")
+        return {"type": "image", "source": source, **cache_control(part)}
+    if isinstance(part, chat.FilePart):
+        return {**_document(part, f"{path}.file"), **cache_control(part)}
+    kind = "audio" if isinstance(part, chat.AudioPart) else "refusals of the user"
+    raise UnsupportedParameter(f"{path}: Claude takes no {kind}.", param=path)
+
+
+def _image_source(url: str, path: str) -> Block:
+    if url[:8].lower().startswith(("http://", "https://")):
+        return {"type": "url", "url": url}
+    media_type, data = _split_data_url(url, path)
+    if media_type not in _IMAGE_TYPES:
+        raise UnsupportedParameter(
+            f"{path}: Claude takes {', '.join(_IMAGE_TYPES)}, not {media_type[:80]!r}.", param=path
+        )
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _split_data_url(url: str, path: str) -> tuple[str, str]:
+    """Media type and base64 data; the data isn't decoded, Claude checks it."""
+    match = _DATA_URL.match(url)
+    if match is None or match[2] is None:
+        raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL.", param=path)
+    media_type = match[1].lower()
+    return "image/jpeg" if media_type == "image/jpg" else media_type, url[match.end() :]
+
+
+def _document(part: chat.FilePart, path: str) -> Block:
+    file = part.file
+    if not file.file_data:
+        raise UnsupportedParameter(
+            f"{path}: Claude can't see files uploaded elsewhere; send file_data.", param=path
+        )
+    if file.file_data.startswith("data:"):
+        media_type, data = _split_data_url(file.file_data, f"{path}.file_data")
+    else:
+        data = file.file_data
+        media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
+    return {
+        "type": "document",
+        "source": _document_source(media_type, data, f"{path}.file_data"),
+        **({"title": file.filename} if file.filename else {}),
+    }
+
+
+def _document_source(media_type: str, data: str, path: str) -> Block:
+    if media_type == "application/pdf":
+        return {"type": "base64", "media_type": media_type, "data": data}
+    if not media_type.startswith("text/"):
+        raise UnsupportedParameter(
+            f"{path}: Claude takes PDF and text, not {media_type[:80]!r}.", param=path
+        )
+    try:
+        text = b64decode(data, validate=True).decode()
+    except ValueError as error:
+        raise InvalidRequest(f"{path}: expected UTF-8 text in base64.", param=path) from error
+    return {"type": "text", "media_type": "text/plain", "data": text}

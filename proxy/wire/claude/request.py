@@ -1,0 +1,251 @@
+"""An OpenAI chat request to a request for `POST /v1/messages`: the parameters.
+
+The whole mapping is in parameters.py. Claude's side: platform.claude.com/docs/en/api/messages, read
+2026-11; what a model family takes: families.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ...errors import InvalidRequest, UnsupportedParameter
+from . import chat, parameters
+from .families import Family, family_of
+from .messages import Conversation, translate
+from .schema import close_schema
+
+# Tokens to think with where effort isn't understood. 1024 is the API's least
+# (build-with-claude/extended-thinking); past 32k the docs see little gain.
+_BUDGETS = {
+    "minimal": 1_024,
+    "low": 4_096,
+    "medium": 12_288,
+    "high": 24_576,
+    "xhigh": 32_768,
+    "max": 32_768,
+}
+_LEAST_BUDGET = 1_024
+
+_JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no prose, no code fence."
+
+_Json = dict[str, Any]
+
+
+def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
+    """The body for `POST /v1/messages` with the upstream's own `model`.
+
+    Raises InvalidRequest or UnsupportedParameter; its `param` is a path in the caller's body.
+    """
+    request = _read(body)
+    family = family_of(model)
+    thinks = request.reasoning_effort not in (None, "none")
+    talk = translate(request.messages, prefill=family.prefill and not thinks)
+    wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
+    tool_choice = _tool_choice(request, family)
+    wire |= _tools(request, family, tool_choice) or _tools_of_history(talk)
+    wire |= _thinking(request, family, talk, wire)
+    wire |= _sampling(request, family, thinking=_is_thinking(wire))
+    _add_format(request, family, talk, wire)
+    wire |= _rest(request)
+    if talk.system:
+        wire["system"] = talk.system
+    wire["messages"] = talk.turns
+    if stream:
+        wire["stream"] = True
+    try:
+        return msgspec.json.encode(wire)
+    except (OverflowError, RecursionError) as error:  # a schema with an integer past 64 bits
+        raise InvalidRequest(f"the request can't be translated: {error}") from error
+
+
+def _read(body: bytes) -> chat.ChatRequest:
+    try:
+        head = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        parameters.check(head)
+        if "modalities" in head and msgspec.json.decode(head["modalities"]) not in (None, ["text"]):
+            raise UnsupportedParameter("modalities: Claude answers in text.", param="modalities")
+        return msgspec.json.decode(body, type=chat.ChatRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message, _, path = str(error).partition(" - at `$")
+        param = path.rstrip("`").lstrip(".") or None
+        raise InvalidRequest(f"{param or 'body'}: {message}", param=param) from error
+
+
+def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value: int | None = getattr(request, name)
+        if value is not None:
+            if value < 1:
+                raise InvalidRequest(f"{name}: expected at least 1.", param=name)
+            return value
+    return family.max_tokens
+
+
+def _tool_choice(request: chat.ChatRequest, family: Family) -> _Json | None:
+    choice = request.tool_choice
+    wire: _Json | None = None
+    if choice == "required" or (isinstance(choice, chat.ToolChoice) and _demands_any(choice)):
+        wire = {"type": "any"}
+    elif isinstance(choice, str):
+        wire = {"type": choice}
+    elif choice is not None and choice.allowed_tools is not None:
+        wire = {"type": "auto"}
+    elif choice is not None:
+        if choice.function is None:
+            raise UnsupportedParameter(
+                "tool_choice: Claude has functions only.", param="tool_choice"
+            )
+        wire = {"type": "tool", "name": choice.function.name}
+    if wire is not None and wire["type"] in ("any", "tool") and not family.forced_tools:
+        raise UnsupportedParameter(
+            "tool_choice: this model can't be made to call a tool; send auto.", param="tool_choice"
+        )
+    if request.parallel_tool_calls is False and (wire or {}).get("type") != "none":
+        wire = {**(wire or {"type": "auto"}), "disable_parallel_tool_use": True}
+    return wire
+
+
+def _demands_any(choice: chat.ToolChoice) -> bool:
+    return choice.allowed_tools is not None and choice.allowed_tools.mode == "required"
+
+
+def _tools(request: chat.ChatRequest, family: Family, tool_choice: _Json | None) -> _Json:
+    """`tools` and `tool_choice`, which the API takes only together."""
+    choice = request.tool_choice
+    allowed = None
+    if isinstance(choice, chat.ToolChoice) and choice.allowed_tools is not None:
+        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+    tools = []
+    for index, tool in enumerate(request.tools or ()):
+        if tool.function is None:
+            raise UnsupportedParameter(
+                f"tools[{index}]: Claude takes functions only.", param=f"tools[{index}]"
+            )
+        if allowed is None or tool.function.name in allowed:
+            tools.append(_tool(tool.function, family, f"tools[{index}].function.parameters"))
+    if not tools:
+        return {}
+    return {"tools": tools, **({"tool_choice": tool_choice} if tool_choice else {})}
+
+
+def _tools_of_history(talk: Conversation) -> _Json:
+    """The API refuses calls and results of tools in a request that defines none."""
+    blocks = [block for turn in talk.turns for block in turn["content"]]
+    names = dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use")
+    if not names:
+        return {}
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}}
+
+
+def _tool(function: chat.Function, family: Family, path: str) -> _Json:
+    schema: _Json = {"type": "object", **(function.parameters or {"properties": {}})}
+    wire: _Json = {"name": function.name}
+    if function.description:
+        wire["description"] = function.description
+    if function.strict and family.structured:
+        wire["strict"] = True
+        schema = _closed(schema, path)
+    wire["input_schema"] = schema
+    return wire
+
+
+def _closed(schema: _Json, path: str) -> _Json:
+    try:
+        return close_schema(schema)
+    except ValueError as error:
+        raise InvalidRequest(f"{path}: {error}.", param=path) from error
+
+
+def _thinking(request: chat.ChatRequest, family: Family, talk: Conversation, wire: _Json) -> _Json:
+    """`thinking`, and `output_config` with the effort."""
+    wanted = request.reasoning_effort
+    # A demanded tool call and thinking exclude each other.
+    forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
+    is_off = family.off != "never" and (wanted == "none" or forced)
+    parts = _effort(wanted, family, is_off=is_off)
+    if is_off:
+        if family.off in ("disabled", "between_tools"):
+            parts["thinking"] = {"type": family.off}
+        if family.bound:
+            talk.drop_thinking()  # it would be checked all the same, and not used
+        return parts
+    if wanted not in (None, "none"):
+        if family.adaptive:
+            parts["thinking"] = {"type": "adaptive", "display": "summarized"}
+        else:
+            budget = min(_BUDGETS[str(wanted)], wire["max_tokens"] * 3 // 4)
+            if budget >= _LEAST_BUDGET and talk.loop_thinks:
+                parts["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if family.bound and talk.thinks:
+        # Callers trim and edit their histories; a refused request would be the worse answer.
+        binding = {"block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+        parts["thinking"] = {"type": "adaptive", **parts.get("thinking", {}), **binding}
+    return parts
+
+
+def _effort(wanted: str | None, family: Family, *, is_off: bool) -> _Json:
+    if wanted is None or (wanted == "none" and is_off):
+        return {}
+    effort = family.effort("low" if wanted in ("none", "minimal") else wanted)
+    if is_off and effort in ("xhigh", "max"):
+        effort = "high"  # the most that goes without thinking
+    return {"output_config": {"effort": effort}} if effort else {}
+
+
+def _is_thinking(wire: _Json) -> bool:
+    return wire.get("thinking", {}).get("type") in ("adaptive", "enabled")
+
+
+def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _Json:
+    for name, most in (("temperature", 2), ("top_p", 1)):
+        value: float | None = getattr(request, name)
+        if value is not None and not 0 <= value <= most:
+            raise InvalidRequest(f"{name}: expected 0 to {most}.", param=name)
+    if thinking or not family.sampling:
+        return {}
+    wire: _Json = {} if request.top_k is None else {"top_k": request.top_k}
+    if request.temperature is not None:
+        wire["temperature"] = min(request.temperature, 1.0)
+    elif request.top_p is not None:
+        wire["top_p"] = request.top_p
+    return wire
+
+
+def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, wire: _Json) -> None:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return
+    path = "response_format.json_schema.schema"
+    schema = wanted.json_schema.schema if wanted.json_schema else None
+    if wanted.type == "json_schema" and schema is None:
+        raise InvalidRequest(f"{path}: expected a JSON Schema.", param=path)
+    if schema is not None and wanted.type == "json_schema" and family.structured:
+        wanted_format = {"type": "json_schema", "schema": _closed(schema, path)}
+        wire["output_config"] = {**wire.get("output_config", {}), "format": wanted_format}
+        return
+    instruction = _JSON_INSTRUCTION
+    if schema is not None:
+        instruction += f" It follows this JSON Schema: {msgspec.json.encode(schema).decode()}"
+    talk.system.append({"type": "text", "text": instruction})
+
+
+def _rest(request: chat.ChatRequest) -> _Json:
+    wire: _Json = {}
+    if request.n not in (None, 1):
+        raise UnsupportedParameter("n: Claude gives one answer per request.", param="n")
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    for index, stop in enumerate(stops):
+        if not stop.strip():
+            path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
+            raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence.", param=path)
+    if stops:
+        wire["stop_sequences"] = stops
+    user = request.user or request.safety_identifier
+    if user:
+        wire["metadata"] = {"user_id": user}
+    if request.service_tier == "default":
+        wire["service_tier"] = "standard_only"
+    return wire

@@ -1,0 +1,281 @@
+"""The event stream of the Messages API to chat.completion.chunk objects.
+
+Events: platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11. Unknown ones are read
+over. Nothing goes out for `message_start`: until there is content, a failure can still move to
+another client. The chunk with `finish_reason` waits for `message_stop`, so that an answer that was
+cut off never looks whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
+from ..openai import Usage
+from .answer import (
+    Block,
+    Citation,
+    Counts,
+    Ending,
+    StopDetails,
+    WireUsage,
+    annotation,
+    finish_reason,
+    refusal_text,
+    thinking_block,
+)
+from .errors import WireError, refusal_of_event
+from .thinking import ThinkingBlock, carry
+
+
+class _Start(msgspec.Struct):
+    id: str = ""
+    usage: WireUsage | None = None
+
+
+class _Delta(Block):
+    """A block's delta or, in `message_delta`, the message's."""
+
+    stop_reason: str | None = None
+    stop_details: StopDetails | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    index: int = 0
+    delta: _Delta | None = None
+    content_block: Block | None = None
+    message: _Start | None = None
+    usage: WireUsage | None = None
+    error: WireError | None = None
+
+
+class _Open:
+    """A block that has started. `start`: where its text begins; `call`: the index of its call."""
+
+    __slots__ = ("block", "call", "citations", "has_arguments", "start", "thoughts")
+
+    def __init__(self, block: Block, *, start: int, call: int) -> None:
+        self.block = block
+        self.start = start
+        self.call = call
+        self.citations: list[Citation] = []
+        self.has_arguments = False
+        self.thoughts = [block.thinking]
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+_decode = msgspec.json.Decoder(_Event).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ChatStream:
+    """One answer. `done`: the upstream's own end was seen, nothing follows."""
+
+    def __init__(self, *, model: str, created: int, include_usage: bool) -> None:
+        self.done = False
+        self._counts: Counts | None = None
+        self._model = model
+        self._created = created
+        self._include_usage = include_usage
+        self._failure: ProxyError | None = None
+        self._open: dict[int, _Open] = {}
+        self._ending = Ending()
+        self._has_role = False
+        self._text_chars = 0
+        self._calls = 0
+        self._citations = 0
+        self._thinking: list[ThinkingBlock] = []
+        self._carried = 0  # so many of _thinking are in the id of a call
+        self._head = self._tail = b""
+        self._set_id("")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the upstream's own end mark came."""
+        return self.done
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens, as far as the answer told them by now."""
+        return None if self._counts is None else self._counts.told()
+
+    def feed(self, events: list[bytes]) -> list[bytes]:
+        """The chunks for the `data:` fields of some events, in order.
+
+        An `error` event raises UpstreamRefusal, an event that can't be read UpstreamInvalid: at
+        once if no chunk came before it in `events`, else at the next call of `feed` or `finish`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        chunks: list[bytes] = []
+        for data in events:
+            if self.done:
+                break
+            try:
+                self._take(_decode(data), chunks)
+            except ProxyError as error:
+                self._failure = error
+            except _UNREADABLE as error:
+                self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
+                self._failure.__cause__ = error
+            if self._failure is not None:
+                if chunks:
+                    break
+                raise self._failure
+        return chunks
+
+    def finish(self) -> list[bytes]:
+        """The upstream's answer ended. Raises UpstreamTruncated if that was before its own end."""
+        if self._failure is not None:
+            raise self._failure
+        if not self.done:
+            raise UpstreamTruncated("the upstream's stream ended before message_stop.")
+        return []
+
+    def _take(self, event: _Event, chunks: list[bytes]) -> None:
+        if event.type == "content_block_delta":
+            if event.delta is not None:
+                self._take_delta(event.index, event.delta, chunks)
+        elif event.type == "content_block_start":
+            if event.content_block is not None:
+                self._start_block(event.index, event.content_block, chunks)
+        elif event.type == "content_block_stop":
+            self._stop_block(event.index, chunks)
+        elif event.type == "message_start":
+            if event.message is not None:
+                self._set_id(event.message.id)
+                self._count(event.message.usage)
+        elif event.type == "message_delta":
+            self._count(event.usage)
+            if event.delta is not None and event.delta.stop_reason is not None:
+                self._ending = Ending(event.delta.stop_reason, event.delta.stop_details)
+        elif event.type == "message_stop":
+            self._stop(chunks)
+        elif event.type == "error":
+            raise refusal_of_event(event.error or WireError())
+
+    def _count(self, usage: WireUsage | None) -> None:
+        self._counts = self._counts or Counts()
+        self._counts.update(usage)
+
+    def _take_delta(self, index: int, delta: _Delta, chunks: list[bytes]) -> None:
+        if delta.type == "text_delta":
+            if delta.text:
+                self._add_text(delta.text, chunks)
+            return
+        opened = self._open.get(index)
+        if opened is None:
+            return
+        if delta.type == "input_json_delta":
+            if delta.partial_json:
+                self._add_arguments(opened, delta.partial_json, chunks)
+        elif delta.type == "thinking_delta":
+            if delta.thinking:
+                opened.thoughts.append(delta.thinking)
+                self._add({"reasoning_content": delta.thinking}, chunks)
+        elif delta.type == "signature_delta":
+            opened.block.signature += delta.signature
+        elif delta.type == "citations_delta" and delta.citation is not None:
+            opened.citations.append(delta.citation)
+
+    def _start_block(self, index: int, block: Block, chunks: list[bytes]) -> None:
+        self._stop_block(index, chunks)
+        self._open[index] = _Open(block, start=self._text_chars, call=self._calls)
+        if block.type == "text" and block.text:
+            self._add_text(block.text, chunks)
+        elif block.type == "thinking" and block.thinking:
+            self._add({"reasoning_content": block.thinking}, chunks)
+        elif block.type == "tool_use":
+            carried = self._thinking[self._carried :]
+            self._carried = len(self._thinking)
+            call = {
+                "index": self._calls,
+                "id": carry(block.id, carried),
+                "type": "function",
+                "function": {"name": block.name, "arguments": ""},
+            }
+            self._calls += 1
+            self._add({"tool_calls": [call]}, chunks)
+
+    def _stop_block(self, index: int, chunks: list[bytes]) -> None:
+        opened = self._open.pop(index, None)
+        if opened is None:
+            return
+        block = opened.block
+        if block.type in ("thinking", "redacted_thinking"):
+            block.thinking = "".join(opened.thoughts)
+            shown = thinking_block(
+                block,
+                index=len(self._thinking),
+                content_offset=self._text_chars,
+                tool_call_offset=self._calls,
+            )
+            self._thinking.append(shown)
+            self._add({"thinking_blocks": [shown]}, chunks)
+        elif block.type == "tool_use" and not opened.has_arguments:
+            self._add_arguments(opened, bytes(block.input).decode(), chunks)
+        elif block.type == "text":
+            self._add_citations(opened, chunks)
+
+    def _add_citations(self, opened: _Open, chunks: list[bytes]) -> None:
+        cited = [each for each in (opened.block.citations or []) + opened.citations if each.url]
+        for citation in cited:
+            shown = annotation(
+                citation, index=self._citations, start=opened.start, end=self._text_chars
+            )
+            self._citations += 1
+            self._add({"annotations": [shown]}, chunks)
+
+    def _add_arguments(self, opened: _Open, text: str, chunks: list[bytes]) -> None:
+        opened.has_arguments = True
+        self._add({"tool_calls": [{"index": opened.call, "function": {"arguments": text}}]}, chunks)
+
+    def _add_text(self, text: str, chunks: list[bytes]) -> None:
+        self._text_chars += len(text)
+        if self._has_role:
+            chunks.append(self._head + b'{"content":' + _encode(text) + self._tail)
+        else:
+            self._add({"content": text}, chunks)
+
+    def _add(self, delta: dict[str, Any], chunks: list[bytes]) -> None:
+        if not self._has_role:
+            self._has_role = True
+            # Null, not "": the content of an answer that is only a call is null in OpenAI's too.
+            delta = {"role": "assistant", "content": None, **delta}
+        chunks.append(self._head + _encode(delta)[:-1] + self._tail)
+
+    def _stop(self, chunks: list[bytes]) -> None:
+        for index in list(self._open):
+            self._stop_block(index, chunks)
+        self.done = True
+        refusal = refusal_text(self._ending)
+        delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
+        if not self._has_role:
+            self._has_role = True
+            delta = {"role": "assistant", "content": None if refusal else "", **delta}
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": finish_reason(self._ending.stop_reason, has_calls=self._calls > 0),
+        }
+        nothing: dict[str, Any] = {"usage": None} if self._include_usage else {}
+        chunks.append(_encode({**self._envelope, "choices": [choice], **nothing}))
+        if self._include_usage:
+            usage = (self._counts or Counts()).to_chat()
+            chunks.append(_encode({**self._envelope, "choices": [], "usage": usage}))
+
+    def _set_id(self, message_id: str) -> None:
+        """Prepare what is the same in all chunks around the members of the delta."""
+        self._envelope = {
+            "id": f"chatcmpl-{message_id}",
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+        }
+        self._head = _encode(self._envelope)[:-1] + b',"choices":[{"index":0,"delta":'
+        usage = b',"usage":null' if self._include_usage else b""
+        self._tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}"

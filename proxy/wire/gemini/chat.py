@@ -1,0 +1,169 @@
+"""An OpenAI chat request as far as the translation reads it.
+
+The types are those of the `openai` package (types/chat/completion_create_params.py, 3.54), made as
+wide as callers are known to write them. A wrong type becomes an InvalidRequest with its path.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from ...errors import InvalidRequest, UnsupportedParameter
+
+_PATH: Final = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
+
+
+class Url(msgspec.Struct):
+    url: str
+
+
+class InputAudio(msgspec.Struct):
+    data: str
+    format: str
+
+
+class File(msgspec.Struct):
+    file_data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+class Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: Url | str | None = None
+    input_audio: InputAudio | None = None
+    file: File | None = None
+
+
+class FunctionCall(msgspec.Struct):
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct):
+    id: str
+    type: str | None = "function"
+    function: FunctionCall | None = None
+    extra_content: Any = None
+
+
+class Message(msgspec.Struct):
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    extra_content: Any = None
+
+
+class Function(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct):
+    type: str = "function"
+    function: Function | None = None
+
+
+class JSONSchema(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: JSONSchema | None = None
+
+
+class NamedFunction(msgspec.Struct):
+    name: str
+
+
+class AllowedTool(msgspec.Struct):
+    type: str = "function"
+    function: NamedFunction | None = None
+
+
+class AllowedTools(msgspec.Struct):
+    mode: str
+    tools: list[AllowedTool]
+
+
+class ToolChoice(msgspec.Struct):
+    type: str
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+class Google(msgspec.Struct):
+    thinking_config: dict[str, Any] | None = None
+    cached_content: str | None = None
+
+
+class ExtraBody(msgspec.Struct):
+    google: Google | None = None
+
+
+class Request(msgspec.Struct):
+    messages: list[Message]
+    extra_body: ExtraBody | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    modalities: list[str] | None = None
+    n: int | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: float | None = None
+    reasoning_effort: str | None = None
+    response_format: ResponseFormat | None = None
+    seed: int | None = None
+    service_tier: str | None = None
+    stop: str | list[str] | None = None
+    store: bool | None = None
+    temperature: float | None = None
+    tool_choice: str | ToolChoice | None = None
+    tools: list[Tool] | None = None
+    top_k: int | None = None
+    top_logprobs: int | None = None
+    top_p: float | None = None
+    web_search_options: dict[str, Any] | None = None
+
+
+_request_decoder: Final = msgspec.json.Decoder(Request)
+_keys_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
+    """The typed request, and every top-level value that is not null as it came."""
+    try:
+        body.decode()
+        present = {
+            name: value
+            for name, value in _keys_decoder.decode(body).items()
+            if bytes(value).strip() != b"null"
+        }
+        return _request_decoder.decode(body), present
+    except msgspec.ValidationError as error:
+        found = _PATH.match(str(error))
+        problem, path = found.groups() if found else (str(error), None)
+        at = f"{path}: " if path else ""
+        raise InvalidRequest(f"{at}{problem}", param=path) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
+
+
+def unsupported(name: str, why: str = "") -> UnsupportedParameter:
+    """The 400 for what Gemini can't honour; `name` is the parameter's path."""
+    reason = f": {why}" if why else ""
+    return UnsupportedParameter(
+        f"{name} is not supported: the model is served by Gemini{reason}", param=name
+    )

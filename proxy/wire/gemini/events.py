@@ -1,0 +1,154 @@
+"""A GenerateContentResponse as far as the translation reads it: a whole answer or one event.
+
+Source: google-genai 3.4 (types.GenerateContentResponse), ai.google.dev/api/generate-content,
+read 2026-11. Every field may be missing; unknown ones are skipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ...errors import UpstreamInvalid
+from .errors import read_status
+
+
+class Blob(msgspec.Struct, rename="camel"):
+    mime_type: str = ""
+    data: str = ""
+
+
+class FunctionCall(msgspec.Struct, rename="camel"):
+    name: str
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    id: str | None = None
+
+
+class Part(msgspec.Struct, rename="camel"):
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    function_call: FunctionCall | None = None
+    inline_data: Blob | None = None
+
+
+class Content(msgspec.Struct, rename="camel"):
+    parts: list[Part] | None = None
+
+
+class Citation(msgspec.Struct, rename="camel"):
+    uri: str | None = None
+    title: str | None = None
+    start_index: int | None = None
+    end_index: int | None = None
+
+
+class CitationMetadata(msgspec.Struct, rename="camel"):
+    """`citationSources` at this service, `citations` at Vertex AI."""
+
+    citation_sources: list[Citation] | None = None
+    citations: list[Citation] | None = None
+
+
+class Web(msgspec.Struct, rename="camel"):
+    uri: str | None = None
+    title: str | None = None
+
+
+class GroundingChunk(msgspec.Struct, rename="camel"):
+    web: Web | None = None
+
+
+class Segment(msgspec.Struct, rename="camel"):
+    """Offsets in bytes of UTF-8."""
+
+    start_index: int | None = None
+    end_index: int | None = None
+
+
+class GroundingSupport(msgspec.Struct, rename="camel"):
+    segment: Segment | None = None
+    grounding_chunk_indices: list[int] | None = None
+
+
+class GroundingMetadata(msgspec.Struct, rename="camel"):
+    grounding_chunks: list[GroundingChunk] | None = None
+    grounding_supports: list[GroundingSupport] | None = None
+
+
+class TokenLogprob(msgspec.Struct, rename="camel"):
+    token: str = ""
+    log_probability: float = 0.0
+
+
+class TopLogprobs(msgspec.Struct, rename="camel"):
+    candidates: list[TokenLogprob] | None = None
+
+
+class LogprobsResult(msgspec.Struct, rename="camel"):
+    chosen_candidates: list[TokenLogprob] | None = None
+    top_candidates: list[TopLogprobs] | None = None
+
+
+class Candidate(msgspec.Struct, rename="camel"):
+    content: Content | None = None
+    finish_reason: str | None = None
+    finish_message: str | None = None
+    index: int | None = None
+    citation_metadata: CitationMetadata | None = None
+    grounding_metadata: GroundingMetadata | None = None
+    logprobs_result: LogprobsResult | None = None
+
+
+class ModalityTokens(msgspec.Struct, rename="camel"):
+    modality: str = ""
+    token_count: int = 0
+
+
+class UsageMetadata(msgspec.Struct, rename="camel"):
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    prompt_tokens_details: list[ModalityTokens] | None = None
+
+
+class PromptFeedback(msgspec.Struct, rename="camel"):
+    block_reason: str | None = None
+    block_reason_message: str | None = None
+
+
+class Response(msgspec.Struct, rename="camel"):
+    candidates: list[Candidate] | None = None
+    usage_metadata: UsageMetadata | None = None
+    response_id: str | None = None
+    prompt_feedback: PromptFeedback | None = None
+    error: Any = None
+
+
+_decoder: Final = msgspec.json.Decoder(Response)
+_list_decoder: Final = msgspec.json.Decoder(list[Response])
+
+
+def read(body: bytes) -> Response:
+    """One response; an array of one, as errors of the streaming method come, is opened.
+
+    Raises UpstreamInvalid if it is none, and UpstreamRefusal for an error object.
+    """
+    try:
+        response = _decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        response = _first_of_array(body, error)
+    if response.error is not None:
+        raise read_status(response.error).refusal()
+    return response
+
+
+def _first_of_array(body: bytes, error: Exception) -> Response:
+    try:
+        (response,) = _list_decoder.decode(body)
+    except (ValueError, RecursionError):
+        raise UpstreamInvalid(f"Gemini sent no GenerateContentResponse: {error}") from error
+    return response

@@ -1,0 +1,116 @@
+"""What a Gemini model takes, as far as it can be told from its name.
+
+Only what changes a request is kept here; whatever else a model refuses it refuses itself, with a
+400 that names the field and goes to the caller as it came.
+
+Sources: ai.google.dev/gemini-api/docs/thinking (levels and budgets per model),
+/docs/openai (Google's own reasoning_effort table), /docs/latest-model and the guides of
+Gemini 3.6 to 4 (sampling parameters ignored, one candidate only), read 2026-11.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+_NAME: Final = re.compile(r"gemini-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.])(?:-(pro|flash-lite|flash))?")
+
+# A name without a version (gemini-flash-latest, a tuned model, one of another vendor's making)
+# is taken for a present model, but nothing the caller asked for is left out for its sake.
+_UNKNOWN: Final = (3, 0)
+
+# Budgets of Gemini 2.5 in tokens, as Google's compatibility layer sets them; `none` switches
+# thinking off where the model can, which the Pro model can't: 128 is its least.
+_BUDGETS: Final = {
+    "none": 0,
+    "minimal": 1024,
+    "low": 1024,
+    "medium": 8192,
+    "high": 24576,
+    "xhigh": 24576,
+    "max": 24576,
+}
+_PRO_BUDGETS: Final = {**_BUDGETS, "none": 128, "xhigh": 32768, "max": 32768}
+
+_LEVELS: Final = {
+    "none": "MINIMAL",
+    "minimal": "MINIMAL",
+    "low": "LOW",
+    "medium": "MEDIUM",
+    "high": "HIGH",
+    "xhigh": "HIGH",
+    "max": "HIGH",
+}
+
+EFFORTS: Final = tuple(_LEVELS)
+
+
+class Family(NamedTuple):
+    """A model's generation, e.g. (2, 5), and its kind: pro, flash, flash-lite or "" if unknown."""
+
+    version: tuple[int, int]
+    kind: str
+
+    @property
+    def thinks(self) -> bool:
+        return self.version >= (2, 5)
+
+    @property
+    def validates_signatures(self) -> bool:
+        """Whether a function call of this turn without its thought signature is a 400."""
+        return self.version >= (3, 0)
+
+    @property
+    def matches_call_ids(self) -> bool:
+        """Whether function results are matched to calls by id; before that by name and order."""
+        return self.version >= (3, 0)
+
+    @property
+    def fetches_urls(self) -> bool:
+        """Whether `fileData` may hold any public https URL (docs/file-input-methods)."""
+        return self.version >= (2, 5)
+
+    @property
+    def many_candidates(self) -> bool:
+        return self.version < (3, 0)
+
+    @property
+    def penalties(self) -> bool:
+        return self.version < (4, 0)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether temperature, topP and topK do anything: from 3.6 on they are ignored."""
+        return self.version < (3, 6) and (self.version, self.kind) != ((3, 5), "flash-lite")
+
+    def thinking_config(self, effort: str) -> dict[str, object]:
+        """`thinkingConfig` for an OpenAI `reasoning_effort`, one of EFFORTS.
+
+        From Gemini 3 on thinking can't be switched off: `none` is the least that the model takes,
+        without the thoughts in the answer.
+        """
+        config: dict[str, object] = {"includeThoughts": effort != "none"}
+        if self.version < (3, 0):
+            config["thinkingBudget"] = (_PRO_BUDGETS if self.kind == "pro" else _BUDGETS)[effort]
+            return config
+        level = _LEVELS[effort]
+        if level == "MINIMAL" and not self._takes_minimal:
+            level = "LOW"
+        config["thinkingLevel"] = level
+        return config
+
+    @property
+    def _takes_minimal(self) -> bool:
+        # Pro models and every Flash from 3.7 on answer 400 "Thinking level MINIMAL is not
+        # supported for this model"; the Flash-Lite models of Gemini 3 still take it.
+        if self.kind == "flash-lite":
+            return self.version < (4, 0)
+        return self.kind == "flash" and self.version < (3, 7)
+
+
+def family_of(model: str) -> Family:
+    found = _NAME.search(model)
+    if found is None:
+        return Family(_UNKNOWN, "")
+    major, minor, kind = found.groups()
+    return Family((int(major), int(minor or 0)), kind or "")

@@ -1,0 +1,66 @@
+"""A whole generateContent answer as a chat.completion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ...errors import UpstreamInvalid
+from . import events
+from .choice import Choice, Delta, logprobs_of
+from .usage import UNKNOWN, counts_of
+
+
+def to_chat(body: bytes, *, model: str, created: int, reply_id: str) -> bytes:
+    """The chat.completion; its id is Gemini's `responseId`, `reply_id` where there is none.
+
+    Raises UpstreamInvalid if it is no whole GenerateContentResponse or the model failed, and
+    UpstreamRefusal if it is an error object after all.
+    """
+    response = events.read(body)
+    choices = [
+        _choice(candidate, place, reply_id)
+        for place, candidate in enumerate(response.candidates or ())
+    ]
+    feedback = response.prompt_feedback
+    if not choices and feedback is not None and feedback.block_reason:
+        blocked = Choice(0, reply_id)
+        choices = [_as_chat(blocked, blocked.block(feedback.block_reason), None)]
+    if not choices:
+        raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
+    choices.sort(key=lambda choice: choice["index"])
+    counts = counts_of(response.usage_metadata) if response.usage_metadata else UNKNOWN
+    return msgspec.json.encode(
+        {
+            "id": response.response_id or reply_id,
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": choices,
+            "usage": counts.as_chat(),
+        }
+    )
+
+
+def _choice(candidate: events.Candidate, place: int, reply_id: str) -> dict[str, Any]:
+    choice = Choice(place if candidate.index is None else candidate.index, reply_id)
+    delta = choice.add(candidate)
+    if not choice.finished:
+        raise UpstreamInvalid("Gemini's answer has a candidate without a finishReason")
+    result = candidate.logprobs_result
+    return _as_chat(choice, delta, None if result is None else logprobs_of(result))
+
+
+def _as_chat(choice: Choice, delta: Delta, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+    head = {"role": "assistant", "content": None, "refusal": None}
+    message: dict[str, Any] = {**head, **delta, **choice.closing}
+    for field in ("tool_calls", "annotations"):
+        for entry in message.get(field, ()):
+            del entry["index"]
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": choice.finish_reason,
+    }

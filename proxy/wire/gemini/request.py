@@ -1,0 +1,196 @@
+"""An OpenAI chat request as a generateContent request (v1beta).
+
+`PARAMETERS` says what becomes of every parameter; the README's table is checked against it. What
+Gemini can't honour is dropped only if the answer stays what the caller asked for, else it is a 400
+`unsupported_parameter`. No safety settings are sent: Google's defaults hold.
+
+Sources: google-genai 3.4 (types.py, models.py), ai.google.dev/api/generate-content, read 2026-11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from ...errors import InvalidRequest, UnsupportedParameter
+from . import chat, schema
+from .family import family_of
+from .generation import generation_config
+from .turns import turns_of
+
+_GC: Final = "generationConfig."
+
+# parameter -> what becomes of it. "dropped" and "400" open the texts of those that never arrive.
+PARAMETERS: Final[dict[str, str]] = {
+    "model": "the path",
+    "stream": "the path",
+    "stream_options": "the usage chunk is made here",
+    "messages": "contents, systemInstruction",
+    "audio": "400",
+    "extra_body": "google.thinking_config: generationConfig.thinkingConfig; "
+    "google.cached_content: cachedContent",
+    "frequency_penalty": _GC + "frequencyPenalty; 400 from Gemini 4 on",
+    "function_call": "400: use tool_choice",
+    "functions": "400: use tools",
+    "logit_bias": "400 unless empty",
+    "logprobs": _GC + "responseLogprobs",
+    "max_completion_tokens": _GC + "maxOutputTokens",
+    "max_tokens": _GC + "maxOutputTokens, unless max_completion_tokens is given",
+    "metadata": "dropped: it labels stored chats only",
+    "modalities": _GC + "responseModalities (text, image); 400 for audio",
+    "moderation": "400",
+    "n": _GC + "candidateCount; 400 for n > 1 from Gemini 3 on",
+    "parallel_tool_calls": "dropped if true; 400 if false with tools",
+    "prediction": "dropped: it speeds up, and changes no answer",
+    "presence_penalty": _GC + "presencePenalty; 400 from Gemini 4 on",
+    "prompt_cache_key": "dropped: Gemini caches by itself",
+    "prompt_cache_options": "dropped: Gemini caches by itself",
+    "prompt_cache_retention": "dropped: Gemini caches by itself",
+    "reasoning_effort": _GC + "thinkingConfig: thinkingLevel from Gemini 3 on, thinkingBudget for "
+    "2.5; 400 for models that don't think",
+    "response_format": _GC + "responseMimeType, generationConfig.responseJsonSchema",
+    "safety_identifier": "dropped: Gemini has no place for it",
+    "seed": _GC + "seed",
+    "service_tier": "serviceTier (flex, priority; default is standard); dropped if auto; else 400",
+    "stop": _GC + "stopSequences",
+    "store": "store: whether Google logs the request",
+    "temperature": _GC + "temperature; dropped from Gemini 3.6 on, which ignores it",
+    "tool_choice": "toolConfig.functionCallingConfig",
+    "tools": "tools[].functionDeclarations",
+    "top_k": _GC + "topK; dropped from Gemini 3.6 on, which ignores it",
+    "top_logprobs": _GC + "logprobs",
+    "top_p": _GC + "topP; dropped from Gemini 3.6 on, which ignores it",
+    "user": "dropped: Gemini has no place for it",
+    "verbosity": "dropped: a hint",
+    "web_search_options": "tools[].googleSearch",
+}
+
+_REFUSED: Final = frozenset(name for name, fate in PARAMETERS.items() if fate.startswith("400"))
+_NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
+_TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
+
+
+def path(model: str, *, stream: bool) -> str:
+    """Path and query below the base URL; nothing in `model` can leave its path segment."""
+    folder, slash, name = model.partition("/")
+    if not slash or folder not in ("models", "tunedModels"):
+        folder, name = "models", model
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return f"/v1beta/{folder}/{quote(name, safe='', errors='replace')}:{method}"
+
+
+def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
+    """Raises InvalidRequest or UnsupportedParameter, with `param` the path to what is wrong.
+
+    `model` is the upstream's name for it; `stream` changes the path alone.
+    """
+    asked, present = chat.read(body)
+    family = family_of(model)
+    _refuse_unknown(present)
+    try:
+        turns = turns_of(asked.messages, family=family)
+        request: dict[str, Any] = {"contents": turns.contents}
+        if turns.system is not None:
+            request["systemInstruction"] = turns.system
+        config = generation_config(asked, family)
+        if config:
+            request["generationConfig"] = config
+        request.update(_tools(asked))
+        request.update(_account(asked))
+        return msgspec.json.encode(request)
+    except RecursionError as error:
+        raise InvalidRequest("The request is nested too deeply") from error
+
+
+def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
+    for name, value in present.items():
+        if bytes(value).strip() in _NOTHING_SET:
+            continue
+        if name not in PARAMETERS:
+            raise chat.unsupported(name, "Gemini has nothing like it")
+        if name in _REFUSED:
+            raise chat.unsupported(name, PARAMETERS[name].partition(": ")[2])
+
+
+def _tools(asked: chat.Request) -> dict[str, Any]:
+    """`tools` and `toolConfig`."""
+    declared = [_declaration(place, tool) for place, tool in enumerate(asked.tools or ())]
+    tools: list[dict[str, Any]] = [{"functionDeclarations": declared}] if declared else []
+    if declared and asked.parallel_tool_calls is False:
+        raise chat.unsupported(
+            "parallel_tool_calls", "it may always call several functions at once"
+        )
+    if asked.web_search_options is not None:
+        tools.append({"googleSearch": {}})
+    found: dict[str, Any] = {"tools": tools} if tools else {}
+    calling = _calling(asked.tool_choice, {function["name"] for function in declared})
+    if calling is not None:
+        found["toolConfig"] = {"functionCallingConfig": calling}
+    return found
+
+
+def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
+    at = f"tools[{place}]"
+    if tool.type != "function" or tool.function is None:
+        raise UnsupportedParameter(
+            f"{at}: only functions are possible with Gemini, got type {tool.type!r}", param=at
+        )
+    declaration: dict[str, Any] = {"name": tool.function.name}
+    if tool.function.description:
+        declaration["description"] = tool.function.description
+    parameters = schema.function_parameters(
+        tool.function.parameters, param=f"{at}.function.parameters"
+    )
+    if parameters is not None:
+        declaration["parametersJsonSchema"] = parameters
+    return declaration
+
+
+def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[str, Any] | None:
+    """`functionCallingConfig`; None is Gemini's own AUTO."""
+    if choice is None or choice == "auto":
+        return None
+    if choice == "none":
+        return {"mode": "NONE"} if declared else None
+    if choice == "required":
+        if not declared:
+            raise InvalidRequest("tool_choice: there are no tools to choose", param="tool_choice")
+        return {"mode": "ANY"}
+    mode, names = _named(choice)
+    if not names or not names <= declared:
+        raise InvalidRequest("tool_choice must name functions among `tools`", param="tool_choice")
+    return {"mode": mode, "allowedFunctionNames": sorted(names)}
+
+
+def _named(choice: str | chat.ToolChoice) -> tuple[str, set[str]]:
+    if isinstance(choice, chat.ToolChoice):
+        if choice.type == "function" and choice.function is not None:
+            return "ANY", {choice.function.name}
+        allowed = choice.allowed_tools
+        if choice.type == "allowed_tools" and allowed is not None:
+            names = {tool.function.name for tool in allowed.tools if tool.function is not None}
+            # VALIDATED is AUTO that keeps to the allowed names.
+            return ("ANY" if allowed.mode == "required" else "VALIDATED"), names
+    raise InvalidRequest(
+        "tool_choice must be none, auto, required, a function or allowed_tools",
+        param="tool_choice",
+    )
+
+
+def _account(asked: chat.Request) -> dict[str, Any]:
+    """What concerns the account and not the answer: tier, logging, a cached prompt."""
+    found: dict[str, Any] = {}
+    tier = asked.service_tier
+    if tier is not None and tier != "auto":
+        if tier not in _TIERS:
+            raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
+        found["serviceTier"] = _TIERS[tier]
+    if asked.store is not None:
+        found["store"] = asked.store
+    google = asked.extra_body.google if asked.extra_body else None
+    if google is not None and google.cached_content is not None:
+        found["cachedContent"] = google.cached_content
+    return found

@@ -1,0 +1,152 @@
+"""The events of streamGenerateContent?alt=sse as chat.completion.chunk payloads.
+
+Each event is a GenerateContentResponse that adds to those before it; `usageMetadata` counts up.
+There is no end mark (look-alikes have OpenAI's): the answer is whole when every candidate seen has
+a `finishReason` and the body has ended. Old models and look-alikes put a finishReason in every
+event, so the chunk with `finish_reason` is due only at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ...errors import UpstreamError, UpstreamTruncated
+from ..openai import Usage
+from ..sse import DONE
+from . import events
+from .choice import Choice, Delta, logprobs_of
+from .usage import UNKNOWN, counts_of
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class ChatStream:
+    """Feed it the `data:` payloads of the upstream's events, then `finish()`, once.
+
+    `ended`: an end mark came. The chunks' id is Gemini's `responseId`, `reply_id` where there is
+    none. After an exception it is of no more use.
+    """
+
+    def __init__(self, *, model: str, created: int, include_usage: bool, reply_id: str) -> None:
+        self.ended = False
+        self._model = model
+        self._created = created
+        self._include_usage = include_usage
+        self._reply_id = reply_id
+        self._choices: dict[int, Choice] = {}
+        self._told: events.UsageMetadata | None = None
+        self._failure: UpstreamError | None = None
+        self._head = b""
+        self._tail = b'],"usage":null}' if include_usage else b"]}"
+
+    @property
+    def done(self) -> bool:
+        """Whether every candidate seen is finished; false as long as there is none."""
+        return bool(self._choices) and all(c.finished for c in self._choices.values())
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens, as far as the answer told them by now."""
+        return None if self._told is None else counts_of(self._told).told()
+
+    def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """The chunks that these events make.
+
+        Raises UpstreamRefusal for an error event, UpstreamInvalid for what is no event or when
+        the model failed; not before the chunks of the events ahead of it were returned, so it may
+        be the next call, `finish` too, that raises.
+        """
+        self._raise_failure()
+        chunks: list[bytes] = []
+        try:
+            for payload in payloads:
+                if payload == DONE:
+                    chunks += self.finish()
+                    self.ended = True
+                    break
+                self._event(events.read(payload), chunks)
+        except UpstreamError as error:
+            self._failure = error
+            if not chunks:
+                raise
+        return chunks
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> list[bytes]:
+        """The last chunks: finish reasons and, if asked for, the usage.
+
+        Raises UpstreamTruncated if the answer was cut off.
+        """
+        self._raise_failure()
+        if self.ended:
+            return []
+        if not self.done:
+            what = "in the middle of" if self._choices else "before"
+            raise UpstreamTruncated(f"Gemini's stream ended {what} its answer")
+        chunks: list[bytes] = []
+        for choice in self._choices.values():
+            self._chunk(choice, choice.closing, chunks, finish_reason=choice.finish_reason)
+        if self._include_usage:
+            counts = UNKNOWN if self._told is None else counts_of(self._told)
+            usage = _encode(counts.as_chat())
+            chunks.append(self._head + b'],"usage":' + usage + b"}")
+        return chunks
+
+    def _event(self, response: events.Response, chunks: list[bytes]) -> None:
+        if not self._head:
+            self._head = self._make_head(response.response_id or self._reply_id)
+        if response.usage_metadata is not None:
+            self._told = response.usage_metadata
+        for place, candidate in enumerate(response.candidates or ()):
+            choice = self._choice(place if candidate.index is None else candidate.index)
+            delta = choice.add(candidate)
+            result = candidate.logprobs_result
+            logprobs = None if result is None else logprobs_of(result)
+            if delta or logprobs or not choice.started:
+                self._chunk(choice, delta, chunks, logprobs=logprobs)
+        feedback = response.prompt_feedback
+        if feedback is not None and feedback.block_reason and not self._choices:
+            choice = self._choice(0)
+            self._chunk(choice, choice.block(feedback.block_reason), chunks)
+
+    def _choice(self, index: int) -> Choice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = Choice(index, self._reply_id)
+        return choice
+
+    def _chunk(
+        self,
+        choice: Choice,
+        delta: Delta,
+        chunks: list[bytes],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> None:
+        if not choice.started:
+            choice.started = True
+            delta = {"role": "assistant", **delta}
+        made = {
+            "index": choice.index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+        chunks.append(self._head + _encode(made) + self._tail)
+
+    def _make_head(self, chunk_id: str) -> bytes:
+        """All that the chunks have in common, up to the choices."""
+        head = {
+            "id": chunk_id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+        }
+        return _encode(head)[:-1] + b',"choices":['

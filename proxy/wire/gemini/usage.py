@@ -1,0 +1,54 @@
+"""Token counts of Gemini in OpenAI's terms."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..openai import Usage
+from .events import UsageMetadata
+
+
+class Counts(NamedTuple):
+    """`output_tokens` holds the reasoning, `input_tokens` the cached tokens, as at OpenAI."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    audio_tokens: int
+
+    def told(self) -> Usage:
+        """What the request's record keeps."""
+        return Usage(self.input_tokens, self.output_tokens)
+
+    def as_chat(self) -> dict[str, Any]:
+        """`usage` of a completion (openai types/completion_usage.py)."""
+        return {
+            "prompt_tokens": self.input_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.cached_tokens,
+                "audio_tokens": self.audio_tokens,
+            },
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+UNKNOWN = Counts(0, 0, 0, 0, 0)
+
+
+def counts_of(told: UsageMetadata) -> Counts:
+    """Gemini counts thoughts beside the candidates and tool results beside the prompt."""
+    thoughts = told.thoughts_token_count or 0
+    return Counts(
+        input_tokens=(told.prompt_token_count or 0) + (told.tool_use_prompt_token_count or 0),
+        output_tokens=(told.candidates_token_count or 0) + thoughts,
+        cached_tokens=told.cached_content_token_count or 0,
+        reasoning_tokens=thoughts,
+        audio_tokens=sum(
+            detail.token_count
+            for detail in told.prompt_tokens_details or ()
+            if detail.modality == "AUDIO"
+        ),
+    )

@@ -1,0 +1,72 @@
+"""gunicorn's threaded worker, so that slow callers hold up nobody but themselves.
+
+gthread by itself gives each new connection a thread for 5 s before its first byte, waits for a
+request's head for ever, waits for ever until a short answer is taken, and lingers on a connection
+that it closes in the one thread that accepts all others (2 s each). Here a connection has no thread
+before its first byte, and each of these waits is bounded and a thread of the pool's own.
+"""
+
+from __future__ import annotations
+
+import math
+import selectors
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+
+from .watch import Caller, TimedSocket
+
+# For a connection's first byte, and from a request's first byte to the end of its head. What
+# callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
+HEAD_TIMEOUT_S = 20.0
+
+# A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
+WRITE_TIMEOUT_S = 20.0
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """The hooks of `ThreadWorker` (gunicorn 25.1 to 27, workers/gthread.py) that this takes."""
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Main thread: have a request served; a new connection waits here for its first byte."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        sock = conn.sock
+        conn.sock = TimedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
+        self.pending_conns.append(conn)
+        ready = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, ready)
+
+    def murder_pending(self) -> None:
+        """Main thread, every second: close connections that were silent for too long."""
+        if not self.alive:  # whoever has sent nothing by now is not waited for
+            for conn in self.pending_conns:
+                conn.timeout = -math.inf
+        super().murder_pending()
+
+    def handle(self, conn: Any) -> Any:
+        """A thread of the pool: serve one request; falsy: the connection is over, and closed."""
+        if isinstance(conn.sock, TimedSocket):
+            conn.sock.receive_until = time.monotonic() + HEAD_TIMEOUT_S
+        keeps = super().handle(conn)
+        if not keeps:
+            conn.close(graceful=True)
+        return keeps
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The same thread, when the head is whole."""
+        Caller(conn.sock).limit_io(WRITE_TIMEOUT_S)
+        return super().handle_request(req, conn)
+
+    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
+        """Main thread, after `handle`."""
+        if not fs.cancelled() and fs.exception() is None and not fs.result():
+            self.nr_conns -= 1
+        else:
+            super().finish_request(conn, fs)

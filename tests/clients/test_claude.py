@@ -1,0 +1,222 @@
+"""The Claude client, and the proof that its fake upstream is one: the official SDK takes it so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import pytest
+
+from proxy.clients.claude import ClaudeClient
+from proxy.clients.translating import MAX_PAGES
+from proxy.clients.transport import Transport
+from proxy.config import ClientConfig, Secret
+from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
+from proxy.version import USER_AGENT
+from proxy.watch import Caller
+from proxy.wire.openai import Usage, read_request
+from tests import claude_upstream as claude
+from tests.clients.calls import WAIT_S, read_all
+from tests.dialects import BY_KIND, Call, Said, claude_stream
+from tests.upstream import Received, Reply, Upstream, json_reply
+
+CLAUDE = BY_KIND["claude"]
+KEY = "sk-ant-0123456789abcdef"
+SAID = Said("I will look.", "Hm.", (Call("toolu_1", "weather", {"city": "Zürich"}),), "tool_calls")
+HELLO = {"role": "user", "content": "Hi"}
+ASKED: Any = {"model": claude.MODEL, "max_tokens": 99, "messages": [HELLO]}
+
+
+@pytest.fixture
+def sdk(plain: Upstream) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(
+        api_key=KEY, base_url=plain.origin, max_retries=0, timeout=WAIT_S
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client(plain: Upstream, make_way: Callable[..., Transport]) -> Callable[..., ClaudeClient]:
+    def make(**headers: str) -> ClaudeClient:
+        config = ClientConfig(
+            kind="claude",
+            provider="claude",
+            label="claude/1",
+            key=Secret(KEY),
+            base_url=plain.origin,
+            max_concurrency=1,
+            weight=1,
+            models=None,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        return ClaudeClient(config, make_way(plain.origin))
+
+    return make
+
+
+def ask(client: ClaudeClient, *, refused: bool = False, **more: Any) -> Any:
+    """What the client makes of a unary answer, or of a refusal."""
+    body = {"model": "alias", "messages": [HELLO], **more}
+    request = read_request(json.dumps(body).encode())
+    deadline = time.monotonic() + WAIT_S
+    headers = {"x-request-id": "req_1", "User-Agent": "caller"}
+    reply = client.send(
+        request, model=claude.MODEL, headers=headers, caller=Caller(None), deadline=deadline
+    )
+    try:
+        data = read_all(reply)
+        return client.refusal(reply, data) if refused else client.answer(request, data)
+    finally:
+        reply.close()
+
+
+def list_models(client: ClaudeClient) -> list[str]:
+    return client.list_models(caller=Caller(None), deadline=time.monotonic() + WAIT_S)
+
+
+# The fake
+
+
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_sdk_reads_the_fakes_answers(plain: Upstream, sdk: anthropic.Anthropic, name: str) -> None:
+    """Over the wire, unary and as a stream that adds up to the same."""
+    answer = claude.ANSWERS[name]
+    plain.reply(KEY, json_reply(answer), claude_stream(answer))
+    whole = sdk.messages.create(**ASKED)
+    with sdk.messages.stream(**ASKED) as stream:
+        streamed = stream.get_final_message()
+    assert whole.model_dump(mode="json", exclude={"usage"}) == streamed.model_dump(
+        mode="json", exclude={"usage"}
+    )
+    assert whole.usage.output_tokens == streamed.usage.output_tokens
+    assert {one.path for one in plain.received()} == {"/v1/messages"}
+    assert {one.key for one in plain.received()} == {KEY}
+
+
+def test_sdk_raises_the_fakes_errors(plain: Upstream, sdk: anthropic.Anthropic) -> None:
+    """By status, with type and message; in mid-stream by the error's type."""
+    limits = claude.rate_limit_headers(bucket="tokens", resets_at="x", retry_after="7")
+    plain.reply(
+        KEY,
+        CLAUDE.refused(429, "Slower.", **limits),
+        CLAUDE.refused(529, "Overloaded."),
+        CLAUDE.refused(401, "invalid x-api-key"),
+    )
+    with pytest.raises(anthropic.RateLimitError, match="Slower") as caught:
+        sdk.messages.create(**ASKED)
+    assert caught.value.response.headers["retry-after"] == "7"
+    with pytest.raises(anthropic.InternalServerError, match="Overloaded") as overloaded:
+        sdk.messages.create(**ASKED)
+    assert overloaded.value.status_code == 529
+    with pytest.raises(anthropic.AuthenticationError):
+        sdk.messages.create(**ASKED)
+
+
+def test_sdk_pages_through_the_fakes_models(plain: Upstream, sdk: anthropic.Anthropic) -> None:
+    """By `after_id`, until `has_more` is false."""
+    plain.pages["/v1/models"] = pages(2)
+    assert [model.id for model in sdk.models.list(limit=1000)] == ["claude-0", "claude-1"]
+
+
+def pages(count: int) -> Callable[[Received], Reply]:
+    """A list of so many pages of one model each."""
+
+    def page(received: Received) -> Reply:
+        after = received.query.partition("after_id=claude-")[2]
+        number = int(after) + 1 if after else 0
+        return json_reply({**claude.models(f"claude-{number}"), "has_more": number + 1 < count})
+
+    return page
+
+
+# The client
+
+
+def test_request_as_the_api_wants_it(
+    plain: Upstream, make_client: Callable[..., ClaudeClient]
+) -> None:
+    """Key and version in headers; the provider's own headers win, its betas add to ours."""
+    plain.reply(KEY, CLAUDE.answer(SAID))
+    chat, usage = ask(make_client(anthropic_beta="b-1", USER_AGENT="mine"))
+    assert usage == Usage(11, 7)
+    assert json.loads(chat)["model"] == "alias"
+    (received,) = plain.received()
+    names = [name.lower() for name, _ in received.headers]
+    assert len(names) == len(set(names))
+    assert received.header["user-agent"] == "mine"
+    assert received.header["anthropic-beta"].endswith(",b-1")
+    assert received.header["x-request-id"] == "req_1"
+    assert KEY not in received.path + received.query
+
+
+def test_user_agent_is_ours(plain: Upstream, make_client: Callable[..., ClaudeClient]) -> None:
+    """Unless the provider names another."""
+    plain.pages["/v1/models"] = pages(1)
+    list_models(make_client())
+    assert plain.received()[0].header["user-agent"] == USER_AGENT
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "asked_s"),
+    [
+        (429, {"retry-after": "7"}, 7.0),
+        (429, {"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        (529, {}, None),
+        (500, {"retry-after": "3"}, 3.0),
+    ],
+)
+def test_refusals_tell_status_and_wait(
+    plain: Upstream,
+    make_client: Callable[..., ClaudeClient],
+    status: int,
+    headers: dict[str, str],
+    asked_s: float | None,
+) -> None:
+    """In OpenAI's envelope; the hints go on to a caller who is to get them."""
+    plain.reply(KEY, CLAUDE.refused(status, "Slower.", **headers))
+    refusal = ask(make_client(), refused=True)
+    assert (refusal.status, refusal.retry_after_s) == (status, asked_s)
+    error = json.loads(refusal.envelope())["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["message"] == "Slower."
+    assert refusal.headers().items() >= headers.items()
+
+
+def test_limits_that_are_used_up_tell_when_they_reset(
+    plain: Upstream, make_client: Callable[..., ClaudeClient]
+) -> None:
+    """`anthropic-ratelimit-*`, when a 429 has no `retry-after`; the caller gets it as one."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 500))
+    limits = claude.rate_limit_headers(bucket="input-tokens", resets_at=moment, retry_after=None)
+    plain.reply(KEY, CLAUDE.refused(429, "Slower.", **limits))
+    refusal = ask(make_client(), refused=True)
+    assert 400 < refusal.retry_after_s <= 500
+    assert 400 < int(refusal.headers()["retry-after"]) <= 500
+    assert not [name for name in refusal.headers() if name.startswith("anthropic-")]
+
+
+def test_what_claude_cannot_do_is_never_sent(
+    plain: Upstream, make_client: Callable[..., ClaudeClient]
+) -> None:
+    """InvalidRequest comes before a connection is taken."""
+    with pytest.raises(InvalidRequest):
+        ask(make_client(), n=2)
+    assert plain.connections == 0
+
+
+def test_model_list_ends(plain: Upstream, make_client: Callable[..., ClaudeClient]) -> None:
+    """All pages up to a limit; an empty or refused list is an error."""
+    client = make_client()
+    plain.pages["/v1/models"] = pages(3)
+    assert list_models(client) == ["claude-0", "claude-1", "claude-2"]
+    plain.pages["/v1/models"] = pages(10_000)
+    assert len(list_models(client)) == MAX_PAGES
+    plain.pages["/v1/models"] = json_reply({"data": []})
+    with pytest.raises(UpstreamInvalid):
+        list_models(client)
+    plain.pages["/v1/models"] = CLAUDE.refused(401, "invalid x-api-key")
+    with pytest.raises(UpstreamRefusal):
+        list_models(client)

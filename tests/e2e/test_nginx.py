@@ -1,0 +1,320 @@
+"""Behind a real nginx: with its defaults (`proxy_pass` and nothing else), and as we ship it.
+
+Default proxy settings mean buffering on and HTTP/1.0 to the gateway.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.gateway import CHAT, PATIENCE_S, ROOT, Gateway, Lot, Lots, Reached, Response, asked
+from tests.gateway import text_of as text_in
+from tests.nginx import Nginx, require_nginx
+from tests.upstream import Gate, Hold, Received, Upstream, chat, chunk, error, events, garbage, raw
+
+require_nginx()
+
+# What the contract allows.
+NOTICED_S = 1.0
+
+DEFAULTS = """
+server {{
+    listen 127.0.0.1:{{port}};
+    location / {{ proxy_pass http://127.0.0.1:{gateway_port}; }}
+}}
+"""
+
+MIB = 1024 * 1024
+
+# More than `max-retry-interval`: the gateway does not wait for it.
+A_MINUTE = {"Retry-After": "60"}
+
+
+def shipped(gateway_port: int) -> str:
+    """deploy/nginx.conf with other addresses."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    for ours, here in (
+        ("server 127.0.0.1:8317;", f"server 127.0.0.1:{gateway_port};"),
+        ("listen 80;", "listen 127.0.0.1:{port};"),
+    ):
+        assert text.count(ours) == 1
+        text = text.replace(ours, here)
+    return text
+
+
+@pytest.fixture(scope="module")
+def lots(upstream: Upstream) -> Lots:
+    return Lots(upstream.url, {1: 60})
+
+
+@pytest.fixture(scope="module")
+def gateway(lots: Lots) -> Iterator[Gateway]:
+    """One of its own: what is behind nginx has its own connections."""
+    with Gateway({"request-retry": 0, "openai-compatibility": lots.providers}) as running:
+        yield running
+
+
+@pytest.fixture
+def lot(lots: Lots) -> Lot:
+    return lots.take()
+
+
+class Front:
+    """What callers see of an nginx in front of a gateway."""
+
+    def __init__(self, nginx: Nginx, gateway: Gateway) -> None:
+        self.nginx = nginx
+        self.gateway = gateway
+
+    @contextmanager
+    def open(self, path: str, body: object, **headers: str) -> Iterator[http.client.HTTPResponse]:
+        """An answer to a POST, to be read as it comes; bytes go as they are, else as JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.nginx.port, timeout=PATIENCE_S)
+        try:
+            connection.request("POST", path, content, headers)
+            with connection.getresponse() as response:
+                yield response
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: object, **headers: str) -> Response:
+        with self.open(path, body, **headers) as response:
+            return self.gateway.whole(response)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.nginx.port), timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module", params=["defaults", "shipped"])
+def front(request: pytest.FixtureRequest, gateway: Gateway) -> Iterator[Front]:
+    port = gateway.port
+    servers = shipped(port) if request.param == "shipped" else DEFAULTS.format(gateway_port=port)
+    with Nginx(servers) as nginx:
+        yield Front(nginx, gateway)
+
+
+@pytest.fixture(scope="module")
+def shipped_front(gateway: Gateway) -> Iterator[Front]:
+    with Nginx(shipped(gateway.port)) as nginx:
+        yield Front(nginx, gateway)
+
+
+# Both
+
+
+def test_events_pass_one_by_one(front: Front, upstream: Upstream, lot: Lot) -> None:
+    """Our headers alone turn buffering off: the upstream sends no event before the one before it
+    has come to the caller.
+    """
+    texts = ["a", "b" * 10_000, "c", "d"]
+    gates = [Gate() for _ in texts]
+    steps = [
+        step
+        for text, gate in zip(texts, gates, strict=True)
+        for step in (chunk({"content": text}), Hold(gate))
+    ]
+    upstream.reply(lot.key, events(*steps, chunk({}, finish="stop"), "[DONE]"))
+    with front.open(CHAT, asked(lot.model, stream=True)) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["Cache-Control"] == "no-cache"
+        for text, gate in zip(texts, gates, strict=True):
+            event = response.readline() + response.readline()
+            assert text_in([event.removeprefix(b"data: ").rstrip()]) == text
+            gate.set()
+        assert response.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_comments_pass_at_once(upstream: Upstream) -> None:
+    """Keep-alives too, and what commits a stream: nginx must see something in time."""
+    lots = Lots(upstream.url, {1: 1})
+    lot = lots.take()
+    gate = Gate()
+    upstream.reply(
+        lot.key, events(chunk({"content": "a"}, finish="stop"), "[DONE]").after(Hold(gate))
+    )
+    streaming = {"commit-after-seconds": 0.1, "keepalive-seconds": 0.1}
+    tree = {"streaming": streaming, "openai-compatibility": lots.providers}
+    with (
+        Gateway(tree) as gateway,
+        Nginx(DEFAULTS.format(gateway_port=gateway.port)) as nginx,
+        Front(nginx, gateway).open(CHAT, asked(lot.model, stream=True)) as response,
+    ):
+        for _ in range(3):
+            assert response.readline() + response.readline() == b": keep-alive\n\n"
+        gate.set()
+        assert response.read().endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_pass_as_json(front: Front, upstream: Upstream, lot: Lot, stream: bool) -> None:
+    """Ours and the upstream's, with their hints; none becomes a page of nginx's."""
+    body = asked(lot.model, stream=stream)
+    upstream.reply(lot.key, error(400, "No.", code="bad"), error(503), error(429, headers=A_MINUTE))
+    refused = front.post(CHAT, body)
+    assert (refused.status, refused.error["message"]) == (400, "No.")
+    assert front.post(CHAT, body).error["type"] == "server_error"
+    limited = front.post(CHAT, body)
+    assert limited.status == 429
+    assert (limited.headers["retry-after"], limited.headers["x-should-retry"]) == ("60", "true")
+    for path, given, status in ((CHAT, b"{", 400), ("/none", body, 404), ("/v1/models", body, 405)):
+        answer = front.post(path, given)
+        assert (answer.status, bool(answer.error)) == (status, True)
+
+
+def test_upstream_that_is_gone_is_502_of_ours(front: Front, upstream: Upstream, lot: Lot) -> None:
+    """The gateway's own 502 is not replaced either."""
+    upstream.reply(lot.key, garbage())
+    answer = front.post(CHAT, asked(lot.model))
+    assert (answer.status, answer.error["type"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("begun", [False, True], ids=["silent", "begun"])
+def test_caller_leaves_nginx(
+    front: Front, upstream: Upstream, lot: Lot, stream: bool, begun: bool
+) -> None:
+    """The upstream's connection ends within a second, and the client's one permit is free."""
+    reached = Reached()
+    if stream:
+        first = events(chunk({"content": "a"}), reached.hold())
+        reply = first if begun else first.after(reached.hold())
+    else:
+        whole = chat("a").wire_bytes()
+        reply = raw(whole[: -10 if begun else 10], reached.hold())
+    upstream.reply(lot.key, reply)
+    body = json.dumps(asked(lot.model, stream=stream)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with front.connect() as sock:
+        sock.sendall(head.encode() + body)
+        if stream and begun:
+            assert sock.recv(12) == b"HTTP/1.1 200"
+        reached.wait_reached()
+        left_at = time.monotonic()
+    received = ended(upstream, lot)
+    assert received.aborted
+    assert received.ended is not None
+    assert received.ended - left_at < NOTICED_S
+    again = front.post(CHAT, asked(lot.model))
+    assert again.status == 200
+    assert int(front.gateway.record_of(again.headers["x-request-id"])["waited_ms"]) < 1000
+
+
+def ended(upstream: Upstream, lot: Lot) -> Received:
+    (received,) = upstream.received(lot.key)
+    return received.wait_ended(PATIENCE_S)
+
+
+# As shipped
+
+
+def test_large_bodies_pass(shipped_front: Front, upstream: Upstream, lot: Lot) -> None:
+    """Of `max-body-size`, 32 MiB, to the byte."""
+    head = (
+        json.dumps({"model": lot.model, "stream": False})[:-1] + ', "messages": [{"role": "user",'
+    )
+    start, end = f'{head} "content": "'.encode(), b'"}]}'
+    body = start + b"x" * (32 * MIB - len(start) - len(end)) + end
+    assert len(body) == 32 * MIB
+    assert shipped_front.post(CHAT, body).status == 200
+    assert upstream.received(lot.key)[0].body == body
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_too_large_bodies_are_refused_in_json(shipped_front: Front, framing: str) -> None:
+    """By nginx, in our words, before it has the whole of it."""
+    how = "Content-Length: 33554433" if framing == "length" else "Transfer-Encoding: chunked"
+    with shipped_front.connect() as sock:
+        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{how}\r\n\r\n".encode())
+        if framing == "chunked":
+            sock.sendall(b"%x\r\nx" % (32 * MIB + 1))  # nginx looks at its first byte
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        answer = shipped_front.gateway.whole(response)
+        response.close()
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc/net/tcp")
+def test_connections_to_the_gateway_are_reused(shipped_front: Front, lot: Lot) -> None:
+    """Unary answers, streams and errors all leave theirs for the next request."""
+    assert shipped_front.post(CHAT, asked(lot.model)).status == 200
+    before = ports_to(shipped_front.gateway.port)
+    for stream in (False, True) * 3:
+        assert shipped_front.post(CHAT, asked(lot.model, stream=stream)).status == 200
+        assert shipped_front.post("/none", b"").status == 404
+    assert ports_to(shipped_front.gateway.port) == before
+
+
+def ports_to(port: int) -> set[str]:
+    """The local ports of all connections to a port, those that ended lately included."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {local for _, local, remote, *_ in rows if remote == f"0100007F:{port:04X}"}
+
+
+def test_what_nginx_tells_the_gateway(upstream: Upstream) -> None:
+    """The caller's address and scheme are nginx's word, not the caller's."""
+    with Nginx(shipped(upstream.port)) as nginx, upstream_front(nginx) as connection:
+        for _ in range(2):
+            forged = {
+                "X-Forwarded-For": "6.6.6.6",
+                "X-Forwarded-Proto": "https",
+                "Host": "ai.example",
+            }
+            connection.request("POST", "/v1/chat/completions?x=1", json.dumps(asked("any")), forged)
+            with connection.getresponse() as response:
+                assert response.status == 200
+                response.read()
+    one, two = upstream.received()[-2:]
+    assert one.connection == two.connection
+    assert (one.query, one.header["host"]) == ("x=1", "ai.example")
+    assert one.header["x-forwarded-for"] == "127.0.0.1"
+    assert one.header["x-forwarded-proto"] == "http"
+    assert "connection" not in one.header
+
+
+@contextmanager
+def upstream_front(nginx: Nginx) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=PATIENCE_S)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_forwarded_headers_stay_here(front: Front, upstream: Upstream, lot: Lot) -> None:
+    """Upstreams learn nothing of callers, and a forged scheme disturbs nothing."""
+    forged = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Forwarded-Proto": "https",
+        "Forwarded": "for=6.6.6.6",
+    }
+    assert front.post(CHAT, asked(lot.model), **forged).status == 200
+    names = set(upstream.received(lot.key)[0].header)
+    assert not [name for name in names if "forwarded" in name or name in ("via", "x-real-ip")]
+
+
+def test_open_gateway_is_not_opened_by_nginx(shipped_front: Front, lot: Lot) -> None:
+    """Callers from elsewhere know it by a name that is not this machine's: configure keys."""
+    answer = shipped_front.post(CHAT, asked(lot.model), Host="ai.example")
+    assert (answer.status, answer.error["code"]) == (403, "forbidden")
+
+
+def test_nginx_alone_answers_in_json() -> None:
+    """While the gateway is down, SDKs read an error object."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        nobody: int = sock.getsockname()[1]
+    with Nginx(shipped(nobody)) as nginx, upstream_front(nginx) as connection:
+        connection.request("POST", CHAT, b"{}")
+        with connection.getresponse() as response:
+            assert (response.status, response.headers["Content-Type"]) == (502, "application/json")
+            assert json.loads(response.read())["error"]["code"] == "gateway_unreachable"

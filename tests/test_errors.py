@@ -1,0 +1,68 @@
+"""What errors say to callers: true hints, bounded messages, no key."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proxy.errors import (
+    MAX_MESSAGE_CHARS,
+    ModelNotFound,
+    RetryHint,
+    UpstreamRefusal,
+    UpstreamReset,
+)
+
+KEY, MASK = "sk-or-v1-0123456789b780", "sk-…b780"
+
+
+@pytest.mark.parametrize(
+    ("after_s", "seconds", "milliseconds", "retries"),
+    [
+        (0.0, "0", "0", "true"),
+        (-1.0, "0", "0", "true"),
+        (0.0001, "1", "1", "true"),
+        (1.2, "2", "1200", "true"),
+        (60.0, "60", "60000", "true"),
+        (60.001, "61", "60001", "false"),
+    ],
+)
+def test_hint_is_rounded_up(after_s: float, seconds: str, milliseconds: str, retries: str) -> None:
+    """Who comes back then is not too early; nobody is told to wait in vain."""
+    expected = {
+        "retry-after": seconds,
+        "retry-after-ms": milliseconds,
+        "x-should-retry": retries,
+    }
+    assert RetryHint(after_s).headers() == expected
+
+
+def test_unknown_time_is_no_hint() -> None:
+    """But a word to SDKs not to try."""
+    assert RetryHint(None).headers() == {"x-should-retry": "false"}
+
+
+def test_message_is_bounded() -> None:
+    """Whatever was quoted in it."""
+    found = json.loads(ModelNotFound("x" * 1_000_000).envelope())
+    assert found["error"]["message"] == "x" * MAX_MESSAGE_CHARS + "…"
+
+
+def test_hidden_key_is_in_no_part() -> None:
+    """Of an upstream's own error; header fields are ASCII."""
+    body = json.dumps({"error": {"message": f"no {KEY}"}}).encode()
+    error = UpstreamRefusal(
+        f"no {KEY}",
+        status=400,
+        body=body,
+        upstream_code=KEY,
+        passed_headers={"openai-key": KEY},
+    )
+    error.hide(KEY, MASK)
+    assert KEY not in f"{error} {error!r} {error.envelope()!r} {error.headers()} {error.code}"
+    assert json.loads(error.envelope())["error"]["message"] == f"no {MASK}"
+    assert error.headers() == {"openai-key": "sk-...b780"}
+    other = UpstreamReset(f"broke at {KEY}")
+    other.hide(KEY, MASK)
+    assert str(other) == other.message == f"broke at {MASK}"

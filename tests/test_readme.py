@@ -1,0 +1,349 @@
+"""README.md against the program: each command, snippet, table and sample in it.
+
+`make test` and `make check` are what runs these tests; their targets are looked at, not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from proxy.config import json_schema, load_config, mask
+from proxy.record import Attempt, Record
+from proxy.wire.openai import Usage
+from tests.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
+
+README = (ROOT / "README.md").read_text()
+ADDRESS = "http://127.0.0.1:8317"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks in this language; "" is for those without one."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for its_language, text in found if its_language == language]
+
+
+def block(language: str, start: str) -> str:
+    """The one block that starts so."""
+    (found,) = (text for text in blocks(language) if text.startswith(start))
+    return found
+
+
+SUMMARY = block("", "poolproxy on ")
+CURLS = [line.replace("\\\n", "") for line in re.split(r"\n(?=curl)", block("sh", "curl"))]
+
+
+def test_every_command_is_known() -> None:
+    """A command that is new in the README needs a test here."""
+    known = [["make run"], CURLS, ["make test"], ["python -m proxy check"]]
+    found = [text.strip().replace("\\\n", "") for text in blocks("sh")]
+    assert found == ["\n".join(lines).strip() for lines in known]
+
+
+def test_every_make_target_is_there() -> None:
+    """As far as the README names them."""
+    targets = set(re.findall(r"\bmake ([a-z-]+)`", README)) | {"run", "test"}
+    assert targets >= {"run", "test", "check", "test-slow", "bench"}
+    done = subprocess.run(
+        ["make", "--dry-run", *sorted(targets)], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_is_there() -> None:
+    """As far as the README names them."""
+    named = re.findall(r"`((?:deploy/)?[\w.-]+\.(?:yaml|conf|service))`", README)
+    assert len(set(named)) >= 3
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# The first commands
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Gateway]:
+    """The shipped configuration, without a key, on any free port."""
+    with Gateway(ROOT / "config.yaml", env={"PORT": "0"}) as running:
+        yield running
+
+
+def test_summary(started: Gateway) -> None:
+    """What it says at start."""
+    last = SUMMARY.splitlines()[-1]
+    started.wait_for_line(lambda line: line.rstrip() == last)
+    assert summary_in(started.log).replace(started.url, ADDRESS) == SUMMARY
+
+
+@pytest.mark.parametrize("command", CURLS, ids=["unary", "stream"])
+def test_curl(started: Gateway, command: str) -> None:
+    """As it stands, but for the port."""
+    check_curl(command, started.url)
+
+
+def summary_in(log: str) -> str:
+    """The lines of the summary in a log."""
+    found = re.search(r"^poolproxy on .*\n(?:  .*\n)+", log, re.MULTILINE)
+    assert found, log
+    return found[0]
+
+
+def check_curl(command: str, url: str) -> None:
+    """Run one of the README's; what it prints is an answer of the demo provider."""
+    assert ADDRESS in command
+    done = subprocess.run(
+        ["sh", "-c", command.replace(ADDRESS, url)], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "stream" not in command:
+        assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+        return
+    data = data_of(done.stdout)
+    assert text_of(data)
+    assert data[-1] == b"[DONE]"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone would have, in a fresh directory: no virtual environment, no caches."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not in a git checkout")
+    target = tmp_path_factory.mktemp("clone")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+@contextmanager
+def made_run(clone: Path, variables: Mapping[str, str]) -> Iterator[str]:
+    """`make run` in the clone until the block ends; what it printed up to the summary's end."""
+    env = environment(PORT="0", XDG_RUNTIME_DIR=str(clone), **variables)
+    for name in ("MAKEFLAGS", "MAKELEVEL", "PYTHONPATH", "VIRTUAL_ENV"):
+        env.pop(name, None)
+    with subprocess.Popen(
+        ["make", "run"],
+        cwd=clone,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if "requests in flight" in line:
+                    break
+            yield "".join(lines)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_first_command_in_a_fresh_clone(clone: Path) -> None:
+    """`make run` sets up all it needs, and the demo provider answers; then with two workers."""
+    assert not (clone / ".venv").exists()
+    with made_run(clone, {}) as log:
+        summary = summary_in(log)
+        url = re.findall(r"http://[\d.:]+", summary)[0]
+        assert summary.replace(url, ADDRESS) == SUMMARY
+        for command in CURLS:
+            check_curl(command, url)
+    assert "WEB_CONCURRENCY=2 make run" in README
+    with made_run(clone, {"WEB_CONCURRENCY": "2"}) as log:
+        assert "\n  2 workers" in log
+
+
+# Configuration
+
+
+def test_sample_configuration() -> None:
+    """It is valid as it stands, and says what it means to."""
+    text, _ = blocks("yaml")
+    config = load_config(yaml.safe_load(text), environ={})
+    assert config.warnings == ()
+    assert config.listen_problems() == []
+    assert [caller.name for caller in config.callers] == ["", "ci"]
+    clients = [(one.provider, one.max_concurrency, one.weight) for one in config.clients]
+    assert clients == [("openrouter", 1, 1), ("openrouter", 8, 3), ("local", 4, 1)]
+    assert config.clients[-1].models is None
+    assert not config.clients[-1].key
+
+
+def test_sample_of_other_kinds() -> None:
+    """Gemini and Claude accounts under one alias."""
+    _, text = blocks("yaml")
+    config = load_config(yaml.safe_load(text), environ={})
+    assert config.warnings == ()
+    assert [client.kind for client in config.clients] == ["gemini", "claude"]
+    assert {model.alias for client in config.clients for model in client.models or ()} == {"fast"}
+
+
+class Row(NamedTuple):
+    """A row of the table of keys: `section: key, key`; the defaults in the keys' order."""
+
+    section: str
+    keys: tuple[str, ...]
+    defaults: tuple[str, ...]
+
+
+def table_of_keys() -> list[Row]:
+    """Its rows."""
+    table = README[README.index("| key | default | |") :].split("\n\n")[0]
+    rows = []
+    for line in table.splitlines()[2:]:
+        first, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        section, _, keys = first.replace("`", "").rpartition(": ")
+        defaults = tuple(re.findall(r"`([^`]*)`", default))
+        rows.append(Row(section, tuple(keys.split(", ")), defaults))
+    return rows
+
+
+SCHEMA = json_schema()["$defs"]
+# What the table's sections are in the schema: a key is in each of these.
+SECTIONS = {
+    "": ("File",),
+    "quota-exceeded": ("QuotaExceeded",),
+    "streaming": ("Streaming",),
+    "provider": ("ProviderEntry",),
+    "provider or key": ("ProviderEntry", "KeyEntry"),
+    "demo": ("DemoEntry",),
+}
+
+
+def properties(definition: str) -> Mapping[str, Any]:
+    """The keys of a part of the file."""
+    shapes = [SCHEMA[definition], *SCHEMA[definition].get("anyOf", ())]
+    (found,) = (shape["properties"] for shape in shapes if "properties" in shape)
+    return dict(found)
+
+
+# Keys that the file may hold and nothing goes by: the README does not promise them.
+UNTOLD = {"claude-api-key", "gemini-api-key", "generative-language-api-key"}
+
+
+def test_table_has_every_key() -> None:
+    """Whatever the top level of the file may hold is in the table, by itself or as a section."""
+    rows = table_of_keys()
+    named = {key for row in rows if not row.section for key in row.keys}
+    named |= {row.section for row in rows}
+    assert set(properties("File")) - named == UNTOLD
+
+
+@pytest.mark.parametrize("row", table_of_keys(), ids=lambda row: " ".join(row.keys))
+def test_row_of_the_table(row: Row) -> None:
+    """The keys are in the schema, with the defaults that the table says."""
+    for part in SECTIONS[row.section]:
+        assert set(row.keys) <= set(properties(part))
+    known = properties(SECTIONS[row.section][0])
+    assert len(row.defaults) <= len(row.keys)
+    for key, default in zip(row.keys, row.defaults, strict=False):
+        assert yaml.safe_load(default) == known[key]["default"]
+
+
+# The rest
+
+
+def run_python(*arguments: str, cwd: Path) -> str:
+    """What Python prints; fails where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """A directory with the shipped configuration, and the same once more as other.yaml."""
+    for name in ("config.yaml", "other.yaml"):
+        shutil.copy(ROOT / "config.yaml", tmp_path / name)
+    return tmp_path
+
+
+def test_flask_snippet(configured: Path) -> None:
+    """It runs as it is; the paths are where it says, and a second one gets along with it."""
+    (snippet,) = blocks("python")
+    second = 'Proxy("other.yaml", name="other")'
+    assert f"`{second}`" in README
+    program = f"""{snippet}
+{second}.init_app(app, url_prefix="/other")
+caller = app.test_client()
+body = {{"model": "demo", "messages": [{{"role": "user", "content": "Hello?"}}]}}
+for prefix in ("/llm", "/other"):
+    answer = caller.post(prefix + "/v1/chat/completions", json=body)
+    assert answer.json["choices"][0]["message"]["content"], answer.data
+assert caller.get("/llm/nothing").json["error"]["code"] == "not_found"
+assert caller.get("/nothing").mimetype == "text/html"
+print("done")
+"""
+    assert run_python("-c", program, cwd=configured) == "done\n"
+
+
+def test_check(configured: Path) -> None:
+    """The file that is shipped is valid."""
+    command = block("sh", "python -m proxy check").split()[1:]
+    assert "config.yaml: valid" in run_python(*command, cwd=configured)
+
+
+def test_every_subcommand_is_there(configured: Path) -> None:
+    """As far as the README names them, their options too."""
+    names = set(re.findall(r"`(?:poolproxy\s)?(serve|status|check|disable|enable)\b", README))
+    assert names >= {"serve", "status", "disable", "enable"}
+    for name in names:
+        assert name in run_python("-m", "proxy", name, "--help", cwd=configured)
+    assert "--probe" in run_python("-m", "proxy", "check", "--help", cwd=configured)
+
+
+def test_line_of_the_log() -> None:
+    """The sample is what such a request would leave."""
+    sample = block("", "proxy.request ").removeprefix("proxy.request ").rstrip("\n")
+    record = Record("req_5f0c2e9d", endpoint="/v1/chat/completions", arrived=100.0)
+    record.caller, record.model, record.stream = "ci", "kimi-k2", True
+    for key, status, reason in (
+        ("sk-or-v1-0123456789", 429, "rate_limit_exceeded"),
+        ("sk-or-v1-9876543210", 200, "ok"),
+    ):
+        attempt = Attempt(f"openrouter/{mask(key)}", 0.0)
+        attempt.status, attempt.reason = status, reason
+        record.attempts.append(attempt)
+    record.status, record.end = 200, "ok"
+    record.first_event, record.ended = 100.412, 102.21
+    record.bytes_in, record.bytes_out = 310, 20113
+    record.usage = Usage(41, 212)
+    assert record.line() == sample

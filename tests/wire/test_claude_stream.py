@@ -1,0 +1,298 @@
+"""Streams and unary answers of Claude, as an OpenAI caller gets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import msgspec
+import pytest
+from openai.lib.streaming._deltas import accumulate_delta
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
+from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.stream import ChatStream
+from proxy.wire.openai import Usage
+from tests import claude_upstream as claude
+
+Json = dict[str, Any]
+
+
+def unary(answer: Json) -> Json:
+    body = to_chat(json.dumps(answer).encode(), model="alias", created=1_763_000_000)
+    ChatCompletion.model_validate_json(body, strict=True)
+    chat: Json = json.loads(body)
+    return chat
+
+
+def new_stream(*, include_usage: bool = True) -> ChatStream:
+    return ChatStream(model="alias", created=1_763_000_000, include_usage=include_usage)
+
+
+def run(batches: Sequence[Sequence[bytes]], *, include_usage: bool = True) -> list[Json]:
+    stream = new_stream(include_usage=include_usage)
+    chunks = [chunk for batch in batches for chunk in stream.feed(list(batch))]
+    chunks += stream.finish()
+    assert stream.done
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate_json(chunk, strict=True)
+    return [json.loads(chunk) for chunk in chunks]
+
+
+def join(chunks: Sequence[Json]) -> Json:
+    """The unary answer that the chunks add up to, joined as the official SDK does."""
+    head = chunks[0]
+    message: dict[object, object] = {}
+    finish_reason = usage = None
+    for chunk in chunks:
+        assert [chunk[key] for key in ("id", "created", "model")] == [
+            head[key] for key in ("id", "created", "model")
+        ]
+        usage = chunk.get("usage")
+        for choice in chunk["choices"]:
+            accumulate_delta(message, deepcopy(choice["delta"]))
+            finish_reason = choice["finish_reason"]
+    for call in message.get("tool_calls", []):  # type: ignore[attr-defined]
+        del call["index"]
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def with_parsed_arguments(chat: Json) -> Json:
+    """Spaces in arguments are the upstream's affair; a missing refusal and a null one are equal."""
+    message = chat["choices"][0]["message"]
+    message.setdefault("refusal", None)
+    for call in message.get("tool_calls", ()):
+        call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    return chat
+
+
+@pytest.mark.parametrize("name", claude.ANSWERS)
+@pytest.mark.parametrize("piece_chars", [1, 5, 1000])
+def test_joined_chunks_equal_the_unary_answer(name: str, piece_chars: int) -> None:
+    """Whole and one event at a time, a stream adds up to what a unary request gets."""
+    answer = claude.ANSWERS[name]
+    events = claude.data(claude.events(answer, piece_chars=piece_chars))
+    expected = with_parsed_arguments(unary(answer))
+    whole = run([events])
+    assert with_parsed_arguments(join(whole)) == expected
+    assert run([[event] for event in events]) == whole
+
+
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_a_stream_cut_at_any_event_never_looks_whole(name: str) -> None:
+    """Without message_stop there is no finish_reason, no usage chunk, and finish raises."""
+    events = claude.data(claude.events(claude.ANSWERS[name]))
+    for cut in range(len(events)):
+        stream = new_stream()
+        chunks = [json.loads(chunk) for chunk in stream.feed(events[:cut])]
+        with pytest.raises(UpstreamTruncated):
+            stream.finish()
+        assert not stream.done
+        for chunk in chunks:
+            assert chunk["usage"] is None
+            assert chunk["choices"][0]["finish_reason"] is None
+
+
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_role_comes_first_and_once_and_usage_only_if_asked_for(name: str) -> None:
+    """`role` is in the first chunk only; the usage chunk is the last one, exactly on request."""
+    events = claude.data(claude.events(claude.ANSWERS[name]))
+    chunks = run([events], include_usage=False)
+    assert [choice["delta"].get("role") for chunk in chunks for choice in chunk["choices"]] == [
+        "assistant",
+        *[None] * (len(chunks) - 1),
+    ]
+    assert not any("usage" in chunk for chunk in chunks)
+    asked = run([events])
+    assert [chunk["choices"] for chunk in asked[:-1]] == [chunk["choices"] for chunk in chunks]
+    assert asked[-1]["choices"] == []
+    assert asked[-1]["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("text", "stop"),
+        ("stop sequence", "stop"),
+        ("paused", "stop"),
+        ("cut by max_tokens", "length"),
+        ("context window", "length"),
+        ("tool call", "tool_calls"),
+        ("refused", "content_filter"),
+        ("refused midway", "content_filter"),
+    ],
+)
+def test_finish_reason_of_every_stop_reason(name: str, reason: str) -> None:
+    """Each reason of Claude's has one of OpenAI's."""
+    assert unary(claude.ANSWERS[name])["choices"][0]["finish_reason"] == reason
+
+
+def test_refusal_is_told() -> None:
+    """The explanation, or what category it was, stands in `refusal`."""
+    assert unary(claude.ANSWERS["refused"])["choices"][0]["message"]["refusal"] == "Not this."
+    message = unary(claude.ANSWERS["refused midway"])["choices"][0]["message"]
+    assert message["content"] == "First, you"
+    assert "(cyber)" in message["refusal"]
+
+
+def test_usage_counts_cached_tokens_as_prompt_tokens() -> None:
+    """Claude counts cache reads and writes apart, OpenAI within the prompt."""
+    answer = claude.message(claude.text("x"), cache_read=100, cache_creation=7, thinking_tokens=3)
+    expected = {
+        "prompt_tokens": 132,
+        "completion_tokens": 15,
+        "total_tokens": 147,
+        "prompt_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 7},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    assert unary(answer)["usage"] == expected
+    stream = new_stream(include_usage=False)
+    stream.feed(claude.data(claude.events(answer)))
+    assert stream.usage == msgspec.convert(expected, Usage)
+
+
+def test_usage_of_a_cut_stream_is_what_is_known() -> None:
+    """The request log has the input tokens though the stream broke."""
+    stream = new_stream(include_usage=False)
+    stream.feed(claude.data(claude.events(claude.ANSWERS["text"]))[:4])
+    assert stream.usage == Usage(25, 1)
+
+
+def test_tool_calls_have_stable_indexes_and_own_ids() -> None:
+    """Two parallel calls: index 0 and 1, the id once each, arguments that join to JSON."""
+    answer = claude.ANSWERS["parallel calls with thinking between"]
+    chunks = run([claude.data(claude.events(answer, piece_chars=3))])
+    deltas = [
+        call
+        for chunk in chunks
+        for choice in chunk["choices"]
+        for call in choice["delta"].get("tool_calls", ())
+    ]
+    for index, block in enumerate(answer["content"][2::2]):
+        mine = [call for call in deltas if call["index"] == index]
+        assert [call["id"].split("__")[0] for call in mine if "id" in call] == [block["id"]]
+        arguments = "".join(call["function"]["arguments"] for call in mine)
+        assert json.loads(arguments) == block["input"]
+
+
+def test_citation_of_a_page_becomes_an_annotation() -> None:
+    """url_citation with the range of the cited text in the content."""
+    message = unary(claude.ANSWERS["cited"])["choices"][0]["message"]
+    (shown,) = message["annotations"]
+    where = shown["url_citation"]
+    assert message["content"][where["start_index"] : where["end_index"]] == "water is wet"
+    assert (where["url"], where["title"]) == ("https://example.org/w", "Wet")
+
+
+def test_unknown_events_blocks_and_deltas_are_read_over() -> None:
+    """The API may add types within a version."""
+    events = claude.events(claude.ANSWERS["text"])
+    events[2:2] = [
+        {"type": "something_new", "x": 1},
+        {"type": "content_block_start", "index": 9, "content_block": {"type": "new", "text": "?"}},
+        {"type": "content_block_delta", "index": 9, "delta": {"type": "new_delta", "text": "?"}},
+        {"type": "content_block_stop", "index": 9},
+    ]
+    assert join(run([claude.data(events)])) == join(
+        run([claude.data(claude.events(claude.ANSWERS["text"]))])
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("overloaded_error", 529, "overloaded_error"),
+        ("rate_limit_error", 429, "rate_limit_exceeded"),
+        ("api_error", 500, "api_error"),
+        ("authentication_error", 401, "invalid_api_key"),
+        ("not_found_error", 404, "model_not_found"),
+        ("billing_error", 402, "insufficient_quota"),
+        ("timeout_error", 504, "timeout_error"),
+        ("unheard_of", 500, "unheard_of"),
+    ],
+)
+def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, code: str) -> None:
+    """An error in a stream is the refusal that it would have been before it."""
+    stream = new_stream()
+    events = claude.events(claude.ANSWERS["text"])[:2]
+    with pytest.raises(UpstreamRefusal, match="Sorry") as caught:
+        stream.feed(claude.data([*events, claude.error(kind, "Sorry")]))
+    assert (caught.value.status, caught.value.upstream_code) == (status, code)
+    assert json.loads(caught.value.envelope())["error"]["code"] == code
+    with pytest.raises(UpstreamRefusal):
+        stream.finish()
+
+
+def test_error_after_chunks_of_the_same_batch_is_raised_next() -> None:
+    """What came before an error is not lost."""
+    events = claude.events(claude.ANSWERS["text"])[:5]
+    for after in ("feed", "finish"):
+        stream = new_stream()
+        batch = [*events, claude.error("overloaded_error", "Overloaded")]
+        assert len(stream.feed(claude.data(batch))) == 2
+        with pytest.raises(UpstreamRefusal):
+            stream.feed([]) if after == "feed" else stream.finish()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"", b"{", b"[]", b'{"type":1}', b"\xff", b"[" * 100_000, b'{"type":"ping"}x']
+)
+def test_unreadable_event_is_an_invalid_answer(bad: bytes) -> None:
+    """Garbage among the events names itself."""
+    with pytest.raises(UpstreamInvalid):
+        new_stream().feed([bad])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"null",
+        b'{"type":"error","error":{"type":"api_error","message":"x"}}',
+        b'{"type":"completion","id":"x","content":[],"usage":{}}',
+        b"\xff",
+        b'{"type":"message","id":"m","usage":{},"content":[{"type":"tool_use","input":{"\xff":1}}]}',
+        b"[" * 100_000,
+    ],
+)
+def test_answer_that_is_no_message_is_invalid(bad: bytes) -> None:
+    """A 2xx that is something else counts as a broken upstream."""
+    with pytest.raises(UpstreamInvalid):
+        to_chat(bad, model="m", created=0)
+
+
+def test_nothing_goes_out_before_there_is_content() -> None:
+    """message_start and ping alone don't commit an answer: another client can still be asked."""
+    events = claude.data(claude.events(claude.ANSWERS["text"]))
+    stream = new_stream()
+    assert stream.feed(events[:3]) == []
+    assert len(stream.feed(events[3:4])) == 1
+
+
+def test_events_after_the_end_are_ignored() -> None:
+    """message_stop ends it."""
+    stream = new_stream()
+    stream.feed(claude.data(claude.events(claude.ANSWERS["text"])))
+    assert stream.feed([b"rubbish"]) == []
+    assert stream.finish() == []
+
+
+def test_arguments_given_whole_at_the_start_of_a_block_are_kept() -> None:
+    """Some servers of this dialect send no input_json_delta."""
+    events = claude.events(claude.ANSWERS["call without arguments"])
+    events[2]["content_block"]["input"] = {"zone": "UTC"}
+    del events[3]
+    joined = join(run([claude.data(events)]))
+    call = joined["choices"][0]["message"]["tool_calls"][0]
+    assert json.loads(call["function"]["arguments"]) == {"zone": "UTC"}
+
+
+def test_head_of_a_chunk_is_valid_json_whatever_the_model_is_called() -> None:
+    """Chunks are put together from prepared bytes."""
+    stream = ChatStream(model='a"\\é\n', created=0, include_usage=False)
+    (chunk,) = stream.feed(claude.data(claude.events(claude.message(claude.text("ä")))))[:1]
+    assert msgspec.json.decode(chunk)["model"] == 'a"\\é\n'

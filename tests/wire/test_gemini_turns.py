@@ -1,0 +1,290 @@
+"""Messages, tools and formats as Gemini gets them, read by google-genai's own types."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from proxy.wire.gemini import calls
+from tests import gemini_upstream as upstream
+from tests.wire.gemini_requests import (
+    HELLO,
+    TOOL,
+    Json,
+    called,
+    config,
+    contents,
+    refused,
+    result,
+    signed,
+    tool_call,
+    translate,
+    user,
+)
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+def test_system_and_developer_messages_are_the_instruction() -> None:
+    """In order, wherever they stand; alone, they are what is asked."""
+    made = translate(
+        messages=[
+            {"role": "system", "content": "One."},
+            *HELLO,
+            {"role": "developer", "content": [{"type": "text", "text": "Two."}]},
+        ]
+    )
+    assert made["systemInstruction"] == {"parts": [{"text": "One."}, {"text": "Two."}]}
+    assert made["contents"] == [{"role": "user", "parts": [{"text": "Hello"}]}]
+    alone = translate(messages=[{"role": "system", "content": "One."}])
+    assert alone["contents"] == [{"role": "user", "parts": [{"text": "One."}]}]
+    assert "systemInstruction" not in alone
+
+
+def test_consecutive_messages_of_a_role_are_one_turn() -> None:
+    """And empty assistant messages none."""
+    made = contents(
+        *HELLO,
+        *HELLO,
+        {"role": "assistant", "content": "A"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "B"}]},
+        {"role": "assistant", "content": ""},
+        *HELLO,
+    )
+    assert [turn["role"] for turn in made] == ["user", "model", "user"]
+    assert [len(turn["parts"]) for turn in made] == [2, 2, 1]
+
+
+def test_media_parts() -> None:
+    """Data URLs and base64 go inline; https URLs are Gemini's to fetch."""
+    pdf = base64.b64encode(b"%PDF").decode()
+    (turn,) = contents(
+        user(
+            {"type": "text", "text": "See"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{upstream.PNG}"}},
+            {
+                "type": "image_url",
+                "image_url": {"url": "https://a.test/b.jpg?c=d", "detail": "low"},
+            },
+            {"type": "image_url", "image_url": "HTTPS://a.test/b"},
+            {"type": "input_audio", "input_audio": {"data": pdf, "format": "mp3"}},
+            {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{pdf}"}},
+            {"type": "file", "file": {"file_data": pdf, "filename": "a.pdf"}},
+            {"type": "image_url", "image_url": {"url": "data:image/svg+xml,%3Csvg/%3E"}},
+        )
+    )
+    assert turn["parts"] == [
+        {"text": "See"},
+        {"inlineData": {"mimeType": "image/png", "data": upstream.PNG}},
+        {"fileData": {"fileUri": "https://a.test/b.jpg?c=d", "mimeType": "image/jpeg"}},
+        {"fileData": {"fileUri": "HTTPS://a.test/b"}},
+        {"inlineData": {"mimeType": "audio/mp3", "data": pdf}},
+        {"inlineData": {"mimeType": "application/pdf", "data": pdf}},
+        {"inlineData": {"mimeType": "application/pdf", "data": pdf}},
+        {"inlineData": {"mimeType": "image/svg+xml", "data": "PHN2Zy8+"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ({"type": "image_url", "image_url": {"url": "http://a.test/b.png"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "data:;base64,AAAA"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "data:image/png"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "https://[a"}}, ""),
+        ({"type": "image_url", "image_url": {"url": 7}}, ".image_url"),
+        ({"type": "image_url"}, ""),
+        ({"type": "video", "text": "x"}, ""),
+        ({"type": "file", "file": {"file_id": "file-1"}}, ".file.file_id"),
+        ({"type": "file", "file": {}}, ".file"),
+        ({"type": "file", "file": {"file_data": "AAAA"}}, ".file"),
+        ({"text": "no type"}, ""),
+    ],
+)
+def test_part_without_a_place_is_named(part: Json, param: str) -> None:
+    """A 400 with the path of the part."""
+    error = refused(messages=[*HELLO, user({"type": "text", "text": "x"}, part)])
+    assert (error.param or "").startswith(f"messages[1].content[1]{param}")
+    assert error.status == 400
+
+
+def test_old_models_fetch_no_urls() -> None:
+    """Gemini 2.0 reads files of its own service only."""
+    part = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
+    assert refused("gemini-2.0-flash", messages=[user(part)]).param == "messages[0].content[0]"
+
+
+def test_tool_results_find_name_and_id_of_their_calls() -> None:
+    """Results of parallel calls share a turn; text that follows opens another."""
+    made = contents(
+        *HELLO,
+        called(
+            tool_call("aa", ' {"x": 12345678901234567890} '), tool_call("bb", ""), content="So:"
+        ),
+        result("bb", [{"type": "text", "text": "2"}]),
+        result("aa", '{"y": 1}'),
+        *HELLO,
+    )
+    assert made[1]["parts"] == [
+        {"text": "So:"},
+        {"functionCall": {"id": "aa", "name": "f_aa", "args": {"x": 12345678901234567890}}},
+        {"functionCall": {"id": "bb", "name": "f_bb", "args": {}}},
+    ]
+    assert made[2] == {
+        "role": "user",
+        "parts": [
+            {"functionResponse": {"id": "bb", "name": "f_bb", "response": {"output": "2"}}},
+            {"functionResponse": {"id": "aa", "name": "f_aa", "response": {"output": '{"y": 1}'}}},
+        ],
+    }
+    assert made[3]["role"] == "user"
+
+
+def test_old_models_get_no_call_ids() -> None:
+    """Before Gemini 3 calls and results are matched by name and order."""
+    made = contents(*HELLO, called(tool_call("aa")), result("aa", "1"), model="gemini-2.5-pro")
+    assert made[1]["parts"] == [{"functionCall": {"name": "f_aa", "args": {}}}]
+    assert "id" not in made[2]["parts"][0]["functionResponse"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ([{"role": "assistant", "content": ""}], "messages"),
+        ([{"role": "robot", "content": "x"}], "messages[0].role"),
+        ([{"role": "user", "content": 7}], "messages[0].content"),
+        ([result("zz", "x")], "messages[0].tool_call_id"),
+        ([called(tool_call("aa", "[1]"))], "messages[0].tool_calls[0].function.arguments"),
+        ([called(tool_call("aa", "{"))], "messages[0].tool_calls[0].function.arguments"),
+        ([called({"id": "x", "type": "custom", "custom": {}})], "messages[0].tool_calls[0]"),
+        ([{"role": "system", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
+    ],
+)
+def test_message_without_a_place_is_named(messages: list[Json], param: str) -> None:
+    """A 400 with the path of what is wrong."""
+    assert refused(messages=messages).param == param
+
+
+# -- thought signatures -----------------------------------------------------------------------
+
+
+def test_signatures_come_back_by_extra_field_or_by_id() -> None:
+    """With the extra field, without it, and for text."""
+    other = base64.b64encode(b"other").decode()
+    carried = calls.make_id("fc-1", upstream.SIGNATURE)
+    for call in (tool_call(carried), tool_call("fc-1", **signed(upstream.SIGNATURE))):
+        (_, model, answer) = contents(*HELLO, called(call), result(call["id"], "1"))
+        (part,) = model["parts"]
+        assert part["thoughtSignature"] == upstream.SIGNATURE
+        assert part["functionCall"]["id"] == "fc-1"
+        assert answer["parts"][0]["functionResponse"]["id"] == "fc-1"
+    (_, model, _) = contents(
+        *HELLO, {"role": "assistant", "content": "Hi", **signed(other)}, *HELLO
+    )
+    assert model["parts"] == [{"text": "Hi", "thoughtSignature": other}]
+
+
+def test_lost_signature_of_the_present_turn_is_skipped_officially() -> None:
+    """Only where Gemini 3 asks for it: the first call of a step since the last user message."""
+    history = [called(tool_call("aa"), tool_call("bb")), result("aa", "1"), result("bb", "2")]
+    made = contents(*HELLO, *history, *HELLO, *history, *history)
+    found = [
+        [part.get("thoughtSignature") for part in turn["parts"]]
+        for turn in made
+        if turn["role"] == "model"
+    ]
+    skip = "skip_thought_signature_validator"
+    assert found == [[None, None], [skip, None], [skip, None]]
+    old = contents(*HELLO, *history, model="gemini-2.5-flash")
+    assert "thoughtSignature" not in old[1]["parts"][0]
+
+
+def test_signature_that_is_no_base64_is_not_sent() -> None:
+    """A caller that mangled it gets the official way out, not Gemini's parse error."""
+    (_, model) = contents(*HELLO, called(tool_call("aa", **signed("not base64!"))))
+    assert model["parts"][0]["thoughtSignature"] == "skip_thought_signature_validator"
+
+
+# -- tools and formats ------------------------------------------------------------------------
+
+
+def test_tools_become_declarations() -> None:
+    """Parameters as JSON Schema; `strict` has no counterpart."""
+    (tools,) = translate(tools=[TOOL])["tools"]
+    assert tools["functionDeclarations"] == [
+        {
+            "name": "weather",
+            "description": "The weather.",
+            "parametersJsonSchema": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+            },
+        }
+    ]
+    assert refused(tools=[{"type": "custom", "custom": {"name": "x"}}]).param == "tools[0]"
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("auto", None),
+        ("none", {"mode": "NONE"}),
+        ("required", {"mode": "ANY"}),
+        (
+            {"type": "function", "function": {"name": "weather"}},
+            {"mode": "ANY", "allowedFunctionNames": ["weather"]},
+        ),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "weather"}}],
+                },
+            },
+            {"mode": "VALIDATED", "allowedFunctionNames": ["weather"]},
+        ),
+    ],
+)
+def test_tool_choice(choice: Any, expected: Json | None) -> None:
+    """All of OpenAI's forms."""
+    made = translate(tools=[TOOL], tool_choice=choice)
+    assert made.get("toolConfig", {}).get("functionCallingConfig") == expected
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["required", "sometimes", {"type": "function", "function": {"name": "other"}}, {"type": "x"}],
+)
+def test_tool_choice_that_chooses_nothing(choice: Any) -> None:
+    """A 400 that says so, not an answer without the call."""
+    tools = [] if choice == "required" else [TOOL]
+    assert refused(tools=tools, tool_choice=choice).param == "tool_choice"
+
+
+def test_json_schema_format() -> None:
+    """Cleaned, with the description where the schema has none."""
+    wanted = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "x",
+            "strict": True,
+            "description": "A thing.",
+            "schema": {"$schema": "x", "type": "object", "additionalProperties": False},
+        },
+    }
+    assert config(response_format=wanted) == {
+        "responseMimeType": "application/json",
+        "responseJsonSchema": {
+            "type": "object",
+            "additionalProperties": False,
+            "description": "A thing.",
+        },
+    }
+    assert config(response_format={"type": "text"}) == {}
+    assert refused(response_format={"type": "xml"}).param == "response_format"
