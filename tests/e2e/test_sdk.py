@@ -159,8 +159,9 @@ def test_errors_are_the_sdks_own(
 def test_sdk_is_told_whether_to_retry(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
     """A long cooldown stops its retries: it asks once."""
     upstream.always(lot.key, error(429, headers={"Retry-After": "100"}))
-    with gateway.sdk(max_retries=2) as sdk, pytest.raises(openai.RateLimitError):
+    with gateway.sdk(max_retries=2) as sdk, pytest.raises(openai.RateLimitError) as raised:
         sdk.chat.completions.create(model=lot.model, messages=MESSAGES)
+    gateway.record_of(raised.value.response.headers["x-request-id"])
     lines = [record for record in gateway.records() if record["model"] == lot.model]
     assert len(lines) == 1
 

@@ -180,14 +180,18 @@ def test_stream_ends_with_done(gateway: Gateway, upstream: Upstream, lot: Lot) -
 def test_json_answer_becomes_a_stream(
     gateway: Gateway, upstream: Upstream, lot: Lot, texts: tuple[str, ...]
 ) -> None:
-    """An upstream that cannot stream is heard all the same, usage included."""
-    upstream.reply(lot.key, chat(*texts))
+    """An upstream that cannot stream is heard all the same; its usage, if it was asked for."""
+    upstream.reply(lot.key, chat(*texts), chat(*texts))
+    asked = {"model": lot.model, "messages": MESSAGES, "stream": True}
     with gateway.sdk() as sdk:
-        chunks = list(sdk.chat.completions.create(model=lot.model, messages=MESSAGES, stream=True))
+        plain = list(sdk.chat.completions.create(**asked))
+        asked["stream_options"] = {"include_usage": True}
+        chunks = list(sdk.chat.completions.create(**asked))
     said = {choice.index: choice.delta.content for one in chunks for choice in one.choices}
     assert said == dict(enumerate(texts))
     assert chunks[-1].usage
     assert chunks[-1].usage.total_tokens == 12
+    assert not any(one.usage for one in plain)
 
 
 def test_json_answer_with_tool_calls_becomes_a_stream(

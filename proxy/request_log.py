@@ -1,0 +1,260 @@
+"""`request-log`: each request and its answer, whole, in a file of its own, keys masked.
+
+The files stand in `request-logs` beside the configuration file (of a mapping: in the working
+directory), in sections named as in CLIProxyAPI's. A request is written before an
+upstream is asked, a stream's writes as they leave, so that a crash leaves what there was; between
+writes nothing is open. No request fails because its file cannot be written.
+
+What is configured as a key is masked wherever it stands, unless a model spells it in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any
+
+from .config import Config, mask
+from .record import Record
+
+log = logging.getLogger("proxy")
+
+DIRECTORY = "request-logs"
+
+# Headers that carry credentials, by the words in their names: of callers, of our `headers`.
+_SECRET_NAME = re.compile(r"authorization|cookie|api-?key|token|secret|password", re.IGNORECASE)
+
+_UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class RequestLog:
+    """The files of one gateway. Touches no disk before the first request."""
+
+    def __init__(self, config: Config) -> None:
+        place = os.path.join(os.path.dirname(config.path), DIRECTORY)
+        self.directory = os.path.abspath(place)  # whatever directory the process goes to later
+        self.masking = Masking(_keys(config))
+        self._lock = threading.Lock()  # guards _has_warned
+        self._has_warned = False
+
+    def begin(self, record: Record, environ: Mapping[str, Any]) -> Transcript:
+        """The file-to-be of a request that has just come."""
+        return Transcript(self, record, environ)
+
+    def create(self, request_id: str, data: bytes) -> str:
+        """A new file that holds `data`; its path. Raises OSError."""
+        with suppress(FileExistsError):  # if it is no directory, to open a file in it fails
+            os.mkdir(self.directory, 0o700)
+        stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}-{self._safe(request_id)}"
+        name, again = f"{stem}.log", 1
+        while True:
+            path = os.path.join(self.directory, name)
+            try:
+                _write(path, "xb", data)
+            except FileExistsError:  # callers choose ids, and may repeat them
+                again += 1
+                name = f"{stem}-{again}.log"
+            else:
+                return path
+
+    def _safe(self, request_id: str) -> str:
+        masked = self.masking.mask(request_id.encode()).decode()
+        return _UNSAFE_IN_NAMES.sub("_", masked)
+
+    def warn(self, error: OSError) -> None:
+        """Say once that requests are not logged."""
+        with self._lock:
+            is_first, self._has_warned = not self._has_warned, True
+        if is_first:
+            log.warning(
+                "requests are not logged as request-log asks, which is not said again: "
+                "cannot write in %s: %s",
+                self.directory,
+                error.strerror or error,
+            )
+
+
+class Transcript:
+    """The file of one request, written by the thread that serves it.
+
+    A unary answer is written when the request is over and its lease given back; an error, which is
+    put in words later than that, at once.
+    """
+
+    def __init__(self, owner: RequestLog, record: Record, environ: Mapping[str, Any]) -> None:
+        self.body = b""  # the request's, as far as it came
+        self._owner = owner
+        self._record = record
+        self._environ = environ
+        self._answer: bytes | None = None  # to be written at the end
+        self._is_answered = False
+        self._is_begun = False
+        self._is_broken = False
+        self._path = ""
+        self._tail = b""  # of the stream: may be the beginning of a key
+
+    def begin(self) -> None:
+        """Write the request, with what is known of it. Idempotent."""
+        if self._is_begun:
+            return
+        self._is_begun = True
+        record = self._record
+        facts = {
+            "Request-Id": record.request_id,
+            "Time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "Method": str(self._environ.get("REQUEST_METHOD", "")),
+            "Endpoint": json.dumps(record.endpoint),
+            "Caller": json.dumps(record.caller),
+            "Model": json.dumps(record.model),
+        }
+        data = b"".join(
+            [
+                _section("REQUEST INFO", _lines(facts.items())),
+                _section("HEADERS", _lines(_shown_headers(self._environ))),
+                _section("REQUEST BODY", self.body + b"\n"),
+            ]
+        )
+        self.body = b""
+        self._put(self._owner.masking.mask(data))
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[str, str]], body: bytes | None = None
+    ) -> None:
+        """The answer; of a stream (None) the head only, which is written at once."""
+        self.begin()
+        attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
+        self._answer = b"".join(
+            [
+                _section("ATTEMPTS", attempts.encode("utf-8", "backslashreplace")),
+                f"=== RESPONSE ===\nStatus: {status}\n".encode(),
+                _lines(headers),
+                b"\n",
+                body or b"",
+            ]
+        )
+        self._is_answered = True
+        if body is None:
+            self._put_answer()
+        elif self._record.ended is not None:
+            self.end()
+
+    def write(self, data: bytes) -> None:
+        """What is going to the caller now, of a stream."""
+        ready, self._tail = self._owner.masking.split(self._tail + data)
+        if ready:
+            self._put(ready)
+
+    def end(self) -> None:
+        """The request is over; not yet, if its answer is still to come."""
+        if self._is_answered:
+            self._put_answer()
+            line = self._record.line().encode("utf-8", "backslashreplace")
+            self._put(self._owner.masking.mask(self._tail + b"\n\n" + _section("END", line)))
+
+    def _put_answer(self) -> None:
+        if self._answer is not None:
+            self._put(self._owner.masking.mask(self._answer))
+            self._answer = None
+
+    def _put(self, data: bytes) -> None:
+        """Append what is masked already. After a failure there is no more to be had."""
+        if self._is_broken:
+            return
+        try:
+            if self._path:
+                _write(self._path, "ab", data)
+            else:
+                self._path = self._owner.create(self._record.request_id, data)
+        except OSError as error:
+            self._is_broken = True
+            self._owner.warn(error)
+
+
+class Masking:
+    """Hides keys in bytes, also in those of a stream, where one may come in pieces."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._masks = {
+            spelling: mask(key).encode() for key in keys if key for spelling in _spellings(key)
+        }
+        longest_first = sorted(self._masks, key=len, reverse=True)
+        self._key = re.compile(b"|".join(map(re.escape, longest_first)) or rb"(?!)")
+        self._most = len(longest_first[0]) - 1 if longest_first else 0
+
+    def mask(self, data: bytes) -> bytes:
+        """`data`, in which no whole key is left."""
+        return self._key.sub(lambda found: self._masks[found[0]], data)
+
+    def split(self, data: bytes) -> tuple[bytes, bytes]:
+        """What is certain by now, masked, and the rest, with which a key may begin."""
+        cut = len(data) - self._begun(data)
+        for found in self._key.finditer(data):
+            if found.start() < cut < found.end():
+                cut = found.end()
+        return self.mask(data[:cut]), data[cut:]
+
+    def _begun(self, data: bytes) -> int:
+        """How many bytes at the end may be the beginning of a key."""
+        for size in range(min(self._most, len(data)), 0, -1):
+            end = data[-size:]
+            if any(len(key) > size and key.startswith(end) for key in self._masks):
+                return size
+        return 0
+
+
+def _spellings(key: str) -> set[bytes]:
+    """As it stands in a header, and in JSON."""
+    return {key.encode(), json.dumps(key)[1:-1].encode()}
+
+
+def _keys(config: Config) -> Iterator[str]:
+    """All that the configuration knows of keys."""
+    for caller in config.callers:
+        yield caller.key.reveal()
+    for client in config.clients:
+        yield client.key.reveal()
+        for name, value in client.headers.items():
+            if _SECRET_NAME.search(name):
+                yield value.rpartition(" ")[2]
+
+
+def _shown_headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The caller's headers, without its credentials, under names as they are usually spelled."""
+    for key, value in environ.items():
+        if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            name = key.removeprefix("HTTP_").replace("_", "-").title()
+            # Latin-1 stands for bytes (PEP 3333).
+            text = value.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
+            yield name, _masked(name, text) if _SECRET_NAME.search(name) else text
+
+
+def _masked(name: str, value: str) -> str:
+    """A header's value masked, but for the scheme of credentials (RFC 9110 section 11.4)."""
+    scheme, space, credentials = value.partition(" ")
+    if space and scheme.isalpha() and name.endswith("Authorization"):
+        return f"{scheme} {mask(credentials.strip())}"
+    return mask(value)
+
+
+def _section(title: str, content: bytes) -> bytes:
+    return f"=== {title} ===\n".encode() + content + b"\n"
+
+
+def _lines(fields: Iterable[tuple[str, str]]) -> bytes:
+    return "".join([f"{name}: {value}\n" for name, value in fields]).encode()
+
+
+def _write(path: str, mode: str, data: bytes) -> None:
+    """Open, write, close: no descriptor is held while a stream waits for its upstream."""
+    with open(path, mode, opener=_open_private) as file:
+        file.write(data)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
