@@ -286,8 +286,8 @@ def _refuse_hidden_error(raw: Raw | UnsetType) -> None:
     text = unshield(bytes(raw))
     try:
         error: Any = _decode_any(text)
-    except (msgspec.ValidationError, RecursionError):  # a number out of all range in it
-        error = True
+    except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
+        error = True  # there is one, with a number out of all range or broken text in it
     if not error:
         return
     code = error.get("code") if isinstance(error, dict) else None
@@ -385,7 +385,7 @@ class ChunkStream:
                 return events[:place]
             try:
                 chunk = _decode_chunk(event)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 chunk = _read_odd_chunk(event)
             _refuse_hidden_error(chunk.error)
             if chunk.usage is not None:

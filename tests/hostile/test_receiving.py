@@ -1,0 +1,130 @@
+"""What a caller sends has to come in time, and who sends nothing does not keep the server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.watch import Caller, TimedSocket
+from tests.gateway import CHAT, PATIENCE_S, Gateway
+from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
+
+REQUEST_TIMEOUT_S = 1
+IDLE_TIMEOUT_S = 5
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[TimedSocket, socket.socket]]:
+    """Ours, and the caller's."""
+    ours, theirs = socket.socketpair()
+    timed = TimedSocket(ours.family, ours.type, ours.proto, fileno=ours.detach())
+    with timed, theirs:
+        yield timed, theirs
+
+
+def test_trickle_ends_at_the_moment(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """Though each byte comes in its time; and the socket is as it was."""
+    ours, theirs = ends
+    began = time.monotonic()
+    ours.receive_until, ours.receive_timeout_s = began + 0.3, PATIENCE_S
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.01):
+            theirs.send(b"x")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(TimeoutError):
+            receive_for_ever(ours)
+    finally:
+        over.set()
+        sender.join()
+    assert time.monotonic() - began >= 0.3
+    assert ours.gettimeout() is None
+
+
+def test_silence_ends_sooner_than_the_moment(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """`receive_timeout_s` counts from each call."""
+    ours, theirs = ends
+    theirs.send(b"x")
+    ours.receive_until, ours.receive_timeout_s = time.monotonic() + PATIENCE_S, 0.05
+    assert ours.recv(10) == b"x"
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        ours.recv(10)
+    assert time.monotonic() - began < PATIENCE_S
+
+
+def test_past_moment_receives_nothing(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """Not even what is there; a look at it (MSG_PEEK) is no receiving."""
+    ours, theirs = ends
+    theirs.send(b"x")
+    ours.receive_until = time.monotonic()
+    with pytest.raises(TimeoutError):
+        ours.recv(10)
+    assert ours.recv(10, socket.MSG_PEEK) == b"x"
+
+
+def test_caller_sets_both_limits(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """And lifts the moment again."""
+    ours, _ = ends
+    caller = Caller(ours)
+    caller.limit_io(7.0, receive_until=1.0)
+    assert (ours.receive_timeout_s, ours.receive_until) == (7.0, 1.0)
+    caller.limit_io(7.0)
+    assert ours.receive_until == float("inf")
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    config = {
+        "request-timeout": REQUEST_TIMEOUT_S,
+        "idle-timeout": IDLE_TIMEOUT_S,
+        "demo": [{"name": DEMO}],
+    }
+    with Gateway(config) as running:
+        yield running
+
+
+def test_body_has_the_requests_time_in_all(gateway: Gateway) -> None:
+    """`request-timeout`, however steadily it trickles; then 408, and the connection ends."""
+    with gateway.connect() as sock:
+        began = time.monotonic()
+        sock.sendall(head(CHAT, "Content-Length: 1000", "x-request-id: slow"))
+        over = trickle([sock], b"[", gap_s=0.05, until=began + PATIENCE_S)
+        assert over - began >= REQUEST_TIMEOUT_S
+        assert statuses(read_all(sock)) == [408]
+    assert gateway.record_of("slow")["end"] == "body_too_slow"
+
+
+def test_head_in_pieces_is_read(gateway: Gateway) -> None:
+    """Slow is not too slow."""
+    with gateway.connect() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in head("/healthz", method="GET"):
+            sock.sendall(bytes([byte]))
+        half_close(sock)
+        assert statuses(read_all(sock)) == [200]
+
+
+def test_stop_does_not_wait_for_silent_connections() -> None:
+    """Neither for one that never said anything nor for one that is kept."""
+    only_demo = {"demo": [{"name": DEMO}]}
+    with Gateway(only_demo) as gateway, gateway.connect(), gateway.connect() as kept:
+        kept.sendall(head("/healthz", method="GET"))
+        assert kept.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+        gateway.terminate()
+        assert gateway.wait_ended() == 0
+        assert time.monotonic() - began < 10
+
+
+def receive_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.recv(1)
