@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # Processes that run tests at once; the machine's cores by default.
 JOBS ?= auto
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz clean
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants audit clean
 
 run: $(VENV)/run.done
 	$(BIN)/gunicorn -c gunicorn.conf.py
@@ -21,7 +21,7 @@ check: lint types layers coverage
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check proxy
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/test.done
 	$(BIN)/mypy
@@ -39,6 +39,18 @@ bench: $(VENV)/test.done
 
 bench-growth: $(VENV)/test.done
 	$(BIN)/python -m bench growth
+
+# N examples for each input that comes from outside.
+fuzz: $(VENV)/test.done
+	$(BIN)/python -m tests.fuzz $(N)
+
+# Breaks the code in many places and shows that a test falls for each.
+mutants: $(VENV)/test.done
+	$(BIN)/python -m tests.mutants
+
+# Known problems of the runtime dependencies.
+audit: $(VENV)/test.done
+	$(BIN)/python -m tests.security.audit
 
 $(VENV)/run.done: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,180 @@
+"""Everything that takes bytes from outside, as functions of bytes.
+
+A target raises nothing: what it may raise is suppressed in it, anything else is a finding. Seeds
+are files in `corpus/TARGET/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gunicorn.config import Config as GunicornConfig  # type: ignore[import-untyped]
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
+
+from proxy.app import create_app
+from proxy.config import document, load_config
+from proxy.errors import CallerError, ConfigError, UpstreamError, UpstreamRefusal
+from proxy.serving import settings
+from proxy.wire.completions import TextAnswers, read_completion
+from proxy.wire.headers import passed, read_retry_after
+from proxy.wire.http_body import body_reader, inflater
+from proxy.wire.http_head import HeadReader
+from proxy.wire.openai import ChunkStream, chunks_of, read_answer, read_error, read_request
+from proxy.wire.sse import SseDecoder, encode
+
+CORPUS = Path(__file__).with_name("corpus")
+MAX_EVENT_BYTES = 64 * 1024
+BLOCK_BYTES = 4096
+NOW_S = 1_760_000_000.0
+
+_CONFIG = load_config({"demo": [{"name": "demo", "models": [{"name": "m"}]}]}, environ={})
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    for at in range(0, len(data), BLOCK_BYTES):
+        yield data[at : at + BLOCK_BYTES]
+
+
+def sse(data: bytes) -> None:
+    """An upstream's stream: its events, then what leaves for the caller."""
+    decoder = SseDecoder(max_event_bytes=MAX_EVENT_BYTES)
+    chunks = ChunkStream()
+    with contextlib.suppress(UpstreamError):
+        for block in _blocks(data):
+            for event in decoder.feed(block):
+                encode(chunks.feed([event]))
+        decoder.finish()
+        chunks.finish()
+
+
+def answer(data: bytes) -> None:
+    """All that comes on an upstream's connection: head, framing, coding, and the body in it."""
+    with contextlib.suppress(UpstreamError):
+        reader = HeadReader()
+        blocks = _blocks(data)
+        for block in blocks:
+            if found := reader.feed(block):
+                break
+        else:
+            return
+        head, rest = found
+        passed(head.headers, with_hints=True)
+        read_retry_after(head.headers, now_s=NOW_S)
+        body, undo = body_reader(head), inflater(head)
+        content = bytearray()
+        for block in (rest, *blocks):
+            if body.done or body.fault or len(content) > MAX_EVENT_BYTES:
+                break
+            part = body.feed(block)
+            content += undo.feed(part) if undo and part else part
+        unary(bytes(content))
+        sse(bytes(content))
+        body.end()
+
+
+def unary(data: bytes) -> None:
+    """A unary answer: read, cut into chunks, made a text completion."""
+    for read in (read_answer, chunks_of):
+        with contextlib.suppress(UpstreamError):
+            read(data)
+    completion = read_completion(b'{"model":"m","prompt":["a","b"]}', is_native=False)
+    made = TextAnswers(completion)
+    with contextlib.suppress(UpstreamError):
+        made.add(data, 0)
+        made.whole()
+    with contextlib.suppress(UpstreamError):
+        made.chunks([data], 1)
+
+
+def refusal(data: bytes) -> None:
+    """An error's body, under any status; what leaves is bounded by what came."""
+    for status in (400, 429, 503):
+        found = read_error(status, data)
+        assert isinstance(found, UpstreamRefusal)
+        assert len(found.envelope()) <= max(len(data), 64 * 1024)
+
+
+def retry_after(data: bytes) -> None:
+    """A wait that an upstream asks for: seconds, a date, or nothing."""
+    text = data.decode("latin-1")
+    for name in ("retry-after", "retry-after-ms"):
+        found = read_retry_after({name: text}, now_s=NOW_S)
+        assert found is None or 0 <= found < 1e13
+
+
+def request(data: bytes) -> None:
+    """A caller's body, for chat and for completions."""
+    with contextlib.suppress(CallerError):
+        read_request(data).for_model("other")
+    for is_native in (False, True):
+        with contextlib.suppress(CallerError):
+            read_request(data, needs_messages=False)
+            for each in read_completion(data, is_native=is_native).requests:
+                each.native_for_model("other")
+                each.check()
+                if not is_native:
+                    each.for_model("other")
+
+
+_GUNICORN = GunicornConfig()
+for _name, _value in settings(_CONFIG).items():
+    _GUNICORN.set(_name, _value)
+
+
+def head(data: bytes) -> None:
+    """What comes on a caller's connection, read by gunicorn with the settings as shipped."""
+    parser = RequestParser(_GUNICORN, iter(_blocks(data)), ("127.0.0.1", 4711))
+    # Its errors of a body that ends too soon are OSErrors.
+    with contextlib.suppress(ParseException, OSError):
+        for found in parser:
+            while found.body.read(BLOCK_BYTES):
+                pass
+
+
+_APP: Any = create_app(_CONFIG)
+
+
+def endpoint(data: bytes) -> None:
+    """A request as the application gets it: `METHOD PATH`, header lines, an empty line, a body.
+
+    Any answer but 500 will do; an error has the envelope.
+    """
+    top, _, body = data.partition(b"\n\n")
+    line, *fields = top.decode("latin-1").split("\n")
+    method, _, path = line.partition(" ")
+    method = "".join(char for char in method.upper() if char.isascii() and char.isalpha()) or "GET"
+    headers = [
+        (name, value)
+        for name, colon, value in (field.partition(":") for field in fields)
+        if colon and name.isascii() and name.replace("-", "").isalnum() and value.isprintable()
+    ]
+    with _APP.test_client() as caller:
+        found = caller.open(
+            f"/{path.lstrip('/')}", method=method, headers=headers, data=body, buffered=True
+        )
+    assert found.status_code != 500, found.data
+    if found.status_code >= 400 and method != "HEAD" and found.status_code != 503:
+        assert found.json["error"]["message"]
+
+
+def config(data: bytes) -> None:
+    """A configuration file, `${NAME}` in it filled in."""
+    with contextlib.suppress(document.Unreadable, ConfigError):
+        tree = document.parse(data)
+        if isinstance(tree, dict):
+            load_config(tree, environ={"A": "1", "KEY": "sk-0123456789abcdef"})
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (sse, answer, unary, refusal, retry_after, request, head, endpoint, config)
+}
+
+
+def seeds(name: str) -> dict[str, bytes]:
+    """The corpus of a target, by file name."""
+    return {path.name: path.read_bytes() for path in sorted((CORPUS / name).iterdir())}

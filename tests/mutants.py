@@ -1,0 +1,246 @@
+"""Does a test fall when the code is broken where it matters? `python -m tests.mutants [NAME ...]`.
+
+Each mutant is one change of one place in `proxy`, made in a copy of the tree; the tests named with
+it must pass without it and fail with it. Prints a table, and exits with 1 if a mutant survives.
+That each place is still there is checked by `tests/test_mutants.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("proxy", "tests", "config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml")
+JOBS = 2
+LIMIT_S = 150  # a mutant that hangs its tests is caught by that
+
+# pytest's own: docs.pytest.org/en/stable/reference/exit-codes.html
+PASSED, FAILED = 0, 1
+
+
+class Mutant(NamedTuple):
+    """`old` stands once in `path`; `tests` are arguments for pytest, below `tests/`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _m(name: str, path: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant(name, f"proxy/{path}", old, new, tests)
+
+
+MUTANTS = [
+    # The pool
+    _m("a permit never comes back", "pool.py", "slot.in_flight -= 1", "pass",
+       "test_pool.py::test_a_lease_holds_one_permit_until_its_end"),
+    _m("one permit too many", "slot.py",
+       "self.in_flight < self.permits", "self.in_flight <= self.permits",
+       "test_pool.py::test_no_more_requests_than_permits"),
+    _m("a disabled client is lent", "slot.py", ") and not self.is_disabled", ")",
+       "test_pool.py::test_a_disabled_client_gets_no_more_requests"),
+    _m("who was handed a client is not woken", "pool.py",
+       "        if ticket.bell is not None:\n            rung.append(ticket.bell)\n", "",
+       "test_locks.py"),
+    _m("a withdrawn request keeps its client", "pool.py",
+       "            if lease is not None:\n                self._take_back_locked",
+       "            if False:\n                self._take_back_locked",
+       "test_pool_waits.py::test_a_withdrawn_request_passes_on_what_it_was_handed"),
+    _m("a newcomer overtakes", "pool.py", "first.rank < ticket.rank", "first.rank < 0",
+       "test_pool_waits.py"),
+    _m("a lock is held while waking", "pool.py",
+       "        _ring(rung)\n\n    def _report", "            _ring(rung)\n\n    def _report",
+       "test_locks.py"),
+    _m("a lock is held while waiting", "pool.py",
+       "                bell.wait(min(until, wait_until), ticket.caller, self._clock)\n",
+       "                with self._lock:\n"
+       "                    bell.wait(min(until, wait_until), ticket.caller, self._clock)\n",
+       "test_locks.py"),
+    _m("an undecided trial keeps its place", "pool.py",
+       "lease._is_held = False\n        lease._end_trials()", "lease._is_held = False",
+       "test_pool.py::test_an_undecided_trial_gives_its_place_to_the_next"),
+    _m("weights are ignored", "roster.py", "offer.turn += offer.step", "offer.turn += 1",
+       "test_roster.py::test_each_round_has_the_shares_of_the_weights"),
+    # Health and verdicts
+    _m("half-open is skipped", "health.py",
+       "return Standing(State.TRYING if self.is_trying else State.ON_TRIAL)", "return READY",
+       "test_health.py", "test_pool.py::test_a_cooldown_ends_in_one_trial_that_decides"),
+    _m("max-cooldown is ignored", "health.py", "now + min(wait_s, most_s)", "now + wait_s",
+       "test_health.py"),
+    _m("a shorter cooldown replaces a longer one", "health.py", "max(self.until, now",
+       "max(0.0, now", "test_health.py"),
+    _m("429 is counted", "verdict.py", "429: Verdict(Effect.COOL, counts=False)",
+       "429: Verdict(Effect.COOL)", "test_verdict.py"),
+    _m("401 is forwarded", "verdict.py", "and error.status == 401:", "and error.status == 499:",
+       "test_verdict.py"),
+    _m("one retry too few", "dispatch.py", "return self._retries_left >= 0",
+       "return self._retries_left > 0",
+       "test_attempts.py::test_failing_upstream_moves_on_and_counts"),
+    _m("a redirect passes for a refusal", "dispatch.py", "if reply.status < 400:",
+       "if reply.status < 300:", "test_attempts.py::test_redirect_is_not_followed"),
+    # Leases, streams, ends
+    _m("a retry keeps the client before it", "dispatch.py",
+       "            self._end_attempt()\n        raise self._final()",
+       "            self._lease = None\n        raise self._final()",
+       "test_seed_bugs.py", "-k", "bug_1_"),
+    _m("a stream is retried after its first event", "stream.py",
+       "            data = encode([self._event_for(error)])\n",
+       "            self._event_for(error)\n"
+       "            self._is_over, self._opened = False, None\n"
+       "            again = getattr(self._opening, '_attempts', self._opening)\n"
+       "            again._end_attempt()\n"
+       "            again._pauses = again._run()\n"
+       "            return next(self)\n",
+       "test_seed_bugs.py", "-k", "bug_4_"),
+    _m("[DONE] follows an error", "stream.py", "data = encode([self._event_for(error)])",
+       "data = encode([self._event_for(error), DONE])", "test_stream.py"),
+    _m("a closed stream releases nothing", "stream.py",
+       "        self._is_over = True\n        self._held.close()", "        self._is_over = True",
+       "test_stream.py::test_close_frees_once_in_every_state"),
+    _m("a caller who left sees a clean end", "stream.py", "            raise _hung_up() from error",
+       "            raise StopIteration from error", "test_stream.py::test_gone_caller_resets"),
+    _m("a cut stream passes for whole", "wire/openai.py",
+       '        if not self.done:\n            raise UpstreamTruncated("the upstream\'s stream was',
+       '        if False:\n            raise UpstreamTruncated("the upstream\'s stream was',
+       "test_stream.py::test_stream_cut_off_ends_in_an_error_event"),
+    _m("a body short of its length passes", "wire/http_body.py",
+       '        if not self.done:\n            raise UpstreamTruncated(\n',
+       '        if False:\n            raise UpstreamTruncated(\n',
+       "wire/test_http_body.py", "-k", "length"),
+    _m("a body cut between chunks passes", "wire/http_body.py",
+       '        if not self.done:\n            raise UpstreamTruncated("',
+       '        if False:\n            raise UpstreamTruncated("',
+       "wire/test_http_body.py"),
+    _m("the watch forgets the caller", "watch.py",
+       "        self._poll.register(self._fd, select.POLLIN)\n        caller.join(self._poll)\n",
+       "        self._poll.register(self._fd, select.POLLIN)\n",
+       "test_watch.py::test_gone_caller_ends_every_wait"),
+    _m("the queue forgets the caller", "watch.py",
+       "        poller.register(self._read_fd, select.POLLIN)\n        caller.join(poller)\n",
+       "        poller.register(self._read_fd, select.POLLIN)\n",
+       "test_watch.py::test_gone_caller_ends_every_wait"),
+    # Connections
+    _m("a fresh connection is replaced too", "clients/transport.py",
+       "if not self._is_reused or self._reader.started:", "if self._reader.started:",
+       "clients/test_transport.py::test_fresh_connection_is_not_replaced",
+       "clients/test_transport.py::test_replacement_is_not_replaced"),
+    _m("an unfinished answer's connection is used again", "clients/transport.py",
+       "head.keep_alive and body.done and", "head.keep_alive and",
+       "clients/test_transport.py::test_unfinished_answer_closes_the_connection"),
+    # Limits and words
+    _m("an event has no limit", "wire/sse.py", "if size > self._max_event_bytes:", "if False:",
+       "wire/test_sse.py", "-k", "larger or bounded"),
+    _m("an error body has no limit", "reading.py", "while len(body) < MAX_ERROR_BYTES:",
+       "while True:", "test_dispatch.py::test_huge_error_body_is_not_read_to_its_end"),
+    _m("the body limit is off by one", "api/exchange.py", "        if len(body) > most:",
+       "        if len(body) >= most:",
+       "e2e/test_requests.py::test_body_of_just_the_allowed_size"),
+    _m("lone surrogates are lost", "wire/openai.py", 'data.replace(_SHIELD, b"\\\\u")',
+       'data.replace(_SHIELD, b"")', "wire/test_openai.py", "-k", "shield or passes"),
+    _m("a second `model` is not seen", "wire/openai.py", "if not _accounts_for(body, fields):",
+       "if False:", "wire/test_openai.py"),
+    _m("Retry-After is rounded down", "errors.py", '"retry-after": str(math.ceil(after_s))',
+       '"retry-after": str(int(after_s))', "test_errors.py"),
+    # Who may do what, and who learns what
+    _m("keys are compared by prefix", "api/auth.py", "hmac.compare_digest(key, given)",
+       "key.startswith(given)", "security/test_secrets.py::test_only_the_whole_key_lets_in"),
+    _m("keys are compared byte by byte", "api/auth.py", "hmac.compare_digest(key, given)",
+       "key == given", "security/test_secrets.py::test_time_of_the_key_check_tells_nothing"),
+    _m("no Origin check", "api/auth.py", "if origin is not None and not", "if False and not",
+       "e2e/test_access.py::test_open_gateway_refuses_other_origins"),
+    _m("no Host check", "api/auth.py", "if self._checks_host and", "if False and",
+       "e2e/test_access.py::test_open_gateway_refuses_other_names"),
+    _m("a key shows itself", "config/secret.py", "    __repr__ = __str__",
+       "    __repr__ = reveal", "security/test_secrets.py::test_no_object_of_ours_shows_a_key"),
+    _m("a key that an upstream quotes is shown", "dispatch.py",
+       "        _hide_key(error, lease)\n", "", "security/test_secrets.py", "-k", "quotes"),
+    _m("cookies come back", "wire/headers.py", 'name.startswith("openai-")',
+       'name.startswith(("openai-", "set-cookie"))', "wire/test_headers.py"),
+    _m("a header changes the path", "serving.py", '"forwarder_headers": ""',
+       '"forwarder_headers": "SCRIPT_NAME"', "security/test_smuggling.py", "-k", "path"),
+]  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    """`status`: pytest's, None when it took too long."""
+
+    status: int | None
+    took_s: float
+    output: str
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether tests fell; a mutant that cannot even be collected proves nothing."""
+        return self.status in (FAILED, None) and "error during collection" not in self.output
+
+
+def copy_tree(to: Path) -> None:
+    """What the tests need, into a directory of its own."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".hypothesis")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, to / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, to / name)
+
+
+def run_tests(tree: Path, arguments: tuple[str, ...]) -> Outcome:
+    """pytest in a tree, in which `proxy` is the tree's own."""
+    named = [f"tests/{each}" if ".py" in each else each for each in arguments]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *named]
+    env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(None, time.monotonic() - began, "")
+    return Outcome(done.returncode, time.monotonic() - began, done.stdout + done.stderr)
+
+
+def try_out(mutant: Mutant) -> tuple[Outcome, Outcome]:
+    """The outcome of its tests without the mutant, and with it."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        tree = Path(directory)
+        copy_tree(tree)
+        sound = run_tests(tree, mutant.tests)
+        path = tree / mutant.path
+        text = path.read_text()
+        assert text.count(mutant.old) == 1, f"{mutant.name}: not once in {mutant.path}"
+        path.write_text(text.replace(mutant.old, mutant.new))
+        return sound, run_tests(tree, mutant.tests)
+
+
+def main(names: list[str]) -> int:
+    """Try out the mutants of these names, or all; the exit status."""
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    began = time.monotonic()
+    caught = 0
+    with ThreadPoolExecutor(JOBS) as pool:
+        for mutant, (sound, broken) in zip(chosen, pool.map(try_out, chosen), strict=True):
+            is_good = sound.status == PASSED and broken.is_caught
+            caught += is_good
+            verdict = "caught" if is_good else "SURVIVED"
+            if sound.status != PASSED:
+                verdict = "TESTS FAIL WITHOUT IT"
+            print(f"{verdict:9} {broken.took_s:5.1f} s  {mutant.path:24} {mutant.name}", flush=True)
+            if not is_good:
+                print(sound.output[-2000:] if sound.status != PASSED else broken.output[-2000:])
+    took_s = time.monotonic() - began
+    print(f"{caught} of {len(chosen)} mutants caught in {took_s:.0f} s")
+    return 0 if chosen and caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,264 @@
+"""Keys: known to who sends or compares them, and shown by nothing else."""
+
+from __future__ import annotations
+
+import gc
+import hmac
+import os
+import stat
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.api.auth import Doorkeeper
+from proxy.app import create_app
+from proxy.config import Config, load_config
+from proxy.control.places import make_directory
+from proxy.errors import ConfigError, InvalidKey, UpstreamError
+from proxy.watch import Caller
+from proxy.wire.openai import read_request
+from tests.gateway import Gateway, Lots
+from tests.security.conftest import AUTHORIZED, CALLER_KEY
+from tests.upstream import (
+    Reply,
+    Upstream,
+    chat,
+    chunk,
+    error,
+    error_object,
+    events,
+    garbage,
+    json_reply,
+)
+
+KEYS = ("sk-upstream-0123456789aaaa", "AIza-upstream-0123456789bbbb", "sk-ant-0123456789-cccc")
+HEADER_KEY, PROXY_PASSWORD = "sk-in-a-header-0123456789", "sk-of-the-proxy-0123456789"
+
+
+def whole_config(base_url: str = "http://127.0.0.1:9/v1") -> Config:
+    """One with a key in every place that takes one."""
+    tree = {
+        "api-keys": [{"name": "me", "key": CALLER_KEY}],
+        "proxy-url": f"http://me:{PROXY_PASSWORD}@127.0.0.1:9",
+        "openai-compatibility": [
+            {
+                "name": "p",
+                "base-url": base_url,
+                "api-keys": [KEYS[0]],
+                "headers": {"X-Key": HEADER_KEY},
+                "models": [{"name": "m"}],
+            }
+        ],
+    }
+    return load_config(tree, environ={})
+
+
+ALL_SECRETS = (CALLER_KEY, KEYS[0], HEADER_KEY, PROXY_PASSWORD)
+
+
+def test_no_object_of_ours_shows_a_key() -> None:
+    """`repr` and `str` of all that hangs on an application, as debuggers and reports print it."""
+    app = create_app(whole_config())
+    seen: set[int] = set()
+    left: list[Any] = [app.extensions["proxy"]]
+    shown = 0
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        is_ours = type(one).__module__.partition(".")[0] == "proxy"
+        if is_ours:
+            text = f"{one!r} {one!s} {one}"
+            assert not any(secret in text for secret in ALL_SECRETS), type(one)
+            shown += 1
+        if is_ours or isinstance(one, (dict, list, tuple, set, frozenset)):
+            left += [each for each in gc.get_referents(one) if not isinstance(each, type)]
+    assert shown > 10
+
+
+def test_no_traceback_shows_a_key() -> None:
+    """Of an attempt that fails, causes included."""
+    app = create_app(whole_config())
+    (client,) = app.extensions["proxy"]["proxy"].gateway.clients
+    request = read_request(b'{"model":"m","messages":[1]}')
+    with pytest.raises(UpstreamError) as caught:
+        client.send(
+            request, model="m", headers={}, caller=Caller(None), deadline=time.monotonic() + 5
+        )
+    text = "".join(traceback.format_exception(caught.value))
+    assert "Traceback" in text
+    assert not any(secret in text for secret in ALL_SECRETS), text
+
+
+def test_configuration_errors_show_no_key() -> None:
+    """Wherever in the file it was put by mistake."""
+    for key in KEYS:
+        trees: list[dict[str, Any]] = [{key: 1}, {"port": key}, {"openai-compatibility": [key]}]
+        for tree in trees:
+            with pytest.raises(ConfigError) as caught:
+                load_config(tree, environ={})
+            assert key not in "".join(traceback.format_exception(caught.value))
+
+
+def quoting(key: str) -> dict[str, tuple[Reply, bool]]:
+    """Errors in which an upstream quotes the key that it was sent; whether of a stream."""
+    text = f"the key {key} is not allowed to"
+    told = error_object(text, code=key)
+    begun = events(chunk({"content": "Hi"}), told)
+    return {
+        "envelope": (error(400, text, code=key), False),
+        "text": (Reply([text.encode()], 404), False),
+        "header": (error(403, headers={"openai-key": key}), False),
+        "hidden in a success": (json_reply(told), False),
+        "first event": (events(told), True),
+        "later event": (begun, True),
+    }
+
+
+@pytest.mark.parametrize("name", quoting(""))
+def test_key_that_an_upstream_quotes_is_masked(
+    gateway: Gateway, upstream: Upstream, lots: Lots, name: str
+) -> None:
+    """In bodies, headers and events of errors, and in the log (looked at when it closes)."""
+    lot = lots.take()
+    reply, stream = quoting(lot.key)[name]
+    upstream.always(lot.key, reply)
+    answer = gateway.chat(lot.model, stream=stream, headers=AUTHORIZED)
+    assert lot.key not in f"{answer.headers} {answer.body!r}"
+    mask = f"{lot.key[:3]}…{lot.key[-4:]}"
+    in_json = mask.encode("ascii", "backslashreplace").decode()
+    shown = f"{answer.headers} {answer.body.decode()}"
+    assert any(each in shown for each in (mask, in_json, mask.replace("…", "...")))
+    gateway.record_of(answer.headers["x-request-id"])
+    assert lot.key not in gateway.log
+
+
+def test_debug_log_holds_no_key(upstream: Upstream) -> None:
+    """Whatever goes well or wrong; the gateway's `close` looks for them, and so does this test."""
+    lots = Lots(upstream.url, {1: 4})
+    nowhere = Lots("http://127.0.0.1:9/v1", {1: 1})
+    config = {
+        "debug": True,
+        "request-retry": 0,
+        "api-keys": [CALLER_KEY],
+        "openai-compatibility": [*lots.providers, *nowhere.providers],
+    }
+    with Gateway(config) as gateway:
+        for reply in (chat("Hi"), error(401), error(500), garbage()):
+            lot = lots.take()
+            upstream.always(lot.key, reply)
+            gateway.chat(lot.model, headers=AUTHORIZED)
+        gateway.chat(nowhere.take().model, headers=AUTHORIZED)
+        wrong = "Bearer sk-wrong-0123456789abcdef"
+        assert gateway.chat("m", headers={"Authorization": wrong}).status == 401
+        assert wrong not in gateway.log
+    assert CALLER_KEY not in gateway.log
+
+
+# The check of callers' keys
+
+LONG = 1_000_000
+
+
+def doorkeeper(*keys: str) -> Doorkeeper:
+    tree = {"api-keys": [*keys], "demo": [{"name": "demo", "models": [{"name": "m"}]}]}
+    return Doorkeeper(load_config(tree, environ={}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        CALLER_KEY[:-1],
+        CALLER_KEY + "x",
+        CALLER_KEY[1:],
+        CALLER_KEY.upper(),
+        CALLER_KEY + "\x00",
+        CALLER_KEY[:3],
+        "",
+        f"{CALLER_KEY} {CALLER_KEY}",
+        f"sk-…{CALLER_KEY[-4:]}".encode().decode("latin-1"),
+        "\xff" * len(CALLER_KEY),
+    ],
+)
+def test_only_the_whole_key_lets_in(given: str) -> None:
+    """No beginning, end, mask or other spelling of it."""
+    for variable, scheme in (("HTTP_AUTHORIZATION", "Bearer "), ("HTTP_X_API_KEY", "")):
+        with pytest.raises(InvalidKey):
+            doorkeeper(CALLER_KEY).admit({variable: scheme + given})
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    """The least CPU time that it takes."""
+    taken = []
+    for _ in range(7):
+        began = time.thread_time()
+        work()
+        taken.append(time.thread_time() - began)
+    return min(taken)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda keys: "x" + keys[0][1:],
+        lambda keys: keys[0][:-1] + "x",
+        lambda keys: keys[0],
+        lambda keys: keys[-1],
+    ],
+    ids=["differs at the start", "differs at the end", "the first key", "the last key"],
+)
+def test_time_of_the_key_check_tells_nothing(given: Callable[[list[str]], str]) -> None:
+    """All keys are compared to their ends, whatever was given: with keys long enough to see it."""
+    keys = [f"{at}" * LONG for at in range(8)]
+    keeper = doorkeeper(*keys)
+    environ = {"HTTP_X_API_KEY": given(keys)}
+
+    def admit() -> None:
+        with suppress(InvalidKey):
+            keeper.admit(environ)
+
+    known = [key.encode() for key in keys]
+
+    def compare_all() -> None:
+        for key in known:
+            hmac.compare_digest(key, known[0])
+
+    for attempt in range(3):
+        taken_s, whole_s = cpu_s(admit), cpu_s(compare_all)
+        if taken_s > whole_s / 2:
+            return
+        assert attempt < 2, (taken_s, whole_s)
+
+
+# Files
+
+
+def test_control_sockets_are_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories of mode 0700, whatever the umask."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = os.umask(0)
+    try:
+        path = Path(make_directory(4711))
+    finally:
+        os.umask(before)
+    for directory in (path, path.parent):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_gateway_keeps_no_file_open_for_writing(gateway: Gateway) -> None:
+    """It writes no file of its own: what it serves is in no place that somebody else could read."""
+    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
+    for pid in (str(gateway.pid), *children):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(fd)
+            if not target.startswith("/") or target.endswith(" (deleted)"):
+                continue
+            flags = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0]
+            is_file = stat.S_ISREG(fd.stat().st_mode)
+            assert not (is_file and int(flags, 8) & os.O_ACCMODE), target
