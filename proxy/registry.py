@@ -73,11 +73,12 @@ class Registry:
     def find(self, alias: str, caller: Caller) -> Entry:
         """The model; raises ModelNotFound, ModelsUnknown while a provider's list is missing.
 
-        Blocks for a first list only when the model is not known without it.
+        Blocks for a first list only when the model is not known without it, and to renew the lists
+        that its own clients have it from: one request does, the others use the old ones meanwhile.
         """
         entry = self._table.get(alias)
-        if entry is None and self._listings:
-            self.refresh(caller)
+        if self._listings and (listings := self._due_for(entry)):
+            self._refresh(listings, caller)
             entry = self._table.get(alias)
         if entry is not None:
             return entry
@@ -93,9 +94,21 @@ class Registry:
         self.refresh(caller)
         return list(self._table.values())
 
+    def _due_for(self, entry: Entry | None) -> list[_Listing]:
+        """The lists that a request for this model has to see to; None: any may have it."""
+        now = self._clock.monotonic()
+        due = [listing for listing in self._listings if now >= listing.due_at]
+        if not due or entry is None:
+            return due
+        clients = {route.client for route in entry.routes}
+        return [one for one in due if one.is_known and not clients.isdisjoint(one.clients)]
+
     def refresh(self, caller: Caller) -> None:
         """Fetch the lists that are due; where another request does, wait only for a first one."""
-        for listing in self._listings:
+        self._refresh(self._listings, caller)
+
+    def _refresh(self, listings: Iterable[_Listing], caller: Caller) -> None:
+        for listing in listings:
             if self._clock.monotonic() < listing.due_at:
                 continue
             while not listing.lock.acquire(blocking=False):

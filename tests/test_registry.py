@@ -129,6 +129,23 @@ def test_a_list_is_kept_for_5_minutes() -> None:
     assert upstream.fetches == 2
 
 
+def test_a_request_for_a_known_model_renews_the_list_that_it_is_from() -> None:
+    """Not those of other providers, which may be down."""
+    upstream, other = Upstream("one"), Upstream("else")
+    desk = Desk(discovering("a", upstream), discovering("b", other, "q"))
+    assert desk.aliases() == ["one", "else"]
+    desk.clock.now += KEPT_S
+    upstream.names = ["two"]
+    with pytest.raises(ModelNotFound):
+        desk.registry.find("one", ANYBODY)
+    assert upstream.fetches == 2
+    desk.clock.now += KEPT_S
+    before = other.fetches
+    desk.registry.find("two", ANYBODY)
+    assert upstream.fetches == 3
+    assert other.fetches == before
+
+
 def test_routes_that_did_not_change_stay_the_same_object() -> None:
     """The pool knows a model by it: turns and waiters outlive a refresh."""
     upstream = Upstream("one", "two")

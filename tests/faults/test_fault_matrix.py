@@ -13,8 +13,14 @@ import pytest
 
 from tests.faults.matrix import Cell, Matrix, all_cells, check
 
+
+def _is_slow(cell: Cell) -> bool:
+    return cell.fault.is_long or cell.is_tls
+
+
 CELLS = [
-    pytest.param(cell, id=cell.model, marks=[pytest.mark.slow] if cell.fault.is_long else [])
+    # The slow suite runs them all: `make test` has the plain half.
+    pytest.param(cell, id=cell.model, marks=[pytest.mark.slow] if _is_slow(cell) else [])
     for cell in all_cells()
 ]
 
