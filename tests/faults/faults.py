@@ -97,7 +97,6 @@ class Fault:
     unary: Outcome
     stream: Outcome
     make: Callable[[Setting], Site] = field(repr=False)
-    is_long: bool = False
 
     def outcome(self, is_stream: bool) -> Outcome:
         return self.stream if is_stream else self.unary
@@ -263,10 +262,8 @@ def _fault(
     make: Callable[[Setting], Site],
     unary: Outcome,
     stream: Outcome | None = None,
-    *,
-    is_long: bool = False,
 ) -> Fault:
-    return Fault(name, unary, stream or unary, make, is_long)
+    return Fault(name, unary, stream or unary, make)
 
 
 _RESET = Failed(502, "upstream_reset", tls_code="upstream_truncated")
@@ -276,7 +273,7 @@ _TRUNCATED = Broken("upstream_truncated")
 FAULTS = [
     _fault("refused", _refused, _failed("unreachable")),
     _fault("dns", _nowhere, _failed("unreachable")),
-    _fault("connect-timeout", _full_backlog, _failed("timeout"), is_long=True),
+    _fault("connect-timeout", _full_backlog, _failed("timeout")),
     _fault("tls", _no_tls, _failed("unreachable")),
     _fault("reset-before-headers", _answering(lambda _: raw(RESET)), _failed("reset")),
     _fault(
@@ -284,7 +281,7 @@ FAULTS = [
         _answering(lambda _: raw(b"\x16\x03\x01 this is not HTTP\r\n\r\n", CUT)),
         _failed("invalid_response"),
     ),
-    _fault("hang-after-headers", _answering(_after_head(HANG)), _failed("timeout"), is_long=True),
+    _fault("hang-after-headers", _answering(_after_head(HANG)), _failed("timeout")),
     _fault("reset-after-headers", _answering(_after_head(RESET)), _RESET),
     _fault("first-event-an-error", _answering(_first_event_error), SAID),
     _fault(
@@ -298,7 +295,7 @@ FAULTS = [
     _fault("gzip", _answering(lambda setting: setting.good().compressed()), Good()),
     _fault("brotli", _answering(_brotli), _failed("invalid_response")),
     _fault("redirect", _answering(_redirect), Failed(502, "upstream_invalid_response", True)),
-    _fault("byte-by-byte", _answering(_trickle), Good(), is_long=True),
+    _fault("byte-by-byte", _answering(_trickle), Good()),
     _fault("stale-unanswered", _ends_unanswered, Good()),
     _fault("stale-while-idle", _ended_while_idle, Good()),
 ]

@@ -13,16 +13,9 @@ import pytest
 
 from tests.faults.matrix import Cell, Matrix, all_cells, check
 
+pytestmark = pytest.mark.slow
 
-def _is_slow(cell: Cell) -> bool:
-    return cell.fault.is_long or cell.is_tls
-
-
-CELLS = [
-    # The slow suite runs them all: `make test` has the plain half.
-    pytest.param(cell, id=cell.model, marks=[pytest.mark.slow] if _is_slow(cell) else [])
-    for cell in all_cells()
-]
+CELLS = [pytest.param(cell, id=cell.model) for cell in all_cells()]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tests.fuzz.targets import CORPUS, TARGETS, seeds
 from tests.wire import cases
 
+pytestmark = pytest.mark.slow
+
 WORDS = st.sampled_from([
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
     b"data:", b"data: ", b"event: error\n", b"[DONE]", b": c\n", b"id: 1\n", b"0\r\n\r\n",
