@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Processes that run tests at once; the machine's cores by default.
-JOBS ?= auto
+# Processes that run tests at once: one more than there are cores, as some tests wait.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants audit clean
 

@@ -29,6 +29,11 @@ from tests.leaks import key_in
 COMMAND = [sys.executable, "-W", "error", "-m", "proxy"]
 
 
+def provider(name: str, url: str, *keys: str, **more: Any) -> dict[str, Any]:
+    """An entry of `openai-compatibility`."""
+    return {"name": name, "base-url": url, "api-keys": list(keys), **more}
+
+
 class Done(NamedTuple):
     """A command that has ended."""
 

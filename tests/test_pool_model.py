@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -402,12 +403,21 @@ class PoolMachine(RuleBasedStateMachine):
         self.desk.assert_idle()
 
 
-TestPoolModel = PoolMachine.TestCase
-TestPoolModel.settings = settings(
-    max_examples=200,
+_SETTINGS = settings(
+    max_examples=50,
     stateful_step_count=60,
     deadline=None,
     database=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
+
+TestPoolModel = PoolMachine.TestCase
+TestPoolModel.settings = _SETTINGS
+
+
+@pytest.mark.slow
+class TestPoolModelAtLength(PoolMachine.TestCase):  # type: ignore[misc,valid-type]
+    """The same, with many more requests' lives."""
+
+    settings = settings(_SETTINGS, max_examples=1000)

@@ -156,7 +156,8 @@ def test_error_bodies_are_bounded(
 ) -> None:
     """Whatever length an upstream's error has, and however many attempts it takes."""
     lot = lots.take()
-    upstream.always(lot.key, raw(b"HTTP/1.1 400 Bad\r\nConnection: close\r\n\r\n" + body))
+    head = b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n" % len(body)
+    upstream.always(lot.key, raw(head + body))
     answer = gateway.chat(lot.model, headers=AUTHORIZED)
     assert answer.status == 400
     assert len(answer.body) <= 8 * MAX_MESSAGE_CHARS
