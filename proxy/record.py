@@ -81,7 +81,7 @@ class Record:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
-                log.info("%s", self.line())
+                log.info(self.line())
 
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""

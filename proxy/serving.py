@@ -38,6 +38,8 @@ KEEP_ALIVE_S = 75
 # After SIGTERM streams may go on for so long.
 GRACEFUL_TIMEOUT_S = 120
 
+_STDERR = 2  # the descriptor: gunicorn's `--capture-output` may have put a file there
+
 EXIT_CONFIG = 2
 EXIT_BUSY = 3
 
@@ -191,12 +193,28 @@ class _Server(BaseApplication):  # type: ignore[misc]
             super().reload()
 
 
+class _LineHandler(logging.Handler):
+    """Writes each record to standard error by itself, so that no thread waits for another's."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            while data:
+                data = data[os.write(_STDERR, data) :]
+        except Exception:  # as logging's own handlers: never the request's matter
+            self.handleError(record)
+
+
 def set_up_process(config: Config) -> None:
     """Logging and the limit on open files; inherited by the workers."""
     log = logging.getLogger("proxy")
     log.setLevel(logging.DEBUG if config.debug else logging.INFO)
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = _LineHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False

@@ -63,9 +63,23 @@ class Clock:
 CLOCK = Clock()
 
 
-def _timeval(timeout_ms: int) -> bytes:
+def _timeout_ms(timeout_s: float) -> int:
+    return max(1, math.ceil(timeout_s * 1000))
+
+
+def _timeval(timeout_s: float) -> bytes:
     """C's struct timeval."""
+    timeout_ms = _timeout_ms(timeout_s)
     return struct.pack("ll", timeout_ms // 1000, timeout_ms % 1000 * 1000)
+
+
+def _limit_writes(sock: socket.socket, timeout_s: float) -> bool:
+    """Whether this is an option of the socket now; else it is Python's time-out, for reads too."""
+    if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
+        sock.settimeout(timeout_s)
+        return False
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _timeout_ms(timeout_s))
+    return True
 
 
 class TimedSocket(socket.socket):
@@ -77,6 +91,16 @@ class TimedSocket(socket.socket):
 
     receive_until = math.inf
     receive_timeout_s = math.inf
+    answered_at = -math.inf  # the last request on it
+    is_brisk = False  # whether the present request followed at once
+    _has_option = False  # for writes, by the time that holds for receiving, too
+
+    def limit(self, timeout_s: float, *, receive_until: float) -> None:
+        """As `Caller.limit_io`."""
+        self.receive_until = receive_until
+        if not (self._has_option and self.receive_timeout_s == timeout_s):
+            self.receive_timeout_s = timeout_s
+            self._has_option = _limit_writes(self, timeout_s)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """As a socket's; raises TimeoutError at these moments, too."""
@@ -163,15 +187,9 @@ class Caller:
         if sock is None:
             return
         if isinstance(sock, TimedSocket):
-            sock.receive_until = receive_until
-            sock.receive_timeout_s = timeout_s
-        if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
-            sock.settimeout(timeout_s)
-            return
-        timeout_ms = max(1, math.ceil(timeout_s * 1000))
-        if not isinstance(sock, TimedSocket):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_ms))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+            sock.limit(timeout_s, receive_until=receive_until)
+        elif _limit_writes(sock, timeout_s):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
 
 
 class SocketWatch:

@@ -9,6 +9,7 @@ before its first byte, and each of these waits is bounded and a thread of the po
 from __future__ import annotations
 
 import math
+import select
 import selectors
 import time
 from concurrent.futures import Future
@@ -25,6 +26,10 @@ HEAD_TIMEOUT_S = 20.0
 
 # A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
 WRITE_TIMEOUT_S = 20.0
+
+
+# A caller that sent its next request within this time after an answer is likely to do so again.
+BRISK_S = 0.01
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -51,13 +56,40 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().murder_pending()
 
     def handle(self, conn: Any) -> Any:
-        """A thread of the pool: serve one request; falsy: the connection is over, and closed."""
-        if isinstance(conn.sock, TimedSocket):
-            conn.sock.receive_until = time.monotonic() + HEAD_TIMEOUT_S
-        keeps = super().handle(conn)
+        """A thread of the pool: serve a request, and those that follow it at once.
+
+        Falsy: the connection is over, and closed.
+        """
+        keeps = self._serve(conn)
+        while keeps is True and self._goes_on(conn):
+            keeps = self._serve(conn)
         if not keeps:
             conn.close(graceful=True)
         return keeps
+
+    def _serve(self, conn: Any) -> Any:
+        sock = conn.sock
+        if isinstance(sock, TimedSocket):
+            now = time.monotonic()
+            sock.is_brisk = now - sock.answered_at < BRISK_S
+            sock.receive_until = now + HEAD_TIMEOUT_S
+        keeps = super().handle(conn)
+        if isinstance(sock, TimedSocket):
+            sock.answered_at = time.monotonic()
+        return keeps
+
+    def _goes_on(self, conn: Any) -> bool:
+        """Whether the next request is here at once: then it saves the way by the main thread.
+
+        Waits for it only where the last one was as quick, and there are threads for everybody.
+        """
+        if not (isinstance(conn.sock, TimedSocket) and conn.sock.is_brisk and self.alive):
+            return False
+        if self.nr_conns > self.cfg.threads or conn.parser.unreader.buf.getvalue():
+            return False
+        poller = select.poll()
+        poller.register(conn.sock, select.POLLIN)
+        return bool(poller.poll(BRISK_S * 1000))
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The same thread, when the head is whole."""

@@ -7,9 +7,11 @@ import re
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
+from http import HTTPStatus
 from typing import Any
 
 from flask import Response, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from ..errors import (
@@ -50,6 +52,13 @@ _STREAM_HEADERS = [
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _FORWARDED = tuple((name, f"HTTP_{name.upper().replace('-', '_')}") for name in FORWARDED)
+
+
+class _Response(Response):
+    """One of ours: nothing in its headers is left to be worked out."""
+
+    def get_wsgi_headers(self, environ: Mapping[str, Any]) -> Headers:
+        return self.headers
 
 
 class Exchange:
@@ -155,10 +164,9 @@ class Exchange:
         content: Any = body
         if not isinstance(body, bytes):
             lines += _STREAM_HEADERS
-        else:
+        elif status != HTTPStatus.NO_CONTENT:
             lines.append(("Content-Length", str(len(body))))
-            if len(body) > PIECE_BYTES:
-                content = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+            content = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
         if self.gateway.config.callers and "HTTP_ORIGIN" in self.environ:
             lines += _CORS_HEADERS
         if self.transcript is not None:
@@ -169,7 +177,7 @@ class Exchange:
                 body.tap = self.transcript.write
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
         is_stream = content is body and not isinstance(body, bytes)
-        return Response(content, status, lines, direct_passthrough=is_stream)
+        return _Response(content, status, lines, direct_passthrough=is_stream)
 
     def attempt_headers(self) -> dict[str, str]:
         """Who answered and after how many attempts, as known now."""

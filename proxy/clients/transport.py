@@ -266,7 +266,7 @@ class SocketReply:
 
         Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
         """
-        may_be_buffered = self._has_buffered()
+        may_be_buffered = self._has_buffered is not None and self._has_buffered()
         writing = False
         while may_be_buffered or self._watch.wait(until, writing=writing):
             if may_be_buffered:
@@ -365,10 +365,10 @@ def _socket_of(connection: HTTPConnection) -> socket.socket:
     return sock
 
 
-def _buffer_check(sock: Any) -> Callable[[], bool]:
+def _buffer_check(sock: Any) -> Callable[[], bool] | None:
     """What tells whether a socket may hold data that a poll of its descriptor does not see."""
     if type(sock) is socket.socket:
-        return bool  # False
+        return None
     if isinstance(sock, ssl.SSLSocket):
         return lambda: sock.pending() > 0
     return lambda: True  # TLS in TLS: two buffers, and no way to ask

@@ -22,6 +22,7 @@ MAX_TRAILER_BYTES = 16 * 1024
 INFLATE_BYTES = 4096
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
 class BodyReader(Protocol):
@@ -99,6 +100,7 @@ class ChunkedBody:
         self._left = 0  # content bytes of this chunk still to come
         self._pending = b""  # the beginning of a line
         self._trailer_left = MAX_TRAILER_BYTES
+        self._is_between = True  # a size line comes next
         self._state: Callable[[bytes, int, list[bytes]], int] = self._size_line
 
     def feed(self, data: bytes) -> bytes:
@@ -109,6 +111,10 @@ class ChunkedBody:
         at = 0
         try:
             while at < len(data) and not self.done:
+                if self._is_between:
+                    at = self._whole_chunks(data, at, content)
+                    if at == len(data):
+                        break
                 at = self._state(data, at, content)
         except UpstreamInvalid as error:
             self.fault = error
@@ -129,6 +135,18 @@ class ChunkedBody:
             self._pending = data[at:]
         return end
 
+    @staticmethod
+    def _whole_chunks(data: bytes, at: int, content: list[bytes]) -> int:
+        """Take the chunks that are whole and plain, as nearly all are; where the next begins."""
+        while line := _PLAIN_CHUNK_LINE.match(data, at):
+            begin = line.end()
+            end = begin + int(line[1], 16)
+            if end == begin or data[end : end + 2] != b"\r\n":
+                break
+            content.append(data[begin:end])
+            at = end + 2
+        return at
+
     def _size_line(self, data: bytes, at: int, _content: list[bytes]) -> int:
         end = self._line(data, at, MAX_CHUNK_LINE_BYTES, "chunk-size line")
         if not end:
@@ -137,6 +155,7 @@ class ChunkedBody:
         if not found:
             raise UpstreamInvalid("the upstream's chunk framing is broken")
         self._left = int(found[1], 16)
+        self._is_between = False
         self._state = self._chunk if self._left else self._trailer
         return end
 
@@ -149,16 +168,15 @@ class ChunkedBody:
         return end
 
     def _chunk_end(self, data: bytes, at: int, _content: list[bytes]) -> int:
-        if data.startswith(b"\r\n", at):
-            self._state = self._size_line
-            return at + 2
-        if data.startswith(b"\n", at):
-            self._state = self._size_line
-            return at + 1
-        if data[at:] != b"\r":
+        if data[at:] == b"\r":
+            self._pending = b"\r"
+            return len(data)
+        end = at + 2 if data.startswith(b"\r\n", at) else at + 1
+        if data[end - 1 : end] != b"\n":
             raise UpstreamInvalid("the upstream's chunk framing is broken")
-        self._pending = b"\r"
-        return len(data)
+        self._is_between = True
+        self._state = self._size_line
+        return end
 
     def _trailer(self, data: bytes, at: int, _content: list[bytes]) -> int:
         end = self._line(data, at, self._trailer_left, "trailer")

@@ -16,9 +16,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM_HEADS = 32
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\0\n]*)?")
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110 section 5.5. No control characters: some of these values go on to the caller.
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# RFC 9110 sections 5.1 and 5.5. No control characters: some of these values go on to the caller.
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\r*\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")  # RFC 9112 section 5.2
 
@@ -84,14 +83,22 @@ def parse_head(block: bytes) -> Head:
     found = _STATUS_LINE.fullmatch(status_line.rstrip(b"\r"))
     if not found:
         raise UpstreamInvalid("the upstream's answer has no valid HTTP status line")
-    values: dict[str, list[str]] = {}
-    for line in _FOLD.sub(b" ", fields).split(b"\n") if fields else ():
-        name, colon, value = line.rstrip(b"\r").decode("latin-1").partition(":")
-        if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise UpstreamInvalid("the upstream's answer has an invalid header line")
-        values.setdefault(name.lower(), []).append(value.strip(" \t"))
-    headers = {name: ", ".join(parts) for name, parts in values.items()}
+    headers = _headers(_FOLD.sub(b" ", fields).decode("latin-1") + "\n") if fields else {}
     return _framed(int(found[2]), headers, is_http_11=found[1] == b"1")
+
+
+def _headers(lines: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    end = 0
+    for field in _FIELD.finditer(lines):
+        if field.start() != end:
+            break
+        end = field.end()
+        name, value = field[1].lower(), field[2].strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if end != len(lines):
+        raise UpstreamInvalid("the upstream's answer has an invalid header line")
+    return headers
 
 
 def _framed(status: int, headers: dict[str, str], *, is_http_11: bool) -> Head:

@@ -387,7 +387,8 @@ class ChunkStream:
                 chunk = _decode_chunk(event)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 chunk = _read_odd_chunk(event)
-            _refuse_hidden_error(chunk.error)
+            if chunk.error is not UNSET:
+                _refuse_hidden_error(chunk.error)
             if chunk.usage is not None:
                 self.usage = chunk.usage
             for choice in chunk.choices or ():

@@ -26,11 +26,28 @@ class SseDecoder:
         self._after_cr = False  # a LF that comes next belongs to the CR before it
         self._started = False
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         """The events that end in `data`; raises UpstreamTooLarge after those that came before.
 
         Lazy: exhaust it before the next call.
         """
+        if self._is_one_plain_event(data):
+            return (data[6:-2],)
+        return self._events(data)
+
+    def _is_one_plain_event(self, data: bytes) -> bool:
+        """Whether this is the usual: a read that gave one event of one line."""
+        return (
+            data[:6] == b"data: "
+            and data.find(b"\n") == len(data) - 2
+            and data[-1:] == b"\n"
+            and b"\r" not in data
+            and not (self._pending or self._after_cr)
+            and self._started
+            and len(b"data: \n\n") < len(data) <= self._max_event_bytes
+        )
+
+    def _events(self, data: bytes) -> Iterator[bytes]:
         if not self._started:
             data = self._without_bom(data)
         if self._after_cr or b"\r" in data:
