@@ -257,7 +257,7 @@ class SocketReply:
             self._unsent[0] = self._unsent[0][sent:]
             if not self._unsent[0]:
                 del self._unsent[0]
-            # TLS cannot be read any more once a write has failed: first look what came.
+            # OpenSSL 4 reads nothing more once a write has failed: first look what came.
             look_until = None if type(self._sock) is socket.socket else 0.0
         return True
 

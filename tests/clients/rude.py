@@ -54,6 +54,8 @@ class RudeUpstream:
             sock, _ = self._listener.accept()
             self.connections += 1
             sock.settimeout(10)
+            # A close with unread bytes discards what Nagle's algorithm still holds back.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(OSError), contextlib.closing(sock):
                 self._serve(sock)
 

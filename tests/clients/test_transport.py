@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -313,12 +314,14 @@ def test_large_request_goes_out_whole(upstream: Upstream, way: Transport) -> Non
     assert upstream.connections == 1
 
 
-# Not with TLS and an abortive close: OpenSSL reads nothing more behind a reset that met its write.
-@pytest.mark.parametrize(("is_tls", "ending"), [(False, "close"), (False, "stay"), (True, "stay")])
+@pytest.mark.parametrize("ending", ["close", "stay"])
+@pytest.mark.parametrize("is_tls", [False, True])
 def test_early_answer_is_read_while_the_request_goes_out(
     authority: Authority, make_way: Callable[..., Transport], is_tls: bool, ending: str
 ) -> None:
     """413 before the body was read: status and body arrive, the connection is not kept."""
+    if is_tls and ending == "close" and ssl.OPENSSL_VERSION_INFO >= (4,):
+        pytest.skip("OpenSSL 4 reads nothing more behind a reset that met its write")
     answer = error(413)
     with RudeUpstream(
         answer.wire_bytes(), stays=ending == "stay", tls=authority.server() if is_tls else None
