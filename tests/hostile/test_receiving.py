@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.serving import SPARE_THREADS
 from proxy.watch import Caller, TimedSocket
 from tests.gateway import CHAT, PATIENCE_S, Gateway
 from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
@@ -113,6 +114,46 @@ def test_head_in_pieces_is_read(gateway: Gateway) -> None:
         assert statuses(read_all(sock)) == [200]
 
 
+def test_callers_without_pause_leave_threads_to_others() -> None:
+    """More of them than threads, each with its next request at once: nobody else waits long."""
+    config = {"max-requests-in-flight": 1, "demo": [{"name": DEMO}]}
+    over = threading.Event()
+    served: list[bytes] = []
+
+    def hammer(running: Gateway) -> None:
+        with running.connect() as sock:
+            while not over.is_set():
+                served.append(ask(sock))
+
+    with Gateway(config) as running:
+        count = 1 + SPARE_THREADS + 10
+        threads = [threading.Thread(target=hammer, args=(running,)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            began = time.monotonic()
+            for _ in range(10):
+                assert running.call("GET", "/readyz").status == 200
+            assert time.monotonic() - began < 10
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+        assert len(served) > len(threads)
+
+
+def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
+    """Its last answer tells it that the connection ends."""
+    with Gateway({"demo": [{"name": DEMO}]}) as gateway, gateway.connect() as sock:
+        for _ in range(20):  # by now it has a thread of its own
+            assert b"Connection: keep-alive" in ask(sock)
+        gateway.terminate()
+        while b"Connection: close" not in ask(sock):
+            pass
+        assert read_all(sock) == b""
+        assert gateway.wait_ended() == 0
+
+
 def test_stop_does_not_wait_for_silent_connections() -> None:
     """Neither for one that never said anything nor for one that is kept."""
     only_demo = {"demo": [{"name": DEMO}]}
@@ -123,6 +164,16 @@ def test_stop_does_not_wait_for_silent_connections() -> None:
         gateway.terminate()
         assert gateway.wait_ended() == 0
         assert time.monotonic() - began < 10
+
+
+def ask(sock: socket.socket) -> bytes:
+    """Whether it is healthy, and all of the answer."""
+    sock.sendall(head("/healthz", method="GET"))
+    answer = b""
+    while not answer.endswith(b"}") and (data := sock.recv(4096)):
+        answer += data
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    return answer
 
 
 def receive_for_ever(sock: socket.socket) -> None:
