@@ -25,6 +25,7 @@ _CALLERS = 16
 _CLIENTS = (1, 10, 100, 1000)
 _MODELS = (1, 100, 10_000)
 _WAITERS = (10, 100, 500)
+_OF_EACH_WAITER = 40
 _BODY_KB = (16, 256, 1024, 2048, 4096, 8192)
 _BODY_CALLERS = 4
 _REQUESTS = (2_000, 10_000, 50_000)
@@ -95,7 +96,7 @@ class Growth:
                 "callers waiting in the queue",
                 self._measure(
                     [
-                        Variant(f"{n:,}", target, self._scenario(target, callers=n + 1))
+                        Variant(f"{n:,}", target, self._each_caller(target, callers=n + 1))
                         for n in _WAITERS
                     ]
                 ),
@@ -189,14 +190,19 @@ class Growth:
             body_bytes=body_bytes,
         )
 
-    def _counted(self, target: Running, requests: int) -> Scenario:
+    def _counted(self, target: Running, requests: int, *, callers: int = _CALLERS) -> Scenario:
         return Scenario(
             port=target.port,
             model=messages.UNARY,
-            callers=_CALLERS,
+            callers=callers,
             requests=requests,
             give_up_s=3600.0,
         )
+
+    def _each_caller(self, target: Running, *, callers: int) -> Scenario:
+        """So many requests of each that its connection and its thread are a small part of them."""
+        each = max(1, _OF_EACH_WAITER // self._scale)
+        return self._counted(target, each * callers, callers=callers)
 
     def _measure(self, variants: Sequence[Variant]) -> list[Point]:
         """Medians of interleaved rounds."""

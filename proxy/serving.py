@@ -123,7 +123,7 @@ class _Hooks:
 
     def post_worker_init(self, worker: Any) -> None:
         """The worker has loaded the application, and takes no request before this returns."""
-        tune(worker.core)
+        tune(worker.core, worker.cfg.threads)
         proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
         if "proxy" not in proxies:
             return  # wrapped in something else: no control

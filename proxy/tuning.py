@@ -16,10 +16,14 @@ from collections.abc import Collection, Mapping
 # "0" leaves the workers to the scheduler.
 PIN_VARIABLE = "PROXY_PIN_WORKERS"
 
-# The longest that one thread keeps the interpreter while others wait for it. Nearly all leave it
-# much sooner, at their next wait. With the default of 5 ms, a thousand threads on one core spend
-# their time in taking it from each other.
-SWITCH_INTERVAL_S = 0.1
+# A thread that waits for the interpreter looks up once in each switch interval. With the default of
+# 5 ms, two thousand threads on one core that had to wait once (a stall of the machine, a burst) did
+# nothing else from then on: of 2,000 streams none ended. So together they look up so many times a
+# second; the price is how long a thread that computes may keep the others waiting. Nearly all leave
+# the interpreter much sooner, at their next wait.
+LOOKS_PER_S = 5_000
+MIN_SWITCH_INTERVAL_S = 0.05
+MAX_SWITCH_INTERVAL_S = 1.0
 
 # glibc's malloc.h: bodies and answers up to the largest threshold that it takes come from the heap,
 # not from fresh pages each time, and the heap keeps as much; threads share arenas, which idle ones
@@ -56,14 +60,19 @@ def settle() -> None:
     gc.freeze()
 
 
-def tune(core: int | None) -> None:
-    """Tune this process, a worker that has loaded its application."""
+def switch_interval_s(threads: int) -> float:
+    """How long one thread may keep the interpreter while others wait for it."""
+    return min(MAX_SWITCH_INTERVAL_S, max(MIN_SWITCH_INTERVAL_S, threads / LOOKS_PER_S))
+
+
+def tune(core: int | None, threads: int) -> None:
+    """Tune this process, a worker that has loaded its application and will have so many threads."""
     if core is not None:
         try:
             os.sched_setaffinity(0, {core})
         except OSError as error:  # taken from the container since
             log.warning("the worker stays unpinned: %s", error)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(switch_interval_s(threads))
     _set_malloc()
     gc.freeze()
 

@@ -6,11 +6,15 @@ more of them are run while the limit is not kept.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
-from bench import messages
+from bench import measure, messages
 from bench.load import Scenario
-from bench.processes import mock_upstream
+from bench.processes import generating, mock_upstream
 from bench.rows import cost, stream_at_once
 from bench.targets import Pool, Running, running
 from proxy.serving import SPARE_THREADS
@@ -81,6 +85,31 @@ def test_two_thousand_streams_are_whole_and_need_no_more_the_next_time() -> None
     # The server's own few beside those for requests.
     assert max(run.peak_threads for run in runs) <= STREAMS + SPARE_THREADS + 8
     assert runs[2].peak_kb <= 1.1 * runs[1].peak_kb
+
+
+def test_streams_catch_up_after_a_stall() -> None:
+    """A worker that stood still wakes with 2,000 threads that want the interpreter at once."""
+    with (
+        mock_upstream() as (_, port),
+        running("poolproxy", port, pool=Pool(permits=0, in_flight=STREAMS)) as target,
+    ):
+        (worker,) = set(measure.tree(target.pid)) - {target.pid}
+        scenario = Scenario(
+            port=target.port,
+            model=messages.PACED_250_MS,
+            callers=STREAMS,
+            requests=STREAMS,
+            stream=True,
+            chunks=12,
+            headers=target.headers,
+        )
+        with generating(scenario) as load:
+            time.sleep(2.0)
+            os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.5)
+            os.kill(worker, signal.SIGCONT)
+            outcome = load.outcome()
+    assert (outcome.whole, outcome.losses) == (STREAMS, {})
 
 
 def test_caller_over_the_limit_is_refused_at_once() -> None:
