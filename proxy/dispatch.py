@@ -27,7 +27,8 @@ from .errors import (
     UpstreamTimeout,
 )
 from .health import Effect, doubling
-from .pool import ClientPool, Lease
+from .lease import Lease
+from .pool import ClientPool
 from .reading import (
     OutOfTime,
     Pausing,

@@ -20,7 +20,8 @@ from .request_log import RequestLog
 from .series import Series
 from .stream import StreamBody
 from .watch import CLOCK, Clock
-from .wire.completions import Completion, TextAnswers
+from .wire.completions import Completion
+from .wire.text_answers import TextAnswers
 
 # Nobody knows when a request in flight will end: soon, as a rule.
 _SOON = RetryHint(1.0)

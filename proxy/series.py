@@ -12,8 +12,8 @@ from .dispatch import Answer, Attempts, Call
 from .errors import ProxyError
 from .record import Record
 from .stream import Finished, Opened, Relayed
-from .wire.completions import TextAnswers
 from .wire.openai import Usage
+from .wire.text_answers import TextAnswers
 
 
 class Series:

@@ -16,7 +16,7 @@ from .health import OUT_S, Breaker, Health, Standing, State
 from .watch import Bell, Caller
 
 if TYPE_CHECKING:
-    from .pool import Lease
+    from .lease import Lease
     from .roster import Offer, Roster
 
 

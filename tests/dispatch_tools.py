@@ -26,7 +26,8 @@ from proxy.config import ClientConfig, load_config
 from proxy.dispatch import Answer, Attempts, Call, serve
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.health import Effect
-from proxy.pool import ClientPool, Lease
+from proxy.lease import Lease
+from proxy.pool import ClientPool
 from proxy.record import Record
 from proxy.registry import Registry
 from proxy.stream import StreamBody

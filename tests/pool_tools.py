@@ -12,7 +12,8 @@ from proxy.config.secret import Secret
 from proxy.config.settings import ClientConfig, Model
 from proxy.errors import UpstreamRefusal
 from proxy.health import Effect
-from proxy.pool import ClientPool, Lease
+from proxy.lease import Lease
+from proxy.pool import ClientPool
 from proxy.slot import Route, Ticket
 from proxy.watch import Caller, Clock, Poll
 from proxy.wire.openai import ChatRequest, Usage

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from proxy.health import Effect
-from proxy.pool import Lease
+from proxy.lease import Lease
 from proxy.watch import Bell, Caller, Clock, Poll
 from tests.pool_tools import Desk, VirtualClock, make_client
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError
 from proxy.health import Effect
-from proxy.pool import Lease
+from proxy.lease import Lease
 from proxy.slot import Ticket
 from tests.pool_tools import Desk, make_client
 

@@ -19,7 +19,8 @@ import pytest
 
 from proxy.errors import CallerGone, PoolError
 from proxy.health import Effect, State
-from proxy.pool import ClientPool, Lease
+from proxy.lease import Lease
+from proxy.pool import ClientPool
 from proxy.roster import Offer
 from proxy.slot import Ticket
 from proxy.watch import CLOCK, Caller

@@ -16,13 +16,14 @@ from proxy.errors import (
     UpstreamInvalid,
     UpstreamRefusal,
 )
-from proxy.pool import Lease
+from proxy.lease import Lease
 from proxy.record import Record
 from proxy.series import Series
 from proxy.stream import StreamBody
 from proxy.watch import Caller
-from proxy.wire.completions import TextAnswers, read_completion
+from proxy.wire.completions import read_completion
 from proxy.wire.openai import Usage
+from proxy.wire.text_answers import TextAnswers
 from tests.dispatch_tools import Stage, caller_leaving
 from tests.upstream import (
     CUT,

@@ -14,8 +14,9 @@ from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_request
 from ..wire.claude.stream import ChatStream
 from .base import ChunkTranslator
+from .reply import SocketReply
 from .translating import ModelPage, TranslatingClient
-from .transport import SocketReply, Transport
+from .transport import Transport
 
 
 class ClaudeClient(TranslatingClient):

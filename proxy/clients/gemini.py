@@ -16,8 +16,9 @@ from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
 from ..wire.headers import merged
 from .base import ChunkTranslator
+from .reply import SocketReply
 from .translating import ModelPage, TranslatingClient
-from .transport import SocketReply, Transport
+from .transport import Transport
 
 
 class GeminiClient(TranslatingClient):

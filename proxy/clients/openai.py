@@ -13,7 +13,8 @@ from ..wire import headers as header_fields
 from ..wire import openai as wire
 from ..wire.completions import PromptRequest
 from .base import ChunkTranslator, Client, Reply, read_whole
-from .transport import SocketReply, Transport
+from .reply import SocketReply
+from .transport import Transport
 
 # A model list of 10,000 entries is about 1.5 MB (OpenRouter's, with prices, in 2026).
 MAX_LIST_BYTES = 32 * 1024 * 1024

@@ -12,7 +12,8 @@ from ..version import USER_AGENT
 from ..watch import Caller
 from ..wire import headers as header_fields
 from .base import Client, Reply, read_whole
-from .transport import SocketReply, Transport
+from .reply import SocketReply
+from .transport import Transport
 
 # A page of 1000 models with all that Google tells of them is about 1 MB.
 MAX_PAGE_BYTES = 32 * 1024 * 1024

@@ -1,21 +1,16 @@
-"""Exchanges with upstreams, each on a connection's socket, non-blocking.
+"""The ways to upstreams, and what is sent on them.
 
-So every wait sees data, silence and a caller who left (`watch`), and can be taken up again after a
-pause. Here and in `connections` is the one boundary where errors of requests, urllib3, ssl and
+Here, in `reply` and in `connections` is the one boundary where errors of requests, urllib3, ssl and
 sockets become ours.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
-import socket
-import ssl
-import struct
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 from urllib.parse import urlsplit
 
 import requests
@@ -23,22 +18,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from ..errors import UpstreamError, UpstreamReset, UpstreamTimeout
-from ..watch import CLOCK, Caller, Clock, SocketWatch
+from ..errors import UpstreamTimeout
+from ..watch import CLOCK, Caller, Clock
 from ..wire.headers import merged
-from ..wire.http_body import BodyReader, Inflater, body_reader, inflater
-from ..wire.http_head import Head, HeadReader
 from .connections import WatchedAdapter, WatchedPool, connect_error
-
-# One read takes what a socket buffer holds at most by default (net.ipv4.tcp_rmem: 128 KiB, half of
-# it for overhead).
-RECV_BYTES = 64 * 1024
+from .reply import SocketReply
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
-
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
 class Transport:
@@ -152,228 +139,3 @@ def _forget_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all)
-
-
-class SocketReply:
-    """One exchange on a connection: the request on its way out, the answer on its way in.
-
-    A connection that had served before and ends before any byte of the answer is replaced once by a
-    fresh one: the upstream closed it while idle.
-    """
-
-    status = 0
-
-    def __init__(
-        self, transport: Transport, parts: list[bytes], *, caller: Caller, deadline: float
-    ) -> None:
-        self.headers: dict[str, str] = {}
-        self._transport = transport
-        self._parts = parts
-        self._caller = caller
-        self._deadline = deadline
-        self._head: Head | None = None
-        self._body: BodyReader | None = None
-        self._inflater: Inflater | None = None
-        self._behind_head = b""
-        self._connection: HTTPConnection | None = None
-        self._unsent: list[memoryview] = []
-        self._open(fresh=False)
-
-    def _open(self, *, fresh: bool) -> None:
-        self.close()
-        connection, self._is_reused = self._transport.take(deadline=self._deadline, fresh=fresh)
-        assert connection.sock is not None
-        self._connection = connection
-        self._sock = connection.sock
-        self._has_buffered = _buffer_check(self._sock)
-        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
-        self._reader = HeadReader()
-        self._unsent = [memoryview(part) for part in self._parts]
-        self._is_cut = False  # the upstream took only a part of the request
-
-    def head(self, until: float) -> bool:
-        while self._head is None:
-            try:
-                if self._unsent and not self._flush(until):
-                    return False
-                # An answer that comes early does not wait for the rest of the request, nor the
-                # rest for an answer (what was readable may have been a TLS session ticket).
-                data = self._receive(0.0 if self._unsent else until)
-            except OSError as error:
-                self._renew(error)
-                continue
-            if data is None:
-                if self._unsent:
-                    continue
-                return False
-            if not data:
-                self._renew(None)
-                continue
-            found = self._reader.feed(data)
-            if found:
-                self._begin_body(*found)
-        return True
-
-    def _begin_body(self, head: Head, rest: bytes) -> None:
-        self._head = head
-        self.status = head.status
-        self.headers = head.headers
-        self._body = body_reader(head)
-        self._behind_head = rest
-        if 200 <= head.status < 300:
-            self._inflater = inflater(head)
-
-    def _renew(self, error: OSError | None) -> None:
-        """Take a fresh connection if the old one had merely gone stale."""
-        if not self._is_reused or self._reader.started:
-            raise UpstreamReset(
-                f"{self._transport.host} closed the connection without a whole answer"
-                f"{_reason(error)}"
-            ) from error
-        self._open(fresh=True)
-
-    def _flush(self, until: float) -> bool:
-        """Whether the request is out, or the upstream began to answer before it was."""
-        look_until = None  # at the clock, before the next write
-        while self._unsent:
-            if look_until is not None:
-                event = self._watch.wait(look_until, writing=True)
-                if self._watch.readable(event):
-                    return True
-                if not event and look_until == until:
-                    return False
-            try:
-                sent = self._sock.send(self._unsent[0])
-            except _WOULD_BLOCK:
-                look_until = until
-                continue
-            except OSError:
-                if self._is_reused and not self._reader.started:
-                    raise
-                # Refused in mid-request: an answer that says why may come all the same.
-                self._unsent.clear()
-                self._is_cut = True
-                break
-            self._unsent[0] = self._unsent[0][sent:]
-            if not self._unsent[0]:
-                del self._unsent[0]
-            # OpenSSL 4 reads nothing more once a write has failed: first look what came.
-            look_until = None if type(self._sock) is socket.socket else 0.0
-        return True
-
-    def _receive(self, until: float) -> bytes | None:
-        """What came, b"" at the end of the connection; None: nothing until then.
-
-        Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
-        """
-        may_be_buffered = self._has_buffered is not None and self._has_buffered()
-        writing = False
-        while may_be_buffered or self._watch.wait(until, writing=writing):
-            if may_be_buffered:
-                may_be_buffered = False
-                self._caller.raise_if_gone()
-            try:
-                return self._sock.recv(RECV_BYTES)
-            except ssl.SSLWantWriteError:
-                writing = True
-            except _WOULD_BLOCK:  # a TLS record that is not whole yet, or no data at all
-                writing = False
-        return None
-
-    def read(self, until: float) -> bytes | None:
-        assert self._body is not None, "read() comes after head()"
-        while True:
-            if self._body.fault is not None:
-                raise self._body.fault
-            if self._body.done:
-                return b""
-            data: bytes | None = self._behind_head
-            self._behind_head = b""
-            if not data:
-                try:
-                    data = self._receive(until)
-                except OSError as error:
-                    raise UpstreamReset(
-                        f"{self._transport.host} broke the connection in mid-answer{_reason(error)}"
-                    ) from error
-            if data is None:
-                return None
-            if data:
-                content = self._body.feed(data)
-            else:
-                self._body.end()
-                content = b""
-            if self._inflater is not None:
-                content = self._inflate(content)
-            if content:
-                return content
-            if self._transport.clock.monotonic() >= until and not self._body.done:
-                return None
-
-    def _inflate(self, content: bytes) -> bytes:
-        assert self._inflater is not None
-        assert self._body is not None
-        if content:
-            content = self._inflater.feed(content)
-        if self._body.done:
-            self._inflater.end()
-        return content
-
-    def close(self, *, linger_s: float = 0.0) -> None:
-        """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
-
-        Idempotent.
-        """
-        if self._connection is None:
-            return
-        if linger_s and self._body is not None and not self._body.done:
-            self._linger(linger_s)
-        if not self._is_reusable():
-            self._abandon(self._connection)
-        connection, self._connection = self._connection, None
-        self._transport.give_back(connection)
-
-    def _abandon(self, connection: HTTPConnection) -> None:
-        if self._unsent or self._body is None or not self._body.done:
-            # A FIN would wait behind what an upstream that does not read has not taken yet, and
-            # many a server takes it for half a close only: a RST ends its work at once.
-            with contextlib.suppress(OSError):
-                _socket_of(connection).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-        connection.close()
-
-    def _is_reusable(self) -> bool:
-        head, body = self._head, self._body
-        if head is None or body is None or self._unsent or self._is_cut:
-            return False
-        return head.keep_alive and body.done and not body.excess and not self._behind_head
-
-    def _linger(self, linger_s: float) -> None:
-        self._caller = Caller(None)
-        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
-        now = self._transport.clock.monotonic
-        until = now() + linger_s
-        try:
-            while now() < until and self.read(until):
-                pass
-        except UpstreamError:
-            pass  # the connection is closed then, and the answer was whole before
-
-
-def _socket_of(connection: HTTPConnection) -> socket.socket:
-    """The connection's socket; where urllib3 wraps TLS in TLS, the one below."""
-    sock: socket.socket = getattr(connection.sock, "socket", connection.sock)
-    return sock
-
-
-def _buffer_check(sock: Any) -> Callable[[], bool] | None:
-    """What tells whether a socket may hold data that a poll of its descriptor does not see."""
-    if type(sock) is socket.socket:
-        return None
-    if isinstance(sock, ssl.SSLSocket):
-        return lambda: sock.pending() > 0
-    return lambda: True  # TLS in TLS: two buffers, and no way to ask
-
-
-def _reason(error: OSError | None) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return f" ({reason})" if reason else ""

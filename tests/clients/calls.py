@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from proxy.clients.transport import SocketReply, Transport
+from proxy.clients.reply import SocketReply
+from proxy.clients.transport import Transport
 from proxy.errors import UpstreamTimeout
 from proxy.watch import CLOCK, Caller, Clock
 

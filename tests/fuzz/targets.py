@@ -19,12 +19,13 @@ from proxy.app import create_app
 from proxy.config import document, load_config
 from proxy.errors import CallerError, ConfigError, UpstreamError, UpstreamRefusal
 from proxy.serving import settings
-from proxy.wire.completions import TextAnswers, read_completion
+from proxy.wire.completions import read_completion
 from proxy.wire.headers import passed, read_retry_after
 from proxy.wire.http_body import body_reader, inflater
 from proxy.wire.http_head import HeadReader
 from proxy.wire.openai import ChunkStream, chunks_of, read_answer, read_error, read_request
 from proxy.wire.sse import SseDecoder, encode
+from proxy.wire.text_answers import TextAnswers
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_EVENT_BYTES = 64 * 1024

@@ -18,7 +18,7 @@ from proxy.wire.completions import (
     PromptRequest,
     read_completion,
 )
-from proxy.wire.openai import shield, unshield
+from proxy.wire.surrogates import shield, unshield
 from tests.upstream import Json
 from tests.wire.completions_tools import JSON, REQUESTS, asked, read
 

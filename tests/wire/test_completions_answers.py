@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from openai.types import Completion as SdkCompletion
 
 from proxy.errors import CallerError, ProxyError, UpstreamInvalid
-from proxy.wire.completions import TextAnswers
 from proxy.wire.openai import Usage, chunks_of
+from proxy.wire.text_answers import TextAnswers
 from tests.upstream import Json, chunk
 from tests.wire.completions_tools import JSON, REQUESTS, asked, objects, read
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.openai import read_any, read_request, shield, unshield
+from proxy.wire.openai import read_any, read_request
+from proxy.wire.surrogates import shield, unshield
 from tests.wire import cases
 
 MESSAGES = b'"messages":[{"role":"user","content":"Hi"}]'

@@ -12,17 +12,16 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from proxy.wire.openai import (
-    MAX_CODE_CHARS,
-    MAX_QUOTED_CHARS,
     ChunkStream,
     Usage,
     chunks_of,
-    encode,
     error_event,
     read_answer,
     read_error,
     read_object,
 )
+from proxy.wire.openai.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS
+from proxy.wire.surrogates import encode
 from tests.upstream import chat, chunk, tool_calls
 from tests.wire import cases
 

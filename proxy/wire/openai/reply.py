@@ -1,0 +1,130 @@
+"""What is read of an upstream's answer, whole or an error. All else passes through."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ...errors import UpstreamInvalid, UpstreamRefusal, envelope
+from ..surrogates import decode_any, decoder, legible, unshield
+from .request import FILLED_ARRAY
+
+# What is quoted of an upstream's error that is not in the envelope.
+MAX_QUOTED_CHARS = 2000
+
+# An error's `code` goes into logs.
+MAX_CODE_CHARS = 100
+
+_ERROR_STATUS = re.compile("[45][0-9]{2}")
+
+
+class Usage(Struct, frozen=True):
+    """Tokens, as far as an answer told them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _AnswerHead(Struct):
+    choices: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+    usage: Raw | UnsetType = UNSET
+
+
+_decode_answer = decoder(_AnswerHead)
+_decode_usage = decoder(Usage)
+
+
+def read_answer(body: bytes) -> Usage | None:
+    """Check a unary answer; raises UpstreamInvalid, or UpstreamRefusal for an error sent as 2xx."""
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec takes invalid UTF-8 in what it skips
+        head = _decode_answer(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
+    if not (head.choices and FILLED_ARRAY.match(head.choices)):
+        refuse_hidden_error(head.error)
+    return _usage(head.usage)
+
+
+def _usage(raw: Raw | UnsetType) -> Usage | None:
+    if isinstance(raw, UnsetType):
+        return None
+    try:
+        return _decode_usage(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def refuse_hidden_error(raw: Raw | UnsetType) -> None:
+    """Raise UpstreamRefusal if a 2xx body or event holds an error, under its `code` as status.
+
+    OpenRouter and others answer 200 and put the HTTP status into `error.code`:
+    openrouter.ai/docs/api-reference/errors, read 2026-11.
+    """
+    if isinstance(raw, UnsetType):
+        return
+    text = unshield(bytes(raw))
+    try:
+        error: Any = decode_any(text)
+    except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
+        error = True  # there is one, with a number out of all range or broken text in it
+    if not error:
+        return
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int):
+        status = code if 400 <= code <= 599 else 502
+    else:
+        status = int(code) if isinstance(code, str) and _ERROR_STATUS.fullmatch(code) else 502
+    raise read_error(status, b'{"error":%b}' % text)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`, or an empty one where there is none."""
+    try:
+        found = decode_any(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_error(
+    status: int,
+    body: bytes,
+    *,
+    content_type: str = "application/json",
+    retry_after_s: float | None = None,
+    passed_headers: dict[str, str] | None = None,
+) -> UpstreamRefusal:
+    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded."""
+    error = read_object(body).get("error")
+    if isinstance(error, dict):
+        message = error.get("message")
+        code = error.get("code")
+        return UpstreamRefusal(
+            _text(message)[:MAX_QUOTED_CHARS] or f"the upstream answered {status}",
+            status=status,
+            body=body,
+            content_type=content_type,
+            upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
+            retry_after_s=retry_after_s,
+            passed_headers=passed_headers,
+        )
+    text = _text(error) if isinstance(error, str) else body.decode("utf-8", "replace").strip()
+    message = text[:MAX_QUOTED_CHARS] or f"the upstream answered {status} without a body"
+    return UpstreamRefusal(
+        message,
+        status=status,
+        body=envelope(message, type="upstream_error", code=None),
+        retry_after_s=retry_after_s,
+        passed_headers=passed_headers,
+    )
+
+
+def _text(value: Any) -> str:
+    """Text for people, of whatever type."""
+    return legible(str(value or ""))

@@ -1,0 +1,78 @@
+"""JSON in which strings may hold lone surrogates, as escapes: msgspec refuses them.
+
+Streams that cut text anywhere cut an emoji into two lone surrogates, a chunk each. So their escapes
+are shielded while msgspec looks, and come out as they went in.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+_T = TypeVar("_T")
+
+
+def decoder(shape: type[_T]) -> Callable[[bytes | Raw], _T]:
+    """Decode as this type. Lone surrogates, which msgspec refuses, come out shielded."""
+    decode = msgspec.json.Decoder(shape).decode
+
+    def decode_shielded(data: bytes | Raw) -> _T:
+        try:
+            return decode(data)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            shielded = shield(bytes(data))
+            if shielded == data:
+                raise
+            return decode(shielded)
+
+    return decode_shielded
+
+
+decode_object = decoder(dict[str, Raw])
+decode_any = decoder(Any)
+
+
+# In place of `\\u` before a surrogate while msgspec looks; nobody can guess it.
+_SHIELD = uuid.uuid4().hex.encode()
+_SHIELDED = re.compile(_SHIELD.decode() + "[0-9a-fA-F]{4}")
+_ESCAPE = re.compile(rb"\\(?:u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+
+def shield(data: bytes) -> bytes:
+    """JSON with the escapes of surrogates as plain text, which stays valid JSON."""
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return data
+    shielded = bytearray()
+    at = 0
+    for found in _ESCAPE.finditer(data):
+        if found[1]:
+            shielded += data[at : found.start()] + _SHIELD
+            at = found.start(1)
+    return bytes(shielded + data[at:])
+
+
+def unshield(data: bytes) -> bytes:
+    """What `shield` did, undone."""
+    return data.replace(_SHIELD, b"\\u")
+
+
+def encode(value: Any) -> bytes:
+    """As JSON, surrogates that were shielded in their escapes again."""
+    return unshield(msgspec.json.encode(value))
+
+
+def is_shielded(text: str) -> bool:
+    """Whether there was a surrogate in this text."""
+    return _SHIELD.decode() in text
+
+
+def legible(text: str) -> str:
+    """For people: what was shielded is lost."""
+    return _SHIELDED.sub("\N{REPLACEMENT CHARACTER}", text)
