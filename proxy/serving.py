@@ -108,11 +108,13 @@ class _Hooks:
     def on_starting(self, server: Any) -> None:
         """Once, before the socket is bound; not if it is inherited (upgrade by USR2, systemd)."""
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
-            check_addresses(server.cfg.address)
+            check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
     def when_ready(self, server: Any) -> None:
         """The socket is bound: callers can connect."""
         addresses = [str(listener) for listener in server.LISTENERS]
+        if not addresses:  # with gunicorn's `reuse_port` each worker opens its own
+            addresses = list(server.cfg.bind)
         print(summary(self._config, addresses, server.cfg.workers), flush=True)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
@@ -231,8 +233,11 @@ def _is_no_callers_fault(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
 
 
-def check_addresses(addresses: Iterable[Any]) -> None:
-    """Exit with status 3 and one clear line if gunicorn could not listen at one of these."""
+def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
+    """Exit with status 3 and one clear line if gunicorn could not listen at one of these.
+
+    `shared`: with others that share it as well (its `reuse_port`).
+    """
     for address in addresses:
         if not isinstance(address, tuple):
             continue  # a Unix socket, which gunicorn replaces
@@ -240,6 +245,8 @@ def check_addresses(addresses: Iterable[Any]) -> None:
         try:
             with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if shared:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 probe.bind(address)
         except OSError as error:
             why = f"cannot listen on {host}:{port}: {error.strerror}"

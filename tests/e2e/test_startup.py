@@ -7,9 +7,12 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from proxy.config import load_config
+from proxy.serving import settings
 from tests.gateway import ROOT, Gateway, curl, data_of, run_to_end, text_of
 
 SHIPPED = ROOT / "config.yaml"
@@ -131,3 +134,22 @@ def test_what_must_not_be_served_is_not(tmp_path: Path, content: str | None, rea
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """gunicorn's `reuse_port`: others may listen there as well, and the address is still told."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = other.getsockname()
+        bind = f"127.0.0.1:{address[1]}"
+        cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1)
+        server = SimpleNamespace(cfg=cfg, LISTENERS=[])
+        hooks = settings(load_config({"demo": [{"name": "demo"}]}))
+        hooks["on_starting"](server)
+        hooks["when_ready"](server)
+        assert capsys.readouterr().out.startswith(f"poolproxy on {bind} (open")
+        cfg.reuse_port = False
+        with pytest.raises(SystemExit):
+            hooks["on_starting"](server)
