@@ -6,7 +6,9 @@ import os
 
 import pytest
 
+from bench.measure import tree
 from proxy.tuning import PIN_VARIABLE, free_core, switch_interval_s
+from tests.gateway import Gateway
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -46,6 +48,17 @@ def test_one_core_is_no_choice() -> None:
         assert free_core([], 1, {}) is None
     finally:
         os.sched_setaffinity(0, before)
+
+
+@several_cores
+@pytest.mark.parametrize(("variable", "count"), [("1", 1), ("0", len(CORES))])
+def test_worker_of_a_server_is_pinned_unless_told_not_to_be(variable: str, count: int) -> None:
+    """And its master never is: a worker that starts later is to have its choice."""
+    demo = {"demo": [{"name": "demo"}]}
+    with Gateway(demo, env={PIN_VARIABLE: variable}) as running:
+        (worker,) = set(tree(running.pid)) - {running.pid}
+        assert len(os.sched_getaffinity(worker)) == count
+        assert sorted(os.sched_getaffinity(running.pid)) == CORES
 
 
 @pytest.mark.parametrize(
