@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from .app import create_app
@@ -50,13 +51,28 @@ _TOKEN = secrets.token_hex(4)
 log = logging.getLogger("proxy.serving")
 
 
+_loaded: list[Config] = []  # by `load_or_exit`, the last one
+
+
 def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration to serve; prints every problem and exits with status 2."""
+    """The configuration to serve; at a start prints every problem and exits with status 2.
+
+    Later, when gunicorn reads its own file again at SIGHUP, what cannot be served is logged and
+    changes nothing.
+    """
     try:
-        return servable(load_config(environ=environ))
+        _loaded[:] = [servable(load_config(environ=environ))]
     except ConfigError as error:
-        print("\n".join(error.problems), file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+        if not _loaded:
+            print("\n".join(error.problems), file=sys.stderr)
+            sys.exit(EXIT_CONFIG)
+        log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
+    return _loaded[0]
+
+
+def application() -> Flask:
+    """What workers serve: that configuration, also if they start when its file was edited."""
+    return create_app(_loaded[0])
 
 
 def servable(config: Config) -> Config:
@@ -72,7 +88,7 @@ def settings(config: Config) -> dict[str, Any]:
     host = config.host or "0.0.0.0"
     hooks = _Hooks(config)
     return {
-        "wsgi_app": "proxy:create_app()",
+        "wsgi_app": "proxy.serving:application()",
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
         "worker_class": "proxy.worker.Worker",
         "threads": threads,

@@ -55,7 +55,9 @@ def settle() -> None:
     """Before a fork: what is loaded stays, and no collection looks at it again.
 
     To look is to write, and a page that a worker writes to is no longer shared with its master.
+    Settings of malloc are inherited.
     """
+    _set_malloc()
     gc.collect()
     gc.freeze()
 
@@ -73,7 +75,6 @@ def tune(core: int | None, threads: int) -> None:
         except OSError as error:  # taken from the container since
             log.warning("the worker stays unpinned: %s", error)
     sys.setswitchinterval(switch_interval_s(threads))
-    _set_malloc()
     gc.freeze()
 
 

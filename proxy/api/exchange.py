@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -66,7 +66,7 @@ class Exchange:
 
     def __init__(self, gateway: Gateway, environ: Mapping[str, Any]) -> None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
         self.gateway = gateway
         self.environ = environ
         self.record = Record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from proxy.config import load_config
 from proxy.serving import settings
+from tests.commandline import wait_for
 from tests.gateway import ROOT, Gateway, curl, data_of, run_to_end, text_of
 
 SHIPPED = ROOT / "config.yaml"
@@ -134,6 +136,23 @@ def test_what_must_not_be_served_is_not(tmp_path: Path, content: str | None, rea
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    """SIGHUP under gunicorn's own command: its problems are logged, and callers are served on."""
+    path = tmp_path / "config.yaml"
+    demo: dict[str, object] = {"port": 0, "demo": [{"name": "demo"}]}
+    path.write_text(json.dumps(demo))
+    with Gateway(path) as running:
+        path.write_text("demo: [")
+        os.kill(running.pid, signal.SIGHUP)
+        running.wait_for_line(lambda line: "the configuration stays as it was" in line)
+        assert running.chat("demo").status == 200
+        path.write_text(
+            json.dumps({**demo, "demo": [{"name": "demo", "models": [{"name": "new"}]}]})
+        )
+        os.kill(running.pid, signal.SIGHUP)
+        wait_for(lambda: running.chat("new").status == 200, lambda: running.log)
 
 
 def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> None:
