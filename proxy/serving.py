@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -106,9 +107,17 @@ def settings(config: Config) -> dict[str, Any]:
         "on_starting": hooks.on_starting,
         "when_ready": hooks.when_ready,
         "pre_fork": hooks.pre_fork,
+        "post_fork": hooks.post_fork,
         "post_worker_init": hooks.post_worker_init,
         "worker_exit": hooks.worker_exit,
     }
+
+
+_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def _exit(number: int, frame: object) -> None:
+    sys.exit(0)
 
 
 class _Hooks:
@@ -138,6 +147,17 @@ class _Hooks:
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
         settle()
+
+    def post_fork(self, server: Any, worker: Any) -> None:
+        """In the worker, before gunicorn has set its handlers: until then those of the master hold.
+
+        They would put a signal to end into a queue that nobody reads, and it is sent only once.
+        """
+        for number in _ENDINGS:
+            signal.signal(number, _exit)
+        while not server.SIG_QUEUE.empty():
+            if server.SIG_QUEUE.get_nowait() in _ENDINGS:
+                sys.exit(0)
 
     def post_worker_init(self, worker: Any) -> None:
         """The worker has loaded the application, and takes no request before this returns."""

@@ -8,7 +8,6 @@ before its first byte, and each of these waits is bounded and a thread of the po
 
 from __future__ import annotations
 
-import math
 import select
 import selectors
 import time
@@ -24,6 +23,10 @@ from .watch import Caller, TimedSocket
 # callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
 HEAD_TIMEOUT_S = 20.0
 
+# A worker that is to end waits so long for the first byte of a connection that it has accepted: the
+# byte may be on its way.
+STOP_LINGER_S = 1.0
+
 # A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
 WRITE_TIMEOUT_S = 20.0
 
@@ -34,6 +37,8 @@ BRISK_S = 0.01
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """The hooks of `ThreadWorker` (gunicorn 25.1 to 27, workers/gthread.py) that this takes."""
+
+    ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
 
     def enqueue_req(self, conn: Any) -> None:
         """Main thread: have a request served; a new connection waits here for its first byte."""
@@ -50,9 +55,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def murder_pending(self) -> None:
         """Main thread, every second: close connections that were silent for too long."""
-        if not self.alive:  # whoever has sent nothing by now is not waited for
+        if not self.alive:
+            self.ends_at = self.ends_at or time.monotonic() + STOP_LINGER_S
             for conn in self.pending_conns:
-                conn.timeout = -math.inf
+                conn.timeout = min(conn.timeout, self.ends_at)
         super().murder_pending()
 
     def handle(self, conn: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 from collections.abc import Iterator
@@ -172,3 +173,30 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
         cfg.reuse_port = False
         with pytest.raises(SystemExit):
             hooks["on_starting"](server)
+
+
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Handlers of signals are as before, afterwards."""
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", ENDINGS)
+def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(number: signal.Signals) -> None:
+    """By the master's handler, that is into its queue, or a moment later."""
+    post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
+    server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue())
+    server.SIG_QUEUE.put(signal.SIGHUP)
+    post_fork(server, None)
+    with pytest.raises(SystemExit):
+        signal.raise_signal(number)
+    server.SIG_QUEUE.put(number)
+    with pytest.raises(SystemExit):
+        post_fork(server, None)

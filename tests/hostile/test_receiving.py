@@ -154,6 +154,16 @@ def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
         assert gateway.wait_ended() == 0
 
 
+def test_stop_waits_a_moment_for_first_bytes() -> None:
+    """A caller that was accepted may have sent its request already: it is on its way."""
+    with Gateway({"demo": [{"name": DEMO}]}) as gateway, gateway.connect() as sock:
+        time.sleep(0.1)  # it is accepted by then
+        gateway.terminate()
+        time.sleep(0.1)
+        assert b"Connection: close" in ask(sock)
+        assert gateway.wait_ended() == 0
+
+
 def test_stop_does_not_wait_for_silent_connections() -> None:
     """Neither for one that never said anything nor for one that is kept."""
     only_demo = {"demo": [{"name": DEMO}]}
