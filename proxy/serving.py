@@ -117,7 +117,8 @@ _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def _exit(number: int, frame: object) -> None:
-    sys.exit(0)
+    """Nothing has begun that would have to be ended in order."""
+    os._exit(0)
 
 
 class _Hooks:
@@ -156,8 +157,8 @@ class _Hooks:
         for number in _ENDINGS:
             signal.signal(number, _exit)
         while not server.SIG_QUEUE.empty():
-            if server.SIG_QUEUE.get_nowait() in _ENDINGS:
-                sys.exit(0)
+            if (number := server.SIG_QUEUE.get_nowait()) in _ENDINGS:
+                _exit(number, None)
 
     def post_worker_init(self, worker: Any) -> None:
         """The worker has loaded the application, and takes no request before this returns."""

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,8 +190,11 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", ENDINGS)
-def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(number: signal.Signals) -> None:
+def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     """By the master's handler, that is into its queue, or a moment later."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
     post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
     server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue())
     server.SIG_QUEUE.put(signal.SIGHUP)
