@@ -156,11 +156,13 @@ def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
 
 def test_stop_waits_a_moment_for_first_bytes() -> None:
     """A caller that was accepted may have sent its request already: it is on its way."""
-    with Gateway({"demo": [{"name": DEMO}]}) as gateway, gateway.connect() as sock:
-        time.sleep(0.1)  # it is accepted by then
+    only_demo = {"demo": [{"name": DEMO}]}
+    with Gateway(only_demo) as gateway, gateway.connect() as late, gateway.connect() as later:
+        ask(later)  # connections are accepted in their order
         gateway.terminate()
-        time.sleep(0.1)
-        assert b"Connection: close" in ask(sock)
+        while b"Connection: close" not in ask(later):
+            pass
+        assert b"Connection: close" in ask(late)
         assert gateway.wait_ended() == 0
 
 
