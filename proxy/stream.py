@@ -57,18 +57,19 @@ class Relay:
             self._ahead = b""
         else:
             data = self._reply.read(until)
-        if data is None:
-            return None
+            if data is None:
+                return None
+        translator = self._translator
         chunks: list[bytes] = []
         try:
             for event in self._decoder.feed(data) if data else self._decoder.finish():
                 self.progress += 1
-                chunks += self._translator.feed([event])
-                if self._translator.ended:
+                chunks += translator.feed([event])
+                if translator.ended:
                     self.is_over = True
                     return chunks
             if not data:
-                chunks += self._translator.finish()
+                chunks += translator.finish()
                 self.is_over = True
         except UpstreamError as error:
             if not chunks:
@@ -143,6 +144,7 @@ class StreamBody:
         self.tap: Callable[[bytes], None] | None = None  # is told each write
         self._opening = opening
         self._opened = opened
+        self._relay: Relayed | None = None  # once its first chunks are taken
         self._record = record
         self._held = held
         self._keepalive_s = keepalive_s or math.inf
@@ -203,8 +205,14 @@ class StreamBody:
     def _next_write(self) -> bytes:
         """The next bytes for the caller, who has taken the last ones by now."""
         now = self._now()
+        relay = self._relay
+        if relay is None:
+            return self._first_write(now)
         if self._wrote_chunks:
             self._progress_at = now  # the time that the caller took does not count
+        return self._write(relay, self._read(relay, now))
+
+    def _first_write(self, now: float) -> bytes:
         if self._opened is None:
             if self._is_committed:
                 self._opened = self._opening.advance(now + self._keepalive_s)
@@ -212,14 +220,11 @@ class StreamBody:
                 self._is_committed = True
                 return KEEP_ALIVE
             now = self._now()
-        if self._record.first_event is None:
-            self._record.first_event = self._progress_at = now
-            chunks = self._opened.chunks
-        else:
-            chunks = []
-        relay = self._opened.relay
-        if not chunks and not relay.is_over:
-            chunks = self._read(relay, now + self._keepalive_s)
+        self._record.first_event = self._progress_at = now
+        relay = self._relay = self._opened.relay
+        return self._write(relay, self._opened.chunks or self._read(relay, now))
+
+    def _write(self, relay: Relayed, chunks: list[bytes]) -> bytes:
         if relay.is_over:
             self._is_over = True
             self._end = "ok"
@@ -227,19 +232,19 @@ class StreamBody:
         self._wrote_chunks = bool(chunks)
         return encode(chunks) if chunks else KEEP_ALIVE
 
-    def _read(self, relay: Relayed, keepalive_at: float) -> list[bytes]:
+    def _read(self, relay: Relayed, now: float) -> list[bytes]:
         """The next chunks, none at the stream's end or when a keep-alive is due."""
+        keepalive_at = now + self._keepalive_s
         while not relay.is_over:
             idle_at = self._progress_at + self._idle_timeout_s
             before = relay.progress
-            chunks = relay.read(min(keepalive_at, idle_at))
+            chunks = relay.read(keepalive_at if keepalive_at < idle_at else idle_at)
+            if chunks:
+                return chunks
             now = self._now()
             if relay.progress != before:
                 self._progress_at = now
-                idle_at = now + self._idle_timeout_s
-            if chunks:
-                return chunks
-            if now >= idle_at and not relay.is_over:
+            elif now >= idle_at and not relay.is_over:
                 raise UpstreamTimeout(
                     f"the upstream sent no event for {self._idle_timeout_s:.3g} s (idle-timeout)"
                 )

@@ -55,9 +55,9 @@ class Clock:
     def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
         """The events of `poller`, or none at the monotonic moment `until`."""
         left_ms = (until - time.monotonic()) * 1000
-        if left_ms >= _MAX_POLL_MS:
-            return poller.poll()
-        return poller.poll(max(0.0, left_ms))
+        if 0 < left_ms < _MAX_POLL_MS:
+            return poller.poll(left_ms)
+        return poller.poll(0) if left_ms <= 0 else poller.poll()
 
 
 CLOCK = Clock()
@@ -211,14 +211,15 @@ class SocketWatch:
         if writing != self._writing:
             self._poll.modify(self._fd, select.POLLIN | (select.POLLOUT if writing else 0))
             self._writing = writing
-        while True:
-            events = self._clock.poll(self._poll, until)
-            if not events:
-                return 0
+        while events := self._clock.poll(self._poll, until):
+            fd, event = events[0]
+            if fd == self._fd and len(events) == 1:
+                return event
             self._caller.check(events, self._poll)
             for fd, event in events:
                 if fd == self._fd:
                     return event
+        return 0
 
     @staticmethod
     def readable(event: int) -> bool:

@@ -144,11 +144,11 @@ class SocketReply:
         Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
         """
         may_be_buffered = self._has_buffered is not None and self._has_buffered()
+        if may_be_buffered:
+            self._caller.raise_if_gone()
         writing = False
         while may_be_buffered or self._watch.wait(until, writing=writing):
-            if may_be_buffered:
-                may_be_buffered = False
-                self._caller.raise_if_gone()
+            may_be_buffered = False
             try:
                 return self._sock.recv(RECV_BYTES)
             except ssl.SSLWantWriteError:
@@ -159,14 +159,16 @@ class SocketReply:
 
     def read(self, until: float) -> bytes | None:
         assert self._body is not None, "read() comes after head()"
+        body = self._body
         while True:
-            if self._body.fault is not None:
-                raise self._body.fault
-            if self._body.done:
+            if body.fault is not None:
+                raise body.fault
+            if body.done:
                 return b""
             data: bytes | None = self._behind_head
-            self._behind_head = b""
-            if not data:
+            if data:
+                self._behind_head = b""
+            else:
                 try:
                     data = self._receive(until)
                 except OSError as error:
@@ -176,15 +178,15 @@ class SocketReply:
             if data is None:
                 return None
             if data:
-                content = self._body.feed(data)
+                content = body.feed(data)
             else:
-                self._body.end()
+                body.end()
                 content = b""
             if self._inflater is not None:
                 content = self._inflate(content)
             if content:
                 return content
-            if self._transport.clock.monotonic() >= until and not self._body.done:
+            if self._transport.clock.monotonic() >= until and not body.done:
                 return None
 
     def _inflate(self, content: bytes) -> bytes:

@@ -107,6 +107,11 @@ class ChunkedBody:
         if self._pending:
             data = self._pending + data
             self._pending = b""
+        elif self._is_between and (line := _PLAIN_CHUNK_LINE.match(data)):
+            # The usual is a read that gave one whole chunk.
+            begin, size = line.end(), int(line[1], 16)
+            if size and begin + size + 2 == len(data) and data[-2:] == b"\r\n":
+                return data[begin:-2]
         content: list[bytes] = []
         at = 0
         try:

@@ -7,7 +7,7 @@ mistake some of them for data (openai-python parses an empty string after a data
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import UpstreamTooLarge
 
@@ -25,29 +25,27 @@ class SseDecoder:
         self._pending = bytearray()  # the unfinished event, line ends made LF
         self._after_cr = False  # a LF that comes next belongs to the CR before it
         self._started = False
+        self._is_between = False  # an event begins with the next byte
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """The events that end in `data`; raises UpstreamTooLarge after those that came before.
 
         Lazy: exhaust it before the next call.
         """
-        if self._is_one_plain_event(data):
-            return (data[6:-2],)
-        return self._events(data)
-
-    def _is_one_plain_event(self, data: bytes) -> bool:
-        """Whether this is the usual: a read that gave one event of one line."""
-        return (
-            data[:6] == b"data: "
+        # The usual is a read that gave one event of one line.
+        if (
+            self._is_between
+            and data[:6] == b"data: "
             and data.find(b"\n") == len(data) - 2
             and data[-1:] == b"\n"
             and b"\r" not in data
-            and not (self._pending or self._after_cr)
-            and self._started
             and len(b"data: \n\n") < len(data) <= self._max_event_bytes
-        )
+        ):
+            return (data[6:-2],)
+        return self._events(data)
 
     def _events(self, data: bytes) -> Iterator[bytes]:
+        self._is_between = False
         if not self._started:
             data = self._without_bom(data)
         if self._after_cr or b"\r" in data:
@@ -66,6 +64,7 @@ class SseDecoder:
             if event := self._event(block):
                 yield event
         self._limit(len(pending))
+        self._is_between = self._started and not (pending or self._after_cr)
 
     def finish(self) -> list[bytes]:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
@@ -109,8 +108,10 @@ class SseDecoder:
         return b"\n".join(values)
 
 
-def encode(events: Iterable[bytes]) -> bytes:
+def encode(events: Sequence[bytes]) -> bytes:
     """The events as they go on the wire."""
+    if len(events) == 1 and b"\n" not in events[0]:
+        return b"data: " + events[0] + b"\n\n"
     return b"".join(
         [
             b"data: %b\n\n" % (event if b"\n" not in event else event.replace(b"\n", b"\ndata: "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,7 +25,8 @@ class _Chunk(Struct):
     usage: Usage | None = None
 
 
-_decode_chunk = decoder(_Chunk)
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decode_shielded = decoder(_Chunk)
 
 
 class ChunkStream:
@@ -52,7 +54,7 @@ class ChunkStream:
                 self.ended = True
                 return events[:place]
             try:
-                chunk = _decode_chunk(event)
+                chunk = _decode(event)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 chunk = _read_odd_chunk(event)
             if chunk.error is not UNSET:
@@ -73,7 +75,9 @@ class ChunkStream:
 
 
 def _read_odd_chunk(event: bytes) -> _Chunk:
-    """A chunk whose fields have other types than OpenAI's, read as far as they make sense."""
+    """A chunk with lone surrogates, or fields of other types than OpenAI's, as far as it goes."""
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _decode_shielded(event)
     found = read_object(event)
     if not found:
         raise UpstreamInvalid("the upstream sent an event that is not a JSON object")
