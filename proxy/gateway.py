@@ -6,8 +6,7 @@ Opens no socket and starts no thread: a process may fork after making one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 
 from . import dispatch
 from .clients import make_clients
@@ -58,16 +57,15 @@ class Gateway:
             if caller.max_concurrency
         }
 
-    @contextmanager
-    def admission(self, caller: CallerKey) -> Iterator[None]:
-        """A place among the requests in flight, and among the caller's own if those are limited.
+    def admit(self, caller: CallerKey, held: ExitStack) -> None:
+        """Take a place among the requests in flight, and among the caller's if those are limited.
 
-        Raises CallerLimitReached, TooManyInFlight at once when none is left. Both are counted per
-        worker process.
+        Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
+        Both are counted per worker process.
         """
-        own = self._places_of.get(caller.key)
-        with own or nullcontext(), self._places:
-            yield
+        if (own := self._places_of.get(caller.key)) is not None:
+            held.enter_context(own)
+        held.enter_context(self._places)
 
     def chat(self, call: Call, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
         """Serve a chat request (`dispatch.serve`), and what its headers are to be taken from."""

@@ -14,6 +14,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -232,6 +233,22 @@ class _Server(BaseApplication):  # type: ignore[misc]
             super().reload()
 
 
+class _LineFormatter(logging.Formatter):
+    """logging's own lines; the text of the time is made once a second."""
+
+    _second: tuple[int, str] = (-1, "")
+
+    def formatTime(  # noqa: N802, logging's own name
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(self.default_time_format, time.localtime(second))
+            self._second = (second, text)
+        return f"{text},{int(record.msecs):03}"
+
+
 class _LineHandler(logging.Handler):
     """Writes each record to standard error by itself, so that no thread waits for another's."""
 
@@ -252,9 +269,12 @@ def set_up_process(config: Config) -> None:
     """Logging and the limit on open files; inherited by the workers."""
     log = logging.getLogger("proxy")
     log.setLevel(logging.DEBUG if config.debug else logging.INFO)
+    # No line tells where in the code it was logged: docs.python.org/3/howto/logging.html,
+    # "Optimization".
+    logging._srcfile = None
     if not log.handlers:
         handler = _LineHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False
         logging.getLogger("gunicorn.error").addFilter(_is_no_callers_fault)

@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from ssl import SSLSocket
 from typing import Any, Protocol
 
 from .errors import CallerGone
+from .timed_socket import TimedSocket, limit_writes, timeout_ms
 
 # Linux and FreeBSD report a peer's half-close as an event of its own; elsewhere (macOS) the socket
 # only becomes readable, and a peek tells its end from bytes of a next, pipelined request.
@@ -29,9 +29,6 @@ _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 # poll() takes a C int of milliseconds.
 _MAX_POLL_MS = 2**31 - 1
-
-_HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
-_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 # What an eventfd takes: a count, eight bytes in the machine's order.
 _ONE = (1).to_bytes(8, sys.byteorder)
@@ -63,58 +60,10 @@ class Clock:
 CLOCK = Clock()
 
 
-def _timeout_ms(timeout_s: float) -> int:
-    return max(1, math.ceil(timeout_s * 1000))
-
-
 def _timeval(timeout_s: float) -> bytes:
     """C's struct timeval."""
-    timeout_ms = _timeout_ms(timeout_s)
-    return struct.pack("ll", timeout_ms // 1000, timeout_ms % 1000 * 1000)
-
-
-def _limit_writes(sock: socket.socket, timeout_s: float) -> bool:
-    """Whether this is an option of the socket now; else it is Python's time-out, for reads too."""
-    if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
-        sock.settimeout(timeout_s)
-        return False
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _timeout_ms(timeout_s))
-    return True
-
-
-class TimedSocket(socket.socket):
-    """A caller's connection: what is received on it has to come by the moment `receive_until`.
-
-    Also within `receive_timeout_s`, which begins anew with each byte: alone it would let a trickle
-    go on for ever.
-    """
-
-    receive_until = math.inf
-    receive_timeout_s = math.inf
-    answered_at = -math.inf  # the last request on it
-    is_brisk = False  # whether the present request followed at once
-    _has_option = False  # for writes, by the time that holds for receiving, too
-
-    def limit(self, timeout_s: float, *, receive_until: float) -> None:
-        """As `Caller.limit_io`."""
-        self.receive_until = receive_until
-        if not (self._has_option and self.receive_timeout_s == timeout_s):
-            self.receive_timeout_s = timeout_s
-            self._has_option = _limit_writes(self, timeout_s)
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """As a socket's; raises TimeoutError at these moments, too."""
-        timeout_s = self.gettimeout()
-        left_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
-        if flags or left_s == math.inf or (timeout_s is not None and timeout_s <= left_s):
-            return super().recv(bufsize, flags)
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        self.settimeout(left_s)
-        try:
-            return super().recv(bufsize)
-        finally:
-            self.settimeout(timeout_s)
+    left_ms = timeout_ms(timeout_s)
+    return struct.pack("ll", left_ms // 1000, left_ms % 1000 * 1000)
 
 
 class Caller:
@@ -179,16 +128,13 @@ class Caller:
         """Have a read from or a write to the caller fail after `timeout_s` of nothing.
 
         Reads fail at the moment `receive_until` as well, where the server's sockets are ours.
-        By options of TCP, so that the socket stays blocking: with a time-out of Python's each
-        write would poll first. RFC 5482; tcp(7): TCP_USER_TIMEOUT counts from when data could not
-        be sent, a closed window included.
         """
         sock = self._sock
         if sock is None:
             return
         if isinstance(sock, TimedSocket):
             sock.limit(timeout_s, receive_until=receive_until)
-        elif _limit_writes(sock, timeout_s):
+        elif limit_writes(sock, timeout_s):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
 
 

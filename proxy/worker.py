@@ -17,7 +17,8 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from .watch import Caller, TimedSocket
+from .timed_socket import TimedSocket
+from .watch import Caller
 
 # For a connection's first byte, and from a request's first byte to the end of its head. What
 # callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
@@ -40,14 +41,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
 
+    def init_process(self) -> None:
+        """The worker's process has begun."""
+        # By themselves settings are found by two calls each, and a request looks at thirty.
+        self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
+        super().init_process()
+
     def enqueue_req(self, conn: Any) -> None:
         """Main thread: have a request served; a new connection waits here for its first byte."""
         if conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
             return
-        sock = conn.sock
-        conn.sock = TimedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        conn.sock.setblocking(False)
+        conn.sock = TimedSocket.from_socket(conn.sock)
         conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
         self.pending_conns.append(conn)
         ready = partial(self.on_pending_socket_readable, conn)
@@ -79,6 +84,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             now = time.monotonic()
             sock.is_brisk = now - sock.answered_at < BRISK_S
             sock.receive_until = now + HEAD_TIMEOUT_S
+            sock.is_readable = True
         keeps = super().handle(conn)
         if isinstance(sock, TimedSocket):
             sock.answered_at = time.monotonic()
@@ -99,7 +105,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The same thread, when the head is whole."""
-        Caller(conn.sock).limit_io(WRITE_TIMEOUT_S)
+        sock = conn.sock
+        if isinstance(sock, TimedSocket):
+            # What the last endpoint set holds until this request's sets its own.
+            sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
+        else:
+            Caller(sock).limit_io(WRITE_TIMEOUT_S)
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -133,17 +134,16 @@ def test_unknown_model_is_404() -> None:
 def test_too_many_requests_in_flight_is_503() -> None:
     """503 `too_many_requests_in_flight`, at once, and only while they are."""
     gateway = Gateway(load_config({"demo": [{}], "max-requests-in-flight": 2}))
-    with (
-        gateway.admission(ANYONE),
-        gateway.admission(ANYONE),
-        pytest.raises(TooManyInFlight) as caught,
-    ):
-        gateway.admission(ANYONE).__enter__()
+    with ExitStack() as held:
+        gateway.admit(ANYONE, held)
+        gateway.admit(ANYONE, held)
+        with pytest.raises(TooManyInFlight) as caught:
+            gateway.admit(ANYONE, held)
     facts = error_of(caught.value.envelope())
     assert (caught.value.status, facts["code"]) == (503, "too_many_requests_in_flight")
     assert caught.value.headers()["x-should-retry"] == "true"
-    with gateway.admission(ANYONE):
-        pass
+    with ExitStack() as held:
+        gateway.admit(ANYONE, held)
 
 
 # Retry hints

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -54,6 +54,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _FORWARDED = tuple((name, f"HTTP_{name.upper().replace('-', '_')}") for name in FORWARDED)
 
 
+class _Lines(Headers):
+    """Header lines taken as they are: names and values of strings, in a list of our own making."""
+
+    def __init__(self, lines: list[tuple[str, str]]) -> None:
+        for name, value in lines:
+            if "\n" in value or "\r" in value:
+                raise ValueError(f"the header {name} would have more than one line")
+        self._list = lines
+
+
 class _Response(Response):
     """One of ours: nothing in its headers is left to be worked out."""
 
@@ -66,7 +76,7 @@ class Exchange:
 
     def __init__(self, gateway: Gateway, environ: Mapping[str, Any]) -> None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else _new_id()
         self.gateway = gateway
         self.environ = environ
         self.record = Record(
@@ -177,7 +187,7 @@ class Exchange:
                 body.tap = self.transcript.write
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
         is_stream = content is body and not isinstance(body, bytes)
-        return _Response(content, status, lines, direct_passthrough=is_stream)
+        return _Response(content, status, _Lines(lines), direct_passthrough=is_stream)
 
     def attempt_headers(self) -> dict[str, str]:
         """Who answered and after how many attempts, as known now."""
@@ -209,6 +219,11 @@ class Exchange:
             content_type=content_type,
             headers={**error.headers(), **self.attempt_headers()},
         )
+
+
+def _new_id() -> str:
+    """Unlike any other, also of other workers: `random` seeds itself anew in a forked process."""
+    return f"req_{random.getrandbits(128):032x}"
 
 
 def _read(stream: Any, most: int) -> bytes:

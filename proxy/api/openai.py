@@ -54,7 +54,7 @@ class _Endpoints:
             try:
                 key = self._doorkeeper.admit(exchange.environ)
                 record.caller = key.name
-                held.enter_context(self._gateway.admission(key))
+                self._gateway.admit(key, held)
                 return serve(exchange, key, held)
             except ProxyError as error:
                 record.status = error.status

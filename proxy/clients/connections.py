@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import queue
 import select
 import socket
 import ssl
@@ -51,8 +52,37 @@ class WatchedPool(Protocol):
         """Close what is idle."""
 
 
+class _Stack:
+    """What urllib3's pools use of `queue.LifoQueue`, for those that never wait for a connection.
+
+    A list's `pop` and `append` are one step each: there is nothing to lock.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: list[HTTPConnection | None] = []
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> HTTPConnection | None:
+        """What was put last; raises queue.Empty."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: HTTPConnection | None, block: bool = False) -> None:
+        """Raises queue.Full."""
+        if len(self._items) >= self._maxsize:
+            raise queue.Full
+        self._items.append(item)
+
+
 class _Lending:
     """Mixed into urllib3's pool classes, whose protected methods are meant for subclasses."""
+
+    QueueCls = _Stack
 
     def take(
         self, *, connect_timeout_s: float, fresh: bool, tunnels: bool

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.serving import SPARE_THREADS
-from proxy.watch import Caller, TimedSocket
+from proxy.timed_socket import TimedSocket
+from proxy.watch import Caller
 from tests.gateway import CHAT, PATIENCE_S, Gateway
 from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
 
@@ -22,7 +23,7 @@ IDLE_TIMEOUT_S = 5
 def ends() -> Iterator[tuple[TimedSocket, socket.socket]]:
     """Ours, and the caller's."""
     ours, theirs = socket.socketpair()
-    timed = TimedSocket(ours.family, ours.type, ours.proto, fileno=ours.detach())
+    timed = TimedSocket.from_socket(ours)
     with timed, theirs:
         yield timed, theirs
 

@@ -1,0 +1,94 @@
+"""A caller's connection whose time-outs cost nothing until something is waited for.
+
+Servers set a time-out before and after whatever they read: with a socket's own each is a system
+call, at which the interpreter's lock changes hands. Here it is noted, and heeded by `recv`.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import time
+from ssl import SSLSocket
+
+_HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def timeout_ms(timeout_s: float) -> int:
+    """As options of sockets take it, of which 0 means none."""
+    return max(1, math.ceil(timeout_s * 1000))
+
+
+def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
+    """Whether this is an option of the socket now; else it is Python's time-out, for reads too.
+
+    RFC 5482; tcp(7): TCP_USER_TIMEOUT counts from when data could not be sent, a closed window
+    included. The socket stays blocking: with a time-out of Python's each write would poll first.
+    """
+    if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
+        socket.socket.settimeout(sock, timeout_s)
+        return False
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms(timeout_s))
+    return True
+
+
+class TimedSocket(socket.socket):
+    """What is received on it has to come within its time-out, if it has one, and two more limits.
+
+    By the moment `receive_until`, and within `receive_timeout_s`, which begins anew with each byte:
+    alone it would let a trickle go on for ever.
+    """
+
+    receive_until = math.inf
+    receive_timeout_s = math.inf
+    write_timeout_s: float | None = None
+    is_readable = False  # a poll said so, and nothing was received since
+    answered_at = -math.inf  # the last request on it
+    is_brisk = False  # whether the present request followed at once
+    _timeout_s: float | None = None
+
+    @classmethod
+    def from_socket(cls, sock: socket.socket) -> TimedSocket:
+        """The same connection; `sock` has it no more."""
+        sock.setblocking(True)
+        return cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
+
+    def gettimeout(self) -> float | None:
+        return self._timeout_s
+
+    def settimeout(self, value: float | None, /) -> None:
+        self._timeout_s = value
+
+    def setblocking(self, flag: bool, /) -> None:
+        self._timeout_s = None if flag else 0.0
+
+    def limit(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
+        """Limit what is received as said above, and each write to `timeout_s`."""
+        self.receive_until = receive_until
+        self.receive_timeout_s = timeout_s
+        if self.write_timeout_s != timeout_s:
+            self.write_timeout_s = timeout_s
+            limit_writes(self, timeout_s)
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """As a socket's; raises TimeoutError when the first of these times is up."""
+        if flags:
+            return super().recv(bufsize, flags)
+        timeout_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
+        if self._timeout_s is not None:
+            timeout_s = min(timeout_s, self._timeout_s)
+        if timeout_s == self._timeout_s == 0:
+            return super().recv(bufsize, socket.MSG_DONTWAIT)
+        if timeout_s <= 0 or not (self.is_readable or self._wait(timeout_s)):
+            raise TimeoutError("timed out")
+        self.is_readable = False
+        return super().recv(bufsize)
+
+    def _wait(self, timeout_s: float) -> bool:
+        if timeout_s == math.inf:
+            return True
+        poller = select.poll()
+        poller.register(self, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
