@@ -63,7 +63,7 @@ class Gateway:
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
         Both are counted per worker process.
         """
-        if (own := self._places_of.get(caller.key)) is not None:
+        if self._places_of and (own := self._places_of.get(caller.key)) is not None:
             held.enter_context(own)
         held.enter_context(self._places)
 

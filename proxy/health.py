@@ -143,16 +143,12 @@ class Health:
 
     def begin_trials(self, now: float) -> tuple[Breaker, ...]:
         """A lease begins; the breakers that are on trial with it, until it ends their trials."""
-        trials = tuple(
-            [
-                breaker
-                for breaker in self._breakers
-                if breaker.state is not State.READY
-                and breaker.standing(now).state is State.ON_TRIAL
-            ]
-        )
-        for breaker in trials:
+        trials: tuple[Breaker, ...] = ()
+        for breaker in self._breakers:
+            if breaker.state is State.READY or breaker.standing(now).state is not State.ON_TRIAL:
+                continue
             breaker.is_trying = True
+            trials += (breaker,)
         return trials
 
     def apply(
@@ -179,7 +175,8 @@ class Health:
     @property
     def failures(self) -> int:
         """Failures in a row, of whatever kind."""
-        return self._rest.failures + sum(breaker.failures for breaker in self._breakers)
+        service, payment, quota = self._breakers
+        return service.failures + payment.failures + quota.failures + self._rest.failures
 
 
 _GRAVITY = {

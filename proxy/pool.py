@@ -83,7 +83,8 @@ class ClientPool:
                         ticket.bell = bell = my_bell()
                         roster.join(ticket)
             finally:
-                _ring(rung)
+                if rung:
+                    _ring(rung)
             if lease is not None:
                 return lease
             if now >= until:
@@ -123,7 +124,7 @@ class ClientPool:
                 self._hand_over_locked(offer.slot, first, now, rung)
             else:
                 lease = self._lend_locked(offer, ticket, now)
-        if lease is not None:
+        if lease is not None and ticket.bell is not None:
             self._leave_locked(roster, ticket, now)
         return lease
 
@@ -236,7 +237,8 @@ class ClientPool:
                 roster = lease._offer.roster
                 roster.mean_lease_s += MEAN_WEIGHT * (now - lease._began - roster.mean_lease_s)
                 self._take_back_locked(lease, now, rung)
-        _ring(rung)
+        if rung:
+            _ring(rung)
 
     def _report(self, lease: Lease, effect: Effect, asked_s: float | None) -> None:
         slot, health = lease._offer.slot, lease._offer.health

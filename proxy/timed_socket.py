@@ -11,6 +11,10 @@ import select
 import socket
 import time
 from ssl import SSLSocket
+from typing import Any
+
+# A body's first piece up to this size goes out with its head: to copy it is cheaper than a write.
+MAX_JOINED_BYTES = 64 * 1024
 
 _HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -48,6 +52,7 @@ class TimedSocket(socket.socket):
     answered_at = -math.inf  # the last request on it
     is_brisk = False  # whether the present request followed at once
     _timeout_s: float | None = None
+    _head = b""
 
     @classmethod
     def from_socket(cls, sock: socket.socket) -> TimedSocket:
@@ -71,6 +76,38 @@ class TimedSocket(socket.socket):
         if self.write_timeout_s != timeout_s:
             self.write_timeout_s = timeout_s
             limit_writes(self, timeout_s)
+
+    def hold_head(self) -> None:
+        """Keep the next write, a response's head, until the one behind it or `flush`.
+
+        Both go out as one: servers write them apart, and the caller would wake up twice.
+        """
+        self.sendall = self._keep_head  # type: ignore[method-assign]
+
+    def flush(self) -> None:
+        """Nothing is kept any more."""
+        self.__dict__.pop("sendall", None)
+        head, self._head = self._head, b""
+        if head:
+            self.sendall(head)
+
+    def _keep_head(self, data: Any, flags: int = 0, /) -> None:
+        if data.startswith(b"HTTP/1.1 1"):  # an interim one, such as 103
+            super().sendall(data, flags)
+        else:
+            self._head = data
+            self.sendall = self._send_with_head  # type: ignore[method-assign]
+
+    def _send_with_head(self, data: Any, flags: int = 0, /) -> None:
+        if len(data) <= MAX_JOINED_BYTES:
+            data = self._head + data
+            self._head = b""
+        self.flush()
+        self.sendall(data, flags)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        self.flush()
+        return super().sendfile(file, offset, count)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """As a socket's; raises TimeoutError when the first of these times is up."""

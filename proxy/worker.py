@@ -88,6 +88,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         keeps = super().handle(conn)
         if isinstance(sock, TimedSocket):
             sock.answered_at = time.monotonic()
+        if keeps is True:
+            conn.parser.mesg = None  # it is read to its end, there is nothing more to be skipped
         return keeps
 
     def _goes_on(self, conn: Any) -> bool:
@@ -109,8 +111,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if isinstance(sock, TimedSocket):
             # What the last endpoint set holds until this request's sets its own.
             sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
-        else:
-            Caller(sock).limit_io(WRITE_TIMEOUT_S)
+            sock.hold_head()
+            try:
+                return super().handle_request(req, conn)
+            finally:
+                sock.flush()
+        Caller(sock).limit_io(WRITE_TIMEOUT_S)
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:

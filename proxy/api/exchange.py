@@ -79,6 +79,7 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else _new_id()
         self.gateway = gateway
         self.environ = environ
+        self.caller = Caller.from_environ(environ)
         self.record = Record(
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),
@@ -92,12 +93,6 @@ class Exchange:
             self.transcript = self.gateway.request_log.begin(self.record, self.environ)
             held.callback(self.transcript.end)
 
-    def caller(self) -> Caller:
-        """The caller's connection; a write to it fails when it takes nothing for `idle-timeout`."""
-        caller = Caller.from_environ(self.environ)
-        caller.limit_io(self.gateway.config.idle_timeout_s)
-        return caller
-
     def upstream_headers(self) -> dict[str, str]:
         """The caller's headers that go on, and the request's id."""
         environ = self.environ
@@ -109,18 +104,18 @@ class Exchange:
         """The request's body; raises BodyTooLarge before reading more than is allowed.
 
         Raises InvalidRequest if it does not come whole; its caller may stop sending for no longer
-        than `idle-timeout`, and has `request-timeout` for all of it: then BodyTooSlow.
+        than `idle-timeout`, and has `request-timeout` for all of it: then BodyTooSlow. From then on
+        a write to the caller fails when it takes nothing for `idle-timeout`.
         """
         config = self.gateway.config
-        caller = Caller.from_environ(self.environ)
         deadline = self.record.arrived + config.request_timeout_s
-        caller.limit_io(config.idle_timeout_s, receive_until=deadline)
+        self.caller.limit_io(config.idle_timeout_s, receive_until=deadline)
         try:
             return self._receive()
         except (TimeoutError, BlockingIOError) as error:  # how servers' sockets say it
             raise BodyTooSlow("the request body did not come in time") from error
         finally:
-            caller.limit_io(config.idle_timeout_s)
+            self.caller.limit_io(config.idle_timeout_s)
 
     def _receive(self) -> bytes:
         most = self.gateway.config.max_body_bytes

@@ -14,7 +14,6 @@ from ..errors import ModelNotFound, ProxyError
 from ..gateway import Gateway
 from ..registry import Entry
 from ..stream import StreamBody
-from ..watch import Caller
 from ..wire.completions import read_completion
 from ..wire.openai import ChatRequest, read_request
 from .auth import Doorkeeper, check_model
@@ -63,31 +62,26 @@ class _Endpoints:
 
     def _chat(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
         request = read_request(exchange.read_body())
-        caller = exchange.caller()
-        entry = self._entry(exchange, request, key, caller)
-        call = Call(request, entry, exchange.upstream_headers(), caller, exchange.record)
+        entry = self._entry(exchange, request, key)
+        call = Call(request, entry, exchange.upstream_headers(), exchange.caller, exchange.record)
         return self._reply(exchange, *self._gateway.chat(call, held))
 
     def _complete(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
         body = exchange.read_body()
         head = read_request(body, needs_messages=False)
-        caller = exchange.caller()
-        entry = self._entry(exchange, head, key, caller)
+        entry = self._entry(exchange, head, key)
         completion = read_completion(body, is_native=entry.is_native)
-        call = Call(
-            completion.requests[0], entry, exchange.upstream_headers(), caller, exchange.record
-        )
+        first = completion.requests[0]
+        call = Call(first, entry, exchange.upstream_headers(), exchange.caller, exchange.record)
         return self._reply(exchange, *self._gateway.complete(call, completion, held))
 
-    def _entry(
-        self, exchange: Exchange, request: ChatRequest, key: CallerKey, caller: Caller
-    ) -> Entry:
+    def _entry(self, exchange: Exchange, request: ChatRequest, key: CallerKey) -> Entry:
         exchange.record.model = request.model
         exchange.record.stream = request.stream
         if exchange.transcript is not None:
             exchange.transcript.begin()
         check_model(key, request.model)
-        return self._gateway.registry.find(request.model, caller)
+        return self._gateway.registry.find(request.model, exchange.caller)
 
     def _reply(self, exchange: Exchange, answer: Answer | StreamBody, source: Source) -> Response:
         exchange.record.status = 200
@@ -101,14 +95,14 @@ class _Endpoints:
 
     def list_models(self, exchange: Exchange) -> Response:
         key = self._doorkeeper.admit(exchange.environ)
-        entries = self._gateway.registry.entries(Caller.from_environ(exchange.environ))
+        entries = self._gateway.registry.entries(exchange.caller)
         shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
         return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
 
     def show_model(self, exchange: Exchange, alias: str) -> Response:
         key = self._doorkeeper.admit(exchange.environ)
         check_model(key, alias)
-        entry = self._gateway.registry.find(alias, Caller.from_environ(exchange.environ))
+        entry = self._gateway.registry.find(alias, exchange.caller)
         if not self._is_listed(entry, key):
             raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
         return exchange.reply(msgspec.json.encode(self._facts(entry)))

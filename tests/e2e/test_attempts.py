@@ -290,7 +290,6 @@ def test_stale_connection_is_replaced(
     first, stale, fresh = upstream.received(lot.key)
     assert stale.connection == first.connection
     assert fresh.connection > stale.connection
-    assert gateway.record_of(answer.headers["x-request-id"])["waited_ms"] == "0"
 
 
 @pytest.fixture(scope="module")
