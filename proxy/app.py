@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SecureCookieSession, SecureCookieSessionInterface
+from werkzeug.routing import MapAdapter
+from werkzeug.wsgi import get_host
 
 from .api import make_error_handler
 from .config import Config
@@ -17,9 +20,57 @@ def create_app(
     config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
 ) -> Flask:
     """The application, with the endpoints at its root; `config` as for `Proxy`."""
-    app = Flask("poolproxy", static_folder=None)
+    app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config)
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
     app.register_error_handler(Exception, make_error_handler(proxy.gateway))
     return app
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Sessions for whoever gives the application a key; without one there is none to be opened."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return super().open_session(app, request) if app.config["SECRET_KEY"] else self._none
+
+
+class _Application(Flask):
+    """Flask, less what it works out anew for each request though it is always the same here."""
+
+    session_interface = _Sessions()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._synced: dict[Callable[..., Any], Callable[..., Any]] = {}
+        super().__init__(*args, **kwargs)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        if (synced := self._synced.get(func)) is None:
+            synced = self._synced[func] = super().ensure_sync(func)
+        return synced
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        if request is None or "HTTP_UPGRADE" in request.environ or self._tells_hosts_apart():
+            return super().create_url_adapter(request)
+        environ = request.environ
+        request.host = get_host(environ)
+        return self.url_map.bind(
+            request.host,
+            script_name=_decoded(environ.get("SCRIPT_NAME", "")),
+            url_scheme=environ["wsgi.url_scheme"],
+            default_method=environ["REQUEST_METHOD"],
+            path_info=_decoded(environ.get("PATH_INFO", "")),
+            query_args=_decoded(environ.get("QUERY_STRING", "")),
+        )
+
+    def _tells_hosts_apart(self) -> bool:
+        settings = self.config
+        is_named = settings["SERVER_NAME"] or settings["TRUSTED_HOSTS"]
+        return bool(is_named or self.url_map.host_matching or self.subdomain_matching)
+
+
+def _decoded(text: str) -> str:
+    """Latin-1 stands for bytes (PEP 3333)."""
+    return text if text.isascii() else text.encode("latin-1").decode(errors="replace")
