@@ -210,7 +210,7 @@ class StreamBody:
             return self._first_write(now)
         if self._wrote_chunks:
             self._progress_at = now  # the time that the caller took does not count
-        return self._write(relay, self._read(relay, now))
+        return self._write(relay, None, now)
 
     def _first_write(self, now: float) -> bytes:
         if self._opened is None:
@@ -221,36 +221,31 @@ class StreamBody:
                 return KEEP_ALIVE
             now = self._now()
         self._record.first_event = self._progress_at = now
-        relay = self._relay = self._opened.relay
-        return self._write(relay, self._opened.chunks or self._read(relay, now))
+        self._relay = self._opened.relay
+        return self._write(self._relay, self._opened.chunks, now)
 
-    def _write(self, relay: Relayed, chunks: list[bytes]) -> bytes:
-        if relay.is_over:
-            self._is_over = True
-            self._end = "ok"
-            return encode([*chunks, DONE])
-        self._wrote_chunks = bool(chunks)
-        return encode(chunks) if chunks else KEEP_ALIVE
-
-    def _read(self, relay: Relayed, now: float) -> list[bytes]:
-        """The next chunks, none at the stream's end or when a keep-alive is due."""
+    def _write(self, relay: Relayed, chunks: list[bytes] | None, now: float) -> bytes:
+        """These chunks or the next, or a keep-alive when it is due, or the end."""
         keepalive_at = now + self._keepalive_s
-        while not relay.is_over:
+        while not chunks and not relay.is_over and now < keepalive_at:
             idle_at = self._progress_at + self._idle_timeout_s
             before = relay.progress
             chunks = relay.read(keepalive_at if keepalive_at < idle_at else idle_at)
-            if chunks:
-                return chunks
-            now = self._now()
-            if relay.progress != before:
-                self._progress_at = now
-            elif now >= idle_at and not relay.is_over:
-                raise UpstreamTimeout(
-                    f"the upstream sent no event for {self._idle_timeout_s:.3g} s (idle-timeout)"
-                )
-            if now >= keepalive_at:
-                break
-        return []
+            if not chunks:
+                now = self._now()
+                if relay.progress != before:
+                    self._progress_at = now
+                elif now >= idle_at and not relay.is_over:
+                    raise UpstreamTimeout(
+                        f"the upstream sent no event for {self._idle_timeout_s:.3g} s"
+                        " (idle-timeout)"
+                    )
+        if relay.is_over:
+            self._is_over = True
+            self._end = "ok"
+            return encode([*(chunks or ()), DONE])
+        self._wrote_chunks = bool(chunks)
+        return encode(chunks) if chunks else KEEP_ALIVE
 
 
 def _hung_up() -> ConnectionResetError:

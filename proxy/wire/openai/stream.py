@@ -14,12 +14,12 @@ from ..surrogates import decoder, encode
 from .reply import Usage, read_answer, read_object, refuse_hidden_error
 
 
-class _Choice(Struct):
+class _Choice(Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
 
 
-class _Chunk(Struct):
+class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
     error: Raw | UnsetType = UNSET
     usage: Usage | None = None
