@@ -41,6 +41,8 @@ KEEP_ALIVE_S = 75
 # After SIGTERM streams may go on for so long.
 GRACEFUL_TIMEOUT_S = 120
 
+_APPLICATION = "proxy.serving:application()"
+
 _STDERR = 2  # the descriptor: gunicorn's `--capture-output` may have put a file there
 
 EXIT_CONFIG = 2
@@ -90,7 +92,7 @@ def settings(config: Config) -> dict[str, Any]:
     host = config.host or "0.0.0.0"
     hooks = _Hooks(config)
     return {
-        "wsgi_app": "proxy.serving:application()",
+        "wsgi_app": _APPLICATION,
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
         "worker_class": "proxy.worker.Worker",
         "threads": threads,
@@ -106,6 +108,7 @@ def settings(config: Config) -> dict[str, Any]:
         "control_socket_disable": True,
         "proc_name": "poolproxy",
         "on_starting": hooks.on_starting,
+        "on_reload": hooks.on_reload,
         "when_ready": hooks.when_ready,
         "pre_fork": hooks.pre_fork,
         "post_fork": hooks.post_fork,
@@ -137,6 +140,10 @@ class _Hooks:
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
+    def on_reload(self, server: Any) -> None:
+        """SIGHUP: before the new workers are forked."""
+        server.app.callable = None
+
     def when_ready(self, server: Any) -> None:
         """The socket is bound: callers can connect."""
         addresses = [str(listener) for listener in server.LISTENERS]
@@ -148,6 +155,10 @@ class _Hooks:
         """In the master, which knows the cores of all its workers."""
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
+        if getattr(server.app, "app_uri", _APPLICATION) == _APPLICATION:
+            # Once for all workers: they share what they do not write to. Another's application is
+            # its own worker's: it may hold what a fork does not survive.
+            server.app.wsgi()
         settle()
 
     def post_fork(self, server: Any, worker: Any) -> None:

@@ -8,10 +8,10 @@ before its first byte, and each of these waits is bounded and a thread of the po
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
 import select
 import selectors
 import time
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -119,7 +119,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         Caller(sock).limit_io(WRITE_TIMEOUT_S)
         return super().handle_request(req, conn)
 
-    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
+    def finish_request(self, conn: Any, fs: concurrent.futures.Future[Any]) -> None:
         """Main thread, after `handle`."""
         if not fs.cancelled() and fs.exception() is None and not fs.result():
             self.nr_conns -= 1

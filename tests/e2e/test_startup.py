@@ -204,3 +204,23 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
     server.SIG_QUEUE.put(number)
     with pytest.raises(SystemExit):
         post_fork(server, None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "made"), [("proxy.serving:application()", 1), ("mine:app", 0), (None, 1)]
+)
+def test_only_our_application_is_made_before_the_fork(
+    monkeypatch: pytest.MonkeyPatch, uri: str | None, made: int
+) -> None:
+    """Another's may hold what a fork does not survive; None: `poolproxy serve` has no URI."""
+    monkeypatch.setattr("proxy.serving.settle", lambda: None)
+    calls: list[str] = []
+    app = SimpleNamespace(wsgi=lambda: calls.append("made"), callable="old")
+    if uri is not None:
+        app.app_uri = uri
+    server = SimpleNamespace(app=app, WORKERS={}, cfg=SimpleNamespace(workers=1))
+    hooks = settings(load_config({"demo": [{"name": "demo"}]}))
+    hooks["pre_fork"](server, SimpleNamespace())
+    assert len(calls) == made
+    hooks["on_reload"](server)
+    assert app.callable is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.serving import SPARE_THREADS
-from proxy.timed_socket import TimedSocket
+from proxy.timed_socket import MAX_JOINED_BYTES, TimedSocket
 from proxy.watch import Caller
 from tests.gateway import CHAT, PATIENCE_S, Gateway
 from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
@@ -71,6 +72,74 @@ def test_past_moment_receives_nothing(ends: tuple[TimedSocket, socket.socket]) -
     with pytest.raises(TimeoutError):
         ours.recv(10)
     assert ours.recv(10, socket.MSG_PEEK) == b"x"
+
+
+def test_servers_timeout_holds_too(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """None: no limit but those; 0: not to wait; else the sooner of them ends the wait."""
+    ours, theirs = ends
+    assert ours.gettimeout() is None
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ours.recv(10)
+    ours.settimeout(0.02)
+    with pytest.raises(TimeoutError):
+        ours.recv(10)
+    theirs.send(b"x")
+    assert (ours.recv(10), ours.gettimeout()) == (b"x", 0.02)
+
+
+def test_poll_that_was_made_is_not_made_again(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """And counts for one read only."""
+    ours, theirs = ends
+    ours.receive_timeout_s = 0.02
+    theirs.send(b"x")
+    ours.is_readable = True
+    assert ours.recv(10) == b"x"
+    with pytest.raises(TimeoutError):
+        ours.recv(10)
+
+
+@pytest.mark.parametrize("size", [3, MAX_JOINED_BYTES + 1], ids=["joined", "large"])
+def test_head_leaves_with_what_follows_it(
+    ends: tuple[TimedSocket, socket.socket], size: int
+) -> None:
+    """Not alone, unless nothing follows; what comes later is not held."""
+    ours, theirs = ends
+    ours.hold_head()
+    ours.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    assert theirs.recv(100) == b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    ours.sendall(b"HEAD")
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10, socket.MSG_DONTWAIT)
+    body = b"b" * size
+    sender = threading.Thread(target=ours.sendall, args=(body,))
+    sender.start()
+    whole = b""
+    while len(whole) < 4 + size:
+        whole += theirs.recv(1 << 20)
+    sender.join()
+    assert whole == b"HEAD" + body
+    ours.sendall(b"more")
+    assert theirs.recv(10) == b"more"
+
+
+def test_head_without_a_body_leaves_at_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """Before a file, too, which the server sends by its descriptor."""
+    ours, theirs = ends
+    ours.hold_head()
+    ours.sendall(b"HEAD")
+    ours.flush()
+    assert theirs.recv(10) == b"HEAD"
+    ours.hold_head()
+    ours.sendall(b"HEAD")
+    with tempfile.TemporaryFile() as file:
+        file.write(b"file")
+        file.seek(0)
+        ours.sendfile(file)
+    whole = b""
+    while len(whole) < 8:
+        whole += theirs.recv(10)
+    assert whole == b"HEADfile"
 
 
 def test_caller_sets_both_limits(ends: tuple[TimedSocket, socket.socket]) -> None:
