@@ -50,6 +50,11 @@ class Series:
             return self._relay.usage
         return self._answers.usage
 
+    @property
+    def lingers(self) -> bool:
+        """Whether the last prompt's upstream has something still to come behind its answer."""
+        return self.is_over and self._relay is not None and self._relay.lingers
+
     def advance(self, pause_at: float) -> Answer | Opened | None:
         """As `Attempts.advance`, for all prompts of a unary request, for the first of a stream."""
         while True:

@@ -45,6 +45,10 @@ class Relay:
         """The tokens, as far as the answer told them by now."""
         return self._translator.usage
 
+    @property
+    def lingers(self) -> bool:
+        return self.is_over and not self._reply.is_whole
+
     def read(self, until: float) -> list[bytes] | None:
         """The chunks of one read, none for mere comments; None: nothing came until then.
 
@@ -82,6 +86,7 @@ class Finished:
     """An answer that is whole already, in the form of a relay that has ended."""
 
     is_over = True
+    lingers = False
     progress = 0
 
     def __init__(self, usage: Usage | None) -> None:
@@ -97,6 +102,10 @@ class Relayed(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether all of it was read."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it is over, but the upstream's answer has an end still to come behind it."""
 
     @property
     def progress(self) -> int:
@@ -178,6 +187,8 @@ class StreamBody:
         self._record.bytes_out += len(data)
         if self.tap is not None:
             self.tap(data)
+        if self._is_over and not (self._opened and self._opened.relay.lingers):
+            self.close()  # the client is free again, however slowly the caller takes the end
         return data
 
     def close(self) -> None:

@@ -117,6 +117,10 @@ class ScriptedReply:
                 return data
         return None
 
+    @property
+    def is_whole(self) -> bool:
+        return not self.body
+
     def close(self, *, linger_s: float = 0.0) -> None:
         self.is_closed = True
 

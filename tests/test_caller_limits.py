@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy import create_app
-from tests.upstream import MODEL, Gate, Hold, Upstream, chat, chunk, error, events
+from tests.upstream import MODEL, Gate, Hold, Reply, Upstream, chat, chunk, error, events
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -35,6 +35,11 @@ def served(upstream: Upstream, **settings: Any) -> FlaskClient:
     return create_app({**tree, **settings}).test_client()
 
 
+def held(gate: Gate) -> Reply:
+    """A stream that begins, and ends when the gate is set."""
+    return events(chunk({"content": "a"}), Hold(gate), chunk({}, finish="stop"), "[DONE]")
+
+
 def check_limited(answer: TestResponse) -> None:
     """429 in an SDK's terms, which retry it after the hint: the gateway is well, others go on."""
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (429, "rate_limit_exceeded")
@@ -45,25 +50,31 @@ def check_limited(answer: TestResponse) -> None:
 
 def test_key_has_so_many_streams_at_once(upstream: Upstream) -> None:
     """The next is refused at once, until one ends, by its end or because it is closed."""
-    upstream.default = events(chunk({"content": "a"}), chunk({}, finish="stop"), "[DONE]")
+    gate, later = Gate(), Gate()
+    upstream.default = held(gate)
     http = served(upstream)
-    headers = {"x-api-key": KEY}
 
-    def ask() -> TestResponse:
-        return http.post(CHAT, json={**ASKED, "stream": True}, headers=headers)
+    def ask(key: str = KEY) -> TestResponse:
+        return http.post(CHAT, json={**ASKED, "stream": True}, headers={"x-api-key": key})
 
     first, second = ask(), ask()
     check_limited(ask())
+    headers = {"x-api-key": KEY}
     check_limited(http.post("/v1/completions", json={"model": MODEL}, headers=headers))
     assert http.get("/v1/models", headers=headers).status_code == 200
-    assert http.post(CHAT, json=ASKED, headers={"x-api-key": WIDE_KEY}).status_code != 429
+    upstream.default = held(later)
+    others = ask(WIDE_KEY)
+    assert others.status_code == 200
+    gate.set()
     assert first.data.endswith(b"data: [DONE]\n\n")
-    first.close()
     third = ask()
     check_limited(ask())
-    second.close()
-    third.close()
-    assert [ask().status_code, ask().status_code] == [200, 200]
+    for stream in (second, third, others):
+        stream.close()
+    last = [ask(), ask()]
+    assert [stream.status_code for stream in last] == [200, 200]
+    for stream in (first, *last):
+        stream.close()
 
 
 def test_key_has_so_many_unary_requests_at_once(upstream: Upstream) -> None:
@@ -96,7 +107,7 @@ def test_key_has_so_many_unary_requests_at_once(upstream: Upstream) -> None:
 
 def test_full_gateway_takes_no_place_of_a_key(upstream: Upstream) -> None:
     """503 for everybody comes after a key's own limit, and gives its place back."""
-    upstream.default = events(chunk({"content": "a"}), chunk({}, finish="stop"), "[DONE]")
+    upstream.default = held(Gate())
     http = served(upstream, **{"max-requests-in-flight": 1})
     body = {**ASKED, "stream": True}
     wide = http.post(CHAT, json=body, headers={"x-api-key": WIDE_KEY})
@@ -104,4 +115,6 @@ def test_full_gateway_takes_no_place_of_a_key(upstream: Upstream) -> None:
         answer = http.post(CHAT, json=body, headers={"x-api-key": KEY})
         assert answer.get_json()["error"]["code"] == "too_many_requests_in_flight"
     wide.close()
-    assert http.post(CHAT, json=body, headers={"x-api-key": KEY}).status_code == 200
+    last = http.post(CHAT, json=body, headers={"x-api-key": KEY})
+    assert last.status_code == 200
+    last.close()

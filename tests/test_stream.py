@@ -80,6 +80,10 @@ class ScriptedReply:
         assert isinstance(step, bytes)
         return step
 
+    @property
+    def is_whole(self) -> bool:
+        return not self._script
+
     def close(self, *, linger_s: float = 0.0) -> None:
         """Nothing is open."""
 
@@ -345,6 +349,23 @@ def test_close_frees_once_in_every_state(writes: int) -> None:
     made.body.close()
     assert made.freed == ["held"]
     assert made.record.end == ("ok" if writes == 3 else "caller_gone")
+
+
+def test_end_is_written_when_all_is_freed() -> None:
+    """However slowly the caller takes it; what a reply has still to say is awaited behind it."""
+    made = Made(encode([END, DONE]), first=[A])
+    next(made.body)
+    assert made.freed == []
+    next(made.body)
+    assert (made.freed, made.record.end) == (["held"], "ok")
+    late = Made(encode([END, DONE]), b": bye\n\n", first=[A])
+    assert list(late.body)[-1].endswith(encode([DONE]))
+    assert late.freed == []
+    late.body.close()
+    assert late.freed == ["held"]
+    broken = Made(b"data: {\n\n", b": bye\n\n", first=[A])
+    assert b"error" in list(broken.body)[-1]
+    assert broken.freed == ["held"]
 
 
 def test_usage_is_kept() -> None:

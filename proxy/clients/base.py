@@ -37,6 +37,10 @@ class Reply(Protocol):
     def read(self, until: float) -> bytes | None:
         """What came of the body; None: nothing until then; b"": it is whole."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was read, so that `close` waits for nothing."""
+
     def close(self, *, linger_s: float = 0.0) -> None:
         """Give the connection back if the answer is whole, or is so within `linger_s`."""
 

@@ -63,6 +63,7 @@ class DemoReply:
     """An answer that is made up as it is read."""
 
     status = 200
+    is_whole = True
 
     def __init__(
         self, asked: dict[str, Any], model: str, caller: Caller, *, delay_s: float, clock: Clock

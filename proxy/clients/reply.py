@@ -203,6 +203,10 @@ class SocketReply:
             self._inflater.end()
         return content
 
+    @property
+    def is_whole(self) -> bool:
+        return self._body is not None and self._body.done
+
     def close(self, *, linger_s: float = 0.0) -> None:
         """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
 
@@ -210,7 +214,7 @@ class SocketReply:
         """
         if self._connection is None:
             return
-        if linger_s and self._body is not None and not self._body.done:
+        if linger_s and self._body is not None and not self.is_whole:
             self._linger(linger_s)
         if not self._is_reusable():
             self._abandon(self._connection)

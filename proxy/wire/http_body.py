@@ -107,11 +107,12 @@ class ChunkedBody:
         if self._pending:
             data = self._pending + data
             self._pending = b""
-        elif self._is_between and (line := _PLAIN_CHUNK_LINE.match(data)):
-            # The usual is a read that gave one whole chunk.
-            begin, size = line.end(), int(line[1], 16)
-            if size and begin + size + 2 == len(data) and data[-2:] == b"\r\n":
-                return data[begin:-2]
+        elif self._is_between:
+            # The usual is a read that gave one whole chunk: then its size line can only be this.
+            line_end = data.find(b"\r\n", 0, 16)
+            size = len(data) - line_end - 4
+            if size > 0 and data[:line_end] == b"%x" % size and data[-2:] == b"\r\n":
+                return data[line_end + 2 : -2]
         content: list[bytes] = []
         at = 0
         try:
