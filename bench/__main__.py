@@ -84,11 +84,11 @@ def _names(text: str) -> list[str]:
 def _rounds(names: list[str], effort: Effort) -> report.Samples:
     """Every target in every round, one after the other, so that a slow minute meets them all."""
     samples: dict[str, list[Sample]] = {name: [] for name in names}
-    with mock_upstream() as (_, port):
+    with mock_upstream() as upstream:
         for number in range(effort.rounds):
             for name in names:
                 print(f"round {number + 1} of {effort.rounds}: {name}", file=sys.stderr)
-                samples[name].append(measure_target(name, port, effort))
+                samples[name].append(measure_target(name, upstream, effort))
     return samples
 
 

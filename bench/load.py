@@ -60,7 +60,7 @@ class Outcome:
     median_ms: float  # of whole answers, request sent to last byte
     first_event_ms: float  # median from request sent to first event; streams only
     peak_streams: int  # most streams that were running at once
-    cpu_s: float  # of this process
+    cpu_s: float  # of this process meanwhile
 
     @property
     def lost(self) -> int:
@@ -88,7 +88,7 @@ class Run:
         self._known_good: bytes | None = None  # the last body found right: most are equal to it
 
     def __call__(self) -> Outcome:
-        start = time.perf_counter()
+        start, cpu_start_s = time.perf_counter(), time.process_time()
         if self.scenario.seconds:
             self._no_more_at = start + self.scenario.seconds
         give_up_at = start + self.scenario.seconds + self.scenario.give_up_s
@@ -100,7 +100,8 @@ class Run:
                     caller.ready(events)
         for caller in list(self.callers.values()):
             caller.lose("unfinished")
-        return self._outcome(time.perf_counter() - start)
+        cpu_s = time.process_time() - cpu_start_s
+        return self._outcome(time.perf_counter() - start, cpu_s)
 
     def may_issue(self) -> bool:
         """Whether one more request is to be sent; counts it."""
@@ -124,7 +125,7 @@ class Run:
             self._known_good = body
         return fault
 
-    def _outcome(self, elapsed_s: float) -> Outcome:
+    def _outcome(self, elapsed_s: float, cpu_s: float) -> Outcome:
         return Outcome(
             whole=len(self.took_s),
             losses=dict(self.losses),
@@ -132,7 +133,7 @@ class Run:
             median_ms=statistics.median(self.took_s or [0.0]) * 1000,
             first_event_ms=statistics.median(self.first_s or [0.0]) * 1000,
             peak_streams=self.peak_streams,
-            cpu_s=time.process_time(),
+            cpu_s=cpu_s,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -199,11 +200,19 @@ class Measurement:
         self._set("streams_cpu_s", run.cpu_s)
         self._set("streams_kb", (run.peak_kb - run.before_kb) / streams)
 
-    def throughput(self, key: str) -> None:
-        """Requests per second with more callers than any number of workers here could serve."""
+    def throughput(self, key: str, mock_pid: int) -> None:
+        """Requests per second with more callers than any number of workers here could serve.
+
+        And how many there could be at most, if all cores of this machine worked without a pause:
+        the mock and the load generator take their part of them.
+        """
         self._warm_up()
+        before_s = measure.cpu_s(mock_pid)
         run = self._cost(key, callers=_MANY_CALLERS)
+        harness_s = measure.cpu_s(mock_pid) - before_s + run.outcome.cpu_s
         self._set(key, run.outcome.per_second)
+        cores = len(os.sched_getaffinity(0))
+        self._set(f"{key}_most", cores * run.outcome.whole / (run.cpu_s + harness_s))
 
     def _warm_up(self) -> None:
         self._cost("warm-up", callers=_UNARY_CALLERS, seconds=self._effort.warm_up_s)
@@ -229,8 +238,12 @@ class Measurement:
         self._sample.losses.update({f"{key}: {why}": n for why, n in outcome.losses.items()})
 
 
-def measure_target(name: str, upstream_port: int, effort: Effort) -> Sample:
-    """One round of one target; the many streams get a fresh process, so that memory is theirs."""
+def measure_target(name: str, upstream: tuple[int, int], effort: Effort) -> Sample:
+    """One round of one target; the many streams get a fresh process, so that memory is theirs.
+
+    `upstream`: process id and port of the mock.
+    """
+    mock_pid, upstream_port = upstream
     sample = Sample()
     with running(name, upstream_port) as target:
         measurement = Measurement(target, effort, sample)
@@ -239,11 +252,11 @@ def measure_target(name: str, upstream_port: int, effort: Effort) -> Sample:
             measurement.costs()
         measurement.latencies()
         if name == "poolproxy":
-            measurement.throughput("one_worker")
+            measurement.throughput("one_worker", mock_pid)
     if target.pid:
         with running(name, upstream_port) as target:
             Measurement(target, effort, sample).many_streams()
     if name == "poolproxy":
         with running(name, upstream_port, workers=2) as target:
-            Measurement(target, effort, sample).throughput("two_workers")
+            Measurement(target, effort, sample).throughput("two_workers", mock_pid)
     return sample
