@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from proxy import create_app
 from proxy.config import mask
 from proxy.request_log import DIRECTORY, Masking
-from tests.upstream import HANG, MODEL, Upstream, chat, chunk, error, events, stream
+from tests.upstream import HANG, MODEL, Gate, Hold, Upstream, chat, chunk, error, events, stream
 
 CHAT = "/v1/chat/completions"
 CALLERS_KEY = "sk-caller-0123456789abcdef"
@@ -319,11 +319,14 @@ def test_a_stream_outlives_its_file(
     reason: str,
 ) -> None:
     """What was begun to be written cannot be gone on with."""
-    upstream.reply(None, stream("Hello", " there"))
+    is_spoilt = Gate()
+    begin, end = chunk({"content": "Hello"}), chunk({}, finish="stop")
+    upstream.reply(None, events(begin, Hold(is_spoilt), end, "[DONE]"))
     caller = caller_of(tmp_path, upstream.url)
     answer = caller.post(CHAT, json=asked(stream=True), headers=HEADERS, buffered=False)
     (path,) = files(tmp_path)
     spoil(path)
+    is_spoilt.set()
     sent = b"".join(answer.iter_encoded())
     answer.close()
     assert sent.endswith(b"data: [DONE]\n\n")
