@@ -48,10 +48,10 @@ class TimedSocket(socket.socket):
     receive_until = math.inf
     receive_timeout_s = math.inf
     write_timeout_s: float | None = None
-    is_readable = False  # a poll said so, and nothing was received since
     answered_at = -math.inf  # the last request on it
     is_brisk = False  # whether the present request followed at once
     _timeout_s: float | None = None
+    _blocks = True  # else writes have a time-out of Python's, which any read would wait out
     _head = b""
 
     @classmethod
@@ -75,7 +75,7 @@ class TimedSocket(socket.socket):
         self.receive_timeout_s = timeout_s
         if self.write_timeout_s != timeout_s:
             self.write_timeout_s = timeout_s
-            limit_writes(self, timeout_s)
+            self._blocks = limit_writes(self, timeout_s)
 
     def hold_head(self) -> None:
         """Keep the next write, a response's head, until the one behind it or `flush`.
@@ -113,19 +113,20 @@ class TimedSocket(socket.socket):
         """As a socket's; raises TimeoutError when the first of these times is up."""
         if flags:
             return super().recv(bufsize, flags)
-        timeout_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
-        if self._timeout_s is not None:
-            timeout_s = min(timeout_s, self._timeout_s)
-        if timeout_s == self._timeout_s == 0:
-            return super().recv(bufsize, socket.MSG_DONTWAIT)
-        if timeout_s <= 0 or not (self.is_readable or self._wait(timeout_s)):
+        left_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
+        if left_s <= 0:
             raise TimeoutError("timed out")
-        self.is_readable = False
+        if self._blocks:  # as a rule something is there, or nothing would be asked for
+            try:
+                return super().recv(bufsize, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self._timeout_s == 0:
+                    raise
+        self._wait(left_s if self._timeout_s is None else min(left_s, self._timeout_s))
         return super().recv(bufsize)
 
-    def _wait(self, timeout_s: float) -> bool:
-        if timeout_s == math.inf:
-            return True
+    def _wait(self, left_s: float) -> None:
         poller = select.poll()
         poller.register(self, select.POLLIN)
-        return bool(poller.poll(timeout_s * 1000))
+        if not poller.poll(None if left_s == math.inf else left_s * 1000):
+            raise TimeoutError("timed out")

@@ -84,7 +84,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             now = time.monotonic()
             sock.is_brisk = now - sock.answered_at < BRISK_S
             sock.receive_until = now + HEAD_TIMEOUT_S
-            sock.is_readable = True
         keeps = super().handle(conn)
         if isinstance(sock, TimedSocket):
             sock.answered_at = time.monotonic()

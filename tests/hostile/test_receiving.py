@@ -88,15 +88,16 @@ def test_servers_timeout_holds_too(ends: tuple[TimedSocket, socket.socket]) -> N
     assert (ours.recv(10), ours.gettimeout()) == (b"x", 0.02)
 
 
-def test_poll_that_was_made_is_not_made_again(ends: tuple[TimedSocket, socket.socket]) -> None:
-    """And counts for one read only."""
+def test_limit_of_writes_is_none_of_reads(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """Also where it is a time-out of Python's, as with these Unix sockets."""
     ours, theirs = ends
-    ours.receive_timeout_s = 0.02
+    began = time.monotonic()
+    ours.limit(PATIENCE_S, receive_until=began + 0.05)
     theirs.send(b"x")
-    ours.is_readable = True
     assert ours.recv(10) == b"x"
     with pytest.raises(TimeoutError):
         ours.recv(10)
+    assert time.monotonic() - began < PATIENCE_S
 
 
 @pytest.mark.parametrize("size", [3, MAX_JOINED_BYTES + 1], ids=["joined", "large"])
