@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import errno
 import functools
-import math
 import os
 import queue
 import select
 import socket
 import ssl
-import time
 from typing import Any, Protocol, cast
 
 import certifi
@@ -22,13 +20,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import (
-    ClosedPoolError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
+from urllib3.exceptions import NameResolutionError, NewConnectionError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 from urllib3.poolmanager import PoolManager
 from urllib3.util.ssl_ import create_urllib3_context
@@ -38,9 +30,6 @@ from ..errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 # RFC 8446 section 5.1.
 TLS_RECORD_BYTES = 16 * 1024
-# One that served so lately is not looked at again before it is used: if its upstream has closed it,
-# the first read says so, and a fresh one takes its place.
-TRUSTED_S = 1.0
 # A socket that reported room takes a record at once; this is for one that then does not.
 NESTED_SEND_S = 10.0
 
@@ -71,29 +60,23 @@ class _Stack:
 
     def __init__(self, maxsize: int) -> None:
         self._maxsize = maxsize
-        self._items: list[tuple[HTTPConnection | None, float]] = []
+        self._items: list[HTTPConnection | None] = []
 
     def qsize(self) -> int:
         return len(self._items)
 
-    def pop(self) -> tuple[HTTPConnection | None, float]:
-        """What was put last, if it is a connection, and since when (monotonic) it is idle."""
+    def get(self, block: bool = False, timeout: float | None = None) -> HTTPConnection | None:
+        """What was put last; raises queue.Empty."""
         try:
             return self._items.pop()
         except IndexError:
-            return None, -math.inf
-
-    def get(self, block: bool = False, timeout: float | None = None) -> HTTPConnection | None:
-        """What was put last; raises queue.Empty."""
-        if not self._items:
-            raise queue.Empty
-        return self.pop()[0]
+            raise queue.Empty from None
 
     def put(self, item: HTTPConnection | None, block: bool = False) -> None:
         """Raises queue.Full."""
         if len(self._items) >= self._maxsize:
             raise queue.Full
-        self._items.append((item, time.monotonic()))
+        self._items.append(item)
 
 
 class _Lending:
@@ -105,16 +88,10 @@ class _Lending:
         self, *, connect_timeout_s: float, fresh: bool, tunnels: bool
     ) -> tuple[HTTPConnection, bool]:
         pool = cast("HTTPConnectionPool", self)
-        if pool.pool is None:
-            raise ClosedPoolError(pool, "it was closed meanwhile")
-        connection, idle_since = cast("_Stack", pool.pool).pop()
-        if connection is None:
-            connection = cast("HTTPConnection", pool._new_conn())
-        elif (
-            not fresh
-            and connection.sock is not None
-            and (time.monotonic() - idle_since < TRUSTED_S or connection.is_connected)
-        ):
+        # One that has anything to be read is closed there: its upstream ended it, or said more than
+        # its answer.
+        connection = cast("HTTPConnection", pool._get_conn())
+        if connection.sock is not None and not fresh:
             return connection, True
         try:
             connection.close()

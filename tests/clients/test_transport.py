@@ -66,6 +66,18 @@ def test_answers_of_all_kinds_leave_the_connection_usable(
     assert upstream.connections == 1
 
 
+def test_what_comes_behind_an_answer_is_nobodys_answer(upstream: Upstream, way: Transport) -> None:
+    """However late it comes: bytes of one caller's answer never become another's."""
+    gate = Gate()
+    late = chat("not for you").wire_bytes()
+    upstream.reply("k", raw(chat("a").wire_bytes(), Hold(gate), late), chat("b"))
+    assert fetch(way) == (200, content(chat("a")))
+    gate.set()
+    time.sleep(0.05)  # on loopback it is here by then, or this test shows nothing
+    assert fetch(way) == (200, content(chat("b")))
+    assert upstream.connections == 2
+
+
 def test_three_thousand_requests_use_one_connection(plain: Upstream) -> None:
     """Nothing of an exchange stays behind."""
     plain.always("k", stream("a"))
