@@ -62,7 +62,7 @@ class SocketReply:
         self._connection = connection
         self._sock = connection.sock
         self._has_buffered = _buffer_check(self._sock)
-        self._watch: SocketWatch | None = None  # made when there is something to wait for
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         self._reader = HeadReader()
         self._unsent = [memoryview(part) for part in self._parts]
         self._is_cut = False  # the upstream took only a part of the request
@@ -114,7 +114,7 @@ class SocketReply:
         look_until = None  # at the clock, before the next write
         while self._unsent:
             if look_until is not None:
-                event = (self._watch or self._new_watch()).wait(look_until, writing=True)
+                event = self._watch.wait(look_until, writing=True)
                 if SocketWatch.readable(event):
                     return True
                 if not event and look_until == until:
@@ -138,10 +138,6 @@ class SocketReply:
             look_until = None if type(self._sock) is socket.socket else 0.0
         return True
 
-    def _new_watch(self) -> SocketWatch:
-        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
-        return self._watch
-
     def _receive(self, until: float) -> bytes | None:
         """What came, b"" at the end of the connection; None: nothing until then.
 
@@ -151,8 +147,7 @@ class SocketReply:
         if may_be_buffered:
             self._caller.raise_if_gone()
         writing = False
-        watch = self._watch or self._new_watch()
-        while may_be_buffered or watch.wait(until, writing=writing):
+        while may_be_buffered or self._watch.wait(until, writing=writing):
             may_be_buffered = False
             try:
                 return self._sock.recv(RECV_BYTES)
@@ -237,7 +232,7 @@ class SocketReply:
 
     def _linger(self, linger_s: float) -> None:
         self._caller = Caller(None)
-        self._watch = None
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         now = self._transport.clock.monotonic
         until = now() + linger_s
         try:
