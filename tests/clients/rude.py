@@ -67,7 +67,8 @@ class RudeUpstream:
             while b"\r\n\r\n" not in head:
                 head += sock.recv(1000)
             self.busy.set()
-            sock.sendall(self._answer)
+            if self._answer:  # to send nothing fails too, if the peer has left by now
+                sock.sendall(self._answer)
             if self._stays and self._wait(sock, _LEFT):
                 self.left_at = time.monotonic()
                 self.left.set()
