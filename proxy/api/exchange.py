@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
+import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -76,7 +76,7 @@ class Exchange:
 
     def __init__(self, gateway: Gateway, environ: Mapping[str, Any]) -> None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else _new_id()
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
         self.environ = environ
         self.caller = Caller.from_environ(environ)
@@ -214,11 +214,6 @@ class Exchange:
             content_type=content_type,
             headers={**error.headers(), **self.attempt_headers()},
         )
-
-
-def _new_id() -> str:
-    """Unlike any other, also of other workers: `random` seeds itself anew in a forked process."""
-    return f"req_{random.getrandbits(128):032x}"
 
 
 def _read(stream: Any, most: int) -> bytes:
