@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Request
@@ -41,15 +41,6 @@ class _Application(Flask):
     """Flask, less what it works out anew for each request though it is always the same here."""
 
     session_interface = _Sessions()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._synced: dict[Callable[..., Any], Callable[..., Any]] = {}
-        super().__init__(*args, **kwargs)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        if (synced := self._synced.get(func)) is None:
-            synced = self._synced[func] = super().ensure_sync(func)
-        return synced
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         if request is None or "HTTP_UPGRADE" in request.environ or self._tells_hosts_apart():

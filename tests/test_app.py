@@ -1,0 +1,62 @@
+"""The standalone application leaves out work of Flask's, and nothing of what Flask does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask, request, session, url_for
+
+from proxy import create_app
+
+DEMO = {"demo": [{"name": "demo"}]}
+
+
+def seen() -> dict[str, str]:
+    """What an endpoint of one's own sees of its request."""
+    own = url_for("seen", rest="x", _external=True)
+    return {"url": request.url, "path": request.path, "own": own, "root": request.root_path}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"HTTP_HOST": "EXAMPLE.com:8080"},
+        {"SCRIPT_NAME": "/\xc3\xa4"},
+        {"wsgi.url_scheme": "https"},
+        {"HTTP_HOST": "b\xfccher.example"},
+    ],
+    ids=["plain", "host", "prefix", "https", "malformed host"],
+)
+@pytest.mark.parametrize("settings", [{}, {"SERVER_NAME": "own.example"}], ids=["", "named"])
+@pytest.mark.parametrize("path", ["/mine/a", "/mine/\u00e4%20?q=\u00e4", "/mine/b;c?x=%E4"])
+def test_requests_look_as_in_flask(
+    environ: dict[str, str], settings: dict[str, str], path: str
+) -> None:
+    """Routes, hosts and addresses are worked out to the same end."""
+    found = []
+    for app in (Flask("plain"), create_app(DEMO)):
+        app.config.update(settings)
+        app.add_url_rule("/mine/<path:rest>", "seen", lambda rest: seen())
+        answer = app.test_client().get(path, environ_overrides=environ)
+        found.append((answer.status_code, answer.get_json() if answer.is_json else None))
+    (status, plain), (own_status, own) = found
+    assert own_status == status
+    if status == 200:
+        assert own == plain
+
+
+def test_sessions_work_with_a_key() -> None:
+    """And say that they need one without."""
+    app = create_app(DEMO)
+
+    def count() -> dict[str, Any]:
+        session["n"] = session.get("n", 0) + 1
+        return dict(session)
+
+    app.add_url_rule("/count", "count", count)
+    caller = app.test_client()
+    assert caller.get("/count").status_code == 500
+    app.secret_key = "for the test"
+    assert [caller.get("/count").get_json() for _ in range(2)] == [{"n": 1}, {"n": 2}]
