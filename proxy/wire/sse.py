@@ -25,7 +25,6 @@ class SseDecoder:
         self._pending = bytearray()  # the unfinished event, line ends made LF
         self._after_cr = False  # a LF that comes next belongs to the CR before it
         self._started = False
-        self._is_between = False  # an event begins with the next byte
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """The events that end in `data`; raises UpstreamTooLarge after those that came before.
@@ -34,7 +33,8 @@ class SseDecoder:
         """
         # The usual is a read that gave one event of one line.
         if (
-            self._is_between
+            self._started
+            and not (self._pending or self._after_cr)
             and data[:6] == b"data: "
             and data.find(b"\n") == len(data) - 2
             and data[-1:] == b"\n"
@@ -45,7 +45,6 @@ class SseDecoder:
         return self._events(data)
 
     def _events(self, data: bytes) -> Iterator[bytes]:
-        self._is_between = False
         if not self._started:
             data = self._without_bom(data)
         if self._after_cr or b"\r" in data:
@@ -64,7 +63,6 @@ class SseDecoder:
             if event := self._event(block):
                 yield event
         self._limit(len(pending))
-        self._is_between = self._started and not (pending or self._after_cr)
 
     def finish(self) -> list[bytes]:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
