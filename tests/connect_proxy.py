@@ -9,11 +9,12 @@ import socket
 import ssl
 import struct
 import threading
+from abc import ABC, abstractmethod
 from types import TracebackType
 from urllib.parse import urlsplit
 
 
-class _Proxy:
+class _Proxy(ABC):
     """Relays each connection to where its first words say; `asked` keeps these, in order."""
 
     scheme = ""
@@ -73,9 +74,9 @@ class _Proxy:
             if target is not None:
                 self._relay(sock, held.enter_context(target))
 
+    @abstractmethod
     def _handshake(self, sock: socket.socket) -> socket.socket | None:
         """The connection to where the peer wants to go, or None if it may not."""
-        raise NotImplementedError
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
         other = {near: far, far: near}

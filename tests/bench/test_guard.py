@@ -18,6 +18,7 @@ from bench.processes import generating, mock_upstream
 from bench.rows import cost, stream_at_once
 from bench.targets import Pool, Running, running
 from proxy.serving import SPARE_THREADS
+from tests.commandline import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -104,9 +105,9 @@ def test_streams_catch_up_after_a_stall() -> None:
             headers=target.headers,
         )
         with generating(scenario) as load:
-            time.sleep(2.0)
+            wait_for(lambda: measure.threads(worker) > STREAMS)
             os.kill(worker, signal.SIGSTOP)
-            time.sleep(0.5)
+            time.sleep(0.5)  # is the stall
             os.kill(worker, signal.SIGCONT)
             outcome = load.outcome()
     assert (outcome.whole, outcome.losses) == (STREAMS, {})
