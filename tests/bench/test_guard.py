@@ -101,11 +101,14 @@ def test_streams_catch_up_after_a_stall() -> None:
             callers=STREAMS,
             requests=STREAMS,
             stream=True,
-            chunks=12,
+            chunks=48,
             headers=target.headers,
         )
         with generating(scenario) as load:
-            wait_for(lambda: measure.threads(worker) > STREAMS)
+            wait_for(
+                lambda: measure.threads(worker) > STREAMS,
+                lambda: f"{measure.threads(worker)} threads",
+            )
             os.kill(worker, signal.SIGSTOP)
             time.sleep(0.5)  # is the stall
             os.kill(worker, signal.SIGCONT)
