@@ -7,10 +7,9 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 
 from __future__ import annotations
 
-import math
 import random
-from contextlib import ExitStack, suppress
-from typing import NamedTuple, NoReturn, Protocol, cast
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
 
 from .clients.base import Reply
 from .config import Config
@@ -41,7 +40,7 @@ from .reading import (
 )
 from .record import Attempt, Record
 from .registry import Entry
-from .stream import Finished, Opened, Opening, Relay, StreamBody
+from .stream import Finished, Opened, Relay
 from .verdict import Verdict, judge, shown
 from .watch import Caller, Clock
 from .wire.headers import passed
@@ -296,43 +295,3 @@ def _is_passing(error: ProxyError | None) -> bool:
     if not isinstance(error, (AllCoolingDown, NoClientFree)):
         return False
     return error.hint is not None and error.hint.after_s is not None
-
-
-class Source(Protocol):
-    """What an answer comes from: `Attempts`, or several of them (`series.Series`)."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the upstream's headers those that go back."""
-
-    def advance(self, pause_at: float) -> Answer | Opened | None: ...
-    def interrupted(self, error: ProxyError) -> None: ...
-    def close(self) -> None: ...
-
-
-def serve(
-    source: Source, call: Call, held: ExitStack, *, config: Config, clock: Clock
-) -> Answer | StreamBody:
-    """Have `source` answer the call; raises ProxyError. What `held` holds ends with the answer.
-
-    A stream is returned at its first chunks or at the time to commit it, and takes over `held`; its
-    attempts go on in its iteration then.
-    """
-    held.callback(source.close)
-    if not call.request.stream:
-        answer = source.advance(math.inf)
-        assert isinstance(answer, Answer)
-        call.record.end = "ok"
-        return answer
-    commit_s = config.commit_after_s or math.inf
-    opened = source.advance(call.record.arrived + commit_s)
-    assert not isinstance(opened, Answer)
-    return StreamBody(
-        cast("Opening", source),  # a stream's never advances to an Answer
-        opened,
-        record=call.record,
-        held=held.pop_all(),
-        keepalive_s=config.keepalive_s,
-        idle_timeout_s=config.idle_timeout_s,
-        clock=clock,
-    )

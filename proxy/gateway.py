@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
-from . import dispatch
+from . import answering
+from .answering import Source
 from .clients import make_clients
 from .config import CallerKey, Config
-from .dispatch import Answer, Attempts, Call, Source
+from .dispatch import Answer, Attempts, Call
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
 from .pool import ClientPool
 from .registry import Registry
@@ -68,7 +69,7 @@ class Gateway:
         held.enter_context(self._places)
 
     def chat(self, call: Call, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
-        """Serve a chat request (`dispatch.serve`), and what its headers are to be taken from."""
+        """Serve a chat request (`answering.serve`), and what its headers are to be taken from."""
         attempts = self._attempts(call)
         return self._serve(attempts, call, held), attempts
 
@@ -84,7 +85,7 @@ class Gateway:
         return Attempts(call, self.pool, self.config, self.clock)
 
     def _serve(self, source: Source, call: Call, held: ExitStack) -> Answer | StreamBody:
-        return dispatch.serve(source, call, held, config=self.config, clock=self.clock)
+        return answering.serve(source, call, held, config=self.config, clock=self.clock)
 
     def close(self) -> None:
         """Close idle connections."""

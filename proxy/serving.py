@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,6 +24,8 @@ from .app import create_app
 from .config import Config, load_config
 from .control import Control
 from .errors import ConfigError
+from .logs import set_up_logs
+from .summary import summary
 from .tuning import free_core, settle, tune
 
 # Threads beyond `max-requests-in-flight`: they refuse at once what is too much, instead of letting
@@ -42,8 +43,6 @@ KEEP_ALIVE_S = 75
 GRACEFUL_TIMEOUT_S = 120
 
 _APPLICATION = "proxy.serving:application()"
-
-_STDERR = 2  # the descriptor: gunicorn's `--capture-output` may have put a file there
 
 EXIT_CONFIG = 2
 EXIT_BUSY = 3
@@ -88,7 +87,7 @@ def servable(config: Config) -> Config:
 
 def settings(config: Config) -> dict[str, Any]:
     """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
-    threads = _threads(config)
+    threads = config.max_requests_in_flight + SPARE_THREADS
     host = config.host or "0.0.0.0"
     hooks = _Hooks(config)
     return {
@@ -149,7 +148,10 @@ class _Hooks:
         addresses = [str(listener) for listener in server.LISTENERS]
         if not addresses:  # with gunicorn's `reuse_port` each worker opens its own
             addresses = list(server.cfg.bind)
-        print(summary(self._config, addresses, server.cfg.workers), flush=True)
+        said = summary(
+            self._config, addresses, workers=server.cfg.workers, threads=server.cfg.threads
+        )
+        print(said, flush=True)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """In the master, which knows the cores of all its workers."""
@@ -244,61 +246,11 @@ class _Server(BaseApplication):  # type: ignore[misc]
             super().reload()
 
 
-class _LineFormatter(logging.Formatter):
-    """logging's own lines; the text of the time is made once a second."""
-
-    _second: tuple[int, str] = (-1, "")
-
-    def formatTime(  # noqa: N802, logging's own name
-        self, record: logging.LogRecord, datefmt: str | None = None
-    ) -> str:
-        second, text = self._second
-        if second != int(record.created):
-            second = int(record.created)
-            text = time.strftime(self.default_time_format, time.localtime(second))
-            self._second = (second, text)
-        return f"{text},{int(record.msecs):03}"
-
-
-class _LineHandler(logging.Handler):
-    """Writes each record to standard error by itself, so that no thread waits for another's."""
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        self.emit(record)
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
-            while data:
-                data = data[os.write(_STDERR, data) :]
-        except Exception:  # as logging's own handlers: never the request's matter
-            self.handleError(record)
-
-
 def set_up_process(config: Config) -> None:
     """Logging and the limit on open files; inherited by the workers."""
-    log = logging.getLogger("proxy")
-    log.setLevel(logging.DEBUG if config.debug else logging.INFO)
-    # No line tells where in the code it was logged: docs.python.org/3/howto/logging.html,
-    # "Optimization".
-    logging._srcfile = None
-    if not log.handlers:
-        handler = _LineHandler()
-        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
-        log.addHandler(handler)
-        log.propagate = False
-        logging.getLogger("gunicorn.error").addFilter(_is_no_callers_fault)
+    set_up_logs(debug=config.debug)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _is_no_callers_fault(record: logging.LogRecord) -> bool:
-    """False for gunicorn's traceback of a caller that sent or took nothing for too long.
-
-    The request's own line says how it ended; where there is none, there was no request.
-    """
-    return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
 
 
 def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
@@ -322,35 +274,3 @@ def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
                 why = f"port {port} is in use: set another `port`, or stop what listens there"
             print(f"poolproxy: {why}", file=sys.stderr)
             sys.exit(EXIT_BUSY)
-
-
-def summary(config: Config, addresses: list[str], workers: int) -> str:
-    """What is being served, in a few lines."""
-    access = f"{len(config.callers)} callers' keys" if config.callers else "open, this machine only"
-    if not config.callers and config.allow_unauthenticated:
-        access = "open to everybody (allow-unauthenticated)"
-    lines = [f"poolproxy on {', '.join(addresses)} ({access})"]
-    for provider in dict.fromkeys(client.provider for client in config.clients):
-        clients = [client for client in config.clients if client.provider == provider]
-        models = {model.alias for client in clients for model in client.models or ()}
-        permits = [client.max_concurrency for client in clients]
-        lines.append(
-            f"  {provider}: {_count(len(clients), 'client')}, "
-            + (_count(len(models), "model") if models else "the upstream's models")
-            + f", {'unlimited' if 0 in permits else sum(permits)} at once"
-        )
-    lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
-    lines.append(
-        f"  {_count(workers, 'worker')} of {_threads(config)} threads: "
-        f"{config.max_requests_in_flight} requests in flight at most, each"
-    )
-    lines += [f"  warning: {warning}" for warning in config.warnings]
-    return "\n".join(lines)
-
-
-def _threads(config: Config) -> int:
-    return config.max_requests_in_flight + SPARE_THREADS
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
+from proxy.answering import serve
 from proxy.clients.base import ChunkTranslator, Client
 from proxy.clients.base import Reply as ClientReply
 from proxy.clients.openai import OpenAIClient
 from proxy.clients.transport import Transport
 from proxy.config import ClientConfig, load_config
-from proxy.dispatch import Answer, Attempts, Call, serve
+from proxy.dispatch import Answer, Attempts, Call
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.health import Effect
 from proxy.lease import Lease

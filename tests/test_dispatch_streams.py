@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.dispatch import Attempts, serve
+from proxy.answering import serve
+from proxy.dispatch import Attempts
 from proxy.errors import (
     CallerGone,
     ProxyError,

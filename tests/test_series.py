@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dispatch import Answer, Attempts, Call, serve
+from proxy.answering import serve
+from proxy.dispatch import Answer, Attempts, Call
 from proxy.errors import (
     CallerGone,
     InvalidRequest,

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 import msgspec
 from flask import Response
 
+from ..answering import Source
 from ..config import CallerKey
-from ..dispatch import Answer, Call, Source
+from ..dispatch import Answer, Call
 from ..errors import ModelNotFound, ProxyError
 from ..gateway import Gateway
 from ..registry import Entry

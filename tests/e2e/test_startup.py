@@ -165,12 +165,14 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
         other.listen()
         address = other.getsockname()
         bind = f"127.0.0.1:{address[1]}"
-        cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1)
+        cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1, threads=9)
         server = SimpleNamespace(cfg=cfg, LISTENERS=[])
         hooks = settings(load_config({"demo": [{"name": "demo"}]}))
         hooks["on_starting"](server)
         hooks["when_ready"](server)
-        assert capsys.readouterr().out.startswith(f"poolproxy on {bind} (open")
+        said = capsys.readouterr().out
+        assert said.startswith(f"poolproxy on {bind} (open")
+        assert "1 worker of 9 threads" in said
         cfg.reuse_port = False
         with pytest.raises(SystemExit):
             hooks["on_starting"](server)
