@@ -6,6 +6,8 @@ import logging
 import os
 import time
 
+from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
+
 _STDERR = 2  # the descriptor: gunicorn's `--capture-output` may have put a file there
 
 
@@ -21,7 +23,7 @@ def set_up_logs(*, debug: bool) -> None:
         handler.setFormatter(_LineFormatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False
-        logging.getLogger("gunicorn.error").addFilter(_is_no_callers_fault)
+        logging.getLogger("gunicorn.error").addFilter(_is_ours_to_tell)
 
 
 class _LineFormatter(logging.Formatter):
@@ -56,9 +58,12 @@ class _LineHandler(logging.Handler):
             self.handleError(record)
 
 
-def _is_no_callers_fault(record: logging.LogRecord) -> bool:
-    """False for gunicorn's traceback of a caller that sent or took nothing for too long.
+def _is_ours_to_tell(record: logging.LogRecord) -> bool:
+    """False for gunicorn's words on callers that sent, or took, nothing for too long, or went.
 
-    The request's own line says how it ended; where there is none, there was no request.
+    The request's own line says how it ended; where there is none, there was no request. What came
+    of it is quoted in full, with its key.
     """
-    return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
+    if record.exc_info and isinstance(record.exc_info[1], TimeoutError):
+        return False
+    return not (record.args and any(isinstance(each, NoMoreData) for each in record.args))

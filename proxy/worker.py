@@ -9,14 +9,19 @@ before its first byte, and each of these waits is bounded and a thread of the po
 from __future__ import annotations
 
 import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
+import contextlib
 import select
 import selectors
+import ssl
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+from gunicorn.http import errors as unread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
+from .errors import InvalidRequest, ProxyError
 from .timed_socket import TimedSocket
 from .watch import Caller
 
@@ -31,6 +36,28 @@ STOP_LINGER_S = 1.0
 # A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
 WRITE_TIMEOUT_S = 20.0
 
+# Why a request cannot be read. Nothing of it is quoted, to its caller or in the log: a key may
+# stand anywhere in it.
+_UNREAD: dict[type[Exception], tuple[HTTPStatus, str]] = {
+    unread.LimitRequestLine: (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
+    unread.LimitRequestHeaders: (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "the request's header fields are too many, or too long",
+    ),
+    unread.ExpectationFailed: (
+        HTTPStatus.EXPECTATION_FAILED,
+        "`Expect` may say `100-continue`, and nothing else",
+    ),
+    unread.UnsupportedTransferCoding: (
+        HTTPStatus.NOT_IMPLEMENTED,
+        "the request's transfer coding is not supported: `chunked` is",
+    ),
+    unread.ForbiddenProxyRequest: (
+        HTTPStatus.FORBIDDEN,
+        "the PROXY protocol is not taken from this address",
+    ),
+    ssl.SSLError: (HTTPStatus.BAD_REQUEST, "the TLS connection failed"),
+}
 
 # A caller that sent its next request within this time after an answer is likely to do so again.
 BRISK_S = 0.01
@@ -107,16 +134,34 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The same thread, when the head is whole."""
         sock = conn.sock
+        _limit(sock)
         if isinstance(sock, TimedSocket):
-            # What the last endpoint set holds until this request's sets its own.
-            sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
             sock.hold_head()
             try:
                 return super().handle_request(req, conn)
             finally:
                 sock.flush()
-        Caller(sock).limit_io(WRITE_TIMEOUT_S)
         return super().handle_request(req, conn)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """The same thread: what came is no request, or serving it failed before it was answered."""
+        error = _in_our_terms(exc)
+        if isinstance(error, InvalidRequest):
+            self.log.warning(
+                "refused what %s sent: %d, %s", addr and addr[0], error.status, error.message
+            )
+        else:
+            self.log.error("a request failed", exc_info=exc)
+        body = error.envelope()
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+            "Connection: close\r\n"
+            "Content-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):
+            _limit(client)
+            client.sendall(head.encode() + body)
 
     def finish_request(self, conn: Any, fs: concurrent.futures.Future[Any]) -> None:
         """Main thread, after `handle`."""
@@ -124,3 +169,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.nr_conns -= 1
         else:
             super().finish_request(conn, fs)
+
+
+def _limit(sock: Any) -> None:
+    """What the last endpoint set holds until this request's sets its own."""
+    if isinstance(sock, TimedSocket):
+        sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
+    else:
+        Caller(sock).limit_io(WRITE_TIMEOUT_S)
+
+
+def _in_our_terms(fault: Exception) -> ProxyError:
+    for kind, (status, why) in _UNREAD.items():
+        if isinstance(fault, kind):
+            error = InvalidRequest(why)
+            error.status = status
+            return error
+    answers = (unread.InvalidResponseHeader, unread.InvalidResponseHeaderName)
+    if isinstance(fault, unread.ParseException) and not isinstance(fault, answers):
+        return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
+    return ProxyError("the proxy failed; its log says why")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import trustme
 
 from tests.gateway import COMMAND, PATIENCE_S, ROOT, Gateway, curl, data_of, environment, text_of
+from tests.hostile.callers import read_all
 
 DEMO = {"port": 0, "demo": [{"name": "demo"}]}
 HI = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -49,14 +51,37 @@ def test_callers_over_tls(tmp_path: Path) -> None:
     config.write_text(json.dumps(DEMO))
     arguments = f"--certfile {pem} --keyfile {pem}"
     with served(PROXY_CONFIG=str(config), GUNICORN_CMD_ARGS=arguments) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as plain:
+            plain.settimeout(PATIENCE_S)
+            plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200" not in read_all(plain)
         check(url, "--cacert", str(trusted))
 
 
+def test_application_that_fails(tmp_path: Path) -> None:
+    """Another's, with this server's settings: an error in our shape, the reason in the log."""
+    (tmp_path / "broken.py").write_text("def app(environ, start_response):\n    1 / 0\n")
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(DEMO))
+    log = tmp_path / "log"
+    env = {"PROXY_CONFIG": str(config), "PYTHONPATH": str(tmp_path)}
+    with served(f"--error-logfile={log}", "broken:app", **env) as url:
+        answer = curl("-i", url)
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    assert head.startswith("HTTP/1.1 500 Internal Server Error\n")
+    assert json.loads(body)["error"]["type"] == "server_error"
+    assert "ZeroDivisionError" in log.read_text()
+
+
 @contextmanager
-def served(**env: str) -> Iterator[str]:
+def served(*arguments: str, **env: str) -> Iterator[str]:
     """A server's URL; it ends in order."""
     process = subprocess.Popen(
-        COMMAND, cwd=ROOT, env=environment(**env), stdout=subprocess.PIPE, text=True
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hmac
 import os
+import socket
 import stat
 import time
 import traceback
@@ -158,6 +159,10 @@ def test_debug_log_holds_no_key(upstream: Upstream) -> None:
         wrong = "Bearer sk-wrong-0123456789abcdef"
         assert gateway.chat("m", headers={"Authorization": wrong}).status == 401
         assert wrong not in gateway.log
+        with gateway.connect() as sock:
+            sock.sendall(f"GET / HTTP/1.1\r\nx-api-key: {CALLER_KEY}\r\n".encode())
+            sock.shutdown(socket.SHUT_WR)  # in the middle of a head
+            assert sock.recv(1) == b""
     assert CALLER_KEY not in gateway.log
 
 

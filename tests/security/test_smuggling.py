@@ -83,15 +83,19 @@ CHUNKS = {
 }
 
 
-def statuses(gateway: Gateway, data: bytes) -> list[bytes]:
-    """The status of each answer on one connection, until the gateway ends it."""
+def answers(gateway: Gateway, data: bytes) -> list[bytes]:
+    """Each answer on one connection, from its status on, until the gateway ends it."""
     with gateway.connect() as sock:
         sock.sendall(data)
         # A reader that waits for more of a request gets to see that there is none.
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(PATIENCE_S)
-        answers = b"".join(iter(lambda: sock.recv(65536), b""))
-    return [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]]
+        return b"".join(iter(lambda: sock.recv(65536), b"")).split(b"HTTP/1.1 ")[1:]
+
+
+def statuses(gateway: Gateway, data: bytes) -> list[bytes]:
+    """The status of each answer on one connection, until the gateway ends it."""
+    return [answer[:3] for answer in answers(gateway, data)]
 
 
 def head(line: bytes = b"POST %b HTTP/1.1", headers: bytes = b"") -> bytes:
@@ -128,6 +132,37 @@ def test_odd_request_line_is_refused(gateway: Gateway, name: str) -> None:
 def test_broken_chunks_are_refused(gateway: Gateway, name: str) -> None:
     """Nothing behind a broken chunk is taken for a request."""
     assert_refused(gateway, head(headers=TE) + CHUNKS[name])
+
+
+# What is no request, with the caller's key where a reader may quote it, and its status.
+NO_REQUESTS = {
+    "no request line": (b"Authorization: Bearer %k\r\n\r\n", 400),
+    "a key in a broken line": (b"GET /v1/models?key=%k HTTP/9\r\n\r\n", 400),
+    "a key in the method": (b"%k / HTTP/1.1\r\n\r\n", 400),
+    "a long request line": (b"GET /?%k" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+    "a key without a colon": (b"GET / HTTP/1.1\r\nAuthorization Bearer %k\r\n\r\n", 400),
+    "a key as a name": (b"GET / HTTP/1.1\r\n(%k): 1\r\n\r\n", 400),
+    "a key with a NUL": (b"GET / HTTP/1.1\r\nAuthorization: Bearer %k\0\r\n\r\n", 400),
+    "a key in a folded line": (b"GET / HTTP/1.1\r\nX-Api-Key:\r\n %k\r\n\r\n", 400),
+    "a long field": (b"GET / HTTP/1.1\r\nX-Api-Key: %k" + b"x" * 9000 + b"\r\n\r\n", 431),
+    "many fields": (b"GET / HTTP/1.1\r\n" + b"X-Api-Key: %k\r\n" * 200 + b"\r\n", 431),
+    "a key as expectation": (b"GET / HTTP/1.1\r\nExpect: %k\r\n\r\n", 417),
+    "a key as a coding": (b"GET / HTTP/1.1\r\nTransfer-Encoding: %k\r\n\r\n", 501),
+}
+
+
+@pytest.mark.parametrize("name", NO_REQUESTS)
+def test_what_is_no_request_gets_an_error_in_our_shape(gateway: Gateway, name: str) -> None:
+    """As every caller does; the gateway's `close` fails where its log quotes the key."""
+    data, status = NO_REQUESTS[name]
+    (answer,) = answers(gateway, data.replace(b"%k", CALLER_KEY.encode()))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"%d " % status), head
+    assert b"\r\nContent-Type: application/json\r\n" in head
+    assert b"\r\nConnection: close\r\n" in head
+    error = json.loads(body)["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
+    assert CALLER_KEY.upper() not in answer.decode().upper()
 
 
 def test_body_without_a_length_is_no_body(gateway: Gateway) -> None:
