@@ -149,7 +149,7 @@ MUTANTS = [
     _m("lone surrogates are lost", "wire/surrogates.py", 'data.replace(_SHIELD, b"\\\\u")',
        'data.replace(_SHIELD, b"")', "wire/test_openai.py", "-k", "shield or passes"),
     _m("a second `model` is not seen", "wire/openai/request.py",
-       "if not _accounts_for(body, fields):", "if False:", "wire/test_openai.py"),
+       "if not _are_all(text, fields):", "if False:", "wire/test_openai.py"),
     _m("Retry-After is rounded down", "errors.py", '"retry-after": str(math.ceil(after_s))',
        '"retry-after": str(int(after_s))', "test_errors.py"),
     # Who may do what, and who learns what

@@ -20,23 +20,31 @@ _T = TypeVar("_T")
 def decoder(shape: type[_T]) -> Callable[[bytes | Raw], _T]:
     """Decode as this type. Lone surrogates, which msgspec refuses, come out shielded."""
     decode = msgspec.json.Decoder(shape).decode
+    return lambda data: _decode(decode, data)[1]
 
-    def decode_shielded(data: bytes | Raw) -> _T:
-        try:
-            return decode(data)
-        except msgspec.ValidationError:
+
+def _decode(decode: Callable[[bytes | Raw], _T], data: bytes | Raw) -> tuple[bytes | Raw, _T]:
+    """The data, shielded if need be, and what is in it."""
+    try:
+        return data, decode(data)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        shielded = shield(bytes(data))
+        if shielded == data:
             raise
-        except msgspec.DecodeError:
-            shielded = shield(bytes(data))
-            if shielded == data:
-                raise
-            return decode(shielded)
+        return shielded, decode(shielded)
 
-    return decode_shielded
 
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 decode_object = decoder(dict[str, Raw])
 decode_any = decoder(Any)
+
+
+def decode_members(data: bytes) -> tuple[bytes | Raw, dict[str, Raw]]:
+    """An object's members, and the text that they are parts of: it is longer when shielded."""
+    return _decode(_decode_members, data)
 
 
 # In place of `\\u` before a surrogate while msgspec looks; nobody can guess it.

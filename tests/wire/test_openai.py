@@ -130,6 +130,24 @@ def test_duplicate_is_refused(key: str) -> None:
                 assert caught.value.param == key
 
 
+@pytest.mark.parametrize("surrogates", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(b'"model":"ab"', b'"model":"m"'), (b'"model":"m","stream":true', b'"stream":false')],
+)
+def test_duplicate_is_refused_whatever_the_length(
+    first: bytes, second: bytes, surrogates: int
+) -> None:
+    """No spacing, no number of other members and no escapes make up for the one that is hidden."""
+    text = b'"messages":["%b"]' % (rb"\ud83d" * surrogates)
+    for count in range(12):
+        others = b"".join(b'"%c":1,' % (97 + each) for each in range(count))
+        for spaces in range(80):
+            parts = (b"{", first, b",", text, b",", others, b" " * spaces, second, b"}")
+            with pytest.raises(InvalidRequest, match="given twice"):
+                read_request(b"".join(parts))
+
+
 @pytest.mark.parametrize(
     "member",
     [
