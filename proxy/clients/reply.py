@@ -70,17 +70,11 @@ class SocketReply:
     def head(self, until: float) -> bool:
         while self._head is None:
             try:
-                if self._unsent and not self._flush(until):
-                    return False
-                # An answer that comes early does not wait for the rest of the request, nor the
-                # rest for an answer (what was readable may have been a TLS session ticket).
-                data = self._receive(0.0 if self._unsent else until)
+                data = self._converse(until)
             except OSError as error:
                 self._renew(error)
                 continue
             if data is None:
-                if self._unsent:
-                    continue
                 return False
             if not data:
                 self._renew(None)
@@ -108,6 +102,17 @@ class SocketReply:
             ) from error
         self.close()
         self._open(fresh=True)
+
+    def _converse(self, until: float) -> bytes | None:
+        """As `_receive`, while the rest of the request goes out."""
+        while self._unsent:
+            if not self._flush(until):
+                return None
+            # An answer that comes early does not wait for the rest of the request, nor the rest
+            # for an answer (what was readable may have been a TLS session ticket).
+            if self._unsent and (data := self._receive(0.0)) is not None:
+                return data
+        return self._receive(until)
 
     def _flush(self, until: float) -> bool:
         """Whether the request is out, or the upstream began to answer before it was."""
@@ -170,7 +175,10 @@ class SocketReply:
                 self._behind_head = b""
             else:
                 try:
-                    data = self._receive(until)
+                    if self._unsent and self.status < 300:
+                        data = self._converse(until)
+                    else:  # of a request that is refused the rest may stay (RFC 9112 section 9.3)
+                        data = self._receive(until)
                 except OSError as error:
                     raise UpstreamReset(
                         f"{self._transport.host} broke the connection in mid-answer{_reason(error)}"

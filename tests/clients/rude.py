@@ -1,8 +1,9 @@
-"""An upstream that reads a request's head only, answers at once or never, and leaves or stays."""
+"""An upstream that answers at once or never, at a request's head, and leaves, stays or reads on."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -16,16 +17,25 @@ _LEFT = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 class RudeUpstream:
     """`answer` goes out behind the request's head; with `stays` the connection remains, unread.
 
-    `left_at`: when a peer was seen to leave such a connection.
+    With `rest` the request is read whole, and `rest` goes out behind it; then the next request's
+    turn comes. `left_at`: when a peer was seen to leave such a connection.
     """
 
-    def __init__(self, answer: bytes, *, stays: bool, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        answer: bytes,
+        *,
+        stays: bool = False,
+        rest: bytes = b"",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.connections = 0
         self.busy = threading.Event()  # a request's head was read
         self.left = threading.Event()
         self.left_at = 0.0
         self._answer = answer
         self._stays = stays
+        self._rest = rest
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -63,15 +73,34 @@ class RudeUpstream:
         if self._tls:
             sock = self._tls.wrap_socket(sock, server_side=True)
         with sock:
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += sock.recv(1000)
-            self.busy.set()
-            if self._answer:  # to send nothing fails too, if the peer has left by now
-                sock.sendall(self._answer)
+            self._begin(sock)
+            while self._rest:
+                sock.sendall(self._rest)
+                if not self._wait(sock, select.POLLIN):
+                    return
+                self._begin(sock)
             if self._stays and self._wait(sock, _LEFT):
                 self.left_at = time.monotonic()
                 self.left.set()
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Answer to a request's head, and read what is behind it if there is a rest to be sent."""
+        came = b""
+        while b"\r\n\r\n" not in came:
+            data = sock.recv(1000)
+            if not data:
+                raise ConnectionResetError
+            came += data
+        self.busy.set()
+        if self._answer:  # to send nothing fails too, if the peer has left by now
+            sock.sendall(self._answer)
+        if self._rest:
+            head, _, body = came.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            assert length
+            left = int(length[1]) - len(body)
+            while left > 0 and (data := sock.recv(min(left, 1 << 16))):
+                left -= len(data)
 
     def _wait(self, sock: socket.socket, events: int) -> bool:
         """Whether `events` came, and not the end of the test."""

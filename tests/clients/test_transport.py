@@ -344,6 +344,22 @@ def test_early_answer_is_read_while_the_request_goes_out(
         assert rude.connections == 2
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("begun", [b"", b"a"], ids=["head", "head-and-chunk"])
+def test_request_goes_on_behind_an_early_head(
+    authority: Authority, make_way: Callable[..., Transport], is_tls: bool, begun: bytes
+) -> None:
+    """A server may promise success before it has read what it is asked."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(begun) + 3)
+    with RudeUpstream(
+        head + begun, rest=b"end", tls=authority.server() if is_tls else None
+    ) as rude:
+        way = make_way(rude.url)
+        assert fetch(way, LARGE) == (200, begun + b"end")
+        assert fetch(way) == (200, begun + b"end")
+        assert rude.connections == 1
+
+
 def test_wait_in_the_past_only_looks(upstream: Upstream, way: Transport) -> None:
     """`until` may be over already."""
     gate = Gate()
