@@ -84,7 +84,7 @@ class Caller:
 
         HTTP/2 shares one socket between requests: its end says nothing about one of them.
         """
-        if environ.get("HTTP_VERSION") == "2":
+        if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
             return cls(None)
         return cls(environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
 

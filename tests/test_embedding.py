@@ -5,6 +5,7 @@ On real servers: test_embedding_servers.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_unknown_paths_are_our_404(app: Flask, method: str, path: str) -> None:
     answer = mounted(app).open(path, method=method)
     assert answer.status_code == 404
     assert answer.mimetype == "application/json"
-    assert method == "HEAD" or error_of(answer)["code"] == "not_found"
+    if method != "HEAD":
+        assert error_of(answer)["code"] == "not_found"
+        assert "; GET /llm lists" in error_of(answer)["message"]
 
 
 @pytest.mark.parametrize("path", ["/llm", "/llm/", "/llm/healthz", "/llm/v1/models/a/b", CHAT])
@@ -223,6 +226,25 @@ def test_hooks_see_our_requests(app: Flask) -> None:
         seen.clear()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_hooks_hear_of_the_end(app: Flask, stream: bool) -> None:
+    """`call_on_close`, once: of a stream when its last chunk is out."""
+    ended: list[bool] = []
+
+    @app.after_request
+    def count(response: flask.Response) -> flask.Response:
+        response.call_on_close(lambda: ended.append(True))
+        return response
+
+    answer = mounted(app).post(CHAT, json={**ASKED, "stream": stream}, buffered=False)
+    chunks = answer.iter_encoded()
+    assert next(iter(chunks))
+    assert not ended
+    assert not stream or b"[DONE]" in answer.data
+    answer.close()
+    assert ended == [True]
+
+
 def test_hook_may_answer_for_us(app: Flask) -> None:
     """What `before_request` returns is the answer."""
     app.before_request(lambda: ("closed", 200))
@@ -233,6 +255,15 @@ def test_hook_may_read_the_body_first(app: Flask) -> None:
     """To log it or to check a signature; werkzeug keeps what `get_data` read."""
     app.before_request(lambda: flask.request.get_data() and None)
     assert mounted(app).post(CHAT, json=ASKED).status_code == 200
+
+
+def test_hook_that_uses_up_the_body_is_named(app: Flask) -> None:
+    """curl's content type is a form's, and werkzeug keeps nothing of what it parsed."""
+    app.before_request(lambda: flask.request.form and None)
+    form = "application/x-www-form-urlencoded"
+    refused = mounted(app).post(CHAT, data=json.dumps(ASKED), content_type=form)
+    assert refused.status_code == 400
+    assert "a hook of the application has read it" in error_of(refused)["message"]
 
 
 def test_failing_hook_is_answered_in_our_shape() -> None:

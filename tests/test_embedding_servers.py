@@ -22,6 +22,7 @@ from flask import Flask
 
 from proxy import Proxy
 from tests.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
+from tests.hostile.callers import read_all
 from tests.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
 
 KEY = "sk-embedded-0123456789"
@@ -256,6 +257,24 @@ def test_werkzeug_server_tells_at_once(upstream: Upstream) -> None:
             with ask(port, stream=stream):
                 upstream.wait_for(1 + stream, KEY)
             assert upstream.received(KEY)[-1].wait_ended().aborted
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"model"'])
+def test_werkzeug_server_gives_up_a_slow_body(upstream: Upstream, sent: bytes) -> None:
+    """A socket with a time-out reads as if nothing were there."""
+    proxy = Proxy(config(upstream, **{"idle-timeout": 0.2}))
+    app = Flask("theirs")
+    proxy.init_app(app, url_prefix="/llm")
+    head = f"POST /llm{CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+    with (
+        werkzeug_server(app) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as sock,
+    ):
+        sock.sendall(head.encode() + sent)
+        answer = read_all(sock)
+    proxy.gateway.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in answer
 
 
 def test_configuration_is_found_as_documented(tmp_path: Path, monkeypatch: Any) -> None:

@@ -140,7 +140,19 @@ def test_caller_is_taken_from_the_servers_environ(pair: Pair) -> None:
         with pytest.raises(CallerGone):
             Caller.from_environ({name: ours}).raise_if_gone()
     Caller.from_environ({}).raise_if_gone()
-    Caller.from_environ({"gunicorn.socket": ours, "HTTP_VERSION": "2"}).raise_if_gone()
+    http_2 = {"gunicorn.socket": ours, "SERVER_PROTOCOL": "HTTP/2.0"}
+    Caller.from_environ(http_2).raise_if_gone()
+
+
+@pytest.mark.parametrize("name", ["VERSION", "SERVER_PROTOCOL"])
+def test_no_header_hides_a_caller_that_left(pair: Pair, name: str) -> None:
+    """Its name becomes a variable behind `HTTP_`."""
+    ours, peer = pair
+    peer.close()
+    environ = {"gunicorn.socket": ours, "SERVER_PROTOCOL": "HTTP/1.1"}
+    for value in ("2", "HTTP/2.0"):
+        with pytest.raises(CallerGone):
+            Caller.from_environ({**environ, f"HTTP_{name}": value}).raise_if_gone()
 
 
 def test_reads_and_writes_of_the_caller_are_limited(pair: Pair) -> None:

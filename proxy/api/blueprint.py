@@ -129,7 +129,8 @@ class _Others:
         """204 for OPTIONS, else raise PathNotFound, MethodNotAllowed, InvalidRequest."""
         methods = self._methods_of(f"/{rest}")
         if not methods:
-            raise PathNotFound(f"there is no {request.path}; GET / lists the endpoints")
+            about = request.path.removesuffix(f"/{rest}") or "/"
+            raise PathNotFound(f"there is no {request.path}; GET {about} lists the endpoints")
         if request.method == "OPTIONS":
             return _preflight(exchange, methods)
         if request.method in methods:

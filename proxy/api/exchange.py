@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
 
 from ..errors import (
     RETRY_HINTS,
@@ -29,6 +30,9 @@ from ..request_log import Transcript
 from ..stream import StreamBody
 from ..watch import Caller
 from ..wire.headers import FORWARDED
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 log = logging.getLogger("proxy")
 
@@ -67,8 +71,14 @@ class _Lines(Headers):
 class _Response(Response):
     """One of ours: nothing in its headers is left to be worked out."""
 
-    def get_wsgi_headers(self, environ: Mapping[str, Any]) -> Headers:
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         return self.headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        body = super().get_app_iter(environ)
+        if self.direct_passthrough and self._on_close:  # else werkzeug sees to it, or nobody asks
+            return ClosingIterator(body, self.close)
+        return body
 
 
 class Exchange:
@@ -137,7 +147,8 @@ class Exchange:
         if len(body) > most:
             raise _too_large(most)
         if length is not None and len(body) < length:
-            raise InvalidRequest(f"the request body broke off after {len(body)} bytes")
+            why = "" if body else ", or a hook of the application has read it"
+            raise InvalidRequest(f"the request body broke off after {len(body)} bytes{why}")
         return body
 
     def _content_length(self) -> int | None:
@@ -218,15 +229,22 @@ class Exchange:
 
 def _read(stream: Any, most: int) -> bytes:
     """What comes until the end, `most` bytes at most, copied no more often than need be."""
-    body: bytes = stream.read(most)
+    body = _read_some(stream, most)
     if not body or len(body) == most:
         return body
     parts = [body]
     left = most - len(body)
-    while left and (data := stream.read(left)):
+    while left and (data := _read_some(stream, left)):
         parts.append(data)
         left -= len(data)
     return b"".join(parts)
+
+
+def _read_some(stream: Any, most: int) -> bytes:
+    data: bytes | None = stream.read(most)
+    if data is None:  # werkzeug's: of a socket with a time-out (io.BufferedIOBase.read)
+        raise TimeoutError("timed out")
+    return data
 
 
 def _too_large(most: int) -> BodyTooLarge:
