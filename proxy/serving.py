@@ -35,6 +35,9 @@ SPARE_THREADS = 32
 # Connections beyond the threads: idle ones of callers that keep theirs open.
 IDLE_CONNECTIONS = 4096
 
+# Files of a worker beside its connections: listeners, log, control socket, bells and the like.
+OTHER_FILES = 64
+
 # Longer than nginx keeps an idle upstream connection (60 s by default), so that it never sends a
 # request into one that we are closing.
 KEEP_ALIVE_S = 75
@@ -55,6 +58,7 @@ log = logging.getLogger("proxy.serving")
 
 
 _loaded: list[Config] = []  # by `load_or_exit`, the last one
+_bound: list[tuple[str, int]] = []  # where the server listens, once it does
 
 
 def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
@@ -64,7 +68,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
     changes nothing.
     """
     try:
-        _loaded[:] = [servable(load_config(environ=environ))]
+        _loaded[:] = [_successor(_loaded[0] if _loaded else None, load_config(environ=environ))]
     except ConfigError as error:
         if not _loaded:
             print("\n".join(error.problems), file=sys.stderr)
@@ -80,9 +84,23 @@ def application() -> Flask:
 
 def servable(config: Config) -> Config:
     """The configuration, if a server may listen with it; else raises ConfigError."""
-    if problems := config.listen_problems():
+    if problems := config.listen_problems(*(host for host, _ in _bound)):
         raise ConfigError(problems)
     return config
+
+
+def _successor(old: Config | None, new: Config) -> Config:
+    """`new`, if it may take the place of `old` in a server that listens; else raises ConfigError.
+
+    gunicorn gives its old address up before it tries the new one, and ends where that fails.
+    """
+    servable(new)
+    moves = old is not None and (old.host, old.port) != (new.host, new.port)
+    if old is not None and moves and old.port in [port for _, port in _bound]:
+        port = 0 if new.port == old.port else new.port  # its own is in use: by itself
+        if why := _why_not((new.host or "0.0.0.0", port)):
+            raise ConfigError([why])
+    return new
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -96,7 +114,7 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_class": "proxy.worker.Worker",
         "threads": threads,
         # At or below `threads`, gthread would turn keep-alive off.
-        "worker_connections": threads + IDLE_CONNECTIONS,
+        "worker_connections": max(threads + 1, _most_connections(threads)),
         "keepalive": KEEP_ALIVE_S,
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "forwarded_allow_ips": "127.0.0.1,::1",
@@ -114,6 +132,12 @@ def settings(config: Config) -> dict[str, Any]:
         "post_worker_init": hooks.post_worker_init,
         "worker_exit": hooks.worker_exit,
     }
+
+
+def _note_bound(server: Any) -> None:
+    # With gunicorn's `reuse_port` each worker opens its own.
+    names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
+    _bound[:] = [name[:2] for name in names if isinstance(name, tuple)]
 
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -142,14 +166,21 @@ class _Hooks:
     def on_reload(self, server: Any) -> None:
         """SIGHUP: before the new workers are forked."""
         server.app.callable = None
+        _note_bound(server)
 
     def when_ready(self, server: Any) -> None:
         """The socket is bound: callers can connect."""
-        addresses = [str(listener) for listener in server.LISTENERS]
-        if not addresses:  # with gunicorn's `reuse_port` each worker opens its own
-            addresses = list(server.cfg.bind)
+        _note_bound(server)
+        try:
+            servable(self._config)  # also by an address of the command line, or an inherited one
+        except ConfigError as error:
+            print("\n".join(error.problems), file=sys.stderr)
+            server.halt(exit_status=EXIT_CONFIG)
         said = summary(
-            self._config, addresses, workers=server.cfg.workers, threads=server.cfg.threads
+            self._config,
+            [str(listener) for listener in server.LISTENERS] or list(server.cfg.bind),
+            workers=server.cfg.workers,
+            threads=server.cfg.threads,
         )
         print(said, flush=True)
 
@@ -238,7 +269,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def reload(self) -> None:
         """SIGHUP: read the file again; what cannot be served is logged and changes nothing."""
         try:
-            self._config = self._read()
+            self._config = _successor(self._config, self._read())
         except ConfigError as error:
             log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
         else:
@@ -259,18 +290,30 @@ def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
     `shared`: with others that share it as well (its `reuse_port`).
     """
     for address in addresses:
-        if not isinstance(address, tuple):
-            continue  # a Unix socket, which gunicorn replaces
-        host, port = address
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if shared:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                probe.bind(address)
-        except OSError as error:
-            why = f"cannot listen on {host}:{port}: {error.strerror}"
-            if error.errno == errno.EADDRINUSE:
-                why = f"port {port} is in use: set another `port`, or stop what listens there"
+        # A Unix socket is no tuple: gunicorn replaces it.
+        if isinstance(address, tuple) and (why := _why_not(address, shared=shared)):
             print(f"poolproxy: {why}", file=sys.stderr)
             sys.exit(EXIT_BUSY)
+
+
+def _why_not(address: tuple[str, int], *, shared: bool = False) -> str | None:
+    """Why a server cannot listen at this address."""
+    host, port = address
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use: set another `port`, or stop what listens there"
+        return f"cannot listen on {host}:{port}: {error.strerror}"
+    return None
+
+
+def _most_connections(threads: int) -> int:
+    """What the limit on open files leaves for callers, beside a thread's upstream each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = threads + IDLE_CONNECTIONS
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, most - threads - OTHER_FILES)

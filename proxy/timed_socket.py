@@ -17,6 +17,7 @@ from typing import Any
 MAX_JOINED_BYTES = 64 * 1024
 
 _HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
+_sendall = socket.socket.sendall
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -77,6 +78,15 @@ class TimedSocket(socket.socket):
             self.write_timeout_s = timeout_s
             self._blocks = limit_writes(self, timeout_s)
 
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """As a socket's, but that its time-out begins anew whenever something was taken."""
+        if self._blocks:
+            _sendall(self, data, flags)
+            return
+        left = memoryview(data)
+        while left:
+            left = left[self.send(left, flags) :]
+
     def hold_head(self) -> None:
         """Keep the next write, a response's head, until the one behind it or `flush`.
 
@@ -92,7 +102,10 @@ class TimedSocket(socket.socket):
             self.sendall(head)
 
     def _keep_head(self, data: Any, flags: int = 0, /) -> None:
-        if data.startswith(b"HTTP/1.1 1"):  # an interim one, such as 103
+        if data.startswith(b"HTTP/1.1 101"):  # what follows is another protocol's
+            self.flush()
+            self.sendall(data, flags)
+        elif data.startswith(b"HTTP/1.1 1"):  # an interim one, such as 103
             super().sendall(data, flags)
         else:
             self._head = data

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
 import contextlib
+import errno
+import math
 import select
 import selectors
+import socket
 import ssl
 import time
 from functools import partial
@@ -35,6 +38,11 @@ STOP_LINGER_S = 1.0
 
 # A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
 WRITE_TIMEOUT_S = 20.0
+
+# A connection that is to be accepted needs what the process, or the machine, has no more of.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED_PAUSE_S = 0.1
+EXHAUSTED_TOLD_S = 10.0  # and so often the log says it, at most
 
 # Why a request cannot be read. Nothing of it is quoted, to its caller or in the log: a key may
 # stand anywhere in it.
@@ -67,12 +75,34 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     """The hooks of `ThreadWorker` (gunicorn 25.1 to 27, workers/gthread.py) that this takes."""
 
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
+    exhausted_at = -math.inf  # when the log said so
 
     def init_process(self) -> None:
         """The worker's process has begun."""
         # By themselves settings are found by two calls each, and a request looks at thirty.
         self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
+        self.is_tls = self.cfg.is_ssl
+        self.tls_heads: dict[Any, float] = {}  # connections, and until when a head may come
         super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        """Main thread: a caller has come. Where there is no room those before it are served on."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            if time.monotonic() - self.exhausted_at > EXHAUSTED_TOLD_S:
+                self.exhausted_at = time.monotonic()
+                self.log.error("callers have to wait: %s", error.strerror)  # noqa: TRY400
+            time.sleep(EXHAUSTED_PAUSE_S)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Main thread. A worker that is to end has callers refused, who would wait in vain."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
 
     def enqueue_req(self, conn: Any) -> None:
         """Main thread: have a request served; a new connection waits here for its first byte."""
@@ -91,6 +121,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.ends_at = self.ends_at or time.monotonic() + STOP_LINGER_S
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, self.ends_at)
+        now = time.monotonic()
+        for conn, until in list(self.tls_heads.items()):
+            if now > until:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)  # and not of its TLS
         super().murder_pending()
 
     def handle(self, conn: Any) -> Any:
@@ -111,7 +146,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             now = time.monotonic()
             sock.is_brisk = now - sock.answered_at < BRISK_S
             sock.receive_until = now + HEAD_TIMEOUT_S
-        keeps = super().handle(conn)
+        if self.is_tls:
+            self.tls_heads[conn] = time.monotonic() + HEAD_TIMEOUT_S
+        try:
+            keeps = super().handle(conn)
+        finally:
+            self.tls_heads.pop(conn, None)
         if isinstance(sock, TimedSocket):
             sock.answered_at = time.monotonic()
         if keeps is True:
@@ -133,15 +173,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The same thread, when the head is whole."""
+        self.tls_heads.pop(conn, None)
         sock = conn.sock
         _limit(sock)
         if isinstance(sock, TimedSocket):
+            if any(name == "UPGRADE" for name, _ in req.headers):
+                sock.receive_timeout_s = math.inf  # a WebSocket may be silent
             sock.hold_head()
             try:
                 return super().handle_request(req, conn)
             finally:
                 sock.flush()
         return super().handle_request(req, conn)
+
+    def handle_http2(self, conn: Any) -> Any:
+        """The same thread: one connection's streams, and what each of them waits for."""
+        self.tls_heads.pop(conn, None)
+        return super().handle_http2(conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """The same thread: what came is no request, or serving it failed before it was answered."""

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +56,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONWARNINGS": "always::ResourceWarning", "PYTHONUNBUFFERED": "1", **more}
 
 
-def run_to_end(**env: str) -> subprocess.CompletedProcess[str]:
+def run_to_end(
+    *, command: Sequence[str] = tuple(COMMAND), **env: str
+) -> subprocess.CompletedProcess[str]:
     """Start a gateway that is expected to give up by itself."""
     return subprocess.run(
-        COMMAND,
+        command,
         cwd=ROOT,
         env=environment(**env),
         capture_output=True,

@@ -85,19 +85,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     providers_off: tuple[tuple[str, str], ...]  # name, reason
     warnings: tuple[str, ...]
 
-    def listen_problems(self) -> list[str]:
-        """Why a server must not listen at `host` with this configuration; empty: it may.
+    def listen_problems(self, *others: str) -> list[str]:
+        """Why a server must not listen at `host`, or `others`, with this; empty: it may.
 
         A step of its own, because an embedding application listens by itself.
         """
-        if self.callers or self.allow_unauthenticated or is_loopback(self.host):
+        if self.callers or self.allow_unauthenticated:
             return []
-        where = self.host or "all interfaces"
-        return [
-            f"{self.path or 'config'}: host: without api-keys, whoever reaches {where} could spend "
-            "the quota of your keys: add api-keys, or set host: 127.0.0.1, or say "
-            "allow-unauthenticated: true if that is meant"
-        ]
+        for host in (self.host, *others):
+            if not is_loopback(host):
+                return [
+                    f"{self.path or 'config'}: host: without api-keys, whoever reaches "
+                    f"{host or 'all interfaces'} could spend the quota of your keys: add api-keys, "
+                    "or set host: 127.0.0.1, or say allow-unauthenticated: true if that is meant"
+                ]
+        return []
 
 
 def is_loopback(host: str) -> bool:

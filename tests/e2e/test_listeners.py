@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import trustme
 
+from proxy.worker import HEAD_TIMEOUT_S
+from tests.commandline import wait_for
 from tests.gateway import COMMAND, PATIENCE_S, ROOT, Gateway, curl, data_of, environment, text_of
-from tests.hostile.callers import read_all
+from tests.hostile.callers import head, read_all, trickle
 
 DEMO = {"port": 0, "demo": [{"name": "demo"}]}
 HI = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -51,8 +57,7 @@ def test_callers_over_tls(tmp_path: Path) -> None:
     config.write_text(json.dumps(DEMO))
     arguments = f"--certfile {pem} --keyfile {pem}"
     with served(PROXY_CONFIG=str(config), GUNICORN_CMD_ARGS=arguments) as url:
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as plain:
-            plain.settimeout(PATIENCE_S)
+        with connected(url) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200" not in read_all(plain)
         check(url, "--cacert", str(trusted))
@@ -73,11 +78,81 @@ def test_application_that_fails(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in log.read_text()
 
 
+UPGRADES = """
+def app(environ, start_response):
+    sock = environ["gunicorn.socket"]
+    sock.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\n\\r\\n")
+    sock.sendall(f"may be silent for {sock.receive_timeout_s} s".encode())
+    sock.sendall(b", " + sock.recv(100))
+    return []
+"""
+
+
+def test_application_with_websockets(tmp_path: Path) -> None:
+    """Frames are not held, nor a silent caller's connection closed."""
+    (tmp_path / "upgrades.py").write_text(UPGRADES)
+    (tmp_path / "config.yaml").write_text(json.dumps(DEMO))
+    env = {"PROXY_CONFIG": str(tmp_path / "config.yaml"), "PYTHONPATH": str(tmp_path)}
+    with served("upgrades:app", **env) as url, connected(url) as sock:
+        sock.sendall(head("/", "Upgrade: websocket", "Connection: upgrade", method="GET"))
+        came = b""
+        while not came.endswith(b" s"):
+            came += sock.recv(1000)
+        sock.sendall(b"echo")
+        assert (came + sock.recv(1000)).endswith(b"\r\n\r\nmay be silent for inf s, echo")
+
+
+def test_callers_beyond_the_open_files_wait(tmp_path: Path) -> None:
+    """The worker serves on, and takes those in who remain when others have gone."""
+    (tmp_path / "config.yaml").write_text(json.dumps({**DEMO, "max-requests-in-flight": 8}))
+    log = tmp_path / "log"
+    limited = ["sh", "-c", 'ulimit -n 50 && exec "$@"', "sh", *COMMAND, f"--error-logfile={log}"]
+    env = {"PROXY_CONFIG": str(tmp_path / "config.yaml")}
+    with served(command=limited, **env) as url:
+        with contextlib.ExitStack() as idle:
+            for _ in range(60):
+                idle.enter_context(connected(url))
+            wait_for(lambda: "callers have to wait: Too many open files" in log.read_text())
+        assert json.loads(curl(f"{url}/healthz")) == {"status": "ok"}
+        assert log.read_text().count("callers have to wait") == 1
+
+
+@pytest.mark.slow
+def test_callers_over_tls_have_a_time_for_their_heads(tmp_path: Path) -> None:
+    """One that begins no handshake, one in the middle of its, and one who sends bit by bit."""
+    authority = trustme.CA()
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    (tmp_path / "config.yaml").write_text(json.dumps(DEMO))
+    env = {"PROXY_CONFIG": str(tmp_path / "config.yaml")}
+    with served(f"--certfile={pem}", f"--keyfile={pem}", **env) as url:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        began = time.monotonic()
+        with (
+            connected(url) as silent,
+            connected(url) as odd,
+            context.wrap_socket(connected(url), server_hostname="127.0.0.1") as slow,
+        ):
+            odd.sendall(b"\x16")
+            with contextlib.suppress(OSError):
+                trickle([slow], head("/healthz", method="GET"), gap_s=1.0, until=began + 60)
+            for sock in (silent, odd):
+                assert read_all(sock) == b""
+        assert HEAD_TIMEOUT_S - 1 < time.monotonic() - began < HEAD_TIMEOUT_S + 10
+
+
+def connected(url: str) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    sock.settimeout(2 * PATIENCE_S)
+    return sock
+
+
 @contextmanager
-def served(*arguments: str, **env: str) -> Iterator[str]:
+def served(*arguments: str, command: Sequence[str] = tuple(COMMAND), **env: str) -> Iterator[str]:
     """A server's URL; it ends in order."""
     process = subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         cwd=ROOT,
         env=environment(**env),
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ import pytest
 from proxy.config import load_config
 from proxy.serving import settings
 from tests.commandline import wait_for
-from tests.gateway import ROOT, Gateway, curl, data_of, run_to_end, text_of
+from tests.gateway import COMMAND, ROOT, Gateway, curl, data_of, run_to_end, text_of
 
 SHIPPED = ROOT / "config.yaml"
 HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -140,6 +140,37 @@ def test_what_must_not_be_served_is_not(tmp_path: Path, content: str | None, rea
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "proxy", "serve"]])
+def test_open_proxy_is_not_bound_beyond_this_machine_by_gunicorn(
+    tmp_path: Path, command: list[str]
+) -> None:
+    """Whatever address gunicorn's own settings name; with a key any of them will do."""
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"demo": [{"name": "demo"}]}))
+    env = {"PROXY_CONFIG": str(path), "GUNICORN_CMD_ARGS": "--bind 127.0.0.1:0 --bind 0.0.0.0:0"}
+    done = run_to_end(command=command, **env)
+    assert done.returncode == 2
+    why, *_ = done.stderr.splitlines()
+    assert "0.0.0.0" in why
+    assert "api-keys" in why
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
+    """gunicorn would give up the old one first, and end."""
+    path = tmp_path / "config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path.write_text(json.dumps({"port": port, "demo": [{"name": "demo"}]}))
+    with socket.create_server(("127.0.0.1", 0)) as busy, Gateway(path) as running:
+        taken = busy.getsockname()[1]
+        path.write_text(json.dumps({"port": taken, "demo": [{"name": "demo"}]}))
+        os.kill(running.pid, signal.SIGHUP)
+        running.wait_for_line(lambda line: f"stays as it was: port {taken} is in use" in line)
+        assert running.chat("demo").status == 200
+
+
 def test_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     """SIGHUP under gunicorn's own command: its problems are logged, and callers are served on."""
     path = tmp_path / "config.yaml"
@@ -220,7 +251,8 @@ def test_only_our_application_is_made_before_the_fork(
     app = SimpleNamespace(wsgi=lambda: calls.append("made"), callable="old")
     if uri is not None:
         app.app_uri = uri
-    server = SimpleNamespace(app=app, WORKERS={}, cfg=SimpleNamespace(workers=1))
+    cfg = SimpleNamespace(workers=1, address=[])
+    server = SimpleNamespace(app=app, WORKERS={}, LISTENERS=[], cfg=cfg)
     hooks = settings(load_config({"demo": [{"name": "demo"}]}))
     hooks["pre_fork"](server, SimpleNamespace())
     assert len(calls) == made

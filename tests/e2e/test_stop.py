@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.gateway import CHAT, Gateway, Lots, asked, data_of, text_of
 from tests.upstream import Gate, Hold, Upstream, chunk, events
 
@@ -32,6 +34,8 @@ def test_full_gateway_then_graceful_stop(upstream: Upstream) -> None:
                 gateway.terminate()
                 while idle.recv(65536):
                     pass  # it closes what is idle, so it knows
+            with pytest.raises(ConnectionRefusedError):  # a proxy in front goes elsewhere at once
+                gateway.connect()
             gate.set()
             data = data_of(first + response.read())
         assert text_of(data) == "ab"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import threading
@@ -122,6 +123,41 @@ def test_head_leaves_with_what_follows_it(
     assert whole == b"HEAD" + body
     ours.sendall(b"more")
     assert theirs.recv(10) == b"more"
+
+
+def test_another_protocol_is_not_held(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """Behind 101 no head follows (RFC 9110 section 15.2.2)."""
+    ours, theirs = ends
+    ours.hold_head()
+    for data in (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"frame"):
+        ours.sendall(data)
+        assert theirs.recv(100) == data
+
+
+def test_time_to_take_begins_anew(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """A caller who takes something now and then gets all, however long it takes."""
+    ours, theirs = ends
+    ours.limit(0.5)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    data = os.urandom(1 << 16)
+    sender = threading.Thread(target=ours.sendall, args=(data,))
+    began = time.monotonic()
+    sender.start()
+    whole = b""
+    while len(whole) < len(data):
+        whole += theirs.recv(4096)
+        time.sleep(0.05)  # a slow caller
+    sender.join()
+    assert whole == data
+    assert time.monotonic() - began > 0.5
+
+
+def test_caller_who_takes_nothing_is_cut(ends: tuple[TimedSocket, socket.socket]) -> None:
+    """After a part of it, too."""
+    ours, _ = ends
+    ours.limit(0.05)
+    with pytest.raises(TimeoutError):
+        ours.sendall(bytes(1 << 24))
 
 
 def test_head_without_a_body_leaves_at_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
