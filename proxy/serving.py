@@ -6,6 +6,7 @@ embedding application.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -182,7 +183,8 @@ class _Hooks:
             workers=server.cfg.workers,
             threads=server.cfg.threads,
         )
-        print(said, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # whoever started it may not listen any more
+            print(said, flush=True)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """In the master, which knows the cores of all its workers."""

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from proxy.config import load_config
 from proxy.serving import settings
 from tests.commandline import wait_for
-from tests.gateway import COMMAND, ROOT, Gateway, curl, data_of, run_to_end, text_of
+from tests.gateway import COMMAND, ROOT, Gateway, curl, data_of, environment, run_to_end, text_of
 
 SHIPPED = ROOT / "config.yaml"
 HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -155,6 +156,25 @@ def test_open_proxy_is_not_bound_beyond_this_machine_by_gunicorn(
     assert "api-keys" in why
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
+    """As behind `| head -0`."""
+    path = tmp_path / "config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path.write_text(json.dumps({"port": port, "demo": [{"name": "demo"}]}))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    env = environment(PROXY_CONFIG=str(path))
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdout=write_end)
+    os.close(write_end)
+    try:
+        arguments = ("--retry", "20", "--retry-connrefused", "--retry-delay", "1")
+        assert json.loads(curl(*arguments, f"http://127.0.0.1:{port}/healthz"))
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
