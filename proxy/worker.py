@@ -72,7 +72,7 @@ BRISK_S = 0.01
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The hooks of `ThreadWorker` (gunicorn 25.1 to 27, workers/gthread.py) that this takes."""
+    """The hooks of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py) that this takes."""
 
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
     exhausted_at = -math.inf  # when the log said so
@@ -193,7 +193,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """The same thread: what came is no request, or serving it failed before it was answered."""
-        error = _in_our_terms(exc)
+        error = _in_our_terms(exc, is_read=req is not None)
         if isinstance(error, InvalidRequest):
             self.log.warning(
                 "refused what %s sent: %d, %s", addr and addr[0], error.status, error.message
@@ -227,13 +227,14 @@ def _limit(sock: Any) -> None:
         Caller(sock).limit_io(WRITE_TIMEOUT_S)
 
 
-def _in_our_terms(fault: Exception) -> ProxyError:
+def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
     for kind, (status, why) in _UNREAD.items():
         if isinstance(fault, kind):
             error = InvalidRequest(why)
             error.status = status
             return error
-    answers = (unread.InvalidResponseHeader, unread.InvalidResponseHeaderName)
-    if isinstance(fault, unread.ParseException) and not isinstance(fault, answers):
+    # Of a request that was read the header at fault is the answer's.
+    headers = (unread.InvalidHeader, unread.InvalidHeaderName)
+    if isinstance(fault, unread.ParseException) and not (is_read and isinstance(fault, headers)):
         return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
     return ProxyError("the proxy failed; its log says why")

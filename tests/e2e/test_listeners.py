@@ -63,9 +63,17 @@ def test_callers_over_tls(tmp_path: Path) -> None:
         check(url, "--cacert", str(trusted))
 
 
-def test_application_that_fails(tmp_path: Path) -> None:
+FAILURES = {
+    "ZeroDivisionError": "1 / 0",
+    "Header": "start_response('200 OK', [('X-Value', 'a\\0b')]); return [b'']",
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_application_that_fails(tmp_path: Path, name: str) -> None:
     """Another's, with this server's settings: an error in our shape, the reason in the log."""
-    (tmp_path / "broken.py").write_text("def app(environ, start_response):\n    1 / 0\n")
+    code = f"def app(environ, start_response):\n    {FAILURES[name]}\n"
+    (tmp_path / "broken.py").write_text(code)
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(DEMO))
     log = tmp_path / "log"
@@ -75,7 +83,7 @@ def test_application_that_fails(tmp_path: Path) -> None:
     head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
     assert head.startswith("HTTP/1.1 500 Internal Server Error\n")
     assert json.loads(body)["error"]["type"] == "server_error"
-    assert "ZeroDivisionError" in log.read_text()
+    assert name in log.read_text()
 
 
 UPGRADES = """
