@@ -159,7 +159,7 @@ def _block_events(block: Json, piece_chars: int) -> tuple[Json, list[Json]]:
         deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces]
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
         return {**block, "thinking": "", "signature": ""}, deltas
-    if block["type"] == "tool_use":
+    if block["type"].endswith("tool_use"):
         arguments = json.dumps(block["input"]) if block["input"] else ""
         pieces = ["", *_pieces(arguments, piece_chars)]
         deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]

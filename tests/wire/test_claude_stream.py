@@ -179,6 +179,19 @@ def test_tool_calls_have_stable_indexes_and_own_ids() -> None:
         assert json.loads(arguments) == block["input"]
 
 
+@pytest.mark.parametrize("kind", ["server_tool_use", "mcp_tool_use"])
+def test_input_of_a_server_side_tool_is_no_callers_call(kind: str) -> None:
+    """What Claude's own servers carry out stays out, and no arguments of it join the caller's."""
+    block = claude.tool_use("srvtoolu_1", "web_search", {"query": "x"})
+    call = claude.tool_use("toolu_1", "get_time", {"zone": "UTC"})
+    answer = claude.message({**block, "type": kind}, call, stop_reason="tool_use")
+    events = claude.events(answer, piece_chars=5)
+    assert any(event.get("delta", {}).get("type") == "input_json_delta" for event in events[:4])
+    joined = with_parsed_arguments(join(run([claude.data(events)])))
+    assert joined == with_parsed_arguments(unary(answer))
+    assert len(joined["choices"][0]["message"]["tool_calls"]) == 1
+
+
 def test_citation_of_a_page_becomes_an_annotation() -> None:
     """url_citation with the range of the cited text in the content."""
     message = unary(claude.ANSWERS["cited"])["choices"][0]["message"]

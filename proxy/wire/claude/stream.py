@@ -170,7 +170,8 @@ class ChatStream:
         if opened is None:
             return
         if delta.type == "input_json_delta":
-            if delta.partial_json:
+            # Of a call on the server's side (`server_tool_use`, `mcp_tool_use`) nothing is shown.
+            if delta.partial_json and opened.block.type == "tool_use":
                 self._add_arguments(opened, delta.partial_json, chunks)
         elif delta.type == "thinking_delta":
             if delta.thinking:
