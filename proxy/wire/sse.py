@@ -68,7 +68,7 @@ class SseDecoder:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
         rest = bytes(self._pending)
         self._pending.clear()
-        return [DONE] if self._event(rest) == DONE else []
+        return [DONE] if self._event(rest).strip() == DONE else []
 
     def _limit(self, size: int) -> None:
         if size > self._max_event_bytes:

@@ -137,10 +137,11 @@ def test_finish_reason_in_every_event_does_not_end_the_answer() -> None:
     assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]][-2:] == [None, "stop"]
 
 
-def test_openai_end_marker_is_skipped() -> None:
-    """A look-alike's `[DONE]` is no event."""
+@pytest.mark.parametrize("done", [b"[DONE]", b"[DONE] ", b" [DONE]\t"])
+def test_openai_end_marker_is_skipped(done: bytes) -> None:
+    """A look-alike's `[DONE]` is no event, whatever white space is around it."""
     payloads = upstream.payloads(upstream.STREAMS["one event"])
-    assert chunks_of([[*payloads, b"[DONE]", b""]]) == chunks_of([payloads])
+    assert chunks_of([[*payloads, done, b""]]) == chunks_of([payloads])
 
 
 def test_reply_id_stands_in_for_a_missing_response_id() -> None:

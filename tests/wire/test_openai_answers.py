@@ -194,6 +194,15 @@ def test_event_that_is_no_object_is_invalid(event: bytes) -> None:
         ChunkStream().feed([event])
 
 
+@pytest.mark.parametrize("done", [b"[DONE]", b"[DONE] ", b" [DONE]\t", b"[DONE]\n"])
+def test_white_space_around_the_end_mark_is_nothing(done: bytes) -> None:
+    """SDKs take it for the end as well."""
+    found = ChunkStream()
+    event = dump(chunk({"content": "a"}))
+    assert found.feed([event, done, b"rubbish"]) == [event]
+    assert found.ended
+
+
 def finished(*choices: tuple[object, object]) -> ChunkStream:
     found = ChunkStream()
     for index, reason in choices:

@@ -49,6 +49,7 @@ READ: dict[str, tuple[bytes, list[bytes]]] = {
     "unfinished line": (b"data: a\n\ndata: b", [b"a"]),
     "unfinished done": (b"data: a\n\ndata: [DONE]", [b"a", DONE]),
     "unfinished done line": (b"data: a\n\ndata:[DONE]\r\n", [b"a", DONE]),
+    "unfinished done with a space": (b"data: a\n\ndata: [DONE] ", [b"a", DONE]),
     "nearly done": (b"data: [DONE", []),
     "done in a longer event": (b"data: a\ndata: [DONE]", []),
     "keep-alive": (KEEP_ALIVE + b"data: a\n\n" + KEEP_ALIVE, [b"a"]),
@@ -87,7 +88,7 @@ def reference(stream: bytes) -> list[bytes]:
     name, _, value = rest.partition(b":")
     if name == b"data":
         values.append(value.removeprefix(b" "))
-    last = [DONE] if b"\n".join(values) == DONE else []
+    last = [DONE] if b"\n".join(values).strip() == DONE else []
     return [event for event in events if event] + last
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...errors import UpstreamError, UpstreamTruncated
+from ...errors import UpstreamError, UpstreamInvalid, UpstreamTruncated
 from ..openai import Usage
 from ..sse import DONE
 from . import events
@@ -63,11 +63,15 @@ class ChatStream:
         chunks: list[bytes] = []
         try:
             for payload in payloads:
-                if payload == DONE:
+                try:
+                    response = events.read(payload)
+                except UpstreamInvalid:
+                    if payload.strip() != DONE:
+                        raise
                     chunks += self.finish()
                     self.ended = True
                     break
-                self._event(events.read(payload), chunks)
+                self._event(response, chunks)
         except UpstreamError as error:
             self._failure = error
             if not chunks:

@@ -50,12 +50,12 @@ class ChunkStream:
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
         for place, event in enumerate(events):
-            if event == DONE:
-                self.ended = True
-                return events[:place]
             try:
                 chunk = _decode(event)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                if event.strip() == DONE:
+                    self.ended = True
+                    return events[:place]
                 chunk = _read_odd_chunk(event)
             if chunk.error is not UNSET:
                 refuse_hidden_error(chunk.error)
