@@ -73,6 +73,7 @@ def test_media_parts() -> None:
             {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{pdf}"}},
             {"type": "file", "file": {"file_data": pdf, "filename": "a.pdf"}},
             {"type": "image_url", "image_url": {"url": "data:image/svg+xml,%3Csvg/%3E"}},
+            {"type": "image_url", "image_url": {"url": f"DATA:image/png;BASE64,{upstream.PNG}"}},
         )
     )
     assert turn["parts"] == [
@@ -84,6 +85,7 @@ def test_media_parts() -> None:
         {"inlineData": {"mimeType": "application/pdf", "data": pdf}},
         {"inlineData": {"mimeType": "application/pdf", "data": pdf}},
         {"inlineData": {"mimeType": "image/svg+xml", "data": "PHN2Zy8+"}},
+        {"inlineData": {"mimeType": "image/png", "data": upstream.PNG}},
     ]
 
 

@@ -117,7 +117,7 @@ def _data_url(url: str, *, param: str) -> GeminiPart:
         raise InvalidRequest(
             f"{param}: expected a data URL with a type (data:image/png;base64,...)", param=param
         )
-    if "base64" not in options:
+    if "base64" not in map(str.lower, options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     return _inline(kind, data, param=param)
 
