@@ -229,7 +229,7 @@ def test_unknown_events_blocks_and_deltas_are_read_over() -> None:
     ],
 )
 def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, code: str) -> None:
-    """An error in a stream is the refusal that it would have been before it."""
+    """An error in a stream, or sent as a success, is the refusal that it would have been."""
     stream = new_stream()
     events = claude.events(claude.ANSWERS["text"])[:2]
     with pytest.raises(UpstreamRefusal, match="Sorry") as caught:
@@ -238,6 +238,9 @@ def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, 
     assert json.loads(caught.value.envelope())["error"]["code"] == code
     with pytest.raises(UpstreamRefusal):
         stream.finish()
+    with pytest.raises(UpstreamRefusal, match="Sorry") as hidden:
+        to_chat(json.dumps(claude.error(kind, "Sorry")).encode(), model="m", created=0)
+    assert (hidden.value.status, hidden.value.envelope()) == (status, caught.value.envelope())
 
 
 def test_error_after_chunks_of_the_same_batch_is_raised_next() -> None:
@@ -265,7 +268,7 @@ def test_unreadable_event_is_an_invalid_answer(bad: bytes) -> None:
     [
         b"",
         b"null",
-        b'{"type":"error","error":{"type":"api_error","message":"x"}}',
+        b'{"type":"error","error":{"type":"api_error","message":null}}',
         b'{"type":"completion","id":"x","content":[],"usage":{}}',
         b"\xff",
         b'{"type":"message","id":"m","usage":{},"content":[{"type":"tool_use","input":{"\xff":1}}]}',

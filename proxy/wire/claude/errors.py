@@ -118,6 +118,14 @@ def refusal_of_event(error: WireError) -> UpstreamRefusal:
     return _refusal(_STATUSES.get(error.type, 500), error, None, ()).refusal()
 
 
+def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
+    """The exception for an error object that was sent as a success; None: there is none."""
+    try:
+        return refusal_of_event(_answers.decode(body).error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _refusal(
     status: int, error: WireError, retry_after_s: float | None, exhausted: tuple[str, ...]
 ) -> Refusal:

@@ -21,6 +21,7 @@ from .answer import (
     refusal_text,
     thinking_block,
 )
+from .errors import hidden_refusal
 from .thinking import ThinkingBlock, carry
 
 
@@ -37,7 +38,7 @@ _messages = msgspec.json.Decoder(_Message)
 def to_chat(body: bytes, *, model: str, created: int) -> bytes:
     """The chat.completion for `body`; `created` is in Unix seconds.
 
-    Raises UpstreamInvalid if `body` is no Message.
+    Raises UpstreamInvalid if `body` is no Message, and UpstreamRefusal if it is an error object.
     """
     try:
         message = _messages.decode(body)
@@ -45,6 +46,8 @@ def to_chat(body: bytes, *, model: str, created: int) -> bytes:
             raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}.")
         return msgspec.json.encode(_completion(message, model, created))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        if (refusal := hidden_refusal(body)) is not None:
+            raise refusal from error
         raise UpstreamInvalid(f"the upstream's answer is no message: {error}") from error
 
 
