@@ -133,9 +133,12 @@ def test_any_content_is_answered(client: DemoClient, content: Any, text: str) ->
 
 
 def test_halves_of_characters_do_not_break_the_answer(client: DemoClient) -> None:
-    """What cannot be read is not said back."""
-    [body] = read(send(client, messages=said("a\ud83d")))
-    assert json.loads(body)["choices"][0]["message"]["content"].startswith(HELLO)
+    """They are said back as they came."""
+    [body] = read(send(client, messages=said("a\ud83d b")))
+    text = f"{HELLO} You said: a\ud83d b"
+    assert json.loads(body)["choices"][0]["message"]["content"] == text
+    events = read(send(client, stream=True, messages=said("a\ud83d b")))
+    assert any(rb'"content":" a\ud83d"' in event for event in events)
 
 
 def test_words_take_their_time(client: DemoClient, clock: VirtualClock) -> None:
