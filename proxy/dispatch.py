@@ -112,7 +112,8 @@ class Attempts:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
             _hide_key(error, self._lease)
-            self._lease.report(judge(error, switch_project=False).effect)
+            effect = judge(error, switch_project=False).effect
+            self._lease.report(effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
 
     def close(self) -> None:
@@ -236,7 +237,7 @@ class Attempts:
         """Draw the consequences of a failed attempt; whether there is to be another."""
         _hide_key(error, lease)
         verdict = judge(error, switch_project=self._config.switch_project)
-        lease.report(verdict.effect, asked_s=getattr(error, "retry_after_s", None))
+        lease.report(verdict.effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
         if not (isinstance(error, OutOfTime) and self._last_error):
             self._last_error = shown(error, lease.client.label)
@@ -288,6 +289,11 @@ def _hide_key(error: ProxyError, lease: Lease) -> None:
     key = lease.client.config.key
     if key:
         error.hide(key.reveal(), str(key))
+
+
+def _asked_s(error: ProxyError) -> float | None:
+    """The wait that the upstream asked for."""
+    return error.retry_after_s if isinstance(error, UpstreamRefusal) else None
 
 
 def _is_passing(error: ProxyError | None) -> bool:

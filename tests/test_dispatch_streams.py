@@ -236,6 +236,15 @@ def test_broken_stream_is_not_retried_and_rests_its_client() -> None:
     assert stage.record.attempts[0].reason == "upstream_reset"
 
 
+def test_stream_that_breaks_for_its_quota_cools_its_client_as_asked() -> None:
+    """A wait that the upstream asks for in mid-stream counts as before the stream."""
+    stage = Stage([STREAM])
+    with stage.attempts(stage.call(stream=True)) as attempts:
+        attempts.advance(math.inf)
+        attempts.interrupted(UpstreamRefusal("quota", status=429, retry_after_s=40))
+    assert stage.state_of("a") == {"state": "cooling down", "failures": 1, "for_s": 40}
+
+
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
 def test_stream_asked_for_and_answered_with_json_is_made_one(kind: str) -> None:
     """One that answers a stream request with one JSON body is turned into a stream of it."""
