@@ -8,7 +8,6 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from .clients.base import Reply
@@ -185,8 +184,12 @@ class Attempts:
                 raise
             for model in lease.client.substitutes(lease.model):
                 self._close_reply()
-                with suppress(UpstreamRefusal):  # the first one says how long it lasts
+                try:
                     return (yield from self._ask(lease, model))
+                except OutOfTime:
+                    raise
+                except UpstreamError:
+                    continue  # the first one says how long it lasts
             raise
 
     def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Opened]:

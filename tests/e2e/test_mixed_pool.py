@@ -18,7 +18,7 @@ from proxy.pool import ClientPool
 from tests import claude_upstream as claude
 from tests import gemini_upstream as gemini
 from tests.dialects import BY_KIND, SIGNATURE, Call, Said, configuration, gist, joined
-from tests.upstream import Received, Reply, Upstream, json_reply
+from tests.upstream import RESET, Received, Reply, Upstream, json_reply
 
 Json = dict[str, Any]
 
@@ -196,13 +196,21 @@ def test_preview_stands_in_for_a_model_whose_quota_is_out(upstream: Upstream) ->
         assert facts["models"]["gemini-2.5-pro"]["state"] == "ready"
 
 
-@pytest.mark.parametrize("is_on", [True, False])
+@pytest.mark.parametrize(
+    ("previews", "is_on"),
+    [
+        (json_reply(gemini.no_such_model(), 404), True),
+        (json_reply(gemini.no_such_model(), 404), False),
+        (Reply([b"{", RESET]), True),
+        (json_reply([]), True),
+    ],
+)
 def test_quota_error_is_the_models_own_when_no_preview_helps(
-    upstream: Upstream, is_on: bool
+    upstream: Upstream, previews: Reply, is_on: bool
 ) -> None:
-    """Withdrawn previews are 404s; `switch-preview-model: false` asks for none."""
+    """Withdrawn previews are 404s, others break; `switch-preview-model: false` asks for none."""
     asked: list[str] = []
-    upstream.always(KEYS[1], preview(asked, previews=json_reply(gemini.no_such_model(), 404)))
+    upstream.always(KEYS[1], preview(asked, previews=previews))
     config = configuration(
         GEMINI.client(upstream.origin, KEYS[1], "m", **PRO),
         **{"quota-exceeded": {"switch-preview-model": is_on}},
