@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection
 
-from ..errors import UpstreamError, UpstreamReset
+from ..errors import UpstreamError, UpstreamInvalid, UpstreamReset
 from ..watch import Caller, SocketWatch
 from ..wire.http_body import BodyReader, Inflater, body_reader, inflater
 from ..wire.http_head import Head, HeadReader
@@ -90,8 +90,12 @@ class SocketReply:
         self.headers = head.headers
         self._body = body_reader(head)
         self._behind_head = rest
-        if 200 <= head.status < 300:
+        try:
             self._inflater = inflater(head)
+        except UpstreamInvalid:
+            if head.status < 300:
+                raise
+            # Of an error the status counts, whatever can be read of its body.
 
     def _renew(self, error: OSError | None) -> None:
         """Take a fresh connection if the old one had merely gone stale."""
@@ -201,7 +205,13 @@ class SocketReply:
         assert self._inflater is not None
         assert self._body is not None
         if content:
-            content = self._inflater.feed(content)
+            try:
+                content = self._inflater.feed(content)
+            except UpstreamInvalid:
+                if self.status < 300:
+                    raise
+                self._inflater = None  # an error's body is taken as it is
+                return content
         if self._body.done:
             self._inflater.end()
         return content

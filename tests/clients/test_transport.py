@@ -288,11 +288,13 @@ def test_garbage_is_no_answer(upstream: Upstream, way: Transport) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw-deflate"])
-def test_compression_is_undone(upstream: Upstream, way: Transport, coding: str) -> None:
+@pytest.mark.parametrize("answer", [stream("a", "b"), error(404)], ids=["stream", "error"])
+def test_compression_is_undone(
+    upstream: Upstream, way: Transport, answer: Reply, coding: str
+) -> None:
     """Although we ask for identity; event by event."""
-    answer = stream("a", "b")
     upstream.reply("k", answer.compressed(coding))  # type: ignore[arg-type]
-    assert fetch(way) == (200, content(answer))
+    assert fetch(way) == (answer.status, content(answer))
     assert upstream.received("k")[0].header["accept-encoding"] == "identity"
 
 
@@ -303,6 +305,15 @@ def test_unknown_compression_is_refused(upstream: Upstream, way: Transport) -> N
         fetch(way)
     upstream.reply("k", error(500).with_headers({"Content-Encoding": "br"}))
     assert fetch(way)[0] == 500
+
+
+def test_error_that_is_not_compressed_as_it_says_comes_as_it_is(
+    upstream: Upstream, way: Transport
+) -> None:
+    """Its status counts."""
+    answer = error(503)
+    upstream.reply("k", answer.with_headers({"Content-Encoding": "gzip"}))
+    assert fetch(way) == (503, content(answer))
 
 
 def test_compressed_nothing_does_not_hold_the_reader(plain: Upstream) -> None:
