@@ -173,6 +173,8 @@ class SocketReply:
             if body.fault is not None:
                 raise body.fault
             if body.done:
+                if self._inflater is not None:
+                    self._inflater.end()
                 return b""
             data: bytes | None = self._behind_head
             if data:
@@ -194,7 +196,7 @@ class SocketReply:
             else:
                 body.end()
                 content = b""
-            if self._inflater is not None:
+            if content and self._inflater is not None:
                 content = self._inflate(content)
             if content:
                 return content
@@ -203,18 +205,13 @@ class SocketReply:
 
     def _inflate(self, content: bytes) -> bytes:
         assert self._inflater is not None
-        assert self._body is not None
-        if content:
-            try:
-                content = self._inflater.feed(content)
-            except UpstreamInvalid:
-                if self.status < 300:
-                    raise
-                self._inflater = None  # an error's body is taken as it is
-                return content
-        if self._body.done:
-            self._inflater.end()
-        return content
+        try:
+            return self._inflater.feed(content)
+        except UpstreamInvalid:
+            if self.status < 300:
+                raise
+            self._inflater = None  # an error's body is taken as it is
+            return content
 
     @property
     def is_whole(self) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -314,6 +315,22 @@ def test_error_that_is_not_compressed_as_it_says_comes_as_it_is(
     answer = error(503)
     upstream.reply("k", answer.with_headers({"Content-Encoding": "gzip"}))
     assert fetch(way) == (503, content(answer))
+
+
+def test_what_was_compressed_comes_before_its_cut(plain: Upstream) -> None:
+    """Some end their streams without the trailer of gzip: their last events count."""
+    packer = zlib.compressobj(wbits=31)
+    body = packer.compress(b"data: [DONE]") + packer.flush(zlib.Z_SYNC_FLUSH)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    plain.reply("k", raw(head + body))
+    with calls.opened(calls.transport(plain.url)) as way:
+        reply = send(way)
+        assert reply.head(time.monotonic() + 9)
+        assert reply.read(time.monotonic() + 9) == b"data: [DONE]"
+        for _ in range(2):
+            with pytest.raises(UpstreamTruncated):
+                reply.read(time.monotonic() + 9)
+        reply.close()
 
 
 def test_compressed_nothing_does_not_hold_the_reader(plain: Upstream) -> None:
