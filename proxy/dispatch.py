@@ -110,8 +110,8 @@ class Attempts:
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
-            _hide_key(error, self._lease)
             effect = judge(error, switch_project=False).effect
+            _hide_key(error, self._lease)
             self._lease.report(effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
 
@@ -238,8 +238,8 @@ class Attempts:
 
     def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
         """Draw the consequences of a failed attempt; whether there is to be another."""
-        _hide_key(error, lease)
         verdict = judge(error, switch_project=self._config.switch_project)
+        _hide_key(error, lease)
         lease.report(verdict.effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
         if not (isinstance(error, OutOfTime) and self._last_error):

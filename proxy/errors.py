@@ -49,6 +49,9 @@ MAX_USEFUL_RETRY_S = 60.0
 # What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
 MAX_MESSAGE_CHARS = 4000
 
+# Keys that are shorter (`none`, `EMPTY`) are words or parts of words in any error.
+MIN_SECRET_CHARS = 8
+
 RETRY_HINTS = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
 
 
@@ -93,7 +96,11 @@ class ProxyError(Exception):
         return self.hint.headers() if self.hint else {}
 
     def hide(self, key: str, mask: str) -> None:
-        """Put the mask for a key that an upstream may have quoted."""
+        """Put the mask for a key that an upstream may have quoted; a dummy is no secret."""
+        if len(key) >= MIN_SECRET_CHARS:
+            self._hide(key, mask)
+
+    def _hide(self, key: str, mask: str) -> None:
         self.message = self.message.replace(key, mask)
         self.args = (self.message,)
 
@@ -271,8 +278,8 @@ class UpstreamRefusal(UpstreamError):
         }
         return {**kept, **ours}
 
-    def hide(self, key: str, mask: str) -> None:
-        super().hide(key, mask)
+    def _hide(self, key: str, mask: str) -> None:
+        super()._hide(key, mask)
         if self._body is not None:
             self._body = self._body.replace(key.encode(), mask.encode())
         if self.code is not None:

@@ -6,9 +6,10 @@ import json
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 import pytest
 
-from proxy.config import load_config
+from proxy.config import Secret, load_config
 from proxy.dispatch import Answer, Call
 from proxy.errors import (
     CallerGone,
@@ -191,6 +192,15 @@ def test_model_not_found_is_the_accounts_matter() -> None:
     stage.ask()
     assert stage.sent_to == "abc"
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
+
+
+def test_key_that_reads_like_a_code_changes_no_verdict() -> None:
+    """The error is judged before the key is masked in it."""
+    stage = Stage([error(404, code="model_not_found")], [OK])
+    client = stage["a"]
+    client.config = msgspec.structs.replace(client.config, key=Secret("model_not_found"))
+    stage.ask()
+    assert stage.sent_to == "ab"
 
 
 def test_model_not_found_is_forwarded_if_all_say_so() -> None:

@@ -50,7 +50,7 @@ def test_message_is_bounded() -> None:
 
 
 def test_hidden_key_is_in_no_part() -> None:
-    """Of an upstream's own error; header fields are ASCII."""
+    """Of an upstream's own error; header fields are ASCII. A dummy may be a word of any."""
     body = json.dumps({"error": {"message": f"no {KEY}"}}).encode()
     error = UpstreamRefusal(
         f"no {KEY}",
@@ -59,6 +59,8 @@ def test_hidden_key_is_in_no_part() -> None:
         upstream_code=KEY,
         passed_headers={"openai-key": KEY},
     )
+    error.hide("sk-or-v", "…")  # too short to be more than a dummy
+    assert error.envelope() == body
     error.hide(KEY, MASK)
     assert KEY not in f"{error} {error!r} {error.envelope()!r} {error.headers()} {error.code}"
     assert json.loads(error.envelope())["error"]["message"] == f"no {MASK}"
