@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from proxy.errors import CallerGone, UpstreamTimeout
 from proxy.health import Effect
+from proxy.wire.claude.stream import ChatStream
+from tests import claude_upstream as claude
 from tests.dispatch_tools import Play, Stage, caller_leaving
 from tests.upstream import HANG, Pause, Reply, Step, chat, error, stream
 
@@ -131,6 +134,24 @@ def test_first_event_of_a_stream_is_due_within_idle_timeout(body: list[Step]) ->
     stage = Stage([silent.after(Pause(5))], [stream("Hi")], idle_timeout=9)
     assert b"Hi" in b"".join(stage.stream())
     assert [sent.at_s for sent in stage.sent] == [0, 14]
+
+
+@pytest.mark.parametrize(("request_s", "end_s"), [(99, 24), (20, 20)])
+def test_events_that_give_no_chunk_are_progress(
+    monkeypatch: pytest.MonkeyPatch, request_s: int, end_s: int
+) -> None:
+    """Claude's first events, and its pings, keep off `idle-timeout` but not `request-timeout`."""
+    begin, ping, *rest = claude.sse(claude.events(claude.ANSWERS["text"]))
+    body: list[Step] = [begin, Pause(8), ping, Pause(8), ping, Pause(8), b"".join(rest)]
+    headers = [("Content-Type", "text/event-stream")]
+    stage = Stage(
+        [Reply(body, headers=headers)], request_timeout=request_s, idle_timeout=9, request_retry=0
+    )
+    events = ChatStream(model="m", created=0, include_usage=False)
+    monkeypatch.setattr(stage["a"], "chunks", lambda request: events)
+    with suppress(UpstreamTimeout):
+        stage.stream()
+    assert (stage.now_s, stage.record.end == "ok") == (end_s, request_s > end_s)
 
 
 def test_opened_stream_outlives_request_timeout() -> None:
