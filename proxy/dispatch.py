@@ -118,6 +118,8 @@ class Attempts:
     def close(self) -> None:
         """Give back what is held. Idempotent."""
         is_over = self._relay is not None and self._relay.is_over
+        if is_over and self._lease is not None:
+            self._lease.report(Effect.GOOD)
         self._end_attempt(linger_s=LINGER_S if is_over else 0.0)
         if self._ticket.bell is not None:  # it waits, or was handed a lease since it last looked
             self._pool.withdraw(self._ticket)
@@ -144,7 +146,7 @@ class Attempts:
             except (UpstreamError, CallerError) as error:
                 goes_on = self._goes_on(lease, error)
             else:
-                lease.report(Effect.GOOD)
+                lease.report(Effect.GOOD if self._relay is None else Effect.BEGUN)
                 self._attempt.reason = "ok"
                 return outcome
             self._end_attempt()

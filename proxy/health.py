@@ -56,6 +56,7 @@ class Effect(enum.Enum):
 
     NONE = "none"
     GOOD = "good"
+    BEGUN = "begun"  # a stream's first event: decides a trial, may still break
     COOL = "cool"  # 429
     REST = "rest"  # 5xx, transport
     OUT_OF_MODEL = "out of model"  # 402
@@ -158,9 +159,11 @@ class Health:
 
         `asked_s`: the upstream's own wish; `most_s`: the longest that it may wish for.
         """
-        if effect is Effect.GOOD:
-            for breaker in (*self._breakers, self._rest):
+        if effect in (Effect.GOOD, Effect.BEGUN):
+            for breaker in self._breakers:
                 breaker.open(began=began)
+            if effect is Effect.GOOD:
+                self._rest.open(began=began)
         elif effect is not Effect.NONE:
             breaker, state = {
                 Effect.COOL: (self._quota, State.COOLING),

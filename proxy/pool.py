@@ -242,7 +242,7 @@ class ClientPool:
 
     def _report(self, lease: Lease, effect: Effect, asked_s: float | None) -> None:
         slot, health = lease._offer.slot, lease._offer.health
-        is_good = effect is Effect.GOOD
+        is_good = effect in (Effect.GOOD, Effect.BEGUN)
         if effect is Effect.NONE or (is_good and not lease._trials and not health.failures):
             return  # the usual case: nothing to forget
         rung: list[Bell] = []

@@ -236,6 +236,18 @@ def test_broken_stream_is_not_retried_and_rests_its_client() -> None:
     assert stage.record.attempts[0].reason == "upstream_reset"
 
 
+def test_rest_doubles_when_every_stream_breaks() -> None:
+    """Only a stream that ends whole resets the failure count, not its first event."""
+    broken = Reply([*STREAM.body[:2], RESET], headers=STREAM.headers)
+    stage = Stage([broken, broken, broken, STREAM])
+    for failures, rest_s in enumerate([1, 2, 4], start=1):
+        stage.stream()
+        assert stage.state_of("a") == {"state": "resting", "failures": failures, "for_s": rest_s}
+        stage.clock.sleep_until(stage.now_s + rest_s)
+    stage.stream()
+    assert stage.state_of("a") == {"state": "ready", "failures": 0}
+
+
 def test_stream_that_breaks_for_its_quota_cools_its_client_as_asked() -> None:
     """A wait that the upstream asks for in mid-stream counts as before the stream."""
     stage = Stage([STREAM])
