@@ -32,6 +32,7 @@ from .shown import shown
 _Entry = TypeVar("_Entry")
 
 _NO_KEY = Secret("")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def resolve(file: File, notes: Notes, *, path: str) -> Config:
@@ -176,7 +177,8 @@ class _Clients:
     def _add(self, client: ClientConfig, at: str) -> None:
         if client.key:
             url = urlsplit(client.base_url)
-            place = url._replace(netloc=url.netloc.lower()).geturl()
+            port = url.port or _DEFAULT_PORTS.get(url.scheme)
+            place = url._replace(netloc=f"{url.hostname}:{port}").geturl()
             before = self._key_at.setdefault((place, client.key), at)
             if before != at:
                 self._notes.problem(at, f"the same key at the same base-url as in {before}")

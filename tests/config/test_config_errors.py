@@ -164,6 +164,16 @@ ONE_PROBLEM = [
         f"{AT}.api-keys[0]",
     ),
     (
+        {
+            "openai-compatibility": [
+                {"name": "a", "base-url": "http://h/v1", "api-keys": [KEY]},
+                {"name": "b", "base-url": "http://H:80/v1", "api-keys": [KEY]},
+            ]
+        },
+        f"openai-compatibility[1].api-keys[0]: the same key at the same base-url as in "
+        f"{AT}.api-keys[0]",
+    ),
+    (
         {"gemini-api-key": [KEY], "generative-language-api-key": [KEY]},
         "generative-language-api-key[0]: the same key at the same base-url as in gemini-api-key[0]",
     ),
