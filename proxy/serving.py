@@ -83,9 +83,9 @@ def application() -> Flask:
     return create_app(_loaded[0])
 
 
-def servable(config: Config) -> Config:
-    """The configuration, if a server may listen with it; else raises ConfigError."""
-    if problems := config.listen_problems(*(host for host, _ in _bound)):
+def servable(config: Config, *hosts: str) -> Config:
+    """The configuration, if a server may listen with it, `hosts` too; else raises ConfigError."""
+    if problems := config.listen_problems(*hosts):
         raise ConfigError(problems)
     return config
 
@@ -95,12 +95,15 @@ def _successor(old: Config | None, new: Config) -> Config:
 
     gunicorn gives its old address up before it tries the new one, and ends where that fails.
     """
-    servable(new)
-    moves = old is not None and (old.host, old.port) != (new.host, new.port)
-    if old is not None and moves and old.port in [port for _, port in _bound]:
-        port = 0 if new.port == old.port else new.port  # its own is in use: by itself
-        if why := _why_not((new.host or "0.0.0.0", port)):
-            raise ConfigError([why])
+    if old is None:
+        return servable(new)
+    old_address = old.host or "0.0.0.0", old.port
+    servable(new, *(host for host, port in _bound if (host, port) != old_address))
+    new_address = new.host or "0.0.0.0", new.port
+    moves = new_address != old_address and old.port in [port for _, port in _bound]
+    # Workers of before the reload listen on for a while: what is in use may be in part our own.
+    if moves and (why := _why_not(new_address)):
+        raise ConfigError([why])
     return new
 
 
@@ -135,12 +138,6 @@ def settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _note_bound(server: Any) -> None:
-    # With gunicorn's `reuse_port` each worker opens its own.
-    names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
-    _bound[:] = [name[:2] for name in names if isinstance(name, tuple)]
-
-
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -167,16 +164,11 @@ class _Hooks:
     def on_reload(self, server: Any) -> None:
         """SIGHUP: before the new workers are forked."""
         server.app.callable = None
-        _note_bound(server)
+        self._note_bound(server)
 
     def when_ready(self, server: Any) -> None:
         """The socket is bound: callers can connect."""
-        _note_bound(server)
-        try:
-            servable(self._config)  # also by an address of the command line, or an inherited one
-        except ConfigError as error:
-            print("\n".join(error.problems), file=sys.stderr)
-            server.halt(exit_status=EXIT_CONFIG)
+        self._note_bound(server)
         said = summary(
             self._config,
             [str(listener) for listener in server.LISTENERS] or list(server.cfg.bind),
@@ -185,6 +177,17 @@ class _Hooks:
         )
         with contextlib.suppress(BrokenPipeError):  # whoever started it may not listen any more
             print(said, flush=True)
+
+    def _note_bound(self, server: Any) -> None:
+        """Addresses may be the command line's, or inherited; end at one that is too open."""
+        # With gunicorn's `reuse_port` each worker opens its own.
+        names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
+        _bound[:] = [name[:2] for name in names if isinstance(name, tuple)]
+        try:
+            servable(self._config, *(host for host, _ in _bound))
+        except ConfigError as error:
+            print("\n".join(error.problems), file=sys.stderr)
+            server.halt(exit_status=EXIT_CONFIG)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """In the master, which knows the cores of all its workers."""

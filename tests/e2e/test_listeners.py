@@ -92,7 +92,7 @@ def app(environ, start_response):
     sock.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\n\\r\\n")
     sock.sendall(f"may be silent for {sock.receive_timeout_s} s".encode())
     sock.sendall(b", " + sock.recv(100))
-    return []
+    raise StopIteration  # as simple-websocket does under gunicorn
 """
 
 

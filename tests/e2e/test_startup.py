@@ -191,6 +191,46 @@ def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
         assert running.chat("demo").status == 200
 
 
+def test_reload_may_open_what_it_withdraws_to_this_machine(tmp_path: Path) -> None:
+    """Keys may go with the address that needed them; gunicorn cannot leave it for the same port."""
+    path = tmp_path / "config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
+        port, next_port = one.getsockname()[1], other.getsockname()[1]
+    demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
+    keyed = json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]})
+    path.write_text(keyed)
+    with Gateway(path) as running:
+        path.write_text(json.dumps(demo))
+        os.kill(running.pid, signal.SIGHUP)
+        running.wait_for_line(lambda line: "stays as it was" in line)
+        assert running.chat("demo").status == 401
+        path.write_text(json.dumps({**demo, "port": next_port}))
+        os.kill(running.pid, signal.SIGHUP)
+        healthz = ("--retry", "20", "--retry-connrefused", f"http://127.0.0.1:{next_port}/healthz")
+        assert json.loads(curl(*healthz))
+        running.host, running.port = "127.0.0.1", next_port
+        assert running.chat("demo").status == 200
+
+
+@pytest.mark.parametrize("port", [0, None], ids=["another", "the same"])
+def test_reload_opens_nothing_that_the_command_line_binds(tmp_path: Path, port: int | None) -> None:
+    """It is refused; where the file named that address too, the server ends instead."""
+    path = tmp_path / "config.yaml"
+    if port is None:
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+    demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
+    path.write_text(json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]}))
+    with Gateway(path, env={"GUNICORN_CMD_ARGS": f"--bind 0.0.0.0:{port}"}) as running:
+        path.write_text(json.dumps({**demo, "port": 0}))
+        os.kill(running.pid, signal.SIGHUP)
+        if port:
+            assert running.wait_ended() == 2
+        else:
+            running.wait_for_line(lambda line: "stays as it was" in line)
+            assert running.chat("demo").status == 401
+
+
 def test_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     """SIGHUP under gunicorn's own command: its problems are logged, and callers are served on."""
     path = tmp_path / "config.yaml"
