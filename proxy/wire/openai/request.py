@@ -113,8 +113,8 @@ def _are_all(text: bytes | Raw, fields: dict[str, Raw]) -> bool:
         return False
     parts: list[bytes | Raw] = []
     for name, value in fields.items():
-        parts += (b', "', name.encode(), b'": ', value)
-    parts[0] = b'{"'
+        parts += (b', "%b": ' % name.encode(), value)
+    parts[0] = b"{" + bytes(parts[0])[2:]
     parts.append(b"}")
     return b"".join(parts) == text
 
