@@ -69,16 +69,16 @@ class FakeClient(Client):
         caller: Caller,
         deadline: float,
     ) -> Reply:
-        raise NotImplementedError("a pool lends clients, and asks them nothing")
+        raise AssertionError("a pool lends clients, and asks them nothing")
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        raise NotImplementedError("a pool lends clients, and asks them nothing")
+        raise AssertionError("a pool lends clients, and asks them nothing")
 
     def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
-        raise NotImplementedError("a pool lends clients, and asks them nothing")
+        raise AssertionError("a pool lends clients, and asks them nothing")
 
     def chunks(self, request: ChatRequest) -> ChunkTranslator:
-        raise NotImplementedError("a pool lends clients, and asks them nothing")
+        raise AssertionError("a pool lends clients, and asks them nothing")
 
     def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
         assert self._listing is not None

@@ -61,7 +61,7 @@ class Gate(threading.Event):
         self._end.shutdown(socket.SHUT_WR)
 
     def clear(self) -> None:
-        raise NotImplementedError("a gate stays open")
+        raise AssertionError("a gate stays open")
 
     def fileno(self) -> int:
         return self._waited_for.fileno()
