@@ -1,0 +1,145 @@
+"""Work that blocks and cannot be polled for, done by a few threads of the process.
+
+A request has one thread, and every wait in it watches the caller and the clock. Some calls cannot
+be waited for like that: `getaddrinfo` has no descriptor, and a model list is wanted by many
+requests at once. Such a call is a `Task`: a helper thread runs it, and any number of requests wait
+for it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
+
+from .watch import CLOCK, Bell, Caller, Clock, my_bell
+
+_T = TypeVar("_T")
+
+
+class Task(Generic[_T]):
+    """One call of `work`, and those who wait for its end.
+
+    `work` is run once, by `HelperThreads`. It may raise any Exception, which `result` raises again.
+    """
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self._value: _T | None = None
+        self._error: Exception | None = None
+        self._lock = threading.Lock()  # guards _is_over, _bells
+        self._is_over = False
+        self._bells: list[Bell] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the result is there."""
+        return self._is_over
+
+    def run(self) -> None:
+        """Do the work and wake those who wait. Called once."""
+        try:
+            self._value = self._work()
+        except Exception as error:  # whoever waits is told
+            self._error = error
+        with self._lock:
+            self._is_over = True
+            bells, self._bells = self._bells, []
+        for bell in bells:
+            bell.ring()
+
+    def wait(self, until: float, caller: Caller, clock: Clock = CLOCK) -> bool:
+        """Whether it was over before the monotonic moment `until`; raises CallerGone."""
+        bell = my_bell()
+        with self._lock:
+            if self._is_over:
+                return True
+            self._bells.append(bell)
+        try:
+            while bell.wait(until, caller, clock):
+                if self.is_over:  # else it was rung for an earlier wait
+                    return True
+            return False
+        finally:
+            with self._lock:
+                if bell in self._bells:
+                    self._bells.remove(bell)
+
+    def result(self) -> _T:
+        """What `work` returned or raised; only once it is over."""
+        assert self._is_over
+        if self._error is not None:
+            raise self._error
+        return cast("_T", self._value)
+
+
+class HelperThreads:
+    """At most `limit` daemon threads, each started when a task finds all others busy.
+
+    Daemons, because nothing can end a call of `getaddrinfo`: the process must not wait for it when
+    it ends. A forked child starts with none, and with an empty queue.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()  # guards _threads, _idle
+        self._threads = 0
+        self._idle = 0  # threads without a task, less the tasks that are queued for them
+        self._tasks: queue.SimpleQueue[Task[object]] = queue.SimpleQueue()
+
+    def start(self, task: Task[_T]) -> Task[_T]:
+        """Have a task run as soon as a thread is free, in order.
+
+        Raises RuntimeError if the process can have no thread and none is there to take it.
+        """
+        with self._lock:
+            self._idle -= 1
+            needs_thread = self._idle < 0 and self._threads < self._limit
+            if needs_thread:
+                self._threads += 1
+                self._idle += 1
+        if needs_thread:
+            number = self._threads
+            try:
+                threading.Thread(
+                    target=self._serve, args=(task,), name=f"{self._name}-{number}", daemon=True
+                ).start()
+            except RuntimeError:
+                with self._lock:
+                    self._threads -= 1
+                    has_others = self._threads > 0
+                    self._idle -= has_others
+                if not has_others:
+                    raise
+            else:
+                return task
+        self._tasks.put(cast("Task[object]", task))
+        return task
+
+    def _serve(self, task: Task[object]) -> None:
+        tasks = self._tasks
+        while True:
+            task.run()
+            del task  # a result is not kept for as long as the thread is idle
+            with self._lock:
+                self._idle += 1
+            task = tasks.get()
+
+
+_all: weakref.WeakSet[HelperThreads] = weakref.WeakSet()
+
+
+def _begin_all() -> None:
+    for threads in tuple(_all):
+        threads._begin()
+
+
+os.register_at_fork(after_in_child=_begin_all)
