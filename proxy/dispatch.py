@@ -241,6 +241,8 @@ class Attempts:
     def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
         """Draw the consequences of a failed attempt; whether there is to be another."""
         verdict = judge(error, switch_project=self._config.switch_project)
+        # Frames hold all that was read of the answer: it goes now, not with the request's end.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         _hide_key(error, lease)
         lease.report(verdict.effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"

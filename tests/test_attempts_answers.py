@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 
 from proxy.errors import (
@@ -14,6 +17,7 @@ from proxy.errors import (
 )
 from tests.dispatch_tools import Stage, body_of
 from tests.upstream import (
+    HANG,
     RESET,
     Reply,
     chat,
@@ -136,3 +140,20 @@ def test_stream_that_fails_before_its_first_event_moves_on(
     stage = Stage([reply], request_retry=0)
     with pytest.raises(kind):
         stage.stream()
+
+
+def test_what_a_failed_attempt_has_read_is_let_go_of() -> None:
+    """At once, not when the collector comes by; the next attempts may take minutes."""
+    pieces = [b"x" * 100_000] * 10
+    stage = Stage([Reply(pieces)], [Reply([HANG])], request_retry=1)
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with stage.attempts(stage.call()) as attempts:
+            assert attempts.advance(stage.clock.monotonic() + 5) is None
+            kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert stage.sent_to == "ab"
+    assert kept < 500_000
