@@ -170,6 +170,10 @@ class SocketReply:
         assert self._body is not None, "read() comes after head()"
         body = self._body
         while True:
+            if self._inflater is not None and self._inflater.has_more:
+                content = self._inflate(b"")
+                if content:
+                    return content
             if body.fault is not None:
                 raise body.fault
             if body.done:
@@ -203,15 +207,16 @@ class SocketReply:
             if self._transport.clock.monotonic() >= until and not body.done:
                 return None
 
-    def _inflate(self, content: bytes) -> bytes:
-        assert self._inflater is not None
+    def _inflate(self, data: bytes) -> bytes:
+        undo = self._inflater
+        assert undo is not None
         try:
-            return self._inflater.feed(content)
-        except UpstreamInvalid:
+            return undo.feed(data)
+        except UpstreamError:
             if self.status < 300:
                 raise
-            self._inflater = None  # an error's body is taken as it is
-            return content
+            self._inflater = None  # the rest of an error's body is taken as it is
+            return undo.rest
 
     @property
     def is_whole(self) -> bool:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import UpstreamInvalid, UpstreamTruncated
+from ..errors import UpstreamInvalid, UpstreamTooLarge, UpstreamTruncated
 from .http_head import Head
 
 # A chunk-size line with its extensions; trailers. Both unused by LLM upstreams.
@@ -20,8 +20,15 @@ MAX_TRAILER_BYTES = 16 * 1024
 
 # Compressed bytes undone at once: each gzip member that ends in them costs a copy of the rest.
 INFLATE_BYTES = 4096
+# Content given at once, as much as a plain read gives.
+PIECE_BYTES = 64 * 1024
+# Compression makes JSON 5 to 50 times smaller; deflate can do 1032. Small answers may be all alike.
+MAX_RATIO = 100
+UNSUSPICIOUS_BYTES = 4 * 1024 * 1024
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_MEMBER = b"\x1f\x8b\x08"  # RFC 1952 section 2.3.1: two magic bytes, and deflate, its only method
+_BROKEN = "the upstream's compressed answer is broken"
 _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
@@ -194,50 +201,84 @@ class ChunkedBody:
 
 
 class Inflater:
-    """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper."""
+    """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper.
+
+    Gives content in pieces of at most PIECE_BYTES, so that whoever takes it can stop at a limit of
+    its own. `has_more`: `feed(b"")` may give more of what was fed.
+    """
 
     def __init__(self, coding: str) -> None:
+        self.has_more = False
         self._is_gzip = coding != "deflate"
-        self._inflate: zlib._Decompress | None = None
-        self._first = b""  # of a deflated body, until its two header bytes are there
+        self._fed = b""
+        self._at = 0  # what stands before it in _fed was undone
+        self._inflate: zlib._Decompress | None = None  # within data
+        self._is_first = True  # nothing was whole yet
+        self._taken = self._given = 0  # bytes before and after, in all
 
     def feed(self, data: bytes) -> bytes:
-        """The content in `data`, at most 1032 times as much; raises UpstreamInvalid."""
+        """The next piece of the content; raises UpstreamInvalid, UpstreamTooLarge for a bomb."""
+        if data:
+            self._fed = self._fed[self._at :] + data
+            self._at = 0
         out: list[bytes] = []
-        if self._inflate is None:
-            data = self._first + data
-            if len(data) < 2:
-                self._first = data
-                return b""
-            self._inflate = zlib.decompressobj(self._window_bits(data))
+        left = PIECE_BYTES
+        while left and (self.has_more or self._at < len(self._fed)) and self._is_within():
+            self.has_more = False
+            piece = self._undo(self._fed[self._at : self._at + INFLATE_BYTES], left)
+            left -= len(piece)
+            out.append(piece)
+        self.has_more = not left
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _undo(self, data: bytes, most: int) -> bytes:
+        inflate = self._inflate
+        assert inflate is not None
         try:
-            for at in range(0, len(data), INFLATE_BYTES):
-                self._inflate_into(out, data[at : at + INFLATE_BYTES])
+            content = inflate.decompress(data, most)
         except zlib.error as error:
-            raise UpstreamInvalid("the upstream's compressed answer is broken") from error
-        return b"".join(out)
+            raise UpstreamInvalid(_BROKEN) from error
+        taken = len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
+        self._at += taken
+        self._taken += taken
+        self._given += len(content)
+        if self._given > max(UNSUSPICIOUS_BYTES, MAX_RATIO * self._taken):
+            raise UpstreamTooLarge(
+                f"the upstream's compressed answer is more than {MAX_RATIO} times as large as it"
+                " came"
+            )
+        if inflate.eof:
+            self._inflate = None
+            self._is_first = False
+        return content
 
-    def _inflate_into(self, out: list[bytes], data: bytes) -> None:
-        assert self._inflate is not None
-        out.append(self._inflate.decompress(data))
-        while data := self._inflate.unused_data:
-            if not self._is_gzip:
-                raise zlib.error("bytes follow the end of the data")
-            # A further member, RFC 1952 section 2.2.
-            self._inflate = zlib.decompressobj(self._window_bits(data))
-            out.append(self._inflate.decompress(data))
+    def _is_within(self) -> bool:
+        """Whether what comes next is data. What only looks like its beginning is waited for."""
+        if self._inflate is not None:
+            return True
+        start = self._fed[self._at : self._at + 3]
+        # After its end a further gzip member may follow (RFC 1952 section 2.2), and nothing else.
+        if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
+            raise UpstreamInvalid(_BROKEN)
+        if len(start) >= (3 if self._is_gzip else 2):
+            self._inflate = zlib.decompressobj(self._window_bits(start))
+        return self._inflate is not None
 
-    def _window_bits(self, data: bytes) -> int:
+    def _window_bits(self, start: bytes) -> int:
         if self._is_gzip:
             return zlib.MAX_WBITS | 16
         # RFC 1950 section 2.2: method 8 in the low bits, and a multiple of 31 in all.
-        is_wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+        is_wrapped = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
         return zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS
+
+    @property
+    def rest(self) -> bytes:
+        """What was fed and not undone, as it came."""
+        return self._fed[self._at :]
 
     def end(self) -> None:
         """The body ended; raises UpstreamTruncated if its content did not."""
-        is_whole = self._inflate.eof if self._inflate else not self._first
-        if not is_whole:
+        if self._inflate is not None or self._at < len(self._fed):
             raise UpstreamTruncated("the upstream's compressed answer was cut off")
 
 

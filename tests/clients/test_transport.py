@@ -317,6 +317,38 @@ def test_error_that_is_not_compressed_as_it_says_comes_as_it_is(
     assert fetch(way) == (503, content(answer))
 
 
+def test_compressed_data_is_given_piece_by_piece(upstream: Upstream, way: Transport) -> None:
+    """What is left in hand comes without a wait, and before the end, a fault or another read."""
+    text = bytes(range(256)) * 4096
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    packed = gzip.compress(text)
+    body = b"%x\r\n%b\r\n" % (len(packed), packed)
+    gate = Gate()
+    upstream.reply("k", raw(head + body, Hold(gate), b"0\r\n\r\n"))
+    upstream.reply("k", raw(head + body + b"broken\r\n"))
+    reply = send(way)
+    assert reply.head(time.monotonic() + 9)
+    pieces = [reply.read(time.monotonic() + 9)]
+    while piece := reply.read(0.0):
+        pieces.append(piece)
+    assert piece is None
+    assert b"".join(filter(None, pieces)) == text
+    assert max(map(len, filter(None, pieces))) <= 64 * 1024
+    gate.set()
+    assert reply.read(time.monotonic() + 9) == b""
+    reply.close()
+    reply = send(way)
+    assert reply.head(time.monotonic() + 9)
+    got = b""
+    while len(got) < len(text):
+        got += reply.read(time.monotonic() + 9) or b""
+    assert got == text
+    with pytest.raises(UpstreamInvalid, match="chunk framing"):
+        reply.read(time.monotonic() + 9)
+    reply.close()
+    assert upstream.connections == 1
+
+
 def test_what_was_compressed_comes_before_its_cut(plain: Upstream) -> None:
     """Some end their streams without the trailer of gzip: their last events count."""
     packer = zlib.compressobj(wbits=31)

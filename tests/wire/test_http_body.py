@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import UpstreamInvalid, UpstreamTruncated
+from proxy.errors import UpstreamInvalid, UpstreamTooLarge, UpstreamTruncated
 from proxy.wire.http_body import (
     MAX_CHUNK_LINE_BYTES,
+    MAX_RATIO,
     MAX_TRAILER_BYTES,
+    PIECE_BYTES,
+    UNSUSPICIOUS_BYTES,
     BodyReader,
     ChunkedBody,
     Inflater,
@@ -247,20 +251,61 @@ def test_content_is_undone_as_soon_as_it_is_flushed() -> None:
     ("coding", "data"),
     [
         ("gzip", b"not gzip"),
-        ("gzip", gzip.compress(b"a", mtime=0) + b"trailing rubbish"),
+        ("gzip", b"\0" + gzip.compress(b"a", mtime=0)),
         ("gzip", gzip.compress(b"hello" * 9, mtime=0)[:-8] + b"12345678"),
+        ("gzip", gzip.compress(b"a", mtime=0) + gzip.compress(b"b", mtime=0)[:-8] + b"12345678"),
         ("deflate", b"\x78\x9c\xff\xff\xff"),
         ("deflate", b"\xff\xff\xff\xff"),
-        ("deflate", pack(b"a", 15) + b"xy"),
-        ("deflate", pack(b"a", -15) + b"xy"),
     ],
 )
 def test_broken_compression_is_refused(coding: str, data: bytes) -> None:
-    """Also checksums, and what follows the end."""
+    """Also checksums, and those of a further member."""
     for pieces in (cases.whole(data), cases.byte_by_byte(data)):
         undo = Inflater(coding)
-        with pytest.raises(UpstreamInvalid):
+        with pytest.raises(UpstreamInvalid, match="compressed answer is broken"):
             [undo.feed(piece) for piece in pieces]
+
+
+@pytest.mark.parametrize("count", [1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 700_000])
+@pytest.mark.parametrize("wbits", [31, 15, -15])
+def test_content_comes_in_bounded_pieces(count: int, wbits: int) -> None:
+    """Whoever reads can stop at a limit; what is left comes without more input."""
+    text = (b"%07d\n" * (count // 8 + 1) % tuple(range(count // 8 + 1)))[:count]
+    undo = Inflater("gzip" if wbits == 31 else "deflate")
+    pieces = [undo.feed(pack(text, wbits))]
+    while undo.has_more:
+        pieces.append(undo.feed(b""))
+    assert b"".join(pieces) == text
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    undo.end()
+
+
+def pieces_of(data: bytes, coding: str = "gzip") -> Iterator[bytes]:
+    """The content; raises what the inflater raises."""
+    undo = Inflater(coding)
+    yield undo.feed(data)
+    while undo.has_more:
+        yield undo.feed(b"")
+
+
+@pytest.mark.parametrize("wbits", [31, 15, -15])
+def test_bomb_is_refused_early(wbits: int) -> None:
+    """64 KB of it would be 64 MB; as much as is compressed like that honestly passes."""
+    coding = "gzip" if wbits == 31 else "deflate"
+    honest = pieces_of(pack(b"x" * UNSUSPICIOUS_BYTES, wbits), coding)
+    assert sum(map(len, honest)) == UNSUSPICIOUS_BYTES
+    bomb = pack(b"x" * (64 << 20), wbits)
+    allowed = itertools.islice(pieces_of(bomb, coding), MAX_RATIO * len(bomb) // PIECE_BYTES + 1)
+    with pytest.raises(UpstreamTooLarge, match="100 times as large"):
+        list(allowed)
+
+
+def test_large_answer_of_the_usual_kind_is_no_bomb() -> None:
+    """Even JSON that repeats itself, as an embedding's or a list's does."""
+    text = b"".join(
+        b'{"id":"model-%d","object":"model","owned_by":"x"},' % n for n in range(200_000)
+    )
+    assert sum(map(len, pieces_of(gzip.compress(text)))) == len(text) > 2 * UNSUSPICIOUS_BYTES
 
 
 @given(st.data(), st.sampled_from(["gzip", "deflate"]), st.binary(max_size=40))
