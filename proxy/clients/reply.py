@@ -248,6 +248,8 @@ class SocketReply:
         head, body = self._head, self._body
         if head is None or body is None or self._unsent or self._is_cut:
             return False
+        if self._inflater is not None and (self._inflater.has_more or self._inflater.excess):
+            return False
         return head.keep_alive and body.done and not body.excess and not self._behind_head
 
     def _linger(self, linger_s: float) -> None:

@@ -204,11 +204,13 @@ class Inflater:
     """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper.
 
     Gives content in pieces of at most PIECE_BYTES, so that whoever takes it can stop at a limit of
-    its own. `has_more`: `feed(b"")` may give more of what was fed.
+    its own. `has_more`: `feed(b"")` may give more of what was fed. `excess`: what follows the end
+    of the data is none, and was dropped.
     """
 
     def __init__(self, coding: str) -> None:
         self.has_more = False
+        self.excess = False
         self._is_gzip = coding != "deflate"
         self._fed = b""
         self._at = 0  # what stands before it in _fed was undone
@@ -259,8 +261,12 @@ class Inflater:
         start = self._fed[self._at : self._at + 3]
         # After its end a further gzip member may follow (RFC 1952 section 2.2), and nothing else.
         if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
-            raise UpstreamInvalid(_BROKEN)
-        if len(start) >= (3 if self._is_gzip else 2):
+            if self._is_first:
+                raise UpstreamInvalid(_BROKEN)
+            self.excess = True
+        if self.excess:
+            self._at = len(self._fed)
+        elif len(start) >= (3 if self._is_gzip else 2):
             self._inflate = zlib.decompressobj(self._window_bits(start))
         return self._inflate is not None
 

@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -315,6 +316,20 @@ def test_error_that_is_not_compressed_as_it_says_comes_as_it_is(
     answer = error(503)
     upstream.reply("k", answer.with_headers({"Content-Encoding": "gzip"}))
     assert fetch(way) == (503, content(answer))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "raw-deflate"])
+@pytest.mark.parametrize("answer", [chat("a"), stream("a", "b"), error(404)])
+def test_rubbish_behind_compressed_data_costs_the_connection_only(
+    upstream: Upstream, way: Transport, answer: Reply, coding: str
+) -> None:
+    """The answer is whole; what else this upstream may say is not to be trusted."""
+    compressed = answer.compressed(coding)  # type: ignore[arg-type]
+    padded = replace(compressed, body=[*compressed.body, b"\0" * 512])
+    upstream.reply("k", padded, chat("b"))
+    assert fetch(way) == (answer.status, content(answer))
+    assert fetch(way) == (200, content(chat("b")))
+    assert upstream.connections == 2
 
 
 def test_compressed_data_is_given_piece_by_piece(upstream: Upstream, way: Transport) -> None:

@@ -266,6 +266,19 @@ def test_broken_compression_is_refused(coding: str, data: bytes) -> None:
             [undo.feed(piece) for piece in pieces]
 
 
+@pytest.mark.parametrize("rest", [b"\0", b"\0" * 600, b"rubbish", b"\x1f\x8b\x07", b"\x1f" * 2])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_what_follows_whole_data_is_dropped(name: str, rest: bytes) -> None:
+    """Tape blocks pad with zeros, and some servers say more; what was whole is the answer."""
+    coding, data = COMPRESSED[name]
+    for pieces in cases.every_way(data + rest):
+        undo = Inflater(coding.strip().lower())
+        assert b"".join(map(undo.feed, pieces)) == TEXT
+        assert undo.excess
+        undo.end()
+    assert undo.feed(data) == b""
+
+
 @pytest.mark.parametrize("count", [1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 700_000])
 @pytest.mark.parametrize("wbits", [31, 15, -15])
 def test_content_comes_in_bounded_pieces(count: int, wbits: int) -> None:
