@@ -26,6 +26,8 @@ PIECE_BYTES = 64 * 1024
 MAX_RATIO = 100
 UNSUSPICIOUS_BYTES = 4 * 1024 * 1024
 
+_LONG_CHUNK_LINE = f"a chunk-size line of more than {MAX_CHUNK_LINE_BYTES} bytes"
+_LONG_TRAILERS = f"more than {MAX_TRAILER_BYTES} bytes of trailers"
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
 _MEMBER = b"\x1f\x8b\x08"  # RFC 1952 section 2.3.1: two magic bytes, and deflate, its only method
 _BROKEN = "the upstream's compressed answer is broken"
@@ -139,11 +141,14 @@ class ChunkedBody:
         if not self.done:
             raise UpstreamTruncated("the upstream's answer was cut off between its chunks")
 
-    def _line(self, data: bytes, at: int, limit: int, what: str) -> int:
-        """Where the line ends (behind its LF), or 0 when that has not come yet."""
+    def _line(self, data: bytes, at: int, left: int, limit: str) -> int:
+        """Where the line ends (behind its LF), or 0 when that has not come yet.
+
+        `left`: bytes that it may have, by a `limit` in words.
+        """
         end = data.find(b"\n", at) + 1
-        if (end or len(data)) - at > limit:
-            raise UpstreamInvalid(f"the upstream's {what} is longer than {limit} bytes")
+        if (end or len(data)) - at > left:
+            raise UpstreamInvalid(f"the upstream sent {limit}")
         if not end:
             self._pending = data[at:]
         return end
@@ -161,7 +166,7 @@ class ChunkedBody:
         return at
 
     def _size_line(self, data: bytes, at: int, _content: list[bytes]) -> int:
-        end = self._line(data, at, MAX_CHUNK_LINE_BYTES, "chunk-size line")
+        end = self._line(data, at, MAX_CHUNK_LINE_BYTES, _LONG_CHUNK_LINE)
         if not end:
             return len(data)
         found = _CHUNK_LINE.fullmatch(data, at, end - 1)
@@ -192,7 +197,7 @@ class ChunkedBody:
         return end
 
     def _trailer(self, data: bytes, at: int, _content: list[bytes]) -> int:
-        end = self._line(data, at, self._trailer_left, "trailer")
+        end = self._line(data, at, self._trailer_left, _LONG_TRAILERS)
         if not end:
             return len(data)
         self._trailer_left -= end - at

@@ -127,6 +127,35 @@ def test_broken_chunks_are_a_fault_behind_their_content(name: str) -> None:
             body.end()
 
 
+def size_line(size: int) -> bytes:
+    return b"1;" + b"x" * (size - 4) + b"\r\n"
+
+
+def trailers(size: int) -> bytes:
+    return b"0\r\n" + b"ab: c\r\n" * 2 + b"d" * (size - 18) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "limit", "message"),
+    [
+        (size_line, MAX_CHUNK_LINE_BYTES, "a chunk-size line of more than 4096 bytes"),
+        (trailers, MAX_TRAILER_BYTES, "more than 16384 bytes of trailers"),
+    ],
+)
+def test_limits_of_framing_hold_to_the_byte(
+    make: Callable[[int], bytes], limit: int, message: str
+) -> None:
+    """And are told as they are, not as what was left of them."""
+    for pieces in (cases.whole, cases.byte_by_byte):
+        body = ChunkedBody()
+        read(body, pieces(make(limit)))
+        assert body.fault is None
+        body = ChunkedBody()
+        read(body, pieces(make(limit + 1)))
+        assert body.fault is not None
+        assert message in body.fault.message
+
+
 @given(st.data(), st.lists(st.binary(min_size=1)))
 def test_any_chunks_are_read_back(data: st.DataObject, contents: list[bytes]) -> None:
     """Content may hold whatever looks like framing."""
