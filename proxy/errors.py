@@ -16,6 +16,7 @@ tried and what to do, and never hold an upstream key.
     │   ├── BodyTooSlow               408 body_too_slow
     │   └── BodyTooLarge              413 body_too_large
     ├── CallerGone                    499 the caller hung up: nobody reads the answer
+    ├── OutOfResources                503 server_out_of_resources: of descriptors, memory, threads
     ├── PoolError                     no client could be used
     │   ├── AllCoolingDown            429 rate_limit_exceeded
     │   ├── NoClientFree              503 no_client_free
@@ -192,6 +193,13 @@ class CallerGone(ProxyError):
 
     status = 499
     code = "caller_gone"
+
+
+class OutOfResources(ProxyError):
+    """A want of our own (`shortage`): no client is at fault, and another would not help."""
+
+    status = 503
+    code = "server_out_of_resources"
 
 
 class PoolError(ProxyError):

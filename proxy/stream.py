@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
 
+from . import shortage
 from .clients.base import ChunkTranslator, Reply
 from .errors import CallerGone, ProxyError, UpstreamError, UpstreamTimeout
 from .record import Record
@@ -181,9 +182,12 @@ class StreamBody:
         except CallerGone as error:
             self._is_over = True
             raise _hung_up() from error
-        except ProxyError as error:
+        except (ProxyError, *shortage.SIGNS) as fault:
+            known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
+            if known is None:
+                raise
             self._is_over = True
-            data = encode([self._event_for(error)])
+            data = encode([self._event_for(known)])
         self._record.bytes_out += len(data)
         if self.tap is not None:
             self.tap(data)

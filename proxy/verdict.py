@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from .errors import (
     CallerError,
+    OutOfResources,
     ProxyError,
     UpstreamAuthentication,
     UpstreamRefusal,
@@ -46,6 +47,8 @@ def judge(error: ProxyError, *, switch_project: bool) -> Verdict:
         if error.status == 429 and not switch_project:
             return Verdict(Effect.COOL, moves_on=False)
         return _BY_STATUS.get(error.status, _FORWARDED)
+    if isinstance(error, OutOfResources):
+        return _FORWARDED
     if isinstance(error, CallerError):  # this kind of upstream cannot do it; another may
         return _ELSEWHERE
     return _RESTS

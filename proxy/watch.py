@@ -180,6 +180,7 @@ class Bell:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self._read_fd = self._write_fd = -1  # until there is one: it may be one too many
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -207,7 +208,7 @@ class Bell:
                 return True
 
     def __del__(self) -> None:
-        for fd in {self._read_fd, self._write_fd}:
+        for fd in {self._read_fd, self._write_fd} - {-1}:
             os.close(fd)
 
 

@@ -95,16 +95,16 @@ MUTANTS = [
        "            self._lease = None\n        raise self._final()",
        "test_seed_bugs.py", "-k", "bug_1_"),
     _m("a stream is retried after its first event", "stream.py",
-       "            data = encode([self._event_for(error)])\n",
-       "            self._event_for(error)\n"
+       "            data = encode([self._event_for(known)])\n",
+       "            self._event_for(known)\n"
        "            self._is_over, self._opened = False, None\n"
        "            again = getattr(self._opening, '_attempts', self._opening)\n"
        "            again._end_attempt()\n"
        "            again._pauses = again._run()\n"
        "            return next(self)\n",
        "test_seed_bugs.py", "-k", "bug_4_"),
-    _m("[DONE] follows an error", "stream.py", "data = encode([self._event_for(error)])",
-       "data = encode([self._event_for(error), DONE])", "test_stream.py"),
+    _m("[DONE] follows an error", "stream.py", "data = encode([self._event_for(known)])",
+       "data = encode([self._event_for(known), DONE])", "test_stream.py"),
     _m("a closed stream releases nothing", "stream.py",
        "        self._is_over = True\n        self._held.close()", "        self._is_over = True",
        "test_stream.py::test_close_frees_once_in_every_state"),
@@ -142,8 +142,16 @@ MUTANTS = [
        "        poller.register(self._read_fd, select.POLLIN)\n",
        "test_watch.py::test_gone_caller_ends_every_wait"),
     # Connections
+    _m("want of descriptors is blamed on the upstream", "clients/connections.py",
+       "if want := shortage.recognised(error):", "if want := None:",
+       "test_shortage.py", "-k", "want_is_known"),
+    _m("want of memory is the client's fault", "verdict.py",
+       "if isinstance(error, OutOfResources):", "if False:", "test_shortage.py", "-k", "want"),
+    _m("a want in mid-stream ends it in silence", "stream.py",
+       "except (ProxyError, *shortage.SIGNS) as fault:", "except ProxyError as fault:",
+       "test_shortage.py", "-k", "mid_stream"),
     _m("a fresh connection is replaced too", "clients/reply.py",
-       "if not self._is_reused or self._reader.started:", "if self._reader.started:",
+       "or not self._is_reused or self._reader.started:", "or self._reader.started:",
        "clients/test_transport.py::test_fresh_connection_is_not_replaced",
        "clients/test_transport.py::test_replacement_is_not_replaced"),
     _m("an unfinished answer's connection is used again", "clients/reply.py",

@@ -15,6 +15,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
+from .. import shortage
 from ..errors import (
     RETRY_HINTS,
     BodyTooLarge,
@@ -137,7 +138,7 @@ class Exchange:
             body = _read(self.environ["wsgi.input"], most + 1 if length is None else length)
             if not body and length != 0:  # unless a hook of the embedding application was first
                 body = request.get_data()
-        except (TimeoutError, BlockingIOError):
+        except (TimeoutError, BlockingIOError, MemoryError):
             raise
         except Exception as error:  # each server has its own for broken framing
             raise InvalidRequest("the request body is framed wrongly") from error
@@ -211,6 +212,8 @@ class Exchange:
             return self.refuse(error)
         if isinstance(error, HTTPException):
             return self.refuse(_in_our_terms(error))
+        if want := shortage.recognised(error):
+            return self.refuse(want)
         log.exception("request %s failed", self.request_id, exc_info=error)
         return self.refuse(
             ProxyError(f"the proxy failed; its log says why under {self.request_id}")

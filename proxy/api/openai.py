@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import msgspec
 from flask import Response
 
+from .. import shortage
 from ..answering import Source
 from ..config import CallerKey
 from ..dispatch import Answer, Call
@@ -56,9 +57,11 @@ class _Endpoints:
                 record.caller = key.name
                 self._gateway.admit(key, held)
                 return serve(exchange, key, held)
-            except ProxyError as error:
-                record.status = error.status
-                record.end = error.code or str(error.status)
+            except Exception as error:
+                known = error if isinstance(error, ProxyError) else shortage.recognised(error)
+                if known is not None:
+                    record.status = known.status
+                    record.end = known.code or str(known.status)
                 raise
 
     def _chat(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:

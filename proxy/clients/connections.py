@@ -26,7 +26,8 @@ from urllib3.poolmanager import PoolManager
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.ssltransport import SSLTransport
 
-from ..errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from .. import shortage
+from ..errors import OutOfResources, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 # RFC 8446 section 5.1.
 TLS_RECORD_BYTES = 16 * 1024
@@ -196,8 +197,10 @@ class WatchedAdapter(HTTPAdapter):
 _TIMEOUTS = (Urllib3TimeoutError, requests.Timeout, TimeoutError)
 
 
-def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamError:
+def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamError | OutOfResources:
     """What kept us from connecting, in our terms and plain words."""
+    if want := shortage.recognised(error):
+        return want
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and len(causes) < 8:
         causes.append(cast("Exception", cause))

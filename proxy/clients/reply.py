@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection
 
-from ..errors import UpstreamError, UpstreamInvalid, UpstreamReset
+from .. import shortage
+from ..errors import OutOfResources, ProxyError, UpstreamError, UpstreamInvalid, UpstreamReset
 from ..watch import Caller, SocketWatch
 from ..wire.http_body import BodyReader, Inflater, body_reader, inflater
 from ..wire.http_head import Head, HeadReader
@@ -99,13 +100,17 @@ class SocketReply:
 
     def _renew(self, error: OSError | None) -> None:
         """Take a fresh connection if the old one had merely gone stale."""
-        if not self._is_reused or self._reader.started:
-            raise UpstreamReset(
-                f"{self._transport.host} closed the connection without a whole answer"
-                f"{_reason(error)}"
-            ) from error
+        broken = self._broken("closed the connection without a whole answer", error)
+        is_ours = isinstance(broken, OutOfResources)
+        if is_ours or not self._is_reused or self._reader.started:
+            raise broken from error
         self.close()
         self._open(fresh=True)
+
+    def _broken(self, what: str, error: OSError | None) -> ProxyError:
+        """What the end of a connection is to the caller: the upstream's doing, or our own want."""
+        want = None if error is None else shortage.recognised(error)
+        return want or UpstreamReset(f"{self._transport.host} {what}{_reason(error)}")
 
     def _converse(self, until: float) -> bytes | None:
         """As `_receive`, while the rest of the request goes out."""
@@ -133,9 +138,11 @@ class SocketReply:
             except _WOULD_BLOCK:
                 look_until = until
                 continue
-            except OSError:
+            except OSError as error:
                 if self._is_reused and not self._reader.started:
                     raise
+                if want := shortage.recognised(error):
+                    raise want from error
                 # Refused in mid-request: an answer that says why may come all the same.
                 self._unsent.clear()
                 self._is_cut = True
@@ -190,9 +197,7 @@ class SocketReply:
                     else:  # of a request that is refused the rest may stay (RFC 9112 section 9.3)
                         data = self._receive(until)
                 except OSError as error:
-                    raise UpstreamReset(
-                        f"{self._transport.host} broke the connection in mid-answer{_reason(error)}"
-                    ) from error
+                    raise self._broken("broke the connection in mid-answer", error) from error
             if data is None:
                 return None
             if data:
