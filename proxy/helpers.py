@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar, cast
 
 from .watch import CLOCK, Bell, Caller, Clock, my_bell
@@ -45,6 +45,9 @@ class Task(Generic[_T]):
             self._value = self._work()
         except Exception as error:  # whoever waits is told
             self._error = error
+        self._end()
+
+    def _end(self) -> None:
         with self._lock:
             self._is_over = True
             bells, self._bells = self._bells, []
@@ -53,20 +56,20 @@ class Task(Generic[_T]):
 
     def wait(self, until: float, caller: Caller, clock: Clock = CLOCK) -> bool:
         """Whether it was over before the monotonic moment `until`; raises CallerGone."""
-        bell = my_bell()
+        return wait_any([self], until, caller, clock)
+
+    def _add(self, bell: Bell) -> None:
+        """Have the end of this task ring the bell, now if it is over."""
         with self._lock:
-            if self._is_over:
-                return True
-            self._bells.append(bell)
-        try:
-            while bell.wait(until, caller, clock):
-                if self.is_over:  # else it was rung for an earlier wait
-                    return True
-            return False
-        finally:
-            with self._lock:
-                if bell in self._bells:
-                    self._bells.remove(bell)
+            if not self._is_over:
+                self._bells.append(bell)
+                return
+        bell.ring()
+
+    def _remove(self, bell: Bell) -> None:
+        with self._lock:
+            if bell in self._bells:
+                self._bells.remove(bell)
 
     def result(self) -> _T:
         """What `work` returned or raised; only once it is over."""
@@ -74,6 +77,23 @@ class Task(Generic[_T]):
         if self._error is not None:
             raise self._error
         return cast("_T", self._value)
+
+
+def wait_any(
+    tasks: Collection[Task[_T]], until: float, caller: Caller, clock: Clock = CLOCK
+) -> bool:
+    """Whether one of these was over before the monotonic moment `until`; raises CallerGone."""
+    bell = my_bell()
+    try:
+        for task in tasks:
+            task._add(bell)
+        while bell.wait(until, caller, clock):
+            if any(task.is_over for task in tasks):  # else it was rung for an earlier wait
+                return True
+        return False
+    finally:
+        for task in tasks:
+            task._remove(bell)
 
 
 class HelperThreads:
@@ -98,7 +118,8 @@ class HelperThreads:
     def start(self, task: Task[_T]) -> Task[_T]:
         """Have a task run as soon as a thread is free, in order.
 
-        Raises RuntimeError if the process can have no thread and none is there to take it.
+        Raises RuntimeError if the process can have no thread and none is there to take it; the
+        task is over then, with the same error for whoever waits for it already.
         """
         with self._lock:
             self._idle -= 1
@@ -112,12 +133,14 @@ class HelperThreads:
                 threading.Thread(
                     target=self._serve, args=(task,), name=f"{self._name}-{number}", daemon=True
                 ).start()
-            except RuntimeError:
+            except RuntimeError as error:
                 with self._lock:
                     self._threads -= 1
                     has_others = self._threads > 0
                     self._idle -= has_others
                 if not has_others:
+                    task._error = error
+                    task._end()
                     raise
             else:
                 return task

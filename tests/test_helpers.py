@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.errors import CallerGone
-from proxy.helpers import HelperThreads, Task
+from proxy.helpers import HelperThreads, Task, wait_any
 from proxy.watch import Caller
 
 NOBODY = Caller(None)
@@ -65,6 +66,20 @@ def test_wait_ends_when_the_caller_leaves(gate: threading.Event) -> None:
         theirs.close()
         with pytest.raises(CallerGone):
             task.wait(soon(), Caller(ours))
+
+
+def test_wait_for_any_ends_with_the_first(gate: threading.Event) -> None:
+    """One that hangs holds up nobody who has what he needs from another."""
+    threads = HelperThreads("test-any", 2)
+    hung = threads.start(Task(gate.wait))
+    go_on = threading.Event()
+    quick = threads.start(Task(lambda: go_on.wait(10)))
+    assert not wait_any([hung, quick], time.monotonic() + 0.02, NOBODY)
+    go_on.set()
+    assert wait_any([hung, quick], soon(), NOBODY)
+    assert (hung.is_over, quick.is_over) == (False, True)
+    assert wait_any([hung, quick], -math.inf, NOBODY)
+    assert hung._bells == []
 
 
 def test_all_who_wait_are_woken(gate: threading.Event) -> None:
@@ -128,5 +143,9 @@ def test_task_waits_for_a_busy_thread_where_no_further_one_can_be_had(
     task = threads.start(Task(lambda: 1))
     gate.set()
     assert task.wait(soon(), NOBODY)
+    lost = Task(lambda: 1)
     with pytest.raises(RuntimeError):
-        HelperThreads("test-none", 2).start(Task(lambda: 1))
+        HelperThreads("test-none", 2).start(lost)
+    assert lost.wait(soon(), NOBODY)
+    with pytest.raises(RuntimeError):
+        lost.result()
