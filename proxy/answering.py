@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from .config import Config
 from .dispatch import Answer, Call
 from .errors import ProxyError
+from .reading import Waits
+from .record import Record
+from .registry import Entry
 from .stream import Opened, Opening, StreamBody
-from .watch import Clock
+from .watch import Caller, Clock
+from .wire.openai import ChatRequest
+
+
+class Asked(NamedTuple):
+    """A request as the endpoints have it. `headers`: the caller's that go on to the upstream."""
+
+    request: ChatRequest
+    headers: dict[str, str]
+    caller: Caller
+    record: Record
+
+    def call(self, entry: Entry) -> Call:
+        """It, when its model is found."""
+        return Call(self.request, entry, self.headers, self.caller, self.record)
 
 
 class Source(Protocol):
-    """What an answer comes from: `Attempts`, or several of them (`series.Series`)."""
+    """What an answer comes from: `Attempts`, several of them (`series.Series`), or `Sought`."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -25,8 +43,48 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class Sought:
+    """A source that waits until its model is found, and is then what `begin` makes of it.
+
+    `find`: the model, or None when the given moment came first; raises ProxyError.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[float], Entry | None],
+        begin: Callable[[Entry], Source],
+        waits: Waits,
+    ) -> None:
+        self._find = find
+        self._begin = begin
+        self._waits = waits
+        self._source: Source | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self._source is None else self._source.headers
+
+    def advance(self, pause_at: float) -> Answer | Opened | None:
+        if self._source is None:
+            entry = self._find(min(pause_at, self._waits.deadline))
+            if entry is None:
+                if self._waits.now() >= self._waits.deadline:
+                    raise self._waits.out_of_time()
+                return None
+            self._source = self._begin(entry)
+        return self._source.advance(pause_at)
+
+    def interrupted(self, error: ProxyError) -> None:
+        assert self._source is not None, "only what was opened can break"
+        self._source.interrupted(error)
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+
 def serve(
-    source: Source, call: Call, held: ExitStack, *, config: Config, clock: Clock
+    source: Source, call: Asked | Call, held: ExitStack, *, config: Config, clock: Clock
 ) -> Answer | StreamBody:
     """Have `source` answer the call; raises ProxyError. What `held` holds ends with the answer.
 

@@ -5,22 +5,27 @@ Opens no socket and starts no thread: a process may fork after making one.
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from . import answering
-from .answering import Source
+from .answering import Asked, Sought, Source
 from .clients import make_clients
 from .config import CallerKey, Config
 from .dispatch import Answer, Attempts, Call
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
 from .pool import ClientPool
-from .registry import Registry
+from .reading import Waits
+from .record import Record
+from .registry import Entry, Registry
 from .request_log import RequestLog
 from .series import Series
 from .stream import StreamBody
-from .watch import CLOCK, Clock
-from .wire.completions import Completion
+from .watch import CLOCK, Caller, Clock
+from .wire.completions import read_completion
 from .wire.text_answers import TextAnswers
 
 # Nobody knows when a request in flight will end: soon, as a rule.
@@ -68,24 +73,54 @@ class Gateway:
             held.enter_context(own)
         held.enter_context(self._places)
 
-    def chat(self, call: Call, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
-        """Serve a chat request (`answering.serve`), and what its headers are to be taken from."""
-        attempts = self._attempts(call)
-        return self._serve(attempts, call, held), attempts
+    def find(self, alias: str, caller: Caller, record: Record) -> Entry:
+        """The model. May block for a provider's own list, up to `request-timeout`.
 
-    def complete(
-        self, call: Call, completion: Completion, held: ExitStack
-    ) -> tuple[Answer | StreamBody, Source]:
-        """Serve a completions request; `call` is for the first of its prompts."""
-        calls = [call._replace(request=request) for request in completion.requests]
-        series = Series(calls, TextAnswers(completion), self._attempts)
-        return self._serve(series, call, held), series
+        Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
+        """
+        waits = self._waits(record)
+        entry = self.registry.find(alias, caller, waits.deadline)
+        if entry is None:
+            raise waits.out_of_time()
+        return entry
+
+    def entries(self, caller: Caller, record: Record) -> list[Entry]:
+        """All models that are known; may block for first lists, up to `request-timeout`."""
+        return self.registry.entries(caller, self._waits(record).deadline)
+
+    def chat(self, asked: Asked, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
+        """Serve a chat request (`answering.serve`), and what its headers are to be taken from."""
+
+        def begin(entry: Entry) -> Source:
+            return self._attempts(asked.call(entry))
+
+        return self._serve(begin, asked, held)
+
+    def complete(self, asked: Asked, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
+        """The same for a completions request."""
+
+        def begin(entry: Entry) -> Source:
+            completion = read_completion(asked.request.body, is_native=entry.is_native)
+            call = asked.call(entry)
+            calls = [call._replace(request=request) for request in completion.requests]
+            return Series(calls, TextAnswers(completion), self._attempts)
+
+        return self._serve(begin, asked, held)
 
     def _attempts(self, call: Call) -> Attempts:
         return Attempts(call, self.pool, self.config, self.clock)
 
-    def _serve(self, source: Source, call: Call, held: ExitStack) -> Answer | StreamBody:
-        return answering.serve(source, call, held, config=self.config, clock=self.clock)
+    def _waits(self, record: Record) -> Waits:
+        return Waits(self.config, self.clock, arrived=record.arrived)
+
+    def _serve(
+        self, begin: Callable[[Entry], Source], asked: Asked, held: ExitStack
+    ) -> tuple[Answer | StreamBody, Source]:
+        find = partial(self.registry.find, asked.request.model, asked.caller)
+        entry = find(-math.inf)
+        source = begin(entry) if entry else Sought(find, begin, self._waits(asked.record))
+        answer = answering.serve(source, asked, held, config=self.config, clock=self.clock)
+        return answer, source
 
     def close(self) -> None:
         """Close idle connections."""

@@ -3,18 +3,23 @@
 Models are told by the configuration or, where it is silent, by the provider's own list, fetched at
 first need and kept for a while. A provider's clients share one list: a key that may not use a model
 of it is passed over when the upstream says `model_not_found`.
+
+Lists are fetched by helper threads of the process, side by side. A request waits for one only if no
+list at hand has its model and that one has never been there; all others use what is known, while an
+old list is renewed behind their backs.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from .clients.base import Client
-from .errors import ModelNotFound, ModelsUnknown, RetryHint, UpstreamError
+from .errors import ModelNotFound, ModelsUnknown, ProxyError, RetryHint, UpstreamError
+from .helpers import HelperThreads, Task, wait_any
 from .slot import Route
 from .watch import CLOCK, Caller, Clock
 
@@ -23,8 +28,11 @@ KEPT_S = 300.0
 RETRY_S = 10.0
 FETCH_TIMEOUT_S = 10.0
 
-# How often a request that waits for another's fetch looks whether its caller is still there.
-_LOOK_S = 0.25
+# A fetch that hangs has its thread for 10 s: enough of them that the others need not wait for it.
+MAX_FETCHES = 16
+
+_NOBODY = Caller(None)  # who left does not end a fetch that others wait for
+_threads = HelperThreads("poolproxy-models", MAX_FETCHES)
 
 log = logging.getLogger("proxy.registry")
 
@@ -42,6 +50,13 @@ class Entry(NamedTuple):
         return all(route.client.config.completions == "native" for route in self.routes)
 
 
+class _Fetch(NamedTuple):
+    """A fetch that is under way. Who waits for it gives up at the moment `until`."""
+
+    task: Task[None]
+    until: float
+
+
 class _Listing:
     """A provider's own list of models."""
 
@@ -50,7 +65,11 @@ class _Listing:
         self.names: tuple[str, ...] = ()
         self.is_known = False  # whether there ever was one, and it is in the table
         self.due_at = float("-inf")
-        self.lock = threading.Lock()  # held by the one request that fetches
+        self.fetch: _Fetch | None = None  # while it is under way
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be fetched, and nobody does."""
+        return self.fetch is None and now >= self.due_at
 
 
 class Registry:
@@ -66,82 +85,115 @@ class Registry:
                 key = (client.config.provider, client.config.base_url)
                 listings.setdefault(key, _Listing([])).clients.append(client)
         self._listings = tuple(listings.values())
+        self._beginning = threading.Lock()  # guards that a listing has one fetch at a time
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
         self._table: dict[str, Entry] = {}
         self._rebuild()
 
-    def find(self, alias: str, caller: Caller) -> Entry:
-        """The model; raises ModelNotFound, ModelsUnknown while a provider's list is missing.
+    def find(self, alias: str, caller: Caller, until: float) -> Entry | None:
+        """The model, or None if `until` came while a list that may have it was on its way.
 
-        Blocks for a first list only when the model is not known without it, and to renew the lists
-        that its own clients have it from: one request does, the others use the old ones meanwhile.
+        Waits for nothing where the model is known. Raises CallerGone, ModelNotFound, ModelsUnknown
+        if a list could not be had that may have it.
         """
-        entry = self._table.get(alias)
-        if self._listings and (listings := self._due_for(entry)):
-            self._refresh(listings, caller)
-            entry = self._table.get(alias)
-        if entry is not None:
-            return entry
-        if not all(listing.is_known for listing in self._listings):
-            raise ModelsUnknown(
-                f"the model {alias!r} is not configured, and a provider's model list cannot be had",
-                hint=RetryHint(RETRY_S),
-            )
-        raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
+        while (entry := self._table.get(alias)) is None:
+            awaited = self._first_fetches()
+            are_known = all(listing.is_known for listing in self._listings)
+            # Looked for after these two: what a list brought meanwhile is in the table.
+            if (entry := self._table.get(alias)) is not None:
+                break
+            if not awaited:
+                raise _missing(alias, are_known=are_known)
+            if not self._wait(awaited, caller, until):
+                return None
+        if self._listings:
+            self._renew_lists_of(entry)
+        return entry
 
-    def entries(self, caller: Caller) -> list[Entry]:
-        """All models, by the order of the configuration; raises CallerGone."""
-        self.refresh(caller)
+    def entries(self, caller: Caller, until: float) -> list[Entry]:
+        """All models, by the order of the configuration; raises CallerGone.
+
+        Waits for lists that have never been there, up to the moment `until`.
+        """
+        while (awaited := self._first_fetches()) and self._wait(awaited, caller, until):
+            pass
         return list(self._table.values())
 
-    def _due_for(self, entry: Entry | None) -> list[_Listing]:
-        """The lists that a request for this model has to see to; None: any may have it."""
+    def _renew_lists_of(self, entry: Entry) -> None:
+        """Begin to fetch those due lists that a known model is from, not those of others."""
         now = self._clock.monotonic()
-        due = [listing for listing in self._listings if now >= listing.due_at]
-        if not due or entry is None:
-            return due
-        clients = {route.client for route in entry.routes}
-        return [one for one in due if one.is_known and not clients.isdisjoint(one.clients)]
+        if due := [listing for listing in self._listings if listing.is_due(now)]:
+            clients = {route.client for route in entry.routes}
+            for listing in due:
+                if listing.is_known and not clients.isdisjoint(listing.clients):
+                    self._begin_fetch(listing)
 
-    def refresh(self, caller: Caller) -> None:
-        """Fetch the lists that are due; where another request does, wait only for a first one."""
-        self._refresh(self._listings, caller)
-
-    def _refresh(self, listings: Iterable[_Listing], caller: Caller) -> None:
-        for listing in listings:
-            if self._clock.monotonic() < listing.due_at:
-                continue
-            while not listing.lock.acquire(blocking=False):
-                if listing.is_known:
-                    break
-                caller.raise_if_gone()
-                time.sleep(_LOOK_S)
-            else:
-                try:
-                    self._fetch(listing, caller)
-                finally:
-                    listing.lock.release()
-
-    def _fetch(self, listing: _Listing, caller: Caller) -> None:
+    def _first_fetches(self) -> list[_Fetch]:
+        """Begin to fetch all due lists; the fetches of those that have never been there."""
         now = self._clock.monotonic()
-        if now < listing.due_at:
-            return  # another request was quicker
+        for listing in self._listings:
+            if listing.is_due(now):
+                self._begin_fetch(listing)
+        fetches = [listing.fetch for listing in self._listings if not listing.is_known]
+        return [fetch for fetch in fetches if fetch is not None and now < fetch.until]
+
+    def _wait(self, fetches: list[_Fetch], caller: Caller, until: float) -> bool:
+        """Wait until a fetch has ended, or has had its time; False if `until` came first."""
+        give_up_at = min(fetch.until for fetch in fetches)
+        tasks = [fetch.task for fetch in fetches]
+        if wait_any(tasks, min(until, give_up_at), caller, self._clock):
+            return True
+        return self._clock.monotonic() < until
+
+    def _begin_fetch(self, listing: _Listing) -> None:
+        """Have a thread fetch the list, unless another request was quicker."""
+        now = self._clock.monotonic()
+        until = now + FETCH_TIMEOUT_S
+        task = Task(partial(self._fetch, listing, until))
+        # Critical section: one request begins the fetch.
+        with self._beginning:
+            if not listing.is_due(now):
+                return
+            listing.fetch = _Fetch(task, until)
+        try:
+            _threads.start(task)
+        except RuntimeError as error:
+            log.warning("%s: no model list: %s", listing.clients[0].label, error)
+            self._end_fetch(listing, kept_s=RETRY_S)
+
+    def _end_fetch(self, listing: _Listing, *, kept_s: float) -> None:
+        # In this order, so that `is_due` holds at no moment between.
+        listing.due_at = self._clock.monotonic() + kept_s
+        listing.fetch = None
+
+    def _fetch(self, listing: _Listing, until: float) -> None:
+        """In a helper thread: get the list, by the first key that can."""
+        kept_s = RETRY_S
         for client in listing.clients:
-            try:
-                names = client.list_models(caller=caller, deadline=now + FETCH_TIMEOUT_S)
-            except UpstreamError as error:
-                if key := client.config.key:
-                    error.hide(key.reveal(), str(key))
-                log.warning("%s: no model list: %s", client.label, error)
-                continue
-            if listing.names != tuple(names):
-                listing.names = tuple(names)
-                self._rebuild()
-            # In this order, so that no request believes in a list that it cannot see yet.
-            listing.is_known = True
-            listing.due_at = self._clock.monotonic() + KEPT_S
-            return
-        listing.due_at = self._clock.monotonic() + RETRY_S
+            if self._fetch_by(client, listing, until):
+                kept_s = KEPT_S
+                break
+            if self._clock.monotonic() >= until:
+                break
+        self._end_fetch(listing, kept_s=kept_s)
+
+    def _fetch_by(self, client: Client, listing: _Listing, until: float) -> bool:
+        try:
+            names = client.list_models(caller=_NOBODY, deadline=until)
+        except UpstreamError as error:
+            if key := client.config.key:
+                error.hide(key.reveal(), str(key))
+            log.warning("%s: no model list: %s", client.label, error)
+            return False
+        except Exception:  # the thread's last frame of ours: nobody else would tell
+            log.exception("%s: no model list", client.label)
+            return False
+        if listing.names != tuple(names):
+            listing.names = tuple(names)
+            self._rebuild()
+        # In this order, so that no request believes in a list that it cannot see yet.
+        listing.is_known = True
+        return True
 
     def _rebuild(self) -> None:
         with self._building:
@@ -164,3 +216,13 @@ class Registry:
                 old = self._table.get(alias)
                 table[alias] = old if old == entry and old is not None else entry
             self._table = table
+
+
+def _missing(alias: str, *, are_known: bool) -> ProxyError:
+    """The error for a model that is in no list. `are_known`: every list has been there."""
+    if are_known:
+        return ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
+    return ModelsUnknown(
+        f"the model {alias!r} is not configured, and a provider's model list cannot be had",
+        hint=RetryHint(RETRY_S),
+    )

@@ -30,7 +30,7 @@ from proxy.health import Effect
 from proxy.lease import Lease
 from proxy.pool import ClientPool
 from proxy.record import Record
-from proxy.registry import Registry
+from proxy.registry import Entry, Registry
 from proxy.stream import StreamBody
 from proxy.watch import Caller, Clock, Poll
 from proxy.wire.openai import ChatRequest, Usage, read_request
@@ -269,8 +269,14 @@ class Stage:
         self.record = Record("req_1", endpoint="", arrived=self.clock.monotonic())
         asked = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
         request = read_request(json.dumps(asked).encode())
-        entry = self.registry.find("m", Caller(None))
+        entry = self.entry("m")
         return Call(request, entry, headers or {}, caller or Caller(None), self.record)
+
+    def entry(self, alias: str) -> Entry:
+        """A configured model."""
+        entry = self.registry.find(alias, Caller(None), -math.inf)
+        assert entry is not None
+        return entry
 
     def ask(self, caller: Caller | None = None, **more: Any) -> bytes:
         """The unary answer; raises ProxyError."""
@@ -327,7 +333,7 @@ class Stage:
 
         `alias`: "only" is the same model by a name of this client's own, "other" another model.
         """
-        entry = self.registry.find(f"{alias}-{label}", Caller(None))
+        entry = self.entry(f"{alias}-{label}")
         ticket = self.pool.ticket(entry.alias, Caller(None))
         lease = self.pool.acquire(ticket, entry.routes, self.clock.monotonic())
         assert lease is not None, f"{label} is not free"

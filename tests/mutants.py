@@ -157,6 +157,13 @@ MUTANTS = [
     _m("an unfinished answer's connection is used again", "clients/reply.py",
        "head.keep_alive and body.done and", "head.keep_alive and",
        "clients/test_transport.py::test_unfinished_answer_closes_the_connection"),
+    # Model lists
+    _m("who waits for a model's list waits for all", "helpers.py",
+       "any(task.is_over for task in tasks)", "all(task.is_over for task in tasks)",
+       "test_registry.py::test_a_name_in_one_list_is_found_though_another_hangs"),
+    _m("a model list may take all the time", "answering.py",
+       "min(pause_at, self._waits.deadline)", "pause_at",
+       "e2e/test_model_lists.py::test_server_ends_though_a_list_hangs"),
     # Limits and words
     _m("an event has no limit", "wire/sse.py", "if size > self._max_event_bytes:", "if False:",
        "wire/test_sse.py", "-k", "larger or bounded"),

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from proxy.answering import Asked
 from proxy.config import Secret, load_config
-from proxy.dispatch import Answer, Call
+from proxy.dispatch import Answer
 from proxy.errors import (
     CallerGone,
     InvalidRequest,
@@ -282,9 +283,8 @@ def test_stale_connection_is_replaced_within_the_attempt() -> None:
         for text in (b"Hello", b"Fresh"):
             record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
             request = ChatRequest(b'{"model":"m"}', "m", False)
-            entry = gateway.registry.find("m", Caller(None))
             with ExitStack() as held:
-                answer, _ = gateway.chat(Call(request, entry, {}, Caller(None), record), held)
+                answer, _ = gateway.chat(Asked(request, {}, Caller(None), record), held)
                 assert isinstance(answer, Answer)
                 assert text in answer.body
             assert len(record.attempts) == 1

@@ -126,7 +126,7 @@ def test_unknown_model_is_404() -> None:
     """404 `model_not_found`: nobody offers it."""
     gateway = Gateway(load_config({"demo": [{}]}))
     with pytest.raises(ModelNotFound) as caught:
-        gateway.registry.find("gpt-0", Caller(None))
+        gateway.registry.find("gpt-0", Caller(None), -math.inf)
     facts = error_of(caught.value.envelope())
     assert (caught.value.status, facts["code"]) == (404, "model_not_found")
 

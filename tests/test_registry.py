@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from proxy import registry
 from proxy.errors import CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout
-from proxy.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, Registry
-from proxy.watch import Caller
+from proxy.helpers import HelperThreads
+from proxy.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, Entry, Registry
+from proxy.watch import Caller, Poll
 from tests.pool_tools import ANYBODY, FakeClient, VirtualClock, make_client
 
 PATIENCE_S = 30.0
 
 
 class Upstream:
-    """A provider's model list: what it says, how often it was asked, with which deadline."""
+    """A provider's model list: what it says, how often it was asked, with which deadline.
+
+    It hangs until its `gate` opens; `begun` tells that it was asked while it had one.
+    """
 
     def __init__(self, *names: str) -> None:
         self.names = list(names)
         self.fails = False
         self.deadlines: list[float] = []
-        self.meanwhile: Callable[[Caller], object] | None = None
+        self.gate: threading.Event | None = None
+        self.begun = threading.Event()
+        self.meanwhile: Callable[[], object] | None = None
 
     def __call__(self, caller: Caller, deadline: float) -> list[str]:
         self.deadlines.append(deadline)
+        if self.gate is not None:
+            self.begun.set()
+            self.gate.wait()
         if self.meanwhile is not None:
-            self.meanwhile(caller)
+            self.meanwhile()
         if self.fails:
             raise UpstreamTimeout("no list")
         return list(self.names)
@@ -38,32 +50,54 @@ class Upstream:
         return len(self.deadlines)
 
 
-class WaitingCaller(Caller):
-    """Tells when its request waits for another's fetch."""
+class PatientClock(VirtualClock):
+    """Time that stands still while real threads work: only what they do ends a wait."""
 
     def __init__(self) -> None:
-        super().__init__(None)
-        self.waits = threading.Event()
+        super().__init__()
+        self.at_wait: Callable[[], object] = bool  # is called when somebody begins to wait
 
-    def raise_if_gone(self) -> None:
-        self.waits.set()
+    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
+        if until <= self.now:
+            return poller.poll(0)
+        self.at_wait()
+        events = poller.poll(PATIENCE_S * 1000)
+        assert events, "nothing came"
+        return events
 
 
 class Desk:
-    """A registry on a virtual clock."""
+    """A registry on a clock that stands still."""
 
     def __init__(self, *clients: FakeClient) -> None:
-        self.clock = VirtualClock()
+        self.clock = PatientClock()
         self.registry = Registry(clients, clock=self.clock)
 
     def aliases(self) -> list[str]:
-        return [entry.alias for entry in self.registry.entries(ANYBODY)]
+        """Those of the lists that are known, first ones awaited."""
+        return [entry.alias for entry in self.registry.entries(ANYBODY, math.inf)]
+
+    def find(self, alias: str, caller: Caller = ANYBODY) -> Entry:
+        entry = self.registry.find(alias, caller, math.inf)
+        assert entry is not None
+        return entry
 
     def routes(self, alias: str) -> list[tuple[str, str]]:
         """Labels and upstream names."""
-        return [
-            (route.client.label, route.name) for route in self.registry.find(alias, ANYBODY).routes
-        ]
+        return [(route.client.label, route.name) for route in self.find(alias).routes]
+
+    def settle(self) -> None:
+        """Block until no list is being fetched."""
+        for fetch in [listing.fetch for listing in self.registry._listings]:
+            assert fetch is None or fetch.task.wait(time.monotonic() + PATIENCE_S, ANYBODY)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What hung lists wait for; opened at the end, so that their threads are free again."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 def discovering(label: str, upstream: Upstream, provider: str = "p") -> FakeClient:
@@ -78,7 +112,7 @@ def test_configured_models_need_no_fetch() -> None:
     )
     assert desk.aliases() == ["fast", "big"]
     assert desk.routes("fast") == [("a", "fast-1"), ("b", "quick")]
-    assert desk.registry.find("fast", ANYBODY).owned_by == "x"
+    assert desk.find("fast").owned_by == "x"
 
 
 def test_a_client_is_one_route_of_an_alias() -> None:
@@ -117,14 +151,18 @@ def test_the_clients_of_a_provider_share_one_list() -> None:
 
 
 def test_a_list_is_kept_for_5_minutes() -> None:
-    """Then the next need fetches it again."""
+    """Then the next need has it fetched again, and is served from the old one."""
     upstream = Upstream("one")
     desk = Desk(discovering("a", upstream))
     assert desk.aliases() == ["one"]
     upstream.names = ["two"]
     desk.clock.now += KEPT_S - 1
     assert desk.aliases() == ["one"]
+    desk.settle()
+    assert upstream.fetches == 1
     desk.clock.now += 1
+    assert desk.aliases() == ["one"]
+    desk.settle()
     assert desk.aliases() == ["two"]
     assert upstream.fetches == 2
 
@@ -136,25 +174,61 @@ def test_a_request_for_a_known_model_renews_the_list_that_it_is_from() -> None:
     assert desk.aliases() == ["one", "else"]
     desk.clock.now += KEPT_S
     upstream.names = ["two"]
+    assert desk.routes("one") == [("a", "one")]
+    desk.settle()
+    assert (upstream.fetches, other.fetches) == (2, 1)
     with pytest.raises(ModelNotFound):
-        desk.registry.find("one", ANYBODY)
-    assert upstream.fetches == 2
+        desk.find("one")
+    assert desk.routes("two") == [("a", "two")]
+
+
+def test_an_unknown_name_has_all_lists_renewed_and_waits_for_none_of_them(
+    gate: threading.Event,
+) -> None:
+    """What is known decides: 404 at once, though the renewal hangs."""
+    upstream = Upstream("one")
+    desk = Desk(discovering("a", upstream))
+    desk.aliases()
+    upstream.gate = gate
     desk.clock.now += KEPT_S
-    before = other.fetches
-    desk.registry.find("two", ANYBODY)
-    assert upstream.fetches == 3
-    assert other.fetches == before
+    with pytest.raises(ModelNotFound):
+        desk.find("two")
+    assert upstream.begun.wait(PATIENCE_S)
+    upstream.names = ["one", "two"]
+    gate.set()
+    desk.settle()
+    assert desk.routes("two") == [("a", "two")]
+
+
+def test_a_hanging_renewal_holds_up_nobody(gate: threading.Event) -> None:
+    """Its callers are served from the old list, and one thread fetches, however many they are."""
+    upstream = Upstream("one")
+    desk = Desk(discovering("a", upstream))
+    desk.aliases()
+    upstream.gate = gate
+    desk.clock.now += KEPT_S
+    for _ in range(3):
+        assert desk.routes("one") == [("a", "one")]
+        assert desk.aliases() == ["one"]
+    assert upstream.begun.wait(PATIENCE_S)
+    upstream.names = ["two"]
+    gate.set()
+    desk.settle()
+    assert desk.aliases() == ["two"]
+    assert upstream.fetches == 2
 
 
 def test_routes_that_did_not_change_stay_the_same_object() -> None:
     """The pool knows a model by it: turns and waiters outlive a refresh."""
     upstream = Upstream("one", "two")
     desk = Desk(discovering("a", upstream))
-    before = desk.registry.find("one", ANYBODY).routes
+    before = desk.find("one").routes
     upstream.names = ["three", "one"]
     desk.clock.now += KEPT_S
+    desk.aliases()
+    desk.settle()
     assert desk.aliases() == ["three", "one"]
-    assert desk.registry.find("one", ANYBODY).routes is before
+    assert desk.find("one").routes is before
 
 
 def test_a_failed_fetch_keeps_the_last_list() -> None:
@@ -164,11 +238,14 @@ def test_a_failed_fetch_keeps_the_last_list() -> None:
     desk.aliases()
     upstream.fails = True
     desk.clock.now += KEPT_S
-    assert desk.aliases() == ["one"]
-    assert desk.aliases() == ["one"]
+    for _ in range(2):
+        assert desk.aliases() == ["one"]
+        desk.settle()
     assert upstream.fetches == 2
     upstream.fails, upstream.names = False, ["two"]
     desk.clock.now += RETRY_S
+    desk.aliases()
+    desk.settle()
     assert desk.aliases() == ["two"]
 
 
@@ -198,82 +275,153 @@ def test_one_dead_provider_does_not_hide_anothers_models() -> None:
     assert desk.routes("one") == [("b", "one")]
 
 
-def test_one_caller_refreshes_while_the_others_use_the_old_list() -> None:
-    """At once: a slow upstream delays one request, not all."""
+def test_a_name_in_one_list_is_found_though_another_hangs(gate: threading.Event) -> None:
+    """Lists are fetched side by side; the first that has the name ends the wait."""
+    hung, upstream = Upstream(), Upstream("one")
+    hung.gate, upstream.gate = gate, threading.Event()
+    desk = Desk(discovering("a", hung, "x"), discovering("b", upstream, "y"))
+    desk.clock.at_wait = upstream.gate.set
+    assert desk.routes("one") == [("b", "one")]
+    assert hung.begun.wait(PATIENCE_S)
+
+
+def test_an_unknown_name_waits_for_a_first_list(gate: threading.Event) -> None:
+    """Up to the moment that the request gives, and then on where it left off."""
+    hung = Upstream("late")
+    hung.gate = gate
+    desk = Desk(discovering("a", hung))
+    assert desk.registry.find("late", ANYBODY, desk.clock.now) is None
+    assert hung.begun.wait(PATIENCE_S)
+    gate.set()
+    assert desk.routes("late") == [("a", "late")]
+    assert hung.fetches == 1
+
+
+def test_a_list_that_hangs_is_given_up_when_its_time_is_over(gate: threading.Event) -> None:
+    """Whether its thread comes back or not: 503, and no second thread for it."""
+    hung = Upstream("late")
+    hung.gate = gate
+    desk = Desk(discovering("a", hung))
+    assert desk.registry.find("late", ANYBODY, desk.clock.now) is None
+    desk.clock.now += FETCH_TIMEOUT_S
+    for _ in range(2):
+        with pytest.raises(ModelsUnknown):
+            desk.find("late")
+    assert desk.aliases() == []
+    gate.set()
+    desk.settle()
+    assert desk.routes("late") == [("a", "late")]
+    assert hung.fetches == 1
+
+
+def test_models_are_listed_when_all_first_lists_have_come_or_failed(gate: threading.Event) -> None:
+    """In the order of the configuration, whichever came first."""
+    slow, dead, quick = Upstream("slow"), Upstream(), Upstream("quick")
+    slow.gate, dead.fails = gate, True
+    desk = Desk(discovering("a", slow, "a"), discovering("b", dead, "b"), discovering("c", quick))
+    assert desk.routes("quick") == [("c", "quick")]
+    assert [entry.alias for entry in desk.registry.entries(ANYBODY, -math.inf)] == ["quick"]
+    gate.set()
+    assert desk.aliases() == ["slow", "quick"]
+
+
+def test_a_further_key_is_not_tried_when_the_time_is_over() -> None:
+    """All keys of a provider have one fetch's time together."""
+    first, second = Upstream(), Upstream("one")
+    desk = Desk(discovering("a", first), discovering("b", second))
+
+    def take_all_the_time() -> None:
+        desk.clock.now += FETCH_TIMEOUT_S
+
+    first.fails, first.meanwhile = True, take_all_the_time
+    with pytest.raises(ModelsUnknown):
+        desk.find("one")
+    assert (first.fetches, second.fetches) == (1, 0)
+
+
+def test_requests_that_need_the_first_list_wait_for_one_fetch(gate: threading.Event) -> None:
+    """All at once at start: none is told that there is no list."""
     upstream = Upstream("one")
+    upstream.gate = gate
     desk = Desk(discovering("a", upstream))
-    desk.aliases()
-    desk.clock.now += KEPT_S
-    seen: list[list[str]] = []
-
-    def look_from_another_thread(_: Caller) -> None:
-        thread = threading.Thread(target=lambda: seen.append(desk.aliases()))
-        thread.start()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-
-    upstream.names, upstream.meanwhile = ["two"], look_from_another_thread
-    assert desk.aliases() == ["two"]
-    assert seen == [["one"]]
-    assert upstream.fetches == 2
-
-
-def test_requests_that_need_the_first_list_wait_for_one_fetch() -> None:
-    """All at once at start: one of them fetches, and none is told that there is no list."""
-    upstream = Upstream("one")
-    desk = Desk(discovering("a", upstream))
-    waiting = WaitingCaller()
     found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(desk.registry.find("one", waiting).alias))
+    together = threading.Barrier(9)
 
-    def have_another_wait(_: Caller) -> None:
+    def ask() -> None:
+        together.wait(PATIENCE_S)
+        found.append(desk.find("one").alias)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
         thread.start()
-        assert waiting.waits.wait(PATIENCE_S)
-
-    upstream.meanwhile = have_another_wait
-    assert desk.routes("one") == [("a", "one")]
-    thread.join(PATIENCE_S)
-    assert found == ["one"]
+    together.wait(PATIENCE_S)
+    assert upstream.begun.wait(PATIENCE_S)
+    gate.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert found == ["one"] * 8
     assert upstream.fetches == 1
 
 
-def test_a_caller_that_leaves_in_a_fetch_does_not_spoil_it_for_others() -> None:
-    """The next request fetches at once: nothing was found out about the upstream."""
+def test_a_caller_that_leaves_does_not_end_the_fetch(gate: threading.Event) -> None:
+    """It is noticed in the wait, and others get the list that it has asked for."""
     upstream = Upstream("one")
+    upstream.gate = gate
     desk = Desk(discovering("a", upstream))
-    upstream.meanwhile = Caller.raise_if_gone
     ours, theirs = socket.socketpair()
     with ours:
         theirs.close()
         with pytest.raises(CallerGone):
-            desk.registry.find("one", Caller(ours))
+            desk.find("one", Caller(ours))
+    gate.set()
     assert desk.routes("one") == [("a", "one")]
-    assert upstream.fetches == 2
+    assert upstream.fetches == 1
 
 
-def test_a_caller_that_leaves_while_another_fetches() -> None:
-    """It is noticed in the wait for a first list."""
+def test_what_no_fetch_should_raise_is_a_failed_fetch(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has it; the thread, and later fetches, go on."""
     upstream = Upstream("one")
     desk = Desk(discovering("a", upstream))
-    ended: list[BaseException] = []
 
-    def leave_in_another_thread(_: Caller) -> None:
-        upstream.meanwhile = None
-        ours, theirs = socket.socketpair()
-        theirs.close()
+    def stumble() -> None:
+        raise LookupError("not foreseen")
 
-        def look() -> None:
-            with ours, pytest.raises(CallerGone) as caught:
-                desk.registry.find("one", Caller(ours))
-            ended.append(caught.value)
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join(PATIENCE_S)
-
-    upstream.meanwhile = leave_in_another_thread
+    upstream.meanwhile = stumble
+    with pytest.raises(ModelsUnknown):
+        desk.find("one")
+    assert "not foreseen" in caplog.text
+    upstream.meanwhile = None
+    desk.clock.now += RETRY_S
     assert desk.routes("one") == [("a", "one")]
-    assert len(ended) == 1
+
+
+def test_a_process_without_threads_left_has_no_list_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that is known is served all the same; later it is tried again."""
+    upstream = Upstream("one")
+    desk = Desk(make_client("a", provider="q"), discovering("b", upstream))
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_threads", HelperThreads("test-models", 1))
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ModelsUnknown):
+            desk.find("one")
+        assert desk.routes("m") == [("a", "m")]
+    assert "can't start new thread" in caplog.text
+    desk.clock.now += RETRY_S
+    assert desk.routes("one") == [("b", "one")]
+
+
+def test_nothing_begins_before_the_first_need() -> None:
+    """A process may fork after making a gateway: a thread would be lost in its children."""
+    before = threading.active_count()
+    upstream = Upstream("one")
+    Desk(discovering("a", upstream))
+    assert (threading.active_count(), upstream.fetches) == (before, 0)
 
 
 def test_created_is_the_time_of_the_start() -> None:

@@ -51,7 +51,7 @@ def served(
     stage.record = Record("req_1", endpoint="", arrived=stage.clock.monotonic())
     body = json.dumps({"model": "m", "prompt": ["p", "q"], **fields}).encode()
     completion = read_completion(body, is_native=False)
-    entry = stage.registry.find("m", Caller(None))
+    entry = stage.entry("m")
     calls = [
         Call(request, entry, {}, caller or Caller(None), stage.record)
         for request in completion.requests
@@ -132,7 +132,7 @@ def test_one_mutex_streams_all_prompts() -> None:
 @contextmanager
 def another_waiting(stage: Stage) -> Iterator[Callable[[], Lease]]:
     """Another request in the queue for the only client; yields what it calls to get it."""
-    entry = stage.registry.find("m", Caller(None))
+    entry = stage.entry("m")
     ticket = stage.pool.ticket("m", Caller(None))
 
     def look() -> Lease | None:

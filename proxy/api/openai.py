@@ -9,14 +9,13 @@ import msgspec
 from flask import Response
 
 from .. import shortage
-from ..answering import Source
+from ..answering import Asked, Source
 from ..config import CallerKey
-from ..dispatch import Answer, Call
+from ..dispatch import Answer
 from ..errors import ModelNotFound, ProxyError
 from ..gateway import Gateway
 from ..registry import Entry
 from ..stream import StreamBody
-from ..wire.completions import read_completion
 from ..wire.openai import ChatRequest, read_request
 from .auth import Doorkeeper, check_model
 from .exchange import EVENT_STREAM, Exchange
@@ -66,26 +65,21 @@ class _Endpoints:
 
     def _chat(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
         request = read_request(exchange.read_body())
-        entry = self._entry(exchange, request, key)
-        call = Call(request, entry, exchange.upstream_headers(), exchange.caller, exchange.record)
-        return self._reply(exchange, *self._gateway.chat(call, held))
+        asked = self._asked(exchange, request, key)
+        return self._reply(exchange, *self._gateway.chat(asked, held))
 
     def _complete(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
-        body = exchange.read_body()
-        head = read_request(body, needs_messages=False)
-        entry = self._entry(exchange, head, key)
-        completion = read_completion(body, is_native=entry.is_native)
-        first = completion.requests[0]
-        call = Call(first, entry, exchange.upstream_headers(), exchange.caller, exchange.record)
-        return self._reply(exchange, *self._gateway.complete(call, completion, held))
+        request = read_request(exchange.read_body(), needs_messages=False)
+        asked = self._asked(exchange, request, key)
+        return self._reply(exchange, *self._gateway.complete(asked, held))
 
-    def _entry(self, exchange: Exchange, request: ChatRequest, key: CallerKey) -> Entry:
+    def _asked(self, exchange: Exchange, request: ChatRequest, key: CallerKey) -> Asked:
         exchange.record.model = request.model
         exchange.record.stream = request.stream
         if exchange.transcript is not None:
             exchange.transcript.begin()
         check_model(key, request.model)
-        return self._gateway.registry.find(request.model, exchange.caller)
+        return Asked(request, exchange.upstream_headers(), exchange.caller, exchange.record)
 
     def _reply(self, exchange: Exchange, answer: Answer | StreamBody, source: Source) -> Response:
         exchange.record.status = 200
@@ -99,14 +93,14 @@ class _Endpoints:
 
     def list_models(self, exchange: Exchange) -> Response:
         key = self._doorkeeper.admit(exchange.environ)
-        entries = self._gateway.registry.entries(exchange.caller)
+        entries = self._gateway.entries(exchange.caller, exchange.record)
         shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
         return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
 
     def show_model(self, exchange: Exchange, alias: str) -> Response:
         key = self._doorkeeper.admit(exchange.environ)
         check_model(key, alias)
-        entry = self._gateway.registry.find(alias, exchange.caller)
+        entry = self._gateway.find(alias, exchange.caller, exchange.record)
         if not self._is_listed(entry, key):
             raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
         return exchange.reply(msgspec.json.encode(self._facts(entry)))
