@@ -13,9 +13,10 @@ from ..wire.claude import api, errors, models
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_request
 from ..wire.claude.stream import ChatStream
+from ..wire.model_list import ModelPage
 from .base import ChunkTranslator
 from .reply import SocketReply
-from .translating import ModelPage, TranslatingClient
+from .translating import TranslatingClient
 from .transport import Transport
 
 

@@ -15,9 +15,10 @@ from ..wire.gemini.reply import to_chat
 from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
 from ..wire.headers import merged
+from ..wire.model_list import ModelPage
 from .base import ChunkTranslator
 from .reply import SocketReply
-from .translating import ModelPage, TranslatingClient
+from .translating import TranslatingClient
 from .transport import Transport
 
 

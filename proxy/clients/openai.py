@@ -12,6 +12,7 @@ from ..wire import call_ids
 from ..wire import headers as header_fields
 from ..wire import openai as wire
 from ..wire.completions import PromptRequest
+from ..wire.model_list import read_list, read_text
 from .base import ChunkTranslator, Client, Reply, read_whole
 from .reply import SocketReply
 from .transport import Transport
@@ -98,12 +99,7 @@ class OpenAIClient(Client):
                 raise self.refusal(reply, body)
         finally:
             reply.close()
-        data = wire.read_object(body).get("data")
-        names = [
-            entry["id"]
-            for entry in (data if isinstance(data, list) else ())
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
-        ]
+        names = [name for one in read_list(body).entries if (name := read_text(one, "id", "name"))]
         if not names:
             raise UpstreamInvalid(f"{self.label}: the upstream's model list is empty")
         return list(dict.fromkeys(names))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from ..config import ClientConfig
 from ..errors import RetryHint, UpstreamInvalid, UpstreamRefusal
 from ..version import USER_AGENT
 from ..watch import Caller
 from ..wire import headers as header_fields
+from ..wire.model_list import ModelPage
 from .base import Client, Reply, read_whole
 from .reply import SocketReply
 from .transport import Transport
@@ -19,17 +20,6 @@ from .transport import Transport
 MAX_PAGE_BYTES = 32 * 1024 * 1024
 # An upstream whose list has no end must not keep us.
 MAX_PAGES = 20
-
-
-class ModelPage(Protocol):
-    """A page of an upstream's model list."""
-
-    @property
-    def ids(self) -> list[str]: ...
-
-    @property
-    def next_path(self) -> str | None:
-        """Leads to the next page; None: there is none."""
 
 
 class TranslatingClient(Client):

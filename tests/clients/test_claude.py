@@ -212,8 +212,12 @@ def test_model_list_ends(plain: Upstream, make_client: Callable[..., ClaudeClien
     client = make_client()
     plain.pages["/v1/models"] = pages(3)
     assert list_models(client) == ["claude-0", "claude-1", "claude-2"]
-    plain.pages["/v1/models"] = pages(10_000)
-    assert len(list_models(client)) == MAX_PAGES
+    for count in (MAX_PAGES - 1, MAX_PAGES, MAX_PAGES + 1, 10_000):
+        plain.pages["/v1/models"] = pages(count)
+        before = len(plain.received())
+        listed = [f"claude-{number}" for number in range(min(count, MAX_PAGES))]
+        assert list_models(client) == listed
+        assert len(plain.received()) - before == len(listed)
     plain.pages["/v1/models"] = json_reply({"data": []})
     with pytest.raises(UpstreamInvalid):
         list_models(client)

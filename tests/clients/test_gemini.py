@@ -11,10 +11,12 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
+from proxy.clients import translating
 from proxy.clients.gemini import GeminiClient
+from proxy.clients.translating import MAX_PAGES
 from proxy.clients.transport import Transport
 from proxy.config import ClientConfig, Secret
-from proxy.errors import InvalidRequest, UpstreamInvalid
+from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamTooLarge
 from proxy.watch import Caller
 from proxy.wire.openai import Usage, read_request
 from tests import gemini_upstream as gemini
@@ -185,4 +187,22 @@ def test_model_list_is_read_to_its_end(plain: Upstream, client: GeminiClient) ->
     assert list_models(client) == ["gemini-3.8-flash", "gemini-2.5-pro"]
     plain.pages["/v1beta/models"] = json_reply({})
     with pytest.raises(UpstreamInvalid):
+        list_models(client)
+    plain.pages["/v1beta/models"] = json_reply(gemini.model_list("again", next_page_token="1"))
+    before = len(plain.received())
+    assert list_models(client) == ["again"]
+    assert len(plain.received()) - before == MAX_PAGES
+
+
+def test_model_list_has_a_limit(
+    plain: Upstream, client: GeminiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page of just so many bytes is read, and no page of more."""
+    body = json_reply(gemini.model_list("a")).body
+    plain.pages["/v1beta/models"] = json_reply(gemini.model_list("a")).in_pieces(99)
+    size = sum(map(len, body))  # type: ignore[arg-type]
+    monkeypatch.setattr(translating, "MAX_PAGE_BYTES", size)
+    assert list_models(client) == ["a"]
+    monkeypatch.setattr(translating, "MAX_PAGE_BYTES", size - 1)
+    with pytest.raises(UpstreamTooLarge, match="limit of a model list"):
         list_models(client)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.clients import openai
 from proxy.clients.base import Collected, read_whole
 from proxy.clients.openai import OpenAIClient
 from proxy.clients.transport import Transport
@@ -164,6 +165,38 @@ def test_odd_model_list_is_invalid(
     assert plain.connections == 1
     client.close()
     plain.wait_for_connections()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        [{"id": "x", "object": "model"}, {"id": "vendor/y"}],
+        {"object": "list", "models": [{"name": "x"}, {"id": "vendor/y", "name": "Y"}]},
+        {"data": None, "models": [{"id": "x"}, None, {"id": None}, {"id": "vendor/y"}]},
+        {"data": [{"id": "x"}, 5, {"id": "vendor/y"}], "models": [{"name": "z"}]},
+    ],
+    ids=["bare", "models", "odd entries", "both"],
+)
+def test_model_list_in_another_form_is_one(
+    plain: Upstream, make_client: Callable[..., OpenAIClient], page: object
+) -> None:
+    """Bare, under `models`, with entries that cannot be read: a provider is not lost by that."""
+    plain.pages["/v1/models"] = json_reply(page)
+    assert list_models(make_client()) == ["x", "vendor/y"]
+
+
+def test_model_list_has_a_limit(
+    plain: Upstream, make_client: Callable[..., OpenAIClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of just so many bytes is read; it counts what is read, not what is announced."""
+    page = json_reply({"data": [{"id": "x"}]})
+    plain.pages["/v1/models"] = page.in_pieces(5)
+    size = sum(map(len, page.body))  # type: ignore[arg-type]
+    monkeypatch.setattr(openai, "MAX_LIST_BYTES", size)
+    assert list_models(make_client()) == ["x"]
+    monkeypatch.setattr(openai, "MAX_LIST_BYTES", size - 1)
+    with pytest.raises(UpstreamTooLarge, match="limit of a model list"):
+        list_models(make_client())
 
 
 def test_refused_model_list_is_a_refusal(

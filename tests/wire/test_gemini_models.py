@@ -22,7 +22,7 @@ def test_next_page_is_named() -> None:
     assert models.read_page(b"{}") == ([], None)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"models":[{}]}', b"[" * 9999])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 9999])
 def test_what_is_no_list_is_invalid(body: bytes) -> None:
     """So that the last good list is kept."""
     with pytest.raises(UpstreamInvalid):

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
-from ...errors import UpstreamInvalid
+from ..model_list import ModelPage, read_list, read_text
 
 PATH: Final = "/v1beta/models?pageSize=1000"  # 1000 is the most that a page may hold
 
@@ -25,41 +23,26 @@ _PREVIEWS: Final[dict[str, list[str]]] = {
 }
 
 
-class ModelPage(NamedTuple):
-    """The ids of one page; `next_path` leads to the next one, None after the last."""
-
-    ids: list[str]
-    next_path: str | None
-
-
-class _Model(msgspec.Struct, rename="camel"):
-    name: str
-    supported_generation_methods: list[str] | None = None
-
-
-class _Models(msgspec.Struct, rename="camel"):
-    models: list[_Model] = []
-    next_page_token: str | None = None
-
-
-_decoder: Final = msgspec.json.Decoder(_Models)
-
-
 def read_page(body: bytes) -> ModelPage:
-    """The models that answer generateContent, without `models/`; raises UpstreamInvalid."""
-    try:
-        page = _decoder.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise UpstreamInvalid(f"Gemini's model list could not be read: {error}") from error
-    token = page.next_page_token
+    """The models that answer generateContent, without `models/`.
+
+    Google says of each what it answers; a list that does not is another's, of models to chat with.
+    Raises UpstreamInvalid if `body` is no JSON.
+    """
+    entries, around = read_list(body)
+    ids = [
+        read_text(entry, "name", "id").removeprefix("models/") for entry in entries if _chats(entry)
+    ]
+    token = read_text(around, "nextPageToken")
     return ModelPage(
-        [
-            model.name.removeprefix("models/")
-            for model in page.models
-            if model.name and "generateContent" in (model.supported_generation_methods or ())
-        ],
+        list(filter(None, ids)),
         f"{PATH}&pageToken={quote(token, safe='')}" if token else None,
     )
+
+
+def _chats(entry: dict[str, Any]) -> bool:
+    methods = entry.get("supportedGenerationMethods")
+    return not isinstance(methods, list) or "generateContent" in methods
 
 
 def preview_of(model: str, *, listed: Collection[str] | None = None) -> list[str]:
