@@ -82,7 +82,8 @@ class Registry:
         listings: dict[tuple[str, str], _Listing] = {}
         for client in self._clients:
             if client.config.models is None:
-                key = (client.config.provider, client.config.base_url)
+                config = client.config
+                key = (config.provider, config.base_url + config.api_version)
                 listings.setdefault(key, _Listing([])).clients.append(client)
         self._listings = tuple(listings.values())
         self._beginning = threading.Lock()  # guards that a listing has one fetch at a time

@@ -61,7 +61,7 @@ class TranslatingClient(Client):
         head = self._heads.get(path)
         if head is None:
             ours = header_fields.merged({"Content-Type": "application/json"}, self._lines)
-            head = self._heads[path] = self._transport.head("POST", path, ours)
+            head = self._heads[path] = self._transport.head("POST", self._meant(path), ours)
         lines = "".join(
             [
                 f"{name}: {value}\r\n"
@@ -72,6 +72,11 @@ class TranslatingClient(Client):
         return self._transport.send(
             head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
         )
+
+    def _meant(self, path: str) -> str:
+        """The path with the version that the configuration names, in place of the usual one."""
+        version = self.config.api_version
+        return f"{version}/{path.split('/', 2)[2]}" if version else path
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         refusal = self._error(reply.status, reply.headers, body, now_s=self._wall())
@@ -95,7 +100,7 @@ class TranslatingClient(Client):
         return list(dict.fromkeys(names))
 
     def _get(self, path: str, *, caller: Caller, deadline: float) -> bytes:
-        head = self._transport.head("GET", path, self._lines)
+        head = self._transport.head("GET", self._meant(path), self._lines)
         reply = self._transport.send(head, b"", caller=caller, deadline=deadline)
         try:
             body = read_whole(reply, deadline=deadline, max_bytes=MAX_PAGE_BYTES)

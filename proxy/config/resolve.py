@@ -34,6 +34,9 @@ _Entry = TypeVar("_Entry")
 _NO_KEY = Secret("")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
+# Versions of the API that a base-url may end with, though its clients know one to put there.
+_VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": ("/v1",)}
+
 
 def resolve(file: File, notes: Notes, *, path: str) -> Config:
     """The configuration that `file` means; `path` is where it stands, "" for nowhere."""
@@ -160,12 +163,16 @@ class _Clients:
         kind: Literal["openai", "gemini", "claude"] = "openai"
         if not isinstance(entry, ProviderEntry):
             kind = "gemini" if isinstance(entry, GeminiEntry) else "claude"
+        base_url = entry.base_url.rstrip("/")
+        path = urlsplit(base_url).path
+        version = next((version for version in _VERSIONS[kind] if path.endswith(version)), "")
         return ClientConfig(
             kind=kind,
             provider=entry.name if isinstance(entry, ProviderEntry) else kind,
             label="",
             key=_NO_KEY,
-            base_url=entry.base_url.rstrip("/"),
+            base_url=base_url.removesuffix(version).rstrip("/"),
+            api_version=version,
             max_concurrency=entry.max_concurrency,
             weight=entry.weight,
             models=self._models(entry.models, at),

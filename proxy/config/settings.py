@@ -27,7 +27,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     label: str  # unique, without the key: for logs, headers, metrics
     key: Secret  # empty: the upstream wants none
-    base_url: str  # no slash at the end; "": in-process
+    base_url: str  # no slash at the end, and no version of the API's; "": in-process
     max_concurrency: int  # requests in flight; 0: no limit
     weight: int
     models: tuple[Model, ...] | None  # None: the upstream's own list
@@ -36,6 +36,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     completions: Literal["chat", "native"] = "chat"
     delay_s: float = 0.0
+    api_version: str = ""  # Gemini, Claude: where the file's base-url ends with one, "/v1"
 
     def __repr__(self) -> str:
         """Without fields: headers and proxy URL may hold credentials."""
