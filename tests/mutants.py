@@ -169,6 +169,12 @@ MUTANTS = [
     _m("a closed gateway leaves connections open", "gateway.py",
        "            client.close()", "            pass",
        "clients/test_idle_connections.py::test_closed_gateway_has_no_connection"),
+    _m("each request takes the way by the main thread", "worker.py",
+       "while keeps is True and self._goes_on(conn):", "while False:",
+       "e2e/test_brisk_callers.py::test_thread_goes_on_with_the_connection"),
+    _m("a thread waits for what a brisk caller may never send", "worker.py",
+       "return bool(poller.poll(BRISK_S * 1000))", "return True",
+       "e2e/test_brisk_callers.py::test_thread_is_free_again_when_the_caller_pauses"),
     # Model lists
     _m("who waits for a model's list waits for all", "helpers.py",
        "any(task.is_over for task in tasks)", "all(task.is_over for task in tasks)",
