@@ -111,7 +111,7 @@ class Attempts:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
             effect = judge(error, switch_project=False).effect
-            _hide_key(error, self._lease)
+            error.hide(self._config.secrets)
             self._lease.report(effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
 
@@ -210,7 +210,10 @@ class Attempts:
         self._attempt.status = reply.status
         if not 200 <= reply.status < 300:
             yield from self._refused(lease, reply)
-        self.headers = passed(reply.headers)
+        secrets = self._config.secrets
+        self.headers = {
+            name: secrets.mask_ascii(value) for name, value in passed(reply.headers).items()
+        }
         first = b""
         if request.stream:
             # Whatever its content type says: no event begins like an object does.
@@ -243,7 +246,7 @@ class Attempts:
         verdict = judge(error, switch_project=self._config.switch_project)
         # Frames hold all that was read of the answer: it goes now, not with the request's end.
         error.__traceback__ = error.__cause__ = error.__context__ = None
-        _hide_key(error, lease)
+        error.hide(self._config.secrets)
         lease.report(verdict.effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
         if not (isinstance(error, OutOfTime) and self._last_error):
@@ -289,13 +292,6 @@ class Attempts:
                 after_s = self._pool.cooled_in(self._call.request.model, self._call.entry.routes)
                 error.hint = RetryHint(after_s)
         return error
-
-
-def _hide_key(error: ProxyError, lease: Lease) -> None:
-    """Upstreams have been seen to quote the key that they were sent."""
-    key = lease.client.config.key
-    if key:
-        error.hide(key.reveal(), str(key))
 
 
 def _asked_s(error: ProxyError) -> float | None:

@@ -39,9 +39,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from .config import Secrets
 
 # The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
 # past that they retry on a schedule of their own unless `x-should-retry: false` stops them.
@@ -49,9 +52,6 @@ MAX_USEFUL_RETRY_S = 60.0
 
 # What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
 MAX_MESSAGE_CHARS = 4000
-
-# Keys that are shorter (`none`, `EMPTY`) are words or parts of words in any error.
-MIN_SECRET_CHARS = 8
 
 RETRY_HINTS = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
 
@@ -96,13 +96,9 @@ class ProxyError(Exception):
         """The headers that go with the body, besides its content type."""
         return self.hint.headers() if self.hint else {}
 
-    def hide(self, key: str, mask: str) -> None:
-        """Put the mask for a key that an upstream may have quoted; a dummy is no secret."""
-        if len(key) >= MIN_SECRET_CHARS:
-            self._hide(key, mask)
-
-    def _hide(self, key: str, mask: str) -> None:
-        self.message = self.message.replace(key, mask)
+    def hide(self, secrets: Secrets) -> None:
+        """Mask what the error says of secrets: upstreams have been seen to quote them."""
+        self.message = secrets.mask_quote(self.message)
         self.args = (self.message,)
 
 
@@ -286,15 +282,14 @@ class UpstreamRefusal(UpstreamError):
         }
         return {**kept, **ours}
 
-    def _hide(self, key: str, mask: str) -> None:
-        super()._hide(key, mask)
+    def hide(self, secrets: Secrets) -> None:
+        super().hide(secrets)
         if self._body is not None:
-            self._body = self._body.replace(key.encode(), mask.encode())
+            self._body = secrets.mask_json(self._body)
         if self.code is not None:
-            self.code = self.upstream_code = self.code.replace(key, mask)
-        in_ascii = mask.replace("…", "...")  # as header fields are, RFC 9110 section 5.5
+            self.code = self.upstream_code = secrets.mask_quote(self.code)
         self.passed_headers = {
-            name: value.replace(key, in_ascii) for name, value in self.passed_headers.items()
+            name: secrets.mask_ascii(value) for name, value in self.passed_headers.items()
         }
 
 

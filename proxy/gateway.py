@@ -40,7 +40,7 @@ class Gateway:
         self.clock = clock
         self.request_log = RequestLog(config) if config.request_log else None
         self.clients = make_clients(config, clock)
-        self.registry = Registry(self.clients, clock=clock)
+        self.registry = Registry(self.clients, secrets=config.secrets, clock=clock)
         self.pool = ClientPool(
             self.clients,
             max_cooldown_s=config.max_cooldown_s,

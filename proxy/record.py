@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 
 from .wire.openai import Usage
 
@@ -52,6 +53,7 @@ class Record:
         "ended",
         "endpoint",
         "first_event",
+        "mask",
         "model",
         "request_id",
         "status",
@@ -59,7 +61,15 @@ class Record:
         "usage",
     )
 
-    def __init__(self, request_id: str, *, endpoint: str, arrived: float) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        *,
+        endpoint: str,
+        arrived: float,
+        mask: Callable[[str], str] = str,
+    ) -> None:
+        self.mask = mask  # hides secrets: callers may choose one as id, model or path
         self.request_id = request_id
         self.endpoint = endpoint
         self.arrived = arrived
@@ -81,7 +91,7 @@ class Record:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
-                log.info(self.line())
+                log.info(self.mask(self.line()))
 
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""

@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 from .clients.base import Client
+from .config import Secrets
 from .errors import ModelNotFound, ModelsUnknown, ProxyError, RetryHint, UpstreamError
 from .helpers import HelperThreads, Task, wait_any
 from .slot import Route
@@ -75,7 +76,10 @@ class _Listing:
 class Registry:
     """Aliases to routes. Tables are replaced whole, so that readers need no lock."""
 
-    def __init__(self, clients: Iterable[Client], *, clock: Clock = CLOCK) -> None:
+    def __init__(
+        self, clients: Iterable[Client], *, secrets: Secrets, clock: Clock = CLOCK
+    ) -> None:
+        self._secrets = secrets
         self.created = int(clock.wall())
         self._clock = clock
         self._clients = tuple(clients)
@@ -182,8 +186,7 @@ class Registry:
         try:
             names = client.list_models(caller=_NOBODY, deadline=until)
         except UpstreamError as error:
-            if key := client.config.key:
-                error.hide(key.reveal(), str(key))
+            error.hide(self._secrets)
             log.warning("%s: no model list: %s", client.label, error)
             return False
         except Exception:  # the thread's last frame of ours: nobody else would tell

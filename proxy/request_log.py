@@ -5,7 +5,8 @@ directory), in sections named as in CLIProxyAPI's. A request is written before a
 upstream is asked, a stream's writes as they leave, so that a crash leaves what there was; between
 writes nothing is open. No request fails because its file cannot be written.
 
-What is configured as a key is masked wherever it stands, unless a model spells it in pieces.
+A secret of the configuration is masked wherever it stands, unless a model spells it in pieces, and
+every header of the caller's whose name says that it holds one.
 """
 
 from __future__ import annotations
@@ -20,15 +21,12 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
-from .config import Config, mask
+from .config import Config, is_secret_name, mask
 from .record import Record
 
 log = logging.getLogger("proxy")
 
 DIRECTORY = "request-logs"
-
-# Headers that carry credentials, by the words in their names: of callers, of our `headers`.
-_SECRET_NAME = re.compile(r"authorization|cookie|api-?key|token|secret|password", re.IGNORECASE)
 
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -39,7 +37,7 @@ class RequestLog:
     def __init__(self, config: Config) -> None:
         place = os.path.join(os.path.dirname(config.path), DIRECTORY)
         self.directory = os.path.abspath(place)  # whatever directory the process goes to later
-        self.masking = Masking(_keys(config))
+        self.secrets = config.secrets
         self._lock = threading.Lock()  # guards _has_warned
         self._has_warned = False
 
@@ -64,7 +62,7 @@ class RequestLog:
                 return path
 
     def _safe(self, request_id: str) -> str:
-        masked = self.masking.mask(request_id.encode()).decode()
+        masked = self.secrets.mask(request_id)
         return _UNSAFE_IN_NAMES.sub("_", masked)
 
     def warn(self, error: OSError) -> None:
@@ -121,7 +119,7 @@ class Transcript:
             ]
         )
         self.body = b""
-        self._put(self._owner.masking.mask(data))
+        self._put(self._owner.secrets.mask_bytes(data))
 
     def answer(
         self, status: int, headers: Sequence[tuple[str, str]], body: bytes | None = None
@@ -146,7 +144,7 @@ class Transcript:
 
     def write(self, data: bytes) -> None:
         """What is going to the caller now, of a stream."""
-        ready, self._tail = self._owner.masking.split(self._tail + data)
+        ready, self._tail = self._owner.secrets.split(self._tail + data)
         if ready:
             self._put(ready)
 
@@ -155,11 +153,11 @@ class Transcript:
         if self._is_answered:
             self._put_answer()
             line = self._record.line().encode("utf-8", "backslashreplace")
-            self._put(self._owner.masking.mask(self._tail + b"\n\n" + _section("END", line)))
+            self._put(self._owner.secrets.mask_bytes(self._tail + b"\n\n" + _section("END", line)))
 
     def _put_answer(self) -> None:
         if self._answer is not None:
-            self._put(self._owner.masking.mask(self._answer))
+            self._put(self._owner.secrets.mask_bytes(self._answer))
             self._answer = None
 
     def _put(self, data: bytes) -> None:
@@ -176,54 +174,6 @@ class Transcript:
             self._owner.warn(error)
 
 
-class Masking:
-    """Hides keys in bytes, also in those of a stream, where one may come in pieces."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._masks = {
-            spelling: mask(key).encode() for key in keys if key for spelling in _spellings(key)
-        }
-        longest_first = sorted(self._masks, key=len, reverse=True)
-        self._key = re.compile(b"|".join(map(re.escape, longest_first)) or rb"(?!)")
-        self._most = len(longest_first[0]) - 1 if longest_first else 0
-
-    def mask(self, data: bytes) -> bytes:
-        """`data`, in which no whole key is left."""
-        return self._key.sub(lambda found: self._masks[found[0]], data)
-
-    def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """What is certain by now, masked, and the rest, with which a key may begin."""
-        cut = len(data) - self._begun(data)
-        for found in self._key.finditer(data):
-            if found.start() < cut < found.end():
-                cut = found.end()
-        return self.mask(data[:cut]), data[cut:]
-
-    def _begun(self, data: bytes) -> int:
-        """How many bytes at the end may be the beginning of a key."""
-        for size in range(min(self._most, len(data)), 0, -1):
-            end = data[-size:]
-            if any(len(key) > size and key.startswith(end) for key in self._masks):
-                return size
-        return 0
-
-
-def _spellings(key: str) -> set[bytes]:
-    """As it stands in a header, and in JSON."""
-    return {key.encode(), json.dumps(key)[1:-1].encode()}
-
-
-def _keys(config: Config) -> Iterator[str]:
-    """All that the configuration knows of keys."""
-    for caller in config.callers:
-        yield caller.key.reveal()
-    for client in config.clients:
-        yield client.key.reveal()
-        for name, value in client.headers.items():
-            if _SECRET_NAME.search(name):
-                yield value.rpartition(" ")[2]
-
-
 def _shown_headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The caller's headers, without its credentials, under names as they are usually spelled."""
     for key, value in environ.items():
@@ -231,7 +181,7 @@ def _shown_headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             name = key.removeprefix("HTTP_").replace("_", "-").title()
             # Latin-1 stands for bytes (PEP 3333).
             text = value.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
-            yield name, _masked(name, text) if _SECRET_NAME.search(name) else text
+            yield name, _masked(name, text) if is_secret_name(name) else text
 
 
 def _masked(name: str, value: str) -> str:

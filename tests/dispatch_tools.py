@@ -227,7 +227,8 @@ class Stage:
             queue_timeout_s=self.config.queue_timeout_s,
             clock=self.clock,
         )
-        self.registry = Registry(self.clients, clock=self.clock)
+        secrets = self.config.secrets
+        self.registry = Registry(self.clients, secrets=secrets, clock=self.clock)
         self.record = Record("req_0", endpoint="", arrived=START_S)  # of the latest request
         self._occupied: set[Lease] = set()
         self._under_way = 0

@@ -124,7 +124,7 @@ def test_probe_tells_latency_and_models(shell: Shell, upstream: Upstream) -> Non
 def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream: Upstream) -> None:
     """Status 1; the others are asked all the same; a key said back by the upstream is masked."""
     refusal = json_reply(
-        {"error": {"message": f"Incorrect key: {BAD}\x1b[31m", "code": "invalid_api_key"}}, 401
+        {"error": {"message": f"Incorrect: {BAD} tok-{COLD}\x1b[31m", "code": "invalid"}}, 401
     )
     listing = upstream.pages["/v1/models"]
     assert callable(listing)
@@ -134,14 +134,19 @@ def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream
     shell.write(
         {
             "openai-compatibility": [
-                provider("alpha", upstream.url, BAD, GOOD),
+                {
+                    **provider("alpha", upstream.url, BAD, GOOD),
+                    "headers": {"X-Gate": f"Bearer tok-{COLD}"},
+                },
                 provider("closed", closed, COLD),
             ]
         }
     )
     status, out, _ = shell.run("check", "--probe")
     assert status == 1, out
-    assert re.search(r"^  alpha/sk-…bbbb .*failed: Incorrect key: … *\[31m$", out, re.MULTILINE)
+    assert re.search(
+        r"^  alpha/sk-…bbbb .*failed: Incorrect: sk-…bbbb tok…cccc *\[31m$", out, re.MULTILINE
+    )
     assert "\x1b" not in out
     assert re.search(r"^  alpha/sk-…aaaa .*ok, lists 1 model$", out, re.MULTILINE)
     assert re.search(r"^  closed/.*failed: cannot connect to .*Connection refused", out, re.M)

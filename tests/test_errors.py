@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from proxy.config import Secrets
 from proxy.errors import (
     MAX_MESSAGE_CHARS,
     ModelNotFound,
@@ -59,12 +60,12 @@ def test_hidden_key_is_in_no_part() -> None:
         upstream_code=KEY,
         passed_headers={"openai-key": KEY},
     )
-    error.hide("sk-or-v", "…")  # too short to be more than a dummy
+    error.hide(Secrets(["sk-or-v"]))  # too short to be more than a dummy
     assert error.envelope() == body
-    error.hide(KEY, MASK)
+    error.hide(Secrets([KEY]))
     assert KEY not in f"{error} {error!r} {error.envelope()!r} {error.headers()} {error.code}"
     assert json.loads(error.envelope())["error"]["message"] == f"no {MASK}"
     assert error.headers() == {"openai-key": "sk-...b780"}
     other = UpstreamReset(f"broke at {KEY}")
-    other.hide(KEY, MASK)
+    other.hide(Secrets([KEY]))
     assert str(other) == other.message == f"broke at {MASK}"

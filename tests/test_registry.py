@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy import registry
+from proxy.config import Secrets
 from proxy.errors import CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout
 from proxy.helpers import HelperThreads
 from proxy.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, Entry, Registry
@@ -71,7 +72,7 @@ class Desk:
 
     def __init__(self, *clients: FakeClient) -> None:
         self.clock = PatientClock()
-        self.registry = Registry(clients, clock=self.clock)
+        self.registry = Registry(clients, secrets=Secrets([]), clock=self.clock)
 
     def aliases(self) -> list[str]:
         """Those of the lists that are known, first ones awaited."""

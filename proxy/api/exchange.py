@@ -95,6 +95,7 @@ class Exchange:
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.clock.monotonic(),
+            mask=gateway.config.secrets.mask,
         )
         self.transcript: Transcript | None = None  # by `request-log`
 

@@ -7,10 +7,11 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from ..clients import Client, make_clients
-from ..config import CallerKey, ClientConfig, Config, json_schema, load_config
+from ..config import CallerKey, ClientConfig, Config, Secrets, json_schema, load_config
 from ..errors import ConfigError, ProxyError
 from ..watch import Caller
 from .outcome import Exit
@@ -21,9 +22,6 @@ PROBE_TIMEOUT_S = 15.0
 
 # Upstreams asked at the same time.
 MAX_PROBES = 32
-
-# What is shorter is no key worth the name, and would be found in words, too.
-MIN_SECRET_CHARS = 6
 
 
 def check(args: argparse.Namespace) -> int:
@@ -144,29 +142,22 @@ def _probe_all(config: Config) -> Iterator[_Probe]:
     clients = make_clients(config)
     try:
         with ThreadPoolExecutor(min(MAX_PROBES, len(clients)) or 1) as threads:
-            yield from threads.map(_probe, clients)
+            yield from threads.map(partial(_probe, secrets=config.secrets), clients)
     finally:
         for client in clients:
             client.close()
 
 
-def _probe(client: Client) -> _Probe:
+def _probe(client: Client, *, secrets: Secrets) -> _Probe:
     began = time.monotonic()
     found: list[str] = []
-    error = ""
+    said = ""
     try:
         found = client.list_models(caller=Caller(None), deadline=began + PROBE_TIMEOUT_S)
-    except ProxyError as failure:
-        error = _without_key(failure.message, client.config)
-    return _Probe(client.config, time.monotonic() - began, found, error)
-
-
-def _without_key(message: str, client: ClientConfig) -> str:
-    """Some upstreams say the key back that they refuse."""
-    for secret in (client.key.reveal(), *client.headers.values()):
-        if len(secret) >= MIN_SECRET_CHARS:
-            message = message.replace(secret, "…")
-    return printable(message)
+    except ProxyError as error:
+        error.hide(secrets)
+        said = printable(error.message)
+    return _Probe(client.config, time.monotonic() - began, found, said)
 
 
 def _probe_table(probes: list[_Probe]) -> str:

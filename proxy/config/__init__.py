@@ -5,6 +5,7 @@ variables  ${NAME} -> the environment's value
 layout     the file's keys, types, limits, defaults
 check      tree + layout -> `layout.File`, every problem noted
 resolve    `layout.File` -> `Config`: one client per key
+secrets    all secrets of a `Config`, and how they are hidden in what leaves
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from .load import load_config
 from .schema import json_schema
 from .secret import Secret, mask
+from .secrets import Secrets, is_secret_name
 from .settings import CallerKey, ClientConfig, Config, Model, is_loopback
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "Config",
     "Model",
     "Secret",
+    "Secrets",
     "is_loopback",
+    "is_secret_name",
     "json_schema",
     "load_config",
     "mask",

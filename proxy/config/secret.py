@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# What may be a key wherever it stands: well-known prefixes, and long words with a digit in them.
+KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
+
 _MASKED_WHOLE_BELOW = 12  # characters; of a shorter key the mask would give too much away
 
 

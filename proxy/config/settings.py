@@ -6,11 +6,13 @@ The shape of the file is `layout`; `resolve` makes one from the other.
 from __future__ import annotations
 
 import ipaddress
+from functools import cached_property
 from typing import Literal
 
 import msgspec
 
 from .secret import Secret
+from .secrets import Secrets, secrets_of
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class CallerKey(msgspec.Struct, frozen=True):
     max_concurrency: int  # 0: no limit
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class Config(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The whole configuration. Times are seconds, sizes bytes."""
 
     path: str  # of the file, as it was given; "": made from a mapping
@@ -85,6 +87,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     clients: tuple[ClientConfig, ...]
     providers_off: tuple[tuple[str, str], ...]  # name, reason
     warnings: tuple[str, ...]
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What hides every secret in here; made once."""
+        return secrets_of(self)
 
     def listen_problems(self, *others: str) -> list[str]:
         """Why a server must not listen at `host`, or `others`, with this; empty: it may.

@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .secret import mask
+from .secret import KEY_LIKE, mask
 
 _MAX_SHOWN = 60  # characters
 _MAX_BITS = 64
 
-# A value in the wrong place may be a key: well-known prefixes, and long words with a digit in them.
-_KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
 _USER_INFO = re.compile(r"[^/\s]*@")
 
 
@@ -47,5 +45,6 @@ def shown_key(key: Any) -> str:
 
 def _masked(text: str) -> str:
     text = _USER_INFO.sub("…@", text)
-    text = _KEY_LIKE.sub(lambda found: mask(found[0]), text)
+    # A value in the wrong place may be a key.
+    text = KEY_LIKE.sub(lambda found: mask(found[0]), text)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import hmac
+import json
 import os
 import socket
 import stat
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from proxy.app import create_app
 from proxy.config import Config, load_config
 from proxy.control.places import make_directory
 from proxy.errors import ConfigError, InvalidKey, UpstreamError
+from proxy.request_log import DIRECTORY
 from proxy.watch import Caller
 from proxy.wire.openai import read_request
+from proxy.wire.openai.reply import MAX_QUOTED_CHARS
 from tests.gateway import Gateway, Lots
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
 from tests.upstream import (
@@ -107,37 +111,127 @@ def test_configuration_errors_show_no_key() -> None:
             assert key not in "".join(traceback.format_exception(caught.value))
 
 
-def quoting(key: str) -> dict[str, tuple[Reply, bool]]:
-    """Errors in which an upstream quotes the key that it was sent; whether of a stream."""
-    text = f"the key {key} is not allowed to"
-    told = error_object(text, code=key)
+# What upstreams quote
+
+OTHERS_KEY, LISTS_KEY = "sk-other-caller-0123456789", "sk-lists-0123456789dddd"
+HEADER_TOKEN, PROXY_USER = "tok/of+the/header=0123456789", "proxy-user"
+
+# What may be quoted by an upstream that was never sent it, and its mask.
+SECRETS = {
+    "another caller's key": (OTHERS_KEY, "sk-…6789"),
+    "another client's key": (LISTS_KEY, "sk-…dddd"),
+    "a header's credential": (HEADER_TOKEN, "tok…6789"),
+    "a header's whole value": (f"Bearer {HEADER_TOKEN}", "Bea…6789"),
+    "the proxy's password": (PROXY_PASSWORD, "sk-…6789"),
+    "the proxy's user and password": (f"{PROXY_USER}:{PROXY_PASSWORD}", "pro…6789"),
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a secret of each kind, which asks for a model list, and logs requests."""
+    config = {
+        "port": 0,
+        "request-log": True,
+        "request-retry": 0,
+        "api-keys": [CALLER_KEY, OTHERS_KEY],
+        "openai-compatibility": [
+            {
+                "name": "p",
+                "base-url": upstream.url,
+                "api-keys": [KEYS[0]],
+                "headers": {"X-Gate-Authorization": f"Bearer {HEADER_TOKEN}"},
+                "max-concurrency": 0,
+                "models": [{"name": "guarded"}],
+            },
+            {"name": "lists", "base-url": f"{upstream.url}/lists", "api-keys": [LISTS_KEY]},
+            {
+                "name": "behind-a-proxy",
+                "base-url": "http://127.0.0.1:9/v1",
+                "proxy-url": f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:9",
+                "models": [{"name": "never"}],
+            },
+        ],
+    }
+    path = tmp_path_factory.mktemp("guarded") / "config.yaml"
+    path.write_text(json.dumps(config))
+    secrets = [CALLER_KEY, KEYS[0], *(secret for secret, _ in SECRETS.values())]
+    with Gateway(path, secrets=secrets) as running:
+        yield running
+    written = "".join([file.read_text() for file in (path.parent / DIRECTORY).iterdir()])
+    assert "the key " in written
+    assert not [secret for secret in secrets if secret in written]
+
+
+def quoting(secret: str) -> dict[str, tuple[Reply, bool]]:
+    """Answers in which an upstream quotes a secret; whether of a stream."""
+    text = f"the key {secret} is not allowed to"
+    told = error_object(text, code=secret)
     begun = events(chunk({"content": "Hi"}), told)
+    escaped = "".join([f"\\u{ord(each):04x}" for each in secret])
+    odd = f'{{"error":{{"message":"the key {escaped}","type":"x","param":null,"code":null}}}}'
+    cut = f"{'-' * (MAX_QUOTED_CHARS - len(secret) + 1)}{secret}"
+    whole = chat("Hi")
     return {
-        "envelope": (error(400, text, code=key), False),
+        "envelope": (error(400, text, code=secret), False),
+        "escaped": (Reply([odd.encode()], 400), False),
         "text": (Reply([text.encode()], 404), False),
-        "header": (error(403, headers={"openai-key": key}), False),
+        "cut off": (Reply([cut.encode()], 404), False),
+        "of a passing fault": (Reply([text.encode()], 500), False),
+        "header": (error(403, headers={"openai-key": secret}), False),
+        "header of a success": (
+            replace(whole, headers=[*whole.headers, ("openai-key", secret)]),
+            False,
+        ),
         "hidden in a success": (json_reply(told), False),
         "first event": (events(told), True),
         "later event": (begun, True),
     }
 
 
-@pytest.mark.parametrize("name", quoting(""))
-def test_key_that_an_upstream_quotes_is_masked(
-    gateway: Gateway, upstream: Upstream, lots: Lots, name: str
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("way", quoting(""))
+def test_secret_that_an_upstream_quotes_is_masked(
+    guarded: Gateway, upstream: Upstream, way: str, kind: str
 ) -> None:
-    """In bodies, headers and events of errors, and in the log (looked at when it closes)."""
-    lot = lots.take()
-    reply, stream = quoting(lot.key)[name]
-    upstream.always(lot.key, reply)
-    answer = gateway.chat(lot.model, stream=stream, headers=AUTHORIZED)
-    assert lot.key not in f"{answer.headers} {answer.body!r}"
-    mask = f"{lot.key[:3]}…{lot.key[-4:]}"
-    in_json = mask.encode("ascii", "backslashreplace").decode()
+    """In bodies, headers, codes and events of errors; in log and request log (at the close)."""
+    secret, mask = SECRETS[kind]
+    reply, stream = quoting(secret)[way]
+    upstream.always(KEYS[0], reply)
+    answer = guarded.chat("guarded", stream=stream, headers=AUTHORIZED)
     shown = f"{answer.headers} {answer.body.decode()}"
-    assert any(each in shown for each in (mask, in_json, mask.replace("…", "...")))
-    gateway.record_of(answer.headers["x-request-id"])
-    assert lot.key not in gateway.log
+    assert secret not in shown
+    assert secret[:-1] not in shown
+    in_json = mask.encode("ascii", "backslashreplace").decode()
+    masks = ["…"] if way == "cut off" else [mask, in_json, mask.replace("…", "...")]
+    assert any(each in shown for each in masks), shown
+    guarded.record_of(answer.headers["x-request-id"])
+    assert secret not in guarded.log
+
+
+def test_secret_that_a_model_list_quotes_is_masked(guarded: Gateway, upstream: Upstream) -> None:
+    """In the log's warning."""
+    said = ", ".join([secret for secret, _ in SECRETS.values()])
+    upstream.pages["/v1/lists/models"] = error(403, f"the keys {said} are not allowed to")
+    guarded.call("GET", "/v1/models", headers=AUTHORIZED)
+    line = guarded.wait_for_line(lambda line: "no model list" in line)
+    for secret, mask in SECRETS.values():
+        assert secret not in line
+        assert mask in line
+
+
+def test_secret_that_a_caller_chose_as_a_name_is_masked(guarded: Gateway) -> None:
+    """As model, path or id: in the log's line."""
+    for path, model, request_id in (
+        ("/v1/chat/completions", OTHERS_KEY, "a-model"),
+        (f"/v1/{OTHERS_KEY}", "guarded", "a-path"),
+        ("/v1/chat/completions", "guarded", OTHERS_KEY),
+    ):
+        headers = {**AUTHORIZED, "x-request-id": request_id}
+        with guarded.open("POST", path, {"model": model, "messages": [1]}, headers) as answer:
+            answer.read()
+    assert guarded.record_of("a-model")["model"] == "sk-…6789"
+    guarded.wait_for_line(lambda line: " proxy.request id=sk-…6789 " in line)
 
 
 def test_debug_log_holds_no_key(upstream: Upstream) -> None:

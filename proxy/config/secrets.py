@@ -1,0 +1,244 @@
+"""All secrets of one configuration, and how they are hidden in whatever leaves the process.
+
+Errors, the log, the request log and `check --probe` mask with the one `Secrets` of their
+configuration. It knows callers' keys, clients' keys, and the credentials in `headers` and
+`proxy-url`, each in the spellings in which an upstream or a program in between may quote it.
+
+A search costs as much with a thousand keys as with one: it looks at every fourth place of the text,
+for four bytes with which a secret may end.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import json
+import re
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+
+from .secret import KEY_LIKE, mask
+
+if TYPE_CHECKING:
+    from .settings import Config
+
+# Keys that are shorter (`none`, `EMPTY`) are dummies: words, or parts of words, in any text.
+MIN_SECRET_CHARS = 8
+
+# So much of a secret's beginning tells whose kind it is (`sk-ant-api03-`), and no more.
+_TOLD_CHARS = 16
+
+# Names of headers that carry credentials, and of those that don't, whatever they look like.
+_SECRET_NAME = re.compile(
+    r"auth(?!or(?!iz))|cookie|(?<!idempotency-)key|token|secret|passw|credential|session|signature",
+    re.IGNORECASE,
+)
+_PLAIN_NAME = re.compile(
+    r"openai-|anthropic-|.*(?:beta|version|agent|referer|origin|title|accept|content-)",
+    re.IGNORECASE,
+)
+_SCHEMES = ("bearer", "basic", "token", "apikey", "key")  # RFC 9110 section 11.1, and as met
+
+_WORD = 4  # bytes that are looked up at once
+_END = 2 * _WORD - 1  # so many at a secret's end hold one whole word, wherever words begin
+
+
+class Secrets:
+    """Masks secrets in text, in bytes, and in bytes that come in pieces. Immutable."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._masks: dict[bytes, bytes] = {}
+        for secret in secrets:
+            if len(secret) >= MIN_SECRET_CHARS:
+                shown = mask(secret).encode()
+                self._masks.update(dict.fromkeys(_spellings(secret), shown))
+        # By a word near its end: how far behind a secret's beginning it stands, the secret's size.
+        self._places: dict[int, set[tuple[int, int]]] = {}
+        for spelling in self._masks:
+            size = len(spelling)
+            for behind in range(size - _END, size - _WORD + 1):
+                word = int.from_bytes(spelling[behind : behind + _WORD], sys.byteorder)
+                self._places.setdefault(word, set()).add((behind, size))
+        self._sorted = sorted(self._masks)
+        self._longest = max(map(len, self._sorted), default=0)
+        self._alphabet = bytes({byte for spelling in self._sorted for byte in spelling})
+
+    def mask(self, text: str) -> str:
+        """`text`, in which no whole secret is left."""
+        data = text.encode("utf-8", "surrogatepass")
+        masked = self.mask_bytes(data)
+        return text if masked is data else masked.decode("utf-8", "surrogatepass")
+
+    def mask_quote(self, text: str) -> str:
+        """The same for what an upstream said: text that was cut may end in the half of a secret."""
+        masked = self.mask(text)
+        whole = masked.removesuffix("…")
+        data = whole.encode("utf-8", "surrogatepass")
+        begun = self._begun(data)
+        if begun < _TOLD_CHARS:
+            return masked
+        return data[:-begun].decode("utf-8", "surrogatepass") + "…"
+
+    def mask_ascii(self, text: str) -> str:
+        """The same for a header's value: header fields carry ASCII (RFC 9110 section 5.5)."""
+        masked = self.mask(text)
+        return text if masked is text else masked.replace("…", "...")
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        """`data`, in which no whole secret is left; itself, if there was none."""
+        found = self._find(data)
+        if not found:
+            return data
+        parts = []
+        at = 0
+        for start, end in found:
+            parts += [data[at:start], self._masks[data[start:end]]]
+            at = end
+        return b"".join([*parts, data[at:]])
+
+    def mask_json(self, data: bytes) -> bytes:
+        """`data`, a JSON text that quotes an upstream, however that is escaped; as `mask_quote`."""
+        data = self.mask_bytes(data)
+        try:
+            tree = msgspec.json.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return data
+        masked = self._mask_tree(tree)
+        return data if masked == tree else msgspec.json.encode(masked)
+
+    def _mask_tree(self, tree: Any) -> Any:
+        if isinstance(tree, str):
+            return self.mask_quote(tree)
+        if isinstance(tree, list):
+            return [self._mask_tree(each) for each in tree]
+        if isinstance(tree, dict):
+            return {self.mask(name): self._mask_tree(each) for name, each in tree.items()}
+        return tree
+
+    def split(self, data: bytes) -> tuple[bytes, bytes]:
+        """Of a stream: what is certain by now, masked, and the rest, with which a secret may begin.
+
+        The rest belongs before the next piece.
+        """
+        cut = len(data) - self._begun(data)
+        for start, end in self._find(data):
+            if start < cut < end:
+                cut = end
+        return self.mask_bytes(data[:cut]), data[cut:]
+
+    def _begun(self, data: bytes) -> int:
+        """How many bytes at the end may be the beginning of a secret."""
+        end = data[-self._longest + 1 :] if self._longest else b""
+        end = end[len(end.rstrip(self._alphabet)) :]
+        for at in range(len(end)):
+            begun = end[at:]
+            # Those that begin so follow it in order, and the first may be no more than that.
+            follower = bisect_left(self._sorted, begun + b"\0")
+            if follower < len(self._sorted) and self._sorted[follower].startswith(begun):
+                return len(begun)
+        return 0
+
+    def _find(self, data: bytes) -> list[tuple[int, int]]:
+        """Where secrets begin and end: the leftmost ones, of these the longest."""
+        if len(data) < MIN_SECRET_CHARS:
+            return []
+        words = memoryview(data)[: len(data) // _WORD * _WORD].cast("I")
+        if self._places.keys().isdisjoint(words):
+            return []
+        places = self._places
+        candidates = []
+        for index, word in enumerate(words):
+            for behind, size in places.get(word, ()):
+                start = index * _WORD - behind
+                if start >= 0 and data[start : start + size] in self._masks:
+                    candidates.append((start, -size))
+        found = []
+        at = 0
+        for start, size in sorted(candidates):
+            if start >= at:
+                at = start - size
+                found.append((start, at))
+        return found
+
+
+def secrets_of(config: Config) -> Secrets:
+    """All that must not leave, as the configuration has it."""
+    found = {caller.key.reveal(): None for caller in config.callers}
+    for client in config.clients:
+        found[client.key.reveal()] = None
+    headers = {pair: None for client in config.clients for pair in client.headers.items()}
+    for name, value in headers:
+        found.update(dict.fromkeys(_in_header(name, value)))
+    for url in dict.fromkeys(client.proxy_url for client in config.clients):
+        found.update(dict.fromkeys(_in_url(url)))
+    return Secrets(found)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a header of this name carries credentials."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _in_header(name: str, value: str) -> Iterator[str]:
+    """The credentials in a header's value: all of it, and its parts without the scheme."""
+    scheme, _, rest = value.strip().partition(" ")
+    has_scheme = bool(rest) and scheme.lower() in _SCHEMES
+    if not (has_scheme or is_secret_name(name)):
+        if not _PLAIN_NAME.match(name):
+            yield from KEY_LIKE.findall(value)
+        return
+    yield value
+    for word in re.split(r'[\s,;"]+', rest if has_scheme else value):
+        yield word
+        yield word.partition("=")[2]  # of a cookie, a parameter
+    if scheme.lower() == "basic":
+        try:
+            pair = base64.b64decode(rest, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return
+        yield pair
+        yield pair.partition(":")[2]
+
+
+def _in_url(url: str) -> Iterator[str]:
+    """The credentials in a URL: its user and password, also as RFC 7617 has them in a header.
+
+    A user's name is none, unless there is nothing beside it that could be.
+    """
+    parts = urlsplit(url)
+    user, password = parts.username or "", parts.password or ""
+    for name, word in ((user, password), (unquote(user), unquote(password))):
+        yield word
+        yield f"{name}:{word}"
+        yield base64.b64encode(f"{name}:{word}".encode()).decode()
+        if len(word) < MIN_SECRET_CHARS:
+            yield name
+
+
+def _spellings(secret: str) -> set[bytes]:
+    """As it stands in a header, and escaped: in JSON by various writers, in a URL, in HTML."""
+    in_json = json.dumps(secret)[1:-1]
+    texts = {
+        secret,
+        in_json,
+        json.dumps(in_json)[1:-1],  # JSON as text in JSON
+        in_json.replace("/", r"\/"),  # PHP
+        _escaped(in_json, "<>&", "x"),  # Go
+        _escaped(in_json, "<>&='", "x"),  # Gson
+        _escaped(in_json.replace(r"\"", '"'), "\"<>&'+`", "X"),  # .NET
+        html.escape(secret),
+    }
+    for safe in ("", "/"):
+        quoted = quote(secret, safe=safe)
+        texts |= {quoted, re.sub("%..", lambda found: found[0].lower(), quoted)}
+    return {text.encode("utf-8", "surrogatepass") for text in texts}
+
+
+def _escaped(text: str, characters: str, style: str) -> str:
+    return "".join([rf"\u{ord(each):04{style}}" if each in characters else each for each in text])
