@@ -1,9 +1,10 @@
 """`request-log`: each request and its answer, whole, in a file of its own, keys masked.
 
 The files stand in `request-logs` beside the configuration file (of a mapping: in the working
-directory), in sections named as in CLIProxyAPI's. A request is written before an
-upstream is asked, a stream's writes as they leave, so that a crash leaves what there was; between
-writes nothing is open. No request fails because its file cannot be written.
+directory), in sections named as in CLIProxyAPI's. A request is written before an upstream is asked,
+a stream's writes as they leave, so that a crash leaves what there was; between writes nothing is
+open. No request fails because its file cannot be written: what was written before stays, an empty
+file does not, and the next request tries anew.
 
 A secret of the configuration is masked wherever it stands, unless a model spells it in pieces, and
 every header of the caller's whose name says that it holds one.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -28,6 +31,9 @@ log = logging.getLogger("proxy")
 
 DIRECTORY = "request-logs"
 
+# While files cannot be written, the log says so this often, at most.
+WARNING_PAUSE_S = 60.0
+
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -38,8 +44,8 @@ class RequestLog:
         place = os.path.join(os.path.dirname(config.path), DIRECTORY)
         self.directory = os.path.abspath(place)  # whatever directory the process goes to later
         self.secrets = config.secrets
-        self._lock = threading.Lock()  # guards _has_warned
-        self._has_warned = False
+        self._lock = threading.Lock()  # guards _warned_at
+        self._warned_at = -math.inf
 
     def begin(self, record: Record, environ: Mapping[str, Any]) -> Transcript:
         """The file-to-be of a request that has just come."""
@@ -58,6 +64,10 @@ class RequestLog:
             except FileExistsError:  # callers choose ids, and may repeat them
                 again += 1
                 name = f"{stem}-{again}.log"
+            except OSError:  # the file may be there, and none of the data, or half of it
+                with suppress(OSError):
+                    os.unlink(path)
+                raise
             else:
                 return path
 
@@ -66,13 +76,15 @@ class RequestLog:
         return _UNSAFE_IN_NAMES.sub("_", masked)
 
     def warn(self, error: OSError) -> None:
-        """Say once that requests are not logged."""
+        """Say that requests are not logged, once in a while."""
+        now = time.monotonic()
         with self._lock:
-            is_first, self._has_warned = not self._has_warned, True
-        if is_first:
+            is_due = now - self._warned_at >= WARNING_PAUSE_S
+            if is_due:
+                self._warned_at = now
+        if is_due:
             log.warning(
-                "requests are not logged as request-log asks, which is not said again: "
-                "cannot write in %s: %s",
+                "requests are not logged as request-log asks: cannot write in %s: %s",
                 self.directory,
                 error.strerror or error,
             )

@@ -7,9 +7,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +310,43 @@ def fill_disk(path: Path) -> None:
     """Have further writes to the file fail for want of space (Linux: full(4))."""
     path.unlink()
     path.symlink_to("/dev/full")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The directory of the files, on a disk of 64 KiB of its own."""
+    place = tmp_path / DIRECTORY
+    place.mkdir()
+    if os.geteuid() or shutil.which("mount") is None:
+        pytest.skip("to mount a disk takes root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_and_is_gone_on_with(
+    tmp_path: Path, small_disk: Path, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one file, nor half of one, whether there is any room; when there is, all is written."""
+    caller = caller_of(tmp_path, upstream.url)
+    filler = small_disk / "filler"
+    for free in (0, 4096):
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        os.truncate(filler, filler.stat().st_size - free)
+        for is_stream in (False, True):
+            said = [{"role": "user", "content": "x" * 5000}]
+            asked_for = {"model": "m", "messages": said, "stream": is_stream}
+            assert caller.post(CHAT, json=asked_for, headers=HEADERS).status_code == 200
+        assert files(tmp_path) == [filler]
+    filler.unlink()
+    assert caller.post(CHAT, json=asked(), headers=HEADERS).status_code == 200
+    assert list(sections(only_file(tmp_path))) == TITLES
+    (warning,) = warnings(caplog)
+    assert warning.endswith("No space left on device")
 
 
 def remove_directory(path: Path) -> None:
