@@ -248,7 +248,7 @@ class UpstreamRefusal(UpstreamError):
     """The upstream answered with an error status, forwarded with its body when nothing else helps.
 
     `upstream_code` is the `code` of the upstream's error object; `retry_after_s` what it asked for.
-    `body` is whole and in the envelope, whatever the upstream sent; `content_type` goes with it.
+    `body` is whole and in the envelope, whatever the upstream sent.
     """
 
     def __init__(
@@ -257,14 +257,12 @@ class UpstreamRefusal(UpstreamError):
         *,
         status: int,
         body: bytes | None = None,
-        content_type: str = "application/json",
         upstream_code: str | None = None,
         retry_after_s: float | None = None,
         passed_headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.content_type = content_type
         self.retry_after_s = retry_after_s
         self.code = self.upstream_code = upstream_code
         self.passed_headers = passed_headers or {}

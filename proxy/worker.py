@@ -205,6 +205,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             "Connection: close\r\n"
             "Content-Type: application/json\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         with contextlib.suppress(OSError):

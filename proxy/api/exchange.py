@@ -23,7 +23,6 @@ from ..errors import (
     InvalidRequest,
     MethodNotAllowed,
     ProxyError,
-    UpstreamRefusal,
 )
 from ..gateway import Gateway
 from ..record import Record
@@ -177,6 +176,7 @@ class Exchange:
         lines = [
             ("Content-Type", content_type),
             ("x-request-id", self.request_id),
+            ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
             *(headers or {}).items(),
         ]
         content: Any = body
@@ -221,12 +221,10 @@ class Exchange:
         )
 
     def refuse(self, error: ProxyError) -> Response:
-        """The error as a response."""
-        content_type = error.content_type if isinstance(error, UpstreamRefusal) else JSON
+        """The error as a response: JSON, whatever the upstream called its own."""
         return self.reply(
             error.envelope(),
             status=error.status,
-            content_type=content_type,
             headers={**error.headers(), **self.attempt_headers()},
         )
 

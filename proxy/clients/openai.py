@@ -78,7 +78,6 @@ class OpenAIClient(Client):
         return wire.read_error(
             reply.status,
             body,
-            content_type=reply.headers.get("content-type", "application/json"),
             retry_after_s=header_fields.read_retry_after(
                 reply.headers, now_s=self._transport.clock.wall()
             ),

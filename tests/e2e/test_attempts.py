@@ -169,7 +169,7 @@ def test_other_4xx_is_forwarded_at_once(
     answer = gateway.chat(trio.model, stream=is_stream)
     assert answer.status == status
     assert answer.body == body
-    assert answer.headers["content-type"] == "application/json; v=1"
+    assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-proxy-attempts"] == "1"
     assert sum(len(upstream.received(key)) for key in trio.keys) == 1
 

@@ -96,7 +96,6 @@ def read_error(
     status: int,
     body: bytes,
     *,
-    content_type: str = "application/json",
     retry_after_s: float | None = None,
     passed_headers: dict[str, str] | None = None,
 ) -> UpstreamRefusal:
@@ -109,7 +108,6 @@ def read_error(
             _text(message)[:MAX_QUOTED_CHARS] or f"the upstream answered {status}",
             status=status,
             body=body,
-            content_type=content_type,
             upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
             retry_after_s=retry_after_s,
             passed_headers=passed_headers,
