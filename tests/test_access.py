@@ -239,12 +239,91 @@ def test_origins_that_are_not_this_machine(origin: str) -> None:
         door.admit({"HTTP_HOST": "localhost", "HTTP_ORIGIN": origin})
 
 
-def test_open_to_everybody_takes_any_host_but_no_page() -> None:
-    """`allow-unauthenticated`: callers from elsewhere call it by other names."""
-    door = Doorkeeper(load_config({"demo": [{}], "allow-unauthenticated": True}))
-    door.admit({"HTTP_HOST": "ai.example"})
-    with pytest.raises(Refused):
-        door.admit({"HTTP_HOST": "ai.example", "HTTP_ORIGIN": "http://ai.example"})
+def open_to_all() -> Doorkeeper:
+    return Doorkeeper(load_config({"demo": [{}], "allow-unauthenticated": True}))
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("shop.example", "https://shop.example"),
+        ("shop.example", "http://shop.example"),
+        ("Shop.Example", "https://shop.example"),
+        ("shop.example.", "https://shop.example"),
+        ("shop.example", "https://shop.example."),
+        ("shop.example:443", "https://shop.example"),
+        ("shop.example:80", "http://shop.example"),
+        ("shop.example", "https://shop.example:443"),
+        ("shop.example:8443", "https://shop.example:8443"),
+        ("10.0.0.1:8317", "http://10.0.0.1:8317"),
+        ("[2001:db8::1]", "https://[2001:db8::1]"),
+        ("[2001:DB8:0::1]:8317", "http://[2001:db8::1]:8317"),
+        ("shop.example", "http://localhost:3000"),
+    ],
+)
+def test_open_to_everybody_takes_pages_of_the_same_host(host: str, origin: str) -> None:
+    """`allow-unauthenticated`: an embedding application's own, whatever its name. TLS may end in
+    front, so that the scheme is not to be told."""
+    open_to_all().admit({"HTTP_HOST": host})
+    open_to_all().admit({"HTTP_HOST": host, "HTTP_ORIGIN": origin})
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("shop.example", "https://evil.example"),
+        ("shop.example", "https://shop.example.evil.example"),
+        ("shop.example", "https://a.shop.example"),
+        ("a.shop.example", "https://shop.example"),
+        ("shop.example", "https://shop.example:8443"),
+        ("shop.example:8443", "https://shop.example"),
+        ("shop.example:443", "http://shop.example"),
+        ("shop.example", "app://shop.example"),
+        ("shop.example", "https://me@shop.example"),
+        ("shop.example", "https://shop.example/"),
+        ("shop.example", "https://shop.example, https://evil.example"),
+        ("shop.example, evil.example", "https://shop.example"),
+        ("shop.example", "shop.example"),
+        ("shop.example", "null"),
+        ("null", "null"),
+        ("", ""),
+        ("", "https://"),
+        ("[2001:db8::1]", "https://[2001:db8::2]"),
+        ("127.0.0.1:8317", "https://shop.example"),
+        (None, "https://shop.example"),
+    ],
+)
+def test_open_to_everybody_takes_no_other_pages(host: str | None, origin: str) -> None:
+    """Of other sites, other ports, frames without an origin; where a proxy put another name in
+    `Host`, the answer says so."""
+    environ = {"HTTP_ORIGIN": origin} | ({} if host is None else {"HTTP_HOST": host})
+    with pytest.raises(Refused, match=r"`api-keys`.*keys.*`Host`"):
+        open_to_all().admit(environ)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HTTP_HOST": "shop.example"},
+        {"HTTP_HOST": "localhost", "HTTP_ORIGIN": "https://shop.example"},
+        {"HTTP_HOST": "shop.example", "HTTP_ORIGIN": "https://shop.example"},
+    ],
+)
+def test_refusal_names_the_ways_out(environ: dict[str, str]) -> None:
+    """Keys, or leave for everybody."""
+    with pytest.raises(Refused, match=r"`api-keys`.*keys.*`allow-unauthenticated: true`"):
+        Doorkeeper(load_config({"demo": [{}]})).admit(environ)
+
+
+def test_page_of_an_embedding_application_calls_it(upstream: Upstream) -> None:
+    """From its own origin, by any name; a page of another site can't."""
+    http = served(upstream, allow_unauthenticated=True)
+    page = Page(http, "https://shop.example", "shop.example")
+    answer = page.fetch("POST", CHAT, json.dumps(ASKED), content_type="application/json")
+    assert (answer.status_code, page.may_read) == (200, True)
+    other = Page(http, "https://evil.example", "shop.example")
+    assert other.fetch("POST", CHAT, json.dumps(ASKED)).status_code == 403
+    assert not other.may_read
 
 
 def test_program_without_host_gets_in() -> None:

@@ -1,22 +1,29 @@
 """Who may call: the callers' keys, or, where there are none, this machine only.
 
 An open proxy on loopback is in reach of every web page in the user's browser, by a plain POST or by
-DNS rebinding. So a request with a foreign `Origin` or `Host` is refused there.
+DNS rebinding. So a request with a foreign `Origin` or `Host` is refused there. One that is open to
+everybody (`allow-unauthenticated`) does not know its own names: any `Host` is taken, and an
+`Origin` that names the same one, as pages of an embedding application send it.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ..config import CallerKey, Config, Secret, is_loopback
 from ..errors import InvalidKey, ModelNotFound, Refused
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::[0-9]*)?")
-_ORIGIN = re.compile(rf"[A-Za-z][0-9A-Za-z+.-]*://{_HOST.pattern}")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::([0-9]*))?")
+_SCHEME = re.compile(r"[A-Za-z][0-9A-Za-z+.-]*")
+
+# A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 ANYONE = CallerKey(name="", key=Secret(""), models=None, max_concurrency=0)
 
@@ -26,7 +33,7 @@ class Doorkeeper:
 
     def __init__(self, config: Config) -> None:
         self.is_open = not config.callers
-        self._checks_host = not config.allow_unauthenticated
+        self._takes_any_host = config.allow_unauthenticated
         self._keys = [(caller.key.reveal().encode(), caller) for caller in config.callers]
 
     def admit(self, environ: Mapping[str, str]) -> CallerKey:
@@ -47,13 +54,22 @@ class Doorkeeper:
 
     def _check_origin(self, environ: Mapping[str, str]) -> None:
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and not _is_local(_ORIGIN, origin):
-            raise Refused("a web page of another origin must not use this proxy, which has no keys")
         host = environ.get("HTTP_HOST")
-        if self._checks_host and host is not None and not _is_local(_HOST, host):
+        if origin is not None and not _is_own_page(origin, host if self._takes_any_host else None):
+            way_out = (
+                "a proxy in front has to pass on the `Host` that the browser sent, with its port"
+                if self._takes_any_host
+                else "`allow-unauthenticated: true` lets in those of the site that it is part of"
+            )
+            raise Refused(
+                "web pages of other sites must not use this proxy, which has no `api-keys`: "
+                f"configure keys for their callers; {way_out}"
+            )
+        if not self._takes_any_host and host is not None and not _is_local(_place(host)):
             raise Refused(
                 "this proxy has no `api-keys` and answers to this machine's own names only: "
-                "call it as localhost, or configure keys"
+                "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
+                "to everybody who can connect, by any name"
             )
 
 
@@ -76,10 +92,35 @@ def _given_key(environ: Mapping[str, str]) -> bytes | None:
     return None if key is None else key.strip(" \t").encode("latin-1")
 
 
-def _is_local(form: re.Pattern[str], value: str) -> bool:
-    """Whether a header's value names this machine."""
-    found = form.fullmatch(value)
+def _place(value: str) -> tuple[str, str] | None:
+    """The name or address in a `Host`, and the port, "" if there is none; None: it is no such."""
+    found = _HOST.fullmatch(value)
     if found is None:
+        return None
+    name = (found[1] or found[2]).lower()
+    with suppress(ValueError):
+        name = str(ipaddress.ip_address(name))  # written in its one way
+    return name, found[3] or ""
+
+
+def _is_local(place: tuple[str, str] | None) -> bool:
+    """Whether it is this machine."""
+    if place is None:
         return False
-    host = (found[1] or found[2]).lower()
-    return is_loopback(host) or host.endswith(".localhost")
+    name, _ = place
+    return is_loopback(name) or name.endswith(".localhost")
+
+
+def _is_own_page(origin: str, host: str | None) -> bool:
+    """Whether a page of this machine, or of the `host` that was asked, sent the request."""
+    scheme, separator, rest = origin.partition("://")
+    place = _place(rest)
+    if not separator or not _SCHEME.fullmatch(scheme) or place is None:
+        return False
+    if _is_local(place):
+        return True
+    default = _DEFAULT_PORTS.get(scheme.lower())
+    asked = None if host is None else _place(host)
+    if default is None or asked is None:
+        return False
+    return (place[0], place[1] or default) == (asked[0], asked[1] or default)
