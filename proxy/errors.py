@@ -14,7 +14,8 @@ tried and what to do, and never hold an upstream key.
     │   ├── PathNotFound              404 not_found
     │   ├── MethodNotAllowed          405 method_not_allowed
     │   ├── BodyTooSlow               408 body_too_slow
-    │   └── BodyTooLarge              413 body_too_large
+    │   ├── BodyTooLarge              413 body_too_large
+    │   └── UnsupportedCoding         415 unsupported_content_encoding
     ├── CallerGone                    499 the caller hung up: nobody reads the answer
     ├── OutOfResources                503 server_out_of_resources: of descriptors, memory, threads
     ├── PoolError                     no client could be used
@@ -182,6 +183,16 @@ class BodyTooSlow(CallerError):
 class BodyTooLarge(CallerError):
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedCoding(CallerError):
+    """The body's Content-Encoding; `Accept-Encoding` says what is taken (RFC 9110, 15.5.16)."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": "gzip, deflate, identity"}
 
 
 class CallerGone(ProxyError):

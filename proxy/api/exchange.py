@@ -29,6 +29,7 @@ from ..record import Record
 from ..request_log import Transcript
 from ..stream import StreamBody
 from ..watch import Caller
+from ..wire.content_coding import read_coding, undo
 from ..wire.headers import FORWARDED
 
 if TYPE_CHECKING:
@@ -114,9 +115,10 @@ class Exchange:
     def read_body(self) -> bytes:
         """The request's body; raises BodyTooLarge before reading more than is allowed.
 
-        Raises InvalidRequest if it does not come whole; its caller may stop sending for no longer
-        than `idle-timeout`, and has `request-timeout` for all of it: then BodyTooSlow. From then on
-        a write to the caller fails when it takes nothing for `idle-timeout`.
+        Raises UnsupportedCoding before reading any, InvalidRequest if it does not come whole, or
+        not as its coding says. Its caller may stop sending for no longer than `idle-timeout`, and
+        has `request-timeout` for all of it: then BodyTooSlow. From then on a write to the caller
+        fails when it takes nothing for `idle-timeout`.
         """
         config = self.gateway.config
         deadline = self.record.arrived + config.request_timeout_s
@@ -130,6 +132,8 @@ class Exchange:
 
     def _receive(self) -> bytes:
         most = self.gateway.config.max_body_bytes
+        field = self.environ.get("HTTP_CONTENT_ENCODING")
+        coding = read_coding(field) if field else ""
         length = self._content_length()
         if length is not None and length > most:
             raise _too_large(most)
@@ -150,6 +154,10 @@ class Exchange:
         if length is not None and len(body) < length:
             why = "" if body else ", or a hook of the application has read it"
             raise InvalidRequest(f"the request body broke off after {len(body)} bytes{why}")
+        if coding and body:
+            body = undo(body, coding, max_bytes=most)
+            if self.transcript is not None:
+                self.transcript.body = body
         return body
 
     def _content_length(self) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 
 import pytest
 
@@ -93,6 +95,57 @@ def test_expect_100_continue(gateway: Gateway, upstream: Upstream, lot: Lot) -> 
     assert printed.startswith("HTTP/1.1 100 Continue")
     assert "HTTP/1.1 200 OK" in printed
     assert upstream.received(lot.key)[0].body == body.encode()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_request_is_served(
+    gateway: Gateway, upstream: Upstream, lot: Lot, coding: str, stream: bool, path: str
+) -> None:
+    """The upstream gets it as it was; the coding is not passed on."""
+    body = json.dumps(asked(lot.model, stream=stream, prompt="Hi", padding="x" * 300_000)).encode()
+    packed = (gzip.compress if coding == "gzip" else zlib.compress)(body)
+    upstream.reply(lot.key, tell("Hi") if stream else chat("Hi"))
+    assert gateway.call("POST", path, packed, {"Content-Encoding": coding}).status == 200
+    (received,) = upstream.received(lot.key)
+    assert "content-encoding" not in received.header
+    assert received.json()["padding"] == "x" * 300_000
+    assert path != CHAT or received.body == body
+
+
+def test_compressed_request_without_a_length(
+    gateway: Gateway, upstream: Upstream, lot: Lot
+) -> None:
+    """Chunked."""
+    body = json.dumps(asked(lot.model)).encode()
+    packed = gzip.compress(body)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+    head += "Transfer-Encoding: chunked\r\n\r\n"
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+    assert gateway.exchange(head.encode() + chunks).status == 200
+    assert upstream.received(lot.key)[0].body == body
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, deflate"])
+def test_other_codings_are_415(gateway: Gateway, lot: Lot, coding: str) -> None:
+    """The coding is named."""
+    body = json.dumps(asked(lot.model)).encode()
+    answer = gateway.call("POST", CHAT, body, {"Content-Encoding": coding})
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_content_encoding")
+    assert repr(coding) in answer.error["message"]
+    assert answer.headers["accept-encoding"] == "gzip, deflate, identity"
+
+
+def test_compressed_request_that_grows_is_413(gateway: Gateway, lot: Lot) -> None:
+    """`max-body-size` counts what it is, too; what cannot be undone is a 400."""
+    headers = {"Content-Encoding": "gzip"}
+    packed = gzip.compress(json.dumps(asked(lot.model, padding="x" * MAX_BODY_BYTES)).encode())
+    answer = gateway.call("POST", CHAT, packed, headers)
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+    for broken in (packed[:100], b"{}"):
+        answer = gateway.call("POST", CHAT, broken, headers)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_request")
 
 
 MALFORMED = {
