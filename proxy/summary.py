@@ -18,7 +18,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
         lines.append(
             f"  {provider}: {_count(len(clients), 'client')}, "
             + (_count(len(models), "model") if models else "the upstream's models")
-            + f", {'unlimited' if 0 in permits else sum(permits)} at once"
+            + f", {'unlimited' if 0 in permits else _in_all(sum(permits), workers)} at once"
         )
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     lines.append(
@@ -27,6 +27,11 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     )
     lines += [f"  warning: {warning}" for warning in config.warnings]
     return "\n".join(lines)
+
+
+def _in_all(permits: int, workers: int) -> str:
+    """Each worker has a pool of its own."""
+    return str(permits) if workers == 1 else f"{permits * workers} ({permits} per worker)"
 
 
 def _count(number: int, noun: str) -> str:

@@ -59,6 +59,7 @@ def test_check_prints_what_would_be_served(shell: Shell) -> None:
     for line in (
         r"config.yaml: valid; would listen on .*, port 8317",
         r"  alpha/sk-…aaaa +https://a.test/v1 +1 +1 +kimi \(its vendor/kimi\)",
+        r"  client +upstream +at once per worker +weight +models",
         r"  gemini: off, .*NONE.*",
         r"  team +cal…dddd +no limit +kimi",
         r"  queue-timeout +7 s",

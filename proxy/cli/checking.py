@@ -63,7 +63,7 @@ def _access(config: Config) -> str:
 
 def _client_table(clients: tuple[ClientConfig, ...]) -> str:
     return table(
-        ("  client", "upstream", "at once", "weight", "models"),
+        ("  client", "upstream", "at once per worker", "weight", "models"),
         [
             (
                 f"  {client.label}",
@@ -82,7 +82,7 @@ def _client_table(clients: tuple[ClientConfig, ...]) -> str:
 
 def _caller_table(callers: tuple[CallerKey, ...]) -> str:
     return table(
-        ("  caller", "key", "at once", "models"),
+        ("  caller", "key", "at once per worker", "models"),
         [
             (
                 f"  {caller.name or '(unnamed)'}",

@@ -64,7 +64,7 @@ def test_key_in_the_environment_turns_its_provider_on() -> None:
     env = {"PORT": "0", "OPENAI_API_KEY": key}
     with Gateway(SHIPPED, env=env, workers=2, secrets=[key]) as running:
         log = running.log
-    assert "  openai: 1 client, the upstream's models, 16 at once\n" in log
+    assert "  openai: 1 client, the upstream's models, 32 (16 per worker) at once\n" in log
     assert "  2 workers of 1056 threads: 1024 requests in flight at most, each\n" in log
 
 
