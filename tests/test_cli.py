@@ -166,7 +166,15 @@ def test_schema_is_a_json_schema(shell: Shell) -> None:
 # The command line itself
 
 
-@pytest.mark.parametrize("arguments", [(), ("server",), ("serve", "--port", "70000"), ("disable",)])
+def test_no_command_prints_help(shell: Shell) -> None:
+    """The same as --help."""
+    bare, asked = shell.run(), shell.run("--help")
+    assert bare == asked
+    assert (bare.status, bare.err) == (0, "")
+    assert "  serve " in bare.out
+
+
+@pytest.mark.parametrize("arguments", [("server",), ("serve", "--port", "70000"), ("disable",)])
 def test_wrong_command_line_is_explained(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:

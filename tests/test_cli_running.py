@@ -86,7 +86,9 @@ def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:
     assert {instance.chat("demo")[0] for _ in range(MANY)} == {200}
 
 
-@pytest.mark.parametrize("part", ["alpha/sk-…aaaa", "AAAA", "sk-…aaaa"])
+@pytest.mark.parametrize(
+    "part", ["alpha/sk-…aaaa", "AAAA", "sk-…aaaa", "alpha/sk-...aaaa", "SK-...aaaa"]
+)
 def test_client_may_be_named_by_a_part(instance: Instance, part: str) -> None:
     """Whatever is in one label only, in either case."""
     done = instance.command("enable", part)

@@ -100,6 +100,12 @@ def test_unknown_paths_are_our_404(app: Flask, method: str, path: str) -> None:
         assert "; GET /llm lists" in error_of(answer)["message"]
 
 
+def test_base_url_without_the_version_is_told(app: Flask) -> None:
+    """With the prefix."""
+    message = error_of(mounted(app).post("/llm/chat/completions"))["message"]
+    assert "there is no /llm/chat/completions; did you mean /llm/v1/chat/completions?" in message
+
+
 @pytest.mark.parametrize("path", ["/llm", "/llm/", "/llm/healthz", "/llm/v1/models/a/b", CHAT])
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods_are_our_405(app: Flask, method: str, path: str) -> None:

@@ -129,8 +129,17 @@ class _Others:
         """204 for OPTIONS, else raise PathNotFound, MethodNotAllowed, InvalidRequest."""
         methods = self._methods_of(f"/{rest}")
         if not methods:
-            about = request.path.removesuffix(f"/{rest}") or "/"
-            raise PathNotFound(f"there is no {request.path}; GET {about} lists the endpoints")
+            above = request.path.removesuffix(f"/{rest}")
+            # A base_url without its end, or with it twice.
+            meant = [
+                path
+                for path in (f"/v1/{rest}", f"/{rest.removeprefix('v1/')}")
+                if self._methods_of(path)
+            ]
+            hint = f"GET {above or '/'} lists the endpoints"
+            if meant:
+                hint = f"did you mean {above}{meant[0]}? The base_url of an SDK is .../v1"
+            raise PathNotFound(f"there is no {request.path}; {hint}")
         if request.method == "OPTIONS":
             return _preflight(exchange, methods)
         if request.method in methods:

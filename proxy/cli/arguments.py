@@ -42,7 +42,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"poolproxy {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def show_help(args: argparse.Namespace) -> int:
+        top.print_help()
+        return Exit.OK
+
+    top.set_defaults(command=show_help)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, command: Command, what: str, more: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(

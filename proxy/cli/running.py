@@ -69,7 +69,11 @@ def _report_errors(answers: Answers) -> int:
 
 
 def _find(wanted: str, labels: list[str]) -> str:
-    """The label that is `wanted`, or the only one that has it in it; raises Failure."""
+    """The label that is `wanted`, or the only one that has it in it; raises Failure.
+
+    Also as `x-proxy-client` spells it, with dots for the ellipsis.
+    """
+    wanted = wanted.replace("...", "…")
     if wanted in labels:
         return wanted
     found = [label for label in labels if wanted.lower() in label.lower()]

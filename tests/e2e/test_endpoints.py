@@ -54,6 +54,26 @@ def test_unknown_model_is_404(gateway: Gateway, renamed: Lot) -> None:
         assert answer.error["param"] == "model"
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/models", "/v1/models"),
+        ("/models/a/b", "/v1/models/a/b"),
+    ],
+)
+def test_base_url_without_the_version_is_told(gateway: Gateway, path: str, meant: str) -> None:
+    """Or with it twice; by whatever method."""
+    for method in ("POST", "GET"):
+        answer = gateway.call(method, path)
+        assert answer.status == 404
+        assert f"there is no {path}; did you mean {meant}?" in answer.error["message"]
+        assert "base_url" in answer.error["message"]
+    assert "did you mean" not in gateway.call("POST", "/chat").error["message"]
+
+
 def test_sdk_lists_and_retrieves_models(gateway: Gateway, renamed: Lot) -> None:
     """As the official SDK sees it."""
     with gateway.sdk() as sdk:
