@@ -95,6 +95,29 @@ def test_process_stays_as_it_was(upstream: Upstream, use: str) -> None:
     assert upstream.connections == 0
 
 
+# Servers without threads
+
+
+def test_server_without_threads_is_warned_of_once(upstream: Upstream) -> None:
+    """At the first request: gunicorn's sync worker cuts streams off at its `timeout`."""
+    sync = {"GUNICORN_CMD_ARGS": "--worker-class sync --threads 1"}
+    sync["PYTHONWARNINGS"] = "ignore"  # this worker ends with its listener open
+    with Gateway(config(upstream), env=sync) as gateway:
+        for _ in range(3):
+            assert gateway.call("GET", "/v1/models").status == 200
+        line = gateway.wait_for_line(lambda line: "wsgi.multithread" in line)
+        assert "`timeout`" in line
+        assert "proxy.worker.Worker" in line
+        assert gateway.log.count("wsgi.multithread") == 1
+
+
+def test_server_with_threads_is_not_warned_of(upstream: Upstream) -> None:
+    """Nor is a test client, which is no server."""
+    with Gateway(config(upstream)) as gateway:
+        assert gateway.call("GET", "/v1/models").status == 200
+    assert "wsgi.multithread" not in gateway.log
+
+
 # Forks
 
 

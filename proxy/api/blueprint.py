@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,8 @@ from ..gateway import Gateway
 from . import openai, status
 from .auth import Doorkeeper
 from .exchange import Exchange
+
+log = logging.getLogger("proxy")
 
 # How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
 PREFLIGHT_KEPT_S = "600"
@@ -49,7 +53,10 @@ def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Re
     """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
 
     def view(**values: str) -> Response:
-        exchange = Exchange(gateway, request.environ)
+        environ = request.environ
+        # PEP 3333; what stands for a server in tests has no name.
+        _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
+        exchange = Exchange(gateway, environ)
         try:
             response = answer(exchange, **values)
         except Exception as error:  # the boundary: a caller gets an answer, whatever happened
@@ -59,6 +66,18 @@ def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Re
         return response
 
     return view
+
+
+@functools.cache
+def _warn_of_server(has_threads: bool) -> None:
+    """Warn, once in a process, of a server that takes one request at a time."""
+    if not has_threads:
+        log.warning(
+            "this server serves one request at a time (wsgi.multithread is false): every stream"
+            " holds up all other callers, and gunicorn's sync worker cuts it off at gunicorn's"
+            " `timeout`, without a word; with gunicorn set `worker_class` to"
+            ' "proxy.worker.Worker", and `threads`'
+        )
 
 
 def _let_go(error: BaseException | None) -> None:
