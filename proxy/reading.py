@@ -58,7 +58,13 @@ class Waits:
 
 
 def await_head(reply: Reply, waits: Waits) -> Pausing[None]:
-    """Wait for the status; raises UpstreamTimeout after `first-byte-timeout`."""
+    """Wait for the status; raises UpstreamTimeout after `first-byte-timeout`.
+
+    Its time begins when there is a connection: opening one has a limit of its own.
+    """
+    while not reply.open(waits.until(math.inf)):
+        waits.check(math.inf, "")
+        yield
     limit_s = waits.config.first_byte_timeout_s
     due_at = waits.now() + limit_s if limit_s else math.inf
     while not reply.head(waits.until(due_at)):

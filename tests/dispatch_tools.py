@@ -100,6 +100,9 @@ class ScriptedReply:
         self.body = deque(reply.body)
         self._quiet_until = clock.monotonic()
 
+    def open(self, until: float) -> bool:
+        return True
+
     def head(self, until: float) -> bool:
         while self._is_quiet_over(until):
             if not self._before_head:

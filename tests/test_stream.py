@@ -63,6 +63,9 @@ class ScriptedReply:
         self._script = script
         self._due_at: float | None = None
 
+    def open(self, until: float) -> bool:
+        return True
+
     def head(self, until: float) -> bool:
         return True
 

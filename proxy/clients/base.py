@@ -19,8 +19,8 @@ from ..wire.openai import ChatRequest, Usage
 class Reply(Protocol):
     """An upstream's answer on its way. Used by one thread; owned by whoever sent the request.
 
-    `head` and `read` wait until a moment on the monotonic clock and can be called again; they raise
-    CallerGone, UpstreamError. `close` is idempotent.
+    `open`, `head` and `read` wait until a moment on the monotonic clock and can be called again;
+    they raise CallerGone, UpstreamError. `close` is idempotent.
     """
 
     @property
@@ -31,8 +31,11 @@ class Reply(Protocol):
     def headers(self) -> Mapping[str, str]:
         """By lower-case name."""
 
+    def open(self, until: float) -> bool:
+        """Whether there is a connection for the request to go out on."""
+
     def head(self, until: float) -> bool:
-        """Whether the status and the headers are there."""
+        """Whether the status and the headers are there; opens the connection if need be."""
 
     def read(self, until: float) -> bytes | None:
         """What came of the body; None: nothing until then; b"": it is whole."""
@@ -95,7 +98,7 @@ class Client(ABC):
         caller: Caller,
         deadline: float,
     ) -> Reply:
-        """Send a chat request to the upstream's `model`. Blocks for DNS and connect only.
+        """Send a chat request to the upstream's `model`. Does not block: its reply waits.
 
         `headers`: of the caller's, those that go on. Raises InvalidRequest for what this upstream
         cannot do, UpstreamUnreachable, UpstreamTimeout.

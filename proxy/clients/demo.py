@@ -75,6 +75,9 @@ class DemoReply:
         self._due_at = clock.monotonic() + delay_s
         self._pieces = _stream(asked, model) if is_stream else _unary(asked, model)
 
+    def open(self, until: float) -> bool:
+        return True
+
     def head(self, until: float) -> bool:
         return True
 

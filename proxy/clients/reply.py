@@ -1,4 +1,4 @@
-"""One exchange with an upstream on a connection's socket, non-blocking.
+"""One exchange with an upstream, from the opening of a connection on, non-blocking.
 
 So every wait sees data, silence and a caller who left (`watch`), and can be taken up again after a
 pause.
@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from urllib3.connection import HTTPConnection
 
@@ -20,6 +20,8 @@ from ..errors import OutOfResources, ProxyError, UpstreamError, UpstreamInvalid,
 from ..watch import Caller, SocketWatch
 from ..wire.http_body import BodyReader, Inflater, body_reader, inflater
 from ..wire.http_head import Head, HeadReader
+from .nested_tls import NestedTls
+from .opening import Opening
 
 if TYPE_CHECKING:
     from .transport import Transport
@@ -33,7 +35,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
 class SocketReply:
-    """One exchange on a connection: the request on its way out, the answer on its way in.
+    """One exchange on a connection: its opening, the request's way out, the answer's way in.
 
     A connection that had served before and ends before any byte of the answer is replaced once by a
     fresh one: the upstream closed it while idle.
@@ -53,14 +55,30 @@ class SocketReply:
         self._body: BodyReader | None = None
         self._inflater: Inflater | None = None
         self._behind_head = b""
+        self._opening: Opening | None = None
         self._connection: HTTPConnection | None = None
         self._unsent: list[memoryview] = []
-        self._open(fresh=False)
+        self._take(fresh=False)
 
-    def _open(self, *, fresh: bool) -> None:
-        connection, self._is_reused = self._transport.take(deadline=self._deadline, fresh=fresh)
-        assert connection.sock is not None
+    def _take(self, *, fresh: bool) -> None:
+        taken = self._transport.take(caller=self._caller, deadline=self._deadline, fresh=fresh)
+        if isinstance(taken, Opening):
+            self._opening = taken
+        else:
+            self._begin(taken, is_reused=True)
+
+    def open(self, until: float) -> bool:
+        if self._opening is not None:
+            if not self._opening.advance(until):
+                return False
+            opening, self._opening = self._opening, None
+            self._begin(opening.take(), is_reused=False)
+        return True
+
+    def _begin(self, connection: HTTPConnection, *, is_reused: bool) -> None:
+        self._is_reused = is_reused
         self._connection = connection
+        assert connection.sock is not None
         self._sock = connection.sock
         self._has_buffered = _buffer_check(self._sock)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
@@ -70,6 +88,8 @@ class SocketReply:
 
     def head(self, until: float) -> bool:
         while self._head is None:
+            if not self.open(until):
+                return False
             try:
                 data = self._converse(until)
             except OSError as error:
@@ -105,7 +125,7 @@ class SocketReply:
         if is_ours or not self._is_reused or self._reader.started:
             raise broken from error
         self.close()
-        self._open(fresh=True)
+        self._take(fresh=True)
 
     def _broken(self, what: str, error: OSError | None) -> ProxyError:
         """What the end of a connection is to the caller: the upstream's doing, or our own want."""
@@ -232,6 +252,9 @@ class SocketReply:
 
         Idempotent.
         """
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
         if self._connection is None:
             return
         if linger_s and self._body is not None and not self.is_whole:
@@ -246,7 +269,7 @@ class SocketReply:
             # A FIN would wait behind what an upstream that does not read has not taken yet, and
             # many a server takes it for half a close only: a RST ends its work at once.
             with contextlib.suppress(OSError):
-                _socket_of(connection).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         connection.close()
 
     def _is_reusable(self) -> bool:
@@ -269,19 +292,11 @@ class SocketReply:
             pass  # the connection is closed then, and the answer was whole before
 
 
-def _socket_of(connection: HTTPConnection) -> socket.socket:
-    """The connection's socket; where urllib3 wraps TLS in TLS, the one below."""
-    sock: socket.socket = getattr(connection.sock, "socket", connection.sock)
-    return sock
-
-
-def _buffer_check(sock: Any) -> Callable[[], bool] | None:
+def _buffer_check(sock: object) -> Callable[[], bool] | None:
     """What tells whether a socket may hold data that a poll of its descriptor does not see."""
-    if type(sock) is socket.socket:
-        return None
-    if isinstance(sock, ssl.SSLSocket):
+    if isinstance(sock, (ssl.SSLSocket, NestedTls)):
         return lambda: sock.pending() > 0
-    return lambda: True  # TLS in TLS: two buffers, and no way to ask
+    return None
 
 
 def _reason(error: OSError | None) -> str:

@@ -6,26 +6,30 @@ sockets become ours.
 
 from __future__ import annotations
 
-import http.client
+import functools
 import os
 import weakref
 from collections.abc import Mapping
-from typing import cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import get_auth_from_url
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
 
 from ..errors import UpstreamTimeout
 from ..watch import CLOCK, Caller, Clock
 from ..wire.headers import merged
-from .connections import WatchedAdapter, WatchedPool, connect_error
+from .connections import CONNECT_FAILURES, IdlePool, Tls, connect_error, idle_pool
+from .opening import Opening, Proxy, Route
 from .reply import SocketReply
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
+
+# SOCKS: RFC 1928 section 3.
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 class Transport:
@@ -53,13 +57,11 @@ class Transport:
         self.clock = clock
         self.connect_timeout_s = connect_timeout_s
         self._request = prepared
-        self._ca_bundle = ca_bundle
         self._max_connections = max_connections
-        self._proxies = {"http": proxy_url, "https": proxy_url} if proxy_url else {}
-        is_http_proxy = proxy_url.lower().startswith("http")
-        self._is_forwarded = is_http_proxy and url.scheme == "http"
-        self._is_tunnelled = is_http_proxy and url.scheme == "https"
-        self._pool: WatchedPool | None = None
+        self._proxy_url = proxy_url
+        self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
+        self._tls = Tls(ca_bundle)
+        self._pool: IdlePool | None = None
         _transports.add(self)
 
     def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
@@ -71,14 +73,14 @@ class Transport:
         lines = {"Host": self.host}
         if self._is_forwarded:  # RFC 9112 section 3.2.2: a proxy takes the whole URL
             target = f"http://{self.host}{target}"
-            lines |= HTTPAdapter().proxy_headers(self._proxies["http"])
+            lines |= HTTPAdapter().proxy_headers(self._proxy_url)
         lines["Accept-Encoding"] = "identity"
         lines = merged(lines, headers)
         text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         return f"{method} {target} HTTP/1.1\r\n{text}".encode("latin-1")
 
     def send(self, head: bytes, body: bytes, *, caller: Caller, deadline: float) -> SocketReply:
-        """Send a request; the reply does the waiting. Blocks for DNS and connect only.
+        """Send a request; the reply does the waiting. Does not block; raises UpstreamTimeout.
 
         `head` ends with a line end; the length and the blank line are added here.
         """
@@ -86,37 +88,45 @@ class Transport:
         parts = [head + body] if len(body) <= MAX_JOINED_BYTES else [head, body]
         return SocketReply(self, parts, caller=caller, deadline=deadline)
 
-    def take(self, *, deadline: float, fresh: bool) -> tuple[HTTPConnection, bool]:
-        """A connection; raises UpstreamUnreachable, UpstreamTimeout."""
+    def take(self, *, caller: Caller, deadline: float, fresh: bool) -> HTTPConnection | Opening:
+        """A connection that has served before, or one that is to be opened.
+
+        `fresh`: the latter in any case. Raises UpstreamUnreachable, UpstreamTimeout.
+        """
         left_s = deadline - self.clock.monotonic()
         if left_s <= 0:
             raise UpstreamTimeout(f"no time was left to connect to {self.host}")
-        timeout_s = min(self.connect_timeout_s, left_s)
+        limit_s = min(self.connect_timeout_s, left_s)
+        name = f"{self.host} by way of its proxy" if self._proxy_url else self.host
         try:
-            return self._connections().take(
-                connect_timeout_s=timeout_s, fresh=fresh, tunnels=self._is_tunnelled
-            )
-        except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
-            way = f"{self.host} by way of its proxy" if self._proxies else self.host
-            raise connect_error(error, way, timeout_s) from error
+            connection = self._connections().take()
+            if fresh:
+                connection.close()
+            if connection.sock is not None:
+                return connection
+            route = self._route
+        except CONNECT_FAILURES as error:
+            raise connect_error(error, name, limit_s) from error
+        return Opening(
+            route, connection, name=name, limit_s=limit_s, caller=caller, clock=self.clock
+        )
+
+    @functools.cached_property
+    def _route(self) -> Route:
+        scheme, host, port = _parts(self._request.url or "")
+        return Route(host, port, scheme == "https", _proxy(self._proxy_url), self._tls)
 
     def give_back(self, connection: HTTPConnection) -> None:
         """Keep the connection for the next exchange; a closed one is forgotten."""
         pool = self._pool
         if pool is None:
             connection.close()
-        else:
+        elif connection.sock is not None:
             pool.give_back(connection)
 
-    def _connections(self) -> WatchedPool:
+    def _connections(self) -> IdlePool:
         if self._pool is None:
-            adapter = WatchedAdapter(self._ca_bundle, self._max_connections)
-            self._pool = cast(
-                "WatchedPool",
-                adapter.get_connection_with_tls_context(
-                    self._request, verify=True, proxies=self._proxies
-                ),
-            )
+            self._pool = idle_pool(self._request, self._max_connections)
         return self._pool
 
     def close(self) -> None:
@@ -128,6 +138,20 @@ class Transport:
     def forget(self) -> None:
         """In a forked child: the connections are the parent's, to be left alone."""
         self._pool = None
+
+
+def _proxy(url: str) -> Proxy | None:
+    """The proxy at a URL; raises ValueError."""
+    if not url:
+        return None
+    return Proxy(*_parts(url), HTTPAdapter().proxy_headers(url), get_auth_from_url(url))
+
+
+def _parts(url: str) -> tuple[str, str, int]:
+    """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
+    parsed = parse_url(url)
+    scheme = parsed.scheme or ""
+    return scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS.get(scheme, 0)
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()

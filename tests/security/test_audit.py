@@ -20,7 +20,7 @@ def page(version: str = "1.0", *known: Mapping[str, Any], yanked: bool = False) 
 def test_all_that_the_gateway_runs_on_is_looked_up() -> None:
     """What it names, and what that needs in turn; no tool of the tests."""
     found = needed()
-    assert {"flask", "gunicorn", "urllib3", "werkzeug", "certifi", "pysocks", "idna"} <= set(found)
+    assert {"flask", "gunicorn", "urllib3", "werkzeug", "certifi", "idna"} <= set(found)
     assert not {"pytest", "hypothesis", "poolproxy"} & set(found)
 
 
