@@ -82,6 +82,7 @@ class Attempts:
         arrived = call.record.arrived if is_first else clock.monotonic()
         self._waits = Waits(config, clock, arrived=arrived)
         self._ticket = pool.ticket(call.request.model, call.caller, holder=call.record.request_id)
+        self._ticket.is_kept = True
         self._pauses = self._run()
         self._lease: Lease | None = None
         self._reply: Reply | None = None
@@ -115,12 +116,12 @@ class Attempts:
             self._lease.report(effect, asked_s=_asked_s(error))
         self._attempt.reason = error.code or "error"
 
-    def close(self) -> None:
+    def close(self, *, linger_s: float = LINGER_S) -> None:
         """Give back what is held. Idempotent."""
         is_over = self._relay is not None and self._relay.is_over
         if is_over and self._lease is not None:
             self._lease.report(Effect.GOOD)
-        self._end_attempt(linger_s=LINGER_S if is_over else 0.0)
+        self._end_attempt(linger_s=linger_s if is_over else 0.0)
         if self._ticket.bell is not None:  # it waits, or was handed a lease since it last looked
             self._pool.withdraw(self._ticket)
 

@@ -17,6 +17,7 @@ from .clients import make_clients
 from .config import CallerKey, Config
 from .dispatch import Answer, Attempts, Call
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
+from .lost import LOST
 from .pool import ClientPool
 from .reading import Waits
 from .record import Record
@@ -69,6 +70,7 @@ class Gateway:
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
         Both are counted per worker process.
         """
+        LOST.give_back()
         if self._places_of and (own := self._places_of.get(caller.key)) is not None:
             held.enter_context(own)
         held.enter_context(self._places)
@@ -124,6 +126,7 @@ class Gateway:
 
     def close(self) -> None:
         """Close idle connections."""
+        LOST.give_back()
         for client in self.clients:
             client.close()
 

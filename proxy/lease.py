@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .health import Effect
+from .lost import LOST
 from .roster import Offer
 from .slot import Ticket
 
@@ -66,5 +67,10 @@ class Lease:
         self.release()
 
     def __del__(self) -> None:
-        if self._is_held:
-            warnings.warn(f"a lease of {self.client} was lost", ResourceWarning, stacklevel=1)
+        # The lease of a lost stream is found lost with it, maybe before it: that one is the owner.
+        if self._is_held and not self._ticket.is_kept:
+            LOST.note(self._release_lost)
+
+    def _release_lost(self) -> None:
+        self.release()
+        warnings.warn(f"a lease of {self.client} was lost", ResourceWarning, stacklevel=1)

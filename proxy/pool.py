@@ -20,6 +20,7 @@ from .clients.base import Client
 from .errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError, RetryHint
 from .health import Effect, State
 from .lease import Lease
+from .lost import LOST
 from .roster import Offer, Roster
 from .slot import Loan, Route, Slot, Ticket, cooled_at
 from .watch import CLOCK, Bell, Caller, Clock, my_bell
@@ -70,6 +71,7 @@ class ClientPool:
         free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
         cooldown ends within what is left of `max-retry-interval`; NoClientInService.
         """
+        LOST.give_back()
         while True:
             rung: list[Bell] = []
             try:
@@ -297,6 +299,7 @@ class ClientPool:
 
     def has_service(self) -> bool:
         """Whether any client is in service."""
+        LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
             return any(
@@ -306,12 +309,14 @@ class ClientPool:
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The state of every client, as plain data: counts, seconds, states by model."""
+        LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
             return [slot.facts(now) for slot in self._slots.values()]
 
     def queue_facts(self) -> dict[str, dict[str, float]]:
         """By alias: requests waiting now, and seconds waited in all."""
+        LOST.give_back()
         with self._lock:
             return {
                 alias: {"waiting": len(roster.waiters), "waited_s": round(roster.waited_s, 3)}

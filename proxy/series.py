@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .dispatch import Answer, Attempts, Call
+from .dispatch import LINGER_S, Answer, Attempts, Call
 from .errors import ProxyError
 from .record import Record
 from .stream import Finished, Opened, Relayed
@@ -114,6 +114,6 @@ class Series:
         if self._relay is not None:
             self._attempts.interrupted(error)
 
-    def close(self) -> None:
+    def close(self, *, linger_s: float = LINGER_S) -> None:
         """Give back what is held. Idempotent."""
-        self._attempts.close()
+        self._attempts.close(linger_s=linger_s)

@@ -28,7 +28,7 @@ class Route(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """What is known of a lease: it stays in the books when the lease itself is lost."""
+    """What is known of a lease, until it is given back: also while nobody has it any more."""
 
     holder: object
     model: str
@@ -153,6 +153,7 @@ class Ticket:
         self.alias = alias
         self.caller = caller
         self.has_asked = False
+        self.is_kept = False  # by one who gives back what it is handed, lost or not
         self.tried: dict[Slot, None] = {}
         self.excluded: set[Slot] = set()
         self.tried_again_at = -math.inf  # back-off: before it no client is tried twice

@@ -16,6 +16,7 @@ from typing import Protocol
 from . import shortage
 from .clients.base import ChunkTranslator, Reply
 from .errors import CallerGone, ProxyError, UpstreamError, UpstreamTimeout
+from .lost import LOST
 from .record import Record
 from .watch import Clock
 from .wire.openai import Usage, error_event
@@ -136,6 +137,9 @@ class Opening(Protocol):
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after it was opened."""
 
+    def close(self, *, linger_s: float = ...) -> None:
+        """Give back what is held; an upstream's answer gets `linger_s` to end. Idempotent."""
+
 
 class StreamBody:
     """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds."""
@@ -163,6 +167,7 @@ class StreamBody:
         self._end = "caller_gone"
         self._is_committed = opened is not None
         self._is_over = False
+        self._is_closed = False
         self._progress_at = 0.0  # when the last chunks came, or were taken by the caller
         self._wrote_chunks = False  # in the last write
 
@@ -180,7 +185,7 @@ class StreamBody:
         try:
             data = self._next_write()
         except CallerGone as error:
-            self._is_over = True
+            self.close()
             raise _hung_up() from error
         except (ProxyError, *shortage.SIGNS) as fault:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
@@ -197,6 +202,7 @@ class StreamBody:
 
     def close(self) -> None:
         """Close the reply, release the lease, log the request. Idempotent."""
+        self._is_closed = True
         if self._opened is not None:
             self._record.usage = self._opened.relay.usage
         self._record.end = self._record.end or self._end
@@ -205,8 +211,13 @@ class StreamBody:
 
     def __del__(self) -> None:
         # werkzeug's server forgets close() when a caller resets its connection (serving.py,
-        # `execute`: reading what is left of the request comes first, and raises). No generator
-        # and no cycle holds this body, so that it goes in the thread that served it.
+        # `execute`: reading what is left of the request comes first, and raises). A hook of the
+        # embedding application may have put this body into a cycle: then the collector finds it.
+        if not self._is_closed:
+            LOST.note(self._close_lost)
+
+    def _close_lost(self) -> None:
+        self._opening.close(linger_s=0.0)  # who does this for another has no time for it
         self.close()
 
     def _event_for(self, error: ProxyError) -> bytes:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .errors import CallerGone
+from .lost import LOST
 from .timed_socket import TimedSocket, limit_writes, timeout_ms
 
 # Linux and FreeBSD report a peer's half-close as an event of its own; elsewhere (macOS) the socket
@@ -89,13 +90,16 @@ class Caller:
         return cls(environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
 
     def join(self, poller: Poll) -> None:
-        """Have `poller` report the caller's end too."""
+        """Have `poller` report the caller's end too, and notes of what was lost."""
+        LOST.join(poller)
         if self._fd >= 0:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 
     def check(self, events: list[tuple[int, int]], poller: Poll) -> None:
-        """Raise CallerGone if these events of `poller` say so."""
+        """Raise CallerGone if these events of `poller` say so; give back what was lost."""
         for fd, event in events:
+            if fd == LOST.fd:
+                LOST.answer()
             if fd != self._fd:
                 continue
             if event & _ENDED or self._at_end():

@@ -113,6 +113,9 @@ class ScriptedOpening:
     def interrupted(self, error: ProxyError) -> None:
         self.told.append(error)
 
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Nothing is held."""
+
 
 class Made:
     """A body over a scripted upstream, and what it holds."""

@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
+from ..lost import LOST
 from . import openai, status
 from .auth import Doorkeeper
 from .exchange import Exchange
@@ -81,10 +82,13 @@ def _warn_of_server(has_threads: bool) -> None:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """A stream is the server's from here on; nobody's, where a hook failed after the view."""
+    """A stream is the server's from here on; nobody's, where a hook spoilt it after the view."""
     stream = g.pop("poolproxy_stream", None)
-    if stream is not None and error is not None:
-        stream.close()
+    if stream is not None:
+        if error is not None:
+            stream.close()
+        del stream  # it is lost here if a hook put another response in its place
+        LOST.give_back()
 
 
 def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:

@@ -278,6 +278,8 @@ class SocketReply:
             return False
         if self._inflater is not None and (self._inflater.has_more or self._inflater.excess):
             return False
+        if self._sock.fileno() < 0:  # the collector closed it, with all that it was lost with
+            return False
         return head.keep_alive and body.done and not body.excess and not self._behind_head
 
     def _linger(self, linger_s: float) -> None:

@@ -1,0 +1,99 @@
+"""What was lost, and is still to be given back: notes that finalizers make.
+
+A finalizer runs wherever the garbage collector does, also in a thread that holds a lock of ours, of
+the logging module or of a library. If it took a lock, that thread could wait for itself. So a
+finalizer only makes a note, which takes none. The descriptor that it writes to stands in the poll
+set of every wait of a request (`watch.Caller.join`): whoever wakes does what was noted. If nobody
+waits, whoever next asks the pool for something does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .watch import Poll
+
+# What a pipe holds at most by default (pipe(7)): one read empties it.
+_PIPE_BYTES = 65536
+
+log = logging.getLogger("proxy")
+
+
+class Lost:
+    """The notes of one process. A forked child starts with none: its parent sees to its own.
+
+    Opens nothing before the first wait.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()  # guards the making of the pipe
+        self._notes: deque[Callable[[], None]] = deque()
+        self.fd = self._write_fd = -1
+
+    def forget(self) -> None:
+        """In a forked child: start anew, without the parent's notes and pipe."""
+        fds = {self.fd, self._write_fd} - {-1}
+        self._begin()
+        for fd in fds:
+            os.close(fd)
+
+    def note(self, give_back: Callable[[], None]) -> None:
+        """Have `give_back` called soon, in an ordinary frame. For finalizers: takes no lock."""
+        self._notes.append(give_back)
+        if self._write_fd >= 0:
+            try:  # noqa: SIM105 - no more calls than are needed
+                os.write(self._write_fd, b"\0")
+            except OSError:
+                pass  # the pipe is full: it has been written to already
+
+    def join(self, poller: Poll) -> None:
+        """Have `poller` report `fd` when there is a note.
+
+        A process that has no descriptor left waits without: then a note waits for who comes next.
+        """
+        if self.fd < 0:
+            self._open()
+        if self.fd >= 0:
+            poller.register(self.fd, select.POLLIN)
+
+    def _open(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self.fd < 0:
+                fd, self._write_fd = os.pipe()
+                os.set_blocking(fd, False)
+                os.set_blocking(self._write_fd, False)
+                self.fd = fd
+
+    def answer(self) -> None:
+        """`fd` was reported: do what was noted. One of those who wake empties the pipe."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, _PIPE_BYTES)  # first, so that no later note goes unseen
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Do what was noted, if anything. Not to be called with a lock held."""
+        while self._notes:
+            try:
+                give_back = self._notes.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                give_back()
+            except Exception:  # it must not become an error of whoever happened to come
+                log.exception("what a lost request held could not all be given back")
+
+
+LOST = Lost()
+
+os.register_at_fork(after_in_child=LOST.forget)
