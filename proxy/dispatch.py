@@ -147,7 +147,8 @@ class Attempts:
             except (UpstreamError, CallerError) as error:
                 goes_on = self._goes_on(lease, error)
             else:
-                lease.report(Effect.GOOD if self._relay is None else Effect.BEGUN)
+                if self._relay is None:
+                    lease.report(Effect.GOOD)
                 self._attempt.reason = "ok"
                 return outcome
             self._end_attempt()
@@ -211,6 +212,7 @@ class Attempts:
         self._attempt.status = reply.status
         if not 200 <= reply.status < 300:
             yield from self._refused(lease, reply)
+        lease.report(Effect.BEGUN)
         secrets = self._config.secrets
         self.headers = {
             name: secrets.mask_ascii(value) for name, value in passed(reply.headers).items()

@@ -1,12 +1,14 @@
 """What a client's past says about its present: pure, `now` is a monotonic moment passed in.
 
-    READY ──429──> COOLING ──time──> ON_TRIAL ──success──> READY
-      │               ^                  └──429──> COOLING, longer
+    READY ──429──> COOLING ──time──> ON_TRIAL ──request──> TRYING ──2xx, or 2 s──> READY
+      │               ^                                      ├──429──> COOLING, longer
+      │               │                                      └──undecided──> ON_TRIAL
       ├──5xx, transport──> RESTING ──time──> READY
       └──401 (client), 402 (client and model)──> OUT ──time──> ON_TRIAL
 
-COOLING and OUT exclude; RESTING only puts behind others. One trial at a time: it decides, or gives
-its slot to the next request when it ends undecided.
+COOLING and OUT exclude; RESTING only puts behind others. One trial at a time. Quotas refuse at
+once, so a trial has passed when the upstream's status line says 2xx, or after `TRIAL_S` without a
+refusal: the status line of a unary answer may come late. Failures are forgotten at a whole answer.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ COOLDOWN_S = (1.0, 300.0)
 REST_S = (1.0, 60.0)
 OUT_S = (60.0, 1800.0)
 
+# A trial that was not refused for so long has passed.
+TRIAL_S = 2.0
+
 
 class State(enum.Enum):
     """What a client is fit for, for one model."""
 
     READY = "ready"
     ON_TRIAL = "on trial"  # half-open: one request may try
-    TRYING = "trying"  # half-open, and that request is under way
+    TRYING = "trying"  # half-open, and that request is under way: at most for TRIAL_S
     RESTING = "resting"
     COOLING = "cooling down"
     OUT = "out of service"
@@ -56,7 +61,7 @@ class Effect(enum.Enum):
 
     NONE = "none"
     GOOD = "good"
-    BEGUN = "begun"  # a stream's first event: decides a trial, may still break
+    BEGUN = "begun"  # a 2xx status line: a trial has passed, the answer may still break
     COOL = "cool"  # 429
     REST = "rest"  # 5xx, transport
     OUT_OF_MODEL = "out of model"  # 402
@@ -76,22 +81,38 @@ class Breaker:
     (ten requests at once would make ten failures of one) nor opens again.
     """
 
-    __slots__ = ("_bounds", "_shut_at", "failures", "is_trying", "state", "until")
+    __slots__ = ("_bounds", "_shut_at", "_trial", "_trial_began", "failures", "state", "until")
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self._bounds = bounds
         self.state = State.READY
         self.until = -math.inf
         self.failures = 0
-        self.is_trying = False
         self._shut_at = -math.inf
+        self._trial: int | None = None  # the number of the lease that tries
+        self._trial_began = -math.inf
 
     def standing(self, now: float) -> Standing:
         if self.state is State.READY:
             return READY
         if now < self.until:
             return Standing(self.state, self.until)
-        return Standing(State.TRYING if self.is_trying else State.ON_TRIAL)
+        if self._trial is None:
+            return Standing(State.ON_TRIAL)
+        passes_at = self._trial_began + TRIAL_S
+        return Standing(State.TRYING, passes_at) if now < passes_at else READY
+
+    def begin_trial(self, lease: int, now: float) -> None:
+        """Have the lease of this number decide."""
+        self._trial = lease
+        self._trial_began = now
+
+    def end_trial(self, lease: int, now: float) -> None:
+        """It has passed by time, or its place is the next one's. Nothing, if it was decided."""
+        if self._trial == lease:
+            if now >= self._trial_began + TRIAL_S:
+                self.state = State.READY
+            self._trial = None
 
     def shut(
         self, state: State, *, began: float, now: float, asked_s: float | None, most_s: float
@@ -110,13 +131,15 @@ class Breaker:
             return
         self.state = state
         self.until = max(self.until, now + min(wait_s, most_s))
+        self._trial = None
 
-    def open(self, *, began: float) -> None:
-        """A success: all is forgotten."""
+    def open(self, *, began: float, forgets: bool = True) -> None:
+        """A success; `forgets`: the failures too, so that the next one shuts for no longer."""
         if began >= self._shut_at:
             self.state = State.READY
             self.until = -math.inf
-            self.failures = 0
+            if forgets:
+                self.failures = 0
 
 
 class Health:
@@ -142,13 +165,13 @@ class Health:
             return Standing(State.RESTING, self._rest.until)
         return worst
 
-    def begin_trials(self, now: float) -> tuple[Breaker, ...]:
-        """A lease begins; the breakers that are on trial with it, until it ends their trials."""
+    def begin_trials(self, lease: int, now: float) -> tuple[Breaker, ...]:
+        """A lease of this number begins; the breakers that it is on trial for."""
         trials: tuple[Breaker, ...] = ()
         for breaker in self._breakers:
             if breaker.state is State.READY or breaker.standing(now).state is not State.ON_TRIAL:
                 continue
-            breaker.is_trying = True
+            breaker.begin_trial(lease, now)
             trials += (breaker,)
         return trials
 
@@ -161,7 +184,7 @@ class Health:
         """
         if effect in (Effect.GOOD, Effect.BEGUN):
             for breaker in self._breakers:
-                breaker.open(began=began)
+                breaker.open(began=began, forgets=effect is Effect.GOOD)
             if effect is Effect.GOOD:
                 self._rest.open(began=began)
         elif effect is not Effect.NONE:

@@ -25,7 +25,7 @@ class Lease:
         self.model = offer.name
         self._number = number
         self._began = began
-        self._trials = offer.health.begin_trials(began)
+        self._trials = offer.health.begin_trials(number, began)
         self._pool = pool
         self._offer = offer
         self._ticket = ticket
@@ -49,10 +49,10 @@ class Lease:
         if self._is_held:
             self._pool._release(self)
 
-    def _end_trials(self) -> None:
+    def _end_trials(self, now: float) -> None:
         """They are decided, or their place is the next request's."""
         for breaker in self._trials:
-            breaker.is_trying = False
+            breaker.end_trial(self._number, now)
         self._trials = ()
 
     def __enter__(self) -> Lease:

@@ -156,7 +156,8 @@ class ClientPool:
             if outlook.tries_again:
                 return min(ticket.tried_again_at, outlook.changes_at)
             if outlook.is_busy:
-                return min(self._queue_end(roster, ticket, now), outlook.changes_at)
+                end = self._queue_end(roster, ticket, now, tried_since=outlook.tried_since)
+                return min(end, outlook.changes_at)
             if not outlook.is_known:
                 raise NoClientInService(
                     f"no client for {ticket.alias!r} is in service: upstreams refuse their keys",
@@ -173,10 +174,14 @@ class ClientPool:
         ticket.cooling_since = now
         return outlook.changes_at
 
-    def _queue_end(self, roster: Roster, ticket: Ticket, now: float) -> float:
+    def _queue_end(
+        self, roster: Roster, ticket: Ticket, now: float, *, tried_since: float
+    ) -> float:
+        """When the request is refused; who waits for a trial has all of the time from its begin."""
         if ticket.queued_at is None:
             ticket.queued_at = now
-        end = ticket.queued_at + self._queue_timeout_s
+        ticket.queue_counts_from = max(ticket.queue_counts_from, ticket.queued_at, tried_since)
+        end = ticket.queue_counts_from + self._queue_timeout_s
         if now >= end:
             turns = (roster.place_of(ticket) + 1) / roster.permits(now)
             raise NoClientFree(
@@ -223,11 +228,17 @@ class ClientPool:
     def _take_back_locked(self, lease: Lease, now: float, rung: list[Bell]) -> None:
         slot = lease._offer.slot
         lease._is_held = False
-        lease._end_trials()
+        if lease._trials:
+            self._end_trials_locked(lease, now)
         slot.in_flight -= 1
         del slot.loans[lease._number]
         if slot.parked or slot.is_awaited:
             self._unpark_locked(slot, now, rung)
+
+    def _end_trials_locked(self, lease: Lease, now: float) -> None:
+        lease._end_trials(now)
+        for offer in lease._offer.slot.offers:
+            offer.roster.settle(offer)
 
     def _release(self, lease: Lease) -> None:
         rung: list[Bell] = []
@@ -245,8 +256,10 @@ class ClientPool:
     def _report(self, lease: Lease, effect: Effect, asked_s: float | None) -> None:
         slot, health = lease._offer.slot, lease._offer.health
         is_good = effect in (Effect.GOOD, Effect.BEGUN)
-        if effect is Effect.NONE or (is_good and not lease._trials and not health.failures):
-            return  # the usual case: nothing to forget
+        if is_good and not lease._trials and (effect is Effect.BEGUN or not health.failures):
+            return  # the usual case: nothing to decide, nothing to forget
+        if effect is Effect.NONE:
+            return
         rung: list[Bell] = []
         with self._lock:
             # Critical section: the client's state changes, and with it what waiters may hope for.
@@ -256,9 +269,7 @@ class ClientPool:
                 effect, began=lease._began, now=now, asked_s=asked_s, most_s=self._max_cooldown_s
             )
             if is_good:
-                lease._end_trials()
-                for offer in slot.offers if before is State.OUT else health.offers:
-                    offer.roster.settle(offer)
+                self._end_trials_locked(lease, now)
                 self._unpark_locked(slot, now, rung)
             else:
                 slot.failed += 1

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from .clients.base import Client
-from .health import Health, Standing, State
+from .health import TRIAL_S, Health, Standing, State
 from .slot import Route, Slot, Ticket
 
 _USABLE = (State.READY, State.ON_TRIAL)
@@ -54,9 +54,10 @@ class Outlook(NamedTuple):
     `cooled_at` is only told of a request for which no client is in use or can be tried again.
     """
 
-    changes_at: float  # the soonest end of a cooldown, or of being out of service
+    changes_at: float  # the soonest end of a cooldown, a trial, or of being out of service
     tries_again: bool = False  # some client was tried and is free: after the back-off
     is_busy: bool = False  # some client is in use and will come free
+    tried_since: float = -math.inf  # when the latest trial began that it waits for
     is_known: bool = True  # some client is in service at all
     cooled_at: float = math.inf  # the soonest end of a cooldown of those that it may use
 
@@ -249,13 +250,29 @@ class Roster:
             for slot, standing in self._in_service(now)
             if slot not in ticket.excluded
         ):
-            return Outlook(changes_at, is_busy=True)
+            passing = self._trials_pass_at(ticket, now)
+            return Outlook(
+                min([changes_at, *passing]),
+                is_busy=True,
+                tried_since=max(passing, default=-math.inf) - TRIAL_S,
+            )
         ends = {slot: standing.until for slot, standing in self._in_service(now)}
         cooled_at = min(
             (until for slot, until in ends.items() if slot not in ticket.excluded),
             default=math.inf,
         )
         return Outlook(changes_at, is_known=bool(ends), cooled_at=cooled_at)
+
+    def _trials_pass_at(self, ticket: Ticket, now: float) -> list[float]:
+        """When trials pass, for whose end the request waits."""
+        return [
+            standing.until
+            for heap in (self._shut, self._resting)
+            for _, number, offer in heap
+            if number == offer.place
+            and offer.slot not in ticket.excluded
+            and (standing := offer.health.standing(now)).state is State.TRYING
+        ]
 
     def permits(self, now: float) -> float:
         """How many requests the clients in service take at once."""

@@ -160,6 +160,7 @@ class Ticket:
         self.retry_budget_s = retry_budget_s  # for waiting until a cooldown ends
         self.cooling_since: float | None = None
         self.queued_at: float | None = None
+        self.queue_counts_from = -math.inf
         self.granted: Lease | None = None
         self.bell: Bell | None = None
 

@@ -6,9 +6,20 @@ import email.utils
 
 import pytest
 
-from proxy.errors import CallerGone, NoClientFree, ProxyError
+from proxy.errors import CallerGone, ProxyError
+from proxy.stream import Opened
 from tests.dispatch_tools import WALL_S, Play, Stage, caller_leaving
-from tests.upstream import HANG, Pause, Reply, chat, error, json_reply, stream
+from tests.upstream import (
+    HANG,
+    Pause,
+    Reply,
+    chat,
+    error,
+    error_object,
+    events,
+    json_reply,
+    stream,
+)
 
 OK = chat("Hello")
 BAD = error(503)
@@ -128,31 +139,41 @@ def half_open(*script: Play, permits: int = 3) -> Stage:
 
 
 def test_one_trial_goes_through_at_a_time() -> None:
-    """After a cooldown one trial request goes through; others wait for what it says."""
-    stage = half_open(OK.after(HANG))
+    """After a cooldown one trial request goes through; others wait for it, at most for 2 s."""
+    stage = half_open(OK.after(HANG), OK)
     with stage.attempts(stage.call()) as trial:
         assert trial.advance(stage.clock.monotonic() + 1) is None
-        assert isinstance(stage.refused(), NoClientFree)
-    assert stage.now_s == 66
-
-
-def test_stream_as_trial_decides_at_its_first_event() -> None:
-    """A trial decides at its first event; the stream goes on while others are let in."""
-    stage = half_open(stream("Hi", gap_s=10), OK)
-    with stage.attempts(stage.call(stream=True)) as trial:
-        assert trial.advance(float("inf"))
-        assert stage.state_of("a") == {"state": "ready", "failures": 0}
+        assert stage.state_of("a") == {"state": "trying", "failures": 1, "for_s": 1}
         assert stage.ask()
+        assert stage.now_s == 62
+        assert stage.state_of("a") == {"state": "ready", "failures": 0}
 
 
-def test_unary_trial_decides_at_its_whole_answer() -> None:
-    """Unary: a trial decides at its whole answer, not at its head."""
-    stage = half_open(Reply([b"{", Pause(9), b"}"]), OK)
-    with stage.attempts(stage.call()) as trial:
-        assert trial.advance(stage.clock.monotonic() + 8) is None
-        assert stage.state_of("a")["state"] == "trying"
-        assert trial.advance(float("inf"))
-        assert stage.state_of("a")["state"] == "ready"
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_trial_has_passed_at_its_status_line(is_stream: bool) -> None:
+    """Others are let in at once; failures are forgotten when the answer is whole."""
+    waiting = Reply([Pause(1), b" ", Pause(9), *(stream("Hi") if is_stream else OK).body])
+    stage = half_open(waiting, permits=1)
+    with stage.attempts(stage.call(stream=is_stream)) as trial:
+        assert trial.advance(stage.clock.monotonic() + 0.5) is None
+        assert stage.state_of("a") == {"state": "ready", "failures": 1}
+        opened = trial.advance(float("inf"))
+        assert stage.state_of("a") == {"state": "ready", "failures": int(is_stream)}
+        if isinstance(opened, Opened):
+            while not opened.relay.is_over:
+                opened.relay.read(float("inf"))
+    assert stage.state_of("a") == {"state": "ready", "failures": 0}
+
+
+def test_refusal_behind_a_good_status_line_cools_down_for_longer() -> None:
+    """A 2xx whose first event is a 429: the trial had passed, its failures are not forgotten."""
+    refusal = events(error_object("Slow down.", code=429))
+    stage = Stage([quota(), refusal], max_retry_interval=0)
+    stage.refused()
+    stage.clock.sleep_until(1)
+    with pytest.raises(ProxyError):
+        stage.stream()
+    assert stage.state_of("a") == {"state": "cooling down", "failures": 2, "for_s": 2}
 
 
 def test_trial_that_fails_cools_down_again() -> None:
@@ -179,7 +200,7 @@ def test_trial_that_ends_by_the_callers_fault_leaves_its_slot(status: int) -> No
 def test_trial_whose_caller_left_leaves_its_slot() -> None:
     """A trial that ends undecided (caller gone) gives the slot to the next request."""
     stage = half_open(OK.after(HANG), OK)
-    with caller_leaving(stage.clock, 63) as caller, pytest.raises(CallerGone):
+    with caller_leaving(stage.clock, 61) as caller, pytest.raises(CallerGone):
         stage.ask(caller)
     assert stage.state_of("a") == {"state": "on trial", "failures": 1}
     assert stage.ask()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from proxy.health import OUT_S, Breaker, Effect, Health, Standing, State, doubling
+from proxy.health import OUT_S, TRIAL_S, Breaker, Effect, Health, Standing, State, doubling
 
 MAX_COOLDOWN_S = 1800.0
 
@@ -145,23 +145,92 @@ def test_one_trial_at_a_time(effect: Effect) -> None:
     """Half-open: the second request is none while the first has not decided."""
     patient = Patient()
     patient.tell(effect)
-    assert patient.health.begin_trials(patient.now) == ()
+    assert patient.health.begin_trials(1, patient.now) == ()
+    patient.now = began = patient.standing.until
+    assert patient.state() is State.ON_TRIAL
+    [breaker] = patient.health.begin_trials(1, patient.now)
+    assert patient.standing == (State.TRYING, began + TRIAL_S)
+    patient.now += 1.9
+    assert patient.health.begin_trials(2, patient.now) == ()
+    breaker.end_trial(2, patient.now)
+    assert patient.state() is State.TRYING
+    breaker.end_trial(1, patient.now)
+    assert patient.state() is State.ON_TRIAL
+    assert patient.health.begin_trials(2, patient.now) == (breaker,)
+
+
+@pytest.mark.parametrize("effect", [Effect.COOL, Effect.OUT, Effect.OUT_OF_MODEL])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_trial_passes_by_time_and_forgets_nothing(effect: Effect, is_over: bool) -> None:
+    """Quotas refuse at once: whoever was not refused for 2 s was let in."""
+    patient = Patient()
+    patient.tell(effect)
+    first_s = patient.left_s
+    patient.now = began = patient.standing.until
+    [breaker] = patient.health.begin_trials(1, began)
+    patient.now += TRIAL_S
+    assert patient.state() is State.READY
+    if is_over:
+        patient.now += 5
+        breaker.end_trial(1, patient.now)
+    assert patient.standing == (State.READY, math.inf)
+    assert patient.health.begin_trials(2, patient.now) == ()
+    assert patient.health.failures == 1
+    patient.tell(effect, began=began)
+    assert patient.left_s == 2 * first_s
+    patient.now = patient.standing.until
+    breaker.end_trial(1, patient.now)
+    assert patient.state() is State.ON_TRIAL, "it was refused, however late"
+
+
+@pytest.mark.parametrize("effect", [Effect.COOL, Effect.OUT, Effect.OUT_OF_MODEL])
+def test_a_trial_passes_at_a_good_status_line_and_forgets_nothing(effect: Effect) -> None:
+    """The answer may still break, or be an error; a whole one resets."""
+    patient = Patient()
+    [first_s, second_s] = patient.times(effect, 2)
+    patient.health.begin_trials(1, patient.now)
+    patient.tell(Effect.BEGUN)
+    assert patient.standing == (State.READY, math.inf)
+    assert patient.health.failures == 2
+    assert patient.times(effect, 1) == [2 * second_s]
+    patient.tell(Effect.BEGUN)
+    patient.tell(Effect.GOOD)
+    assert patient.health.failures == 0
+    assert patient.times(effect, 1) == [first_s]
+
+
+def test_a_trial_that_is_refused_leaves_its_place_at_once() -> None:
+    """Though its lease goes on: the next one is tried by another."""
+    patient = Patient()
+    patient.tell(Effect.COOL)
+    patient.now = patient.standing.until
+    [breaker] = patient.health.begin_trials(1, patient.now)
+    patient.tell(Effect.COOL)
     patient.now = patient.standing.until
     assert patient.state() is State.ON_TRIAL
-    [breaker] = patient.health.begin_trials(patient.now)
+    assert patient.health.begin_trials(2, patient.now) == (breaker,)
+    breaker.end_trial(1, patient.now)
     assert patient.state() is State.TRYING
-    assert patient.health.begin_trials(patient.now) == ()
-    breaker.is_trying = False
-    assert patient.state() is State.ON_TRIAL
+
+
+def test_a_cooldown_is_graver_than_a_trial() -> None:
+    """The key is tried with one model, while the quota of another is out."""
+    service = Breaker(OUT_S)
+    one, other = Health(service), Health(service)
+    for health, effect in ((one, Effect.OUT), (other, Effect.COOL)):
+        health.apply(effect, began=0.0, now=0.0, asked_s=100.0, most_s=MAX_COOLDOWN_S)
+    one.begin_trials(1, 60.0)
+    assert one.standing(60.0) == (State.TRYING, 62.0)
+    assert other.standing(60.0) == (State.COOLING, 100.0)
 
 
 def test_a_ready_client_needs_no_trial() -> None:
     """Nor a resting one: a rest only puts behind others."""
     patient = Patient()
-    assert patient.health.begin_trials(0.0) == ()
+    assert patient.health.begin_trials(1, 0.0) == ()
     patient.tell(Effect.REST)
     assert patient.state() is State.RESTING
-    assert patient.health.begin_trials(0.0) == ()
+    assert patient.health.begin_trials(1, 0.0) == ()
     patient.now = 1.0
     assert patient.state() is State.READY
 
@@ -173,7 +242,7 @@ def test_a_client_on_trial_that_rests_is_behind_others() -> None:
     patient.now = 1.0
     patient.tell(Effect.REST)
     assert patient.standing == (State.RESTING, 2.0)
-    assert len(patient.health.begin_trials(patient.now)) == 1
+    assert len(patient.health.begin_trials(1, patient.now)) == 1
     assert patient.state() is State.TRYING
 
 

@@ -279,7 +279,7 @@ def test_the_snapshot() -> None:
     waiting = desk.ticket()
     held = desk.wait(desk.pool.ticket("m", Caller(None), holder="req-7"))
     assert held is not None
-    assert desk.wait(waiting, 3) is None
+    assert desk.wait(waiting, 1.5) is None
     assert desk.pool.snapshot() == [
         {
             "client": "a",
@@ -290,13 +290,13 @@ def test_the_snapshot() -> None:
             "failed": 1,
             "cooldowns": 1,
             "waiting": 1,
-            "models": {"m": {"state": "trying", "failures": 1}},
-            "leases": [{"holder": "req-7", "model": "m", "age_s": 3.0}],
+            "models": {"m": {"state": "trying", "failures": 1, "for_s": 0.5}},
+            "leases": [{"holder": "req-7", "model": "m", "age_s": 1.5}],
         }
     ]
     held.release()
     desk.take(ticket=waiting).release()
-    assert desk.pool.queue_facts() == {"m": {"waiting": 0, "waited_s": 3.0}}
+    assert desk.pool.queue_facts() == {"m": {"waiting": 0, "waited_s": 1.5}}
     desk.fail("a", Effect.COOL, asked_s=math.inf)
     assert desk.pool.snapshot()[0]["models"]["m"]["for_s"] == 1800.0
 

@@ -25,6 +25,7 @@ from tests.pool_tools import Desk, make_client
 QUEUE_TIMEOUT_S = 30.0
 MAX_RETRY_INTERVAL_S = 5.0
 MAX_COOLDOWN_S = 200.0
+TRIAL_S = 2.0
 
 OK, RESTING, TRYING, COOLING, OUT = "ok", "resting", "trying", "cooling", "out"
 
@@ -32,6 +33,7 @@ OK, RESTING, TRYING, COOLING, OUT = "ok", "resting", "trying", "cooling", "out"
 # How often each is drawn: what ends all service soon leaves little to be seen.
 EFFECTS = [
     *[Effect.GOOD] * 6,
+    *[Effect.BEGUN] * 3,
     *[Effect.COOL] * 6,
     *[Effect.REST] * 3,
     Effect.NONE,
@@ -42,7 +44,7 @@ EFFECTS = [
 
 @dataclass
 class Barrier:
-    """Shut for a time; then, where it has trials, half-open until one of them decides."""
+    """Shut for a time; then, where it has trials, half-open until one of them passes."""
 
     first_s: float
     most_s: float
@@ -51,6 +53,7 @@ class Barrier:
     failures: int = 0
     is_shut: bool = False
     trial: int | None = None  # the number of the lease that tries
+    trial_began: float = -math.inf
 
     def shut(self, began: float, now: float, asked_s: float | None) -> None:
         if began < self.shut_at and asked_s is None:
@@ -63,11 +66,30 @@ class Barrier:
             self.shut_at = now
         assert wait_s is not None
         self.is_shut = True
+        self.trial = None
         self.until = max(self.until, now + min(wait_s, MAX_COOLDOWN_S if asked_s else math.inf))
 
     def open(self, began: float) -> None:
         if began >= self.shut_at:
-            self.is_shut, self.until, self.failures = False, -math.inf, 0
+            self.is_shut, self.until = False, -math.inf
+
+    def forget(self, began: float) -> None:
+        if began >= self.shut_at:
+            self.failures = 0
+
+    def begin(self, lease: int, now: float) -> None:
+        if self.is_shut and not self.passes(now):
+            assert self.trial is None, "two trials at once"
+            self.trial, self.trial_began = lease, now
+
+    def passes(self, now: float) -> bool:
+        """Whether the trial was not refused for so long that it counts as passed."""
+        return self.trial is not None and now >= self.trial_began + TRIAL_S
+
+    def end(self, lease: int, now: float) -> None:
+        if self.trial == lease:
+            self.is_shut = not self.passes(now)
+            self.trial = None
 
 
 @dataclass
@@ -94,8 +116,13 @@ class Account:
             ends = [b.until for b, kind in barriers if kind == name and b.is_shut and now < b.until]
             if ends:
                 return name, max(ends)
-        if any(barrier.is_shut and barrier.trial is not None for barrier, _ in barriers):
-            return TRYING, math.inf
+        ends = [
+            barrier.trial_began + TRIAL_S
+            for barrier, _ in barriers
+            if barrier.is_shut and barrier.trial is not None and not barrier.passes(now)
+        ]
+        if ends:
+            return TRYING, max(ends)
         rest = self.rest[alias]
         return (RESTING, rest.until) if now < rest.until else (OK, math.inf)
 
@@ -112,6 +139,7 @@ class Request:
     budget_s: float = MAX_RETRY_INTERVAL_S
     cooling_since: float | None = None
     queued_at: float | None = None
+    counts_from: float = -math.inf
     lease: Lease | None = None
 
 
@@ -187,7 +215,9 @@ class PoolMachine(RuleBasedStateMachine):
         if open_ones or any(state == TRYING for state, _ in states.values()):
             if request.queued_at is None:
                 request.queued_at = self.now
-            return NoClientFree if self.now >= request.queued_at + QUEUE_TIMEOUT_S else None
+            begun = [until - TRIAL_S for state, until in states.values() if state == TRYING]
+            request.counts_from = max(request.counts_from, request.queued_at, *begun)
+            return NoClientFree if self.now >= request.counts_from + QUEUE_TIMEOUT_S else None
         if not served:
             return NoClientInService
         ends = [until for state, until in states.values() if state == COOLING]
@@ -207,9 +237,7 @@ class PoolMachine(RuleBasedStateMachine):
         account = self.accounts[label]
         account.held.add(lease._number)
         for barrier, _ in account.barriers(request.alias):
-            if barrier.is_shut:
-                assert barrier.trial is None
-                barrier.trial = lease._number
+            barrier.begin(lease._number, self.now)
         request.tried.add(label)
         request.lease = lease
         if request.cooling_since is not None:
@@ -267,8 +295,7 @@ class PoolMachine(RuleBasedStateMachine):
         account = self.accounts[request.lease.client.label]
         account.held.remove(request.lease._number)
         for barrier, _ in account.barriers(request.alias):
-            if barrier.trial == request.lease._number:
-                barrier.trial = None
+            barrier.end(request.lease._number, self.now)
         self.holding.remove(request)
         if request.ticket.granted is not None:
             self.desk.pool.withdraw(request.ticket)
@@ -316,11 +343,15 @@ class PoolMachine(RuleBasedStateMachine):
         lease, alias = request.lease, request.alias
         account = self.accounts[lease.client.label]
         began = lease._began
-        if effect is Effect.GOOD:
-            for barrier, _ in [*account.barriers(alias), (account.rest[alias], RESTING)]:
+        if effect is Effect.GOOD or (effect is Effect.BEGUN and lease.is_trial):
+            for barrier, _ in account.barriers(alias):
                 barrier.open(began)
-                if barrier.trial == lease._number:
-                    barrier.trial = None
+                barrier.end(lease._number, self.now)
+                if effect is Effect.GOOD:
+                    barrier.forget(began)
+        if effect is Effect.GOOD:
+            account.rest[alias].open(began)
+            account.rest[alias].forget(began)
         elif effect is Effect.COOL:
             account.quota[alias].shut(began, self.now, asked_s)
         elif effect is Effect.REST:
@@ -351,7 +382,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.end(request)
         self.ask(request)
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 3.0, 10.0, 70.0]), in_order=st.booleans())
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0, 10.0, 70.0]), in_order=st.booleans())
     def time_passes(self, seconds: float, in_order: bool) -> None:
         self.desk.clock.now += seconds
         self.poll_all(in_order)

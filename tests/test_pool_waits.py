@@ -232,6 +232,140 @@ def test_an_enabled_client_serves_who_waits() -> None:
     desk.assert_idle()
 
 
+def half_open(*, permits: int = 5, pairs: tuple[tuple[str, str], ...] = (("m", "m"),)) -> Desk:
+    """A desk whose one client has just cooled down; the queue's time is shorter than an answer."""
+    desk = Desk(make_client("a", permits=permits, models=pairs), queue_timeout_s=3)
+    desk.fail("a", Effect.COOL, asked_s=1)
+    desk.clock.now += 1
+    return desk
+
+
+def test_nobody_waits_for_a_trial_longer_than_2_s() -> None:
+    """It has not been refused by then: the client takes all its permits again. No timer tells."""
+    desk = half_open()
+    trial, began = desk.take(), desk.clock.now
+    early, late = desk.ticket(), desk.ticket()
+    desk.queue(early)
+    with desk.wait(late) or pytest.fail("no lease") as lease:
+        assert desk.clock.now == began + 2
+        assert not lease.is_trial
+        assert early.granted is not None, "who came earlier was served with it"
+    for lease in (desk.take(ticket=early), trial):
+        lease.release()
+    desk.assert_idle()
+
+
+@pytest.mark.parametrize("aliases", ["mm", "mn"])
+def test_a_trial_ends_the_wait_for_it_under_every_name(aliases: str) -> None:
+    """The moment at which it passes is known to who waits by another name of the model, too."""
+    desk = half_open(pairs=(("m", "x"), ("n", "x")))
+    for alias in aliases:
+        desk.take(alias).release()
+    trial, began = desk.take(aliases[0]), desk.clock.now
+    lease = desk.wait(desk.ticket(aliases[1]))
+    assert lease is not None
+    assert desk.clock.now == began + 2
+    lease.release()
+    trial.release()
+
+
+def test_a_trial_of_a_resting_client_passes_too() -> None:
+    """For who saw it rest, by another name of the model, before it was tried."""
+    desk = Desk(
+        make_client("a", permits=5, models=(("m", "x"), ("n", "x"))),
+        make_client("b", models=(("n", "x"),)),
+    )
+    desk.fail("a", Effect.COOL, asked_s=1)
+    desk.clock.now += 1
+    with desk.take("m") as trial:
+        for _ in range(3):
+            trial.report(Effect.REST)
+    held = desk.take("n")
+    assert held.client.label == "b"
+    trial, began = desk.take("m"), desk.clock.now
+    lease = desk.wait(desk.ticket("n"))
+    assert lease is not None
+    assert desk.clock.now == began + 2
+    for each in (lease, trial, held):
+        each.release()
+    desk.assert_idle()
+
+
+def test_queue_timeout_counts_from_the_begin_of_a_trial() -> None:
+    """Who waited long before has all of the time for it, and for what comes of it."""
+    desk = Desk(make_client("a"), queue_timeout_s=3)
+    held, retry, waiting, began = desk.take(), desk.ticket(), desk.ticket(), desk.clock.now
+    assert desk.wait(waiting, 2) is None
+    held.report(Effect.COOL, asked_s=0.5)
+    held.release()
+    with desk.wait(retry) or pytest.fail("no lease") as trial:
+        assert trial.is_trial
+        assert desk.clock.now == began + 2.5
+        with pytest.raises(NoClientFree):
+            desk.wait(waiting)
+        assert desk.clock.now == began + 2.5 + 3
+    desk.assert_idle()
+
+
+def test_queue_timeout_of_who_comes_during_a_trial_counts_from_then() -> None:
+    """Nobody is refused sooner for having waited for a trial."""
+    desk = half_open(permits=1)
+    with desk.take():
+        desk.clock.now += 1
+        began = desk.clock.now
+        with pytest.raises(NoClientFree):
+            desk.wait(desk.ticket())
+        assert desk.clock.now == began + 3
+
+
+def test_a_trial_that_ends_undecided_leaves_its_place_to_a_newcomer() -> None:
+    """At once, though nobody waited for it; and the 2 s count anew."""
+    desk = half_open()
+    with desk.take():
+        desk.clock.now += 1.5
+        gone = desk.ticket()
+        desk.queue(gone)
+        desk.pool.withdraw(gone)
+    with desk.take() as trial:
+        assert trial.is_trial
+        began = desk.clock.now
+        lease = desk.wait(desk.ticket())
+        assert lease is not None
+        assert desk.clock.now == began + 2
+        lease.release()
+    desk.assert_idle()
+
+
+def test_a_trial_that_passed_by_time_is_over_when_its_caller_leaves() -> None:
+    """It is not begun again, and nobody waits for another."""
+    desk = half_open()
+    trial = desk.take()
+    desk.clock.now += 2
+    trial.release()
+    leases = [desk.take() for _ in range(5)]
+    assert not any(lease.is_trial for lease in leases)
+    for lease in leases:
+        lease.release()
+
+
+def test_a_key_on_trial_is_tried_for_all_its_models() -> None:
+    """After 401: who waits for another model of the client waits for the same trial."""
+    desk = Desk(make_client("a", permits=5, models=(("m", "m"), ("n", "n"))))
+    desk.fail("a", Effect.OUT)
+    desk.clock.now += 60
+    trial, began = desk.take("m"), desk.clock.now
+    waiting = desk.ticket("n")
+    desk.queue(waiting)
+    desk.clock.at(began + 1, lambda: trial.report(Effect.BEGUN))
+    lease = desk.wait(waiting)
+    assert lease is not None
+    assert desk.clock.now == began + 1
+    assert desk.facts("a")["models"]["m"] == {"state": "ready", "failures": 1}  # type: ignore[index]
+    lease.release()
+    trial.release()
+    desk.assert_idle()
+
+
 def test_a_caller_that_leaves_while_queued(connection: tuple[Caller, socket.socket]) -> None:
     """It is noticed, its place is given up, and nothing is held for it."""
     caller, theirs = connection
