@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tests.gateway import PATIENCE_S, environment
-from tests.leaks import key_in
+from tests.leaks import death_in, key_in
 
 COMMAND = [sys.executable, "-W", "error", "-m", "proxy"]
 
@@ -94,6 +94,8 @@ class Shell:
 class Instance:
     """`serve` with further arguments, until `stop`."""
 
+    killed: int | None = None  # the worker that a test kills
+
     def __init__(self, shell: Shell, *arguments: str, workers: int = 2) -> None:
         self.shell = shell
         self._log_path = shell.path / "log"
@@ -146,7 +148,10 @@ class Instance:
             status = self.process.wait(PATIENCE_S)
         finally:
             self._kill()
-        self.shell.check_output(self.log())
+        log = self.log()
+        self.shell.check_output(log)
+        rest = "\n".join(line for line in log.splitlines() if f"(pid:{self.killed})" not in line)
+        assert not (death := death_in(rest)), f"{death}\n{log}"
         return status
 
     def _kill(self) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import openai
 
-from tests.leaks import key_in
+from tests.leaks import death_in, key_in
 from tests.upstream import Hold
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,9 @@ class Reached(threading.Event):
 
 
 class Gateway:
-    """A running gateway. Fails at its `close` if its log holds a traceback, a leak or a key.
+    """A running gateway.
+
+    Fails at its `close` if its log holds a traceback, a leak, a key, or the death of a worker.
 
     `config` is a file's, or a mapping of its shape, which gets a free port.
     """
@@ -388,6 +390,7 @@ class Gateway:
                 self._kill()
         self._check_secrets(self.log)
         assert not (key := key_in(self.log)), f"a key is shown: {key}"
+        assert not (death := death_in(self.log)), f"{death}\n{self.log}"
         for bad in ("Traceback", "ResourceWarning"):
             assert bad not in self.log, self.log
 

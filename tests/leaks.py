@@ -1,4 +1,4 @@
-"""What no output of the whole suite may hold: a key, masked ones excepted.
+"""What no output of the whole suite may hold: a key, masked ones excepted, and a worker's death.
 
 Keys in tests begin as those of real providers do, so that none has to be registered to be found.
 """
@@ -15,3 +15,15 @@ def key_in(text: str) -> str | None:
     """The first key in `text`, with what stands before it."""
     found = KEY.search(text)
     return text[max(0, found.start() - 200) : found.end()] if found else None
+
+
+# gunicorn 27.0.1, arbiter.py: what it logs when a worker crashes, hangs, or is killed. It starts
+# another in its place, so that callers may notice nothing.
+DEATH = re.compile(
+    r"Exception in worker|exited with code|was sent SIG|WORKER TIMEOUT|Unhandled exception in main"
+)
+
+
+def death_in(text: str) -> str | None:
+    """The first line that tells of a worker's death."""
+    return next((line for line in text.splitlines() if DEATH.search(line)), None)

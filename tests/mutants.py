@@ -213,6 +213,16 @@ MUTANTS = [
        'name.startswith(("openai-", "set-cookie"))', "wire/test_headers.py"),
     _m("a header changes the path", "serving.py", '"forwarder_headers": ""',
        '"forwarder_headers": "SCRIPT_NAME"', "security/test_smuggling.py", "-k", "path"),
+    # The server
+    _m("the limit on connections ends the worker", "worker.py",
+       "if not enabled and not self.alive:", "if not enabled:",
+       "e2e/test_listeners.py::test_callers_beyond_the_limit_on_connections_wait"),
+    _m("the worker is replaced after each request", "worker.py",
+       "if not fs.cancelled() and fs.exception() is None and not fs.result():\n"
+       "            self.nr_conns -= 1",
+       "if not fs.cancelled() and fs.exception() is None and not fs.result():\n"
+       "            raise RuntimeError",
+       "e2e/test_stop.py"),
 ]  # fmt: skip
 
 

@@ -126,7 +126,8 @@ def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
         with serving(shell) as running:
             assert running.command("disable", "demo").status == 0
             before = set(running.workers())
-            os.kill(min(before), signal.SIGKILL)
+            running.killed = min(before)
+            os.kill(running.killed, signal.SIGKILL)
             wait_for(lambda: len(set(running.workers()) - before) == 1, running.log)
             running.process.send_signal(signal.SIGHUP)
             wait_for(lambda: running.workers().keys().isdisjoint(before), running.log)

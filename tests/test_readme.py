@@ -24,6 +24,7 @@ from proxy.config import json_schema, load_config, mask
 from proxy.record import Attempt, Record
 from proxy.wire.openai import Usage
 from tests.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
+from tests.leaks import death_in
 
 README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8317"
@@ -165,6 +166,8 @@ def made_run(clone: Path, variables: Mapping[str, str]) -> Iterator[str]:
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+            rest = process.stdout.read()
+        assert death_in(rest) is None, rest
 
 
 @pytest.mark.slow

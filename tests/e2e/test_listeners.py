@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,8 @@ import trustme
 from proxy.worker import HEAD_TIMEOUT_S
 from tests.commandline import wait_for
 from tests.gateway import COMMAND, PATIENCE_S, ROOT, Gateway, curl, data_of, environment, text_of
-from tests.hostile.callers import head, read_all, trickle
+from tests.hostile.callers import head, read_all, statuses, trickle
+from tests.leaks import death_in
 
 DEMO = {"port": 0, "demo": [{"name": "demo"}]}
 HI = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -80,6 +82,7 @@ def test_application_that_fails(tmp_path: Path, name: str) -> None:
     env = {"PROXY_CONFIG": str(config), "PYTHONPATH": str(tmp_path)}
     with served(f"--error-logfile={log}", "broken:app", **env) as url:
         answer = curl("-i", url)
+    assert death_in(log.read_text()) is None
     head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
     assert head.startswith("HTTP/1.1 500 Internal Server Error\n")
     assert json.loads(body)["error"]["type"] == "server_error"
@@ -123,6 +126,24 @@ def test_callers_beyond_the_open_files_wait(tmp_path: Path) -> None:
             wait_for(lambda: "callers have to wait: Too many open files" in log.read_text())
         assert json.loads(curl(f"{url}/healthz")) == {"status": "ok"}
         assert log.read_text().count("callers have to wait") == 1
+    assert death_in(log.read_text()) is None
+
+
+def test_callers_beyond_the_limit_on_connections_wait(tmp_path: Path) -> None:
+    """Until one of the others has gone, again and again."""
+    limit = 40
+    arguments = f"--worker-connections {limit}"
+    config = {**DEMO, "max-requests-in-flight": 1}
+    with Gateway(config, env={"GUNICORN_CMD_ARGS": arguments}) as gateway:
+        for _ in range(3):
+            with contextlib.ExitStack() as idle:
+                for _ in range(limit):
+                    idle.enter_context(gateway.connect())
+                late = gateway.connect()
+                late.sendall(head("/healthz", "Connection: close", method="GET"))
+                assert not select.select([late], [], [], 0.5)[0]
+            with late:
+                assert statuses(read_all(late)) == [200]
 
 
 @pytest.mark.slow
@@ -164,13 +185,17 @@ def served(*arguments: str, command: Sequence[str] = tuple(COMMAND), **env: str)
         cwd=ROOT,
         env=environment(**env),
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().split()[2]
+        first = process.stdout.readline()
+        assert first.startswith("poolproxy on "), first
+        yield first.split()[2]
     finally:
         process.terminate()
         rest, _ = process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in rest
+    assert death_in(rest) is None, rest
     assert process.returncode == 0

@@ -19,6 +19,7 @@ from proxy.config import load_config
 from proxy.serving import settings
 from tests.commandline import wait_for
 from tests.gateway import COMMAND, ROOT, Gateway, curl, data_of, environment, run_to_end, text_of
+from tests.leaks import death_in
 
 SHIPPED = ROOT / "config.yaml"
 HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -167,7 +168,9 @@ def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     env = environment(PROXY_CONFIG=str(path))
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdout=write_end)
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdout=write_end, stderr=stderr)
     os.close(write_end)
     try:
         arguments = ("--retry", "20", "--retry-connrefused", "--retry-delay", "1")
@@ -175,6 +178,7 @@ def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait()
+    assert death_in(log.read_text()) is None
 
 
 def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
