@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import select
 import socket
+import struct
 import time
 from ssl import SSLSocket
 from typing import Any
@@ -16,30 +17,101 @@ from typing import Any
 # A body's first piece up to this size goes out with its head: to copy it is cheaper than a write.
 MAX_JOINED_BYTES = 64 * 1024
 
-_HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
-_sendall = socket.socket.sendall
+# So many bytes may wait in the kernel for a peer's window (tcp(7), TCP_NOTSENT_LOWAT): a write that
+# finds more waits, until half of them have left. By itself Linux lets megabytes wait, and has room
+# again when a third of them is taken: a slow caller seems to take nothing for minutes.
+# What most answers have, so that no thread waits for the reader of one.
+MAX_UNSENT_BYTES = 64 * 1024
+
+# A caller's kernel tells in steps what was read there, of a good part of its buffer each: one that
+# reads 40 KB a second shows progress every 2.4 to 3.2 s (Linux 6.18). Limits of writes are no
+# smaller than this, or who reads slowly would be cut for doing nothing.
+MIN_WRITE_TIMEOUT_S = 6.0
+
+# There may be room before the kernel says so: for Unix sockets it waits until three quarters are.
+_ROOM_LOOK_S = 1.0
+
+_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_DONTWAIT = int(socket.MSG_DONTWAIT)  # to join enumerations takes longer than a small write
+_MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 section 5.1
+_TIMEVAL = struct.Struct("ll")  # C's struct timeval
 
 
-def timeout_ms(timeout_s: float) -> int:
-    """As options of sockets take it, of which 0 means none."""
-    return max(1, math.ceil(timeout_s * 1000))
+def set_timeout(sock: socket.socket, option: int, timeout_s: float) -> None:
+    """Set SO_RCVTIMEO or SO_SNDTIMEO (socket(7))."""
+    left_ms = max(1, math.ceil(timeout_s * 1000))  # 0 would be none
+    value = _TIMEVAL.pack(left_ms // 1000, left_ms % 1000 * 1000)
+    sock.setsockopt(socket.SOL_SOCKET, option, value)
 
 
 def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
-    """Whether this is an option of the socket now; else it is Python's time-out, for reads too.
+    """Have a write fail if the peer takes nothing for `timeout_s`.
 
-    RFC 5482; tcp(7): TCP_USER_TIMEOUT counts from when data could not be sent, a closed window
-    included. The socket stays blocking: with a time-out of Python's each write would poll first.
+    TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window,
+    whatever the peer takes meanwhile; a time-out of Python's is for all of a write, and each would
+    poll first. False: TLS, which has one of Python's for each of its records, and for its reads.
     """
-    if not _HAS_USER_TIMEOUT or sock.family not in _TCP_FAMILIES or isinstance(sock, SSLSocket):
-        socket.socket.settimeout(sock, timeout_s)
+    timeout_s = max(timeout_s, MIN_WRITE_TIMEOUT_S)
+    if _LOWAT is not None and sock.family in _TCP_FAMILIES:
+        sock.setsockopt(socket.IPPROTO_TCP, _LOWAT, MAX_UNSENT_BYTES)
+    if isinstance(sock, SSLSocket):
+        sock.settimeout(timeout_s)
+        if type(sock) is SSLSocket:
+            sock.__class__ = LimitedTLSSocket
         return False
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms(timeout_s))
+    set_timeout(sock, socket.SO_SNDTIMEO, timeout_s)
+    if type(sock) is socket.socket:
+        sock.__class__ = LimitedSocket
     return True
 
 
-class TimedSocket(socket.socket):
+class LimitedSocket(socket.socket):
+    """What another server's socket becomes: a write has its time anew whenever something is taken.
+
+    Its SO_SNDTIMEO, that is. The kernel by itself heeds it once for each part of a write.
+    """
+
+    __slots__ = ()
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """As a socket's; raises TimeoutError when nothing was taken for so long."""
+        try:  # as a rule there is room
+            sent = self.send(data, flags | _DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:], flags | _DONTWAIT)
+
+    def _send_rest(self, left: memoryview, flags: int) -> None:
+        value = self.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
+        seconds, micros = _TIMEVAL.unpack(value)
+        timeout_s = seconds + micros / 1e6 or math.inf
+        poller = select.poll()
+        poller.register(self, select.POLLOUT)
+        until = time.monotonic() + timeout_s
+        while left:
+            poller.poll(max(0, min(until - time.monotonic(), _ROOM_LOOK_S)) * 1000)
+            try:
+                left = left[self.send(left, flags) :]
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise TimeoutError("timed out") from None
+            else:
+                until = time.monotonic() + timeout_s
+
+
+class LimitedTLSSocket(SSLSocket):
+    """The same over TLS, where a time-out of Python's is for all that is given to a write."""
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        left = memoryview(data)
+        while left:
+            super().sendall(left[:_MAX_RECORD_BYTES], flags)
+            left = left[_MAX_RECORD_BYTES:]
+
+
+class TimedSocket(LimitedSocket):
     """What is received on it has to come within its time-out, if it has one, and two more limits.
 
     By the moment `receive_until`, and within `receive_timeout_s`, which begins anew with each byte:
@@ -52,7 +124,6 @@ class TimedSocket(socket.socket):
     answered_at = -math.inf  # the last request on it
     is_brisk = False  # whether the present request followed at once
     _timeout_s: float | None = None
-    _blocks = True  # else writes have a time-out of Python's, which any read would wait out
     _head = b""
 
     @classmethod
@@ -71,21 +142,12 @@ class TimedSocket(socket.socket):
         self._timeout_s = None if flag else 0.0
 
     def limit(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
-        """Limit what is received as said above, and each write to `timeout_s`."""
+        """Limit what is received as said above, and writes as `limit_writes` does."""
         self.receive_until = receive_until
         self.receive_timeout_s = timeout_s
         if self.write_timeout_s != timeout_s:
             self.write_timeout_s = timeout_s
-            self._blocks = limit_writes(self, timeout_s)
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """As a socket's, but that its time-out begins anew whenever something was taken."""
-        if self._blocks:
-            _sendall(self, data, flags)
-            return
-        left = memoryview(data)
-        while left:
-            left = left[self.send(left, flags) :]
+            limit_writes(self, timeout_s)
 
     def hold_head(self) -> None:
         """Keep the next write, a response's head, until the one behind it or `flush`.
@@ -129,12 +191,11 @@ class TimedSocket(socket.socket):
         left_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
         if left_s <= 0:
             raise TimeoutError("timed out")
-        if self._blocks:  # as a rule something is there, or nothing would be asked for
-            try:
-                return super().recv(bufsize, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if self._timeout_s == 0:
-                    raise
+        try:  # as a rule something is there, or nothing would be asked for
+            return super().recv(bufsize, _DONTWAIT)
+        except BlockingIOError:
+            if self._timeout_s == 0:
+                raise
         self._wait(left_s if self._timeout_s is None else min(left_s, self._timeout_s))
         return super().recv(bufsize)
 

@@ -11,7 +11,6 @@ import math
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from .errors import CallerGone
 from .lost import LOST
-from .timed_socket import TimedSocket, limit_writes, timeout_ms
+from .timed_socket import TimedSocket, limit_writes, set_timeout
 
 # Linux and FreeBSD report a peer's half-close as an event of its own; elsewhere (macOS) the socket
 # only becomes readable, and a peek tells its end from bytes of a next, pipelined request.
@@ -59,12 +58,6 @@ class Clock:
 
 
 CLOCK = Clock()
-
-
-def _timeval(timeout_s: float) -> bytes:
-    """C's struct timeval."""
-    left_ms = timeout_ms(timeout_s)
-    return struct.pack("ll", left_ms // 1000, left_ms % 1000 * 1000)
 
 
 class Caller:
@@ -129,7 +122,7 @@ class Caller:
             return True
 
     def limit_io(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
-        """Have a read from or a write to the caller fail after `timeout_s` of nothing.
+        """Have a read from or a write to the caller fail if nothing comes, or is taken, so long.
 
         Reads fail at the moment `receive_until` as well, where the server's sockets are ours.
         """
@@ -139,7 +132,7 @@ class Caller:
         if isinstance(sock, TimedSocket):
             sock.limit(timeout_s, receive_until=receive_until)
         elif limit_writes(sock, timeout_s):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
+            set_timeout(sock, socket.SO_RCVTIMEO, timeout_s)
 
 
 class SocketWatch:

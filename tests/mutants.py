@@ -223,6 +223,12 @@ MUTANTS = [
        "if not fs.cancelled() and fs.exception() is None and not fs.result():\n"
        "            raise RuntimeError",
        "e2e/test_stop.py"),
+    _m("a slow reader has one time for all", "timed_socket.py",
+       "            else:\n                until = time.monotonic() + timeout_s\n", "",
+       "hostile/test_receiving.py", "-k", "slowly"),
+    _m("a slow reader over TLS has one time for all", "timed_socket.py",
+       "sock.__class__ = LimitedTLSSocket", "pass",
+       "hostile/test_receiving.py", "-k", "slowly"),
 ]  # fmt: skip
 
 

@@ -156,9 +156,9 @@ def test_no_header_hides_a_caller_that_left(pair: Pair, name: str) -> None:
 
 
 def test_reads_and_writes_of_the_caller_are_limited(pair: Pair) -> None:
-    """One that takes nothing is cut."""
+    """One that sends nothing is not waited for; writes are looked at in `tests.hostile`."""
     Caller(pair[0]).limit_io(0.01)
-    with pytest.raises(TimeoutError):
+    with pytest.raises((TimeoutError, BlockingIOError)):  # how servers' sockets say it
         pair[0].recv(1)
 
 

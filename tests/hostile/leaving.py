@@ -20,7 +20,7 @@ from tests.hostile.place import (
     wait_until,
     waiting,
 )
-from tests.upstream import Step, chat, error, events, raw
+from tests.upstream import Step, chat, chunk, error, events, raw
 
 # Gone
 
@@ -151,6 +151,33 @@ def reads_no_short_answers(place: Place) -> None:
             sock.settimeout(HEAD_TIMEOUT_S * 2)
             with pytest.raises(ConnectionError):
                 send_for_ever(sock, many)
+
+
+def reads_slowly(place: Place) -> None:
+    """40 KB a second, for a minute: all of a stream and of a unary answer comes."""
+    size = 2_400_000
+    lots = [place.lot() for _ in range(6)]
+    for lot in lots[::2]:
+        place.upstream.reply(lot.key, chat("x" * size))
+    for lot in lots[1::2]:
+        flood: list[Step] = [json_event("x" * 10_000)] * (size // 10_000)
+        place.upstream.reply(lot.key, events(*flood, chunk({}, finish="stop"), "[DONE]"))
+    with contextlib.ExitStack() as stack:
+        requests = [
+            chat_request(lot.model, lot.model, stream=number % 2 == 1)
+            for number, lot in enumerate(lots)
+        ]
+        socks = place.send(stack, *requests)
+        got = {sock: bytearray() for sock in socks}
+        slow = list(socks)
+        while slow:
+            for sock in [*slow]:
+                got[sock] += sock.recv(2048)
+                if len(got[sock]) > size and got[sock].endswith((b"}", b"\r\n0\r\n\r\n")):
+                    slow.remove(sock)
+            time.sleep(0.05)  # is the case
+        assert all(len(one) > size for one in got.values())
+        assert {place.gateway.record_of(lot.model)["end"] for lot in lots} == {"ok"}
 
 
 def reads_a_byte_a_second(place: Place) -> None:

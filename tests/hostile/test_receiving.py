@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import trustme
 
+from proxy import timed_socket
 from proxy.serving import SPARE_THREADS
 from proxy.timed_socket import MAX_JOINED_BYTES, TimedSocket
 from proxy.watch import Caller
@@ -134,30 +138,89 @@ def test_another_protocol_is_not_held(ends: tuple[TimedSocket, socket.socket]) -
         assert theirs.recv(100) == data
 
 
-def test_time_to_take_begins_anew(ends: tuple[TimedSocket, socket.socket]) -> None:
-    """A caller who takes something now and then gets all, however long it takes."""
-    ours, theirs = ends
-    ours.limit(0.5)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    data = os.urandom(1 << 16)
-    sender = threading.Thread(target=ours.sendall, args=(data,))
-    began = time.monotonic()
-    sender.start()
-    whole = b""
-    while len(whole) < len(data):
-        whole += theirs.recv(4096)
-        time.sleep(0.05)  # a slow caller
-    sender.join()
+# What a caller takes
+
+# How servers' sockets reach a caller: ours, and another server's.
+KINDS = ["timed", "plain", "timed-unix", "plain-unix", "tls"]
+
+
+@pytest.fixture(params=KINDS)
+def taken(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours, which writes, and the caller's."""
+    kind = str(request.param)
+    if kind.endswith("unix"):
+        ours, theirs = socket.socketpair()
+    else:
+        ours, theirs = tcp_pair()
+    if kind.startswith("timed"):
+        ours = TimedSocket.from_socket(ours)
+    elif kind == "tls":
+        ours, theirs = over_tls(ours, theirs)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends, of which the second has a small buffer: its kernel tells soon what was taken."""
+    theirs = socket.socket()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs.connect(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
+def over_tls(ours: socket.socket, theirs: socket.socket) -> tuple[socket.socket, socket.socket]:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with ThreadPoolExecutor(1) as pool:
+        server = pool.submit(context.wrap_socket, ours, server_side=True)
+        client = trusting.wrap_socket(theirs, server_hostname="localhost")
+        return server.result(), client
+
+
+def test_caller_who_reads_slowly_gets_all(
+    taken: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, as long as something is taken within the time of a write."""
+    monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 1.0)
+    ours, theirs = taken
+    Caller(ours).limit_io(0.2)
+    data = os.urandom(1_200_000)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(ours.sendall, data)
+        sent.add_done_callback(lambda _: ours.shutdown(socket.SHUT_WR))
+        began = time.monotonic()
+        whole = b""
+        while piece := theirs.recv(8192):
+            whole += piece
+            time.sleep(0.02)  # is the case
+        sent.result()
     assert whole == data
-    assert time.monotonic() - began > 0.5
+    assert time.monotonic() - began > 2.5
 
 
-def test_caller_who_takes_nothing_is_cut(ends: tuple[TimedSocket, socket.socket]) -> None:
-    """After a part of it, too."""
-    ours, _ = ends
-    ours.limit(0.05)
+def test_caller_who_takes_nothing_is_cut(
+    taken: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a part of it, too, and by an error that servers take for a caller's."""
+    monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 0.05)
+    ours, _ = taken
+    Caller(ours).limit_io(0.05)
     with pytest.raises(TimeoutError):
         ours.sendall(bytes(1 << 24))
+
+
+def test_caller_who_takes_nothing_of_a_stream_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon, and not when megabytes wait for it."""
+    monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 0.05)
+    ours, theirs = tcp_pair()
+    with TimedSocket.from_socket(ours) as timed, theirs:
+        timed.limit(0.05)
+        with pytest.raises(TimeoutError):
+            send_for_ever(timed, b"x" * 1000, most=300)
 
 
 def test_head_without_a_body_leaves_at_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
@@ -293,6 +356,11 @@ def ask(sock: socket.socket) -> bytes:
         answer += data
     assert answer.startswith(b"HTTP/1.1 200 OK")
     return answer
+
+
+def send_for_ever(sock: socket.socket, data: bytes, *, most: int) -> None:
+    for _ in range(most):
+        sock.sendall(data)
 
 
 def receive_for_ever(sock: socket.socket) -> None:
