@@ -84,3 +84,17 @@ def is_shielded(text: str) -> bool:
 def legible(text: str) -> str:
     """For people: what was shielded is lost."""
     return _SHIELDED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_LONE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def without_lone(data: bytes) -> bytes:
+    """JSON with U+FFFD for each lone surrogate: for protocols that have no way to say one."""
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return data
+    return _LONE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)

@@ -55,7 +55,7 @@ def called(*made: Json, content: str | None = None) -> Json:
     return {"role": "assistant", "content": content, "tool_calls": list(made)}
 
 
-def tool_call(call_id: str, arguments: str = "{}", **more: Any) -> Json:
+def tool_call(call_id: str, arguments: Any = "{}", **more: Any) -> Json:
     function = {"name": f"f_{call_id[:2]}", "arguments": arguments}
     return {"id": call_id, "type": "function", "function": function, **more}
 

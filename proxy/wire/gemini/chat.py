@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..surrogates import without_lone
 
 _PATH: Final = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
 
@@ -41,8 +42,10 @@ class Part(msgspec.Struct):
 
 
 class FunctionCall(msgspec.Struct):
+    """`arguments`: a string that holds JSON; some programs send the object itself."""
+
     name: str
-    arguments: str = ""
+    arguments: msgspec.Raw = msgspec.Raw(b'""')
 
 
 class ToolCall(msgspec.Struct):
@@ -146,6 +149,7 @@ def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
     """The typed request, and every top-level value that is not null as it came."""
     try:
         body.decode()
+        body = without_lone(body)
         present = {
             name: value
             for name, value in _keys_decoder.decode(body).items()

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ...errors import InvalidRequest
+from ..surrogates import without_lone
 from . import calls, chat, media
 from .family import Family
 
@@ -117,7 +118,7 @@ class _Builder:
             )
         bare_id, signature = calls.parse_id(call.id)
         self._calls[call.id] = _Made(call.function.name, bare_id)
-        function: Content = {"name": call.function.name, "args": _arguments(call.function, at)}
+        function: Content = {"name": call.function.name, "args": _arguments(call.function)}
         if self._family.matches_call_ids:
             function["id"] = bare_id
         part: media.GeminiPart = {"functionCall": function}
@@ -143,12 +144,21 @@ class _Builder:
         return {"functionResponse": response}
 
 
-def _arguments(function: chat.FunctionCall, at: str) -> msgspec.Raw:
-    """The arguments as they came, once they are known to be a JSON object."""
-    text = function.arguments.strip() or "{}"
+def _arguments(function: chat.FunctionCall) -> msgspec.Raw:
+    """The arguments as they came if they are a JSON object, else an object that tells them.
+
+    What a model began and did not end, or another vendor's model left empty, stays in the history
+    for ever: it must not refuse every later request.
+    """
+    raw = bytes(function.arguments)
+    if raw[:1] == b'"':
+        raw = without_lone(msgspec.json.decode(raw, type=str).encode())
     try:
-        msgspec.json.decode(text, type=dict[str, Any])
-    except (ValueError, RecursionError) as error:
-        param = f"{at}.function.arguments"
-        raise InvalidRequest(f"{param}: expected a JSON object: {error}", param=param) from error
-    return msgspec.Raw(text.encode())
+        found = msgspec.json.decode(raw) if raw.strip() else None
+    except (ValueError, RecursionError):
+        found = raw
+    if found is None:
+        return msgspec.Raw(b"{}")
+    if isinstance(found, dict):
+        return msgspec.Raw(raw)
+    return msgspec.Raw(msgspec.json.encode({"arguments": raw.decode()}))
