@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -88,6 +89,74 @@ def test_media_parts() -> None:
         {"inlineData": {"mimeType": "image/svg+xml", "data": "PHN2Zy8+"}},
         {"inlineData": {"mimeType": "image/png", "data": upstream.PNG}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/x-png; name=a.png", "image/png"),
+        ("application/x-pdf", "application/pdf"),
+        ("audio/x-wav", "audio/wav"),
+        ("image/heic", "image/heic"),
+    ],
+)
+def test_media_types_are_sent_as_registered(written: str, sent: str) -> None:
+    """Gemini refuses a type that it does not know, such as image/jpg."""
+    url = f"data:{written};base64,{upstream.PNG}"
+    parts: list[Json] = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "image_url", "image_url": url},
+        {"type": "file", "file": {"file_data": url}},
+    ]
+    (turn,) = contents(user(*parts))
+    assert [part["inlineData"]["mimeType"] for part in turn["parts"]] == [sent] * 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        f"{upstream.SIGNATURE[:10]}\r\n{upstream.SIGNATURE[10:]}",
+        f" {upstream.SIGNATURE[:9]} \t{upstream.SIGNATURE[9:]}\n",
+        upstream.SIGNATURE.rstrip("="),
+        upstream.SIGNATURE.replace("=", "%3D").replace("+", "%2B"),
+        upstream.SIGNATURE.replace("+", "-").replace("/", "_"),
+    ],
+)
+def test_base64_is_taken_as_programs_write_it(data: str) -> None:
+    """With line breaks, blanks, without padding, for URLs; sent plain."""
+    parts: list[Json] = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        {"type": "input_audio", "input_audio": {"data": unquote(data), "format": "wav"}},
+        {"type": "file", "file": {"file_data": unquote(data), "filename": "a.pdf"}},
+    ]
+    (turn,) = contents(user(*parts))
+    assert [part["inlineData"]["data"] for part in turn["parts"]] == [upstream.SIGNATURE] * 3
+
+
+def test_empty_texts_are_left_out() -> None:
+    """Gemini refuses an empty text part."""
+    empty, full = {"type": "text", "text": ""}, {"type": "text", "text": "Hi"}
+    made = translate(
+        messages=[
+            {"role": "system", "content": [empty, full]},
+            {"role": "system", "content": ""},
+            user(empty, full, empty),
+            called(tool_call("aa")) | {"content": [empty]},
+            result("aa", [empty, full]),
+        ]
+    )
+    assert made["systemInstruction"] == {"parts": [{"text": "Hi"}]}
+    assert made["contents"][0]["parts"] == [{"text": "Hi"}]
+    assert len(made["contents"][1]["parts"]) == 1
+
+
+@pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
+def test_message_of_nothing_is_named(content: Any) -> None:
+    """What the user said cannot be left out in silence."""
+    error = refused(messages=[*HELLO, {"role": "user", "content": content}])
+    assert error.param == "messages[1].content"
 
 
 @pytest.mark.parametrize(

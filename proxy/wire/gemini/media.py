@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from . import chat
@@ -18,37 +18,60 @@ from .family import Family
 
 GeminiPart = dict[str, Any]
 
+_FROM_URL: Final = str.maketrans("-_", "+/")
+
 # Of `input_audio.format`; any other name is taken for a subtype of audio/.
 _AUDIO_TYPES: Final = {"mp3": "audio/mp3", "wav": "audio/wav", "pcm16": "audio/l16"}
+# What programs write, by what is registered (iana.org/assignments/media-types) or, for MP3, listed
+# in ai.google.dev/gemini-api/docs/audio. Gemini refuses what it does not know.
+_MISSPELT: Final = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jpe": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-webp": "image/webp",
+    "audio/x-mp3": "audio/mp3",
+    "audio/mpeg3": "audio/mp3",
+    "audio/x-mpeg": "audio/mp3",
+    "audio/x-wav": "audio/wav",
+    "audio/wave": "audio/wav",
+    "audio/vnd.wave": "audio/wav",
+    "audio/x-flac": "audio/flac",
+    "audio/x-aiff": "audio/aiff",
+    "audio/x-aac": "audio/aac",
+    "application/x-pdf": "application/pdf",
+    "text/pdf": "application/pdf",
+    "text/x-markdown": "text/markdown",
+    "application/x-javascript": "text/javascript",
+}
 
 
 def texts(content: str | list[chat.Part] | None, *, param: str) -> list[str]:
-    """The texts of a message that may hold nothing else."""
+    """The texts of a message that may hold nothing else; empty ones are left out."""
     if content is None:
         return []
     if isinstance(content, str):
-        return [content]
+        return [content] if content else []
     found: list[str] = []
     for number, part in enumerate(content):
         if part.type not in ("text", "refusal"):
             at = f"{param}[{number}]"
             raise InvalidRequest(f"{at}: only text is possible here, got {part.type!r}", param=at)
         found.append(part.text or part.refusal or "")
-    return found
+    return list(filter(None, found))
 
 
 def parts(content: str | list[chat.Part] | None, *, param: str, family: Family) -> list[GeminiPart]:
-    """The parts of a user message.
+    """The parts of a message; empty texts, which Gemini refuses, are left out.
 
     Raises InvalidRequest or UnsupportedParameter naming the part (`messages[2].content[0]`).
     """
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [{"text": content}]
+    if content is None or isinstance(content, str):
+        return [{"text": content}] if content else []
     return [
         _part(part, param=f"{param}[{number}]", family=family)
         for number, part in enumerate(content)
+        if part.type != "text" or part.text != ""
     ]
 
 
@@ -106,7 +129,7 @@ def _linked(url: str, *, param: str, family: Family) -> GeminiPart:
         kind = mimetypes.guess_type(urlsplit(url).path)[0]
     except ValueError as error:
         raise InvalidRequest(f"{param}: not a URL: {error}", param=param) from error
-    return {"fileData": {"fileUri": url} | ({"mimeType": kind} if kind else {})}
+    return {"fileData": {"fileUri": url} | ({"mimeType": _registered(kind)} if kind else {})}
 
 
 def _data_url(url: str, *, param: str) -> GeminiPart:
@@ -119,14 +142,32 @@ def _data_url(url: str, *, param: str) -> GeminiPart:
         )
     if "base64" not in map(str.lower, options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
+    elif "%" in data:
+        data = unquote(data)
     return _inline(kind, data, param=param)
 
 
 def _inline(kind: str, data: str, *, param: str) -> GeminiPart:
     try:
         base64.b64decode(data, validate=True)
+    except ValueError:
+        data = _tidied(data, param=param)
+    return {"inlineData": {"mimeType": _registered(kind), "data": data}}
+
+
+def _tidied(data: str, *, param: str) -> str:
+    """Base64 without line breaks (MIME writes them) and blanks, its padding made up."""
+    data = "".join(data.split())
+    data += "=" * (-len(data) % 4)
+    try:
+        base64.b64decode(data.translate(_FROM_URL), validate=True)
     except ValueError as error:
         raise InvalidRequest(
             f"{param}: the data is not valid base64: {error}", param=param
         ) from error
-    return {"inlineData": {"mimeType": kind, "data": data}}
+    return data.translate(_FROM_URL)
+
+
+def _registered(kind: str) -> str:
+    kind = kind.lower()
+    return _MISSPELT.get(kind, kind)

@@ -64,9 +64,10 @@ class _Builder:
             found = media.texts(message.content, param=f"{at}.content")
             self._system += [{"text": text} for text in found]
         elif message.role == "user":
-            self._turn(
-                "user", media.parts(message.content, param=f"{at}.content", family=self._family)
-            )
+            parts = media.parts(message.content, param=f"{at}.content", family=self._family)
+            if not parts:
+                raise InvalidRequest(f"{at}.content: the message is empty", param=f"{at}.content")
+            self._turn("user", parts)
         elif message.role == "assistant":
             self._turn("model", self._assistant(number, message))
         elif message.role == "tool":
@@ -91,7 +92,7 @@ class _Builder:
     def _assistant(self, number: int, message: chat.Message) -> list[media.GeminiPart]:
         at = f"messages[{number}]"
         found = media.texts(message.content, param=f"{at}.content")
-        parts: list[media.GeminiPart] = [{"text": text} for text in found if text]
+        parts: list[media.GeminiPart] = [{"text": text} for text in found]
         if not parts and message.refusal:
             parts.append({"text": message.refusal})
         signature = calls.signature_in(message.extra_content)
