@@ -12,6 +12,7 @@ import pytest
 from proxy.wire.gemini import calls
 from tests import gemini_upstream as upstream
 from tests.wire.gemini_requests import (
+    FLASH,
     HELLO,
     TOOL,
     Json,
@@ -25,24 +26,40 @@ from tests.wire.gemini_requests import (
     translate,
     user,
 )
+from tests.wire.gemini_rules import violations
+
+MODELS = ["gemini-2.5-flash", FLASH]
 
 # -- messages ---------------------------------------------------------------------------------
 
 
-def test_system_and_developer_messages_are_the_instruction() -> None:
-    """In order, wherever they stand; alone, they are what is asked."""
-    made = translate(
-        messages=[
-            {"role": "system", "content": "One."},
-            *HELLO,
-            {"role": "developer", "content": [{"type": "text", "text": "Two."}]},
-        ]
-    )
+@pytest.mark.parametrize("model", MODELS)
+def test_system_messages_stay_where_they_are(model: str) -> None:
+    """The first ones are the instruction; a later one changes nothing before it, for the cache."""
+    first: list[Json] = [
+        {"role": "system", "content": "One."},
+        {"role": "developer", "content": [{"type": "text", "text": "Two."}]},
+        *HELLO,
+        {"role": "assistant", "content": "Hello."},
+    ]
+    made = translate(model, messages=[*first, {"role": "system", "content": "Greet in French."}])
     assert made["systemInstruction"] == {"parts": [{"text": "One."}, {"text": "Two."}]}
-    assert made["contents"] == [{"role": "user", "parts": [{"text": "Hello"}]}]
-    alone = translate(messages=[{"role": "system", "content": "One."}])
+    marked = {"text": "<system>\nGreet in French.\n</system>"}
+    assert made["contents"][-1] == {"role": "user", "parts": [marked]}
+    before = translate(model, messages=first)
+    assert before["systemInstruction"] == made["systemInstruction"]
+    assert before["contents"][:2] == made["contents"][:2]
+    alone = translate(model, messages=[{"role": "system", "content": "One."}])
     assert alone["contents"] == [{"role": "user", "parts": [{"text": "One."}]}]
     assert "systemInstruction" not in alone
+
+
+def test_system_message_joins_what_the_user_said() -> None:
+    """Before it or behind it; empty ones are nothing."""
+    system = {"role": "system", "content": "Be brief."}
+    made = contents(*HELLO, system, {"role": "system", "content": ""}, *HELLO)
+    texts = ["Hello", "<system>\nBe brief.\n</system>", "Hello"]
+    assert made == [{"role": "user", "parts": [{"text": text} for text in texts]}]
 
 
 def test_consecutive_messages_of_a_role_are_one_turn() -> None:
@@ -209,8 +226,8 @@ def test_tool_results_find_name_and_id_of_their_calls() -> None:
     assert made[2] == {
         "role": "user",
         "parts": [
-            {"functionResponse": {"id": "bb", "name": "f_bb", "response": {"output": "2"}}},
             {"functionResponse": {"id": "aa", "name": "f_aa", "response": {"output": '{"y": 1}'}}},
+            {"functionResponse": {"id": "bb", "name": "f_bb", "response": {"output": "2"}}},
         ],
     }
     assert made[3]["role"] == "user"
@@ -259,6 +276,199 @@ def test_text_that_was_cut_within_an_emoji_is_taken() -> None:
     assert made[2]["parts"][0]["functionResponse"]["response"] == {"output": "\ufffd\ufffd"}
 
 
+def paired(*messages: Json, model: str = FLASH) -> list[Json]:
+    """The contents, found right by Gemini's rules."""
+    made = translate(model, messages=list(messages))
+    assert violations(made, model=model) == []
+    found: list[Json] = made["contents"]
+    return found
+
+
+def outputs(turn: Json) -> list[str]:
+    """What the results in this turn say."""
+    found = [part["functionResponse"]["response"] for part in turn["parts"]]
+    return [one.get("output") or "!" for one in found]
+
+
+WEATHER = [
+    {"id": f"call_{n}", "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
+    for n, city in enumerate(["Tokyo", "Paris"], 1)
+]
+TOKYO, PARIS = result("call_1", "TOKYO: sun"), result("call_2", "PARIS: rain")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [called(*WEATHER), PARIS, TOKYO],
+        [called(*WEATHER), TOKYO, *HELLO, PARIS],
+        [called(*WEATHER), *HELLO, PARIS, TOKYO],
+        [called(*WEATHER), {"role": "system", "content": "Be brief."}, PARIS, TOKYO],
+        [called(*WEATHER), result("call_1", "TOKYO: first"), PARIS, TOKYO],
+        [called(WEATHER[0]), called(WEATHER[1]), PARIS, TOKYO],
+    ],
+)
+def test_results_come_at_once_and_in_the_order_of_their_calls(
+    messages: list[Json], model: str
+) -> None:
+    """Before Gemini 3 they are matched by name and order alone; the last of two results counts."""
+    made = paired(*HELLO, *messages, model=model)
+    assert len(made[1]["parts"]) == 2
+    assert outputs(made[2]) == ["TOKYO: sun", "PARIS: rain"]
+
+
+def test_talk_between_a_call_and_its_result_comes_behind() -> None:
+    """The user typed meanwhile."""
+    made = paired(*HELLO, called(*WEATHER), user({"type": "text", "text": "Hurry"}), PARIS, TOKYO)
+    assert made[3] == {"role": "user", "parts": [{"text": "Hurry"}]}
+    assert len(made) == 4
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([called(*WEATHER), PARIS], [["!", "PARIS: rain"]]),
+        ([called(*WEATHER), *HELLO], [["!", "!"]]),
+        ([called(*WEATHER)], [["!", "!"]]),
+        ([called(WEATHER[0]), called(WEATHER[1], content="And:"), PARIS], [["!"], ["PARIS: rain"]]),
+        ([called(WEATHER[0]), {"role": "assistant", "content": "So."}], [["!"]]),
+    ],
+)
+def test_call_without_a_result_gets_one_that_says_so(
+    messages: list[Json], expected: list[list[str]], model: str
+) -> None:
+    """Gemini counts them: as many results as calls, in the turn behind the calls."""
+    made = paired(*HELLO, *messages, model=model)
+    found = [turn for turn in made if "functionResponse" in turn["parts"][0]]
+    assert [outputs(turn) for turn in found] == expected
+    lost = found[0]["parts"][0]["functionResponse"]["response"]
+    assert "not run" in lost["error"]
+
+
+def test_result_whose_call_was_cut_off_is_told_as_text() -> None:
+    """A history that was trimmed begins with it."""
+    made = paired(result("zz", "sunny"), *HELLO)
+    texts = ["<result>\nsunny\n</result>", "Hello"]
+    assert made == [{"role": "user", "parts": [{"text": text} for text in texts]}]
+    made = paired(*HELLO, called(WEATHER[0]), TOKYO, result("other", "x"))
+    assert made[3] == {"role": "user", "parts": [{"text": "<result>\nx\n</result>"}]}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("call_id", ["", "call_1", None, "x" * 300])
+def test_equal_ids_are_told_apart_by_place(call_id: str | None, model: str) -> None:
+    """In one message, and where a later one uses them again."""
+    calls_made = [{**call, "id": call_id} for call in WEATHER]
+    found = [{**TOKYO, "tool_call_id": call_id}, {**PARIS, "tool_call_id": call_id}]
+    again = [{**TOKYO, "tool_call_id": call_id, "content": "again"}]
+    made = paired(
+        *HELLO,
+        called(*calls_made),
+        *found,
+        called(calls_made[0]),
+        *again,
+        called(*calls_made),
+        *found,
+        *again,
+        model=model,
+    )
+    assert outputs(made[2]) == ["TOKYO: sun", "PARIS: rain"]
+    assert outputs(made[4]) == ["again"]
+    assert outputs(made[6]) == ["TOKYO: sun", "again"]
+    ids = [part["functionCall"].get("id") for turn in made[1::2] for part in turn["parts"]]
+    assert len(set(ids)) == (5 if model == FLASH else 1)
+
+
+def test_result_finds_its_call_though_one_of_them_lost_what_its_id_carried() -> None:
+    """A program cut the ids of calls, or of results, at the separator."""
+    carried = calls.make_id("call_1", upstream.SIGNATURE)
+    for first, second in ((carried, "call_1"), ("call_1", carried)):
+        made = paired(*HELLO, called({**WEATHER[0], "id": first}), result(second, "sun"))
+        assert outputs(made[2]) == ["sun"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"role": "assistant", "content": "How can I help?"},
+        called(WEATHER[0]),
+        called(WEATHER[0], content="I will look."),
+    ],
+)
+def test_history_that_begins_or_ends_with_the_assistant(first: Json, model: str) -> None:
+    """Gemini wants the user's turn first and last."""
+    for messages in ([{"role": "system", "content": "S"}, first, *HELLO], [first], [*HELLO, first]):
+        made = paired(*messages, model=model)
+        if messages[0] not in HELLO:
+            assert made[0] == {"role": "user", "parts": [{"text": "Continue."}]}
+
+
+MISTRAL = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([MISTRAL, {"type": "text", "text": "Yes."}], ["Yes."]),
+        ([MISTRAL], []),
+        ([{"type": "thinking", "thinking": "Hm."}, {"type": "output_text", "text": "A"}], ["A"]),
+        ([{"type": "reasoning", "text": "Hm."}, {"type": "refusal", "refusal": "No."}], ["No."]),
+        ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "A"}], ["A"]),
+        ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": ""}], []),
+    ],
+)
+@pytest.mark.parametrize("with_call", [False, True])
+def test_parts_that_other_vendors_gave_out(
+    content: list[Json], expected: list[str], with_call: bool
+) -> None:
+    """The text is kept, the thinking left out: what we passed on we take back."""
+    message = {"role": "assistant", "content": content}
+    if with_call:
+        message["tool_calls"] = [WEATHER[0]]
+    made = paired(*HELLO, message, *HELLO)
+    texts = [
+        p["text"] for turn in made if turn["role"] == "model" for p in turn["parts"] if "text" in p
+    ]
+    assert texts == expected
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/jpg;base64,{upstream.PNG}"}}
+PAGE = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
+PDF = {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{upstream.PNG}"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": upstream.PNG, "format": "wav"}}
+
+
+def test_images_and_files_in_a_result() -> None:
+    """Within the result where Gemini takes them there, else behind all results."""
+    content = [{"type": "text", "text": "Seen:"}, IMAGE, PDF, SOUND, PAGE]
+    messages = [*HELLO, called(*WEATHER), result("call_2", content), TOKYO, *HELLO]
+    new, old = paired(*messages), paired(*messages, model="gemini-2.5-flash")
+    assert outputs(new[2]) == outputs(old[2]) == ["TOKYO: sun", "Seen:"]
+    inside = [p["inlineData"]["mimeType"] for p in new[2]["parts"][1]["functionResponse"]["parts"]]
+    assert inside == ["image/jpeg", "application/pdf"]
+    assert [next(iter(part)) for part in new[3]["parts"]] == [
+        "text",
+        "inlineData",
+        "fileData",
+        "text",
+    ]
+    assert len(old[3]["parts"]) == 6
+    assert old[3]["parts"][0] == {"text": "From the result of weather:"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_image_is_all_that_a_result_holds(model: str) -> None:
+    """At the end of the history, and before another step of the model's."""
+    step = [called(WEATHER[0]), result("call_1", [IMAGE])]
+    made = paired(*HELLO, *step, model=model)
+    assert len(made) == (3 if model == FLASH else 4)
+    made = paired(*HELLO, *step, *step, model=model)
+    assert len(made) == (5 if model == FLASH else 7)
+
+
 def test_old_models_get_no_call_ids() -> None:
     """Before Gemini 3 calls and results are matched by name and order."""
     made = contents(*HELLO, called(tool_call("aa")), result("aa", "1"), model="gemini-2.5-pro")
@@ -273,7 +483,6 @@ def test_old_models_get_no_call_ids() -> None:
         ([{"role": "assistant", "content": ""}], "messages"),
         ([{"role": "robot", "content": "x"}], "messages[0].role"),
         ([{"role": "user", "content": 7}], "messages[0].content"),
-        ([result("zz", "x")], "messages[0].tool_call_id"),
         ([called({"id": "x", "type": "custom", "custom": {}})], "messages[0].tool_calls[0]"),
         ([{"role": "system", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
     ],
@@ -319,7 +528,7 @@ def test_lost_signature_of_the_present_turn_is_skipped_officially() -> None:
 
 def test_signature_that_is_no_base64_is_not_sent() -> None:
     """A caller that mangled it gets the official way out, not Gemini's parse error."""
-    (_, model) = contents(*HELLO, called(tool_call("aa", **signed("not base64!"))))
+    (_, model, _) = contents(*HELLO, called(tool_call("aa", **signed("not base64!"))))
     assert model["parts"][0]["thoughtSignature"] == "skip_thought_signature_validator"
 
 

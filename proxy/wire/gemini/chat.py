@@ -49,7 +49,7 @@ class FunctionCall(msgspec.Struct):
 
 
 class ToolCall(msgspec.Struct):
-    id: str
+    id: str | None = None
     type: str | None = "function"
     function: FunctionCall | None = None
     extra_content: Any = None

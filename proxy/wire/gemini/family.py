@@ -66,6 +66,11 @@ class Family(NamedTuple):
         return self.version >= (3, 0)
 
     @property
+    def media_in_results(self) -> bool:
+        """Whether a function's result may hold images (`functionResponse.parts`)."""
+        return self.version >= (3, 0)
+
+    @property
     def fetches_urls(self) -> bool:
         """Whether `fileData` may hold any public https URL (docs/file-input-methods)."""
         return self.version >= (2, 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import InvalidRequest, UnsupportedParameter
@@ -18,6 +18,12 @@ from .family import Family
 
 GeminiPart = dict[str, Any]
 
+# What an assistant says, at OpenAI's two APIs.
+_SAID: Final = frozenset({"text", "output_text", "refusal"})
+# ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
+_IN_RESULTS: Final = frozenset(
+    {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
+)
 _FROM_URL: Final = str.maketrans("-_", "+/")
 
 # Of `input_audio.format`; any other name is taken for a subtype of audio/.
@@ -59,6 +65,51 @@ def texts(content: str | list[chat.Part] | None, *, param: str) -> list[str]:
             raise InvalidRequest(f"{at}: only text is possible here, got {part.type!r}", param=at)
         found.append(part.text or part.refusal or "")
     return list(filter(None, found))
+
+
+def said(content: str | list[chat.Part] | None) -> list[str]:
+    """The texts of an assistant's message.
+
+    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
+    nothing to another vendor.
+    """
+    if content is None or isinstance(content, str):
+        return [content] if content else []
+    found = [
+        part.refusal if part.type == "refusal" else part.text
+        for part in content
+        if part.type in _SAID
+    ]
+    return [text for text in found if text]
+
+
+class Result(NamedTuple):
+    """What a tool gave: text, media that go with it, media that have to come behind all results."""
+
+    texts: list[str]
+    inside: list[GeminiPart]
+    behind: list[GeminiPart]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def result(content: str | list[chat.Part] | None, *, param: str, family: Family) -> Result:
+    """What a tool's message holds; raises as `parts` does."""
+    made = Result([], [], [])
+    for part in parts(content, param=param, family=family):
+        if "text" in part:
+            made.texts.append(part["text"])
+        elif family.media_in_results and _goes_inside(part):
+            made.inside.append(part)
+        else:
+            made.behind.append(part)
+    return made
+
+
+def _goes_inside(part: GeminiPart) -> bool:
+    return "inlineData" in part and part["inlineData"]["mimeType"] in _IN_RESULTS
 
 
 def parts(content: str | list[chat.Part] | None, *, param: str, family: Family) -> list[GeminiPart]:

@@ -93,8 +93,8 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     try:
         turns = turns_of(asked.messages, family=family)
         request: dict[str, Any] = {"contents": turns.contents}
-        if turns.system is not None:
-            request["systemInstruction"] = turns.system
+        if turns.system:
+            request["systemInstruction"] = {"parts": turns.system}
         config = generation_config(asked, family)
         if config:
             request["generationConfig"] = config

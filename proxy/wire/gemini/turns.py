@@ -1,13 +1,16 @@
 """The messages of a chat as Gemini's `systemInstruction` and `contents`.
 
-Gemini knows two roles, `user` and `model`; system messages stand outside, function results are
-user turns. Consecutive messages of the same kind become one turn, because Gemini wants the results
-of parallel calls together in the turn after the calls.
+Gemini knows two roles, `user` and `model`; function results are a turn of the user's role. What it
+refuses (tests/wire/gemini_rules.py has the sources) shapes the translation: the first turn and the
+last one are the user's, each turn with calls is followed at once by one with a result for each of
+them, and before Gemini 3 results are matched to calls by name and order. So results go to their
+calls wherever they stand, an unanswered call gets a result that says so, and what the user or the
+system said in between comes behind the results.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -17,61 +20,102 @@ from . import calls, chat, media
 from .family import Family
 
 Content = dict[str, Any]
-_Kind = Literal["user", "model", "results"]
+_Kind = Literal["user", "model"]
+
+# What stands in where Gemini wants a turn of the user and the caller has none.
+_CONTINUE: Final[media.GeminiPart] = {"text": "Continue."}
+_NOT_RUN: Final = "This call was not run, or its result is lost."
 
 
 class Turns(NamedTuple):
-    system: Content | None
+    system: list[media.GeminiPart]
     contents: list[Content]
 
 
-class _Made(NamedTuple):
-    """A function call of an earlier assistant message."""
+class _Call(msgspec.Struct):
+    """A function call of an earlier assistant message, and what came of it."""
 
     name: str
-    bare_id: str
+    wire_id: str
+    result: media.Result | None = None
+
+    def response(self, family: Family) -> media.GeminiPart:
+        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
+        # where every number is a double.
+        found = self.result
+        said = {"error": _NOT_RUN} if found is None else {"output": found.text}
+        response: Content = {"name": self.name, "response": said}
+        if family.matches_call_ids:
+            response["id"] = self.wire_id
+        if found is not None and found.inside:
+            response["parts"] = found.inside
+        return {"functionResponse": response}
+
+
+class _Same(msgspec.Struct):
+    """Calls of one turn whose ids are equal: results come to them in order."""
+
+    turn: int
+    calls: list[_Call]
+    answered: int = 0
+
+    def next(self) -> _Call:
+        """The first without a result; the last one if all have theirs."""
+        self.answered = min(self.answered + 1, len(self.calls))
+        return self.calls[self.answered - 1]
+
+
+class _Turn(msgspec.Struct):
+    """`closed`: a result of its calls was seen, so that what the model says next is another."""
+
+    kind: _Kind
+    parts: list[media.GeminiPart]
+    calls: list[_Call] = []
+    closed: bool = False
 
 
 def turns_of(messages: list[chat.Message], *, family: Family) -> Turns:
     """Raises InvalidRequest naming the message or part that has no place at Gemini."""
-    return _Builder(messages, family).build()
+    return _Builder(family).build(messages)
 
 
 class _Builder:
-    def __init__(self, messages: list[chat.Message], family: Family) -> None:
-        self._messages = messages
+    def __init__(self, family: Family) -> None:
         self._family = family
         self._system: list[media.GeminiPart] = []
-        self._contents: list[Content] = []
-        self._last_kind: _Kind | None = None
-        self._calls: dict[str, _Made] = {}
-        # Signatures are validated from the last real user message on: the present turn.
-        self._turn_start = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
+        self._turns: list[_Turn] = []
+        self._asked = -1  # the last turn in which the user said something
+        self._same: dict[str, _Same] = {}  # by the caller's id, of the latest turn that has it
+        self._ids: dict[str, str] = {}  # an id without what it carries -> the caller's
+        self._wire_ids: set[str] = set()
 
-    def build(self) -> Turns:
-        for number, message in enumerate(self._messages):
-            self._add(number, message)
-        if not self._contents:
+    def build(self, messages: list[chat.Message]) -> Turns:
+        for number, message in enumerate(messages):
+            self._add(f"messages[{number}]", message)
+        if not self._turns:
             # A chat of system messages alone is possible at OpenAI, not at Gemini.
             if not self._system:
                 raise InvalidRequest("messages: there is nothing to answer", param="messages")
-            return Turns(None, [{"role": "user", "parts": self._system}])
-        return Turns({"parts": self._system} if self._system else None, self._contents)
+            return Turns([], [{"role": "user", "parts": self._system}])
+        return Turns(self._system, self._contents())
 
-    def _add(self, number: int, message: chat.Message) -> None:
-        at = f"messages[{number}]"
+    def _add(self, at: str, message: chat.Message) -> None:
         if message.role in ("system", "developer"):
             found = media.texts(message.content, param=f"{at}.content")
-            self._system += [{"text": text} for text in found]
+            if self._turns:
+                # In place, so that the beginning stays as it is in Gemini's cache.
+                self._user([{"text": f"<system>\n{text}\n</system>"} for text in found])
+            else:
+                self._system += [{"text": text} for text in found]
         elif message.role == "user":
             parts = media.parts(message.content, param=f"{at}.content", family=self._family)
             if not parts:
                 raise InvalidRequest(f"{at}.content: the message is empty", param=f"{at}.content")
-            self._turn("user", parts)
+            self._user(parts)
         elif message.role == "assistant":
-            self._turn("model", self._assistant(number, message))
+            self._assistant(at, message)
         elif message.role == "tool":
-            self._turn("results", [self._result(at, message)])
+            self._result(at, message)
         else:
             raise InvalidRequest(
                 f"{at}.role: expected system, developer, user, assistant or tool, "
@@ -79,70 +123,116 @@ class _Builder:
                 param=f"{at}.role",
             )
 
-    def _turn(self, kind: _Kind, parts: list[media.GeminiPart]) -> None:
+    def _user(self, parts: list[media.GeminiPart]) -> None:
         if not parts:
             return
-        if kind == self._last_kind:
-            self._contents[-1]["parts"] += parts
-            return
-        self._last_kind = kind
-        role = "model" if kind == "model" else "user"
-        self._contents.append({"role": role, "parts": parts})
+        if self._turns and self._turns[-1].kind == "user":
+            self._turns[-1].parts += parts
+        else:
+            self._turns.append(_Turn("user", parts))
+        self._asked = len(self._turns) - 1
 
-    def _assistant(self, number: int, message: chat.Message) -> list[media.GeminiPart]:
-        at = f"messages[{number}]"
-        found = media.texts(message.content, param=f"{at}.content")
-        parts: list[media.GeminiPart] = [{"text": text} for text in found]
+    def _assistant(self, at: str, message: chat.Message) -> None:
+        parts: list[media.GeminiPart] = [{"text": text} for text in media.said(message.content)]
         if not parts and message.refusal:
             parts.append({"text": message.refusal})
         signature = calls.signature_in(message.extra_content)
         if parts and signature is not None:
             parts[-1]["thoughtSignature"] = signature
-        called = [
-            self._call(f"{at}.tool_calls[{place}]", call)
-            for place, call in enumerate(message.tool_calls or ())
-        ]
-        if (
-            called
-            and self._family.validates_signatures
-            and number > self._turn_start
-            and not any("thoughtSignature" in part for part in called)
-        ):
-            called[0]["thoughtSignature"] = calls.NO_SIGNATURE
-        return parts + called
+        if not parts and not message.tool_calls:
+            return
+        last = self._turns[-1] if self._turns else None
+        # Programs give each of several parallel calls a message of its own.
+        if last is None or last.kind != "model" or last.closed or (parts and last.calls):
+            last = _Turn("model", [])
+            self._turns.append(last)
+        last.parts += parts
+        for place, call in enumerate(message.tool_calls or ()):
+            self._call(f"{at}.tool_calls[{place}]", call, last)
 
-    def _call(self, at: str, call: chat.ToolCall) -> media.GeminiPart:
+    def _call(self, at: str, call: chat.ToolCall, turn: _Turn) -> None:
         if call.function is None:
             raise InvalidRequest(
                 f"{at}: only function calls are possible with Gemini, got type {call.type!r}",
                 param=at,
             )
-        bare_id, signature = calls.parse_id(call.id)
-        self._calls[call.id] = _Made(call.function.name, bare_id)
-        function: Content = {"name": call.function.name, "args": _arguments(call.function)}
+        call_id = call.id or ""
+        bare, signature = calls.parse_id(call_id)
+        made = _Call(call.function.name, self._unique(bare))
+        turn.calls.append(made)
+        number = len(self._turns) - 1
+        same = self._same.get(call_id)
+        if same is None or same.turn != number:
+            same = self._same[call_id] = _Same(number, [])
+        same.calls.append(made)
+        self._ids[bare] = call_id
+        function: Content = {"name": made.name, "args": _arguments(call.function)}
         if self._family.matches_call_ids:
-            function["id"] = bare_id
+            function["id"] = made.wire_id
         part: media.GeminiPart = {"functionCall": function}
         signature = calls.signature_in(call.extra_content) or signature
         if signature is not None:
             part["thoughtSignature"] = signature
-        return part
+        turn.parts.append(part)
 
-    def _result(self, at: str, message: chat.Message) -> media.GeminiPart:
-        made = self._calls.get(message.tool_call_id or "")
-        if made is None:
-            raise InvalidRequest(
-                f"{at}.tool_call_id: no assistant message before this one made the tool call "
-                f"{message.tool_call_id!r}",
-                param=f"{at}.tool_call_id",
-            )
-        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
-        # where every number is a double.
-        output = "".join(media.texts(message.content, param=f"{at}.content"))
-        response: Content = {"name": made.name, "response": {"output": output}}
-        if self._family.matches_call_ids:
-            response["id"] = made.bare_id
-        return {"functionResponse": response}
+    def _unique(self, bare: str) -> str:
+        """An id that no other call of the request has, the same every time."""
+        wire_id = bare = bare or "call"
+        again = len(self._wire_ids)
+        while wire_id in self._wire_ids:
+            wire_id = f"{bare}_{again}"
+            again += 1
+        self._wire_ids.add(wire_id)
+        return wire_id
+
+    def _result(self, at: str, message: chat.Message) -> None:
+        call_id = message.tool_call_id or ""
+        found = media.result(message.content, param=f"{at}.content", family=self._family)
+        if call_id not in self._same:
+            call_id = self._ids.get(calls.parse_id(call_id).bare, call_id)
+        same = self._same.get(call_id)
+        if same is None:
+            # Its call was cut off with the beginning of the history.
+            text = f"<result>\n{found.text}\n</result>"
+            self._user([{"text": text}, *found.inside, *found.behind])
+            return
+        same.next().result = found
+        self._turns[same.turn].closed = True
+
+    def _contents(self) -> list[Content]:
+        contents: list[Content] = []
+        behind: list[media.GeminiPart] = []
+        for number, turn in enumerate(self._turns):
+            if turn.kind == "user":
+                contents.append({"role": "user", "parts": behind + turn.parts})
+                behind = []
+                continue
+            if behind or not contents:
+                contents.append({"role": "user", "parts": behind or [_CONTINUE]})
+                behind = []
+            contents.append({"role": "model", "parts": turn.parts})
+            if turn.calls:
+                self._sign(number, turn)
+                responses = [call.response(self._family) for call in turn.calls]
+                contents.append({"role": "user", "parts": responses})
+                behind = [part for call in turn.calls for part in _behind(call)]
+        if behind:
+            contents.append({"role": "user", "parts": behind})
+        elif contents[-1]["role"] == "model":
+            contents.append({"role": "user", "parts": [_CONTINUE]})
+        return contents
+
+    def _sign(self, number: int, turn: _Turn) -> None:
+        """Signatures are validated from what the user said last on: the first call of each turn."""
+        if self._family.validates_signatures and number > self._asked:
+            first = next(part for part in turn.parts if "functionCall" in part)
+            first.setdefault("thoughtSignature", calls.NO_SIGNATURE)
+
+
+def _behind(call: _Call) -> list[media.GeminiPart]:
+    if call.result is None or not call.result.behind:
+        return []
+    return [{"text": f"From the result of {call.name}:"}, *call.result.behind]
 
 
 def _arguments(function: chat.FunctionCall) -> msgspec.Raw:
