@@ -55,11 +55,18 @@ class GeminiClient(TranslatingClient):
         )
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
-        chat = to_chat(body, model=request.model, created=int(self._wall()), reply_id=_new_id())
+        chat = to_chat(
+            body,
+            request=request.body,
+            model=request.model,
+            created=int(self._wall()),
+            reply_id=_new_id(),
+        )
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         return ChatStream(
+            request=request.body,
             model=request.model,
             created=int(self._wall()),
             include_usage=wire.wants_usage(request.body),

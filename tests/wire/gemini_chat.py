@@ -19,20 +19,30 @@ CREATED = 1_790_000_000
 REPLY_ID = "chatcmpl-0123456789abcdef0123"
 
 
-def new_stream(*, include_usage: bool = True) -> ChatStream:
-    return ChatStream(model=MODEL, created=CREATED, include_usage=include_usage, reply_id=REPLY_ID)
+def new_stream(*, include_usage: bool = True, **asked: Any) -> ChatStream:
+    return ChatStream(
+        request=json.dumps(asked).encode(),
+        model=MODEL,
+        created=CREATED,
+        include_usage=include_usage,
+        reply_id=REPLY_ID,
+    )
 
 
-def chat_of(body: bytes) -> Json:
-    """The unary translation, validated as the openai SDK reads it."""
-    made: Json = msgspec.json.decode(to_chat(body, model=MODEL, created=CREATED, reply_id=REPLY_ID))
+def chat_of(body: bytes, **asked: Any) -> Json:
+    """The unary translation, validated as the openai SDK reads it; `asked`: of the request."""
+    request = json.dumps(asked).encode()
+    answer = to_chat(body, request=request, model=MODEL, created=CREATED, reply_id=REPLY_ID)
+    made: Json = msgspec.json.decode(answer)
     ChatCompletion.model_validate(made)
     return made
 
 
-def chunks_of(batches: Iterable[Sequence[bytes]], *, include_usage: bool = True) -> list[Json]:
+def chunks_of(
+    batches: Iterable[Sequence[bytes]], *, include_usage: bool = True, **asked: Any
+) -> list[Json]:
     """All chunks of a stream fed in these batches to its end, validated."""
-    stream = new_stream(include_usage=include_usage)
+    stream = new_stream(include_usage=include_usage, **asked)
     payloads = [chunk for batch in batches for chunk in stream.feed(batch)]
     payloads += stream.finish()
     return validated(payloads)

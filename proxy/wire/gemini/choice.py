@@ -17,6 +17,7 @@ from ...errors import UpstreamInvalid, UpstreamRefusal
 from . import calls
 from .citations import annotations_of
 from .events import Candidate, FunctionCall, LogprobsResult, Part, TokenLogprob
+from .names import Asked
 
 Delta = dict[str, Any]
 
@@ -50,8 +51,9 @@ _UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
 class Choice:
     """`index` is the candidate's; `reply_id` makes ids for calls that have none."""
 
-    def __init__(self, index: int, reply_id: str) -> None:
+    def __init__(self, index: int, reply_id: str, asked: Asked) -> None:
         self.index = index
+        self._asked = asked
         self.started = False
         self._reply_id = reply_id
         self._reason: str | None = None
@@ -106,8 +108,9 @@ class Choice:
 
     def _add_part(self, part: Part, delta: Delta) -> None:
         if part.function_call is not None:
-            made = self._call(part.function_call, part.thought_signature)
-            delta.setdefault("tool_calls", []).append(made)
+            if not self._ids or not self._asked.one_call:
+                made = self._call(part.function_call, part.thought_signature)
+                delta.setdefault("tool_calls", []).append(made)
             return
         if part.thought:
             if part.text:
@@ -134,7 +137,10 @@ class Choice:
             "index": place,
             "id": calls.make_id(bare, signature),
             "type": "function",
-            "function": {"name": function.name, "arguments": _arguments(function)},
+            "function": {
+                "name": self._asked.name(function.name),
+                "arguments": _arguments(function),
+            },
         }
         if signature:
             call["extra_content"] = calls.extra_content(signature)

@@ -9,23 +9,27 @@ import msgspec
 from ...errors import UpstreamInvalid
 from . import events
 from .choice import Choice, Delta, logprobs_of
+from .names import Asked
 from .usage import UNKNOWN, counts_of
 
 
-def to_chat(body: bytes, *, model: str, created: int, reply_id: str) -> bytes:
+def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: str) -> bytes:
     """The chat.completion; its id is Gemini's `responseId`, `reply_id` where there is none.
+
+    `request`: the body of the chat request that it answers.
 
     Raises UpstreamInvalid if it is no whole GenerateContentResponse or the model failed, and
     UpstreamRefusal if it is an error object after all.
     """
     response = events.read(body)
+    asked = Asked(request)
     choices = [
-        _choice(candidate, place, reply_id)
+        _choice(candidate, place, reply_id, asked)
         for place, candidate in enumerate(response.candidates or ())
     ]
     feedback = response.prompt_feedback
     if not choices and feedback is not None and feedback.block_reason:
-        blocked = Choice(0, reply_id)
+        blocked = Choice(0, reply_id, asked)
         choices = [_as_chat(blocked, blocked.block(feedback.block_reason), None)]
     if not choices:
         raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
@@ -43,8 +47,8 @@ def to_chat(body: bytes, *, model: str, created: int, reply_id: str) -> bytes:
     )
 
 
-def _choice(candidate: events.Candidate, place: int, reply_id: str) -> dict[str, Any]:
-    choice = Choice(place if candidate.index is None else candidate.index, reply_id)
+def _choice(candidate: events.Candidate, place: int, reply_id: str, asked: Asked) -> dict[str, Any]:
+    choice = Choice(place if candidate.index is None else candidate.index, reply_id, asked)
     delta = choice.add(candidate)
     if not choice.finished:
         raise UpstreamInvalid("Gemini's answer has a candidate without a finishReason")

@@ -19,6 +19,7 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from . import chat, schema
 from .family import family_of
 from .generation import generation_config
+from .names import wire_name
 from .turns import turns_of
 
 _GC: Final = "generationConfig."
@@ -43,7 +44,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "modalities": _GC + "responseModalities (text, image); 400 for audio",
     "moderation": "400",
     "n": _GC + "candidateCount; 400 for n > 1 from Gemini 3 on",
-    "parallel_tool_calls": "dropped if true; 400 if false with tools",
+    "parallel_tool_calls": "false: of several calls only the first is given",
     "prediction": "dropped: it speeds up, and changes no answer",
     "presence_penalty": _GC + "presencePenalty; 400 from Gemini 4 on",
     "prompt_cache_key": "dropped: Gemini caches by itself",
@@ -119,10 +120,6 @@ def _tools(asked: chat.Request) -> dict[str, Any]:
     """`tools` and `toolConfig`."""
     declared = [_declaration(place, tool) for place, tool in enumerate(asked.tools or ())]
     tools: list[dict[str, Any]] = [{"functionDeclarations": declared}] if declared else []
-    if declared and asked.parallel_tool_calls is False:
-        raise chat.unsupported(
-            "parallel_tool_calls", "it may always call several functions at once"
-        )
     if asked.web_search_options is not None:
         tools.append({"googleSearch": {}})
     found: dict[str, Any] = {"tools": tools} if tools else {}
@@ -138,7 +135,7 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
         raise UnsupportedParameter(
             f"{at}: only functions are possible with Gemini, got type {tool.type!r}", param=at
         )
-    declaration: dict[str, Any] = {"name": tool.function.name}
+    declaration: dict[str, Any] = {"name": wire_name(tool.function.name)}
     if tool.function.description:
         declaration["description"] = tool.function.description
     parameters = schema.function_parameters(
@@ -159,7 +156,8 @@ def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[s
         if not declared:
             raise InvalidRequest("tool_choice: there are no tools to choose", param="tool_choice")
         return {"mode": "ANY"}
-    mode, names = _named(choice)
+    mode, chosen = _named(choice)
+    names = set(map(wire_name, chosen))
     if not names or not names <= declared:
         raise InvalidRequest("tool_choice must name functions among `tools`", param="tool_choice")
     return {"mode": mode, "allowedFunctionNames": sorted(names)}

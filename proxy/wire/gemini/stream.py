@@ -18,6 +18,7 @@ from ..openai import Usage
 from ..sse import DONE
 from . import events
 from .choice import Choice, Delta, logprobs_of
+from .names import Asked
 from .usage import UNKNOWN, counts_of
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -26,12 +27,16 @@ _encode: Final = msgspec.json.Encoder().encode
 class ChatStream:
     """Feed it the `data:` payloads of the upstream's events, then `finish()`, once.
 
+    `request`: the body of the chat request that it answers.
     `ended`: an end mark came. The chunks' id is Gemini's `responseId`, `reply_id` where there is
     none. After an exception it is of no more use.
     """
 
-    def __init__(self, *, model: str, created: int, include_usage: bool, reply_id: str) -> None:
+    def __init__(
+        self, *, request: bytes, model: str, created: int, include_usage: bool, reply_id: str
+    ) -> None:
         self.ended = False
+        self._asked = Asked(request)
         self._model = model
         self._created = created
         self._include_usage = include_usage
@@ -122,7 +127,7 @@ class ChatStream:
     def _choice(self, index: int) -> Choice:
         choice = self._choices.get(index)
         if choice is None:
-            choice = self._choices[index] = Choice(index, self._reply_id)
+            choice = self._choices[index] = Choice(index, self._reply_id, self._asked)
         return choice
 
     def _chunk(

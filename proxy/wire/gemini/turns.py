@@ -18,6 +18,7 @@ from ...errors import InvalidRequest
 from ..surrogates import without_lone
 from . import calls, chat, media
 from .family import Family
+from .names import wire_name
 
 Content = dict[str, Any]
 _Kind = Literal["user", "model"]
@@ -158,7 +159,7 @@ class _Builder:
             )
         call_id = call.id or ""
         bare, signature = calls.parse_id(call_id)
-        made = _Call(call.function.name, self._unique(bare))
+        made = _Call(wire_name(call.function.name), self._unique(bare))
         turn.calls.append(made)
         number = len(self._turns) - 1
         same = self._same.get(call_id)

@@ -1,0 +1,91 @@
+"""Names of functions that Gemini does not take, and how they come back.
+
+A name begins with a letter or `_`, goes on with letters, digits, `_`, `.` and `-`, and has 64
+characters at most (ai.google.dev/gemini-api/docs/function-calling, 2026-11; some models take colons
+too). Others become up to 55 characters that are taken, `_`, and 8 hex digits of the name's SHA-256:
+the same every time, in declarations, choices and histories. Nothing is kept between a request and
+its answer: which name was meant is found in the request.
+
+Names of properties stay: the rule for them is that of `parameters`, not of `parametersJsonSchema`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+
+from ..surrogates import without_lone
+
+_TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]")
+_MADE: Final = re.compile(r".{1,55}_[0-9a-f]{8}")
+
+
+def wire_name(name: str) -> str:
+    """The name that Gemini knows the function by."""
+    if _TAKEN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    legible = _UNTAKEN.sub("_", name)
+    if not _TAKEN.match(legible):
+        legible = f"_{legible}"
+    return f"{legible[:55]}_{digest}"
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    tool_calls: list[_Tool] | None = None
+
+
+class _Request(msgspec.Struct):
+    messages: list[_Message] = []
+    tools: list[_Tool] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Request).decode
+
+
+class Asked:
+    """What the reading of an answer has to know of its request: a chat request's body.
+
+    The body is read when an answer needs it first, which most never do.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._request: _Request | None = None
+        self._names: dict[str, str] | None = None
+
+    @property
+    def one_call(self) -> bool:
+        """Whether the caller takes one call at a time only (`parallel_tool_calls: false`)."""
+        return self._read().parallel_tool_calls is False
+
+    def name(self, wire: str) -> str:
+        """The caller's name for the function that Gemini calls `wire`."""
+        if not _MADE.fullmatch(wire):
+            return wire
+        if self._names is None:
+            request = self._read()
+            used = [*(request.tools or ())]
+            for message in request.messages:
+                used += message.tool_calls or ()
+            names = [tool.function.name for tool in used if tool.function is not None]
+            self._names = {wire_name(name): name for name in reversed(names)}
+        return self._names.get(wire, wire)
+
+    def _read(self) -> _Request:
+        if self._request is None:
+            self._request = _decode(without_lone(self._body))
+        return self._request
