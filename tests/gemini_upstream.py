@@ -65,6 +65,16 @@ def call(name: str, args: Json, *, id: str | None = None, signature: str | None 
     return part
 
 
+def part_of_call(*, last: bool = False, **fields: Any) -> Json:
+    """A part of a call that comes in several: `name`, `id`, `args`, or paths and their values."""
+    return {"functionCall": fields if last else {**fields, "willContinue": True}}
+
+
+def partial(path: str, *, last: bool = True, **value: Any) -> Json:
+    """One value of `partialArgs`; `last=False`: more text for this path follows."""
+    return {"jsonPath": path, **value, **({} if last else {"willContinue": True})}
+
+
 def image(data: str = PNG, kind: str = "image/png") -> Json:
     return {"inlineData": {"mimeType": kind, "data": data}}
 
@@ -286,6 +296,8 @@ LOGPROBS: Json = {
     ],
 }
 
+COLOR_ENDS = partial("$.color", stringValue="rm")
+
 # Event sequences that the stream, the unary reply and the end-to-end tests all go through.
 STREAMS: dict[str, list[Json]] = {
     "one event": text_stream(["Hello"]),
@@ -317,6 +329,84 @@ STREAMS: dict[str, list[Json]] = {
     "calls in two events without ids": [
         answer([candidate([text("Wait. "), call("a", {})], finish=None)]),
         answer([candidate([call("b", {"x": [1, {"y": None}]})])]),
+    ],
+    "a call in parts": [
+        answer(
+            [
+                candidate(
+                    [{**part_of_call(name="light", id="fc-1"), "thoughtSignature": SIGNATURE}],
+                    finish=None,
+                )
+            ]
+        ),
+        answer(
+            [
+                candidate(
+                    [
+                        part_of_call(
+                            partialArgs=[
+                                partial("$.brightness", numberValue=50),
+                                partial("$.color", stringValue="wa", last=False),
+                            ]
+                        )
+                    ],
+                    finish=None,
+                )
+            ]
+        ),
+        answer(
+            [
+                candidate(
+                    [part_of_call(partialArgs=[partial("$.color", stringValue="rm")])], finish=None
+                )
+            ]
+        ),
+        answer([candidate([part_of_call(last=True), call("other", {}, id="fc-2")])]),
+    ],
+    "calls in parts that alternate": [
+        answer(
+            [
+                candidate(
+                    [
+                        part_of_call(
+                            name="a",
+                            id="1",
+                            partialArgs=[partial("$.x", stringValue="1", last=False)],
+                        ),
+                        part_of_call(
+                            name="b", id="2", partialArgs=[partial("$.y[0].z", nullValue=None)]
+                        ),
+                    ],
+                    finish=None,
+                )
+            ]
+        ),
+        answer(
+            [
+                candidate(
+                    [
+                        part_of_call(
+                            id="2", last=True, partialArgs=[partial("$.y[1]", boolValue=False)]
+                        ),
+                        part_of_call(
+                            id="1", last=True, partialArgs=[partial("$.x", stringValue="2")]
+                        ),
+                    ]
+                )
+            ]
+        ),
+    ],
+    "a name before its arguments": [
+        answer([candidate([{"functionCall": {"name": "a", "id": "1"}}], finish=None)]),
+        answer([candidate([{"functionCall": {"id": "1", "args": {"x": 42}}}], finish=None)]),
+        answer([candidate([])]),
+    ],
+    "names alone": [
+        answer([candidate([{"functionCall": {"name": "a"}}], finish=None)]),
+        answer([candidate([{"functionCall": {"name": "b"}}])]),
+    ],
+    "a call that Gemini did not expect": [
+        answer([candidate([call("weather", {"city": "Bonn"})], finish="UNEXPECTED_TOOL_CALL")]),
     ],
     "the same id twice": [
         answer([candidate([call("a", {}, id="1"), call("a", {}, id="1")])]),

@@ -101,6 +101,89 @@ def test_official_sdk_joins_the_chunks(name: str) -> None:
     assert made["usage"] == unary["usage"]
 
 
+def calls_of(name: str) -> list[tuple[str, str]]:
+    chunks = chunks_of([[payload] for payload in upstream.payloads(upstream.STREAMS[name])])
+    made = join(chunks)["choices"][0]
+    assert made["finish_reason"] == "tool_calls"
+    functions = [call["function"] for call in made["message"]["tool_calls"]]
+    return [(function["name"], function["arguments"]) for function in functions]
+
+
+def test_calls_that_come_in_parts_are_joined() -> None:
+    """Values by their paths, text at the same path together; in the order in which they began."""
+    assert calls_of("a call in parts") == [
+        ("light", '{"brightness":50,"color":"warm"}'),
+        ("other", "{}"),
+    ]
+    assert calls_of("calls in parts that alternate") == [
+        ("a", '{"x":"12"}'),
+        ("b", '{"y":[{"z":null},false]}'),
+    ]
+    assert calls_of("a name before its arguments") == [("a", '{"x":42}')]
+    assert calls_of("names alone") == [("a", "{}"), ("b", "{}")]
+    assert calls_of("a call that Gemini did not expect") == [("weather", '{"city":"Bonn"}')]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("$.a", '{"a":true}'),
+        ("$['a b'][0][0]", '{"a b":[[true]]}'),
+        ('$["it\'s"].x', '{"it\'s":{"x":true}}'),
+        ("$['it\\'s']", '{"it\'s":true}'),
+        ("$.$filter.ü-1", '{"$filter":{"ü-1":true}}'),
+    ],
+)
+def test_paths_of_arguments(path: str, expected: str) -> None:
+    """Names in dots and in brackets, places in lists; beside arguments that came whole."""
+    parts = [
+        upstream.part_of_call(
+            last=True, name="f", partialArgs=[upstream.partial(path, boolValue=True)]
+        )
+    ]
+    event = upstream.answer([upstream.candidate(parts)])
+    (call,) = chat_of(upstream.unary(event))["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"] == expected
+
+
+def test_call_that_never_says_its_end_ends_with_the_answer() -> None:
+    """As in recorded streams: the last part says `willContinue` and the candidate STOP."""
+    piece = upstream.partial("$.x", stringValue="a", last=False)
+    events = [
+        upstream.answer([upstream.candidate([upstream.part_of_call(name="f")], finish=None)]),
+        upstream.answer([upstream.candidate([upstream.part_of_call(partialArgs=[piece])])]),
+    ]
+    made = join(chunks_of([upstream.payloads(events)]))["choices"][0]["message"]["tool_calls"]
+    assert [call["function"]["arguments"] for call in made] == ['{"x":"a"}']
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"functionCall": {"args": {"x": 1}}}],
+        [{"functionCall": {"partialArgs": [upstream.partial("$.x", numberValue=1)]}}],
+        *(
+            [upstream.part_of_call(name="f", partialArgs=[upstream.partial(path, numberValue=1)])]
+            for path in ("", "x", "$", "$[0]", "$..x", "$.x[9]", "$.x[*]", "$.x[", "$.x['a]")
+        ),
+        [
+            upstream.part_of_call(name="f", args={"x": 1}),
+            upstream.part_of_call(partialArgs=[upstream.partial("$.x.y", numberValue=1)]),
+        ],
+        [
+            upstream.part_of_call(name="f", args={"x": 1}),
+            upstream.part_of_call(partialArgs=[upstream.partial("$.x", stringValue="1")]),
+        ],
+        [upstream.part_of_call(name="f"), upstream.part_of_call(args=[1])],
+    ],
+)
+def test_arguments_without_a_place_are_invalid(parts: list[Any]) -> None:
+    """Another attempt, never half a call."""
+    event = upstream.answer([upstream.candidate(parts)])
+    with pytest.raises(UpstreamInvalid):
+        chat_of(upstream.unary(event))
+
+
 def test_usage_chunk_only_if_asked_for() -> None:
     """Without `include_usage` no chunk has a usage, but the log still knows it."""
     events = upstream.STREAMS["thoughts"]

@@ -18,6 +18,7 @@ from . import calls
 from .citations import annotations_of
 from .events import Candidate, FunctionCall, LogprobsResult, Part, TokenLogprob
 from .names import Asked
+from .open_calls import OpenCall
 
 Delta = dict[str, Any]
 
@@ -41,9 +42,9 @@ _FILTERED: Final = frozenset(
     }
 )
 # The model's output could not be read: another attempt may do better.
-_FAILED: Final = frozenset(
-    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE"}
-)
+_UNEXPECTED: Final = "UNEXPECTED_TOOL_CALL"
+_FAILED: Final = frozenset({"MALFORMED_FUNCTION_CALL", _UNEXPECTED, "MALFORMED_RESPONSE"})
+_NO_ARGS: Final = (b"", b"null", b"{}")
 _UNSIGNED: Final = "MISSING_THOUGHT_SIGNATURE"
 _UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
 
@@ -59,6 +60,7 @@ class Choice:
         self._reason: str | None = None
         self._text: list[str] = []
         self._ids: set[str] = set()
+        self._open: list[OpenCall] = []
         self._images = 0
         self._signature: str | None = None
         self._annotated: set[tuple[Any, ...]] = set()
@@ -103,14 +105,15 @@ class Choice:
         if candidate.citation_metadata is not None or candidate.grounding_metadata is not None:
             self._cite(candidate, delta)
         if candidate.finish_reason is not None and candidate.finish_reason != _UNFINISHED:
+            for call in self._open:
+                self._give(call, delta)
+            self._open.clear()
             self._finish(candidate, delta)
         return delta
 
     def _add_part(self, part: Part, delta: Delta) -> None:
         if part.function_call is not None:
-            if not self._ids or not self._asked.one_call:
-                made = self._call(part.function_call, part.thought_signature)
-                delta.setdefault("tool_calls", []).append(made)
+            self._take_call(part.function_call, part.thought_signature, delta)
             return
         if part.thought:
             if part.text:
@@ -127,24 +130,41 @@ class Choice:
             self._images += 1
             delta.setdefault("images", []).append(image)
 
-    def _call(self, function: FunctionCall, signature: str | None) -> dict[str, Any]:
+    def _take_call(self, part: FunctionCall, signature: str | None, delta: Delta) -> None:
+        """A call, the beginning of one, or a part of one that has begun."""
+        call = next((c for c in reversed(self._open) if c.is_continued_by(part)), None)
+        if call is not None:
+            call.add(part, signature)
+        elif part.name:
+            if self._open:
+                self._open[-1].end_if_unannounced()
+            self._open.append(OpenCall(part, signature))
+        elif part.partial_args or bytes(part.args).strip() not in _NO_ARGS:
+            raise UpstreamInvalid("Gemini sent arguments of a call that it never began")
+        # In order: a call is not given before those that began ahead of it.
+        while self._open and self._open[0].is_whole:
+            self._give(self._open.pop(0), delta)
+
+    def _give(self, call: OpenCall, delta: Delta) -> None:
+        if self._ids and self._asked.one_call:
+            return
         place = len(self._ids)
-        bare = function.id if function.id and calls.usable_id(function.id) else None
+        bare = call.id if call.id and calls.usable_id(call.id) else None
         if bare is None or bare in self._ids:
             bare = calls.invented_id(self._reply_id, self.index, place)
         self._ids.add(bare)
-        call: dict[str, Any] = {
+        made: dict[str, Any] = {
             "index": place,
-            "id": calls.make_id(bare, signature),
+            "id": calls.make_id(bare, call.signature),
             "type": "function",
             "function": {
-                "name": self._asked.name(function.name),
-                "arguments": _arguments(function),
+                "name": self._asked.name(call.name),
+                "arguments": _arguments(call.arguments(), call.name),
             },
         }
-        if signature:
-            call["extra_content"] = calls.extra_content(signature)
-        return call
+        if call.signature:
+            made["extra_content"] = calls.extra_content(call.signature)
+        delta.setdefault("tool_calls", []).append(made)
 
     def _cite(self, candidate: Candidate, delta: Delta) -> None:
         # A later piece may repeat what an earlier one cited.
@@ -158,7 +178,8 @@ class Choice:
     def _finish(self, candidate: Candidate, delta: Delta) -> None:
         reason = candidate.finish_reason
         why = f"{reason}: {candidate.finish_message}" if candidate.finish_message else reason
-        if reason in _FAILED:
+        # A call that Gemini found unexpected is the caller's to judge, if it is there.
+        if reason in _FAILED and not (reason == _UNEXPECTED and self._ids):
             raise UpstreamInvalid(f"Gemini's model failed to answer: {why}")
         if reason == _UNSIGNED:
             raise UpstreamRefusal(
@@ -169,17 +190,14 @@ class Choice:
         self._reason = reason
 
 
-def _arguments(function: FunctionCall) -> str:
+def _arguments(raw: bytes, name: str) -> str:
     """The arguments without insignificant white space, numbers as they came."""
-    raw = bytes(function.args)
-    if raw.strip() == b"null":
-        return "{}"
     try:
         text = msgspec.json.format(raw, indent=-1).decode()
     except (ValueError, RecursionError) as error:
         raise UpstreamInvalid(f"Gemini sent arguments that are no JSON: {error}") from error
     if not text.startswith("{"):
-        raise UpstreamInvalid(f"Gemini sent arguments that are no object for {function.name!r}")
+        raise UpstreamInvalid(f"Gemini sent arguments that are no object for {name!r}")
     return text
 
 

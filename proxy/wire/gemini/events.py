@@ -19,10 +19,24 @@ class Blob(msgspec.Struct, rename="camel"):
     data: str = ""
 
 
+class PartialArg(msgspec.Struct, rename="camel"):
+    """One value of a call's arguments; `nullValue` is null itself in protobuf's JSON."""
+
+    json_path: str = ""
+    string_value: str | None = None
+    number_value: int | float | None = None
+    bool_value: bool | None = None
+    null_value: Any = msgspec.UNSET
+
+
 class FunctionCall(msgspec.Struct, rename="camel"):
-    name: str
-    args: msgspec.Raw = msgspec.Raw(b"{}")
+    """`name` is missing in a part that continues a call."""
+
+    name: str | None = None
+    args: msgspec.Raw = msgspec.Raw(b"")
     id: str | None = None
+    partial_args: list[PartialArg] | None = None
+    will_continue: bool | None = None
 
 
 class Part(msgspec.Struct, rename="camel"):
@@ -30,6 +44,8 @@ class Part(msgspec.Struct, rename="camel"):
     thought: bool | None = None
     thought_signature: str | None = None
     function_call: FunctionCall | None = None
+    tool_call: msgspec.Raw = msgspec.Raw()
+    tool_response: msgspec.Raw = msgspec.Raw()
     inline_data: Blob | None = None
 
 

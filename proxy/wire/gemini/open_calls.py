@@ -1,0 +1,154 @@
+"""Function calls that arrive in several parts: `partialArgs` and `willContinue`.
+
+A part with the name opens a call; parts without one continue it, by id or else the last one. Each
+`partialArgs` entry puts one value at a JSON Path (RFC 9535, names and places only); text at the
+same path is joined. The call ends with a part that does not say `willContinue`, often an empty one.
+Source: google-genai 3.4 (types.FunctionCall, types.PartialArg), read 2026-11. A call is given to
+the caller when it is whole: values come in any order, so what came first need not be the beginning
+of the JSON text.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any, Final, cast
+
+import msgspec
+
+from ...errors import UpstreamInvalid
+from .events import FunctionCall, PartialArg
+
+_STEP: Final = re.compile(
+    r"""\.([^.\[\]]+)|\[(\d{1,6})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
+)
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
+class OpenCall:
+    """A call that has begun. `is_whole`: no further part of it was announced."""
+
+    def __init__(self, first: FunctionCall, signature: str | None) -> None:
+        self.name = first.name or ""
+        self.id = first.id
+        self.signature: str | None = None
+        self.is_whole = self._is_announced = False
+        self._args = b""  # as they came, while nothing else did
+        self._tree: dict[str, Any] | None = None
+        self.add(first, signature)
+        # A name alone may be the beginning of a call by a service that does not say so.
+        if not self._args and self._tree is None:
+            self.is_whole = False
+
+    def is_continued_by(self, part: FunctionCall) -> bool:
+        """Whether `part` goes on with this call; another call's has another id or a name."""
+        if self.is_whole:
+            return False
+        if part.id is not None and self.id is not None:
+            return part.id == self.id
+        return not part.name or (part.name == self.name and self._is_announced)
+
+    def add(self, part: FunctionCall, signature: str | None) -> None:
+        """Raises UpstreamInvalid for arguments that have no place in the call."""
+        self.signature = self.signature or signature
+        self.id = self.id or part.id
+        self._is_announced = part.will_continue is True
+        self.is_whole = not self._is_announced
+        args = bytes(part.args).strip()
+        if args not in (b"", b"null"):
+            if not self._args and self._tree is None:
+                self._args = args
+            else:
+                self._grown().update(_object(args))
+        for piece in part.partial_args or ():
+            self._put(piece)
+
+    def end_if_unannounced(self) -> None:
+        """Another call begins: what was a name alone is a call without arguments."""
+        self.is_whole = not self._is_announced
+
+    def arguments(self) -> bytes:
+        """The JSON object, numbers as they came where they came in one piece."""
+        if self._tree is None:
+            return self._args or b"{}"
+        return msgspec.json.encode(self._tree, enc_hook=_joined)
+
+    def _grown(self) -> dict[str, Any]:
+        if self._tree is None:
+            self._tree = _object(self._args) if self._args else {}
+        return self._tree
+
+    def _put(self, piece: PartialArg) -> None:
+        steps = _steps(piece.json_path)
+        node: Any = self._grown()
+        for step, following in pairwise(steps):
+            node = _below(node, step, [] if isinstance(following, int) else {})
+        last = steps[-1]
+        if piece.string_value is not None:
+            text = _below(node, last, _Text())
+            if not isinstance(text, _Text):
+                raise UpstreamInvalid(f"Gemini sent text where a value is, at {piece.json_path}")
+            text.pieces.append(piece.string_value)
+            return
+        value: Any
+        if piece.number_value is not None:
+            value = piece.number_value
+        elif piece.bool_value is not None:
+            value = piece.bool_value
+        elif piece.null_value is not msgspec.UNSET:
+            value = None
+        else:
+            return
+        if isinstance(node, list) and last == len(node):
+            node.append(value)
+        else:
+            _below(node, last, value)
+            node[last] = value
+
+
+class _Text:
+    """A string of which pieces come."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+
+def _joined(text: object) -> str:
+    return "".join(cast(_Text, text).pieces)
+
+
+def _object(args: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(args, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise UpstreamInvalid(f"Gemini sent arguments that are no object: {error}") from error
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    at = 1
+    while path[:1] == "$" and at < len(path):
+        found = _STEP.match(path, at)
+        if found is None:
+            break
+        name, place, single, double = found.groups()
+        quoted = single if single is not None else double
+        if place is not None:
+            steps.append(int(place))
+        else:
+            steps.append(name if name is not None else _ESCAPED.sub(r"\1", quoted))
+        at = found.end()
+    if not steps or at < len(path) or isinstance(steps[0], int):
+        raise UpstreamInvalid(f"Gemini sent arguments at {path[:200]!r}, which is no place")
+    return steps
+
+
+def _below(node: Any, step: str | int, made: Any) -> Any:
+    """What stands there, `made` put there if there is nothing."""
+    if isinstance(node, dict) and isinstance(step, str):
+        return node.setdefault(step, made)
+    if isinstance(node, list) and isinstance(step, int) and step <= len(node):
+        if step == len(node):
+            node.append(made)
+        return node[step]
+    raise UpstreamInvalid(f"Gemini sent arguments that contradict each other, at {step!r}")
