@@ -408,6 +408,41 @@ STREAMS: dict[str, list[Json]] = {
     "a call that Gemini did not expect": [
         answer([candidate([call("weather", {"city": "Bonn"})], finish="UNEXPECTED_TOOL_CALL")]),
     ],
+    "a search beside functions": [
+        answer(
+            [
+                candidate(
+                    [
+                        {
+                            "toolCall": {
+                                "toolType": "GOOGLE_SEARCH_WEB",
+                                "args": {"queries": ["weather Bonn"]},
+                                "id": "s-1",
+                            },
+                            "thoughtSignature": SIGNATURE,
+                        }
+                    ],
+                    finish=None,
+                )
+            ]
+        ),
+        answer(
+            [
+                candidate(
+                    [
+                        {
+                            "toolResponse": {
+                                "toolType": "GOOGLE_SEARCH_WEB",
+                                "response": {"search_suggestions": "<b>"},
+                                "id": "s-1",
+                            }
+                        },
+                        call("weather", {"city": "Bonn"}, id="fc-1", signature=SIGNATURE),
+                    ]
+                )
+            ]
+        ),
+    ],
     "the same id twice": [
         answer([candidate([call("a", {}, id="1"), call("a", {}, id="1")])]),
     ],

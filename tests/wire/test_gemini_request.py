@@ -34,6 +34,7 @@ from tests.wire.gemini_requests import (
     translate,
     user,
 )
+from tests.wire.gemini_rules import violations
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ CASES: dict[str, tuple[Any, Json | type[ProxyError] | None]] = {
     "stream": (True, None),
     "stream_options": ({"include_usage": True}, None),
     "audio": ({"voice": "alloy", "format": "wav"}, UnsupportedParameter),
+    "cache_control": ({"type": "ephemeral"}, None),
     "extra_body": (
         {
             "google": {
@@ -65,6 +67,7 @@ CASES: dict[str, tuple[Any, Json | type[ProxyError] | None]] = {
     "frequency_penalty": (0.5, {"generationConfig": {"frequencyPenalty": 0.5}}),
     "function_call": ("auto", UnsupportedParameter),
     "functions": ([{"name": "f"}], UnsupportedParameter),
+    "include_reasoning": (True, None),
     "logit_bias": ({"5": 1}, UnsupportedParameter),
     "logprobs": (True, {"generationConfig": {"responseLogprobs": True}}),
     "max_completion_tokens": (9, {"generationConfig": {"maxOutputTokens": 9}}),
@@ -74,28 +77,41 @@ CASES: dict[str, tuple[Any, Json | type[ProxyError] | None]] = {
         ["text", "image"],
         {"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}},
     ),
+    "models": (["a/b", "c/d"], None),
     "moderation": ({"model": "omni-moderation-latest"}, UnsupportedParameter),
     "n": (2, UnsupportedParameter),
     "parallel_tool_calls": (True, None),
     "prediction": ({"type": "content", "content": "x"}, None),
+    "preset": ("mine", None),
     "presence_penalty": (0.5, {"generationConfig": {"presencePenalty": 0.5}}),
     "prompt_cache_key": ("k", None),
     "prompt_cache_options": ({"mode": "implicit"}, None),
     "prompt_cache_retention": ("24h", None),
+    "provider": ({"order": ["x"]}, None),
+    "reasoning": (
+        {"effort": "low"},
+        {"generationConfig": {"thinkingConfig": {"includeThoughts": True, "thinkingLevel": "LOW"}}},
+    ),
     "reasoning_effort": (
         "low",
         {"generationConfig": {"thinkingConfig": {"includeThoughts": True, "thinkingLevel": "LOW"}}},
     ),
+    "reasoning_format": ("parsed", None),
     "response_format": (
         {"type": "json_object"},
         {"generationConfig": {"responseMimeType": "application/json"}},
     ),
+    "route": ("fallback", None),
     "safety_identifier": ("x", None),
     "seed": (2**31 + 5, {"generationConfig": {"seed": 5}}),
     "service_tier": ("flex", {"serviceTier": "flex"}),
     "stop": ("END", {"generationConfig": {"stopSequences": ["END"]}}),
     "store": (False, {"store": False}),
     "temperature": (0.2, {"generationConfig": {"temperature": 0.2}}),
+    "thinking": (
+        {"type": "adaptive"},
+        {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}},
+    ),
     "tool_choice": ("none", None),
     "tools": (
         [{"type": "function", "function": {"name": "now"}}],
@@ -104,6 +120,8 @@ CASES: dict[str, tuple[Any, Json | type[ProxyError] | None]] = {
     "top_k": (40, {"generationConfig": {"topK": 40}}),
     "top_logprobs": (3, None),
     "top_p": (0.9, {"generationConfig": {"topP": 0.9}}),
+    "transforms": (["middle-out"], None),
+    "usage": ({"include": True}, None),
     "user": ("u-1", None),
     "verbosity": ("low", None),
     "web_search_options": ({"search_context_size": "low"}, {"tools": [{"googleSearch": {}}]}),
@@ -135,7 +153,7 @@ def test_parameter_becomes_what_the_table_says(name: str) -> None:
     if fate.startswith("dropped"):
         assert expected is None
     for field in expected or ():
-        assert field in fate
+        assert field in fate or "as reasoning_effort" in fate
 
 
 def test_unknown_parameter_is_refused_by_name() -> None:
@@ -214,6 +232,97 @@ def test_reasoning_effort_of_a_model_that_does_not_think() -> None:
     assert config("gemini-2.0-flash", reasoning_effort="none") == {}
     assert refused("gemini-2.0-flash", reasoning_effort="low").param == "reasoning_effort"
     assert refused(reasoning_effort="very").param == "reasoning_effort"
+
+
+@pytest.mark.parametrize(
+    ("asked", "old", "new"),
+    [
+        ({"reasoning": {"effort": "high"}}, (True, 24576), "HIGH"),
+        ({"reasoning": {"enabled": True}}, (True, None), None),
+        ({"reasoning": {"enabled": False, "effort": "high"}}, (False, 0), "MINIMAL"),
+        ({"reasoning": {"max_tokens": 2000}}, (True, 2000), "LOW"),
+        ({"reasoning": {"max_tokens": 99_999}}, (True, 24576), "HIGH"),
+        ({"reasoning": {"effort": "medium", "exclude": True}}, (False, 8192), "MEDIUM"),
+        ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, (True, 24576), "HIGH"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 8000}}, (True, 8000), "MEDIUM"),
+        ({"thinking": {"type": "disabled"}}, (False, 0), "MINIMAL"),
+        ({"thinking": {"type": "adaptive"}}, (True, None), None),
+    ],
+)
+def test_other_vendors_words_for_thinking(
+    asked: Json, old: tuple[bool, int | None], new: str | None
+) -> None:
+    """OpenRouter's `reasoning` and Anthropic's `thinking`, in a pool of several kinds."""
+    shown, budget = old
+    rest: Json = {} if budget is None else {"thinkingBudget": budget}
+    thinks = {"includeThoughts": shown, **rest}
+    assert config("gemini-2.5-flash", **asked)["thinkingConfig"] == thinks
+    level = {} if new is None else {"thinkingLevel": new}
+    assert config("gemini-3-flash", **asked)["thinkingConfig"] == {
+        "includeThoughts": shown,
+        **level,
+    }
+
+
+def test_thinking_that_a_model_cannot_do_is_named() -> None:
+    """By the parameter that asked for it."""
+    assert refused(reasoning={"effort": "very"}).param == "reasoning.effort"
+    old = "gemini-2.0-flash"
+    assert refused(old, reasoning={"max_tokens": 5}).param == "reasoning.max_tokens"
+    assert config(old, reasoning={"enabled": False}, thinking={"type": "adaptive"}) == {}
+    assert config(old, thinking={"type": "adaptive"}) == {}
+
+
+SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "string"}}}
+FORMAT: Json = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+SEARCH: Json = {"web_search_options": {}}
+
+
+@pytest.mark.parametrize(
+    "beside", [{"tools": [TOOL]}, SEARCH, {"tools": [TOOL], "tool_choice": "none"}]
+)
+@pytest.mark.parametrize("wanted", [FORMAT, {"type": "json_object"}])
+def test_format_beside_tools(beside: Json, wanted: Json) -> None:
+    """Before Gemini 3 the pair is a 400 of Google's: the format is told instead."""
+    asked: Json = {
+        "messages": [{"role": "system", "content": "S"}, *HELLO],
+        "response_format": wanted,
+        **beside,
+    }
+    old = translate("gemini-2.5-flash", **asked)
+    assert violations(old, model="gemini-2.5-flash") == []
+    assert "generationConfig" not in old
+    first, told = old["systemInstruction"]["parts"]
+    assert first == {"text": "S"}
+    assert (json.dumps(SCHEMA, separators=(",", ":")) in told["text"]) == (wanted is FORMAT)
+    new = translate(**asked)
+    assert new["generationConfig"]["responseMimeType"] == "application/json"
+    assert new["systemInstruction"]["parts"] == [first]
+    asked.pop("tools", None)
+    asked.pop("tool_choice", None)
+    asked.pop("web_search_options", None)
+    alone = translate("gemini-2.5-flash", **asked)
+    assert alone["generationConfig"]["responseMimeType"] == "application/json"
+
+
+def test_functions_beside_a_search() -> None:
+    """From Gemini 3 on with the switch that they need; before, the pair is impossible."""
+    made = translate(tools=[TOOL], tool_choice="required", **SEARCH)
+    assert made["toolConfig"] == {
+        "functionCallingConfig": {"mode": "ANY"},
+        "includeServerSideToolInvocations": True,
+    }
+    assert len(made["tools"]) == 2
+    error = refused("gemini-2.5-flash", tools=[TOOL], **SEARCH)
+    assert (type(error), error.param) == (UnsupportedParameter, "web_search_options")
+    assert "before Gemini 3" in error.message
+    for model in ("gemini-2.5-flash", FLASH):
+        assert "toolConfig" not in translate(model, **SEARCH)
+
+
+def test_service_tier_of_groq_is_its_default() -> None:
+    """`on_demand` changes nothing."""
+    assert translate(service_tier="on_demand") == translate()
 
 
 def test_ignored_sampling_is_left_out() -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..call_ids import THOUGHT
@@ -28,6 +28,7 @@ from ..call_ids import THOUGHT
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
 MAX_SIGNATURE_IN_ID: Final = 8192
 
+_SERVER_KINDS: Final = ("toolCall", "toolResponse")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 _TO_URL: Final = str.maketrans("+/", "-_")
 _FROM_URL: Final = str.maketrans("-_", "+/")
@@ -81,13 +82,39 @@ def is_signature(text: str) -> bool:
     return bool(text)
 
 
-def extra_content(signature: str) -> dict[str, Any]:
-    """Google's extra field, on a tool call, a message or a delta."""
-    return {"google": {"thought_signature": signature}}
+def extra_content(signature: str | None, server_parts: Sequence[object] = ()) -> dict[str, Any]:
+    """Google's extra field, on a tool call, a message or a delta.
+
+    `server_parts` are the parts in which Gemini says what it did with tools of its own; from
+    Gemini 3 on they have to come back beside functions (/docs/tool-combination, 2026-11).
+    """
+    google: dict[str, Any] = {"thought_signature": signature} if signature else {}
+    if server_parts:
+        google["server_parts"] = server_parts
+    return {"google": google}
 
 
 def signature_in(extra: object) -> str | None:
     """The signature in an `extra_content` that a caller returned; None if there is none."""
-    google = extra.get("google") if isinstance(extra, Mapping) else None
-    signature = google.get("thought_signature") if isinstance(google, Mapping) else None
+    signature = _google(extra).get("thought_signature")
     return signature if isinstance(signature, str) and is_signature(signature) else None
+
+
+def server_parts_in(extra: object) -> list[dict[str, Any]]:
+    """The `server_parts` in an `extra_content` that a caller returned."""
+    parts = _google(extra).get("server_parts")
+    found = []
+    for part in parts if isinstance(parts, list) else ():
+        kinds = [kind for kind in _SERVER_KINDS if isinstance(part, dict) and kind in part]
+        if len(kinds) == 1 and isinstance(part[kinds[0]], dict):
+            made = {kinds[0]: part[kinds[0]]}
+            signature = part.get("thoughtSignature")
+            if isinstance(signature, str) and is_signature(signature):
+                made["thoughtSignature"] = signature
+            found.append(made)
+    return found
+
+
+def _google(extra: object) -> Mapping[str, Any]:
+    google = extra.get("google") if isinstance(extra, Mapping) else None
+    return google if isinstance(google, Mapping) else {}

@@ -106,6 +106,22 @@ class ToolChoice(msgspec.Struct):
     allowed_tools: AllowedTools | None = None
 
 
+class Reasoning(msgspec.Struct):
+    """OpenRouter's (openrouter.ai/docs/use-cases/reasoning-tokens)."""
+
+    effort: str | None = None
+    enabled: bool | None = None
+    exclude: bool | None = None
+    max_tokens: int | None = None
+
+
+class Thinking(msgspec.Struct):
+    """Anthropic's, which programs send to any model of a mixed pool."""
+
+    type: str
+    budget_tokens: int | None = None
+
+
 class Google(msgspec.Struct):
     thinking_config: dict[str, Any] | None = None
     cached_content: str | None = None
@@ -126,6 +142,7 @@ class Request(msgspec.Struct):
     n: int | None = None
     parallel_tool_calls: bool | None = None
     presence_penalty: float | None = None
+    reasoning: Reasoning | None = None
     reasoning_effort: str | None = None
     response_format: ResponseFormat | None = None
     seed: int | None = None
@@ -133,6 +150,7 @@ class Request(msgspec.Struct):
     stop: str | list[str] | None = None
     store: bool | None = None
     temperature: float | None = None
+    thinking: Thinking | None = None
     tool_choice: str | ToolChoice | None = None
     tools: list[Tool] | None = None
     top_k: int | None = None

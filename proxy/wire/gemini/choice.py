@@ -63,6 +63,7 @@ class Choice:
         self._open: list[OpenCall] = []
         self._images = 0
         self._signature: str | None = None
+        self._server_parts: list[Part] = []
         self._annotated: set[tuple[Any, ...]] = set()
 
     @property
@@ -80,12 +81,12 @@ class Choice:
 
     @property
     def closing(self) -> Delta:
-        """What goes with the finish reason: the text's signature, once, as the SDK's helper for
-        streams joins strings of the same field.
+        """What goes with the finish reason: the text's signature and what Gemini's own tools did;
+        once, as the SDK's helper for streams joins strings of the same field.
         """
-        if self._signature is None:
+        if self._signature is None and not self._server_parts:
             return {}
-        return {"extra_content": calls.extra_content(self._signature)}
+        return {"extra_content": calls.extra_content(self._signature, self._server_parts)}
 
     def block(self, reason: str) -> Delta:
         """The prompt was refused before anything was made."""
@@ -114,6 +115,9 @@ class Choice:
     def _add_part(self, part: Part, delta: Delta) -> None:
         if part.function_call is not None:
             self._take_call(part.function_call, part.thought_signature, delta)
+            return
+        if part.tool_call or part.tool_response:
+            self._server_parts.append(part)
             return
         if part.thought:
             if part.text:

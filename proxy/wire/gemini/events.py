@@ -39,13 +39,15 @@ class FunctionCall(msgspec.Struct, rename="camel"):
     will_continue: bool | None = None
 
 
-class Part(msgspec.Struct, rename="camel"):
+class Part(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`toolCall` and `toolResponse`: what Gemini's own tools were asked, and what they said."""
+
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
     function_call: FunctionCall | None = None
-    tool_call: msgspec.Raw = msgspec.Raw()
-    tool_response: msgspec.Raw = msgspec.Raw()
+    tool_call: dict[str, Any] | None = None
+    tool_response: dict[str, Any] | None = None
     inline_data: Blob | None = None
 
 

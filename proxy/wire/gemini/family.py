@@ -71,6 +71,11 @@ class Family(NamedTuple):
         return self.version >= (3, 0)
 
     @property
+    def combines_tools(self) -> bool:
+        """Whether functions go with Gemini's own tools, and with a response format."""
+        return self.version >= (3, 0)
+
+    @property
     def fetches_urls(self) -> bool:
         """Whether `fileData` may hold any public https URL (docs/file-input-methods)."""
         return self.version >= (2, 5)
@@ -87,6 +92,15 @@ class Family(NamedTuple):
     def sampling(self) -> bool:
         """Whether temperature, topP and topK do anything: from 3.6 on they are ignored."""
         return self.version < (3, 6) and (self.version, self.kind) != ((3, 5), "flash-lite")
+
+    def effort_of(self, budget: int) -> str:
+        """The `reasoning_effort` whose budget comes next to one in tokens."""
+        return next((name for name in ("low", "medium") if budget <= 2 * _BUDGETS[name]), "high")
+
+    def budget(self, tokens: int) -> int:
+        """`thinkingBudget` of Gemini 2.5 for a caller's own number of tokens."""
+        budgets = _PRO_BUDGETS if self.kind == "pro" else _BUDGETS
+        return max(budgets["none"], min(tokens, budgets["max"]))
 
     def thinking_config(self, effort: str) -> dict[str, object]:
         """`thinkingConfig` for an OpenAI `reasoning_effort`, one of EFFORTS.

@@ -17,7 +17,7 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from . import chat, schema
-from .family import family_of
+from .family import Family, family_of
 from .generation import generation_config
 from .names import wire_name
 from .turns import turns_of
@@ -31,46 +31,62 @@ PARAMETERS: Final[dict[str, str]] = {
     "stream_options": "the usage chunk is made here",
     "messages": "contents, systemInstruction",
     "audio": "400",
+    "cache_control": "dropped: Gemini caches by itself",
     "extra_body": "google.thinking_config: generationConfig.thinkingConfig; "
     "google.cached_content: cachedContent",
     "frequency_penalty": _GC + "frequencyPenalty; 400 from Gemini 4 on",
     "function_call": "400: use tool_choice",
     "functions": "400: use tools",
+    "include_reasoning": "dropped: OpenRouter's",
     "logit_bias": "400 unless empty",
     "logprobs": _GC + "responseLogprobs",
     "max_completion_tokens": _GC + "maxOutputTokens",
     "max_tokens": _GC + "maxOutputTokens, unless max_completion_tokens is given",
     "metadata": "dropped: it labels stored chats only",
     "modalities": _GC + "responseModalities (text, image); 400 for audio",
+    "models": "dropped: OpenRouter's",
     "moderation": "400",
     "n": _GC + "candidateCount; 400 for n > 1 from Gemini 3 on",
     "parallel_tool_calls": "false: of several calls only the first is given",
     "prediction": "dropped: it speeds up, and changes no answer",
+    "preset": "dropped: OpenRouter's",
     "presence_penalty": _GC + "presencePenalty; 400 from Gemini 4 on",
     "prompt_cache_key": "dropped: Gemini caches by itself",
     "prompt_cache_options": "dropped: Gemini caches by itself",
     "prompt_cache_retention": "dropped: Gemini caches by itself",
+    "provider": "dropped: OpenRouter's",
+    "reasoning": "as reasoning_effort; max_tokens: thinkingBudget for 2.5; OpenRouter's",
     "reasoning_effort": _GC + "thinkingConfig: thinkingLevel from Gemini 3 on, thinkingBudget for "
     "2.5; 400 for models that don't think",
-    "response_format": _GC + "responseMimeType, generationConfig.responseJsonSchema",
+    "reasoning_format": "dropped: Groq's",
+    "response_format": _GC
+    + "responseMimeType, generationConfig.responseJsonSchema; before Gemini 3 "
+    "an instruction beside tools",
+    "route": "dropped: OpenRouter's",
     "safety_identifier": "dropped: Gemini has no place for it",
     "seed": _GC + "seed",
-    "service_tier": "serviceTier (flex, priority; default is standard); dropped if auto; else 400",
+    "service_tier": "serviceTier (flex, priority; default is standard); dropped if auto or "
+    "on_demand; else 400",
     "stop": _GC + "stopSequences",
     "store": "store: whether Google logs the request",
     "temperature": _GC + "temperature; dropped from Gemini 3.6 on, which ignores it",
+    "thinking": "as reasoning_effort; Anthropic's",
     "tool_choice": "toolConfig.functionCallingConfig",
     "tools": "tools[].functionDeclarations",
     "top_k": _GC + "topK; dropped from Gemini 3.6 on, which ignores it",
     "top_logprobs": _GC + "logprobs",
     "top_p": _GC + "topP; dropped from Gemini 3.6 on, which ignores it",
+    "transforms": "dropped: OpenRouter's",
+    "usage": "dropped: OpenRouter's",
     "user": "dropped: Gemini has no place for it",
     "verbosity": "dropped: a hint",
-    "web_search_options": "tools[].googleSearch",
+    "web_search_options": "tools[].googleSearch; 400 beside functions before Gemini 3",
 }
 
 _REFUSED: Final = frozenset(name for name, fate in PARAMETERS.items() if fate.startswith("400"))
+_encode: Final = msgspec.json.Encoder().encode
 _NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
+_NO_TIER: Final = ("auto", "on_demand")  # the second is Groq's
 _TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
 
 
@@ -93,13 +109,18 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     _refuse_unknown(present)
     try:
         turns = turns_of(asked.messages, family=family)
-        request: dict[str, Any] = {"contents": turns.contents}
-        if turns.system:
-            request["systemInstruction"] = {"parts": turns.system}
+        tools = _tools(asked, family)
         config = generation_config(asked, family)
+        system = turns.system
+        if tools and not family.combines_tools:
+            # "Function calling with a response mime type is unsupported": so it is told.
+            system = system + _told_format(asked, config)
+        request: dict[str, Any] = {"contents": turns.contents}
+        if system:
+            request["systemInstruction"] = {"parts": system}
         if config:
             request["generationConfig"] = config
-        request.update(_tools(asked))
+        request.update(tools)
         request.update(_account(asked))
         return msgspec.json.encode(request)
     except RecursionError as error:
@@ -116,17 +137,37 @@ def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
             raise chat.unsupported(name, PARAMETERS[name].partition(": ")[2])
 
 
-def _tools(asked: chat.Request) -> dict[str, Any]:
+def _told_format(asked: chat.Request, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take the format out of the configuration; returns it as an instruction."""
+    if config.pop("responseMimeType", None) is None:
+        return []
+    told = "Answer with JSON and nothing else, no prose, no code fence, unless you call a function."
+    config.pop("responseJsonSchema", None)
+    wanted = asked.response_format
+    if wanted is not None and wanted.json_schema is not None:
+        told += f" It follows this JSON Schema: {_encode(wanted.json_schema.schema or {}).decode()}"
+    return [{"text": told}]
+
+
+def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
     """`tools` and `toolConfig`."""
     declared = [_declaration(place, tool) for place, tool in enumerate(asked.tools or ())]
     tools: list[dict[str, Any]] = [{"functionDeclarations": declared}] if declared else []
-    if asked.web_search_options is not None:
-        tools.append({"googleSearch": {}})
-    found: dict[str, Any] = {"tools": tools} if tools else {}
+    config: dict[str, Any] = {}
     calling = _calling(asked.tool_choice, {function["name"] for function in declared})
     if calling is not None:
-        found["toolConfig"] = {"functionCallingConfig": calling}
-    return found
+        config["functionCallingConfig"] = calling
+    if asked.web_search_options is not None:
+        tools.append({"googleSearch": {}})
+        if declared:
+            if not family.combines_tools:
+                raise chat.unsupported(
+                    "web_search_options", "before Gemini 3 it searches or calls functions, not both"
+                )
+            # What it searched comes back in the answer, and has to be in the next request.
+            config["includeServerSideToolInvocations"] = True
+    found: dict[str, Any] = {"tools": tools} if tools else {}
+    return {**found, "toolConfig": config} if config else found
 
 
 def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
@@ -182,7 +223,7 @@ def _account(asked: chat.Request) -> dict[str, Any]:
     """What concerns the account and not the answer: tier, logging, a cached prompt."""
     found: dict[str, Any] = {}
     tier = asked.service_tier
-    if tier is not None and tier != "auto":
+    if tier is not None and tier not in _NO_TIER:
         if tier not in _TIERS:
             raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
         found["serviceTier"] = _TIERS[tier]

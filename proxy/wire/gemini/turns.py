@@ -140,6 +140,8 @@ class _Builder:
         signature = calls.signature_in(message.extra_content)
         if parts and signature is not None:
             parts[-1]["thoughtSignature"] = signature
+        if self._family.combines_tools:
+            parts = calls.server_parts_in(message.extra_content) + parts
         if not parts and not message.tool_calls:
             return
         last = self._turns[-1] if self._turns else None

@@ -1,0 +1,73 @@
+"""Conversations from anywhere, as requests that Gemini takes: by its rules, by its SDK's types."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.wire.gemini.request import to_request
+from tests import gemini_upstream as upstream
+from tests.wire.gemini_chat import Json, chat_of, chunks_of, join
+from tests.wire.gemini_requests import HELLO, result, translate
+from tests.wire.gemini_rules import violations
+from tests.wire.histories import conversations
+
+MODELS = ["gemini-2.5-flash", "gemini-3.5-flash", "gemini-flash-latest"]
+
+
+def check(request: Json, model: str) -> None:
+    made = upstream.read_request(to_request(json.dumps(request).encode(), model=model, stream=True))
+    assert violations(made, model=model) == []
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversations(), st.sampled_from(MODELS))
+def test_conversations_are_taken(request: Json, model: str) -> None:
+    """None is refused, and none breaks a rule."""
+    check(request, model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversations(), st.sampled_from(MODELS))
+def test_ten_thousand_conversations_are_taken(request: Json, model: str) -> None:
+    """The same, for long."""
+    check(request, model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("name", upstream.STREAMS)
+def test_every_answer_is_taken_back(name: str, keeps: bool, model: str) -> None:
+    """What was given out, unary or streamed, in the next request; fields kept or dropped."""
+    events = upstream.STREAMS[name]
+    for answer in (
+        chat_of(upstream.unary(upstream.joined(events))),
+        join(chunks_of([upstream.payloads(events)])),
+    ):
+        message = {"role": "assistant", **answer["choices"][0]["message"]}
+        made = message.get("tool_calls", [])
+        if not keeps:
+            known = ("role", "content", "tool_calls", "refusal")
+            message = {field: message[field] for field in known if field in message}
+            made = [{k: v for k, v in call.items() if k != "extra_content"} for call in made]
+            message |= {"tool_calls": made} if made else {}
+        results = [result(call["id"], "done") for call in made]
+        request = translate(model, messages=[*HELLO, message, *results])
+        assert violations(request, model=model) == []
+        given_out = [part for event in events for part in parts_of(event)]
+        if keeps and model != MODELS[0]:
+            sent = [part for turn in request["contents"] for part in turn["parts"]]
+            for part in given_out:
+                if part.keys() & {"toolCall", "toolResponse"}:
+                    assert part in sent
+
+
+def parts_of(event: Json) -> list[Json]:
+    """The parts of the first candidate."""
+    candidates = event.get("candidates", [])[:1]
+    return [part for one in candidates for part in one["content"].get("parts", [])]
