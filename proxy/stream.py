@@ -15,12 +15,12 @@ from typing import Protocol
 
 from . import shortage
 from .clients.base import ChunkTranslator, Reply
-from .errors import CallerGone, ProxyError, UpstreamError, UpstreamTimeout
+from .errors import CallerGone, ProxyError, UpstreamError, UpstreamRefusal, UpstreamTimeout
 from .lost import LOST
 from .record import Record
 from .watch import Clock
-from .wire.openai import Usage, error_event
-from .wire.sse import DONE, KEEP_ALIVE, SseDecoder, encode
+from .wire.openai import Usage, error_event, read_named_error
+from .wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
 
 
 class Relay:
@@ -77,11 +77,21 @@ class Relay:
             if not data:
                 chunks += translator.finish()
                 self.is_over = True
-        except UpstreamError as error:
+        except (UpstreamError, NamedError) as error:
+            self._failure = self._told(error.data) if isinstance(error, NamedError) else error
             if not chunks:
-                raise
-            self._failure = error
+                raise self._failure  # noqa: B904 -- itself, or what the event's name stands for
         return chunks
+
+    def _told(self, data: bytes) -> UpstreamError:
+        """The error in an event that is named so: in the upstream's words if it is one to it."""
+        try:
+            self._translator.feed([data])
+        except UpstreamRefusal as error:
+            return error
+        except UpstreamError:
+            pass
+        return read_named_error(data)
 
 
 class Finished:

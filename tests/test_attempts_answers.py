@@ -19,8 +19,10 @@ from tests.dispatch_tools import Stage, body_of
 from tests.upstream import (
     HANG,
     RESET,
+    Json,
     Reply,
     chat,
+    chunk,
     error,
     error_object,
     events,
@@ -114,6 +116,18 @@ def test_error_in_a_success_is_like_its_code(
     assert stage.state_of("a")["state"] == state
 
 
+@pytest.mark.parametrize("body", [{"choices": None, "id": ""}, {"choices": []}, {}])
+def test_success_without_a_choice_moves_on(body: Json) -> None:
+    """Like 502: the next client; counted against `request-retry`."""
+    stage = Stage([json_reply(body)], [OK], request_retry=1)
+    assert stage.ask() == body_of(OK)
+    assert stage.sent_to == "ab"
+    assert stage.state_of("a")["failures"] == 1
+    stage = Stage([json_reply(body)], request_retry=0)
+    with pytest.raises(UpstreamInvalid, match="has no choices"):
+        stage.ask()
+
+
 def test_error_beside_choices_is_an_answer() -> None:
     """2xx with `error` and `choices`: what the model said is not thrown away."""
     reply = json_reply({"choices": [{"index": 0}], "error": {"message": "cut", "code": 502}})
@@ -124,7 +138,11 @@ def test_error_beside_choices_is_an_answer() -> None:
     ("reply", "kind"),
     [
         (events(error_object("Hidden.", code=503)), UpstreamRefusal),
-        (events("[DONE]"), UpstreamTruncated),
+        (events("[DONE]"), UpstreamInvalid),
+        (events(chunk(None, usage={"prompt_tokens": 1}), "[DONE]"), UpstreamInvalid),
+        (events(chunk(None, usage={"prompt_tokens": 1})), UpstreamTruncated),
+        (events(b"event: error\ndata: overloaded\n\n"), UpstreamRefusal),
+        (events({"object": "error", "message": "m", "code": 503}), UpstreamRefusal),
         (events(b": nothing\n\n"), UpstreamTruncated),
         (json_reply(error_object("Hidden.", code=503)), UpstreamRefusal),
         (Reply([b"<html>"], headers=[("Content-Type", "text/html")]), UpstreamTruncated),

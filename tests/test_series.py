@@ -248,7 +248,7 @@ def test_upstream_that_breaks_after_its_prompt_was_opened_is_rested() -> None:
 def test_answer_without_choices_is_an_error() -> None:
     """Never a completion that lacks a prompt's answer."""
     with pytest.raises(UpstreamInvalid):
-        ask(Stage([chat("a"), chat()]))
+        ask(Stage([chat("a"), chat()], request_retry=0))
 
 
 # What no client could serve

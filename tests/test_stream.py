@@ -222,6 +222,11 @@ def test_stream_cut_off_ends_in_an_error_event(rest: bytes) -> None:
         (encode([b'{"error":{"message":"m","code":"overloaded"}}']), "overloaded"),
         (encode([b'{"error":{"message":"m"}}']), "502"),
         (b"data: " + b"x" * 20_000, "upstream_too_large"),
+        (b"event: error\ndata: busy\n\n", "502"),
+        (b'event: error\ndata: {"message":"m","code":"overloaded"}\n\n', "overloaded"),
+        (b"event: error\ndata: [DONE]\n\n", "502"),
+        (b'event: error\ndata: {"choices":[]}\n\n', "502"),
+        (encode([b'{"object":"error","message":"m","code":400}']), "400"),
     ],
 )
 def test_failure_after_the_first_event_is_an_error_event(

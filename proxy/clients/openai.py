@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from ..config import ClientConfig
@@ -16,6 +17,8 @@ from ..wire.model_list import read_list, read_text
 from .base import ChunkTranslator, Client, Reply, read_whole
 from .reply import SocketReply
 from .transport import Transport
+
+log = logging.getLogger("proxy.clients")
 
 # A model list of 10,000 entries is about 1.5 MB (OpenRouter's, with prices, in 2026).
 MAX_LIST_BYTES = 32 * 1024 * 1024
@@ -33,6 +36,7 @@ class OpenAIClient(Client):
         super().__init__(config)
         self._strips_ids = strips_ids
         self._transport = transport
+        self._has_warned = False  # of streams that end without a finish_reason
         self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
         key = config.key.reveal()
         lines = {"User-Agent": USER_AGENT}
@@ -88,7 +92,17 @@ class OpenAIClient(Client):
         return body, wire.read_answer(body)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
-        return wire.ChunkStream()
+        body = request.body
+        if isinstance(request, PromptRequest) and self.is_native(request):
+            body = request.native
+        return wire.ChunkStream(
+            lambda: wire.choices_asked(body), on_bare_end=self._warn_of_bare_end
+        )
+
+    def _warn_of_bare_end(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("%s ends streams with [DONE] but without any finish_reason", self.label)
 
     def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
         reply = self._transport.send(self._list_head, b"", caller=caller, deadline=deadline)

@@ -2,7 +2,8 @@
 
 The standard: html.spec.whatwg.org, "Server-sent events", 9.2.6. An event here is the payload of its
 `data:` fields; `event:`, `id:`, `retry:` and comments are dropped, because the official OpenAI SDKs
-mistake some of them for data (openai-python parses an empty string after a data-less event).
+mistake some of them for data (openai-python parses an empty string after a data-less event). Of all
+names only `error` is told: it makes an error of data that does not look like one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ KEEP_ALIVE = b": keep-alive\n\n"
 _BOM = b"\xef\xbb\xbf"
 
 
+class NamedError(Exception):
+    """An event that is named `error`, whatever its data: nothing that follows it is read."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+
 class SseDecoder:
     """Events out of a stream of bytes, however it is cut and whatever ends its lines."""
 
@@ -27,7 +36,8 @@ class SseDecoder:
         self._started = False
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """The events that end in `data`; raises UpstreamTooLarge after those that came before.
+        """The events that end in `data`; after those that came before raises UpstreamTooLarge,
+        or NamedError at an event of that name.
 
         Lazy: exhaust it before the next call.
         """
@@ -68,7 +78,8 @@ class SseDecoder:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
         rest = bytes(self._pending)
         self._pending.clear()
-        return [DONE] if self._event(rest).strip() == DONE else []
+        self._limit(len(rest))
+        return [DONE] if _read(rest)[0].strip() == DONE else []
 
     def _limit(self, size: int) -> None:
         if size > self._max_event_bytes:
@@ -98,12 +109,23 @@ class SseDecoder:
         self._limit(len(block))
         if block[:5] == b"data:" and b"\n" not in block:
             return block[6:] if block[5:6] == b" " else block[5:]
-        values = []
-        for line in block.split(b"\n"):
-            name, _, value = line.partition(b":")
-            if name == b"data":
-                values.append(value[1:] if value[:1] == b" " else value)
-        return b"\n".join(values)
+        data, name = _read(block)
+        if name == b"error":
+            raise NamedError(data)
+        return data
+
+
+def _read(block: bytes) -> tuple[bytes, bytes]:
+    """The data of an event, and its name."""
+    values = []
+    event = b""
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            values.append(value[1:] if value[:1] == b" " else value)
+        elif name == b"event":
+            event = value.strip()
+    return b"\n".join(values), event
 
 
 def encode(events: Sequence[bytes]) -> bytes:

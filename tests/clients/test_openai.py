@@ -84,6 +84,28 @@ def test_request_has_our_headers_and_the_upstreams_model(
     assert "0123456789" not in repr(client)
 
 
+def test_end_without_a_finish_reason_is_warned_of_once(
+    make_client: Callable[..., OpenAIClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Per client."""
+    for _ in range(2):
+        client = make_client()
+        for _ in range(3):
+            stream = client.chunks(read_request(BODY))
+            stream.feed([b'{"choices":[{"index":0}]}', b"[DONE]"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert client.label in caplog.text
+
+
+def test_choices_asked_for_are_the_requests(make_client: Callable[..., OpenAIClient]) -> None:
+    """Chat's own `n`."""
+    finished = b'{"choices":[{"index":0,"finish_reason":"stop"}]}'
+    for n, done in ((1, True), (2, False)):
+        stream = make_client().chunks(read_request(b'{"model":"m","messages":[1],"n":%d}' % n))
+        stream.feed([finished])
+        assert stream.done is done
+
+
 def test_model_of_the_same_name_leaves_the_body_untouched(
     plain: Upstream, make_client: Callable[..., OpenAIClient]
 ) -> None:

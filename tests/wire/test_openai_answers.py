@@ -14,13 +14,16 @@ from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, Upstre
 from proxy.wire.openai import (
     ChunkStream,
     Usage,
+    choices_asked,
     chunks_of,
     error_event,
     read_answer,
     read_error,
+    read_named_error,
     read_object,
 )
 from proxy.wire.openai.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS
+from proxy.wire.openai.stream import MAX_HELD_BYTES
 from proxy.wire.surrogates import encode
 from tests.upstream import chat, chunk, tool_calls
 from tests.wire import cases
@@ -38,7 +41,34 @@ def test_answer_tells_its_usage() -> None:
     assert read_answer(b'{"choices":[{}],"usage":{"prompt_tokens":1}}') == Usage(1, None)
     for odd in (b"null", b"5", b'{"prompt_tokens":"many"}', b'{"prompt_tokens":1e999}'):
         assert read_answer(b'{"choices":[{}],"usage":%b}' % odd) is None
-    assert read_answer(b"{}") is None
+    assert read_answer(b'{"choices":[{}]}') is None
+
+
+NO_ANSWERS = [
+    b"{}",
+    b'{"id":"","choices":null,"base_resp":{"status_code":1002,"status_msg":"rate limit"}}',
+    b'{"id":null,"choices":null,"created":1,"model":null,"object":null,"usage":null}',
+    b'{"choices": [ ],"usage":{"prompt_tokens":1}}',
+    b'{"choices":{"0":{}}}',
+    b'{"choices":[null]}',
+    b'{"choices":["stop"]}',
+    b'{"choices":"[{}]"}',
+    b'{"object":"text_completion","choices":[]}',
+]
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS)
+def test_success_without_a_choice_is_no_answer(body: bytes) -> None:
+    """Unary, as a stream of one body, and as an event of a stream: like 502."""
+    for read in (read_answer, chunks_of):
+        with pytest.raises(UpstreamInvalid, match="has no choices"):
+            read(body)
+    found = ChunkStream()
+    assert found.feed([body]) == []
+    with pytest.raises(UpstreamInvalid, match="has no choices"):
+        found.feed([b"[DONE]"])
+    with pytest.raises(UpstreamTruncated):
+        found.finish()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +104,57 @@ HIDDEN: dict[str, tuple[bytes, int, str | None]] = {
     "no choices": (b'{"choices": [ ],"error":{"code":500}}', 500, "500"),
     "surrogate": (rb'{"error":{"code":400,"message":"\ud83d"}}', 400, "400"),
 }
+# Error objects without an envelope: vLLM's, FastChat's.
+BARE: dict[str, tuple[bytes, int]] = {
+    "vllm": (b'{"object":"error","message":"m","type":"BadRequestError","code":400}', 400),
+    "fastchat": (b'{"object":"error","message":"m","code":50001}', 502),
+    "spaced": (b'{"choices": [], "object" : "error", "message": "m", "code": "429"}', 429),
+    "mute": (b'{"object":"error"}', 502),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_object_that_is_called_an_error_is_one(name: str) -> None:
+    """In an answer and in an event, first or later; it leaves in the envelope."""
+    body, status = BARE[name]
+    later = ChunkStream()
+    later.feed([b'{"choices":[{"index":0}]}'])
+    for read in (
+        read_answer, chunks_of, lambda event: ChunkStream().feed([event]),
+        lambda event: later.feed([event]),
+    ):  # fmt: skip
+        with pytest.raises(UpstreamRefusal) as caught:
+            read(body)
+        assert caught.value.status == status
+        assert json.loads(caught.value.envelope()) == {"error": json.loads(body)}
+
+
+def test_what_only_mentions_an_error_is_none() -> None:
+    """The word in a text, a name or another field."""
+    for event in (
+        b'{"choices":[{"index":0,"delta":{"content":"error"}}],"object":"error"}',
+        b'{"object":"chat.completion.chunk","x":"error","choices":[]}',
+        b'{"object":["error"]}',
+    ):
+        ChunkStream().feed([event])
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"", 502, "the upstream answered 502 without a body"),
+        (b"overloaded", 502, "overloaded"),
+        (b'"overloaded"', 502, '"overloaded"'),
+        (b'{"message":"m","code":429}', 429, "m"),
+        (b'[{"error":{"message":"m"}}]', 502, '[{"error":{"message":"m"}}]'),
+        (b'{"detail":"m"}', 502, "the upstream answered 502"),
+    ],
+)
+def test_event_named_error_is_one_whatever_its_data(data: bytes, status: int, message: str) -> None:
+    """With the status that it tells, else like 502."""
+    found = read_named_error(data)
+    assert (found.status, found.message) == (status, message)
+    assert isinstance(json.loads(found.envelope())["error"], dict)
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -102,7 +183,8 @@ def test_no_error_is_no_error(error: bytes) -> None:
     """Some always send the field."""
     body = b'{"error":%b,"choices":[{"index":0,"finish_reason":"stop"}]}' % error
     read_answer(body)
-    read_answer(b'{"error":%b}' % error)
+    with pytest.raises(UpstreamInvalid, match="has no choices"):
+        read_answer(b'{"error":%b}' % error)
     assert ChunkStream().feed([body]) == [body]
 
 
@@ -182,8 +264,27 @@ ODD: list[bytes] = [
 def test_chunk_passes_as_it_came(event: bytes) -> None:
     """Also halves of characters, and types that are not OpenAI's."""
     found = ChunkStream()
-    assert found.feed([event, event]) == [event, event]
+    opening = dump(chunk({"content": "a"}))
+    assert found.feed([opening, event, event]) == [opening, event, event]
+    assert found.feed([event]) == [event]
     assert not found.done
+
+
+def test_chunks_before_the_first_choice_wait_for_it() -> None:
+    """Azure's filter results: in order, and not lost; up to a bound."""
+    before = [b'{"choices":[],"prompt_filter_results":[%d]}' % at for at in range(3)]
+    opening = dump(chunk({"content": "a"}))
+    found = ChunkStream()
+    assert found.feed(before[:2]) == found.feed(before[2:]) == []
+    assert found.feed([opening]) == [*before, opening]
+    assert found.feed(before) == before
+    large = [b'{"x":"%b"}' % (b"x" * MAX_HELD_BYTES)]
+    bounded = ChunkStream()
+    bounded.feed(before)
+    assert bounded.feed(large) == before + large
+    assert bounded.feed(before) == before
+    with pytest.raises(UpstreamInvalid, match="has no choices"):
+        bounded.feed([b"[DONE]"])
 
 
 @pytest.mark.parametrize("event", [b"x", b"[1]", b"null", b'"a"', b"{", b"{}x", b'{"a":' * 100_000])
@@ -238,6 +339,56 @@ def test_stream_is_done_when_every_choice_has_finished(
             found.finish()
 
 
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        (b"{}", 1),
+        (b'{"n":null}', 1),
+        (b'{"n":3}', 3),
+        (b'{"n":0}', 1),
+        (b'{"n":"3"}', 1),
+        (b'{"n":2,"prompt":"p"}', 2),
+        (b'{"n":2,"prompt":["p","q"]}', 4),
+        (b'{"prompt":[1,2,3]}', 1),
+        (b'{"prompt":[[1,2],[3]]}', 2),
+        (b'{"prompt":[]}', 1),
+        (b'{"n":1e999}', 1),
+        (b"[]", 1),
+    ],
+)
+def test_choices_that_were_asked_for(body: bytes, asked: int) -> None:
+    """`n` for each prompt."""
+    assert choices_asked(body) == asked
+
+
+def test_stream_without_done_lacks_no_choice_that_was_asked_for() -> None:
+    """One finished of two is half an answer; with [DONE] it is the upstream's own word."""
+    first = dump({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    second = dump({"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]})
+    found = ChunkStream(lambda: 2)
+    found.feed([first])
+    assert not found.done
+    with pytest.raises(UpstreamTruncated):
+        found.finish()
+    found.feed([second])
+    assert found.done
+    assert found.finish() == []
+    marked = ChunkStream(lambda: 2)
+    marked.feed([first, b"[DONE]"])
+    assert marked.ended
+
+
+@pytest.mark.parametrize(("finish", "bare"), [(None, 1), ("", 1), ("stop", 0)])
+def test_end_mark_without_a_finish_reason_is_whole_and_told(finish: str | None, bare: int) -> None:
+    """The upstream's own word."""
+    told: list[None] = []
+    found = ChunkStream(on_bare_end=lambda: told.append(None))
+    event = dump({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": finish}]})
+    assert found.feed([event, b"[DONE]"]) == [event]
+    assert found.ended
+    assert len(told) == bare
+
+
 def test_stream_tells_its_usage() -> None:
     """The last that came."""
     found = ChunkStream()
@@ -268,6 +419,21 @@ def test_tool_calls_get_their_index() -> None:
     body = tool_calls(("f", {"a": 1}), ("g", {})).wire_bytes().partition(b"\r\n\r\n")[2]
     calls = json.loads(chunks_of(body)[0])["choices"][0]["delta"]["tool_calls"]
     assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "f"), (1, "g")]
+
+
+def test_malformed_calls_are_left_out_of_a_stream() -> None:
+    """What is no object among them, or in their place."""
+    for calls in (b'[5,null,{"id":"a"},"x"]', b"5", b'{"a":1}', b"null", b'"x"'):
+        body = b'{"choices":[{"message":{"content":"a","tool_calls":%b}}]}' % calls
+        delta = json.loads(chunks_of(body)[0])["choices"][0]["delta"]
+        if calls.startswith(b"["):
+            assert delta["tool_calls"] == [{"index": 2, "id": "a"}]
+        assert delta["content"] == "a"
+    for message in (b"5", b"null", b"[]"):
+        [first] = chunks_of(b'{"choices":[{"message":%b}]}' % message)
+        assert json.loads(first)["choices"][0]["delta"] == {}
+    [first] = chunks_of(b'{"choices":[{"message":{"content":"a"}},5,null]}')
+    assert len(json.loads(first)["choices"]) == 1
 
 
 def test_surrogates_survive_the_change_to_a_stream() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import UpstreamTooLarge
-from proxy.wire.sse import DONE, KEEP_ALIVE, SseDecoder, encode
+from proxy.wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
 from tests.wire import cases
 
 BOM = b"\xef\xbb\xbf"
@@ -53,6 +53,8 @@ READ: dict[str, tuple[bytes, list[bytes]]] = {
     "nearly done": (b"data: [DONE", []),
     "done in a longer event": (b"data: a\ndata: [DONE]", []),
     "keep-alive": (KEEP_ALIVE + b"data: a\n\n" + KEEP_ALIVE, [b"a"]),
+    "other names": (b"event: message\ndata: a\n\nevent: errors\ndata: b\n\n", [b"a", b"b"]),
+    "unfinished error": (b"data: a\n\nevent: error\ndata: [DONE", [b"a"]),
     "cr at the end": (b"data: a\n\r", [b"a"]),
 }
 ALL = WRITTEN | READ
@@ -69,6 +71,25 @@ def feed_into(found: list[bytes], pieces: Iterable[bytes], *, max_event_bytes: i
     for piece in pieces:
         found.extend(decoder.feed(piece))
     return decoder
+
+
+@pytest.mark.parametrize(
+    ("block", "data"),
+    [
+        (b"event: error\ndata: a", b"a"),
+        (b"data:a\r\nevent:error", b"a"),
+        (b"event: error", b""),
+        (b"event: ping\nevent: error\ndata: a\ndata: b", b"a\nb"),
+        (b": hi\nid: 1\nevent:error\nretry: 1\ndata: {}", b"{}"),
+    ],
+)
+def test_event_named_error_is_told_after_those_before_it(block: bytes, data: bytes) -> None:
+    """Whatever its data, however it is cut."""
+    for pieces in cases.every_way(b"data: before\n\n" + block + b"\n\ndata: after\n\n"):
+        found: list[bytes] = []
+        with pytest.raises(NamedError) as caught:
+            feed_into(found, pieces, max_event_bytes=UNLIMITED)
+        assert (found, caught.value.data) == ([b"before"], data)
 
 
 def reference(stream: bytes) -> list[bytes]:

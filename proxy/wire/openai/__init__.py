@@ -4,20 +4,30 @@ Everything that is not read here passes through as the bytes it came in. Source 
 platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the openai SDK's types.
 """
 
-from .reply import Usage, read_answer, read_error, read_object
-from .request import ChatRequest, read_any, read_fields, read_request, wants_usage, with_model
+from .reply import Usage, read_answer, read_error, read_named_error, read_object
+from .request import (
+    ChatRequest,
+    choices_asked,
+    read_any,
+    read_fields,
+    read_request,
+    wants_usage,
+    with_model,
+)
 from .stream import ChunkStream, chunks_of, error_event
 
 __all__ = [
     "ChatRequest",
     "ChunkStream",
     "Usage",
+    "choices_asked",
     "chunks_of",
     "error_event",
     "read_answer",
     "read_any",
     "read_error",
     "read_fields",
+    "read_named_error",
     "read_object",
     "read_request",
     "wants_usage",

@@ -10,7 +10,6 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import UpstreamInvalid, UpstreamRefusal, envelope
 from ..surrogates import decode_any, decoder, legible, unshield
-from .request import FILLED_ARRAY
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000
@@ -19,6 +18,8 @@ MAX_QUOTED_CHARS = 2000
 MAX_CODE_CHARS = 100
 
 _ERROR_STATUS = re.compile("[45][0-9]{2}")
+
+_HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
 
 class Usage(Struct, frozen=True):
@@ -39,16 +40,27 @@ _decode_usage = decoder(Usage)
 
 
 def read_answer(body: bytes) -> Usage | None:
-    """Check a unary answer; raises UpstreamInvalid, or UpstreamRefusal for an error sent as 2xx."""
+    """Check a unary answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid.
+
+    `choices` is obligatory (platform.openai.com/docs/api-reference/chat/object, read 2026-11);
+    services whose quota is out have been seen to answer 200 with null in its place.
+    """
     try:
         if not body.isascii():
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         head = _decode_answer(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
-    if not (head.choices and FILLED_ARRAY.match(head.choices)):
+    if not (head.choices and _HAS_CHOICE.match(head.choices)):
         refuse_hidden_error(head.error)
+        refuse_error_object(body)
+        raise no_choices()
     return _usage(head.usage)
+
+
+def no_choices() -> UpstreamInvalid:
+    """The error for an answer without any choice."""
+    return UpstreamInvalid("the upstream's answer has no choices")
 
 
 def _usage(raw: Raw | UnsetType) -> Usage | None:
@@ -68,19 +80,40 @@ def refuse_hidden_error(raw: Raw | UnsetType) -> None:
     """
     if isinstance(raw, UnsetType):
         return
+    if (refusal := _hidden_refusal(raw)) is not None:
+        raise refusal
+
+
+def refuse_error_object(body: bytes) -> None:
+    """Raise UpstreamRefusal if a 2xx body or event says that it is an error itself.
+
+    That is vLLM's and FastChat's way: `{"object": "error", "message": ..., "code": 400}`
+    (vllm/entrypoints/openai/protocol.py, `ErrorResponse`, until 0.10).
+    """
+    if b'"error"' in body and read_object(body).get("object") == "error":
+        refuse_hidden_error(Raw(body))
+
+
+def read_named_error(data: bytes) -> UpstreamRefusal:
+    """The error in an event that is named `error` and whose data shows none."""
+    refusal = _hidden_refusal(Raw(data)) if read_object(data) else None
+    return refusal or read_error(502, data)
+
+
+def _hidden_refusal(raw: Raw) -> UpstreamRefusal | None:
     text = unshield(bytes(raw))
     try:
         error: Any = decode_any(text)
     except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
         error = True  # there is one, with a number out of all range or broken text in it
     if not error:
-        return
+        return None
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int):
         status = code if 400 <= code <= 599 else 502
     else:
         status = int(code) if isinstance(code, str) and _ERROR_STATUS.fullmatch(code) else 502
-    raise read_error(status, b'{"error":%b}' % text)
+    return read_error(status, b'{"error":%b}' % text)
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def _spelled(name: str) -> re.Pattern[bytes]:
 
 _KEYS = {name: _spelled(name) for name in ("model", "stream")}
 
-FILLED_ARRAY = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")
+_FILLED_ARRAY = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")
 
 _T = TypeVar("_T")
 
@@ -77,7 +77,7 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     if stream is None:
         raise InvalidRequest("`stream` must be true or false", param="stream")
     messages = fields.get("messages")
-    if needs_messages and not (messages and FILLED_ARRAY.match(messages)):
+    if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
     return ChatRequest(body, model, stream)
 
@@ -154,6 +154,19 @@ class _Options(Struct):
 
 
 _decode_options = decoder(_Options)
+
+
+def choices_asked(body: bytes) -> int:
+    """How many choices an answer is to have: `n`, for each prompt of a completions request."""
+    try:
+        fields = decode_object(body)
+        n, prompt = (decode_any(fields.get(name, _NULL)) for name in ("n", "prompt"))
+    except msgspec.DecodeError:
+        return 1
+    prompts = 1
+    if isinstance(prompt, list) and not any(isinstance(token, int) for token in prompt):
+        prompts = len(prompt) or 1
+    return prompts * (n if isinstance(n, int) and n > 0 else 1)
 
 
 def wants_usage(body: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,17 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated, envelope
 from ..sse import DONE
 from ..surrogates import decoder, encode
-from .reply import Usage, read_answer, read_object, refuse_hidden_error
+from .reply import (
+    Usage,
+    no_choices,
+    read_answer,
+    read_object,
+    refuse_error_object,
+    refuse_hidden_error,
+)
+
+# Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
+MAX_HELD_BYTES = 65_536
 
 
 class _Choice(Struct, gc=False):
@@ -32,20 +43,37 @@ _decode_shielded = decoder(_Chunk)
 class ChunkStream:
     """Chat chunks on their way through: they pass as they are, and are watched for their end.
 
-    `done`: every choice seen has its `finish_reason`, so that an end without `[DONE]` is whole.
-    `ended`: `[DONE]` came.
+    `done`: every choice that was seen or asked for has its `finish_reason`, so that an end without
+    `[DONE]` is whole. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a
+    stream without any is no answer, and another client can still be asked.
+
+    `choices_asked` is looked up only where it matters; `on_bare_end` is called if `[DONE]` came
+    though no choice had a `finish_reason`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        choices_asked: Callable[[], int] = lambda: 1,
+        *,
+        on_bare_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self.ended = False
         self.usage: Usage | None = None
+        self._choices_asked = choices_asked
+        self._on_bare_end = on_bare_end
         self._seen: set[int] = set()
         self._finished: set[int] = set()
+        self._held: list[bytes] = []
+        self._room = MAX_HELD_BYTES  # left to hold chunks back; 0: nothing is held any more
 
     @property
     def done(self) -> bool:
         """Whether the stream may end here."""
-        return bool(self._seen) and self._seen == self._finished
+        return (
+            bool(self._seen)
+            and self._seen == self._finished
+            and len(self._finished) >= self._choices_asked()
+        )
 
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
@@ -54,18 +82,38 @@ class ChunkStream:
                 chunk = _decode(event)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 if event.strip() == DONE:
-                    self.ended = True
-                    return events[:place]
+                    self._end()
+                    events = events[:place]
+                    break
                 chunk = _read_odd_chunk(event)
             if chunk.error is not UNSET:
                 refuse_hidden_error(chunk.error)
             if chunk.usage is not None:
                 self.usage = chunk.usage
-            for choice in chunk.choices or ():
+            if not chunk.choices:
+                refuse_error_object(event)
+                continue
+            for choice in chunk.choices:
                 self._seen.add(choice.index)
                 if choice.finish_reason:
                     self._finished.add(choice.index)
-        return events
+        return self._hold(events) if self._room else events
+
+    def _hold(self, events: list[bytes]) -> list[bytes]:
+        """Keep events back until there is a choice, or too much of them."""
+        self._held += events
+        self._room = 0 if self._seen else max(0, self._room - sum(map(len, events)))
+        if self._room:
+            return []
+        held, self._held = self._held, []
+        return held
+
+    def _end(self) -> None:
+        if not self._seen:
+            raise no_choices()
+        self.ended = True
+        if not self._finished:
+            self._on_bare_end()
 
     def finish(self) -> list[bytes]:
         """The upstream ended without `[DONE]`; raises UpstreamTruncated if it was cut off."""
@@ -105,10 +153,7 @@ def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
     answer = read_object(body)
     head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
     head["object"] = "chat.completion.chunk"
-    found = answer.get("choices")
-    choices = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-    if not choices:
-        raise UpstreamInvalid("the upstream's answer has no choices")
+    choices = [each for each in answer["choices"] if isinstance(each, dict)]
     chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
     if with_usage and answer.get("usage"):
         chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
