@@ -79,14 +79,14 @@ class OpenAIClient(Client):
         )
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        return wire.read_error(
-            reply.status,
-            body,
-            retry_after_s=header_fields.read_retry_after(
-                reply.headers, now_s=self._transport.clock.wall()
-            ),
-            passed_headers=header_fields.passed(reply.headers, with_hints=True),
-        )
+        refusal = wire.read_error(reply.status, body)
+        in_body_s = refusal.retry_after_s
+        now_s = self._transport.clock.wall()
+        asked_s = header_fields.read_retry_after(reply.headers, now_s=now_s)
+        if asked_s is not None:
+            refusal.retry_after_s, in_body_s = asked_s, None
+        refusal.passed_headers = header_fields.passed_with_hints(reply.headers, in_body_s)
+        return refusal
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         return body, wire.read_answer(body)

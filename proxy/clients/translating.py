@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ..config import ClientConfig
-from ..errors import RetryHint, UpstreamInvalid, UpstreamRefusal
+from ..errors import UpstreamInvalid, UpstreamRefusal
 from ..version import USER_AGENT
 from ..watch import Caller
 from ..wire import headers as header_fields
@@ -80,10 +80,9 @@ class TranslatingClient(Client):
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         refusal = self._error(reply.status, reply.headers, body, now_s=self._wall())
-        passed = header_fields.passed(reply.headers, with_hints=True)
-        if refusal.retry_after_s is not None:  # it may stand in the body only
-            passed = {**RetryHint(refusal.retry_after_s).headers(), **passed}
-        refusal.passed_headers = passed
+        refusal.passed_headers = header_fields.passed_with_hints(
+            reply.headers, refusal.retry_after_s
+        )
         return refusal
 
     def list_models(self, *, caller: Caller, deadline: float) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import timezone
 
-from ..errors import RETRY_HINTS
+from ..errors import RETRY_HINTS, RetryHint
 
 # A caller's headers that go on. Never its Authorization, cookies or X-Forwarded-*: they are ours.
 FORWARDED = (
@@ -41,6 +41,12 @@ def passed(headers: Mapping[str, str], *, with_hints: bool = False) -> dict[str,
         if (name.startswith("openai-") or (with_hints and name in RETRY_HINTS))
         and _VALUE.fullmatch(value)
     }
+
+
+def passed_with_hints(headers: Mapping[str, str], retry_after_s: float | None) -> dict[str, str]:
+    """As `passed`, for an error, which may ask for a wait in its body only."""
+    found = passed(headers, with_hints=True)
+    return found if retry_after_s is None else {**RetryHint(retry_after_s).headers(), **found}
 
 
 def read_retry_after(headers: Mapping[str, str], *, now_s: float) -> float | None:

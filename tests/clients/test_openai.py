@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -82,6 +83,35 @@ def test_request_has_our_headers_and_the_upstreams_model(
     assert client.answer(read_request(BODY), body) == (body, Usage(9, 3))
     assert not client.chunks(read_request(BODY)).done
     assert "0123456789" not in repr(client)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(("header", "asked_s"), [(None, 27.0), ("3", 3.0)])
+def test_wait_in_an_errors_body_is_heeded(
+    plain: Upstream,
+    make_client: Callable[..., OpenAIClient],
+    *,
+    listed: bool,
+    header: str | None,
+    asked_s: float,
+) -> None:
+    """Where no header asks for one; callers are told of it as if one had."""
+    error = {"error": {"code": 429, "message": "q", "details": [{"retryDelay": "27s"}]}}
+    headers = {"Retry-After": header} if header else {}
+    plain.reply(None, json_reply([error] if listed else error, 429, headers))
+    client = make_client()
+    reply = client.send(
+        read_request(BODY),
+        model="m",
+        headers={},
+        caller=Caller(None),
+        deadline=time.monotonic() + 9,
+    )
+    found = client.refusal(reply, read_all(reply))
+    reply.close()
+    assert found.retry_after_s == asked_s
+    assert found.headers()["retry-after"] == str(int(asked_s))
+    assert json.loads(found.envelope()) == error
 
 
 def test_end_without_a_finish_reason_is_warned_of_once(

@@ -146,7 +146,7 @@ def test_what_only_mentions_an_error_is_none() -> None:
         (b"overloaded", 502, "overloaded"),
         (b'"overloaded"', 502, '"overloaded"'),
         (b'{"message":"m","code":429}', 429, "m"),
-        (b'[{"error":{"message":"m"}}]', 502, '[{"error":{"message":"m"}}]'),
+        (b'[{"error":{"message":"m"}}]', 502, "m"),
         (b'{"detail":"m"}', 502, "the upstream answered 502"),
     ],
 )
@@ -231,10 +231,56 @@ def test_error_without_an_error_object_is_wrapped(body: bytes, message: str) -> 
 )
 def test_error_object_is_forwarded_as_it_came(body: bytes, message: str, code: str | None) -> None:
     """Byte for byte."""
-    found = read_error(418, body, retry_after_s=2.0)
+    found = read_error(418, body)
     assert (found.message, found.upstream_code, found.status) == (message, code, 418)
     assert found.envelope() == body
-    assert found.retry_after_s == 2.0
+    assert found.retry_after_s is None
+
+
+def _quota(delay: object, **more: object) -> dict[str, object]:
+    details = [{"@type": "type.googleapis.com/google.rpc.Help"}, 5, {"retryDelay": delay}]
+    return {"error": {"code": 429, "message": "Quota exceeded", "details": details, **more}}
+
+
+@pytest.mark.parametrize(
+    ("body", "asked_s"),
+    [
+        (_quota("27s"), 27),
+        ([_quota("27s")], 27),
+        (_quota("3.5s"), 3.5),
+        (_quota("0s"), 0),
+        (_quota(27), None),
+        (_quota("soon"), None),
+        (_quota("-1s"), None),
+        (_quota("9999999999s"), None),
+        (_quota("27s", details={"retryDelay": "27s"}), None),
+        ({"object": "error", "message": "Quota exceeded", "details": [{"retryDelay": "1s"}]}, 1),
+        ([_quota("27s"), _quota("27s")], None),
+    ],
+)
+def test_wait_that_an_error_asks_for_in_its_body(body: object, asked_s: float | None) -> None:
+    """google.rpc.RetryInfo; a list of one error is that error."""
+    found = read_error(429, dump(body))
+    assert found.retry_after_s == asked_s
+    told = json.loads(found.envelope())["error"]
+    if isinstance(body, dict) or len(body) == 1:  # type: ignore[arg-type]
+        assert told["message"] == "Quota exceeded"
+    for read in (read_answer, lambda event: ChunkStream().feed([event])):
+        with pytest.raises(UpstreamError) as caught:
+            read(dump(body))
+        if isinstance(body, dict):
+            assert isinstance(caught.value, UpstreamRefusal)
+            assert caught.value.retry_after_s == asked_s
+
+
+def test_list_of_one_error_sent_as_a_success() -> None:
+    """It keeps its status and its wait."""
+    with pytest.raises(UpstreamRefusal) as caught:
+        read_answer(dump([_quota("27s")]))
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 27)
+    for body in (b"[]", b"[{}]", b"[1]", b'[{"error":null}]', b"["):
+        with pytest.raises(UpstreamInvalid):
+            read_answer(body)
 
 
 def test_what_is_no_object_is_an_empty_one() -> None:

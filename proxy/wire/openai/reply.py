@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import UpstreamInvalid, UpstreamRefusal, envelope
-from ..surrogates import decode_any, decoder, legible, unshield
+from ..surrogates import decode_any, decoder, encode, legible, unshield
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000
@@ -18,6 +18,9 @@ MAX_QUOTED_CHARS = 2000
 MAX_CODE_CHARS = 100
 
 _ERROR_STATUS = re.compile("[45][0-9]{2}")
+
+# A protobuf Duration in JSON: protobuf.dev/programming-guides/json, read 2026-11.
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
 _HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
@@ -50,12 +53,21 @@ def read_answer(body: bytes) -> Usage | None:
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         head = _decode_answer(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        refuse_hidden_error(_listed_error(body))
         raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
     if not (head.choices and _HAS_CHOICE.match(head.choices)):
         refuse_hidden_error(head.error)
         refuse_error_object(body)
         raise no_choices()
     return _usage(head.usage)
+
+
+def _listed_error(body: bytes) -> Raw | UnsetType:
+    """The error in a list of one."""
+    if not body.lstrip().startswith(b"["):
+        return UNSET
+    error = _enveloped(body)[1]
+    return Raw(encode(error)) if error else UNSET
 
 
 def no_choices() -> UpstreamInvalid:
@@ -125,15 +137,13 @@ def read_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_error(
-    status: int,
-    body: bytes,
-    *,
-    retry_after_s: float | None = None,
-    passed_headers: dict[str, str] | None = None,
-) -> UpstreamRefusal:
-    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded."""
-    error = read_object(body).get("error")
+def read_error(status: int, body: bytes) -> UpstreamRefusal:
+    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded.
+
+    `retry_after_s` is what the body asks for.
+    """
+    body, error = _enveloped(body)
+    retry_after_s = read_retry_info(error)
     if isinstance(error, dict):
         message = error.get("message")
         code = error.get("code")
@@ -143,7 +153,6 @@ def read_error(
             body=body,
             upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
             retry_after_s=retry_after_s,
-            passed_headers=passed_headers,
         )
     text = _text(error) if isinstance(error, str) else body.decode("utf-8", "replace").strip()
     message = text[:MAX_QUOTED_CHARS] or f"the upstream answered {status} without a body"
@@ -152,8 +161,39 @@ def read_error(
         status=status,
         body=envelope(message, type="upstream_error", code=None),
         retry_after_s=retry_after_s,
-        passed_headers=passed_headers,
     )
+
+
+def read_retry_info(error: Any) -> float | None:
+    """Seconds that an error object asks us to wait, by a google.rpc.RetryInfo in its `details`.
+
+    Google's services send it, the OpenAI-compatible one too, and gateways pass it on
+    (google/rpc/error_details.proto; ai.google.dev/gemini-api/docs/openai, read 2026-11).
+    """
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (found := _DURATION.fullmatch(delay.strip())):
+            return float(found[1])
+    return None
+
+
+def _enveloped(body: bytes) -> tuple[bytes, Any]:
+    """The body with the error in it, which may be the only item of a list or lack its envelope.
+
+    Google's OpenAI-compatible service sends such lists (googleapis/python-genai#1373 and others).
+    """
+    try:
+        found: Any = decode_any(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return body, None
+    is_listed = isinstance(found, list) and len(found) == 1
+    inner: Any = found[0] if is_listed else found
+    if not isinstance(inner, dict):
+        return body, None
+    is_bare = "error" not in inner and inner.get("object") == "error"
+    error = inner if is_bare else inner.get("error")
+    return encode({"error": error}) if error and (is_listed or is_bare) else body, error
 
 
 def _text(value: Any) -> str:
