@@ -172,7 +172,18 @@ def _said(choice: dict[str, Any], where: str) -> str:
     if "text" in choice:
         return _text(choice["text"])
     said = choice.get(where)
-    return _text(said.get("content")) if isinstance(said, dict) else ""
+    content = said.get("content") if isinstance(said, dict) else None
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in _objects(content) if _is_text(part))
+    return _text(content)
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    """Whether a part of a content is for the reader, not the thinking of a model.
+
+    Mistral answers in parts, streams too (docs.mistral.ai/capabilities/reasoning, read 2026-11).
+    """
+    return part.get("type", "text") in ("text", "output_text")
 
 
 def _finish(choice: dict[str, Any]) -> str | None:

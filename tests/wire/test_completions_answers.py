@@ -102,6 +102,46 @@ def test_answers_to_several_prompts() -> None:
     assert made.usage == Usage(8, 4)
 
 
+_HM = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([_HM, {"type": "text", "text": "42"}], "42"),
+        ([{"type": "text", "text": "4"}, _HM, {"type": "text", "text": "2"}], "42"),
+        ([{"type": "output_text", "text": "42"}], "42"),
+        ([{"text": "42"}], "42"),
+        ([_HM], ""),
+        ([{"type": "reference", "reference_ids": [1], "text": "x"}], ""),
+        ([5, None, "42", {"type": "text", "text": 42}, {"type": "text"}], ""),
+        ([], ""),
+        ({"type": "text", "text": "42"}, ""),
+    ],
+)
+def test_text_of_an_answer_in_parts(content: Any, text: str) -> None:
+    """Its text parts, whole and streamed; the thinking is none."""
+    choice = {"index": 0, "finish_reason": "stop"}
+    made = answers(echo=True)
+    made.add(json.dumps({"choices": [{**choice, "message": {"content": content}}]}).encode(), 0)
+    assert json.loads(made.whole())["choices"][0]["text"] == f"p{text}"
+    event = json.dumps({"choices": [{**choice, "delta": {"content": content}}]}).encode()
+    [sent] = answers().chunks([event], 0)
+    assert json.loads(sent)["choices"][0]["text"] == text
+
+
+def test_malformed_choices_of_a_stream_are_left_out() -> None:
+    """A choice, delta or list of them that is none."""
+    for event in (
+        b'{"choices":[5,null]}',
+        b'{"choices":{}}',
+        b'{"choices":[{"delta":5}]}',
+        b'{"choices":[{"delta":null,"finish_reason":{}}]}',
+        b'{"choices":[{"delta":{"content":{}}}]}',
+    ):
+        assert answers().chunks([event], 0) == []
+
+
 def test_choices_without_index_are_counted() -> None:
     """By their place, so that none takes another's."""
     choices = [{"message": {"content": text}, "finish_reason": ""} for text in "ab"]
