@@ -191,7 +191,7 @@ def test_final_failure_of_a_committed_stream_is_an_error_event() -> None:
     (event,) = writes[1:]
     facts = error_of(event.removeprefix(b"data: "))
     assert (facts["message"], facts["type"], facts["code"]) == (
-        "Overloaded.", "upstream_error", "503",
+        "upstream overloaded: Overloaded.", "upstream_error", "503",
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 from proxy.errors import (
     AllCoolingDown,
     CallerGone,
+    NoClientFree,
+    NoClientInService,
     ProxyError,
     UpstreamError,
     UpstreamInvalid,
@@ -18,6 +20,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamTruncated,
+    UpstreamUnreachable,
 )
 from proxy.record import Record
 from proxy.stream import Finished, Opened, Relay, StreamBody
@@ -204,7 +207,7 @@ def test_stream_cut_off_ends_in_an_error_event(rest: bytes) -> None:
     *chunks, last = made.writes()
     assert chunks == [encode([A])]
     assert error_in(last) == {
-        "message": "the upstream's stream was cut off before its end",
+        "message": "upstream connection error: the upstream's stream was cut off before its end",
         "type": "upstream_error",
         "param": None,
         "code": "upstream_truncated",
@@ -237,6 +240,70 @@ def test_failure_after_the_first_event_is_an_error_event(
     assert chunks == [encode([A])]
     assert error_in(last)["code"] == code
     assert error_in(last)["type"] == "upstream_error"
+
+
+# Words by which agents know a fault that passes, and try again (cases of 2026-11, R1).
+PASSING = ("connection error", "upstream connect", "overloaded", "timeout", "server error")
+
+
+@pytest.mark.parametrize(
+    ("failing", "begin"),
+    [
+        ([UpstreamReset("broken")], "upstream connection error: broken"),
+        ([UpstreamInvalid("no HTTP")], "upstream connection error: no HTTP"),
+        ([UpstreamUnreachable("DNS")], "upstream connection error: DNS"),
+        ([b""], "upstream connection error: the upstream's stream was cut off"),
+        ([b"data: no json\n\n"], "upstream connection error: the upstream sent an event"),
+        ([1000.0], "upstream timeout: the upstream sent no event for 100 s"),
+        ([UpstreamTimeout("slow")], "upstream timeout: slow"),
+        ([encode([b'{"error":{"message":"m","code":504}}'])], "upstream timeout: m"),
+        ([encode([b'{"error":{"message":"m","code":529}}'])], "upstream overloaded: m"),
+        ([encode([b'{"error":{"message":"m","code":429}}'])], "upstream overloaded: m"),
+        ([encode([b'{"error":{"message":"m","code":"503"}}'])], "upstream overloaded: m"),
+        ([encode([b'{"error":{"message":"m","code":"overloaded"}}'])], "upstream overloaded: m"),
+        ([encode([b'{"object":"error","message":"m","code":500}'])], "upstream server error: m"),
+        ([encode([b'{"error":{"message":"m"}}'])], "upstream server error: m"),
+        ([b"event: error\ndata: busy\n\n"], "upstream server error: busy"),
+    ],
+)
+def test_message_says_that_the_fault_passes(
+    failing: list[bytes | float | ProxyError], begin: str
+) -> None:
+    """Transport, silence, a cut, an overload: in words by which agents know to go on."""
+    *_, last = Made(encode([A]), *failing).writes()
+    message = str(error_in(last)["message"])
+    assert message.startswith(begin)
+    assert any(word in message for word in PASSING)
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        encode([b'{"error":{"message":"m","code":400}}']),
+        encode([b'{"error":{"message":"m","code":"404"}}']),
+        UpstreamTooLarge("m"),
+    ],
+)
+def test_message_of_a_fault_that_stays_says_no_such_thing(failing: bytes | ProxyError) -> None:
+    """To try again would be in vain."""
+    *_, last = Made(encode([A]), failing).writes()
+    assert not any(word in str(error_in(last)["message"]) for word in PASSING)
+
+
+@pytest.mark.parametrize(
+    ("error", "begin"),
+    [
+        (AllCoolingDown("all are"), "upstream overloaded: all are"),
+        (NoClientFree("none is"), "upstream overloaded: none is"),
+        (NoClientInService("none is"), "none is"),
+        (UpstreamTimeout("slow"), "upstream timeout: slow"),
+        (UpstreamUnreachable("DNS"), "upstream connection error: DNS"),
+    ],
+)
+def test_message_of_a_stream_that_was_committed_by_a_comment(error: ProxyError, begin: str) -> None:
+    """There is no status that would say it."""
+    made = Made(opening=lambda clock, _: ScriptedOpening(clock, 20.0, error))
+    assert error_in(made.writes()[-1])["message"] == begin
 
 
 @pytest.mark.parametrize(

@@ -532,8 +532,9 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 def test_error_event_makes_sdks_raise() -> None:
     """`error` an object, `message` a string."""
     event = error_event(UpstreamTruncated("cut"), code="502")
+    message = "upstream connection error: cut"
     assert json.loads(event) == {
-        "error": {"message": "cut", "type": "upstream_error", "param": None, "code": "502"}
+        "error": {"message": message, "type": "upstream_error", "param": None, "code": "502"}
     }
     assert encode({"a": 1}) == b'{"a":1}'
 
