@@ -9,6 +9,7 @@ and outbound proxies.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import socket
 import threading
@@ -23,6 +24,12 @@ MAX_THREADS = 8
 # Long enough for a burst of new connections to need one lookup, and short against the lifetime
 # of any address: `getaddrinfo` tells none, and load balancers of the large clouds use 60 s.
 FRESH_S = 10.0
+
+# So long after it came, a stale answer is used at once while it is renewed. An older one may have
+# become somebody else's address: its renewal is waited for a moment first (RFC 8767 section 5, the
+# client response timer).
+AT_ONCE_S = 60.0
+RENEWAL_S = 1.8
 
 # More names than any configuration has; after many reloads old ones make room.
 MAX_NAMES = 1024
@@ -39,25 +46,55 @@ class Address(NamedTuple):
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
 
+class Lookup(NamedTuple):
+    """What is known of a name, to be used from a monotonic moment on, and its lookup, if any."""
+
+    known: list[Address]
+    usable_at: float
+    task: Task[list[Address]] | None
+
+    def is_over(self, now: float) -> bool:
+        """Whether there is a result by now."""
+        return now >= self.usable_at or (self.task is not None and self.task.is_over)
+
+    def result(self) -> list[Address]:
+        """The new answer, else the known one; never empty. Raises OSError, UnicodeError."""
+        if self.task is not None and self.task.is_over:
+            try:
+                return self.task.result()
+            except (OSError, UnicodeError):
+                if not self.known:
+                    raise
+        return self.known
+
+
 class _Known:
     """What is known of a name. Guarded by the lock of its `Names`."""
 
     def __init__(self) -> None:
-        self.answer: Task[list[Address]] | None = None  # the last lookup that succeeded
-        self.fresh_until = 0.0
+        self.answer: list[Address] = []  # of the last lookup that succeeded
+        self.answered_at = -math.inf
         self.pending: Task[list[Address]] | None = None
+        self.pending_since = 0.0
 
 
 class Names:
     """Looks up names with helper threads, and keeps the answers.
 
-    A stale answer is better than none: it is used while it is renewed, and as long as its renewal
-    fails or hangs. A failure is not kept.
+    A stale answer is better than none: it is used as long as its renewal fails or hangs. A failure
+    is not kept.
     """
 
-    def __init__(self, *, max_threads: int = MAX_THREADS, fresh_s: float = FRESH_S) -> None:
-        self._threads = HelperThreads("names", max_threads)
+    def __init__(
+        self,
+        *,
+        max_threads: int = MAX_THREADS,
+        fresh_s: float = FRESH_S,
+        at_once_s: float = AT_ONCE_S,
+    ) -> None:
+        self._threads = HelperThreads("poolproxy-names", max_threads)
         self._fresh_s = fresh_s
+        self._at_once_s = at_once_s
         self.forget()
 
     def forget(self) -> None:
@@ -65,12 +102,12 @@ class Names:
         self._lock = threading.Lock()  # guards _known and what is in it
         self._known: dict[str, _Known] = {}
 
-    def find(self, host: str) -> Task[list[Address]]:
-        """The lookup of a name; it is over already where an answer is known.
+    def find(self, host: str) -> Lookup:
+        """What is known of a name; starts a lookup if that is not fresh.
 
-        Its result is never empty; it raises OSError or UnicodeError. Raises RuntimeError if the
-        process can have no thread for it.
+        Raises RuntimeError if nothing is known and the process can have no thread to look it up.
         """
+        now = time.monotonic()
         # Critical section: decides who looks the name up. Handing it to a thread is part of it,
         # because others may wait for the lookup from then on.
         with self._lock:
@@ -79,15 +116,19 @@ class Names:
                 if len(self._known) >= MAX_NAMES:
                     del self._known[next(iter(self._known))]
                 known = self._known[host] = _Known()
-            if known.pending is None and time.monotonic() >= known.fresh_until:
+            if known.pending is None and now >= known.answered_at + self._fresh_s:
                 try:
                     known.pending = self._threads.start(Task(lambda: self._look_up(host, known)))
                 except RuntimeError:
-                    if known.answer is None:
+                    if not known.answer:
                         raise
-            found = known.answer or known.pending
-            assert found is not None
-            return found
+                known.pending_since = now
+            usable_at = math.inf
+            if known.pending is None or now < known.answered_at + self._at_once_s:
+                usable_at = now
+            elif known.answer:
+                usable_at = known.pending_since + RENEWAL_S
+            return Lookup(known.answer, usable_at, known.pending)
 
     def _look_up(self, host: str, known: _Known) -> list[Address]:
         """Called by a helper thread."""
@@ -98,8 +139,8 @@ class Names:
         finally:
             with self._lock:
                 if found:
-                    known.answer = known.pending
-                    known.fresh_until = time.monotonic() + self._fresh_s
+                    known.answer = found
+                    known.answered_at = time.monotonic()
                 known.pending = None
 
 

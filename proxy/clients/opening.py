@@ -157,9 +157,10 @@ class Opening:
     def _resolve(self, host: str) -> _Steps[list[Address]]:
         if found := literal(host):
             return found
-        self._lookup = lookup = NAMES.find(host)
-        while not lookup.is_over:
-            yield math.inf
+        lookup = NAMES.find(host)
+        self._lookup = lookup.task
+        while not lookup.is_over(self._clock.monotonic()):
+            yield lookup.usable_at
         self._lookup = None
         return lookup.result()
 

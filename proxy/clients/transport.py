@@ -150,8 +150,9 @@ def _proxy(url: str) -> Proxy | None:
 def _parts(url: str) -> tuple[str, str, int]:
     """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
     parsed = parse_url(url)
-    scheme = parsed.scheme or ""
-    return scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS.get(scheme, 0)
+    if parsed.scheme not in _PORTS:
+        raise ValueError(f"no such scheme: {parsed.scheme}")
+    return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()

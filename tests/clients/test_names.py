@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from proxy.clients import names
-from proxy.clients.names import Address, Names, literal, resolve
-from proxy.helpers import HelperThreads, Task
+from proxy.clients.names import Address, Lookup, Names, literal, resolve
+from proxy.helpers import HelperThreads
 from proxy.watch import Caller
 from tests.name_server import PATIENCE_S, NameServer
 
@@ -29,9 +33,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     running.speak()
 
 
-def result(lookup: Task[list[Address]]) -> list[Address]:
-    assert lookup.wait(time.monotonic() + PATIENCE_S, Caller(None))
+def result(lookup: Lookup) -> list[Address]:
+    """As soon as it is there."""
+    if lookup.task is not None:
+        lookup.task.wait(min(lookup.usable_at, time.monotonic() + PATIENCE_S), Caller(None))
+    assert lookup.is_over(time.monotonic())
     return lookup.result()
+
+
+def is_at_hand(lookup: Lookup) -> bool:
+    return lookup.is_over(time.monotonic())
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -46,7 +57,7 @@ def test_answer_is_kept(server: NameServer) -> None:
     known = Names()
     for _ in range(3):
         assert result(known.find("a.test")) == [LOOPBACK]
-    assert known.find("a.test").is_over
+    assert is_at_hand(known.find("a.test"))
     assert server.asked == ["a.test"]
 
 
@@ -68,10 +79,36 @@ def test_stale_answer_is_used_while_it_is_renewed(server: NameServer) -> None:
     server.answers["a.test"] = ["127.0.0.2"]
     for _ in range(3):
         lookup = known.find("a.test")
-        assert lookup.is_over
+        assert is_at_hand(lookup)
         assert lookup.result() == [LOOPBACK]
     server.speak()
     eventually(lambda: result(known.find("a.test")) == [OTHER])
+
+
+def test_old_answer_waits_a_moment_for_its_renewal(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be somebody else's address by now. Once the renewal hangs, nobody waits again."""
+    known = Names(fresh_s=0, at_once_s=0)
+    result(known.find("a.test"))
+    server.answers["a.test"] = ["127.0.0.2"]
+    assert result(known.find("a.test")) == [OTHER]
+    server.fall_silent()
+    server.answers["a.test"] = ["127.0.0.1"]
+    assert not is_at_hand(known.find("a.test"))
+    monkeypatch.setattr(names, "RENEWAL_S", 0.05)
+    assert result(known.find("a.test")) == [OTHER]
+    assert is_at_hand(known.find("a.test"))
+    server.speak()
+
+
+def test_old_answer_outlives_a_failed_renewal(server: NameServer) -> None:
+    """However old it is."""
+    known = Names(fresh_s=0, at_once_s=0)
+    result(known.find("a.test"))
+    server.answers.clear()
+    for _ in range(2):
+        assert result(known.find("a.test")) == [LOOPBACK]
 
 
 def test_hanging_renewal_is_the_only_one(server: NameServer) -> None:
@@ -124,7 +161,8 @@ def test_hanging_names_hold_up_no_other_while_there_are_threads(server: NameServ
     server.fall_silent()
     hung = [known.find(f"{number}.test") for number in range(2)]
     waiting = known.find("a.test")
-    assert not waiting.wait(time.monotonic() + 0.05, Caller(None))
+    assert waiting.task is not None
+    assert not waiting.task.wait(time.monotonic() + 0.05, Caller(None))
     assert known.find("b.test").result() == [OTHER]
     server.speak()
     assert result(waiting) == [LOOPBACK]
@@ -160,7 +198,7 @@ def test_what_is_kept_is_bounded(server: NameServer, monkeypatch: pytest.MonkeyP
     for host in ("a.test", "b.test", "c.test"):
         server.answers[host] = ["127.0.0.1"]
         result(known.find(host))
-    assert known.find("b.test").is_over
+    assert is_at_hand(known.find("b.test"))
     result(known.find("a.test"))
     assert server.asked == ["a.test", "b.test", "c.test", "a.test"]
 
@@ -173,9 +211,25 @@ def test_forked_child_looks_up_for_itself(server: NameServer) -> None:
     child = os.fork()
     if not child:
         server.speak()
-        over = names.NAMES.find("a.test").wait(time.monotonic() + PATIENCE_S, Caller(None))
-        os._exit(0 if over else 1)
+        os._exit(0 if result(names.NAMES.find("a.test")) == [LOOPBACK] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+HUNG = """
+    import socket, sys, threading
+    sys.path.insert(0, {root!r})
+    from proxy.clients.names import MAX_THREADS, NAMES
+    socket.getaddrinfo = lambda *args, **options: threading.Event().wait()
+    for number in range(MAX_THREADS + 1):
+        NAMES.find(f"{{number}}.test")
+    assert sum("names" in thread.name for thread in threading.enumerate()) == MAX_THREADS
+"""
+
+
+def test_process_ends_though_all_lookups_hang() -> None:
+    """Nothing can end a lookup, so nobody waits for it."""
+    code = textwrap.dedent(HUNG).format(root=str(Path(__file__).parents[2]))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_families_take_turns(server: NameServer) -> None:

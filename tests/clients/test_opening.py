@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.clients import opening
+from proxy.clients.names import Names
 from proxy.clients.reply import SocketReply
 from proxy.clients.transport import Transport
 from proxy.errors import CallerGone, UpstreamTimeout, UpstreamUnreachable
@@ -201,6 +202,33 @@ def test_every_step_can_be_taken_up_again(
         assert read_all(reply)
         reply.close()
         way.close()
+
+
+def test_limit_holds_while_other_names_take_all_threads(
+    make_way: Maker, names: NameServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name whose lookup cannot even begin."""
+    monkeypatch.setattr(opening, "NAMES", Names(max_threads=1))
+    names.fall_silent()
+    hung = send(make_way(f"http://other-{name}/v1"))
+    with contextlib.closing(hung):
+        assert not hung.head(0.0)
+        with pytest.raises(UpstreamTimeout, match="not resolved"):
+            fetch(make_way(f"http://{name}/v1", connect_timeout_s=0.1))
+
+
+def test_answer_that_hangs_on_its_renewal_is_used(
+    plain: Upstream, make_way: Maker, names: NameServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old it is, after a moment."""
+    monkeypatch.setattr(opening, "NAMES", Names(fresh_s=0, at_once_s=0))
+    monkeypatch.setattr("proxy.clients.names.RENEWAL_S", 0.05)
+    names.answers[name] = ["127.0.0.1"]
+    url = plain.url.replace("127.0.0.1", name)
+    for _ in range(2):
+        way = make_way(url)
+        assert fetch(way, b'{"model":"m"}')[0] == 200
+        names.fall_silent()
 
 
 # Addresses
