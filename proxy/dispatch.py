@@ -71,7 +71,15 @@ class Answer(NamedTuple):
 class Attempts:
     """The attempts of one request. Owns its lease and its reply until `close()`."""
 
-    def __init__(self, call: Call, pool: ClientPool, config: Config, clock: Clock) -> None:
+    def __init__(
+        self,
+        call: Call,
+        pool: ClientPool,
+        config: Config,
+        clock: Clock,
+        *,
+        rank: int | None = None,
+    ) -> None:
         self.headers: dict[str, str] = {}  # of the upstream's, those that go back
         self.is_native = False  # whether the present client speaks the caller's own dialect
         self._call = call
@@ -81,7 +89,9 @@ class Attempts:
         is_first = call.record.first_event is None
         arrived = call.record.arrived if is_first else clock.monotonic()
         self._waits = Waits(config, clock, arrived=arrived)
-        self._ticket = pool.ticket(call.request.model, call.caller, holder=call.record.request_id)
+        self._ticket = pool.ticket(
+            call.request.model, call.caller, holder=call.record.request_id, rank=rank
+        )
         self._ticket.is_kept = True
         self._pauses = self._run()
         self._lease: Lease | None = None
@@ -94,6 +104,11 @@ class Attempts:
         self._failures = 0
         self._timeouts = 0
         self._quota_hits: dict[str, int] = {}
+
+    @property
+    def rank(self) -> int:
+        """The request's place in the order of arrival."""
+        return self._ticket.rank
 
     def advance(self, pause_at: float) -> Answer | Opened | None:
         """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.

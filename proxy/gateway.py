@@ -109,8 +109,8 @@ class Gateway:
 
         return self._serve(begin, asked, held)
 
-    def _attempts(self, call: Call) -> Attempts:
-        return Attempts(call, self.pool, self.config, self.clock)
+    def _attempts(self, call: Call, rank: int | None = None) -> Attempts:
+        return Attempts(call, self.pool, self.config, self.clock, rank=rank)
 
     def _waits(self, record: Record) -> Waits:
         return Waits(self.config, self.clock, arrived=record.arrived)

@@ -54,10 +54,15 @@ class ClientPool:
         self._slots = {client: Slot(client) for client in clients}
         self._rosters: dict[str, Roster] = {}
 
-    def ticket(self, alias: str, caller: Caller, *, holder: object = None) -> Ticket:
-        """A place in the order of arrival, for one request; `holder` names it in the snapshot."""
+    def ticket(
+        self, alias: str, caller: Caller, *, holder: object = None, rank: int | None = None
+    ) -> Ticket:
+        """A place in the order of arrival, for one request; `holder` names it in the snapshot.
+
+        `rank`: the place of an earlier ticket of the same request, which waits no longer.
+        """
         return Ticket(
-            next(self._ranks),
+            next(self._ranks) if rank is None else rank,
             alias,
             caller,
             retry_budget_s=self._max_retry_interval_s,

@@ -1,7 +1,7 @@
 """Several prompts of one completions request, served one after the other as one answer.
 
-Each prompt goes its own way through the pool, with a lease of its own; their chat answers become
-one text completion. A final failure of one fails the whole.
+Each prompt goes its own way through the pool, with a lease of its own and the rank of its request;
+their chat answers become one text completion. A final failure of one fails the whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class Series:
     """
 
     def __init__(
-        self, calls: Sequence[Call], answers: TextAnswers, attempt: Callable[[Call], Attempts]
+        self,
+        calls: Sequence[Call],
+        answers: TextAnswers,
+        attempt: Callable[[Call, int | None], Attempts],
     ) -> None:
         first = calls[0]
         if not any(route.client.is_native(first.request) for route in first.entry.routes):
@@ -35,7 +38,7 @@ class Series:
         self._attempt = attempt
         self._record: Record = first.record
         self._at = 0
-        self._attempts = attempt(first)
+        self._attempts = attempt(first, None)
         self._relay: Relayed | None = None  # the present prompt's stream, once it is open
 
     @property
@@ -107,7 +110,7 @@ class Series:
         self._attempts.close()
         self._at += 1
         self._relay = None
-        self._attempts = self._attempt(self._calls[self._at])
+        self._attempts = self._attempt(self._calls[self._at], self._attempts.rank)
 
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after it was opened; attempts that failed have told so themselves."""

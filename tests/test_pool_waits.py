@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import socket
 from collections.abc import Iterator
 
@@ -9,8 +10,10 @@ import pytest
 
 from proxy.errors import AllCoolingDown, CallerGone, NoClientFree
 from proxy.health import Effect
+from proxy.lease import Lease
+from proxy.slot import Ticket
 from proxy.watch import Caller
-from tests.pool_tools import Desk, make_client
+from tests.pool_tools import ANYBODY, Desk, make_client
 
 
 @pytest.fixture
@@ -457,4 +460,57 @@ def test_a_withdrawn_request_passes_on_what_it_was_handed() -> None:
     desk.pool.withdraw(first)
     desk.take(ticket=second).release()
     desk.pool.withdraw(desk.ticket("never asked for"))
+    desk.assert_idle()
+
+
+def test_lists_and_single_requests_are_served_in_the_order_of_arrival() -> None:
+    """200 callers on 3 mutex clients: a list keeps its rank, and none that has begun is refused.
+
+    Each prompt has a ticket of its own, and all of `queue-timeout`; what was not begun by then is
+    refused as ever.
+    """
+    service_s, queue_timeout_s, callers = 1.0, 60.0, 200
+    desk = Desk(*[make_client(label) for label in "abc"], queue_timeout_s=queue_timeout_s)
+    began = desk.clock.now
+    left = {rank: 8 if rank % 12 == 3 else 1 for rank in range(callers)}  # prompts
+    asked: dict[int, Ticket] = {}
+    under_way: list[tuple[float, int, Lease]] = []
+    refused: set[int] = set()
+    begun: set[int] = set()
+
+    def serve(rank: int, lease: Lease) -> None:
+        assert rank < min(asked, default=callers), "an earlier request was overtaken"
+        begun.add(rank)
+        heapq.heappush(under_way, (desk.clock.now + service_s, rank, lease))
+
+    def look(rank: int) -> None:
+        ticket = asked.pop(rank)
+        try:
+            lease = desk.ask(ticket)
+        except NoClientFree:
+            refused.add(rank)
+            return
+        if lease is None:
+            asked[rank] = ticket
+        else:
+            serve(rank, lease)
+
+    for rank in range(callers):
+        asked[rank] = desk.ticket()
+        assert asked[rank].rank == rank
+        look(rank)
+    while under_way:
+        desk.clock.now, rank, lease = heapq.heappop(under_way)
+        lease.release()
+        for each in sorted(asked):
+            look(each)
+        left[rank] -= 1
+        if left[rank]:  # the next prompt is asked for when the one before is done
+            asked[rank] = desk.pool.ticket("m", ANYBODY, rank=rank)
+            look(rank)
+    assert not asked
+    assert not refused & begun
+    assert refused, "the test is too easy"
+    assert all(left[rank] == 0 for rank in begun)
+    assert desk.clock.now - began <= queue_timeout_s + 8 * service_s * 2
     desk.assert_idle()

@@ -20,6 +20,7 @@ from proxy.errors import (
 from proxy.lease import Lease
 from proxy.record import Record
 from proxy.series import Series
+from proxy.slot import Ticket
 from proxy.stream import StreamBody
 from proxy.watch import Caller
 from proxy.wire.completions import read_completion
@@ -57,8 +58,8 @@ def served(
         for request in completion.requests
     ]
 
-    def attempt(call: Call) -> Attempts:
-        return Attempts(call, stage.pool, stage.config, stage.clock)
+    def attempt(call: Call, rank: int | None) -> Attempts:
+        return Attempts(call, stage.pool, stage.config, stage.clock, rank=rank)
 
     try:
         with ExitStack() as held:
@@ -348,3 +349,30 @@ def test_request_timeout_of_a_stream_ends_with_its_first_event() -> None:
     long = events(chunk({"content": "a"}), Pause(25), chunk({}, finish="stop"), "[DONE]")
     stage = Stage([long, stream("b").after(Pause(25))], request_timeout=30)
     assert texts(writes(stage)) == [(0, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
+    """As a retry does: who came later waits until the list is served, unless a client is free."""
+    stage = Stage([chat("a").after(Pause(2)), chat("b").after(Pause(2))])
+    entry = stage.registry.find("m", Caller(None))
+    tickets: list[Ticket] = []
+
+    def come() -> None:
+        for _ in range(2):
+            tickets.append(stage.pool.ticket("m", Caller(None)))
+            assert stage.pool.acquire(tickets[-1], entry.routes, 0.0) is None
+
+    def be_served() -> None:
+        lease = stage.pool.acquire(tickets[0], entry.routes, 0.0)
+        assert lease is not None, "it was handed the client between the two prompts"
+        lease.release()
+
+    stage.clock.at(1, come)
+    stage.clock.at(3, be_served)
+    stage.clock.at(4, lambda: stage.pool.withdraw(tickets[1]))
+    if stream:
+        writes(stage)
+    else:
+        ask(stage)
+    assert [sent.at_s for sent in stage.sent] == [0, 3]
