@@ -30,7 +30,7 @@ class Task(Generic[_T]):
         self._work = work
         self._value: _T | None = None
         self._error: Exception | None = None
-        self._lock = threading.Lock()  # guards _is_over, _bells
+        self._lock = threading.Lock()  # guards _bells, which none joins once it is over
         self._is_over = False
         self._bells: list[Bell] = []
 
@@ -127,8 +127,8 @@ class HelperThreads:
             if needs_thread:
                 self._threads += 1
                 self._idle += 1
-        if needs_thread:
             number = self._threads
+        if needs_thread:
             try:
                 threading.Thread(
                     target=self._serve, args=(task,), name=f"{self._name}-{number}", daemon=True

@@ -37,7 +37,7 @@ class Lost:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # guards the making of the pipe
+        self._lock = threading.Lock()  # held while the pipe is made
         self._notes: deque[Callable[[], None]] = deque()
         self.fd = self._write_fd = -1
 

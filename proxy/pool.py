@@ -281,7 +281,7 @@ class ClientPool:
                 slot.cooldowns += effect is Effect.COOL
                 after = health.standing(now).state
                 if after is not before and after in (State.COOLING, State.OUT):
-                    rung += _dim_locked(slot.offers if after is State.OUT else health.offers)
+                    rung += _dim_locked(slot.offers if effect is Effect.OUT else health.offers)
         _ring(rung)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:

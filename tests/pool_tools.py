@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from proxy.clients.base import ChunkTranslator, Client, Reply
 from proxy.config.secret import Secret
@@ -14,7 +16,8 @@ from proxy.errors import UpstreamRefusal
 from proxy.health import Effect
 from proxy.lease import Lease
 from proxy.pool import ClientPool
-from proxy.slot import Route, Ticket
+from proxy.roster import Roster
+from proxy.slot import Route, Slot, Ticket
 from proxy.watch import Caller, Clock, Poll
 from proxy.wire.openai import ChatRequest, Usage
 
@@ -111,6 +114,81 @@ def make_client(
     return FakeClient(config, listing)
 
 
+class OwnedLock:
+    """A lock that knows who holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+
+    def __enter__(self) -> None:
+        assert self._owner != threading.get_ident(), "a thread waits for itself"
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *raised: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def check(self) -> None:
+        """Raise AssertionError unless the calling thread holds it."""
+        assert self._owner == threading.get_ident(), "the lock is not held"
+
+
+class GuardedSlot(Slot):
+    """A slot that may only be looked at, or changed, with the pool's lock held."""
+
+    def __init__(self, client: Client, lock: OwnedLock) -> None:
+        object.__setattr__(self, "lock", lock)
+        with lock:
+            super().__init__(client)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in ("client", "lock"):  # these never change
+            object.__getattribute__(self, "lock").check()
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__getattribute__(self, "lock").check()
+        object.__setattr__(self, name, value)
+
+
+class GuardedDict(dict[str, Roster]):
+    """The pool's rosters, as `GuardedSlot`."""
+
+    def __init__(self, lock: OwnedLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def get(self, alias: str, default: Any = None) -> Any:
+        self._lock.check()
+        return super().get(alias, default)
+
+    def __getitem__(self, alias: str) -> Roster:
+        self._lock.check()
+        return super().__getitem__(alias)
+
+    def __setitem__(self, alias: str, roster: Roster) -> None:
+        self._lock.check()
+        super().__setitem__(alias, roster)
+
+    def items(self) -> Any:
+        self._lock.check()
+        return super().items()
+
+
+def guard(pool: ClientPool) -> OwnedLock:
+    """Have every use of the pool's state fail that is made without its lock. Before any request."""
+    lock = OwnedLock()
+    pool._lock = lock  # type: ignore[assignment]
+    pool._slots = {client: GuardedSlot(client, lock) for client in pool._slots}
+    pool._rosters = GuardedDict(lock)
+    return lock
+
+
 class Desk:
     """A pool on a virtual clock, asked for one model unless told otherwise."""
 
@@ -137,6 +215,7 @@ class Desk:
             queue_timeout_s=queue_timeout_s,
             clock=clock or self.clock,
         )
+        self.lock = guard(self.pool)
 
     def ticket(self, alias: str = "m", caller: Caller = ANYBODY) -> Ticket:
         return self.pool.ticket(alias, caller)

@@ -127,6 +127,15 @@ def test_health_is_kept_by_client_and_model() -> None:
     assert facts["models"]["other"]["state"] == "ready"
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 408, 422])
+def test_what_is_not_the_clients_fault_is_not_counted_as_its_failure(status: int) -> None:
+    """A 403, a 408 or a 4xx of the caller's making: neither its health nor its counts are told."""
+    stage = Stage([error(status)], request_retry=0)
+    assert stage.refused().status == status
+    assert stage.state_of("a") == {"state": "ready", "failures": 0}
+    assert [facts["failed"] for facts in stage.pool.snapshot()] == [0]
+
+
 # Half-open trials
 
 

@@ -1,12 +1,24 @@
-"""The pool's lock is for choices only: never held while waiting, waking or watching a caller."""
+"""Locks: held wherever what they guard is used, and for nothing that takes its time.
+
+The pool's is for choices only: never held while waiting, waking or watching a caller. That it is
+held for every choice is seen to by `tests.pool_tools.guard` in all tests that use a desk.
+"""
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pytest
+
+import proxy
+from proxy.errors import NoClientInService
 from proxy.health import Effect
 from proxy.lease import Lease
+from proxy.slot import Ticket
 from proxy.watch import Bell, Caller, Clock, Poll
 from tests.pool_tools import Desk, VirtualClock, make_client
 
@@ -100,3 +112,179 @@ def test_the_lock_is_free_while_a_caller_is_watched() -> None:
     lease.release()
     held[1].release()
     desk.assert_idle()
+
+
+# What a lock guards is said where it is made
+
+PACKAGE = Path(proxy.__file__).parent
+MAKING = re.compile(r"self\.(\w+) = threading\.Lock\(\)  # guards (all below|_\w+(?:, _\w+)*)")
+MAKERS = ("__init__", "_begin")  # nobody else has the object yet
+
+
+class Guarded:
+    """A class with a lock: what it guards, and where that is used without it."""
+
+    def __init__(self, name: str, node: ast.ClassDef, lines: list[str]) -> None:
+        self.name = f"{name}:{node.name}"
+        self.names: set[str] = set()
+        self.lock = ""
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and method.name in MAKERS:
+                self._read_maker(method, lines)
+        self.strays = [
+            f"{self.name}.{method.name}, line {stray}"
+            for method in node.body
+            if isinstance(method, ast.FunctionDef) and self.lock
+            if method.name not in MAKERS and not method.name.endswith("_locked")
+            for stray in self._strays(method)
+        ]
+
+    def _read_maker(self, method: ast.FunctionDef, lines: list[str]) -> None:
+        for number in range(method.lineno, (method.end_lineno or 0) + 1):
+            if (made := MAKING.search(lines[number - 1])) is None:
+                continue
+            self.lock = made[1]
+            self.names = set(re.findall(r"_\w+", made[2])) or {
+                node.attr
+                for node in ast.walk(method)
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+                if node.lineno > number
+            }
+
+    def _strays(self, node: ast.AST) -> Iterator[int]:
+        if isinstance(node, ast.With) and any(
+            ast.unparse(item.context_expr) == f"self.{self.lock}" for item in node.items
+        ):
+            return
+        if isinstance(node, ast.Attribute) and node.attr in self.names:
+            yield node.lineno
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("_locked"):
+            yield node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from self._strays(child)
+
+
+def guarded_classes() -> list[Guarded]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                one = Guarded(str(path.relative_to(PACKAGE)), node, text.splitlines())
+                found += [one] if one.lock else []
+    return found
+
+
+def test_what_a_lock_guards_is_used_with_it_only() -> None:
+    """In every class that says so; a method named `_locked` is called with it."""
+    classes = guarded_classes()
+    assert not [stray for one in classes for stray in one.strays]
+    assert {"pool.py:ClientPool", "gateway.py:_Places", "helpers.py:Task"} <= {
+        one.name for one in classes
+    }
+    [pool] = [one for one in classes if one.name == "pool.py:ClientPool"]
+    assert pool.names == {"_slots", "_rosters"}
+
+
+def test_every_lock_says_what_it_is_for() -> None:
+    """On its line, by a comment."""
+    for path in PACKAGE.rglob("*.py"):
+        for line in path.read_text().splitlines():
+            if "threading.Lock()" in line:
+                assert "  # " in line, f"{path.name}: {line}"
+
+
+# Who has to look again is woken
+
+
+def woken(desk: Desk, ticket: Ticket) -> LockSeeingBell:
+    """A bell for one that waits already."""
+    assert ticket.bell is not None
+    ticket.bell = bell = LockSeeingBell(desk)
+    return bell
+
+
+def test_who_is_served_by_a_newcomer_is_woken() -> None:
+    """A back-off, a cooldown and a trial end by time alone: whoever comes by hands over."""
+    for ends in ("back-off", "cooldown", "trial"):
+        desk = Desk(make_client("a", permits=2))
+        waiting, trial = desk.ticket(), None
+        if ends == "back-off":
+            desk.take(ticket=waiting).release()
+            waiting.tried_again_at = desk.clock.now + 1
+        else:
+            desk.fail("a", Effect.COOL, asked_s=1)
+        if ends == "trial":
+            desk.clock.now += 1
+            trial = desk.take()
+        desk.queue(waiting)
+        bell = woken(desk, waiting)
+        desk.clock.now += 2
+        newcomer = desk.ticket()
+        lease = desk.ask(newcomer)
+        assert bell.rung == 1, ends
+        desk.pool.withdraw(newcomer)
+        for each in (lease, trial, desk.take(ticket=waiting)):
+            if each is not None:
+                each.release()
+        desk.assert_idle()
+
+
+def test_who_waits_is_woken_when_the_clients_of_its_model_change() -> None:
+    """It looks again: another may be free now."""
+    desk = Desk(make_client("a"), make_client("b"))
+    both, desk.routes["m"] = desk.routes["m"], desk.routes["m"][:1]
+    held, waiting = desk.take(), desk.ticket()
+    desk.queue(waiting)
+    bell = woken(desk, waiting)
+    desk.routes["m"] = both
+    newcomer = desk.ticket()
+    desk.queue(newcomer)
+    assert bell.rung >= 1
+    desk.pool.withdraw(newcomer)
+    held.release()
+    desk.take(ticket=waiting).release()
+    desk.assert_idle()
+
+
+@pytest.mark.parametrize("effect", [Effect.GOOD, Effect.BEGUN])
+def test_who_waits_for_a_trial_is_woken_when_it_passes(effect: Effect) -> None:
+    """And a newcomer need not wait, though another has just seen the trial go on."""
+    desk = Desk(make_client("a", permits=5))
+    desk.fail("a", Effect.COOL, asked_s=1)
+    desk.clock.now += 1
+    trial, waiting = desk.take(), desk.ticket()
+    desk.queue(waiting)
+    bell = woken(desk, waiting)
+    trial.report(effect)
+    assert bell.rung == 1
+    for lease in (desk.take(), desk.take(ticket=waiting), trial):
+        lease.release()
+    desk.assert_idle()
+
+
+def test_who_waits_for_another_model_is_told_that_the_key_is_refused() -> None:
+    """A 401 is the client's: a wait for any model of it ends, and at once."""
+    desk = Desk(make_client("a", models=(("m", "m"), ("n", "n"))))
+    held, waiting = desk.take("m"), desk.ticket("n")
+    desk.queue(waiting)
+    bell = woken(desk, waiting)
+    held.report(Effect.OUT)
+    assert bell.rung == 1
+    with pytest.raises(NoClientInService):
+        desk.ask(waiting)
+    held.release()
+    desk.assert_idle()
+
+
+@pytest.mark.parametrize("effect", [Effect.COOL, Effect.OUT_OF_MODEL])
+def test_who_waits_for_another_model_is_not_woken_by_what_is_the_models(effect: Effect) -> None:
+    """A quota, a bill: nothing changed for it."""
+    desk = Desk(make_client("a", models=(("m", "m"), ("n", "n"))))
+    held, waiting = desk.take("m"), desk.ticket("n")
+    desk.queue(waiting)
+    bell = woken(desk, waiting)
+    held.report(effect, asked_s=60.0)
+    assert bell.rung == 0
+    held.release()
+    desk.take(ticket=waiting).release()
