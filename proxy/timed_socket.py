@@ -121,6 +121,7 @@ class TimedSocket(LimitedSocket):
     receive_until = math.inf
     receive_timeout_s = math.inf
     write_timeout_s: float | None = None
+    head_until: float | None = None  # the next request's, of which something may be here
     answered_at = -math.inf  # the last request on it
     is_brisk = False  # whether the present request followed at once
     _timeout_s: float | None = None

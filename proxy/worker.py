@@ -3,7 +3,8 @@
 gthread by itself gives each new connection a thread for 5 s before its first byte, waits for a
 request's head for ever, waits for ever until a short answer is taken, and lingers on a connection
 that it closes in the one thread that accepts all others (2 s each). Here a connection has no thread
-before its first byte, and each of these waits is bounded and a thread of the pool's own.
+until a request's head is whole, and each of these waits is bounded and a thread of the pool's own.
+Over TLS a handshake and a head need a thread: at most a quarter of all do that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ from .watch import Caller
 # For a connection's first byte, and from a request's first byte to the end of its head. What
 # callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
 HEAD_TIMEOUT_S = 20.0
+
+# No request with a longer head is waited for; proxies in front allow less (nginx 32 KB). It bounds
+# what all connections of a worker can have it keep without a key.
+MAX_HEAD_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 8192  # gunicorn allows no longer request line
+_PIECE_BYTES = 8192
+
+# One thread in so many may be busy with handshakes and heads of TLS; the oldest has to go for more.
+TLS_HEADS_SHARE = 4
+
+_PRIOR_KNOWLEDGE = ("prior-knowledge", "both")  # of gunicorn's `http2_cleartext`
+
+_UNFINISHED = object()  # what comes of a head that is not whole: the main thread waits for the rest
 
 # A worker that is to end waits so long for the first byte of a connection that it has accepted: the
 # byte may be on its way.
@@ -82,7 +96,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # By themselves settings are found by two calls each, and a request looks at thirty.
         self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
         self.is_tls = self.cfg.is_ssl
-        self.tls_heads: dict[Any, float] = {}  # connections, and until when a head may come
+        # Connections, and until when a head may come: those that the poller waits for, and those
+        # that have a thread.
+        self.heads: dict[Any, float] = {}
+        self.tls_heads: dict[Any, float] = {}
+        # A connection that may turn out to be HTTP/2 is gunicorn's to read.
+        self.has_heads = not self.is_tls and self.cfg.http2_cleartext not in _PRIOR_KNOWLEDGE
         super().init_process()
 
     def accept(self, listener: Any) -> None:
@@ -110,28 +129,43 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             super().enqueue_req(conn)
             return
         conn.sock = TimedSocket.from_socket(conn.sock)
-        conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
-        self.pending_conns.append(conn)
-        ready = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, ready)
+        self._wait_for_head(conn, time.monotonic() + HEAD_TIMEOUT_S)
+
+    def _wait_for_head(self, conn: Any, until: float) -> None:
+        """Main thread: a head's first byte, or more of it, has to come before this moment."""
+        self.heads[conn] = until
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_head, conn))
+
+    def _on_head(self, conn: Any, sock: Any) -> None:
+        """Main thread: something of it is here."""
+        self.poller.unregister(sock)
+        del self.heads[conn]
+        conn.data_ready = True
+        self.enqueue_req(conn)
 
     def murder_pending(self) -> None:
-        """Main thread, every second: close connections that were silent for too long."""
-        if not self.alive:
-            self.ends_at = self.ends_at or time.monotonic() + STOP_LINGER_S
-            for conn in self.pending_conns:
-                conn.timeout = min(conn.timeout, self.ends_at)
+        """Main thread, every second: close connections whose heads do not come in time."""
         now = time.monotonic()
-        for conn, until in list(self.tls_heads.items()):
-            if now > until:
+        if not self.alive:
+            self.ends_at = self.ends_at or now + STOP_LINGER_S
+        for conn, until in list(self.heads.items()):
+            last = until if conn.initialized or self.ends_at is None else self.ends_at
+            if now > min(until, last):
+                self.poller.unregister(conn.sock)
+                del self.heads[conn]
+                self.nr_conns -= 1
+                conn.close()
+        tls_heads = list(self.tls_heads.items())
+        too_many = len(tls_heads) - max(1, self.cfg.threads // TLS_HEADS_SHARE)
+        for number, (conn, until) in enumerate(tls_heads):
+            if number < too_many or now > until:
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)  # and not of its TLS
-        super().murder_pending()
 
     def handle(self, conn: Any) -> Any:
         """A thread of the pool: serve a request, and those that follow it at once.
 
-        Falsy: the connection is over, and closed.
+        Falsy: the connection is over, and closed. `_UNFINISHED`: there was none, but a part.
         """
         keeps = self._serve(conn)
         while keeps is True and self._goes_on(conn):
@@ -144,8 +178,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         sock = conn.sock
         if isinstance(sock, TimedSocket):
             now = time.monotonic()
-            sock.is_brisk = now - sock.answered_at < BRISK_S
-            sock.receive_until = now + HEAD_TIMEOUT_S
+            if sock.head_until is None:
+                sock.is_brisk = now - sock.answered_at < BRISK_S
+                sock.head_until = now + HEAD_TIMEOUT_S
+            sock.receive_until = sock.head_until
+            if self.has_heads:
+                try:
+                    if not _has_head(conn):
+                        return _UNFINISHED
+                except unread.LimitRequestHeaders as error:
+                    self.handle_error(None, sock, conn.client, error)
+                    return False
+            sock.head_until = None
         if self.is_tls:
             self.tls_heads[conn] = time.monotonic() + HEAD_TIMEOUT_S
         try:
@@ -214,10 +258,44 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Any, fs: concurrent.futures.Future[Any]) -> None:
         """Main thread, after `handle`."""
-        if not fs.cancelled() and fs.exception() is None and not fs.result():
-            self.nr_conns -= 1
-        else:
+        if fs.cancelled() or fs.exception() is not None:
             super().finish_request(conn, fs)
+        elif fs.result() is _UNFINISHED:
+            self._wait_for_head(conn, conn.sock.head_until)
+        elif fs.result():
+            super().finish_request(conn, fs)
+        else:
+            self.nr_conns -= 1
+
+
+def _has_head(conn: Any) -> bool:
+    """Whether the parser need not wait for the rest of a head; what is there of it is the parser's.
+
+    Also if it is none, or ends too soon: that is the parser's to say. Raises LimitRequestHeaders.
+    """
+    conn.init()
+    held = conn.parser.unreader.buf
+    head = held.getvalue()
+    while not _is_whole(head):
+        if len(head) > MAX_HEAD_BYTES:
+            raise unread.LimitRequestHeaders(f"more than {MAX_HEAD_BYTES} bytes")
+        try:
+            piece = conn.sock.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        if not piece:
+            return True
+        held.write(piece)
+        head += piece
+    return True
+
+
+def _is_whole(head: bytes) -> bool:
+    """Whether its end is here, or gunicorn's parser refuses what there is."""
+    if b"\r\n\r\n" in head:
+        return True
+    has_bare_lf = head.count(b"\n") != head.count(b"\r\n")
+    return has_bare_lf or (len(head) > _MAX_LINE_BYTES and b"\r\n" not in head)
 
 
 def _limit(sock: Any) -> None:

@@ -236,11 +236,12 @@ MUTANTS = [
        "if not enabled and not self.alive:", "if not enabled:",
        "e2e/test_listeners.py::test_callers_beyond_the_limit_on_connections_wait"),
     _m("the worker is replaced after each request", "worker.py",
-       "if not fs.cancelled() and fs.exception() is None and not fs.result():\n"
-       "            self.nr_conns -= 1",
-       "if not fs.cancelled() and fs.exception() is None and not fs.result():\n"
-       "            raise RuntimeError",
+       "        else:\n            self.nr_conns -= 1",
+       "        else:\n            raise RuntimeError",
        "e2e/test_stop.py"),
+    _m("a head that trickles has a thread", "worker.py",
+       "if self.has_heads:", "if False:",
+       "hostile/test_receiving.py::test_head_that_does_not_come_has_no_thread"),
     _m("a slow reader has one time for all", "timed_socket.py",
        "            else:\n                until = time.monotonic() + timeout_s\n", "",
        "hostile/test_receiving.py", "-k", "slowly"),

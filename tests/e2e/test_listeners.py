@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from proxy.serving import SPARE_THREADS
 from proxy.worker import HEAD_TIMEOUT_S
 from tests.commandline import wait_for
 from tests.gateway import COMMAND, PATIENCE_S, ROOT, Gateway, curl, data_of, environment, text_of
@@ -144,6 +145,26 @@ def test_callers_beyond_the_limit_on_connections_wait(tmp_path: Path) -> None:
                 assert not select.select([late], [], [], 0.5)[0]
             with late:
                 assert statuses(read_all(late)) == [200]
+
+
+def test_handshakes_leave_threads_to_others(tmp_path: Path) -> None:
+    """More than there are threads: the oldest go, and who shakes hands at once is served."""
+    authority = trustme.CA()
+    trusted, pem = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    (tmp_path / "config.yaml").write_text(json.dumps({**DEMO, "max-requests-in-flight": 1}))
+    env = {"PROXY_CONFIG": str(tmp_path / "config.yaml")}
+    with (
+        served(f"--certfile={pem}", f"--keyfile={pem}", **env) as url,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(3 * (1 + SPARE_THREADS)):
+            stack.enter_context(connected(url)).sendall(b"\x16")
+        began = time.monotonic()
+        for _ in range(3):
+            assert json.loads(curl("--cacert", str(trusted), f"{url}/healthz"))
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.slow

@@ -41,6 +41,15 @@ def silent_connections(place: Place) -> None:
             assert sock.recv(1) == b""
 
 
+def first_bytes(place: Place) -> None:
+    """3,300 of one byte each, for as long as a head may take: no thread waits for the rest."""
+    with contextlib.ExitStack() as stack:
+        socks = place.send(stack, *[b"P"] * 3300)
+        for sock in socks:
+            sock.settimeout(HEAD_TIMEOUT_S + SLACK_S)
+            assert sock.recv(1) == b""
+
+
 def stays_after_refusal(place: Place) -> None:
     """Whose connection is over and who does not close it: it lingers, but not where all others
     come in.

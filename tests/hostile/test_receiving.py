@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -18,6 +19,7 @@ from proxy import timed_socket
 from proxy.serving import SPARE_THREADS
 from proxy.timed_socket import MAX_JOINED_BYTES, TimedSocket
 from proxy.watch import Caller
+from proxy.worker import MAX_HEAD_BYTES
 from tests.gateway import CHAT, PATIENCE_S, Gateway
 from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
 
@@ -284,6 +286,38 @@ def test_head_in_pieces_is_read(gateway: Gateway) -> None:
         assert statuses(read_all(sock)) == [200]
 
 
+def test_head_that_does_not_come_has_no_thread() -> None:
+    """Of more connections than threads: at their first byte, behind an answer, behind a request."""
+    config = {"max-requests-in-flight": 1, "demo": [{"name": DEMO}]}
+    whole = head("/healthz", method="GET")
+    with Gateway(config) as running, contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(running.connect()) for _ in range(3 * (1 + SPARE_THREADS))]
+        for number, sock in enumerate(socks):
+            if number % 3:
+                ask(sock)
+            sock.sendall(whole + b"G" if number % 3 == 2 else b"G")
+        began = time.monotonic()
+        for _ in range(10):
+            assert running.call("GET", "/readyz").status == 200
+        assert time.monotonic() - began < 10
+        for number, sock in enumerate(socks):  # and all of them are waited for
+            sock.sendall(whole[1:])
+            if number % 3 == 2:
+                read_answer(sock)
+            read_answer(sock)
+
+
+def test_head_that_is_refused_in_the_end_is_not_waited_for(gateway: Gateway) -> None:
+    """One that is too long, and one that never ends as it began."""
+    with gateway.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n" + b"A: " + b"a" * MAX_HEAD_BYTES)
+        assert statuses(read_all(sock)) == [431]
+    for refused in (b"GET / HTTP/1.1\nHost", b"G" * 9000):
+        with gateway.connect() as sock:
+            sock.sendall(refused)
+            assert statuses(read_all(sock))[0] in (400, 414)
+
+
 def test_callers_without_pause_leave_threads_to_others() -> None:
     """More of them than threads, each with its next request at once: nobody else waits long."""
     config = {"max-requests-in-flight": 1, "demo": [{"name": DEMO}]}
@@ -351,8 +385,13 @@ def test_stop_does_not_wait_for_silent_connections() -> None:
 def ask(sock: socket.socket) -> bytes:
     """Whether it is healthy, and all of the answer."""
     sock.sendall(head("/healthz", method="GET"))
+    return read_answer(sock)
+
+
+def read_answer(sock: socket.socket) -> bytes:
+    """One that says that it is healthy; what may follow it stays."""
     answer = b""
-    while not answer.endswith(b"}") and (data := sock.recv(4096)):
+    while not answer.endswith(b"}") and (data := sock.recv(1)):
         answer += data
     assert answer.startswith(b"HTTP/1.1 200 OK")
     return answer
