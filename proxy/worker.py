@@ -220,8 +220,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.tls_heads.pop(conn, None)
         sock = conn.sock
         _limit(sock)
+        names = {name for name, _ in req.headers}
+        if "HOST" not in names and req.version >= (1, 1):  # RFC 9112 section 3.2
+            error = InvalidRequest("the request has no `Host` header")
+            self.handle_error(req, sock, conn.client, error)
+            return False
         if isinstance(sock, TimedSocket):
-            if any(name == "UPGRADE" for name, _ in req.headers):
+            if "UPGRADE" in names:
                 sock.receive_timeout_s = math.inf  # a WebSocket may be silent
             sock.hold_head()
             try:
@@ -307,6 +312,8 @@ def _limit(sock: Any) -> None:
 
 
 def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
+    if isinstance(fault, ProxyError):
+        return fault
     for kind, (status, why) in _UNREAD.items():
         if isinstance(fault, kind):
             error = InvalidRequest(why)

@@ -117,7 +117,8 @@ def test_not_ready_while_no_client_is_in_service() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1", "/v1/", "/v1/models/", "/v1//models", "/%00", "/static/x"]
+    "path",
+    ["/nothing", "/v1", "/v1/", "/v1/models/", "/v1//models", "//v1/models", "//", "/%00", "/x/y"],
 )
 def test_unknown_path_is_404_in_the_envelope(gateway: Gateway, method: str, path: str) -> None:
     """Whatever the method; no redirect, no HTML."""

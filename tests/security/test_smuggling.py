@@ -146,6 +146,8 @@ NO_REQUESTS = {
     "a key in a folded line": (b"GET / HTTP/1.1\r\nX-Api-Key:\r\n %k\r\n\r\n", 400),
     "a long field": (b"GET / HTTP/1.1\r\nX-Api-Key: %k" + b"x" * 9000 + b"\r\n\r\n", 431),
     "many fields": (b"GET / HTTP/1.1\r\n" + b"X-Api-Key: %k\r\n" * 200 + b"\r\n", 431),
+    "no host": (b"GET /healthz HTTP/1.1\r\nX-Api-Key: %k\r\n\r\n", 400),
+    "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
     "a key as expectation": (b"GET / HTTP/1.1\r\nExpect: %k\r\n\r\n", 417),
     "a key as a coding": (b"GET / HTTP/1.1\r\nTransfer-Encoding: %k\r\n\r\n", 501),
 }
@@ -163,6 +165,13 @@ def test_what_is_no_request_gets_an_error_in_our_shape(gateway: Gateway, name: s
     error = json.loads(body)["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
     assert CALLER_KEY.upper() not in answer.decode().upper()
+
+
+def test_http_1_0_needs_no_host(gateway: Gateway) -> None:
+    """RFC 9112, 3.2: from 1.1 on only."""
+    with gateway.connect() as sock:
+        sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert sock.recv(12)[-3:] == b"200"
 
 
 def test_body_without_a_length_is_no_body(gateway: Gateway) -> None:
