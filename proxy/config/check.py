@@ -29,7 +29,7 @@ class Notes:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self.ignored: set[str] = set()  # paths of keys that are CLIProxyAPI's alone
+        self.ignored: dict[str, Any] = {}  # by path, what is at keys that are CLIProxyAPI's alone
         self.variables: dict[str, tuple[str, ...]] = {}  # path: names filled in there
 
     def problem(self, at: str, text: str) -> None:
@@ -88,7 +88,7 @@ class _Walk:
         known = {field.encode_name: field for field in declared.fields}
         for key in value:
             if key not in known:
-                self._stray(key, known, declared.cls, at)
+                self._stray(key, value[key], known, declared.cls, at)
         fields = {
             field.name: self._field(value.get(name), field, _join(at, name))
             for name, field in known.items()
@@ -114,12 +114,12 @@ class _Walk:
         except (_LeftOut, _Unfit):
             return _default(field)
 
-    def _stray(self, key: Any, known: Mapping[str, Any], section: type, at: str) -> None:
+    def _stray(
+        self, key: Any, value: Any, known: Mapping[str, Any], section: type, at: str
+    ) -> None:
         """A key that the section does not have: CLIProxyAPI's, or a mistake."""
         if key in getattr(section, "foreign", ()):
-            path = _join(at, key)
-            self._notes.ignored.add(path)
-            self._notes.warning(path, "a setting of CLIProxyAPI's that is not supported: ignored")
+            self._notes.ignored[_join(at, key)] = value
             return
         path = _join(at, shown_key(key))
         alike = str(key).lower().replace("_", "-")

@@ -1,11 +1,17 @@
 """Keys that CLIProxyAPI's files may hold and this program lacks: warned about, ignored.
 
+They are told in two lines, so that those which change what is served are seen.
+
 From its `config.example.yaml` and the yaml tags of `internal/config` (github.com/router-for-me/
 CLIProxyAPI, read 2026-11), with the spellings of its earlier releases. What lies below such a key
 is not looked at.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 TOP = frozenset(
     {
@@ -96,3 +102,58 @@ MODEL = frozenset(
         "thinking",
     }
 )
+
+# Of all of them those by which CLIProxyAPI would serve other accounts or models, others first, or
+# other callers.
+_SERVING = frozenset(
+    {
+        "allow-localhost-unauthenticated",
+        "amp-model-mappings",
+        "amp-upstream-api-key",
+        "ampcode",
+        "antigravity-credits",
+        "auth",
+        "auth-dir",
+        "codex-api-key",
+        "disable-cooling",
+        "excluded-models",
+        "force-mapping",
+        "force-model-prefix",
+        "gemini-web",
+        "home",
+        "interactions-api-key",
+        "max-retry-credentials",
+        "oauth-excluded-models",
+        "oauth-model-alias",
+        "oauth-model-mappings",
+        "payload",
+        "plugins",
+        "prefix",
+        "priority",
+        "request-retry",
+        "routing",
+        "transient-error-cooldown-seconds",
+        "vertex-api-key",
+        "ws-auth",
+        "xai-api-key",
+    }
+)
+
+
+def warnings(ignored: Mapping[str, Any]) -> Iterator[str]:
+    """What to say of ignored keys, by path; entries of a list are not told apart.
+
+    What is off in the file (`false`, 0, nothing) serves nobody otherwise.
+    """
+    serving: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for path, value in ignored.items():
+        is_on = bool(value) and path.rpartition(".")[2] in _SERVING
+        (serving if is_on else others)[re.sub(r"\[\d+\]", "[]", path)] = None
+    if serving:
+        yield (
+            "of CLIProxyAPI's settings these are not supported, and it would serve other accounts, "
+            f"models or callers by them: {', '.join(serving)}"
+        )
+    if left := [path for path in others if path not in serving]:
+        yield f"of CLIProxyAPI's settings these are ignored: {', '.join(left)}"

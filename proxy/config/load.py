@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from . import document
+from . import document, foreign
 from .check import Notes, check
 from .layout import File
 from .resolve import resolve
@@ -49,6 +49,8 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
         raise ConfigError(_prefixed(path, [problem]))
     notes = Notes()
     file = check(tree, File, notes, environ)
+    for text in foreign.warnings(notes.ignored):
+        notes.warning("", text)
     config = resolve(file, notes, path=path)
     if notes.problems:
         raise ConfigError(_prefixed(path, notes.problems))

@@ -25,7 +25,7 @@ from .layout import (
     ModelEntry,
     ProviderEntry,
 )
-from .secret import Secret
+from .secret import Secret, is_placeholder
 from .settings import CallerKey, ClientConfig, Config, Model
 from .shown import shown
 
@@ -246,6 +246,9 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[CallerKey, .
     numbered = list(_numbered("api-keys", entries))
     _report_repeats([(at, entry.key) for at, entry in numbered], notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
+    for at, entry in numbered:
+        if is_placeholder(entry.key):
+            notes.warning(at, "a placeholder, which everybody knows: put a key of your own here")
     return tuple(
         CallerKey(entry.name or "", entry.key, entry.models, entry.max_concurrency)
         for entry in entries

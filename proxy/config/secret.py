@@ -7,6 +7,13 @@ import re
 # What may be a key wherever it stands: well-known prefixes, and long words with a digit in them.
 KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
 
+# Of published examples: CLIProxyAPI's, LiteLLM's (`sk-1234`), and the like.
+_PLACEHOLDER = re.compile(
+    r"(?:sk-)?(?:your|my|example|change)[-_]?(?:me|(?:(?:api|secret|master|proxy)[-_]?)?key)?"
+    r"(?:[-_]?(?:here|\d))?|sk-1234|(?:sk-)?x{3,}",
+    re.IGNORECASE,
+)
+
 _MASKED_WHOLE_BELOW = 12  # characters; of a shorter key the mask would give too much away
 
 
@@ -45,3 +52,8 @@ def mask(key: str) -> str:
     if not key:
         return ""
     return f"{key[:3]}…{key[-4:]}" if len(key) >= _MASKED_WHOLE_BELOW else "…"
+
+
+def is_placeholder(key: Secret) -> bool:
+    """Whether it is no key, but stands where one is to be put: everybody knows it."""
+    return _PLACEHOLDER.fullmatch(key.reveal()) is not None

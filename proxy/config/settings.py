@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from .secret import Secret
+from .secret import Secret, is_placeholder
 from .secrets import Secrets, secrets_of
 
 
@@ -98,13 +98,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
         A step of its own, because an embedding application listens by itself.
         """
-        if self.callers or self.allow_unauthenticated:
+        known = [
+            f"api-keys[{i}]" for i, each in enumerate(self.callers) if is_placeholder(each.key)
+        ]
+        if self.allow_unauthenticated or (self.callers and not known):
             return []
         for host in (self.host, *others):
             if not is_loopback(host):
+                where = host or "all interfaces"
+                if known:
+                    return [
+                        f"{self.path or 'config'}: {', '.join(known)}: everybody knows this "
+                        f"placeholder, and whoever reaches {where} could spend the quota of your "
+                        "keys: put keys of your own here, or set host: 127.0.0.1"
+                    ]
                 return [
                     f"{self.path or 'config'}: host: without api-keys, whoever reaches "
-                    f"{host or 'all interfaces'} could spend the quota of your keys: add api-keys, "
+                    f"{where} could spend the quota of your keys: add api-keys, "
                     "or set host: 127.0.0.1, or say allow-unauthenticated: true if that is meant"
                 ]
         return []

@@ -141,6 +141,36 @@ openai-compatibility:
 """
 
 
+SERVING = [
+    "auth-dir",
+    "plugins",
+    "routing",
+    "ws-auth",
+    "interactions-api-key",
+    "codex-api-key",
+    "xai-api-key",
+    "vertex-api-key",
+    "oauth-model-alias",
+    "oauth-excluded-models",
+    "payload",
+    "quota-exceeded.antigravity-credits",
+    "openai-compatibility[].prefix",
+    "openai-compatibility[].priority",
+    "openai-compatibility[].request-retry",
+    "openai-compatibility[].models[].force-mapping",
+    "gemini-api-key[].excluded-models",
+    "gemini-api-key[].prefix",
+    "gemini-api-key[].priority",
+    "gemini-api-key[].request-retry",
+    "gemini-api-key[].models[].force-mapping",
+    "claude-api-key[].excluded-models",
+    "claude-api-key[].prefix",
+    "claude-api-key[].priority",
+    "claude-api-key[].request-retry",
+    "claude-api-key[].models[].force-mapping",
+]
+
+
 def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
     """Every key of the example: three of its kinds of upstream are served, the rest is named."""
     path = tmp_path / "config.yaml"
@@ -157,18 +187,26 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
     assert config.clients[0].models == (Model("n1", "a1"),)
     assert config.clients[0].headers == {"X-Custom-Header": "v"}
     assert (len(config.callers), config.switch_preview_model) == (2, False)
-    warned = {warning.split(": ")[0] for warning in config.warnings}
+    serving, ignored = (warning.partition(": ") for warning in config.warnings[:2])
+    assert serving[0].endswith("it would serve other accounts, models or callers by them")
+    assert serving[2].split(", ") == SERVING
+    assert ignored[0] == "of CLIProxyAPI's settings these are ignored"
+    others = ignored[2].split(", ")
     assert {
         "tls",
-        "quota-exceeded.antigravity-credits",
+        "disable-cooling",
         "streaming.bootstrap-retries",
-        "gemini-api-key[0].prefix",
+        "claude-api-key[].cloak",
+        "openai-compatibility[].support-prompt-cache-key",
+        "openai-compatibility[].models[].thinking",
+    } <= set(others)
+    assert [warning.partition(": ")[0] for warning in config.warnings[2:]] == [
+        "openai-compatibility[0].headers.X-Session",
         "gemini-api-key[0].headers.X-Session",
-        "claude-api-key[1].cloak",
-        "openai-compatibility[0].support-prompt-cache-key",
-        "openai-compatibility[0].models[0].thinking",
-    } <= warned
-    assert warned & set(foreign.TOP) == set(foreign.TOP) & set(_top_keys(CURRENT))
+        "claude-api-key[1].headers.X-Session",
+    ]
+    named = {name.partition(".")[0].removesuffix("[]") for name in (*SERVING, *others)}
+    assert named & foreign.TOP == foreign.TOP & set(_top_keys(CURRENT))
 
 
 def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
@@ -182,9 +220,12 @@ def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
         "gemini/AIz…0001",
         "gemini/AIz…0002",
     ]
-    assert (
-        config.warnings[0] == "auth-dir: a setting of CLIProxyAPI's that is not supported: ignored"
+    serving, ignored = config.warnings
+    assert serving.endswith(
+        "by them: auth-dir, auth, allow-localhost-unauthenticated, gemini-web, ampcode, "
+        "oauth-model-mappings"
     )
+    assert ignored.endswith("ignored: force-gpt-5-codex")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +248,55 @@ def test_no_key_is_both_ignored_and_known(
 ) -> None:
     """What is supported one day leaves the list of what is ignored."""
     config = load_config(tree(dict.fromkeys(keys, 1)), environ={})
-    assert sum(warning.endswith("ignored") for warning in config.warnings) == len(keys)
+    named = [
+        path.rpartition(".")[2]
+        for warning in config.warnings
+        if warning.startswith("of CLIProxyAPI's")
+        for path in warning.partition(": ")[2].split(", ")
+    ]
+    assert sorted(named) == sorted(keys)
+
+
+def test_what_is_off_serves_nobody_otherwise() -> None:
+    """And a file without such keys has nothing said of it."""
+    demo = {"demo": [{"models": [{"name": "m"}]}]}
+    off: dict[str, Any] = {
+        "force-model-prefix": False,
+        "max-retry-credentials": 0,
+        "payload": None,
+        "routing": {},
+    }
+    (warning,) = load_config({**demo, **off}, environ={}).warnings
+    assert warning.endswith(
+        "are ignored: force-model-prefix, max-retry-credentials, payload, routing"
+    )
+    assert load_config(demo, environ={}).warnings == ()
+
+
+PLACEHOLDERS = ["your-api-key-1", "your-api-key", "YOUR_API_KEY", "sk-your-key-here", "sk-1234"]
+
+
+@pytest.mark.parametrize("key", PLACEHOLDERS)
+def test_placeholders_are_no_keys(key: str) -> None:
+    """The example's: a warning on this machine, an error on all interfaces."""
+    tree = {"demo": [{}], "api-keys": ["a-key-of-ours-0123456789", {"name": "b", "key": key}]}
+    config = load_config(tree, environ={})
+    (warning,) = config.warnings
+    assert warning.startswith("api-keys[1]: a placeholder, which everybody knows")
+    assert config.listen_problems() == []
+    for host in ("", "0.0.0.0", "10.0.0.1"):
+        (problem,) = load_config({**tree, "host": host}, environ={}).listen_problems()
+        assert problem.startswith("config: api-keys[1]: everybody knows this placeholder")
+    (problem,) = config.listen_problems("0.0.0.0")
+    assert "0.0.0.0" in problem
+    meant = {**tree, "host": "", "allow-unauthenticated": True}
+    assert load_config(meant, environ={}).listen_problems() == []
+
+
+@pytest.mark.parametrize("key", ["sk-12345", "your-own-0123456789", "my-key-at-work"])
+def test_keys_are_no_placeholders(key: str) -> None:
+    """Also short and simple ones."""
+    assert load_config({"demo": [{}], "api-keys": [key]}, environ={}).warnings == ()
 
 
 def _top_keys(text: str) -> list[str]:
