@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # Processes that run tests at once: one more than there are cores, as some tests wait.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants audit clean
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random audit clean
 
 run: $(VENV)/run.done
 	$(BIN)/gunicorn -c gunicorn.conf.py
@@ -50,6 +50,11 @@ fuzz: $(VENV)/test.done
 mutants: $(VENV)/test.done
 	$(BIN)/python -m tests.mutants
 
+# Breaks N random places, the same ones for the same SEED; ROOM=proxy/wire breaks that part only.
+mutants-random: $(VENV)/test.done
+	$(BIN)/python -m tests.mutation $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) --jobs $(JOBS) \
+		$(if $(TESTS),--tests $(TESTS) --) $(ROOM)
+
 # Known problems of the runtime dependencies.
 audit: $(VENV)/test.done
 	$(BIN)/python -m tests.security.audit
@@ -65,4 +70,4 @@ $(VENV)/test.done: setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.*
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mutants
