@@ -140,6 +140,18 @@ def test_request_as_the_api_wants_it(plain: Upstream, client: GeminiClient) -> N
     assert received.header["x-request-id"] == "req_1"
 
 
+@pytest.mark.parametrize("in_list", [False, True])
+def test_retry_info_counts_in_a_list_too(
+    plain: Upstream, client: GeminiClient, in_list: bool
+) -> None:
+    """The streaming method wraps its errors in a list of one."""
+    error = gemini.out_of_quota("27s")
+    plain.reply(KEY, json_reply([error] if in_list else error, 429))
+    refusal = ask(client, refused=True)
+    assert (refusal.status, refusal.retry_after_s) == (429, 27.0)
+    assert refusal.headers()["retry-after"] == "27"
+
+
 def test_retry_info_of_the_body_counts_and_is_passed_on(
     plain: Upstream, client: GeminiClient
 ) -> None:
