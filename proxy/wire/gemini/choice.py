@@ -60,6 +60,7 @@ class Choice:
         self._reason: str | None = None
         self._text: list[str] = []
         self._ids: set[str] = set()
+        self._is_refused = False
         self._open: list[OpenCall] = []
         self._images = 0
         self._signature: str | None = None
@@ -82,15 +83,23 @@ class Choice:
     @property
     def closing(self) -> Delta:
         """What goes with the finish reason: the text's signature and what Gemini's own tools did;
-        once, as the SDK's helper for streams joins strings of the same field.
+        once, as the SDK's helper for streams joins strings of the same field. An answer that says
+        nothing has an empty text, as at OpenAI.
         """
-        if self._signature is None and not self._server_parts:
-            return {}
-        return {"extra_content": calls.extra_content(self._signature, self._server_parts)}
+        delta: Delta = {} if self._says_something else {"content": ""}
+        if self._signature is not None or self._server_parts:
+            extra = calls.extra_content(self._signature, self._server_parts)
+            delta["extra_content"] = extra
+        return delta
+
+    @property
+    def _says_something(self) -> bool:
+        return bool(self._text or self._ids or self._is_refused)
 
     def block(self, reason: str) -> Delta:
         """The prompt was refused before anything was made."""
         self._reason = "PROHIBITED_CONTENT"
+        self._is_refused = True
         return {"refusal": f"Gemini blocked the prompt: {reason}"}
 
     def add(self, candidate: Candidate) -> Delta:
@@ -191,6 +200,7 @@ class Choice:
             )
         if reason in _FILTERED and self._reason is None:
             delta["refusal"] = f"Gemini stopped the answer: {why}"
+            self._is_refused = True
         self._reason = reason
 
 
