@@ -484,6 +484,68 @@ STREAMS: dict[str, list[Json]] = {
     ],
     "logprobs": [answer([candidate([text("Hi")], logprobsResult=LOGPROBS)])],
     "nothing said": [answer([candidate([])])],
+    # Shapes that public SDKs, gateways and their tests have of recorded answers.
+    "thoughts alone": [
+        answer([candidate([text("Hm.", thought=True)], finish=None)], usage(9, 0, thoughts=5)),
+        answer([candidate([text("", signature=SIGNATURE)], finish="MAX_TOKENS")]),
+    ],
+    "a signed word and a signed call": [
+        answer([candidate([text("Look", signature=SIGNATURE)], finish=None)]),
+        answer([candidate([text(": "), call("a", {"x": None}, id="1", signature=SIGNATURE)])]),
+    ],
+    "usage before and behind the text": [
+        {"usageMetadata": usage(7, 0), "modelVersion": MODEL_VERSION, "responseId": RESPONSE_ID},
+        {"candidates": [candidate([text("Hi")], finish=None)], "responseId": RESPONSE_ID},
+        answer([candidate([text("!")])], usage(7, 2, thoughts=3)),
+    ],
+    "no content at the end": [
+        answer([candidate([text("Hi")], finish=None)]),
+        answer([{"index": 0, "finishReason": "STOP", "content": {}}]),
+    ],
+    "no list of parts": [
+        answer([candidate([text("A poem")], finish=None)]),
+        answer([{"index": 0, "finishReason": "RECITATION", "content": {"role": "model"}}]),
+    ],
+    "a language that it does not speak": [
+        answer([candidate([], finish="LANGUAGE", finishMessage="Unsupported.")])
+    ],
+    "rated": [
+        answer(
+            [
+                candidate(
+                    [text("Fine.")],
+                    safetyRatings=[
+                        {"category": "HARM_CATEGORY_HARASSMENT", "probability": "NEGLIGIBLE"}
+                    ],
+                    avgLogprobs=-0.1,
+                    tokenCount=2,
+                )
+            ]
+        )
+    ],
+    "code was run": [
+        answer(
+            [
+                candidate(
+                    [
+                        text("Let me see. "),
+                        {"executableCode": {"language": "PYTHON", "code": "print(6*7)"}},
+                    ],
+                    finish=None,
+                )
+            ]
+        ),
+        answer(
+            [
+                candidate(
+                    [
+                        {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42\n"}},
+                        text("It is 42."),
+                    ]
+                )
+            ]
+        ),
+    ],
     "usage after the end": [
         answer([candidate([text("Hi")])]),
         {"usageMetadata": usage(5, 6), "responseId": RESPONSE_ID, "modelVersion": MODEL_VERSION},
