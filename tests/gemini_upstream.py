@@ -14,6 +14,8 @@ from typing import Any
 
 from google.genai import types
 
+from tests.wire.gemini_rules import violations
+
 Json = dict[str, Any]
 
 RESPONSE_ID = "9sYhabcDEF-f_u8P0qSKyAE"
@@ -33,8 +35,11 @@ BESIDE = (
 )
 
 
-def read_request(body: bytes) -> Json:
-    """A generateContent request, read by google-genai's types, which forbid unknown fields."""
+def read_request(body: bytes, *, model: str = "gemini-3.5-flash") -> Json:
+    """A generateContent request that Gemini would take.
+
+    Read by google-genai's types, which forbid unknown fields, and by what the service itself says.
+    """
     request: Json = json.loads(body)
     for content in request["contents"]:
         read = types.Content.model_validate(content)
@@ -43,6 +48,7 @@ def read_request(body: bytes) -> Json:
     beside = {name: value for name, value in request.items() if name in BESIDE}
     types.GenerateContentConfig.model_validate({**request.get("generationConfig", {}), **beside})
     assert request.keys() <= {"contents", "generationConfig", *BESIDE}
+    assert violations(request, model=model) == []
     return request
 
 

@@ -28,7 +28,7 @@ TOOL = {
 
 def translate(model: str = FLASH, **asked: Any) -> Json:
     body = json.dumps({"model": "my-alias", "messages": HELLO, **asked}).encode()
-    return upstream.read_request(to_request(body, model=model, stream=False))
+    return upstream.read_request(to_request(body, model=model, stream=False), model=model)
 
 
 def config(model: str = FLASH, **asked: Any) -> Json:

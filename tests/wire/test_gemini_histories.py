@@ -12,15 +12,14 @@ from proxy.wire.gemini.request import to_request
 from tests import gemini_upstream as upstream
 from tests.wire.gemini_chat import Json, chat_of, chunks_of, join
 from tests.wire.gemini_requests import HELLO, result, translate
-from tests.wire.gemini_rules import violations
 from tests.wire.histories import conversations
 
 MODELS = ["gemini-2.5-flash", "gemini-3.5-flash", "gemini-flash-latest"]
 
 
 def check(request: Json, model: str) -> None:
-    made = upstream.read_request(to_request(json.dumps(request).encode(), model=model, stream=True))
-    assert violations(made, model=model) == []
+    sent = to_request(json.dumps(request).encode(), model=model, stream=True)
+    upstream.read_request(sent, model=model)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -58,7 +57,6 @@ def test_every_answer_is_taken_back(name: str, keeps: bool, model: str) -> None:
             message |= {"tool_calls": made} if made else {}
         results = [result(call["id"], "done") for call in made]
         request = translate(model, messages=[*HELLO, message, *results])
-        assert violations(request, model=model) == []
         given_out = [part for event in events for part in parts_of(event)]
         if keeps and model != MODELS[0]:
             sent = [part for turn in request["contents"] for part in turn["parts"]]

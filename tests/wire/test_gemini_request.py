@@ -468,4 +468,4 @@ def _requests(draw: st.DrawFn) -> bytes:
 def test_any_request_is_translated_or_refused(body: bytes, model: str) -> None:
     """What is sent is a Gemini request; what can't be is an error of the proxy's tree."""
     with suppress(InvalidRequest):
-        upstream.read_request(to_request(body, model=model, stream=False))
+        upstream.read_request(to_request(body, model=model, stream=False), model=model)
