@@ -96,12 +96,16 @@ def extra_content(signature: str | None, server_parts: Sequence[object] = ()) ->
 
 def signature_in(extra: object) -> str | None:
     """The signature in an `extra_content` that a caller returned; None if there is none."""
+    if extra is None:
+        return None
     signature = _google(extra).get("thought_signature")
     return signature if isinstance(signature, str) and is_signature(signature) else None
 
 
 def server_parts_in(extra: object) -> list[dict[str, Any]]:
     """The `server_parts` in an `extra_content` that a caller returned."""
+    if extra is None:
+        return []
     parts = _google(extra).get("server_parts")
     found = []
     for part in parts if isinstance(parts, list) else ():
@@ -116,5 +120,5 @@ def server_parts_in(extra: object) -> list[dict[str, Any]]:
 
 
 def _google(extra: object) -> Mapping[str, Any]:
-    google = extra.get("google") if isinstance(extra, Mapping) else None
-    return google if isinstance(google, Mapping) else {}
+    google = extra.get("google") if isinstance(extra, dict) else None
+    return google if isinstance(google, dict) else {}

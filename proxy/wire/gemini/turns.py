@@ -23,6 +23,9 @@ from .names import wire_name
 Content = dict[str, Any]
 _Kind = Literal["user", "model"]
 
+_decode: Final = msgspec.json.Decoder().decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+
 # What stands in where Gemini wants a turn of the user and the caller has none.
 _CONTINUE: Final[media.GeminiPart] = {"text": "Continue."}
 _NOT_RUN: Final = "This call was not run, or its result is lost."
@@ -246,9 +249,9 @@ def _arguments(function: chat.FunctionCall) -> msgspec.Raw:
     """
     raw = bytes(function.arguments)
     if raw[:1] == b'"':
-        raw = without_lone(msgspec.json.decode(raw, type=str).encode())
+        raw = without_lone(_decode_text(raw).encode())
     try:
-        found = msgspec.json.decode(raw) if raw.strip() else None
+        found = _decode(raw) if raw.strip() else None
     except (ValueError, RecursionError):
         found = raw
     if found is None:
