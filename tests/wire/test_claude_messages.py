@@ -14,6 +14,7 @@ from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from tests import claude_upstream as claude
+from tests.wire.claude_rules import violations
 from tests.wire.test_claude_request import USER, Json, say, translate
 from tests.wire.test_claude_stream import join
 
@@ -21,7 +22,7 @@ _PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
 def test_conversation_is_merged_and_begins_with_the_user() -> None:
-    """System texts to the front, turns alternate, blank texts vanish."""
+    """The first system texts to the front, turns alternate, blank texts vanish."""
     wire = translate(
         say(
             {"role": "system", "content": "Be brief."},
@@ -35,9 +36,53 @@ def test_conversation_is_merged_and_begins_with_the_user() -> None:
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         )
     )
-    assert [block["text"] for block in wire["system"]] == ["Be brief.", "In French."]
+    assert [block["text"] for block in wire["system"]] == ["Be brief."]
     assert [turn["role"] for turn in wire["messages"]] == ["user", "assistant"] * 2 + ["user"]
-    assert [block["text"] for block in wire["messages"][2]["content"]] == ["One", "two"]
+    said = [block["text"] for block in wire["messages"][2]["content"]]
+    assert said == ["One", "<system>\nIn French.\n</system>", "two"]
+
+
+_CALLED = {
+    "role": "assistant",
+    "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+_DONE = {"role": "tool", "tool_call_id": "a", "content": "done"}
+_HELLO = {"role": "assistant", "content": "Hello."}
+_FRENCH = {"role": "system", "content": "Now greet in French."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "roles"),
+    [
+        ([USER, _HELLO, _FRENCH], "user assistant user system"),
+        ([USER, _FRENCH, _HELLO, USER], "user system assistant user"),
+        ([USER, _HELLO, _FRENCH, USER], "user assistant user system"),
+        ([USER, _FRENCH, USER], "user system"),
+        ([USER, _CALLED, _FRENCH, _DONE], "user assistant user system"),
+        (
+            [USER, _CALLED, _DONE, _FRENCH, _HELLO, USER],
+            "user assistant user system assistant user",
+        ),
+        ([USER, _CALLED, _FRENCH, _HELLO, USER], "user assistant user system assistant user"),
+        ([USER, _HELLO, _FRENCH, _HELLO, USER], "user assistant user system assistant user"),
+        ([_FRENCH, USER], "user"),
+        ([_FRENCH, _FRENCH, _HELLO, USER], "user assistant user"),
+    ],
+)
+def test_system_message_behind_the_first_stays_in_place(messages: list[Json], roles: str) -> None:
+    """As the system's where the family takes that, behind a turn of the user; else marked."""
+    new = translate(say(*messages), model="claude-opus-4-8")
+    assert [turn["role"] for turn in new["messages"]] == roles.split()
+    assert violations(new) == []
+    for turn in new["messages"]:
+        if turn["role"] == "system":
+            assert turn["content"] == [{"type": "text", "text": "Now greet in French."}]
+    old = translate(say(*messages), model="claude-opus-4-7")
+    assert violations(old) == []
+    is_inside = "system" in roles.split()
+    assert ("<system>\\nNow greet in French.\\n</system>" in json.dumps(old)) is is_inside
+    assert ("system" in old) is not is_inside
+    assert old["messages"][-1]["role"] == "user"
 
 
 def test_last_turn_of_the_assistant_is_a_prefill_where_there_are_such() -> None:
@@ -53,6 +98,131 @@ def test_lone_system_message_is_answered() -> None:
     wire = translate(say({"role": "system", "content": "Say hi."}))
     assert "system" not in wire
     assert wire["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Say hi."}]}]
+
+
+@pytest.mark.parametrize("content", ["", " \n", None, [], [{"type": "text", "text": ""}]])
+def test_message_of_a_user_that_says_nothing_is_named(content: Any) -> None:
+    """Empty parts are left out; if nothing is left, the 400 says where."""
+    with pytest.raises(InvalidRequest) as caught:
+        translate(say(USER, {"role": "user", "content": content}))
+    assert caught.value.param == "messages[1]"
+    parts = [{"type": "text", "text": ""}, {"type": "text", "text": "x"}]
+    (turn,) = translate(say({"role": "user", "content": parts}))["messages"]
+    assert turn["content"] == [{"type": "text", "text": "x"}]
+
+
+_PDF = b64encode(b"%PDF-1.7 tiny").decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "block"),
+    [
+        (
+            {"type": "image_url", "image_url": _PNG},
+            {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+        ),
+        (
+            {"type": "image_url", "image_url": "https://example.org/a.png"},
+            {"type": "url", "url": "https://example.org/a.png"},
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/jpg;base64,/9j/\n4AAQ Sk=="}},
+            {"type": "base64", "media_type": "image/jpeg", "data": "/9j/4AAQSk=="},
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": "DATA:IMAGE/PJPEG;BASE64,/9j/\r\n4AAQ"}},
+            {"type": "base64", "media_type": "image/jpeg", "data": "/9j/4AAQ"},
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/x-png;base64, iVBO "}},
+            {"type": "base64", "media_type": "image/png", "data": "iVBO"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": f"{_PDF[:4]}\n{_PDF[4:]}"}},
+            {"type": "base64", "media_type": "application/pdf", "data": _PDF},
+        ),
+        (
+            {"type": "file", "file": {"file_data": f"data:application/x-pdf;base64,{_PDF} "}},
+            {"type": "base64", "media_type": "application/pdf", "data": _PDF},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "https://example.org/a.pdf"}},
+            {"type": "url", "url": "https://example.org/a.pdf"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "data:image/jpg;base64,/9j/"}},
+            {"type": "base64", "media_type": "image/jpeg", "data": "/9j/"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "data:text/plain;base64,SGk\n="}},
+            {"type": "text", "media_type": "text/plain", "data": "Hi"},
+        ),
+    ],
+)
+def test_media_as_programs_write_them(part: Json, block: Json) -> None:
+    """Addresses without an object, misspelt types, base64 with line breaks; in results as well."""
+    (turn,) = translate(say({"role": "user", "content": [part]}))["messages"]
+    assert turn["content"][0]["source"] == block
+    wire = translate(say(USER, _calls("a"), _result("a", [part])))
+    assert wire["messages"][2]["content"][0]["content"][0]["source"] == block
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}], None),
+        ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "42"}], "42"),
+        ([{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "42"}], "42"),
+        ([{"type": "text", "text": "4"}, {"type": "new"}, {"type": "text", "text": "2"}], "42"),
+        ([{"type": "refusal", "refusal": "No."}], "No."),
+        ([{"type": "text", "text": None}, {"type": "text"}, 5, None, "x"], None),
+        ([{"type": "image_url", "image_url": {"url": _PNG}}, {"type": "text", "text": "x"}], "x"),
+    ],
+)
+def test_parts_that_another_vendor_gave_out_are_taken_back(content: Any, text: str | None) -> None:
+    """What an assistant said is kept, what it thought is left out."""
+    wire = translate(say(USER, {"role": "assistant", "content": content}, USER))
+    roles = [turn["role"] for turn in wire["messages"]]
+    if text is None:
+        assert roles == ["user"]
+    else:
+        assert roles == ["user", "assistant", "user"]
+        assert wire["messages"][1]["content"] == [{"type": "text", "text": text}]
+
+
+_MARK = {"type": "ephemeral", "ttl": "1h"}
+
+
+def test_marks_for_the_cache_are_kept() -> None:
+    """Of a tool, a message of any role, a part, and the request."""
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    assistant = {**_calls("a"), "content": "So", "cache_control": _MARK}
+    chat = say(
+        {"role": "system", "content": "Be brief.", "cache_control": _MARK},
+        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": _MARK}]},
+        assistant,
+    )
+    wire = translate({**chat, "tools": [{**tool, "cache_control": _MARK}]})
+    assert wire["tools"][0]["cache_control"] == _MARK
+    assert wire["system"][0]["cache_control"] == _MARK
+    assert wire["messages"][0]["content"][0]["cache_control"] == _MARK
+    assert wire["messages"][1]["content"][-1]["cache_control"] == _MARK
+    inside = {"type": "function", "function": {"name": "weather", "cache_control": _MARK}}
+    chat = say(USER, _calls("a"), {**_result("a"), "cache_control": _MARK})
+    wire = translate({**chat, "tools": [inside], "cache_control": _MARK})
+    assert wire["messages"][2]["content"][0]["cache_control"] == _MARK
+    assert wire["tools"][0]["cache_control"] == wire["cache_control"] == _MARK
+
+
+def test_more_marks_than_the_api_takes_are_left_out_from_the_front() -> None:
+    """Four, the request's among them; the later ones hold what the earlier ones do."""
+    marked = {"role": "user", "content": "x", "cache_control": _MARK}
+    chat = say(*[marked] * 6, {"role": "user", "content": "y"})
+    for more, places in (({}, [2, 3, 4, 5]), ({"cache_control": _MARK}, [3, 4, 5])):
+        wire = translate({**chat, **more})
+        assert violations(wire) == []
+        content = wire["messages"][0]["content"]
+        assert [at for at, block in enumerate(content) if "cache_control" in block] == places
 
 
 def test_images_and_files() -> None:
@@ -88,6 +258,8 @@ def test_images_and_files() -> None:
             ".image_url.url",
         ),
         ({"type": "image_url", "image_url": {"url": "ftp://x"}}, ".image_url.url"),
+        ({"type": "image_url", "image_url": "ftp://x"}, ".image_url.url"),
+        ({"type": "file", "file": {"file_data": "data:text/plain;base64,IA=="}}, ".file.file_data"),
         ({"type": "image_url", "image_url": {"url": "data:image/png,raw"}}, ".image_url.url"),
         ({"type": "file", "file": {"file_id": "file-1"}}, ".file"),
         (
@@ -136,6 +308,7 @@ def test_results_of_parallel_calls_stand_first_in_one_turn() -> None:
     turn = wire["messages"][2]["content"]
     assert [block["type"] for block in turn] == ["tool_result", "tool_result", "text"]
     assert [block.get("tool_use_id") for block in turn] == ["a", "b", None]
+    assert violations(wire) == []
     assert turn[1]["content"][0]["type"] == "image"
     assert wire["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}]
     assert wire["tool_choice"] == {"type": "none"}
@@ -169,14 +342,115 @@ def test_arguments_keep_their_bytes() -> None:
     assert b'"input":{"n": 1.50, "big": 123456789012345678901234}' in body
 
 
-@pytest.mark.parametrize("arguments", ["[1]", '"x"', "{", "nonsense"])
-def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
-    """Claude takes objects only."""
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        ("null", {}),
+        (" null ", {}),
+        ("", {}),
+        (" \n", {}),
+        (None, {}),
+        ('{"command": "ls -', {"arguments": '{"command": "ls -'}),
+        ("[1]", {"arguments": "[1]"}),
+        ('"x"', {"arguments": '"x"'}),
+        ("{", {"arguments": "{"}),
+        ("nonsense", {"arguments": "nonsense"}),
+        ('{"a":1}{"b":2}', {"arguments": '{"a":1}{"b":2}'}),
+        ("[" * 5000, {"arguments": "[" * 5000}),
+        ({"a": [1]}, {"a": [1]}),
+        ([1], {"arguments": "[1]"}),
+        ('{"a":"\\ud83d"}', {"arguments": '{"a":"\\ud83d"}'}),
+    ],
+)
+def test_arguments_of_an_earlier_call_never_refuse_the_request(arguments: Any, taken: Json) -> None:
+    """They stay in the history for ever: null and empty is none, other text is one member."""
     call = _calls("a")
     call["tool_calls"][0]["function"]["arguments"] = arguments
-    with pytest.raises(InvalidRequest) as caught:
-        translate(say(USER, call, _result("a")))
-    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+    wire = translate(say(USER, call, _result("a")))
+    assert wire["messages"][1]["content"][0]["input"] == taken
+
+
+def test_call_without_arguments_is_taken() -> None:
+    """The field is not there."""
+    call = _calls("a")
+    del call["tool_calls"][0]["function"]["arguments"]
+    assert translate(say(USER, call))["messages"][1]["content"][0]["input"] == {}
+
+
+@pytest.mark.parametrize("ids", [["", ""], ["x", "x"], [None, None], ["a.b", "a.b"]])
+def test_calls_with_equal_ids_are_told_apart_by_place(ids: list[Any]) -> None:
+    """Two ids, and the first result for the first."""
+    chat = say(USER, _calls(*ids), _result(ids[0], "rain"), _result(ids[1], "sun"))
+    wire = translate(chat)
+    first, second = [block["id"] for block in wire["messages"][1]["content"]]
+    assert first != second
+    results = wire["messages"][2]["content"]
+    assert [each["tool_use_id"] for each in results] == [first, second]
+    assert [each["content"][0]["text"] for each in results] == ["rain", "sun"]
+
+
+def _results(wire: Json) -> list[tuple[str, str]]:
+    return [
+        (block["tool_use_id"], block["content"][0]["text"])
+        for turn in wire["messages"]
+        for block in turn["content"]
+        if block["type"] == "tool_result"
+    ]
+
+
+_NOT_RUN = "This call was not run, or its result is lost."
+
+
+@pytest.mark.parametrize(
+    ("messages", "results"),
+    [
+        # out of order, doubled, missing, none
+        ([_calls("a", "b"), _result("b", "B"), _result("a", "A")], [("a", "A"), ("b", "B")]),
+        ([_calls("a"), _result("a", "A"), _result("a", "again")], [("a", "again")]),
+        ([_calls("a", "b"), _result("b", "B")], [("a", _NOT_RUN), ("b", "B")]),
+        ([_calls("a", "b")], [("a", _NOT_RUN), ("b", _NOT_RUN)]),
+        ([_calls("a"), USER], [("a", _NOT_RUN)]),
+        ([_calls("a"), {"role": "assistant", "content": "Hm."}, USER], [("a", _NOT_RUN)]),
+        # talk between a call and its result
+        ([_calls("a"), USER, _result("a", "A")], [("a", "A")]),
+        (
+            [_calls("a"), USER, {"role": "assistant", "content": "Hm."}, _result("a", "A")],
+            [("a", "A")],
+        ),
+        # ids that come again
+        (
+            [_calls("a"), _result("a", "A"), _calls("a"), _result("a", "B")],
+            [("a", "A"), ("a_2", "B")],
+        ),
+        ([_calls("a"), _calls("a"), _result("a", "B")], [("a", "B"), ("a_2", _NOT_RUN)]),
+        # one message for each of several calls
+        (
+            [_calls("a"), _calls("b"), _result("a", "A"), _result("b", "B")],
+            [("a", "A"), ("b", "B")],
+        ),
+    ],
+)
+def test_every_call_has_one_result(messages: list[Json], results: list[tuple[str, str]]) -> None:
+    """The last that came, in the turn behind it; an unanswered one is told so."""
+    for model in ("claude-opus-4-6", "claude-opus-4-8"):
+        wire = translate(say(USER, *messages), model=model)
+        assert violations(wire) == []
+        assert _results(wire) == results
+
+
+def test_unanswered_call_is_an_error() -> None:
+    """`is_error` is Claude's word for it."""
+    (result,) = translate(say(USER, _calls("a")))["messages"][2]["content"]
+    assert result["is_error"] is True
+
+
+def test_result_whose_call_is_cut_off_is_what_the_user_says() -> None:
+    """Agents cut their histories anywhere."""
+    image = {"type": "image_url", "image_url": {"url": _PNG}}
+    wire = translate(say(_result("a", [{"type": "text", "text": "sunny"}, image]), USER))
+    content = wire["messages"][0]["content"]
+    assert content[0]["text"] == "<result>\nsunny\n</result>"
+    assert [block["type"] for block in content] == ["text", "image", "text"]
 
 
 def _assistant_messages(answer: Json) -> Generator[Json]:

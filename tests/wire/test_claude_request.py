@@ -10,9 +10,11 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.claude.names import CallersNames, rename_keys
 from proxy.wire.claude.parameters import PARAMETERS
 from proxy.wire.claude.request import to_request
 from tests.claude_upstream import read_request
+from tests.wire.claude_rules import violations
 
 Json = dict[str, Any]
 
@@ -308,11 +310,237 @@ def test_rest_of_the_parameters() -> None:
     assert translate(ask(stop="a"))["stop_sequences"] == ["a"]
 
 
+@pytest.mark.parametrize("stop", ["", [], [""], ["", ""], None])
+def test_empty_stop_asks_for_nothing(stop: Any) -> None:
+    """Programs send it as a default."""
+    assert translate(ask(stop=stop)) == translate(ask())
+    assert translate(ask(stop=["", "a"]))["stop_sequences"] == ["a"]
+    with pytest.raises(UnsupportedParameter) as caught:
+        translate(ask(stop=["a", "", " "]))
+    assert caught.value.param == "stop[2]"
+
+
+@pytest.mark.parametrize(
+    ("user", "is_kept"),
+    [
+        ("u-1", True),
+        ("5f0c2b1e-8f0e-4c64-9c0a-3d0c7a2f5a11", True),
+        ("user_ab12_account__session_cd34", True),
+        ("bob@example.com", False),
+        ("+49 151 1234567", False),
+        ("4915112345678", False),
+        ("151-123-4567", False),
+        ("Bob Smith", False),
+        ("Bärbel", False),
+        ("x" * 300, False),
+    ],
+)
+def test_user_is_told_without_personal_data(user: str, is_kept: bool) -> None:
+    """The API refuses addresses and numbers; the digest is the same every time."""
+    wire = translate(ask(user=user))
+    told = wire["metadata"]["user_id"]
+    assert violations(wire) == []
+    assert (told == user) is is_kept
+    assert translate(ask(safety_identifier=user))["metadata"] == {"user_id": told}
+    assert translate(ask(user=f"{user}x"))["metadata"] != {"user_id": told}
+
+
+@pytest.mark.parametrize(
+    ("asked", "same_as"),
+    [
+        ({"reasoning": {"effort": "high"}}, {"reasoning_effort": "high"}),
+        ({"reasoning": {"effort": "none"}}, {"reasoning_effort": "none"}),
+        ({"reasoning": {"enabled": True}}, {"reasoning_effort": "medium"}),
+        ({"reasoning": {"enabled": False}}, {"reasoning_effort": "none"}),
+        ({"reasoning": {"exclude": True}}, {}),
+        (
+            {"reasoning": {"effort": "low"}, "reasoning_effort": "high"},
+            {"reasoning_effort": "high"},
+        ),
+        ({"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}),
+        ({"thinking": {"type": "enabled"}}, {"reasoning_effort": "medium"}),
+        ({"thinking": {"type": "adaptive"}}, {"reasoning_effort": "medium"}),
+        (
+            {"thinking": {"type": "adaptive"}, "reasoning_effort": "max"},
+            {"reasoning_effort": "max"},
+        ),
+        ({"usage": {"include": True}, "provider": {"order": ["x"]}, "models": ["a"]}, {}),
+        ({"transforms": ["middle-out"], "preset": "p", "reasoning_format": "parsed"}, {}),
+        ({"service_tier": "on_demand", "route": "fallback", "include_reasoning": True}, {}),
+    ],
+)
+@pytest.mark.parametrize("model", ["claude-opus-5", "claude-haiku-4-5", "claude-opus-5-5"])
+def test_words_of_other_vendors(asked: Json, same_as: Json, model: str) -> None:
+    """OpenRouter's and Groq's, and Claude's own, in a pool of several kinds."""
+    assert translate(ask(**asked), model=model) == translate(ask(**same_as), model=model)
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 4000}, 2000),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9000}, "max_tokens": 4000}, 3999),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5}, "max_tokens": 4000}, 1024),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 1000}, None),
+        ({"thinking": {"type": "enabled", "budget_tokens": 50_000}}, 50_000),
+        ({"reasoning": {"max_tokens": 3000}}, 3000),
+        ({"thinking": {"type": "disabled", "budget_tokens": 2000}}, None),
+    ],
+)
+def test_budget_of_the_caller(asked: Json, budget: int | None) -> None:
+    """Within what the API takes; adaptive families think as hard as it stands for."""
+    wire = translate(ask(**asked), model="claude-haiku-4-5")
+    assert wire.get("thinking", {}).get("budget_tokens") == budget
+    assert violations(wire) == []
+    wire = translate(ask(**asked), model="claude-opus-5")
+    assert "budget_tokens" not in wire["thinking"]
+    assert violations(wire) == []
+
+
+def _tool(name: str, parameters: Any = None) -> Json:
+    function = {"name": name} if parameters is None else {"name": name, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def test_union_at_the_top_of_a_schema() -> None:
+    """Properties merged, the union told in the description."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+        "additionalProperties": False,
+    }
+    (tool,) = translate(ask(tools=[_tool("f", schema)]))["tools"]
+    plain = {key: schema[key] for key in ("type", "properties", "additionalProperties")}
+    assert tool["input_schema"] == plain
+    assert '"anyOf":[{"required":["a"]},{"required":["b"]}]' in tool["description"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "properties", "required"),
+    [
+        (
+            {"oneOf": [
+                {"properties": {"k": {"const": "a"}, "x": {}}, "required": ["k", "x"]},
+                {"properties": {"k": {"const": "b"}}, "required": ["k"]},
+            ]},
+            {"k": {"anyOf": [{"const": "a"}, {"const": "b"}]}, "x": {}},
+            ["k"],
+        ),
+        (
+            {"allOf": [{"$ref": "#/$defs/a%20b"}, {"properties": {"y": {}}, "required": ["y"]}],
+             "$defs": {"a b": {"properties": {"x": {}}, "required": ["x"]}}},
+            {"x": {}, "y": {}},
+            ["x", "y"],
+        ),
+        (
+            {"anyOf": [{"oneOf": [{"properties": {"x": {}}}, {"properties": {"y": {}}}]}],
+             "properties": {"z": {}}, "required": ["z"]},
+            {"z": {}, "x": {}, "y": {}},
+            ["z"],
+        ),
+        ({"anyOf": [{"$ref": "#/anyOf/0"}, {"$ref": "#/nowhere"}, 5]}, {}, None),
+        ({"anyOf": []}, {}, None),
+        ({"type": ["object", "null"], "properties": {"x": {}}}, {"x": {}}, None),
+    ],
+)  # fmt: skip
+def test_schema_keeps_its_meaning_without_unions_at_the_top(
+    schema: Json, properties: Json, required: list[str] | None
+) -> None:
+    """Whatever a variant is, or refers to; no longer than linear in what refers to each other."""
+    wire = translate(ask(tools=[_tool("f", schema)]))
+    assert violations(wire) == []
+    found = wire["tools"][0]["input_schema"]
+    assert (found["properties"], found.get("required")) == (properties, required)
+
+
+def test_variants_that_refer_to_each_other_are_bounded() -> None:
+    """A schema of some lines must not cost minutes."""
+    names = [f"d{number}" for number in range(30)]
+    union = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    wire = translate(ask(tools=[_tool("f", {**union, "$defs": dict.fromkeys(names, union)})]))
+    assert violations(wire) == []
+
+
+_LONG = "mcp__" + "server_" * 12 + "tool"
+
+
+@pytest.mark.parametrize("name", ["files.read", "mcp:server/do it", "größe", _LONG, "", "%"])
+def test_name_of_a_tool_that_claude_does_not_take(name: str) -> None:
+    """Another one everywhere, and the caller's own in the answer, whole and streamed."""
+    call = {"id": "a", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    chat = {
+        **say(USER, {"role": "assistant", "tool_calls": [call]}),
+        "tools": [_tool(name, {}), _tool("plain", {})],
+        "tool_choice": {"type": "function", "function": {"name": name}},
+    }
+    wire = translate(chat)
+    assert violations(wire) == []
+    sent = wire["tools"][0]["name"]
+    assert sent == wire["tool_choice"]["name"] == wire["messages"][1]["content"][0]["name"]
+    names = CallersNames(lambda: json.dumps(chat).encode())
+    assert names.tool(sent) == name
+    assert (names.tool("plain"), names.tool("other")) == ("plain", "other")
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": name}}]}
+    chat["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+    assert [tool["name"] for tool in translate(chat)["tools"]] == [sent]
+
+
+def test_tools_of_one_name_are_declared_once() -> None:
+    """The API refuses the second."""
+    wire = translate(ask(tools=[_tool("f", {"properties": {"x": {}}}), _tool("f", {})]))
+    assert [tool["input_schema"].get("properties") for tool in wire["tools"]] == [{"x": {}}]
+
+
+_ODATA = {
+    "type": "object",
+    "properties": {
+        "$filter": {"type": "string", "description": "What to find."},
+        "page": {"type": "object", "properties": {"user name": {"enum": ["$filter"]}}},
+        "list": {"type": "array", "items": {"properties": {"x" * 70: {}}}},
+    },
+    "required": ["$filter", "page"],
+}
+
+
+def test_names_of_properties_that_claude_does_not_take() -> None:
+    """Others in schema and history, the caller's own in the answer; values as they came."""
+    arguments = '{"$filter": 1.50, "page": {"user name": "$filter"}, "list": [{"%s": null}]}'
+    arguments %= "x" * 70
+    call = {"id": "a", "type": "function", "function": {"name": "f.g", "arguments": arguments}}
+    chat = {
+        **say(USER, {"role": "assistant", "tool_calls": [call]}),
+        "tools": [_tool("f.g", _ODATA)],
+    }
+    body = json.dumps(chat).encode()
+    wire = translate(chat)
+    assert violations(wire) == []
+    (tool,) = wire["tools"]
+    changed = next(iter(tool["input_schema"]["properties"]))
+    assert tool["input_schema"]["required"] == [changed, "page"]
+    assert "'$filter'" in tool["input_schema"]["properties"][changed]["description"]
+    sent = wire["messages"][1]["content"][0]["input"]
+    assert sent[changed] == 1.5
+    assert b"1.50" in to_request(body, model="claude-opus-5", stream=False)
+    names = CallersNames(lambda: body)
+    back = rename_keys(json.dumps(sent).encode(), names.properties(tool["name"]))
+    assert json.loads(back) == json.loads(arguments)
+
+
+@pytest.mark.parametrize("text", [rb"a\ud83db", rb"\ude00", rb"\ud83d\ud83d\ude00"])
+def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
+    """Streams that were cut anywhere leave it in histories; the API has no way to say it."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % text
+    wire = read_request(to_request(body, model="claude-opus-5", stream=False))
+    assert "\ufffd" in wire["messages"][0]["content"][0]["text"]
+
+
 @pytest.mark.parametrize(
     ("chat", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages[0]"),
+        ({"messages": [{"role": "assistant", "content": " "}]}, "messages"),
         ({"messages": "x"}, "messages"),
         ({}, None),
         (
@@ -320,10 +548,6 @@ def test_rest_of_the_parameters() -> None:
             "messages[1].role",
         ),
         ({"messages": [USER, {"role": "critic"}]}, "messages[1].role"),
-        (
-            {"messages": [USER, {"role": "tool", "tool_call_id": "x", "content": ""}]},
-            "messages[1].tool_call_id",
-        ),
         ({"messages": [USER], "max_tokens": 0}, "max_tokens"),
         (
             {"messages": [USER], "tools": [{"type": "function", "function": {}}]},

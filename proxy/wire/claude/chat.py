@@ -33,7 +33,13 @@ class _ImageUrl(msgspec.Struct):
 
 
 class ImagePart(_Part, tag="image_url"):
-    image_url: _ImageUrl
+    """Many callers put the address itself where OpenAI has an object."""
+
+    image_url: _ImageUrl | str
+
+    @property
+    def url(self) -> str:
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
 class AudioPart(_Part, tag="input_audio"):
@@ -54,19 +60,26 @@ Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
 Content = str | list[Part] | None
 
 
+# Of an assistant: parts as any upstream may have given them out.
+AssistantContent = str | list[Any] | None
+
+
 class _FunctionCall(msgspec.Struct):
     name: str
-    arguments: str = ""
+    arguments: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class ToolCall(msgspec.Struct):
-    id: str
-    type: str = "function"
+    id: str | None = None
+    type: str | None = "function"
     function: _FunctionCall | None = None
 
 
 class _Message(msgspec.Struct, tag_field="role", kw_only=True):
+    """`cache_control`: Claude's own, for all of the message."""
+
     content: Content = None
+    cache_control: dict[str, Any] | None = None
 
 
 class SystemMessage(_Message, tag="system"):
@@ -82,6 +95,7 @@ class UserMessage(_Message, tag="user"):
 
 
 class AssistantMessage(_Message, tag="assistant"):
+    content: AssistantContent = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     thinking_blocks: list[ThinkingBlock] | None = None
@@ -90,7 +104,7 @@ class AssistantMessage(_Message, tag="assistant"):
 
 
 class ToolMessage(_Message, tag="tool"):
-    tool_call_id: str
+    tool_call_id: str | None = None
 
 
 class FunctionMessage(_Message, tag="function"):
@@ -109,6 +123,7 @@ Message = (
 
 class Function(msgspec.Struct):
     name: str
+    cache_control: dict[str, Any] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -117,6 +132,7 @@ class Function(msgspec.Struct):
 class Tool(msgspec.Struct):
     type: str = "function"
     function: Function | None = None
+    cache_control: dict[str, Any] | None = None
 
 
 class _Named(msgspec.Struct):
@@ -147,20 +163,41 @@ class ResponseFormat(msgspec.Struct):
     json_schema: _JsonSchema | None = None
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Thinking(msgspec.Struct):
+    """Claude's own parameter, as Anthropic's OpenAI-compatible endpoint takes it
+    (platform.claude.com/docs/en/api/openai-sdk, "Extended thinking support", 2026-11).
+    """
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = None
+
+
+class Reasoning(msgspec.Struct):
+    """OpenRouter's (openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11)."""
+
+    effort: Effort | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+
+
 class ChatRequest(msgspec.Struct, kw_only=True):
     messages: list[Message]
+    cache_control: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning: Reasoning | None = None
+    reasoning_effort: Effort | None = None
     response_format: ResponseFormat | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
+    thinking: Thinking | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     tools: list[Tool] | None = None
     top_k: int | None = None

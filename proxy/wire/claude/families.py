@@ -1,7 +1,8 @@
 """What each family of Claude models accepts: one table, looked up by the start of the model's name.
 
 Sources, read 2026-11: platform.claude.com/docs/en/about-claude/models/overview (output limits),
-build-with-claude/thinking and /effort, models/*/migration-guide (what a family refuses).
+build-with-claude/thinking, /effort and /mid-conversation-system-messages, models/*/migration-guide
+(what a family refuses).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     `adaptive`: thinking is steered by effort, else by a budget of tokens. `efforts`: the levels it
     knows, none: it takes no effort. `sampling`: temperature and top_p are taken. `forced_tools`:
-    a tool can be demanded. `prefill`: the last turn may be the assistant's. `structured`: answers
-    and tool calls can be held to a schema. `bound`: thinking blocks are tied to what precedes them.
+    a tool can be demanded. `prefill`: the last turn may be the assistant's. `system_inside`: the
+    system may speak among the turns. `structured`: answers and tool calls can be held to a schema.
+    `bound`: thinking blocks are tied to what precedes them.
     """
 
     max_tokens: int = 128_000
@@ -34,6 +36,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     sampling: bool = False
     forced_tools: bool = True
     prefill: bool = False
+    system_inside: bool = True
     structured: bool = True
     bound: bool = False
 
@@ -45,10 +48,17 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 _ALWAYS = Family(off="never")
 _ALWAYS_BOUND = Family(off="never", forced_tools=False, bound=True)
-_OPUS_4_7 = Family(off="omit")
-_4_6 = Family(off="omit", efforts=_TO_MAX, sampling=True)
+_OPUS_4_8 = Family(off="omit")
+_OPUS_4_7 = Family(off="omit", system_inside=False)
+_4_6 = Family(off="omit", efforts=_TO_MAX, sampling=True, system_inside=False)
 _BUDGET = Family(
-    max_tokens=64_000, adaptive=False, off="omit", efforts=(), sampling=True, prefill=True
+    max_tokens=64_000,
+    adaptive=False,
+    off="omit",
+    efforts=(),
+    sampling=True,
+    prefill=True,
+    system_inside=False,
 )
 _OLD = msgspec.structs.replace(_BUDGET, structured=False)
 
@@ -59,15 +69,15 @@ FAMILIES: dict[str, Family] = {
     "claude-mythos-5": _ALWAYS,
     "claude-mythos-5-1": _ALWAYS_BOUND,
     "claude-mythos-5-2": _ALWAYS_BOUND,
-    "claude-mythos-preview": Family(off="never", efforts=_TO_MAX),
+    "claude-mythos-preview": Family(off="never", efforts=_TO_MAX, system_inside=False),
     "claude-opus-5": Family(),
     "claude-opus-5-5": _ALWAYS_BOUND,
-    "claude-opus-4-8": _OPUS_4_7,
+    "claude-opus-4-8": _OPUS_4_8,
     "claude-opus-4-7": _OPUS_4_7,
     "claude-opus-4-6": _4_6,
     "claude-opus-4-5": msgspec.structs.replace(_BUDGET, efforts=_TO_HIGH),
     "claude-opus-4": msgspec.structs.replace(_OLD, max_tokens=32_000),
-    "claude-sonnet-5": Family(),
+    "claude-sonnet-5": Family(system_inside=False),
     "claude-sonnet-5-5": Family(off="between_tools", forced_tools=False, bound=True),
     "claude-sonnet-4-6": _4_6,
     "claude-sonnet-4-5": _BUDGET,

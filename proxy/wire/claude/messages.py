@@ -1,22 +1,24 @@
 """The conversation of a request: OpenAI's messages to Claude's `system` and `messages`.
 
-Rules of the Messages API that shape it (platform.claude.com/docs/en/api/messages and
-build-with-claude/handle-tool-calls, 2026-11): the first turn is the user's, turns alternate, the
-results of all calls stand first in the turn that follows them, ids of calls are unique and of
-`[a-zA-Z0-9_-]`, no text block is blank.
+What the Messages API refuses (tests/wire/claude_rules.py has the sources) shapes it: the first turn
+is the user's, turns alternate, the turn behind one with calls begins with a result for each of
+them, ids of calls are unique and of `[a-zA-Z0-9_-]`, no text block is blank. So results go to their
+calls wherever they stand, an unanswered call gets a result that says so, and what was said in
+between comes behind the results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from . import chat
+from .names import rename_keys, wire_name
 from .parts import Block, cache_control, part_to_block
 from .thinking import ThinkingBlock, unpack
 
@@ -24,6 +26,7 @@ _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _THINKING = ("thinking", "redacted_thinking")
 # What stands in where the API wants a turn of the user and the caller has none.
 _CONTINUE: Block = {"type": "text", "text": "Continue."}
+_NOT_RUN: Block = {"type": "text", "text": "This call was not run, or its result is lost."}
 
 
 class Conversation(msgspec.Struct):
@@ -44,36 +47,86 @@ class Conversation(msgspec.Struct):
         self.thinks = False
 
 
-def translate(messages: Sequence[chat.Message], *, prefill: bool) -> Conversation:
-    """The conversation for a model that takes a last turn of the assistant (`prefill`) or doesn't.
+def translate(
+    messages: Sequence[chat.Message],
+    *,
+    prefill: bool,
+    system_inside: bool,
+    properties: Mapping[str, dict[str, str]],
+) -> Conversation:
+    """The conversation for a model that takes a last turn of the assistant (`prefill`) or doesn't,
+    and messages of the system among the others (`system_inside`) or doesn't.
 
-    Raises InvalidRequest or UnsupportedParameter that names the message or part.
+    `properties`: by name of tool, its properties that Claude knows by other names. Raises
+    InvalidRequest or UnsupportedParameter that names the message or part.
     """
-    builder = _Builder()
+    builder = _Builder(system_inside=system_inside, properties=properties)
     for index, message in enumerate(messages):
         builder.add(message, f"messages[{index}]")
     return builder.build(prefill=prefill)
 
 
+class _Call(msgspec.Struct):
+    """A call of an earlier message, and what came of it."""
+
+    wire_id: str
+    result: Block | None = None
+
+    def block(self) -> Block:
+        """Its `tool_result`."""
+        head: Block = {"type": "tool_result", "tool_use_id": self.wire_id}
+        if self.result is None:
+            return {**head, "content": [_NOT_RUN], "is_error": True}
+        return {**head, **self.result}
+
+
+class _Same(msgspec.Struct):
+    """Calls of one turn whose ids are equal: results come to them in order."""
+
+    turn: int
+    calls: list[_Call]
+    answered: int = 0
+
+    def next(self) -> _Call:
+        """The first without a result; the last one if all have theirs."""
+        self.answered = min(self.answered + 1, len(self.calls))
+        return self.calls[self.answered - 1]
+
+
+class _Turn(msgspec.Struct):
+    """`closed`: a result of its calls was seen, so that what the model says next is another."""
+
+    role: str
+    content: list[Block]
+    calls: list[_Call] = []
+    closed: bool = False
+
+
 class _Builder:
     """Grows turn by turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, system_inside: bool, properties: Mapping[str, dict[str, str]]) -> None:
+        self._system_inside = system_inside
+        self._properties = properties
         self._system: list[Block] = []
-        self._turns: list[Block] = []
+        self._held: list[Block] = []  # the system's words that wait for a place among the turns
+        self._turns: list[_Turn] = []
         self._thinks = False
-        self._wire_ids: dict[str, str] = {}  # the caller's id -> Claude's, of its latest call
+        self._same: dict[str, _Same] = {}  # by the caller's id, of the latest turn that has it
         self._used_ids: set[str] = set()
 
     def add(self, message: chat.Message, path: str) -> None:
         if isinstance(message, (chat.SystemMessage, chat.DeveloperMessage)):
-            self._system += _blocks(message.content, path, text_only=True)
+            self._say_as_system(_marked(_blocks(message.content, path, text_only=True), message))
         elif isinstance(message, chat.UserMessage):
-            self._extend("user", _blocks(message.content, path))
+            blocks = _blocks(message.content, path)
+            if not blocks:
+                raise InvalidRequest(f"{path}: there is no text in it.", param=path)
+            self._say_as_user(_marked(blocks, message))
         elif isinstance(message, chat.AssistantMessage):
-            self._extend("assistant", self._assistant(message, path))
+            self._assistant(message, path)
         elif isinstance(message, chat.ToolMessage):
-            self._extend("user", [self._result(message, path)])
+            self._result(message, path)
         else:
             raise UnsupportedParameter(
                 f"{path}.role: 'function' is out of use: send 'tool' with a tool_call_id.",
@@ -83,66 +136,123 @@ class _Builder:
     def build(self, *, prefill: bool) -> Conversation:
         if not self._turns and self._system:
             # OpenAI answers a lone system message; here it has to be what the user says.
-            self._extend("user", [self._system.pop()])
+            self._say_as_user([self._system.pop()])
         if not self._turns:
             raise InvalidRequest("messages: there is no text to answer.", param="messages")
-        loop_thinks = self._loop_thinks()
-        if self._turns[0]["role"] == "assistant":
-            self._turns.insert(0, {"role": "user", "content": [_CONTINUE]})
-        if self._turns[-1]["role"] == "assistant":
-            self._end_with_assistant(prefill=prefill)
-        return Conversation(self._system, self._turns, self._thinks, loop_thinks)
+        self._place_held()
+        turns = self._wire_turns()
+        loop_thinks = _loop_thinks(turns)
+        if turns[-1]["role"] == "assistant":
+            _end_with_assistant(turns, prefill=prefill)
+        return Conversation(self._system, turns, self._thinks, loop_thinks)
 
-    def _extend(self, role: str, blocks: list[Block]) -> None:
-        """Add to the turn that is open, or open one; results of calls go to its front."""
-        if not blocks:
-            return
-        if not self._turns or self._turns[-1]["role"] != role:
-            self._turns.append({"role": role, "content": []})
-        content = self._turns[-1]["content"]
-        if blocks[0]["type"] == "tool_result":
-            front = sum(block["type"] == "tool_result" for block in content)
-            content[front:front] = blocks
+    def _wire_turns(self) -> list[Block]:
+        """The turns with the results of calls, and turns of the user where the API wants some."""
+        turns: list[Block] = []
+        results: list[Block] = []
+        if self._turns[0].role == "assistant":
+            turns.append({"role": "user", "content": [_CONTINUE]})
+        for turn in self._turns:
+            content = turn.content
+            if results or turn.role == "user":
+                if turn.role != "user":
+                    turns.append({"role": "user", "content": results})
+                else:
+                    content = [*results, *content] or [_CONTINUE]
+                results = []
+            turns.append({"role": turn.role, "content": content})
+            results = [call.block() for call in turn.calls]
+        if results:
+            turns.append({"role": "user", "content": results})
+        return turns
+
+    def _say_as_system(self, blocks: list[Block]) -> None:
+        """In place, so that the beginning stays as it is in the cache."""
+        if not self._turns:
+            self._system += blocks
+        elif self._system_inside:
+            self._held += blocks
+        elif blocks:
+            said = [{**b, "text": f"<system>\n{b['text']}\n</system>"} for b in blocks]
+            self._say_as_user(said)
+
+    def _place_held(self) -> None:
+        """A turn of the system stands behind the user's, and before the assistant's or last
+        (build-with-claude/mid-conversation-system-messages, 2026-11).
+        """
+        if self._held:
+            if self._turns[-1].role != "user":
+                self._turns.append(_Turn("user", []))
+            self._turns.append(_Turn("system", self._held))
+            self._held = []
+
+    def _say_as_user(self, blocks: list[Block]) -> None:
+        if self._turns and self._turns[-1].role == "user":
+            self._turns[-1].content += blocks
         else:
-            content += blocks
+            self._turns.append(_Turn("user", blocks))
 
-    def _assistant(self, message: chat.AssistantMessage, path: str) -> list[Block]:
+    def _assistant(self, message: chat.AssistantMessage, path: str) -> None:
         if message.function_call or message.audio:
             field = "function_call" if message.function_call else "audio"
             raise UnsupportedParameter(
                 f"{path}.{field}: Claude has no such thing.", param=f"{path}.{field}"
             )
-        text = "".join(_texts(message.content, path)) or message.refusal or ""
-        calls: list[Block] = []
+        text = _said(message.content) or message.refusal or ""
+        blocks: list[Block] = []
+        calls: list[tuple[str, _Call]] = []
         carried: list[ThinkingBlock] = []
         for index, call in enumerate(message.tool_calls or ()):
-            block, blocks = self._call(call, f"{path}.tool_calls[{index}]")
-            calls.append(block)
-            carried += blocks
+            block, thoughts = self._call(call, f"{path}.tool_calls[{index}]")
+            blocks.append(block)
+            calls.append((call.id or "", _Call(block["id"])))
+            carried += thoughts
         thinking = message.thinking_blocks if message.thinking_blocks else carried
-        placed = _place(text, calls, thinking)
+        placed = _marked(_place(text, blocks, thinking), message)
+        if not placed:
+            return
         self._thinks = self._thinks or any(block["type"] in _THINKING for block in placed)
-        return placed
+        last = self._turns[-1] if self._turns else None
+        # Programs give each of several parallel calls a message of its own.
+        if (
+            last is None
+            or last.role != "assistant"
+            or last.closed
+            or self._held
+            or (last.calls and text.strip())
+        ):
+            self._place_held()
+            last = _Turn("assistant", [])
+            self._turns.append(last)
+        last.content += placed
+        for call_id, record in calls:
+            self._note(call_id, record, last)
+
+    def _note(self, call_id: str, call: _Call, turn: _Turn) -> None:
+        """Keep whose result is to come."""
+        turn.calls.append(call)
+        number = len(self._turns) - 1
+        for name in {call_id, unpack(call_id)[0]}:
+            same = self._same.get(name)
+            if same is None or same.turn != number:
+                same = self._same[name] = _Same(number, [])
+            same.calls.append(call)
 
     def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
         if call.function is None:
             raise UnsupportedParameter(
                 f"{path}.type: Claude knows calls of functions only.", param=f"{path}.type"
             )
-        bare, carried = unpack(call.id)
-        wire_id = self._wire_ids[call.id] = self._unique(bare)
-        arguments = call.function.arguments.strip() or "{}"
-        try:
-            msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            at = f"{path}.function.arguments"
-            text = f"{at}: expected a JSON object as text: {error}"
-            raise InvalidRequest(text, param=at) from error
+        bare, carried = unpack(call.id or "")
+        name = call.function.name
+        arguments = _arguments(call.function.arguments)
+        if name in self._properties:
+            arguments = rename_keys(arguments, self._properties[name])
         block: Block = {
             "type": "tool_use",
-            "id": wire_id,
-            "name": call.function.name,
-            "input": msgspec.Raw(arguments.encode()),
+            "id": self._unique(bare),
+            "name": wire_name(name),
+            "input": msgspec.Raw(arguments),
         }
         return block, carried
 
@@ -157,32 +267,58 @@ class _Builder:
         self._used_ids.add(wire_id)
         return wire_id
 
-    def _result(self, message: chat.ToolMessage, path: str) -> Block:
-        wire_id = self._wire_ids.get(message.tool_call_id)
-        if wire_id is None:
-            at = f"{path}.tool_call_id"
-            raise InvalidRequest(f"{at}: no call before it has this id.", param=at)
+    def _result(self, message: chat.ToolMessage, path: str) -> None:
+        call_id = message.tool_call_id or ""
         blocks = _blocks(message.content, path)
-        result: Block = {"type": "tool_result", "tool_use_id": wire_id}
-        return {**result, "content": blocks} if blocks else result
+        mark = {"cache_control": message.cache_control} if message.cache_control else {}
+        same = self._same.get(call_id) or self._same.get(unpack(call_id)[0])
+        if same is None:
+            # Its call was cut off with the beginning of the history.
+            text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+            others = [block for block in blocks if block["type"] != "text"]
+            said = {"type": "text", "text": f"<result>\n{text}\n</result>", **mark}
+            self._say_as_user([said, *others])
+            return
+        same.next().result = {**({"content": blocks} if blocks else {}), **mark}
+        self._turns[same.turn].closed = True
 
-    def _loop_thinks(self) -> bool:
-        """With a budget, thinking may go on only if each turn of the loop begins with it."""
-        for turn in reversed(self._turns):
-            kinds = {block["type"] for block in turn["content"]}
-            if turn["role"] == "user":
-                if "tool_result" not in kinds:
-                    break
-            elif turn["content"][0]["type"] not in _THINKING and "tool_use" in kinds:
-                return False
-        return True
 
-    def _end_with_assistant(self, *, prefill: bool) -> None:
-        last = self._turns[-1]["content"][-1]
-        if not prefill or last["type"] != "text":
-            self._turns.append({"role": "user", "content": [_CONTINUE]})
-        else:
-            last["text"] = last["text"].rstrip()  # the API refuses a prefill that ends in space
+def _arguments(raw: msgspec.Raw) -> bytes:
+    """The arguments as they came if they are a JSON object, else an object that tells them.
+
+    What a model began and did not end, or another vendor's model left empty, stays in the history
+    for ever: it must not refuse every later request.
+    """
+    text = bytes(raw).decode()
+    if text.startswith('"'):
+        text = msgspec.json.decode(raw, type=str)
+    try:
+        found = msgspec.json.decode(text) if text.strip() else None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        found = text
+    if found is None:
+        return b"{}"
+    return text.encode() if isinstance(found, dict) else msgspec.json.encode({"arguments": text})
+
+
+def _loop_thinks(turns: list[Block]) -> bool:
+    """With a budget, thinking may go on only if each turn of the loop begins with it."""
+    for turn in reversed(turns):
+        kinds = {block["type"] for block in turn["content"]}
+        if turn["role"] == "user":
+            if "tool_result" not in kinds:
+                break
+        elif turn["content"][0]["type"] not in _THINKING and "tool_use" in kinds:
+            return False
+    return True
+
+
+def _end_with_assistant(turns: list[Block], *, prefill: bool) -> None:
+    last = turns[-1]["content"][-1]
+    if not prefill or last["type"] != "text":
+        turns.append({"role": "user", "content": [_CONTINUE]})
+    else:
+        last["text"] = last["text"].rstrip()  # the API refuses a prefill that ends in space
 
 
 def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> list[Block]:
@@ -203,35 +339,49 @@ def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> 
     return placed
 
 
+def _marked(blocks: list[Block], message: chat.Message) -> list[Block]:
+    """The blocks, with the message's own mark for the cache on the last of them."""
+    if blocks and message.cache_control:
+        blocks[-1] = {**blocks[-1], "cache_control": message.cache_control}
+    return blocks
+
+
 def _text_block(text: str, **extra: Any) -> list[Block]:
     return [{"type": "text", "text": text, **extra}] if text.strip() else []
 
 
-def _texts(content: chat.Content, path: str) -> list[str]:
-    """The texts of a message that may hold nothing else."""
+def _said(content: chat.AssistantContent) -> str:
+    """What an assistant said, by whichever vendor's parts: thinking and the like is left out.
+
+    What one upstream gave out has to be taken back by the others.
+    """
     if content is None or isinstance(content, str):
-        return [content or ""]
+        return content or ""
     texts = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type") in ("text", "output_text", "refusal"):
+            text = part.get("refusal" if part["type"] == "refusal" else "text")
+            texts.append(text if isinstance(text, str) else "")
+    return "".join(texts)
+
+
+def _check_text_only(content: list[chat.Part], path: str) -> None:
     for index, part in enumerate(content):
-        if isinstance(part, chat.TextPart):
-            texts.append(part.text)
-        elif isinstance(part, chat.RefusalPart):
-            texts.append(part.refusal)
-        else:
+        if not isinstance(part, (chat.TextPart, chat.RefusalPart)):
             at = f"{path}.content[{index}]"
             raise UnsupportedParameter(f"{at}: only text can stand here.", param=at)
-    return texts
 
 
 def _blocks(content: chat.Content, path: str, *, text_only: bool = False) -> list[Block]:
     if content is None or isinstance(content, str):
         return _text_block(content or "")
     if text_only:
-        _texts(content, path)
+        _check_text_only(content, path)
     blocks: list[Block] = []
     for index, part in enumerate(content):
-        if isinstance(part, chat.TextPart):
-            blocks += _text_block(part.text, **cache_control(part))
+        if isinstance(part, (chat.TextPart, chat.RefusalPart)):
+            text = part.text if isinstance(part, chat.TextPart) else part.refusal
+            blocks += _text_block(text, **cache_control(part))
         else:
             blocks.append(part_to_block(part, f"{path}.content[{index}]"))
     return blocks

@@ -20,7 +20,8 @@ PARAMETERS: dict[str, str] = {
     "logprobs": "400: Claude gives none",
     "max_completion_tokens": "max_tokens; without either, the largest output of the model family",
     "max_tokens": "max_tokens, if max_completion_tokens is not there",
-    "messages": "system and messages; system and developer messages go to the front",
+    "messages": "system and messages; system and developer messages behind the first stay in "
+    "place: role system from Opus 4.8 on, else a marked turn of the user",
     "metadata": "dropped",
     "modalities": '400 unless ["text"]',
     "model": "model",
@@ -39,7 +40,7 @@ PARAMETERS: dict[str, str] = {
     "safety_identifier": "metadata.user_id, if user is not there",
     "seed": "dropped",
     "service_tier": "default: standard_only, else dropped",
-    "stop": "stop_sequences; 400 if one is blank, which Claude refuses",
+    "stop": "stop_sequences; an empty one is left out; 400 if one is blank, which Claude refuses",
     "store": "dropped",
     "stream": "stream",
     "stream_options": "done by this proxy",
@@ -49,11 +50,29 @@ PARAMETERS: dict[str, str] = {
     "top_k": "top_k; dropped while thinking and from 4.7 on, which has none",
     "top_logprobs": "400: Claude gives none",
     "top_p": "top_p; dropped beside temperature, while thinking and from 4.7 on, which has none",
-    "user": "metadata.user_id",
+    "user": "metadata.user_id; a digest of what may be personal (an address), which Claude refuses",
     "verbosity": "dropped",
     "web_search_options": "400: no web search is offered",
 }
 
+# What other vendors take besides, and callers of a mixed pool send always. "dropped": as above.
+OTHERS: dict[str, str] = {
+    "cache_control": "cache_control: the end of the request is cached",
+    "include_reasoning": "dropped",
+    "models": "dropped",
+    "preset": "dropped",
+    "provider": "dropped",
+    "reasoning": "as reasoning_effort, if that is not there; max_tokens as thinking.budget_tokens",
+    "reasoning_format": "dropped",
+    "route": "dropped",
+    "session_id": "dropped",
+    "thinking": "thinking: a budget up to 4.5, adaptive from 4.6 on",
+    "trace": "dropped",
+    "transforms": "dropped",
+    "usage": "dropped",
+}
+
+_TAKEN = PARAMETERS.keys() | OTHERS.keys()
 _REFUSED = {name: fate[5:] for name, fate in PARAMETERS.items() if fate.startswith("400: ")}
 
 
@@ -63,7 +82,7 @@ def check(fields: Mapping[str, msgspec.Raw]) -> None:
     That is null, false, 0, "", [] or {}. Raises msgspec.DecodeError too.
     """
     for name, value in fields.items():
-        if name in PARAMETERS and name not in _REFUSED:
+        if name in _TAKEN and name not in _REFUSED:
             continue
         if msgspec.json.decode(value):
             reason = _REFUSED.get(name, "Claude has nothing like it")

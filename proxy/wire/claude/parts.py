@@ -20,6 +20,16 @@ _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*?(;base64)?,", re.IGNORECASE)
 _PDF_IN_BASE64 = "JVBERi"  # %PDF
+# What programs write, by what is registered (iana.org/assignments/media-types).
+_MISSPELT = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jpe": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-webp": "image/webp",
+    "application/x-pdf": "application/pdf",
+    "text/pdf": "application/pdf",
+}
 
 
 def cache_control(part: chat.Part) -> Block:
@@ -32,16 +42,15 @@ def cache_control(part: chat.Part) -> Block:
 def part_to_block(part: chat.Part, path: str) -> Block:
     """The block for a part that is not text. Raises InvalidRequest that names `path`."""
     if isinstance(part, chat.ImagePart):
-        source = _image_source(part.image_url.url, f"{path}.image_url.url")
+        source = _image_source(part.url, f"{path}.image_url.url")
         return {"type": "image", "source": source, **cache_control(part)}
     if isinstance(part, chat.FilePart):
         return {**_document(part, f"{path}.file"), **cache_control(part)}
-    kind = "audio" if isinstance(part, chat.AudioPart) else "refusals of the user"
-    raise UnsupportedParameter(f"{path}: Claude takes no {kind}.", param=path)
+    raise UnsupportedParameter(f"{path}: Claude takes no audio.", param=path)
 
 
 def _image_source(url: str, path: str) -> Block:
-    if url[:8].lower().startswith(("http://", "https://")):
+    if _is_web_address(url):
         return {"type": "url", "url": url}
     media_type, data = _split_data_url(url, path)
     if media_type not in _IMAGE_TYPES:
@@ -51,13 +60,22 @@ def _image_source(url: str, path: str) -> Block:
     return {"type": "base64", "media_type": media_type, "data": data}
 
 
+def _is_web_address(text: str) -> bool:
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
 def _split_data_url(url: str, path: str) -> tuple[str, str]:
     """Media type and base64 data; the data isn't decoded, Claude checks it."""
     match = _DATA_URL.match(url)
     if match is None or match[2] is None:
         raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL.", param=path)
-    media_type = match[1].lower()
-    return "image/jpeg" if media_type == "image/jpg" else media_type, url[match.end() :]
+    media_type = match[1].strip().lower()
+    return _MISSPELT.get(media_type, media_type), _joined(url[match.end() :])
+
+
+def _joined(data: str) -> str:
+    """Base64 without the line breaks and blanks that MIME's has (RFC 2045, 6.8)."""
+    return "".join(data.split())
 
 
 def _document(part: chat.FilePart, path: str) -> Block:
@@ -66,15 +84,21 @@ def _document(part: chat.FilePart, path: str) -> Block:
         raise UnsupportedParameter(
             f"{path}: Claude can't see files uploaded elsewhere; send file_data.", param=path
         )
-    if file.file_data.startswith("data:"):
+    title = {"title": file.filename} if file.filename else {}
+    if _is_web_address(file.file_data):  # of a PDF: Claude fetches no other
+        return {"type": "document", "source": {"type": "url", "url": file.file_data}, **title}
+    if file.file_data[:5].lower() == "data:":
         media_type, data = _split_data_url(file.file_data, f"{path}.file_data")
     else:
-        data = file.file_data
+        data = _joined(file.file_data)
         media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
+    if media_type in _IMAGE_TYPES:
+        source = {"type": "base64", "media_type": media_type, "data": data}
+        return {"type": "image", "source": source}
     return {
         "type": "document",
         "source": _document_source(media_type, data, f"{path}.file_data"),
-        **({"title": file.filename} if file.filename else {}),
+        **title,
     }
 
 
@@ -89,4 +113,6 @@ def _document_source(media_type: str, data: str, path: str) -> Block:
         text = b64decode(data, validate=True).decode()
     except ValueError as error:
         raise InvalidRequest(f"{path}: expected UTF-8 text in base64.", param=path) from error
+    if not text.strip():
+        raise InvalidRequest(f"{path}: there is no text in it.", param=path)
     return {"type": "text", "media_type": "text/plain", "data": text}

@@ -6,15 +6,19 @@ The whole mapping is in parameters.py. Claude's side: platform.claude.com/docs/e
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Any
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..surrogates import without_lone
 from . import chat, parameters
 from .families import Family, family_of
 from .messages import Conversation, translate
-from .schema import close_schema
+from .names import changed_properties, rename_schema, wire_name
+from .schema import close_schema, flat_schema
 
 # Tokens to think with where effort isn't understood. 1024 is the API's least
 # (build-with-claude/extended-thinking); past 32k the docs see little gain.
@@ -28,6 +32,12 @@ _BUDGETS = {
 }
 _LEAST_BUDGET = 1_024
 
+# Ids that nobody is known by: no address, no telephone number (the API refuses these two).
+_OPAQUE_USER = re.compile(r"(?![0-9-]{7,}$)[A-Za-z0-9_.:|-]{1,128}")
+
+# platform.claude.com/docs/en/build-with-claude/prompt-caching, 2026-11
+_MAX_CACHE_MARKS = 4
+
 _JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no prose, no code fence."
 
 _Json = dict[str, Any]
@@ -40,18 +50,25 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     """
     request = _read(body)
     family = family_of(model)
-    thinks = request.reasoning_effort not in (None, "none")
-    talk = translate(request.messages, prefill=family.prefill and not thinks)
+    effort, budget = _wanted_thinking(request)
+    properties = _changed_properties(request)
+    talk = translate(
+        request.messages,
+        prefill=family.prefill and effort in (None, "none"),
+        system_inside=family.system_inside,
+        properties=properties,
+    )
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
     tool_choice = _tool_choice(request, family)
-    wire |= _tools(request, family, tool_choice) or _tools_of_history(talk)
-    wire |= _thinking(request, family, talk, wire)
+    wire |= _tools(request, family, tool_choice, properties) or _tools_of_history(talk)
+    wire |= _thinking(effort, budget, family, talk, wire)
     wire |= _sampling(request, family, thinking=_is_thinking(wire))
     _add_format(request, family, talk, wire)
     wire |= _rest(request)
     if talk.system:
         wire["system"] = talk.system
     wire["messages"] = talk.turns
+    _limit_cache_marks(wire)
     if stream:
         wire["stream"] = True
     try:
@@ -62,6 +79,7 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
 
 def _read(body: bytes) -> chat.ChatRequest:
     try:
+        body = without_lone(body)
         head = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         parameters.check(head)
         if "modalities" in head and msgspec.json.decode(head["modalities"]) not in (None, ["text"]):
@@ -71,6 +89,54 @@ def _read(body: bytes) -> chat.ChatRequest:
         message, _, path = str(error).partition(" - at `$")
         param = path.rstrip("`").lstrip(".") or None
         raise InvalidRequest(f"{param or 'body'}: {message}", param=param) from error
+
+
+def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]:
+    """How hard the model is to think, and for how many tokens at most, where the caller says so."""
+    effort: str | None = request.reasoning_effort
+    budget = None
+    if request.thinking is not None:
+        budget = request.thinking.budget_tokens
+        if request.thinking.type == "disabled":
+            effort = "none"
+        elif effort in (None, "none"):
+            effort = "medium" if budget is None else _effort_of(budget)
+    elif effort is None and request.reasoning is not None:
+        asked = request.reasoning
+        budget = asked.max_tokens
+        effort = asked.effort
+        if effort is None and budget is not None:
+            effort = _effort_of(budget)
+        if asked.enabled is False:
+            effort = "none"
+        elif asked.enabled and effort is None:
+            effort = "medium"
+    return effort, None if effort == "none" else budget
+
+
+def _effort_of(budget: int) -> str:
+    """The least effort whose budget this is within."""
+    return next((name for name, most in _BUDGETS.items() if budget <= most), "max")
+
+
+def _changed_properties(request: chat.ChatRequest) -> dict[str, dict[str, str]]:
+    """By name of tool, what of its properties Claude does not take."""
+    functions = [tool.function for tool in request.tools or () if tool.function is not None]
+    return {
+        function.name: changed
+        for function in functions
+        if (changed := changed_properties(function.parameters))
+    }
+
+
+def _limit_cache_marks(wire: _Json) -> None:
+    """Leave out the first marks where there are more than the API takes: later ones hold more."""
+    blocks = [*wire.get("tools", ()), *wire.get("system", ())]
+    blocks += [block for turn in wire["messages"] for block in turn["content"]]
+    marked = [block for block in blocks if "cache_control" in block]
+    spare = len(marked) + ("cache_control" in wire) - _MAX_CACHE_MARKS
+    for block in marked[: max(0, spare)]:
+        del block["cache_control"]
 
 
 def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
@@ -97,7 +163,7 @@ def _tool_choice(request: chat.ChatRequest, family: Family) -> _Json | None:
             raise UnsupportedParameter(
                 "tool_choice: Claude has functions only.", param="tool_choice"
             )
-        wire = {"type": "tool", "name": choice.function.name}
+        wire = {"type": "tool", "name": wire_name(choice.function.name)}
     if wire is not None and wire["type"] in ("any", "tool") and not family.forced_tools:
         raise UnsupportedParameter(
             "tool_choice: this model can't be made to call a tool; send auto.", param="tool_choice"
@@ -111,23 +177,33 @@ def _demands_any(choice: chat.ToolChoice) -> bool:
     return choice.allowed_tools is not None and choice.allowed_tools.mode == "required"
 
 
-def _tools(request: chat.ChatRequest, family: Family, tool_choice: _Json | None) -> _Json:
+def _tools(
+    request: chat.ChatRequest,
+    family: Family,
+    tool_choice: _Json | None,
+    properties: dict[str, dict[str, str]],
+) -> _Json:
     """`tools` and `tool_choice`, which the API takes only together."""
     choice = request.tool_choice
     allowed = None
     if isinstance(choice, chat.ToolChoice) and choice.allowed_tools is not None:
         allowed = {tool.function.name for tool in choice.allowed_tools.tools}
-    tools = []
+    tools: dict[str, _Json] = {}  # by name: the API refuses two of the same
     for index, tool in enumerate(request.tools or ()):
         if tool.function is None:
             raise UnsupportedParameter(
                 f"tools[{index}]: Claude takes functions only.", param=f"tools[{index}]"
             )
         if allowed is None or tool.function.name in allowed:
-            tools.append(_tool(tool.function, family, f"tools[{index}].function.parameters"))
+            path = f"tools[{index}].function.parameters"
+            changed = properties.get(tool.function.name, {})
+            made = _tool(tool.function, family, changed, path)
+            mark = tool.cache_control or tool.function.cache_control
+            tools.setdefault(made["name"], {**made, **({"cache_control": mark} if mark else {})})
     if not tools:
         return {}
-    return {"tools": tools, **({"tool_choice": tool_choice} if tool_choice else {})}
+    choice_of = {"tool_choice": tool_choice} if tool_choice else {}
+    return {"tools": list(tools.values()), **choice_of}
 
 
 def _tools_of_history(talk: Conversation) -> _Json:
@@ -140,11 +216,15 @@ def _tools_of_history(talk: Conversation) -> _Json:
     return {"tools": tools, "tool_choice": {"type": "none"}}
 
 
-def _tool(function: chat.Function, family: Family, path: str) -> _Json:
-    schema: _Json = {"type": "object", **(function.parameters or {"properties": {}})}
-    wire: _Json = {"name": function.name}
-    if function.description:
-        wire["description"] = function.description
+def _tool(function: chat.Function, family: Family, changed: dict[str, str], path: str) -> _Json:
+    schema: _Json = function.parameters or {"properties": {}}
+    if changed:
+        schema = rename_schema(schema, changed)
+    schema, hint = flat_schema(schema)
+    wire: _Json = {"name": wire_name(function.name)}
+    description = f"{function.description or ''}\n\n{hint}".strip()
+    if description:
+        wire["description"] = description
     if function.strict and family.structured:
         wire["strict"] = True
         schema = _closed(schema, path)
@@ -159,9 +239,10 @@ def _closed(schema: _Json, path: str) -> _Json:
         raise InvalidRequest(f"{path}: {error}.", param=path) from error
 
 
-def _thinking(request: chat.ChatRequest, family: Family, talk: Conversation, wire: _Json) -> _Json:
-    """`thinking`, and `output_config` with the effort."""
-    wanted = request.reasoning_effort
+def _thinking(
+    wanted: str | None, tokens: int | None, family: Family, talk: Conversation, wire: _Json
+) -> _Json:
+    """`thinking`, and `output_config` with the effort. `tokens`: the caller's own budget."""
     # A demanded tool call and thinking exclude each other.
     forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
     is_off = family.off != "never" and (wanted == "none" or forced)
@@ -176,7 +257,10 @@ def _thinking(request: chat.ChatRequest, family: Family, talk: Conversation, wir
         if family.adaptive:
             parts["thinking"] = {"type": "adaptive", "display": "summarized"}
         else:
-            budget = min(_BUDGETS[str(wanted)], wire["max_tokens"] * 3 // 4)
+            most = wire["max_tokens"]
+            budget = min(_BUDGETS[wanted], most * 3 // 4)
+            if tokens is not None:
+                budget = min(max(tokens, _LEAST_BUDGET), most - 1)
             if budget >= _LEAST_BUDGET and talk.loop_thinks:
                 parts["thinking"] = {"type": "enabled", "budget_tokens": budget}
     if family.bound and talk.thinks:
@@ -238,14 +322,23 @@ def _rest(request: chat.ChatRequest) -> _Json:
         raise UnsupportedParameter("n: Claude gives one answer per request.", param="n")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     for index, stop in enumerate(stops):
-        if not stop.strip():
+        if stop and not stop.strip():
             path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
             raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence.", param=path)
-    if stops:
-        wire["stop_sequences"] = stops
+    if any(stops):
+        wire["stop_sequences"] = [stop for stop in stops if stop]
     user = request.user or request.safety_identifier
     if user:
-        wire["metadata"] = {"user_id": user}
+        wire["metadata"] = {"user_id": _opaque(user)}
+    if request.cache_control:
+        wire["cache_control"] = request.cache_control
     if request.service_tier == "default":
         wire["service_tier"] = "standard_only"
     return wire
+
+
+def _opaque(user: str) -> str:
+    """An id of the user without personal data, the same every time."""
+    if _OPAQUE_USER.fullmatch(user):
+        return user
+    return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,6 +1,7 @@
-"""JSON Schema as Claude's structured outputs take it.
+"""JSON Schema as Claude takes it: of tools, and of structured outputs.
 
-They compile the schema to a grammar: every object closed, no bounds on values, few string formats
+A tool's schema is of type object and has no union at its top (`flat_schema`). Structured outputs
+compile the schema to a grammar: every object closed, no bounds on values, few string formats
 (build-with-claude/structured-outputs, 2026-11). As Anthropic's own SDKs do, what can't be enforced
 moves to the description, where the model still reads it.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -17,6 +19,88 @@ _FORMATS = frozenset(
 )
 _KEPT = ("$ref", "title", "description", "type", "enum", "const", "default", "required")
 _MAX_DEPTH = 100
+_MAX_VARIANTS = 200
+
+_Json = dict[str, Any]
+
+
+_UNIONS = ("allOf", "anyOf", "oneOf")
+
+
+def flat_schema(schema: _Json) -> tuple[_Json, str]:
+    """A tool's schema without a union at its top, and the words that tell the union.
+
+    The API refuses "oneOf, allOf, or anyOf at the top level" (anthropics/claude-code#40075). The
+    properties of all variants are the tool's; what any of them leaves out is not required.
+    """
+    flat: _Json = {**schema, "type": "object"}
+    unions = {key: flat.pop(key) for key in _UNIONS if isinstance(flat.get(key), list)}
+    if not unions:
+        return flat, ""
+    properties = dict(_members(schema))
+    required = list(_required(schema))
+    for key, variants in unions.items():
+        found = [_resolved(variant, schema) for variant in variants]
+        for variant in found:
+            for name, inner in _members(variant).items():
+                properties[name] = _either(properties[name], inner) if name in properties else inner
+        sets = [set(_required(variant)) for variant in found]
+        if sets:
+            needed = set.union(*sets) if key == "allOf" else set.intersection(*sets)
+            required += sorted(needed - set(required))
+    flat["properties"] = properties
+    if required:
+        flat["required"] = required
+    if any(_members(_resolved(v, schema)) for variants in unions.values() for v in variants):
+        flat.pop("additionalProperties", None)  # it was said of the schema's own properties
+    told = msgspec.json.encode(unions).decode()
+    return flat, f"The input also follows this JSON Schema: {told}"
+
+
+def _members(schema: _Json) -> _Json:
+    found = schema.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def _required(schema: _Json) -> list[str]:
+    found = schema.get("required")
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _either(one: Any, other: Any) -> Any:
+    return one if one == other else {"anyOf": [one, other]}
+
+
+def _resolved(variant: Any, root: _Json, budget: list[int] | None = None) -> _Json:
+    """A variant with what it refers to, and its own unions made flat; nothing for what is none.
+
+    `budget`: how many more may be looked at, as they may refer to each other.
+    """
+    budget = [_MAX_VARIANTS] if budget is None else budget
+    budget[0] -= 1
+    if not isinstance(variant, dict) or budget[0] < 0:
+        return {}
+    pointer = variant.get("$ref")
+    if isinstance(pointer, str) and pointer.startswith("#/"):
+        return _resolved(_pointed_at(pointer, root), root, budget)
+    inner = {
+        key: [_resolved(each, root, budget) for each in variant[key]]
+        for key in _UNIONS
+        if isinstance(variant.get(key), list)
+    }
+    return flat_schema({**variant, **inner})[0] if inner else variant
+
+
+def _pointed_at(pointer: str, root: _Json) -> Any:
+    """RFC 6901, section 6: a pointer as a fragment of an address."""
+    found: Any = root
+    for step in pointer[2:].split("/"):
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def close_schema(schema: dict[str, Any], *, depth: int = 0) -> dict[str, Any]:

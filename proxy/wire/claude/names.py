@@ -1,0 +1,161 @@
+"""Names that Anthropic does not take, and how they come back.
+
+Names of tools are `[a-zA-Z0-9_-]`, 64 characters at most everywhere that Claude is sold (128 at
+Anthropic itself), names of properties `[a-zA-Z0-9_.-]{1,64}`: its 400s say so, and one bad name
+refuses the whole request (anthropics/claude-code#79418, #96152, home-assistant/core#147760). Others
+become up to 55 characters that are taken, `_`, and 8 hex digits of the name's SHA-256: the same
+every time, in declarations, choices and histories. Nothing is kept between a request and its
+answer: which name was meant is found in the request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from ..surrogates import without_lone
+
+_TOOL: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_PROPERTY: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NOT_IN_TOOL: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_NOT_IN_PROPERTY: Final = re.compile(r"[^a-zA-Z0-9_.-]")
+_MADE: Final = re.compile(r".{1,55}_[0-9a-f]{8}")
+# Their values are no schemas.
+_DATA: Final = frozenset(("const", "default", "enum", "example", "examples"))
+
+_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_array: Final = msgspec.json.Decoder(list[Raw]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+_Json = dict[str, Any]
+
+
+def wire_name(name: str) -> str:
+    """The name that Claude knows the tool by."""
+    return name if _TOOL.fullmatch(name) else _made(name, _NOT_IN_TOOL)
+
+
+def _wire_property(name: str) -> str:
+    return name if _PROPERTY.fullmatch(name) else _made(name, _NOT_IN_PROPERTY)
+
+
+def _made(name: str, untaken: re.Pattern[str]) -> str:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{untaken.sub('_', name)[:55] or '_'}_{digest}"
+
+
+def changed_properties(schema: Any) -> dict[str, str]:
+    """By the caller's name, those of all properties in it that Claude does not take."""
+    names = {name: _wire_property(name) for name in _properties(schema)}
+    return {name: wire for name, wire in names.items() if wire != name}
+
+
+def _properties(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "properties" and isinstance(value, dict):
+                yield from value
+                for inner in value.values():
+                    yield from _properties(inner)
+            elif key not in _DATA:
+                yield from _properties(value)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _properties(inner)
+
+
+def rename_schema(schema: Any, changed: dict[str, str]) -> Any:
+    """The schema with other names for these properties; their descriptions tell the caller's."""
+    if isinstance(schema, list):
+        return [rename_schema(inner, changed) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    renamed: _Json = {}
+    for key, value in schema.items():
+        if key == "properties" and isinstance(value, dict):
+            renamed[key] = {
+                changed.get(name, name): _told(rename_schema(inner, changed), name, changed)
+                for name, inner in value.items()
+            }
+        elif key == "required" and isinstance(value, list):
+            renamed[key] = [changed.get(name, name) for name in value if isinstance(name, str)]
+        else:
+            renamed[key] = value if key in _DATA else rename_schema(value, changed)
+    return renamed
+
+
+def _told(schema: Any, name: str, changed: dict[str, str]) -> Any:
+    if name not in changed or not isinstance(schema, dict):
+        return schema
+    description = f"{schema.get('description') or ''}\n\nThis is {name!r}.".strip()
+    return {**schema, "description": description}
+
+
+def rename_keys(arguments: bytes, changed: dict[str, str]) -> bytes:
+    """The arguments of a call with other names for these members, every other value as it came."""
+    return bytes(_renamed(Raw(arguments), changed)) if changed else arguments
+
+
+def _renamed(value: Raw, changed: dict[str, str]) -> Raw:
+    first = bytes(value).lstrip()[:1]
+    if first == b"{":
+        members = _object(value).items()
+        found: Any = {changed.get(name, name): _renamed(inner, changed) for name, inner in members}
+    elif first == b"[":
+        found = [_renamed(inner, changed) for inner in _array(value)]
+    else:
+        return value
+    return Raw(_encode(found))
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    parameters: Any = None
+
+
+class _Tool(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Request(msgspec.Struct):
+    tools: list[_Tool] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Request).decode
+
+
+class CallersNames:
+    """The caller's names for what an answer calls by Claude's.
+
+    `read_body` gives the chat request, which is read when an answer has a call.
+    """
+
+    def __init__(self, read_body: Callable[[], bytes] = lambda: b"{}") -> None:
+        self._read_body = read_body
+        self._read: tuple[dict[str, str], dict[str, dict[str, str]]] | None = None
+
+    def tool(self, wire: str) -> str:
+        """The caller's name of the tool."""
+        return self._names()[0].get(wire, wire) if _MADE.fullmatch(wire) else wire
+
+    def properties(self, wire_tool: str) -> dict[str, str]:
+        """By Claude's names the caller's, of this tool's properties whose names were changed."""
+        return self._names()[1].get(wire_tool, {})
+
+    def _names(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        if self._read is None:
+            tools: dict[str, str] = {}
+            properties: dict[str, dict[str, str]] = {}
+            for tool in _decode(without_lone(self._read_body())).tools or ():
+                if tool.function is not None:
+                    wire = wire_name(tool.function.name)
+                    tools.setdefault(wire, tool.function.name)
+                    changed = changed_properties(tool.function.parameters)
+                    properties.setdefault(wire, {new: old for old, new in changed.items()})
+            self._read = tools, properties
+        return self._read
