@@ -10,6 +10,7 @@ from ..watch import Caller
 from ..wire import call_ids
 from ..wire import openai as wire
 from ..wire.claude import api, errors, models
+from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_request
 from ..wire.claude.stream import ChatStream
@@ -44,7 +45,8 @@ class ClaudeClient(TranslatingClient):
         )
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
-        chat = to_chat(body, model=request.model, created=int(self._wall()))
+        names = CallersNames(lambda: request.body)
+        chat = to_chat(body, model=request.model, created=int(self._wall()), names=names)
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
@@ -52,6 +54,7 @@ class ClaudeClient(TranslatingClient):
             model=request.model,
             created=int(self._wall()),
             include_usage=wire.wants_usage(request.body),
+            names=CallersNames(lambda: request.body),
         )
 
     def _error(

@@ -109,6 +109,10 @@ class SseDecoder:
         self._limit(len(block))
         if block[:5] == b"data:" and b"\n" not in block:
             return block[6:] if block[5:6] == b" " else block[5:]
+        if block[:7] == b"event: ":  # as Claude has them
+            head, _, line = block.partition(b"\n")
+            if line[:6] == b"data: " and b"\n" not in line and b"error" not in head:
+                return line[6:]
         data, name = _read(block)
         if name == b"error":
             raise NamedError(data)

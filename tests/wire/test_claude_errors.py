@@ -152,3 +152,34 @@ def test_ids_carry_thinking_and_can_be_rid_of_it() -> None:
     assert unpack(carried[:-4]) == ("toolu_01A", [])
     assert unpack("toolu_01A__thinking__é") == ("toolu_01A", [])
     assert unpack("__thinking__x") == ("__thinking__x", [])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "asked_s"),
+    [({}, 27), ({"retry-after": "3"}, 3)],
+)
+def test_wait_in_the_body_is_heeded(listed: bool, headers: dict[str, str], asked_s: int) -> None:
+    """Claude is sold by Google too: its errors may come as a list of one."""
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "27s"}]
+    error = {"error": {"code": 429, "message": "Quota exceeded", "details": details}}
+    body = json.dumps([error] if listed else error).encode()
+    facts = read_error(429, headers, body, now_s=0.0)
+    assert (facts.status, facts.message) == (429, "Quota exceeded")
+    assert (facts.retry_after_s, facts.code) == (asked_s, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"boom"}', "boom"),
+        (b'{"error":{"message":5}}', "The upstream answered with status 500."),
+        (b'{"error":{"type":5,"message":"m","details":"x"}}', "m"),
+        (b'{"error":{"message":"m","details":{"error_code":7}}}', "m"),
+        (b'[{"error":{"message":"m"}},{}]', '[{"error":{"message":"m"}},{}]'),
+    ],
+)
+def test_error_of_a_look_alike_keeps_its_words(body: bytes, message: str) -> None:
+    """Whatever its fields are."""
+    facts = read_error(500, {}, body, now_s=0.0)
+    assert (facts.message, facts.type) == (message, "api_error")

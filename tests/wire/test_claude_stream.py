@@ -13,12 +13,15 @@ from openai.lib.streaming._deltas import accumulate_delta
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
+from proxy.wire.claude.names import CallersNames
 from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.openai import Usage
 from tests import claude_upstream as claude
 
 Json = dict[str, Any]
+USER = {"role": "user", "content": "Hi"}
 
 
 def unary(answer: Json) -> Json:
@@ -84,9 +87,9 @@ def test_joined_chunks_equal_the_unary_answer(name: str, piece_chars: int) -> No
 
 @pytest.mark.parametrize("name", claude.ANSWERS)
 def test_a_stream_cut_at_any_event_never_looks_whole(name: str) -> None:
-    """Without message_stop there is no finish_reason, no usage chunk, and finish raises."""
+    """Without its end there is no finish_reason, no usage chunk, and finish raises."""
     events = claude.data(claude.events(claude.ANSWERS[name]))
-    for cut in range(len(events)):
+    for cut in range(len(events) - 1):  # the last but one tells why it ended
         stream = new_stream()
         chunks = [json.loads(chunk) for chunk in stream.feed(events[:cut])]
         with pytest.raises(UpstreamTruncated):
@@ -95,6 +98,244 @@ def test_a_stream_cut_at_any_event_never_looks_whole(name: str) -> None:
         for chunk in chunks:
             assert chunk["usage"] is None
             assert chunk["choices"][0]["finish_reason"] is None
+
+
+_PING = b'{"type":"ping"}'
+
+
+@pytest.mark.parametrize("tail", [[], [_PING], [_PING, _PING], [b"[DONE]"], [_PING, b" [DONE]\n"]])
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_stream_that_told_why_it_ended_is_whole(name: str, tail: list[bytes]) -> None:
+    """With or without message_stop, pings or [DONE] behind it."""
+    events = claude.data(claude.events(claude.ANSWERS[name]))
+    whole = run([events])
+    assert run([events[:-1] + tail]) == whole
+    assert run([[event] for event in events[:-1] + tail]) == whole
+    assert run([events + tail]) == whole
+
+
+@pytest.mark.parametrize("end", [b"[DONE]", None])
+def test_end_mark_does_not_make_a_cut_message_whole(end: bytes | None) -> None:
+    """It has no stop_reason."""
+    stream = new_stream()
+    stream.feed(claude.data(claude.events(claude.ANSWERS["text"])[:-2]))
+    with pytest.raises((UpstreamTruncated, UpstreamInvalid)):
+        stream.finish() if end is None else stream.feed([end])
+    assert not stream.done
+
+
+def test_later_events_do_not_erase_the_stop_reason() -> None:
+    """Neither a message_delta without it nor one with null."""
+    events = claude.events(claude.ANSWERS["cut by max_tokens"])
+    for delta in ({}, {"stop_reason": None, "stop_details": None}, None):
+        usage = {"output_tokens": 16}
+        more = [{"type": "message_delta", "delta": delta, "usage": usage}]
+        chat = join(run([claude.data([*events[:-1], *more, events[-1]])]))
+        assert chat["choices"][0]["finish_reason"] == "length"
+        assert chat["usage"]["completion_tokens"] == 16
+
+
+def _with_id(message_id: str | None, answer: Json) -> list[Json]:
+    return claude.events({**answer, "id": message_id})
+
+
+def test_message_that_another_one_cuts_off_is_no_answer() -> None:
+    """A second message_start with an id of its own; its chunks never join the first one's."""
+    first = _with_id("msg_1", claude.ANSWERS["tool call"])
+    for cut in range(3, len(first) - 1):
+        events = claude.data([*first[:cut], *_with_id("msg_2", claude.ANSWERS["tool call"])])
+        stream = new_stream()
+        chunks: list[bytes] = []
+        for event in events[:cut]:
+            chunks += stream.feed([event])
+        with pytest.raises(UpstreamTruncated):
+            stream.feed(events[cut:])
+        assert all(json.loads(c)["choices"][0]["finish_reason"] is None for c in chunks)
+        with pytest.raises(UpstreamTruncated):
+            stream.finish()
+
+
+@pytest.mark.parametrize("second", ["msg_1", "", None])
+def test_message_start_that_comes_again_is_harmless(second: str | None) -> None:
+    """Of the same message."""
+    events = _with_id("msg_1", claude.ANSWERS["tool call"])
+    again = _with_id(second, claude.ANSWERS["tool call"])[0]
+    for place in (1, 4, len(events) - 1):
+        repeated = [*events[:place], again, *events[place:]]
+        assert join(run([claude.data(repeated)])) == join(run([claude.data(events)]))
+
+
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_content_that_message_start_brings_is_kept(name: str) -> None:
+    """Some look-alikes send all of it there, and only the end behind it."""
+    answer = claude.ANSWERS[name]
+    events = claude.events(answer)
+    start = {"type": "message_start", "message": {**answer, "stop_reason": None}}
+    expected = with_parsed_arguments(unary(answer))
+    for tail in (events[-2:], events[-2:-1]):
+        assert with_parsed_arguments(join(run([claude.data([start, *tail])]))) == expected
+    ended = {"type": "message_start", "message": answer}
+    assert with_parsed_arguments(join(run([claude.data([ended])]))) == expected
+
+
+def test_content_of_message_start_stays_beside_later_blocks() -> None:
+    """Calls keep their indexes."""
+    call = claude.tool_use("toolu_1", "weather", {"city": "Paris"})
+    both = claude.message(claude.text("Hm"), call, call, stop_reason="tool_use")
+    events = claude.events(both)
+    events[0]["message"]["content"] = both["content"][:2]
+    rest = [event for event in events if event.get("index") in (None, 2)]
+    joined = with_parsed_arguments(join(run([claude.data(rest)])))
+    assert joined == with_parsed_arguments(unary(both))
+
+
+_LOOK_ALIKES: dict[str, Json] = {
+    "usage null": {"usage": None},
+    "no usage": {"usage": ...},
+    "content null": {"content": None},
+    "content empty": {"content": []},
+    "id null": {"id": None},
+    "no id": {"id": ...},
+    "stop_reason null": {"stop_reason": None},
+    "no stop_reason": {"stop_reason": ...},
+    "nulls in a block": {
+        "content": [{"type": "text", "text": "hi", "citations": None, "id": None, "input": None}]
+    },
+    "text null": {"content": [{"type": "text", "text": None}]},
+    "thinking without a signature": {
+        "content": [
+            {"type": "thinking", "thinking": "hm", "signature": None},
+            {"type": "text", "text": "hi"},
+        ]
+    },
+    "call without input": {
+        "content": [{"type": "tool_use", "id": None, "name": "f", "input": None}]
+    },
+    "usage of nulls": {"usage": {"input_tokens": None, "output_tokens_details": {}}},
+}
+
+
+@pytest.mark.parametrize("name", _LOOK_ALIKES)
+def test_answer_of_a_look_alike_is_kept(name: str) -> None:
+    """Null, or nothing, where Claude always has something; whole and streamed."""
+    answer = {**claude.message(claude.text("hi")), **_LOOK_ALIKES[name]}
+    answer = {key: value for key, value in answer.items() if value is not ...}
+    chat = unary(answer)
+    message = chat["choices"][0]["message"]
+    calls = message.get("tool_calls")
+    if calls:
+        assert calls[0]["function"] == {"name": "f", "arguments": "{}"}
+    else:
+        assert message["content"] == ("" if "content" in name or "text null" in name else "hi")
+    start = {"type": "message_start", "message": {**answer, "stop_reason": "end_turn"}}
+    streamed = join(run([claude.data([start])]))
+    assert streamed["choices"][0]["message"] == {
+        key: value for key, value in message.items() if key != "refusal"
+    }
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"type": "citations_delta"},
+        {"type": "citations_delta", "citation": None},
+        {"type": "citations_delta", "citation": {}},
+        {"type": "citations_delta", "citation": {"url": None, "title": "t"}},
+        {"type": "text_delta", "text": None},
+        {"type": "signature_delta"},
+        {"type": "input_json_delta", "partial_json": None},
+        None,
+    ],
+)
+def test_delta_without_its_content_says_nothing(delta: Json | None) -> None:
+    """Malformed parts are no exceptions of Python's."""
+    events = claude.events(claude.ANSWERS["text"])
+    odd = {"type": "content_block_delta", "index": 0, "delta": delta}
+    expected = join(run([claude.data(events)]))
+    assert join(run([claude.data([*events[:4], odd, *events[4:]])])) == expected
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "citations_delta", "citation": 5},
+        {"type": "text_delta", "text": 5},
+        5,
+        {"type": "input_json_delta", "partial_json": {}},
+    ],
+)
+def test_delta_of_another_type_is_an_invalid_answer(odd: Any) -> None:
+    """Ours, not Python's."""
+    events = claude.events(claude.ANSWERS["text"])
+    event = {"type": "content_block_delta", "index": 0, "delta": odd}
+    with pytest.raises(UpstreamInvalid):
+        run([[each] for each in claude.data([*events[:4], event])])
+
+
+def _names(tool: str, *properties: str) -> tuple[CallersNames, str, list[str]]:
+    """What a request declares under names that Claude does not take, and its names for them."""
+    parameters: Json = {"properties": {name: {} for name in properties}}
+    function = {"name": tool, "parameters": parameters}
+    body = json.dumps({"messages": [USER], "tools": [{"type": "function", "function": function}]})
+    sent = json.loads(to_request(body.encode(), model="claude-opus-5", stream=True))["tools"][0]
+    return CallersNames(body.encode), sent["name"], list(sent["input_schema"]["properties"])
+
+
+@pytest.mark.parametrize("piece_chars", [1, 7, 1000])
+def test_names_come_back_as_the_callers_own(piece_chars: int) -> None:
+    """Of tool and properties, however the arguments are cut; whole and streamed."""
+    names, tool, [first, second] = _names("files.read", "$filter", "page")
+    call = claude.tool_use("toolu_1", tool, {first: 1, second: {first: [2]}})
+    answer = claude.message(call, claude.tool_use("toolu_2", "b", {first: 1}))
+    body = to_chat(json.dumps(answer).encode(), model="m", created=1, names=names)
+    calls = json.loads(body)["choices"][0]["message"]["tool_calls"]
+    assert calls[0]["function"]["name"] == "files.read"
+    assert json.loads(calls[0]["function"]["arguments"]) == {"$filter": 1, "page": {"$filter": [2]}}
+    assert json.loads(calls[1]["function"]["arguments"]) == {first: 1}
+    stream = ChatStream(model="m", created=1, include_usage=True, names=names)
+    events = claude.data(claude.events(answer, piece_chars=piece_chars))
+    chunks = [json.loads(chunk) for event in events for chunk in stream.feed([event])]
+    streamed = with_parsed_arguments(join(chunks))["choices"][0]["message"]["tool_calls"]
+    assert [each["function"]["name"] for each in streamed] == ["files.read", "b"]
+    assert streamed[0]["function"]["arguments"] == {"$filter": 1, "page": {"$filter": [2]}}
+
+
+def test_arguments_that_were_cut_off_are_shown_as_they_came() -> None:
+    """By max_tokens: there is no object whose names could be changed."""
+    names, tool, [first] = _names("f", "$filter")
+    answer = claude.message(claude.tool_use("a", tool, {first: "xyz"}), stop_reason="max_tokens")
+    events = claude.events(answer, piece_chars=3)
+    del events[-5]
+    stream = ChatStream(model="m", created=1, include_usage=False, names=names)
+    chat = join([json.loads(chunk) for chunk in stream.feed(claude.data(events))])
+    [call] = chat["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"].startswith('{"')
+    assert chat["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "message"),
+    [
+        (b'{"error":{"message":"m","code":429}}', 429, "m"),
+        (b'{"error":{"type":"overloaded_error","message":"m"}}', 529, "m"),
+        (b'{"error":"m"}', 500, "m"),
+        (b'{"type":"error","error":"m"}', 500, "m"),
+        (b'{"type":"error"}', 500, "The upstream answered with status 500."),
+        (b'{"type":"error","error":null}', 500, "The upstream answered with status 500."),
+        (b'{"type":"error","error":{"message":null}}', 500, "The upstream answered"),
+        (b'{"type":"error","error":{"message":"m","code":503,"type":null}}', 500, "m"),
+    ],
+)
+def test_error_of_a_look_alike_is_an_error(event: bytes, status: int, message: str) -> None:
+    """In an event, and sent as a success."""
+    with pytest.raises(UpstreamRefusal, match=message) as caught:
+        new_stream().feed([event])
+    assert caught.value.status == status
+    assert new_stream().feed([b'{"type":"ping","error":null}']) == []
+    if b'"error":' in event:
+        with pytest.raises(UpstreamRefusal) as hidden:
+            to_chat(event, model="m", created=1)
+        assert hidden.value.status == status
 
 
 @pytest.mark.parametrize("name", claude.ANSWERS)
@@ -268,8 +509,11 @@ def test_unreadable_event_is_an_invalid_answer(bad: bytes) -> None:
     [
         b"",
         b"null",
-        b'{"type":"error","error":{"type":"api_error","message":null}}',
         b'{"type":"completion","id":"x","content":[],"usage":{}}',
+        b'{"type":"message","id":"x","usage":{}}',
+        b'{"type":"message","id":"x","content":[5]}',
+        b'{"type":"message","id":"x","content":{}}',
+        b'{"type":"message","id":"x","content":[{"type":"text","citations":[5]}]}',
         b"\xff",
         b'{"type":"message","id":"m","usage":{},"content":[{"type":"tool_use","input":{"\xff":1}}]}',
         b"[" * 100_000,

@@ -22,23 +22,31 @@ class Citation(msgspec.Struct):
 
 
 class Block(msgspec.Struct):
-    """A content block; also the delta of one, whose text is in a field by the delta's type."""
+    """A content block; also the delta of one, whose text is in a field by the delta's type.
 
-    type: str = ""
-    text: str = ""
-    thinking: str = ""
-    signature: str = ""
-    data: str = ""
-    id: str = ""
-    name: str = ""
+    Look-alikes send null for what a block does not have.
+    """
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
     citations: list[Citation] | None = None
     citation: Citation | None = None
-    partial_json: str = ""
+    partial_json: str | None = None
+
+    def arguments(self) -> bytes:
+        """The input of a call, whole."""
+        raw = bytes(self.input)
+        return b"{}" if raw == b"null" else raw
 
 
 class _OutputDetails(msgspec.Struct):
-    thinking_tokens: int = 0
+    thinking_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct):
@@ -71,7 +79,8 @@ class Counts(msgspec.Struct):
         self.input_tokens = uncached + self.cached_tokens + self.cache_write_tokens
         self.output_tokens = _or(wire.output_tokens, self.output_tokens)
         if wire.output_tokens_details is not None:
-            self.reasoning_tokens = wire.output_tokens_details.thinking_tokens
+            told = wire.output_tokens_details.thinking_tokens
+            self.reasoning_tokens = _or(told, self.reasoning_tokens)
 
     def told(self) -> Usage:
         """What the request's record keeps."""
@@ -140,9 +149,11 @@ def thinking_block(
 ) -> ThinkingBlock:
     """The block as it goes to the caller."""
     if block.type == "redacted_thinking":
-        shown = ThinkingBlock(type=block.type, data=block.data)
+        shown = ThinkingBlock(type=block.type, data=block.data or "")
     else:
-        shown = ThinkingBlock(type=block.type, thinking=block.thinking, signature=block.signature)
+        shown = ThinkingBlock(
+            type="thinking", thinking=block.thinking or "", signature=block.signature or ""
+        )
     shown.index = index
     shown.content_offset = content_offset
     shown.tool_call_offset = tool_call_offset

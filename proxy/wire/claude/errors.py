@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import UpstreamRefusal, envelope
 from ..headers import read_retry_after
+from ..openai import read_retry_info
 from .parameters import PARAMETERS
 
 _STATUSES = {
@@ -93,10 +94,45 @@ class WireError(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    error: WireError
+    error: msgspec.Raw
 
 
-_answers = msgspec.json.Decoder(_Answer)
+_answers: msgspec.json.Decoder[_Answer | list[_Answer]] = msgspec.json.Decoder(
+    _Answer | list[_Answer]
+)
+_any = msgspec.json.Decoder()
+
+
+def _error_in(body: bytes) -> msgspec.Raw | None:
+    """The error of an answer or, as Google's services send it, of a list of one."""
+    try:
+        found = _answers.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(found, list):
+        return found[0].error if len(found) == 1 else None
+    return found.error
+
+
+def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[WireError, float | None]:
+    """An error as Claude tells it, or as a look-alike does; and the wait that it asks for."""
+    try:
+        found: Any = _any.decode(raw) if raw is not None else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = {}
+    fields: dict[str, Any] = found if isinstance(found, dict) else {"message": found}
+    kind, message = fields.get("type"), fields.get("message")
+    code = fields.get("code")
+    if isinstance(code, int) and 400 <= code <= 599 and kind not in _STATUSES:
+        kind = _type_of(code)
+    details = fields.get("details")
+    error_code = details.get("error_code") if isinstance(details, dict) else None
+    error = WireError(
+        kind if isinstance(kind, str) and kind else _type_of(status),
+        message if isinstance(message, str) else "",
+        _Details(error_code if isinstance(error_code, str) else None),
+    )
+    return error, read_retry_info(fields)
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> Refusal:
@@ -105,25 +141,25 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: f
     `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
     """
     retry_after_s, exhausted = _retry_after(status, headers, now_s)
-    try:
-        error = _answers.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    raw = _error_in(body)
+    if raw is None:
         text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
-        error = WireError(_type_of(status), text)
-    return _refusal(status, error, retry_after_s, exhausted)
+        error, in_body_s = WireError(_type_of(status), text), None
+    else:
+        error, in_body_s = _wire_error(raw, status)
+    return _refusal(status, error, in_body_s if retry_after_s is None else retry_after_s, exhausted)
 
 
-def refusal_of_event(error: WireError) -> UpstreamRefusal:
-    """The exception for an `error` event, with the status that its type stands for."""
-    return _refusal(_STATUSES.get(error.type, 500), error, None, ()).refusal()
+def refusal_of_event(raw: msgspec.Raw | None) -> UpstreamRefusal:
+    """The exception for the error of an event, with the status that its type stands for."""
+    error, retry_after_s = _wire_error(raw, 500)
+    return _refusal(_STATUSES.get(error.type, 500), error, retry_after_s, ()).refusal()
 
 
 def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
     """The exception for an error object that was sent as a success; None: there is none."""
-    try:
-        return refusal_of_event(_answers.decode(body).error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    raw = _error_in(body)
+    return None if raw is None else refusal_of_event(raw)
 
 
 def _refusal(

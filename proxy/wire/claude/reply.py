@@ -22,21 +22,24 @@ from .answer import (
     thinking_block,
 )
 from .errors import hidden_refusal
+from .names import CallersNames, rename_keys
 from .thinking import ThinkingBlock, carry
 
 
 class _Message(Ending, kw_only=True):
     type: str
-    id: str
-    content: list[Block]
-    usage: WireUsage
+    content: list[Block] | None
+    id: str | None = None
+    usage: WireUsage | None = None
 
 
 _messages = msgspec.json.Decoder(_Message)
 
 
-def to_chat(body: bytes, *, model: str, created: int) -> bytes:
+def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None = None) -> bytes:
     """The chat.completion for `body`; `created` is in Unix seconds.
+
+    Services that look like Anthropic's have been seen to send null for content and usage.
 
     Raises UpstreamInvalid if `body` is no Message, and UpstreamRefusal if it is an error object.
     """
@@ -44,16 +47,16 @@ def to_chat(body: bytes, *, model: str, created: int) -> bytes:
         message = _messages.decode(body)
         if message.type != "message":
             raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}.")
-        return msgspec.json.encode(_completion(message, model, created))
+        return msgspec.json.encode(_completion(message, model, created, names or CallersNames()))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         if (refusal := hidden_refusal(body)) is not None:
             raise refusal from error
         raise UpstreamInvalid(f"the upstream's answer is no message: {error}") from error
 
 
-def _completion(message: _Message, model: str, created: int) -> dict[str, Any]:
-    gathered = _Gathered()
-    for block in message.content:
+def _completion(message: _Message, model: str, created: int, names: CallersNames) -> dict[str, Any]:
+    gathered = _Gathered(names)
+    for block in message.content or ():
         gathered.add(block)
     counts = Counts()
     counts.update(message.usage)
@@ -64,7 +67,7 @@ def _completion(message: _Message, model: str, created: int) -> dict[str, Any]:
         "finish_reason": finish_reason(message.stop_reason, has_calls=bool(gathered.calls)),
     }
     return {
-        "id": f"chatcmpl-{message.id}",
+        "id": f"chatcmpl-{message.id or ''}",
         "object": "chat.completion",
         "created": created,
         "model": model,
@@ -76,7 +79,8 @@ def _completion(message: _Message, model: str, created: int) -> dict[str, Any]:
 class _Gathered:
     """The blocks of a message, sorted into the places that OpenAI has for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: CallersNames) -> None:
+        self._names = names
         self.calls: list[dict[str, Any]] = []
         self._text = ""
         self._reasoning = ""
@@ -89,7 +93,7 @@ class _Gathered:
         if block.type == "text":
             self._add_text(block)
         elif block.type in ("thinking", "redacted_thinking"):
-            self._reasoning += block.thinking
+            self._reasoning += block.thinking or ""
             self._thinking.append(
                 thinking_block(
                     block,
@@ -101,14 +105,16 @@ class _Gathered:
         elif block.type == "tool_use":
             carried = self._thinking[self._carried :]
             self._carried = len(self._thinking)
-            function = {"name": block.name, "arguments": bytes(block.input).decode()}
+            wire_name = block.name or ""
+            arguments = rename_keys(block.arguments(), self._names.properties(wire_name))
+            function = {"name": self._names.tool(wire_name), "arguments": arguments.decode()}
             self.calls.append(
-                {"id": carry(block.id, carried), "type": "function", "function": function}
+                {"id": carry(block.id or "", carried), "type": "function", "function": function}
             )
 
     def _add_text(self, block: Block) -> None:
         start = len(self._text)
-        self._text += block.text
+        self._text += block.text or ""
         for citation in block.citations or ():
             if citation.url:
                 self._annotations.append(

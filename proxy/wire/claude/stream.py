@@ -1,9 +1,10 @@
 """The event stream of the Messages API to chat.completion.chunk objects.
 
 Events: platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11. Unknown ones are read
-over. Nothing goes out for `message_start`: until there is content, a failure can still move to
-another client. The chunk with `finish_reason` waits for `message_stop`, so that an answer that was
-cut off never looks whole.
+over. Nothing goes out for `message_start` without content: until there is some, a failure can still
+move to another client. The chunk with `finish_reason` waits for the end, `message_stop` or, if a
+`stop_reason` was told, the end of the stream: so an answer that was cut off never looks whole, and
+one whose last event is missing (seen at Anthropic, tombii/better-ccflare#307) is not lost.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
 from ..openai import Usage
+from ..sse import DONE
 from .answer import (
     Block,
     Citation,
@@ -26,13 +28,15 @@ from .answer import (
     refusal_text,
     thinking_block,
 )
-from .errors import WireError, refusal_of_event
+from .errors import refusal_of_event
+from .names import CallersNames, rename_keys
 from .thinking import ThinkingBlock, carry
 
 
-class _Start(msgspec.Struct):
-    id: str = ""
+class _Start(Ending):
+    id: str | None = None
     usage: WireUsage | None = None
+    content: list[Block] | None = None
 
 
 class _Delta(Block):
@@ -43,30 +47,36 @@ class _Delta(Block):
 
 
 class _Event(msgspec.Struct):
-    type: str
-    index: int = 0
+    type: str | None = None
+    index: int | None = None
     delta: _Delta | None = None
     content_block: Block | None = None
     message: _Start | None = None
     usage: WireUsage | None = None
-    error: WireError | None = None
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Open:
-    """A block that has started. `start`: where its text begins; `call`: the index of its call."""
+    """A block that has started. `start`: where its text begins; `call`: the index of its call.
 
-    __slots__ = ("block", "call", "citations", "has_arguments", "start", "thoughts")
+    `properties`: those that the caller knows by other names, so that the arguments wait till they
+    are whole.
+    """
+
+    __slots__ = ("block", "call", "citations", "has_arguments", "properties", "start", "thoughts")
 
     def __init__(self, block: Block, *, start: int, call: int) -> None:
         self.block = block
+        self.properties: dict[str, str] = {}
         self.start = start
         self.call = call
         self.citations: list[Citation] = []
         self.has_arguments = False
-        self.thoughts = [block.thinking]
+        self.thoughts = [block.thinking or ""]
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+_NULL = msgspec.Raw(b"null")
 _decode = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -74,8 +84,17 @@ _encode = msgspec.json.Encoder().encode
 class ChatStream:
     """One answer. `done`: the upstream's own end was seen, nothing follows."""
 
-    def __init__(self, *, model: str, created: int, include_usage: bool) -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        created: int,
+        include_usage: bool,
+        names: CallersNames | None = None,
+    ) -> None:
         self.done = False
+        self._names = names or CallersNames()
+        self._message_id: str | None = None
         self._counts: Counts | None = None
         self._model = model
         self._created = created
@@ -119,43 +138,74 @@ class ChatStream:
             except ProxyError as error:
                 self._failure = error
             except _UNREADABLE as error:
-                self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
-                self._failure.__cause__ = error
+                self._unreadable(data, error, chunks)
             if self._failure is not None:
                 if chunks:
                     break
                 raise self._failure
         return chunks
 
+    def _unreadable(self, data: bytes, error: Exception, chunks: list[bytes]) -> None:
+        """Fail, unless it is OpenAI's end mark, which some look-alikes send."""
+        if data.strip() == DONE and self._ending.stop_reason is not None:
+            self._stop(chunks)
+            return
+        self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
+        self._failure.__cause__ = error
+
     def finish(self) -> list[bytes]:
         """The upstream's answer ended. Raises UpstreamTruncated if that was before its own end."""
         if self._failure is not None:
             raise self._failure
+        chunks: list[bytes] = []
         if not self.done:
-            raise UpstreamTruncated("the upstream's stream ended before message_stop.")
-        return []
+            if self._ending.stop_reason is None:
+                raise UpstreamTruncated("the upstream's stream ended before message_stop.")
+            self._stop(chunks)
+        return chunks
 
     def _take(self, event: _Event, chunks: list[bytes]) -> None:
         if event.type == "content_block_delta":
             if event.delta is not None:
-                self._take_delta(event.index, event.delta, chunks)
+                self._take_delta(event.index or 0, event.delta, chunks)
         elif event.type == "content_block_start":
             if event.content_block is not None:
-                self._start_block(event.index, event.content_block, chunks)
+                self._start_block(event.index or 0, event.content_block, chunks)
         elif event.type == "content_block_stop":
-            self._stop_block(event.index, chunks)
+            self._stop_block(event.index or 0, chunks)
         elif event.type == "message_start":
             if event.message is not None:
-                self._set_id(event.message.id)
-                self._count(event.message.usage)
+                self._start(event.message, chunks)
         elif event.type == "message_delta":
             self._count(event.usage)
-            if event.delta is not None and event.delta.stop_reason is not None:
-                self._ending = Ending(event.delta.stop_reason, event.delta.stop_details)
+            if event.delta is not None:
+                self._end(event.delta)
         elif event.type == "message_stop":
             self._stop(chunks)
         elif event.type == "error":
-            raise refusal_of_event(event.error or WireError())
+            raise refusal_of_event(None if event.error is msgspec.UNSET else event.error)
+        elif event.error is not msgspec.UNSET and event.error != _NULL:
+            raise refusal_of_event(event.error)  # a look-alike's, in its own shape
+
+    def _start(self, message: _Start, chunks: list[bytes]) -> None:
+        """Take over what the message has already: usage, and with look-alikes content too."""
+        message_id = message.id or ""
+        if self._message_id is not None:
+            if message_id not in ("", self._message_id):
+                raise UpstreamTruncated("the upstream's message was cut off by another one.")
+            return
+        self._message_id = message_id
+        self._set_id(message_id)
+        self._count(message.usage)
+        for block in message.content or ():
+            self._start_block(-1, block, chunks)
+        self._stop_block(-1, chunks)
+        self._end(message)
+
+    def _end(self, told: _Start | _Delta) -> None:
+        """Keep why the answer ended; a later event that does not say it changes nothing."""
+        if told.stop_reason is not None:
+            self._ending = Ending(told.stop_reason, told.stop_details)
 
     def _count(self, usage: WireUsage | None) -> None:
         self._counts = self._counts or Counts()
@@ -172,13 +222,16 @@ class ChatStream:
         if delta.type == "input_json_delta":
             # Of a call on the server's side (`server_tool_use`, `mcp_tool_use`) nothing is shown.
             if delta.partial_json and opened.block.type == "tool_use":
-                self._add_arguments(opened, delta.partial_json, chunks)
+                if opened.properties:
+                    opened.thoughts.append(delta.partial_json)
+                else:
+                    self._add_arguments(opened, delta.partial_json, chunks)
         elif delta.type == "thinking_delta":
             if delta.thinking:
                 opened.thoughts.append(delta.thinking)
                 self._add({"reasoning_content": delta.thinking}, chunks)
         elif delta.type == "signature_delta":
-            opened.block.signature += delta.signature
+            opened.block.signature = (opened.block.signature or "") + (delta.signature or "")
         elif delta.type == "citations_delta" and delta.citation is not None:
             opened.citations.append(delta.citation)
 
@@ -192,11 +245,13 @@ class ChatStream:
         elif block.type == "tool_use":
             carried = self._thinking[self._carried :]
             self._carried = len(self._thinking)
+            wire_name = block.name or ""
+            self._open[index].properties = self._names.properties(wire_name)
             call = {
                 "index": self._calls,
-                "id": carry(block.id, carried),
+                "id": carry(block.id or "", carried),
                 "type": "function",
-                "function": {"name": block.name, "arguments": ""},
+                "function": {"name": self._names.tool(wire_name), "arguments": ""},
             }
             self._calls += 1
             self._add({"tool_calls": [call]}, chunks)
@@ -217,9 +272,16 @@ class ChatStream:
             self._thinking.append(shown)
             self._add({"thinking_blocks": [shown]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:
-            self._add_arguments(opened, bytes(block.input).decode(), chunks)
+            whole = "".join(opened.thoughts).encode() or block.arguments()
+            self._add_arguments(opened, self._renamed(whole, opened).decode(), chunks)
         elif block.type == "text":
             self._add_citations(opened, chunks)
+
+    def _renamed(self, arguments: bytes, opened: _Open) -> bytes:
+        try:
+            return rename_keys(arguments, opened.properties)
+        except _UNREADABLE:
+            return arguments  # cut off by max_tokens: the caller sees what there is
 
     def _add_citations(self, opened: _Open, chunks: list[bytes]) -> None:
         cited = [each for each in (opened.block.citations or []) + opened.citations if each.url]

@@ -4,7 +4,14 @@ Everything that is not read here passes through as the bytes it came in. Source 
 platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the openai SDK's types.
 """
 
-from .reply import Usage, read_answer, read_error, read_named_error, read_object
+from .reply import (
+    Usage,
+    read_answer,
+    read_error,
+    read_named_error,
+    read_object,
+    read_retry_info,
+)
 from .request import (
     ChatRequest,
     choices_asked,
@@ -30,6 +37,7 @@ __all__ = [
     "read_named_error",
     "read_object",
     "read_request",
+    "read_retry_info",
     "wants_usage",
     "with_model",
 ]
