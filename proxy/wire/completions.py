@@ -69,6 +69,7 @@ def read_completion(body: bytes, *, is_native: bool) -> Completion:
     `is_native`: every client that could serve it has a /completions of its own, so it stays whole.
     """
     head = read_request(body, needs_messages=False)
+    body = head.body
     if is_native:
         whole = PromptRequest(b"", head.model, head.stream, body)
         return Completion((whole,), ("",), 1, echo=False, wants_usage=False)

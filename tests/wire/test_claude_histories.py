@@ -69,13 +69,21 @@ def test_no_conversation_is_refused_or_breaks_a_rule(
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(chat=conversations(), model=st.sampled_from(MODELS + BOUND), effort=_EFFORTS)
+@pytest.mark.parametrize("model", MODELS + BOUND)
+@pytest.mark.parametrize("effort", [None, "none", "max"])
 def test_no_conversation_of_very_many_is_refused_or_breaks_a_rule(
-    chat: Json, model: str, effort: str | None
+    model: str, effort: str | None
 ) -> None:
-    """Whatever agents did to it."""
-    _judge(chat, model, effort)
+    """Five hundred for each family and way to think, each run others."""
+
+    @settings(
+        max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(chat=conversations())
+    def judge(chat: Json) -> None:
+        _judge(chat, model, effort)
+
+    judge()
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from ...errors import InvalidRequest
 from ..surrogates import decode_any, decode_members, decode_object, decoder, encode, is_shielded
+from .spelling import respelled
 
 
 def _spelled(name: str) -> re.Pattern[bytes]:
@@ -79,6 +80,8 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     messages = fields.get("messages")
     if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
+    if changed := respelled(fields):
+        body = encode({**fields, **changed})
     return ChatRequest(body, model, stream)
 
 
