@@ -355,7 +355,8 @@ def test_request_timeout_of_a_stream_ends_with_its_first_event() -> None:
 def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
     """As a retry does: who came later waits until the list is served, unless a client is free."""
     stage = Stage([chat("a").after(Pause(2)), chat("b").after(Pause(2))])
-    entry = stage.registry.find("m", Caller(None))
+    entry = stage.registry.find("m", Caller(None), 0.0)
+    assert entry is not None
     tickets: list[Ticket] = []
 
     def come() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hmac
 import json
@@ -92,10 +93,10 @@ def test_no_traceback_shows_a_key() -> None:
     app = create_app(whole_config())
     (client,) = app.extensions["proxy"]["proxy"].gateway.clients
     request = read_request(b'{"model":"m","messages":[1]}')
-    with pytest.raises(UpstreamError) as caught:
-        client.send(
-            request, model="m", headers={}, caller=Caller(None), deadline=time.monotonic() + 5
-        )
+    until = time.monotonic() + 5
+    reply = client.send(request, model="m", headers={}, caller=Caller(None), deadline=until)
+    with contextlib.closing(reply), pytest.raises(UpstreamError) as caught:
+        reply.head(until)
     text = "".join(traceback.format_exception(caught.value))
     assert "Traceback" in text
     assert not any(secret in text for secret in ALL_SECRETS), text
