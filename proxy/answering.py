@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     record: Record
 
     def call(self, entry: Entry) -> Call:
-        """It, when its model is found."""
+        """The request as dispatch has it, now that its model is found."""
         return Call(self.request, entry, self.headers, self.caller, self.record)
 
 

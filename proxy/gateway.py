@@ -120,7 +120,10 @@ class Gateway:
     ) -> tuple[Answer | StreamBody, Source]:
         find = partial(self.registry.find, asked.request.model, asked.caller)
         entry = find(-math.inf)
-        source = begin(entry) if entry else Sought(find, begin, self._waits(asked.record))
+        if entry is not None:
+            source = begin(entry)
+        else:
+            source = Sought(find, begin, self._waits(asked.record))
         answer = answering.serve(source, asked, held, config=self.config, clock=self.clock)
         return answer, source
 

@@ -17,19 +17,29 @@ from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
+from . import shortage
 from .clients.base import Client
 from .config import Secrets
-from .errors import ModelNotFound, ModelsUnknown, ProxyError, RetryHint, UpstreamError
+from .errors import (
+    ModelNotFound,
+    ModelsUnknown,
+    OutOfResources,
+    ProxyError,
+    RetryHint,
+    UpstreamError,
+)
 from .helpers import HelperThreads, Task, wait_any
 from .slot import Route
 from .watch import CLOCK, Caller, Clock
 
-# A list is fetched again after 5 min; after a failure not before 10 s, and given 10 s each time.
+# A list is fetched again after 5 min, after a failure not before 10 s; each fetch may take 10 s.
+# What our own process lacks may be there again much sooner.
 KEPT_S = 300.0
 RETRY_S = 10.0
+WANT_S = 1.0
 FETCH_TIMEOUT_S = 10.0
 
-# A fetch that hangs has its thread for 10 s: enough of them that the others need not wait for it.
+# A fetch that hangs keeps its thread for 10 s; beyond so many the next list waits for a thread.
 MAX_FETCHES = 16
 
 _NOBODY = Caller(None)  # who left does not end a fetch that others wait for
@@ -67,6 +77,7 @@ class _Listing:
         self.is_known = False  # whether there ever was one, and it is in the table
         self.due_at = float("-inf")
         self.fetch: _Fetch | None = None  # while it is under way
+        self.want: OutOfResources | None = None  # why there was no fetch, if it is our own fault
 
     def is_due(self, now: float) -> bool:
         """Whether it is to be fetched, and nobody does."""
@@ -108,7 +119,7 @@ class Registry:
             if (entry := self._table.get(alias)) is not None:
                 break
             if not awaited:
-                raise _missing(alias, are_known=are_known)
+                raise self._missing(alias, are_known=are_known)
             if not self._wait(awaited, caller, until):
                 return None
         if self._listings:
@@ -123,6 +134,20 @@ class Registry:
         while (awaited := self._first_fetches()) and self._wait(awaited, caller, until):
             pass
         return list(self._table.values())
+
+    def _missing(self, alias: str, *, are_known: bool) -> ProxyError:
+        """The error for a model that is in no list. `are_known`: every list has been there."""
+        if are_known:
+            return ModelNotFound(
+                f"the model {alias!r} does not exist; see /v1/models", param="model"
+            )
+        for listing in self._listings:
+            if not listing.is_known and (want := listing.want) is not None:
+                return OutOfResources(want.message, hint=want.hint)
+        return ModelsUnknown(
+            f"the model {alias!r} is not configured, and a provider's model list cannot be had",
+            hint=RetryHint(RETRY_S),
+        )
 
     def _renew_lists_of(self, entry: Entry) -> None:
         """Begin to fetch those due lists that a known model is from, not those of others."""
@@ -163,41 +188,44 @@ class Registry:
         try:
             _threads.start(task)
         except RuntimeError as error:
-            log.warning("%s: no model list: %s", listing.clients[0].label, error)
-            self._end_fetch(listing, kept_s=RETRY_S)
+            self._end_fetch(listing, want=shortage.recognised(error))
 
-    def _end_fetch(self, listing: _Listing, *, kept_s: float) -> None:
+    def _end_fetch(
+        self, listing: _Listing, *, kept_s: float = RETRY_S, want: OutOfResources | None = None
+    ) -> None:
+        listing.want = want
         # In this order, so that `is_due` holds at no moment between.
-        listing.due_at = self._clock.monotonic() + kept_s
+        listing.due_at = self._clock.monotonic() + (WANT_S if want else kept_s)
         listing.fetch = None
 
     def _fetch(self, listing: _Listing, until: float) -> None:
         """In a helper thread: get the list, by the first key that can."""
-        kept_s = RETRY_S
         for client in listing.clients:
-            if self._fetch_by(client, listing, until):
-                kept_s = KEPT_S
-                break
+            try:
+                names = client.list_models(caller=_NOBODY, deadline=until)
+            except UpstreamError as error:
+                error.hide(self._secrets)
+                log.warning("%s: no model list: %s", client.label, error)
+            except Exception as error:  # the thread's last frame of ours: nobody else would tell
+                want = error if isinstance(error, OutOfResources) else shortage.recognised(error)
+                if want is not None:  # another key would not help
+                    self._end_fetch(listing, want=want)
+                    return
+                log.exception("%s: no model list", client.label)
+            else:
+                self._take(listing, tuple(names))
+                self._end_fetch(listing, kept_s=KEPT_S)
+                return
             if self._clock.monotonic() >= until:
                 break
-        self._end_fetch(listing, kept_s=kept_s)
+        self._end_fetch(listing)
 
-    def _fetch_by(self, client: Client, listing: _Listing, until: float) -> bool:
-        try:
-            names = client.list_models(caller=_NOBODY, deadline=until)
-        except UpstreamError as error:
-            error.hide(self._secrets)
-            log.warning("%s: no model list: %s", client.label, error)
-            return False
-        except Exception:  # the thread's last frame of ours: nobody else would tell
-            log.exception("%s: no model list", client.label)
-            return False
-        if listing.names != tuple(names):
-            listing.names = tuple(names)
+    def _take(self, listing: _Listing, names: tuple[str, ...]) -> None:
+        if listing.names != names:
+            listing.names = names
             self._rebuild()
         # In this order, so that no request believes in a list that it cannot see yet.
         listing.is_known = True
-        return True
 
     def _rebuild(self) -> None:
         with self._building:
@@ -220,13 +248,3 @@ class Registry:
                 old = self._table.get(alias)
                 table[alias] = old if old == entry and old is not None else entry
             self._table = table
-
-
-def _missing(alias: str, *, are_known: bool) -> ProxyError:
-    """The error for a model that is in no list. `are_known`: every list has been there."""
-    if are_known:
-        return ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
-    return ModelsUnknown(
-        f"the model {alias!r} is not configured, and a provider's model list cannot be had",
-        hint=RetryHint(RETRY_S),
-    )

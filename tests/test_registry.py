@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 import threading
@@ -12,9 +13,15 @@ import pytest
 
 from proxy import registry
 from proxy.config import Secrets
-from proxy.errors import CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout
+from proxy.errors import (
+    CallerGone,
+    ModelNotFound,
+    ModelsUnknown,
+    OutOfResources,
+    UpstreamTimeout,
+)
 from proxy.helpers import HelperThreads
-from proxy.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, Entry, Registry
+from proxy.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S, Entry, Registry
 from proxy.watch import Caller, Poll
 from tests.pool_tools import ANYBODY, FakeClient, VirtualClock, make_client
 
@@ -396,9 +403,34 @@ def test_what_no_fetch_should_raise_is_a_failed_fetch(caplog: pytest.LogCaptureF
     assert desk.routes("one") == [("a", "one")]
 
 
-def test_a_process_without_threads_left_has_no_list_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "lacking",
+    [OutOfResources("no more open files"), OSError(errno.EMFILE, "Too many"), MemoryError()],
+    ids=["known", "descriptors", "memory"],
+)
+def test_want_of_our_own_is_said(caplog: pytest.LogCaptureFixture, lacking: Exception) -> None:
+    """503 `server_out_of_resources`, to be tried again soon; no further key is asked."""
+    upstream, other = Upstream("one"), Upstream("one")
+    desk = Desk(discovering("a", upstream), discovering("b", other))
+
+    def fail() -> None:
+        raise lacking
+
+    upstream.meanwhile = fail
+    for _ in range(2):
+        with pytest.raises(OutOfResources) as caught:
+            desk.find("one")
+        assert (caught.value.status, caught.value.code) == (503, "server_out_of_resources")
+    assert (upstream.fetches, other.fetches) == (1, 0)
+    assert "Traceback" not in caplog.text
+    upstream.meanwhile = None
+    desk.clock.now += WANT_S
+    assert desk.routes("one") == [("a", "one"), ("b", "one")]
+    with pytest.raises(ModelNotFound):
+        desk.find("nothing")
+
+
+def test_a_process_without_threads_left_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is known is served all the same; later it is tried again."""
     upstream = Upstream("one")
     desk = Desk(make_client("a", provider="q"), discovering("b", upstream))
@@ -409,11 +441,10 @@ def test_a_process_without_threads_left_has_no_list_and_says_so(
             raise RuntimeError("can't start new thread")
 
         patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(ModelsUnknown):
+        with pytest.raises(OutOfResources, match="no more threads"):
             desk.find("one")
         assert desk.routes("m") == [("a", "m")]
-    assert "can't start new thread" in caplog.text
-    desk.clock.now += RETRY_S
+    desk.clock.now += WANT_S
     assert desk.routes("one") == [("b", "one")]
 
 
