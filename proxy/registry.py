@@ -12,6 +12,7 @@ old list is renewed behind their backs.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from functools import partial
@@ -66,6 +67,7 @@ class _Fetch(NamedTuple):
 
     task: Task[None]
     until: float
+    pid: int  # a forked child has no thread of its parent's, and must fetch by itself
 
 
 class _Listing:
@@ -81,7 +83,8 @@ class _Listing:
 
     def is_due(self, now: float) -> bool:
         """Whether it is to be fetched, and nobody does."""
-        return self.fetch is None and now >= self.due_at
+        is_free = self.fetch is None or self.fetch.pid != os.getpid()
+        return is_free and now >= self.due_at
 
 
 class Registry:
@@ -184,7 +187,7 @@ class Registry:
         with self._beginning:
             if not listing.is_due(now):
                 return
-            listing.fetch = _Fetch(task, until)
+            listing.fetch = _Fetch(task, until, os.getpid())
         try:
             _threads.start(task)
         except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import socket
 import threading
 import time
@@ -446,6 +447,24 @@ def test_a_process_without_threads_left_says_so(monkeypatch: pytest.MonkeyPatch)
         assert desk.routes("m") == [("a", "m")]
     desk.clock.now += WANT_S
     assert desk.routes("one") == [("b", "one")]
+
+
+def test_forked_child_fetches_by_itself(gate: threading.Event) -> None:
+    """What its parent has begun would never end there."""
+    upstream = Upstream("one")
+    upstream.gate = gate
+    desk = Desk(discovering("a", upstream))
+    assert desk.registry.find("one", ANYBODY, desk.clock.now) is None
+    assert upstream.begun.wait(PATIENCE_S)
+    child = os.fork()
+    if not child:
+        upstream.gate = None
+        is_found = False
+        try:
+            is_found = desk.routes("one") == [("a", "one")]
+        finally:
+            os._exit(0 if is_found else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_nothing_begins_before_the_first_need() -> None:
