@@ -14,6 +14,7 @@ import resource
 import secrets
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from .app import create_app
 from .config import Config, load_config
-from .control import Control
+from .control import Control, forget
 from .errors import ConfigError
 from .logs import set_up_logs
 from .summary import summary
@@ -54,6 +55,9 @@ EXIT_BUSY = 3
 # Tells this server from another that had, or will have, the same process id. Made once, before
 # any worker is forked, and not again at a reload.
 _TOKEN = secrets.token_hex(4)
+
+# In an upgrade by SIGUSR2 the old server tells the new one by this variable whose place it takes.
+_PREDECESSOR = "POOLPROXY_PREDECESSOR"
 
 log = logging.getLogger("proxy.serving")
 
@@ -135,10 +139,17 @@ def settings(config: Config) -> dict[str, Any]:
         "post_fork": hooks.post_fork,
         "post_worker_init": hooks.post_worker_init,
         "worker_exit": hooks.worker_exit,
+        "pre_exec": hooks.pre_exec,
+        "on_exit": hooks.on_exit,
     }
 
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def _instance(pid: int) -> str:
+    """This server's name among those that were and will be."""
+    return f"{pid}-{_TOKEN}"
 
 
 def _exit(number: int, frame: object) -> None:
@@ -222,7 +233,9 @@ class _Hooks:
             self._control = Control(
                 proxies["proxy"].gateway,
                 port=ports[0] if ports else self._config.port,
-                instance=f"{worker.ppid}-{_TOKEN}",
+                instance=_instance(worker.ppid),
+                predecessor=os.environ.get(_PREDECESSOR, ""),
+                alone=not ports,  # a TCP port is no other's
             )
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", worker.pid, error)
@@ -231,6 +244,14 @@ class _Hooks:
         """The worker has served its last request."""
         if self._control is not None:
             self._control.close()
+
+    def pre_exec(self, server: Any) -> None:
+        """SIGUSR2: in the process that is about to become the new server."""
+        server.cfg.env_orig[_PREDECESSOR] = _instance(server.pid)
+
+    def on_exit(self, server: Any) -> None:
+        """In the master, whose workers have ended."""
+        forget(_instance(server.pid))
 
 
 def run(read: Callable[[], Config], *, workers: int | None = None) -> None:
@@ -295,10 +316,30 @@ def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
     `shared`: with others that share it as well (its `reuse_port`).
     """
     for address in addresses:
-        # A Unix socket is no tuple: gunicorn replaces it.
-        if isinstance(address, tuple) and (why := _why_not(address, shared=shared)):
+        if isinstance(address, tuple):
+            why = _why_not(address, shared=shared)
+        else:
+            why = None if isinstance(address, int) else _why_not_unix(address)
+        if why:
             print(f"poolproxy: {why}", file=sys.stderr)
             sys.exit(EXIT_BUSY)
+
+
+def _why_not_unix(path: str) -> str | None:
+    """Why a server cannot listen on this Unix socket, which gunicorn would replace in silence."""
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        return f"cannot listen on unix:{path}: it is there, and no socket"
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):  # nobody's, or left from a crash
+            return None
+        except BlockingIOError:  # somebody's who is busy
+            pass
+        except OSError as error:
+            return f"cannot listen on unix:{path}: {error.strerror}"
+    return f"unix:{path} is in use: bind another, or stop what listens there"
 
 
 def _why_not(address: tuple[str, int], *, shared: bool = False) -> str | None:

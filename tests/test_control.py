@@ -10,6 +10,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import pytest
 
 from proxy.cli.summing import add_up
 from proxy.config import load_config
-from proxy.control import Control, ask_all, running_ports
-from proxy.control.lines import MAX_REQUEST_BYTES
+from proxy.control import Control, ask_all, forget, running_ports
+from proxy.control.lines import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
 from proxy.control.places import MAX_PATH_BYTES
 from proxy.gateway import Gateway
 
@@ -48,6 +49,10 @@ def home_in(directory: Path) -> Path:
 
 def socket_in(directory: Path) -> Path:
     return home_in(directory) / str(PORT) / f"{os.getpid()}.sock"
+
+
+def orders_in(directory: Path, instance: str = INSTANCE) -> Path:
+    return home_in(directory) / f"{instance}.disabled"
 
 
 def make_gateway() -> Gateway:
@@ -176,6 +181,19 @@ def test_silent_asker_does_not_keep_others_from_asking(runtime: Path) -> None:
         assert clients()
 
 
+def test_many_silent_askers_keep_nobody_from_asking(runtime: Path) -> None:
+    """All are served at once; nor does one who asks and does not read hold anybody up."""
+    with worker(), contextlib.ExitStack() as stack:
+        for number in range(100):
+            silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+            silent.connect(str(socket_in(runtime)))
+            if number % 2:
+                silent.sendall(b'{"do":"status"}\n')
+        began = time.monotonic()
+        assert clients()
+        assert time.monotonic() - began < REQUEST_TIMEOUT_S
+
+
 def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:
     """By pid, beside the answers of the others."""
     with worker(), Stranger(socket_in(runtime).with_name("1.sock")):
@@ -231,10 +249,34 @@ def test_orders_end_with_the_instance(runtime: Path, other: str) -> None:
         assert not clients_of(gateway)[LABEL]["disabled"]
 
 
+def test_orders_outlive_an_upgrade_and_a_new_port(runtime: Path) -> None:
+    """Of the server whose place another takes, though it ends; and not of those before it."""
+    with worker():
+        ask_all(PORT, {"do": "disable", "client": LABEL})
+    for heir, predecessor in (("1-0b", INSTANCE), ("1-0b", ""), ("1-0c", "1-0b")):
+        gateway = make_gateway()
+        control = Control(gateway, port=PORT + 1, instance=heir, predecessor=predecessor)
+        control.close()
+        assert clients_of(gateway)[LABEL]["disabled"], heir
+        forget(predecessor or INSTANCE)
+    forget("1-0c")
+    assert list(home_in(runtime).iterdir()) == []
+
+
+def test_order_for_a_client_that_is_gone_is_told(
+    runtime: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds no longer: a reload has taken the client away."""
+    home_in(runtime).mkdir(mode=0o700)
+    orders_in(runtime).write_text('["gone/sk-…0000"]')
+    with worker():
+        assert "gone/sk-…0000 was disabled by hand, and is no client any more" in caplog.text
+
+
 def test_unreadable_orders_are_no_reason_not_to_start(runtime: Path) -> None:
     """A warning; nothing is disabled."""
     with worker():
-        socket_in(runtime).with_name(f"{INSTANCE}.disabled").write_bytes(b"[1")
+        orders_in(runtime).write_bytes(b"[1")
     with worker() as gateway:
         assert not any(facts["disabled"] for facts in gateway.pool.snapshot())
 
@@ -242,11 +284,11 @@ def test_unreadable_orders_are_no_reason_not_to_start(runtime: Path) -> None:
 def test_order_that_cannot_be_kept_says_so(runtime: Path) -> None:
     """It holds in this worker, and the asker learns that later ones will not know of it."""
     with worker() as gateway:
-        socket_in(runtime).with_name(f"{INSTANCE}.disabled").mkdir()
+        orders_in(runtime).mkdir()
         (answer,) = ask_all(PORT, {"do": "disable", "client": LABEL})
         assert "workers that start later will not know" in answer["error"]
         assert clients_of(gateway)[LABEL]["disabled"]
-        socket_in(runtime).with_name(f"{INSTANCE}.disabled").rmdir()
+        orders_in(runtime).rmdir()
 
 
 # Whose sockets, and where
@@ -318,12 +360,38 @@ def test_what_the_dead_left_is_removed(runtime: Path) -> None:
     assert PORT not in running_ports()
     with Stranger(directory / f"{os.getpid()}.sock"):
         pass
-    (directory / f"{dead_pid()}-0c.disabled").write_text("[]")
-    living = directory / f"{os.getpid()}-0d.disabled"
+    orders_in(runtime, f"{dead_pid()}-0c").write_text("[]")
+    living = orders_in(runtime, f"{os.getpid()}-0d")
     living.write_text("[]")
     with worker():
-        assert {path.name for path in directory.iterdir()} == {living.name, f"{os.getpid()}.sock"}
+        assert [path.name for path in directory.iterdir()] == [f"{os.getpid()}.sock"]
+        assert set(home_in(runtime).iterdir()) == {living, directory}
         assert clients()
+
+
+def test_folder_with_a_sockets_name_is_passed_over(runtime: Path) -> None:
+    """It is none of ours: it stays, and the workers beside it answer."""
+    folder = socket_in(runtime).with_name("1.sock")
+    with worker():
+        folder.mkdir()
+        assert clients()
+        assert PORT in running_ports()
+        folder.with_name("2.sock").write_text("")
+        assert clients()
+    assert [path.name for path in folder.parent.iterdir()] == ["1.sock"]
+
+
+def test_second_instance_has_no_part_in_a_folder(runtime: Path) -> None:
+    """Where no port of its own keeps it away: two without a TCP port, whose `port` is the same."""
+    with worker():
+        other = socket_in(runtime).with_name("1.sock")
+        os.link(socket_in(runtime), other)
+        for ours in ({"instance": INSTANCE}, {"instance": "1-0b", "predecessor": INSTANCE}):
+            control = Control(make_gateway(), port=PORT, alone=True, **ours)
+            control.close()
+        with pytest.raises(OSError, match="of another instance answers for port"):
+            Control(make_gateway(), port=PORT, instance="1-0b", alone=True)
+        other.unlink()
 
 
 # Sums

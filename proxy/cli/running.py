@@ -25,7 +25,7 @@ def status(args: argparse.Namespace) -> int:
     if args.json:
         facts = {"port": port, "clients": [each.facts() for each in sums], "workers": answers}
         print(json.dumps(facts, indent=2))
-    else:
+    elif good:
         print(_heading(port, good))
         print(_client_table(sums, workers=len(good)))
     return _report_errors(answers)

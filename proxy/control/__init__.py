@@ -7,9 +7,13 @@ Each worker has a pool of its own, so each listens by itself, and who asks, asks
 An HTTP endpoint would reach one worker, whichever it is, and need a key of its own. Here the
 directory is its user's alone (mode 0700), and that is the authentication.
 
-One line of JSON each way, then the connection ends. Clients disabled by hand are also kept in a
-file beside the sockets, for workers of the same instance that start later. A socket at which nobody
-listens, or a file of an instance that is gone, is left from a crash: whoever finds it removes it.
+One line of JSON each way, then the connection ends. Clients disabled by hand are also kept in
+
+    .../poolproxy-<uid>/<instance>.disabled
+
+for workers of the same instance that start later, and for the instance that takes its place in an
+upgrade. A socket at which nobody listens, or a file of an instance that is gone, is left from a
+crash: whoever finds it removes it.
 
 places   where the sockets are, and whose
 lines    the messages, their limits in size and time
@@ -20,7 +24,8 @@ asker    the command line's end
 from __future__ import annotations
 
 from .asker import ask_all
+from .places import forget
 from .places import ports as running_ports
 from .worker import Control
 
-__all__ = ["Control", "ask_all", "running_ports"]
+__all__ = ["Control", "ask_all", "forget", "running_ports"]

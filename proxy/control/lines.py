@@ -9,7 +9,7 @@ import time
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
-# One asker at a time is served: one that says nothing holds up the next for no longer than this.
+# For a request to come, and for its answer to be taken.
 REQUEST_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
 

@@ -18,6 +18,8 @@ MAX_PATH_BYTES = 103
 # pid_max on 64-bit Linux is 4194304 (proc(5)).
 _LONGEST_NAME = "/65535/4194304.sock"
 
+_ORDERS = ".disabled"
+
 
 def make_directory(port: int) -> str:
     """Where a worker on this port may have its socket; raises OSError."""
@@ -54,15 +56,29 @@ def ports() -> list[int]:
     return sorted(port for port in named if any(is_alive(path) for path in sockets(port)))
 
 
+def orders_path(directory: str, instance: str) -> str:
+    """Where the orders of an instance are: beside all ports, because a reload may change its."""
+    return os.path.join(os.path.dirname(directory), f"{instance}{_ORDERS}")
+
+
+def forget(instance: str) -> None:
+    """Remove the orders of an instance, which ends."""
+    for home in filter(_is_private, _homes()):
+        unlink(os.path.join(home, f"{instance}{_ORDERS}"))
+
+
 def sweep(directory: str, instance: str) -> None:
     """Remove what the dead left behind; a new worker of `instance` may have a dead one's pid."""
     for name in _listing(directory):
-        path = os.path.join(directory, name)
-        stem, _, kind = name.partition(".")
-        if kind == "sock":
-            is_alive(path)
-        elif stem != instance and (_pid(stem) == _pid(instance) or not _runs(stem)):
-            unlink(path)
+        if name.endswith(".sock"):
+            is_alive(os.path.join(directory, name))
+        elif name.endswith(".new") and not _runs(name.removesuffix(".new")):
+            unlink(os.path.join(directory, name))
+    home = os.path.dirname(directory)
+    for name in _listing(home):
+        stem, kind, _ = name.partition(_ORDERS)
+        if kind and stem != instance and (_pid(stem) == _pid(instance) or not _runs(stem)):
+            unlink(os.path.join(home, name))
 
 
 def is_alive(path: str) -> bool:
@@ -82,9 +98,10 @@ def is_alive(path: str) -> bool:
 
 
 def unlink(path: str) -> None:
-    """Remove a file that another process may have removed already."""
+    """Remove a file that another process may have removed already; a folder is none of ours."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        if not os.path.isdir(path):
+            os.unlink(path)
 
 
 def _homes() -> Iterator[str]:

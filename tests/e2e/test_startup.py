@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,17 @@ import pytest
 from proxy.config import load_config
 from proxy.serving import settings
 from tests.commandline import wait_for
-from tests.gateway import COMMAND, ROOT, Gateway, curl, data_of, environment, run_to_end, text_of
+from tests.gateway import (
+    COMMAND,
+    PATIENCE_S,
+    ROOT,
+    Gateway,
+    curl,
+    data_of,
+    environment,
+    run_to_end,
+    text_of,
+)
 from tests.leaks import death_in
 
 SHIPPED = ROOT / "config.yaml"
@@ -104,6 +115,86 @@ def test_port_in_use_is_one_line_and_status_3() -> None:
         f"poolproxy: port {port} is in use: set another `port`, or stop what listens there\n"
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "proxy", "serve"]])
+@pytest.mark.parametrize("taken", ["socket", "file"])
+def test_unix_socket_in_use_is_one_line_and_status_3(
+    tmp_path: Path, command: list[str], taken: str
+) -> None:
+    """It stays whose it is: gunicorn by itself would take it over, and remove it at its end."""
+    path = tmp_path / "s"
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"demo": [{"name": "demo"}]}))
+    with socket.socket(socket.AF_UNIX) as owner:
+        if taken == "socket":
+            owner.bind(str(path))
+            owner.listen(0)
+            why = f"poolproxy: unix:{path} is in use: bind another, or stop what listens there\n"
+        else:
+            path.write_text("theirs")
+            why = f"poolproxy: cannot listen on unix:{path}: it is there, and no socket\n"
+        env = {"PROXY_CONFIG": str(config), "GUNICORN_CMD_ARGS": f"--bind unix:{path}"}
+        for _ in range(3):  # each fills the backlog
+            done = run_to_end(command=command, **env)
+            assert (done.returncode, done.stderr, done.stdout) == (3, why, "")
+    assert path.exists()
+
+
+WAYS = {
+    "gunicorn": [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py"],
+    "serve": [sys.executable, "-m", "proxy", "serve"],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("way", WAYS)
+def test_unix_socket_left_from_a_crash_is_replaced(tmp_path: Path, way: str) -> None:
+    """And outlives a reload and an upgrade by SIGUSR2, which inherits it, as orders do."""
+    path, log = tmp_path / "s", tmp_path / "log"
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(path))
+    (tmp_path / "config.yaml").write_text(json.dumps({"port": 0, "demo": [{"name": "demo"}]}))
+    env = environment(
+        XDG_RUNTIME_DIR=str(tmp_path),
+        PROXY_CONFIG=str(tmp_path / "config.yaml"),
+        GUNICORN_CMD_ARGS=f"--bind unix:{path}",
+    )
+
+    def workers() -> set[int]:
+        return {int(one.stem) for one in tmp_path.glob("poolproxy-*/0/*.sock")}
+
+    def check_one(*, but: set[int]) -> int:
+        """Another worker serves, with the order; its pid."""
+        wait_for(lambda: len(workers()) == 1 and not workers() & but, log.read_text)
+        answer = curl("--unix-socket", str(path), "http://localhost/v1/chat/completions", "-d", HI)
+        assert json.loads(answer)["error"]["code"] == "no_client_in_service"
+        return workers().pop()
+
+    with log.open("wb") as output:
+        process = subprocess.Popen(WAYS[way], cwd=ROOT, env=env, stdout=output, stderr=output)
+    master = process.pid
+    try:
+        wait_for(lambda: len(workers()) == 1, log.read_text)
+        before = workers()
+        disable = [sys.executable, "-m", "proxy", "disable", "demo", "--port", "0"]
+        subprocess.run(disable, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+        os.kill(master, signal.SIGHUP)
+        reloaded = check_one(but=before)
+        os.kill(master, signal.SIGUSR2)
+        wait_for(lambda: len(workers()) == 2, log.read_text)
+        (upgraded,) = workers() - {reloaded}
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        master = int(Path(f"/proc/{upgraded}/stat").read_text().rpartition(")")[2].split()[1])
+        assert check_one(but={reloaded}) == upgraded
+        promoted = time.monotonic() + 2  # the new server looks once a second for the old one
+        wait_for(lambda: time.monotonic() > promoted)
+    finally:
+        os.kill(master, signal.SIGTERM)
+        wait_for(lambda: not path.exists() and not [*tmp_path.glob("poolproxy-*/*")], log.read_text)
+    assert "Traceback" not in log.read_text()
+    assert death_in(log.read_text()) is None
 
 
 def test_config_errors_come_all_at_once_with_status_2(tmp_path: Path) -> None:
