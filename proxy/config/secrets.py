@@ -209,15 +209,17 @@ def _in_header(name: str, value: str) -> Iterator[str]:
 def _in_url(url: str) -> Iterator[str]:
     """The credentials in a URL: its user and password, also as RFC 7617 has them in a header.
 
-    A user's name is none, unless there is nothing beside it that could be.
+    A user's name is none, unless it is the token, with no password or with `x` in its place.
     """
     parts = urlsplit(url)
     user, password = parts.username or "", parts.password or ""
     for name, word in ((user, password), (unquote(user), unquote(password))):
         yield word
         yield f"{name}:{word}"
-        yield base64.b64encode(f"{name}:{word}".encode()).decode()
-        if len(word) < MIN_SECRET_CHARS:
+        for encoding in ("utf-8", "latin-1"):  # the latter is what `requests` sends
+            pair = f"{name}:{word}".encode(encoding, "replace")
+            yield base64.b64encode(pair).decode()
+        if len(word) <= 1:
             yield name
 
 

@@ -86,6 +86,7 @@ def test_other_headers_are_not(name: str, value: str) -> None:
     [
         ("http://me:pass-word1@proxy.test:1", ["pass-word1", "me:pass-word1"]),
         ("http://me:pass%2Fword1@proxy.test:1", ["pass%2Fword1", "pass/word1"]),
+        ("http://me:passw%C3%B6rt1@proxy.test:1", ["passwört1", "me:passwört1"]),
         ("socks5://token-0123456789@proxy.test:1", ["token-0123456789"]),
         ("http://token-0123456789:x@proxy.test:1", ["token-0123456789"]),
         ("http://me:pw@proxy.test:1", []),
@@ -94,9 +95,21 @@ def test_other_headers_are_not(name: str, value: str) -> None:
 def test_user_and_password_of_a_proxy_are_secret(url: str, hidden: list[str]) -> None:
     """As they stand in the URL, decoded, and as they are sent."""
     secrets = secrets_of({"proxy-url": url})
-    sent = [base64.b64encode(text.encode()).decode() for text in hidden if ":" in text]
+    sent = [
+        base64.b64encode(text.encode(encoding)).decode()
+        for text in hidden
+        for encoding in ("utf-8", "latin-1")
+        if ":" in text
+    ]
     assert [text for text in hidden + sent if not is_hidden(secrets, text)] == []
     assert not is_hidden(secrets, "proxy.test")
+
+
+def test_name_of_a_user_is_none() -> None:
+    """It may be a word of any answer."""
+    secrets = secrets_of({"proxy-url": "http://username:pass@proxy.test:1"})
+    assert not is_hidden(secrets, "username")
+    assert is_hidden(secrets, "username:pass")
 
 
 @pytest.mark.parametrize(
