@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -60,3 +61,32 @@ def test_sessions_work_with_a_key() -> None:
     assert caller.get("/count").status_code == 500
     app.secret_key = "for the test"
     assert [caller.get("/count").get_json() for _ in range(2)] == [{"n": 1}, {"n": 2}]
+
+
+BODY = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+
+
+@pytest.mark.parametrize("length", ["five", "-1", "+5", "5.0", "\xb2", "1" * 19])
+def test_length_that_is_no_number_is_refused(length: str) -> None:
+    """Where a server lets it through."""
+    caller = create_app(DEMO).test_client()
+    answer = caller.post(
+        "/v1/chat/completions", data=BODY, environ_overrides={"CONTENT_LENGTH": length}
+    )
+    assert answer.status_code == 400
+    message = answer.get_json()["error"]["message"]
+    assert message == "the request's Content-Length is not a number"
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
+@pytest.mark.parametrize("length", ["1", "five", ""])
+def test_chunks_count_and_not_a_length_beside_them(coding: str, length: str) -> None:
+    """RFC 9112 section 6.3; however they are spelled."""
+    caller = create_app(DEMO).test_client()
+    framing = {
+        "CONTENT_LENGTH": length,
+        "HTTP_TRANSFER_ENCODING": coding,
+        "wsgi.input_terminated": True,
+    }
+    answer = caller.post("/v1/chat/completions", data=BODY, environ_overrides=framing)
+    assert answer.status_code == 200

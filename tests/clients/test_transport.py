@@ -181,9 +181,28 @@ def test_connection_closed_while_idle_is_replaced(
 def test_fresh_connection_is_not_replaced(upstream: Upstream, way: Transport, how: Ending) -> None:
     """The upstream may have worked on it: dispatch counts it."""
     upstream.reply("k", raw(how))
-    with pytest.raises(UpstreamReset):
+    with pytest.raises(UpstreamReset) as caught:
         fetch(way)
     assert len(upstream.received("k")) == 1
+    message = f"{way.host} closed the connection without a whole answer"
+    assert caught.value.message.partition(" (")[0] == message
+    assert caught.value.code == "upstream_reset"
+
+
+def test_broken_connection_is_told_with_its_reason(plain: Upstream) -> None:
+    """Before an answer and in the middle of one; what had come is there."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
+    plain.reply("k", raw(RESET), raw(head, Pause(0.05), RESET))
+    with calls.opened(calls.transport(plain.url)) as way:
+        with pytest.raises(UpstreamReset, match=r"whole answer \(Connection reset by peer\)$"):
+            fetch(way)
+        reply = send(way)
+        assert reply.head(time.monotonic() + 9)
+        assert reply.read(time.monotonic() + 9) == b"abc"
+        with pytest.raises(UpstreamReset, match=r"mid-answer \(Connection reset by peer\)$"):
+            reply.read(time.monotonic() + 9)
+        assert not reply.is_whole
+        reply.close()
 
 
 @pytest.mark.parametrize("how", [CUT, RESET])

@@ -456,6 +456,16 @@ def test_unknown_events_blocks_and_deltas_are_read_over() -> None:
     )
 
 
+@pytest.mark.parametrize("later", [{}, {"delta": {}}, {"delta": {"stop_reason": None}}])
+def test_later_message_delta_does_not_erase_the_stop_reason(later: Json) -> None:
+    """Some look-alikes send one more, for the usage only."""
+    events = claude.events(claude.ANSWERS["text"])
+    expected = join(run([claude.data(events)]))
+    assert expected["choices"][0]["finish_reason"]
+    events.insert(-1, {"type": "message_delta", **later})
+    assert join(run([claude.data(events)])) == expected
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
