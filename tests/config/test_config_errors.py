@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import load_config
+from proxy.config import json_schema, load_config
 from proxy.errors import ConfigError
 
 KEY = "sk-or-v1-0123456789b780"
@@ -205,6 +205,73 @@ def test_problem_is_named_with_its_path_and_what_was_expected(
 ) -> None:
     """One thing is wrong: one line says where, what was expected and what was there."""
     assert problems(tree) == [problem]
+
+
+BOUNDS: list[tuple[str, float, float | None]] = [
+    ("port", 0, 65_535),
+    ("request-retry", 0, 100),
+    ("max-cooldown", 0, 86_400),
+    ("max-retry-interval", 0, 86_400),
+    ("request-timeout", 0.001, 86_400),
+    ("connect-timeout", 0.001, 86_400),
+    ("first-byte-timeout", 0, 86_400),
+    ("idle-timeout", 0.001, 86_400),
+    ("queue-timeout", 0, 86_400),
+    ("max-requests-in-flight", 1, None),
+    ("max-body-size", 1, None),
+    ("max-answer-size", 1, None),
+    ("max-event-size", 1, None),
+    ("streaming.keepalive-seconds", 0, 86_400),
+    ("streaming.commit-after-seconds", 0, 86_400),
+    ("api-keys.max-concurrency", 0, None),
+    ("openai-compatibility.max-concurrency", 0, None),
+    ("openai-compatibility.weight", 1, 1000),
+    ("gemini-api-key.weight", 1, 1000),
+    ("claude-api-key.max-concurrency", 0, None),
+    ("demo.weight", 1, 1000),
+    ("demo.delay-ms", 0, 60_000),
+]
+LARGE = 2**62
+
+
+@pytest.mark.parametrize(("name", "least", "most"), BOUNDS)
+def test_bounds_of_settings_hold_on_both_sides(name: str, least: float, most: float | None) -> None:
+    """The least and the greatest value are taken, the next ones are not."""
+    for value in (least, LARGE if most is None else most):
+        load_config(with_setting(name, value), environ={})
+    for value in (least - 1, 0 if least == 0.001 else None, None if most is None else most + 1):
+        if value is not None:
+            (problem,) = problems(with_setting(name, value))
+            assert "expected a" in problem
+
+
+def with_setting(name: str, value: float) -> dict[str, Any]:
+    """A file in which a setting of that name has this value."""
+    section, _, field = name.rpartition(".")
+    if not section:
+        return {field: value}
+    if section == "streaming":
+        return {section: {field: value}}
+    entries: dict[str, dict[str, Any]] = {
+        "api-keys": {"key": "caller-key"},
+        "openai-compatibility": {"name": "p", "base-url": URL},
+        "gemini-api-key": {"api-key": KEY},
+        "claude-api-key": {"api-key": KEY},
+        "demo": {"name": "demo"},
+    }
+    return {section: [{**entries[section], field: value}]}
+
+
+def test_bounds_of_all_settings_are_tried() -> None:
+    """A number that is added to the file comes into the table above."""
+    tried = {name.rpartition(".")[2] for name, _, _ in BOUNDS}
+    numbers = set()
+    for shape in json_schema()["$defs"].values():
+        for name, field in shape.get("properties", {}).items():
+            kinds = {one.get("type") for one in [field, *field.get("anyOf", ())]}
+            if kinds & {"integer", "number"}:
+                numbers.add(name)
+    assert numbers == tried
 
 
 def test_all_problems_come_at_once() -> None:

@@ -54,6 +54,14 @@ HEADS: dict[str, tuple[bytes, Head]] = {
             keep_alive=False,
         ),
     ),
+    "both framings, in capitals": (
+        OK + b"TRANSFER-ENCODING: CHUNKED\r\nContent-Length: five\r\n\r\n",
+        head(
+            headers=has_length("five", **{"transfer-encoding": "CHUNKED"}),
+            chunked=True,
+            keep_alive=False,
+        ),
+    ),
     "same length twice": (
         OK + b"Content-Length: 5\r\ncontent-length: 5\r\n\r\n",
         head(headers=has_length("5, 5"), length=5),
@@ -188,6 +196,34 @@ def test_greatest_head_passes() -> None:
     found = read([data + b"y"])
     assert found is not None
     assert found[1] == b"y"
+    larger = data.replace(b"a: ", b"a: x")
+    for pieces in ([larger], cases.byte_by_byte(larger)):
+        with pytest.raises(UpstreamInvalid, match=f"more than {MAX_HEAD_BYTES} bytes of answer"):
+            read(pieces)
+
+
+def test_most_interim_answers_pass() -> None:
+    """One more is refused, as is one that would leave HTTP."""
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    final = OK + b"Content-Length: 0\r\n\r\n"
+    assert read([interim * MAX_INTERIM_HEADS + final]) is not None
+    with pytest.raises(UpstreamInvalid, match="without a final one"):
+        read([interim * (MAX_INTERIM_HEADS + 1) + final])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (b"Content-Length: five", "Content-Length is 'five'"),
+        (b"Content-Length: " + b"1" * 60, f"Content-Length is '{'1' * 40}'"),
+        (b"Transfer-Encoding: Chunked, gzip", "transfer encoding is 'Chunked, gzip'"),
+        (b"nothing", "invalid header line"),
+    ],
+)
+def test_refusal_says_what_is_wrong(fields: bytes, message: str) -> None:
+    """As the upstream spelled it, but no more of it than a message needs."""
+    with pytest.raises(UpstreamInvalid, match=message):
+        read([OK + fields + b"\r\n\r\n"])
 
 
 def test_started_tells_whether_anything_came() -> None:
