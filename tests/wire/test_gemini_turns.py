@@ -435,6 +435,14 @@ def test_parts_that_other_vendors_gave_out(
     assert texts == expected
 
 
+def test_call_of_another_vendors_free_text_tool() -> None:
+    """OpenAI's custom tools; its model gave it out, so it is taken back."""
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "sh", "input": 'ls "ü"\n'}}
+    made = paired(*HELLO, called(call), result("call_1", "a"), *HELLO)
+    assert made[1]["parts"][0]["functionCall"]["args"] == {"input": 'ls "ü"\n'}
+    assert outputs(made[2]) == ["a"]
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/jpg;base64,{upstream.PNG}"}}
 PAGE = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
 PDF = {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{upstream.PNG}"}}
@@ -483,7 +491,7 @@ def test_old_models_get_no_call_ids() -> None:
         ([{"role": "assistant", "content": ""}], "messages"),
         ([{"role": "robot", "content": "x"}], "messages[0].role"),
         ([{"role": "user", "content": 7}], "messages[0].content"),
-        ([called({"id": "x", "type": "custom", "custom": {}})], "messages[0].tool_calls[0]"),
+        ([called({"id": "x", "type": "custom"})], "messages[0].tool_calls[0]"),
         ([{"role": "system", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
     ],
 )

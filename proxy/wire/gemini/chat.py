@@ -48,10 +48,18 @@ class FunctionCall(msgspec.Struct):
     arguments: msgspec.Raw = msgspec.Raw(b'""')
 
 
+class CustomCall(msgspec.Struct):
+    """A call of OpenAI's tools that take free text."""
+
+    name: str
+    input: msgspec.Raw = msgspec.Raw(b'""')
+
+
 class ToolCall(msgspec.Struct):
     id: str | None = None
     type: str | None = "function"
     function: FunctionCall | None = None
+    custom: CustomCall | None = None
     extra_content: Any = None
 
 

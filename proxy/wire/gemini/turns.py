@@ -157,14 +157,18 @@ class _Builder:
             self._call(f"{at}.tool_calls[{place}]", call, last)
 
     def _call(self, at: str, call: chat.ToolCall, turn: _Turn) -> None:
-        if call.function is None:
+        function_call = call.function
+        if call.custom is not None:  # of another vendor's model: free text
+            text = msgspec.Raw(b'{"input":' + bytes(call.custom.input) + b"}")
+            function_call = chat.FunctionCall(call.custom.name, text)
+        if function_call is None:
             raise InvalidRequest(
                 f"{at}: only function calls are possible with Gemini, got type {call.type!r}",
                 param=at,
             )
         call_id = call.id or ""
         bare, signature = calls.parse_id(call_id)
-        made = _Call(wire_name(call.function.name), self._unique(bare))
+        made = _Call(wire_name(function_call.name), self._unique(bare))
         turn.calls.append(made)
         number = len(self._turns) - 1
         same = self._same.get(call_id)
@@ -172,7 +176,7 @@ class _Builder:
             same = self._same[call_id] = _Same(number, [])
         same.calls.append(made)
         self._ids[bare] = call_id
-        function: Content = {"name": made.name, "args": _arguments(call.function)}
+        function: Content = {"name": made.name, "args": _arguments(function_call)}
         if self._family.matches_call_ids:
             function["id"] = made.wire_id
         part: media.GeminiPart = {"functionCall": function}
