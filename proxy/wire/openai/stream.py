@@ -42,10 +42,17 @@ class _Choice(Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _Groq(Struct, gc=False):
+    usage: Usage | None = None
+
+
 class _Chunk(Struct, gc=False):
+    """`x_groq`: where Groq tells the usage unasked (console.groq.com/docs, read 2026-11)."""
+
     choices: list[_Choice] | None = None
     error: Raw | UnsetType = UNSET
     usage: Usage | None = None
+    x_groq: _Groq | None = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -109,6 +116,8 @@ class ChunkStream:
                 self._seen.add(choice.index)
                 if choice.finish_reason:
                     self._finished.add(choice.index)
+                    if chunk.x_groq is not None:
+                        self.usage = chunk.x_groq.usage or self.usage
         return self._hold(events) if self._room else events
 
     def _hold(self, events: list[bytes]) -> list[bytes]:
