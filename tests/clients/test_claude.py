@@ -207,18 +207,6 @@ def test_what_claude_cannot_do_is_never_sent(
     assert plain.connections == 0
 
 
-def test_closed_client_has_no_connections(
-    plain: Upstream, make_client: Callable[..., ClaudeClient]
-) -> None:
-    """The upstream sees the idle one end."""
-    plain.pages["/v1/models"] = pages(1)
-    client = make_client()
-    list_models(client)
-    assert plain.connections_open == 1
-    client.close()
-    plain.wait_for_connections()
-
-
 def test_model_list_ends(plain: Upstream, make_client: Callable[..., ClaudeClient]) -> None:
     """All pages up to a limit; an empty or refused list is an error."""
     client = make_client()
