@@ -239,9 +239,10 @@ def test_bounds_of_settings_hold_on_both_sides(name: str, least: float, most: fl
     """The least and the greatest value are taken, the next ones are not."""
     for value in (least, LARGE if most is None else most):
         load_config(with_setting(name, value), environ={})
-    for value in (least - 1, 0 if least == 0.001 else None, None if most is None else most + 1):
-        if value is not None:
-            (problem,) = problems(with_setting(name, value))
+    beyond = (least - 1, 0 if least == 0.001 else None, None if most is None else most + 1)
+    for outside in beyond:
+        if outside is not None:
+            (problem,) = problems(with_setting(name, outside))
             assert "expected a" in problem
 
 

@@ -276,7 +276,7 @@ def _claude_stream() -> ClaudeStream:
 
 
 def _gemini_unary(data: bytes) -> None:
-    json.loads(gemini_chat(data, model="m", created=NOW_S, reply_id="r"))
+    json.loads(gemini_chat(data, request=b"{}", model="m", created=NOW_S, reply_id="r"))
 
 
 def _gemini_error(data: bytes) -> None:
@@ -287,7 +287,7 @@ def _gemini_error(data: bytes) -> None:
 
 
 def _gemini_stream(data: bytes) -> None:
-    stream = GeminiStream(model="m", created=NOW_S, include_usage=True, reply_id="r")
+    stream = GeminiStream(request=b"{}", model="m", created=NOW_S, include_usage=True, reply_id="r")
     for chunk in [*stream.feed([data, data]), *stream.finish()]:
         json.loads(chunk)
 
