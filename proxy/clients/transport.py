@@ -1,7 +1,7 @@
 """The ways to upstreams, and what is sent on them.
 
-Here, in `reply` and in `connections` is the one boundary where errors of requests, urllib3, ssl and
-sockets become ours.
+Here, in `reply`, in `opening` and in `connections` is the one boundary where errors of requests,
+urllib3, ssl and sockets become ours.
 """
 
 from __future__ import annotations

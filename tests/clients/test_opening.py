@@ -344,6 +344,16 @@ def test_address_of_ipv6_is_in_its_certificate(authority: Authority, make_way: M
 # TLS in TLS
 
 
+def test_tls_in_tls_is_kept(secure: Upstream, authority: Authority, make_way: Maker) -> None:
+    """Session tickets, inner and outer, are no answer and no end."""
+    with HttpProxy(tls=authority.server()) as proxy:
+        way = make_way(secure.url, proxy_url=proxy.url)
+        for _ in range(3):
+            assert fetch(way, b'{"model":"m"}')[0] == 200
+        way.close()
+    assert secure.connections == 1
+
+
 def test_early_answer_comes_through_tls_in_tls(authority: Authority, make_way: Maker) -> None:
     """An upstream that answers before it has read the request, and reads no more."""
     answer = error(413)

@@ -129,6 +129,18 @@ def test_unfinished_answer_closes_the_connection(
     assert upstream.connections == 2
 
 
+def test_closed_connection_does_not_hide_an_idle_one(upstream: Upstream, way: Transport) -> None:
+    """What was given up is forgotten, and the next request finds what is kept."""
+    upstream.reply("k", chat("a"), stream("a").then(Hold(Gate())), chat("b"))
+    kept, given_up = send(way), send(way)
+    assert read_all(kept)
+    assert given_up.head(time.monotonic() + 9)
+    kept.close()
+    given_up.close()
+    assert fetch(way) == (200, content(chat("b")))
+    assert upstream.connections == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -7,6 +7,7 @@ and 0.3 s; others are served meanwhile, and no client stays in use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -35,15 +36,18 @@ def watch_of(
     running: dict[str, Watch] = {}
     asked = [cell for cell in map(_cell_of, request.session.items) if cell is not None]
 
-    def get(deadline: Deadline) -> Watch:
-        if deadline.name not in running:
-            cells = [cell for cell in asked if cell.deadline is deadline]
-            running[deadline.name] = Watch(cells, tmp_path_factory.mktemp(deadline.name))
-        return running[deadline.name]
+    with ExitStack() as held:
 
-    yield get
-    for watch in running.values():
-        watch.close()
+        def get(deadline: Deadline) -> Watch:
+            watch = running.get(deadline.name)
+            if watch is None:
+                cells = [cell for cell in asked if cell.deadline is deadline]
+                watch = Watch(cells, tmp_path_factory.mktemp(deadline.name))
+                held.callback(watch.close)
+                running[deadline.name] = watch
+            return watch
+
+        yield get
 
 
 def _cell_of(item: pytest.Item) -> Cell | None:
