@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,19 @@ import pytest
 from tests.gateway import CHAT, PATIENCE_S, ROOT, Gateway, Lot, Lots, Reached, Response, asked
 from tests.gateway import text_of as text_in
 from tests.nginx import Nginx, require_nginx
-from tests.upstream import Gate, Hold, Received, Upstream, chat, chunk, error, events, garbage, raw
+from tests.upstream import (
+    HANG,
+    Gate,
+    Hold,
+    Received,
+    Upstream,
+    chat,
+    chunk,
+    error,
+    events,
+    garbage,
+    raw,
+)
 
 require_nginx()
 
@@ -242,6 +255,79 @@ def test_too_large_bodies_are_refused_in_json(shipped_front: Front, framing: str
         answer = shipped_front.gateway.whole(response)
         response.close()
     assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+
+
+LONG = b"x" * 20_000
+
+# What nginx refuses by itself, and its status.
+REFUSED = {
+    "no request": (b"NOT HTTP\r\n\r\n", 400),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "a broken length": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+    "a long line": (b"GET /" + LONG + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    "a long field": (b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + LONG + b"\r\n\r\n", 431),
+    "long fields": (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: %b\r\n" % LONG[:8000] * 9 + b"\r\n",
+        431,
+    ),
+    "a field too long for the gateway": (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + LONG[:9000] + b"\r\n\r\n",
+        431,
+    ),
+    "a line too long for the gateway": (
+        b"GET /" + LONG[:6000] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        414,
+    ),
+    "a method": (b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    "a coding": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        501,
+    ),
+    "a version": (b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 505),
+    "its own page": (b"GET /nginx-error HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_nginx_refuses_is_refused_in_json(shipped_front: Front, name: str) -> None:
+    """Whoever refuses it: a caller need not know that there are two."""
+    request, status = REFUSED[name]
+    with shipped_front.connect() as sock:
+        sock.sendall(request)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        answer = shipped_front.gateway.whole(response)
+        response.close()
+    assert (answer.status, answer.error["type"]) == (status, "invalid_request_error")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_nginx_cannot_do_is_told_in_json(gateway: Gateway, status: int) -> None:
+    """By whatever an operator adds, such as a limit of requests."""
+    servers = shipped(gateway.port).replace("location / {", f"location / {{ return {status};")
+    with Nginx(servers) as nginx:
+        answer = Front(nginx, gateway).post(CHAT, asked("any"))
+    assert (answer.status, answer.error["type"]) == (status, "server_error")
+
+
+def test_silent_gateway_is_a_504_in_json(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
+    """Later than the gateway itself would say so."""
+    upstream.reply(lot.key, raw(HANG))
+    servers = shipped(gateway.port).replace("proxy_read_timeout 630s;", "proxy_read_timeout 1s;")
+    with Nginx(servers) as nginx:
+        answer = Front(nginx, gateway).post(CHAT, asked(lot.model))
+    assert (answer.status, answer.error["code"]) == (504, "gateway_timeout")
+
+
+@pytest.mark.parametrize("size", [5_000, 60_000])
+def test_long_answer_headers_pass(
+    shipped_front: Front, upstream: Upstream, lot: Lot, size: int
+) -> None:
+    """As much as the gateway takes of an upstream."""
+    reply = chat("a")
+    upstream.reply(lot.key, replace(reply, headers=[*reply.headers, ("openai-note", "x" * size)]))
+    answer = shipped_front.post(CHAT, asked(lot.model))
+    assert (answer.status, len(answer.headers["openai-note"])) == (200, size)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc/net/tcp")
