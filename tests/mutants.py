@@ -215,6 +215,10 @@ MUTANTS = [
        "if not _are_all(text, fields):", "if False:", "wire/test_openai.py"),
     _m("Retry-After is rounded down", "errors.py", '"retry-after": str(math.ceil(after_s))',
        '"retry-after": str(int(after_s))', "test_errors.py"),
+    _m("a call that is no object passes", "wire/openai/stream.py",
+       "if isinstance(call, dict)", "if True", "wire/test_odd_types.py", "-k", "openai"),
+    _m("a day has a second more", "config/layout.py", "_DAY_S = 86_400", "_DAY_S = 86_401",
+       "config/test_config_errors.py", "-k", "bounds"),
     # Who may do what, and who learns what
     _m("keys are compared by prefix", "api/auth.py", "hmac.compare_digest(key, given)",
        "key.startswith(given)", "security/test_secrets.py::test_only_the_whole_key_lets_in"),

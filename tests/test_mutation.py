@@ -64,6 +64,7 @@ def test_each_kind_of_mutant(source: str, expected: set[str]) -> None:
         "@abstractmethod\ndef f(self):\n    return 1",
         "if TYPE_CHECKING:\n    x = 1",
         "y = x\n# The usual is one of them.\nif x == 1:\n    z = x",
+        "y = x\nif x == 1:\n    # The usual is two of them,\n    # which is quick.\n    z = x + 1",
         "try:\n    x = y\nexcept E:\n    pass",
         "def f():\n    return None",
         "x = cast('T', y)",
@@ -127,6 +128,8 @@ def test_lines_that_only_other_processes_run_have_the_tests_of_their_module() ->
     }
     by_line = {"proxy/pool.py": {7: ["tests/test_far.py::d", "tests/test_pool.py::a"]}}
     found = Selection(by_line, took_s)
+    of_module = ["tests/test_pool.py::a", "tests/test_far.py::d", "tests/e2e/test_stop.py::c"]
+    assert found.tests_of("proxy/pool.py", 1) == of_module
     assert found.tests_of("proxy/pool.py", 7) == ["tests/test_pool.py::a", "tests/test_far.py::d"]
     only_e2e = ["tests/test_serving.py::b", "tests/e2e/test_stop.py::c"]
     assert found.tests_of("proxy/serving.py", 7) == only_e2e

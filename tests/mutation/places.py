@@ -79,7 +79,7 @@ class _Finder(ast.NodeVisitor):
         self._starts = [0]
         for line in lines:
             self._starts.append(self._starts[-1] + len(line))
-        self._comments = [line.strip() for line in lines]
+        self._lines = [line.strip() for line in lines]
 
     # What is left out
 
@@ -119,7 +119,7 @@ class _Finder(ast.NodeVisitor):
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" in ast.unparse(node.test):
             return
-        if self._comments[node.lineno - 2].startswith(b"# The usual"):
+        if self._is_shortcut(node) or self._is_shortcut(node.body[0]):
             return
         self._condition(node.test)
         self.generic_visit(node)
@@ -231,6 +231,12 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "constant", *self._span(node), repr(f"{value}x"))
         elif isinstance(value, bytes) and value:
             self._add(node, "constant", *self._span(node), repr(value + b"x"))
+
+    def _is_shortcut(self, statement: ast.stmt) -> bool:
+        line = statement.lineno - 2
+        while line > 0 and self._lines[line - 1].startswith(b"#"):
+            line -= 1
+        return self._lines[line].startswith(b"# The usual")
 
     # How it is noted
 

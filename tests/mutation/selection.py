@@ -31,12 +31,16 @@ class Selection(NamedTuple):
     took_s: Mapping[str, float]
 
     def tests_of(self, path: str, line: int) -> list[str]:
-        """The tests to run for a line, those first that are likely and quick to notice."""
-        found = self.by_line.get(path, {}).get(line, [])
-        stem = Path(path).stem
-        near = re.compile(rf"test_(\w+_)?{re.escape(stem)}")
+        """The tests to run for a line, those first that are likely and quick to notice.
+
+        What runs at import only, as constants do, has the tests of the whole module.
+        """
+        lines = self.by_line.get(path, {})
+        near = re.compile(rf"test_(\w+_)?{re.escape(Path(path).stem)}")
+        found: Iterable[str] = lines.get(line, ())
         if not found:
-            found = [test for test in self.took_s if "/e2e/" in test or near.search(test)]
+            others = {test for test in self.took_s if "/e2e/" in test or near.search(test)}
+            found = others.union(*lines.values())
         return sorted(found, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0)))
 
 
