@@ -92,20 +92,21 @@ def _schemas(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
+_referring = st.builds(lambda ref: {"$ref": ref}, st.sampled_from(REFS)) | st.builds(
+    lambda ref, kind: {"$ref": ref, "type": kind}, st.sampled_from(REFS), _types
+)
+_inner, _outer = _schemas(_leaves), _schemas(_leaves | _referring)
+
+
 @st.composite
 def schemas(draw: st.DrawFn) -> Json:
     """A schema with references to its definitions, none of them in a circle."""
-    referring = st.builds(lambda ref: {"$ref": ref}, st.sampled_from(REFS)) | st.builds(
-        lambda ref, kind: {"$ref": ref, "type": kind}, st.sampled_from(REFS), _types
-    )
-    inner, outer = _schemas(_leaves), _schemas(_leaves | referring)
-    found = draw(outer.filter(lambda one: isinstance(one, dict)))
-    anchored = draw(inner.filter(lambda one: isinstance(one, dict)))
+    found, anchored = draw(_outer), draw(_inner)
     definitions: Json = {
-        "a": draw(inner),
-        "b": draw(inner),
-        "x/y~z": draw(inner),
-        "ü%": {"anyOf": [True, draw(inner)]},
-        "named": {**anchored, "$anchor": "anchor"},
+        "a": draw(_inner),
+        "b": draw(_inner),
+        "x/y~z": draw(_inner),
+        "ü%": {"anyOf": [True, draw(_inner)]},
+        "named": {**(anchored if isinstance(anchored, dict) else {}), "$anchor": "anchor"},
     }
-    return {**found, "$defs": definitions}
+    return {**(found if isinstance(found, dict) else {}), "$defs": definitions}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.wire.claude.reply import to_chat as claude_to_chat
 from proxy.wire.gemini.request import to_request
+from tests import claude_upstream as claude
 from tests import gemini_upstream as upstream
 from tests.wire.gemini_chat import Json, chat_of, chunks_of, join
 from tests.wire.gemini_requests import HELLO, result, translate
@@ -63,6 +65,18 @@ def test_every_answer_is_taken_back(name: str, keeps: bool, model: str) -> None:
             for part in given_out:
                 if part.keys() & {"toolCall", "toolResponse"}:
                     assert part in sent
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_every_answer_of_claude_is_taken(name: str, model: str) -> None:
+    """In a pool of both kinds, its thinking and its ids and all."""
+    body = json.dumps(claude.ANSWERS[name]).encode()
+    message = json.loads(claude_to_chat(body, model="m", created=1))["choices"][0]["message"]
+    results = [result(call["id"], "done") for call in message.get("tool_calls") or ()]
+    made = translate(model, messages=[*HELLO, message, *results, *HELLO])
+    found = [part for turn in made["contents"] for part in turn["parts"]]
+    assert sum("functionResponse" in part for part in found) == len(results)
 
 
 def parts_of(event: Json) -> list[Json]:
