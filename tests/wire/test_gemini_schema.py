@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -144,6 +145,28 @@ def test_exploding_refs_are_refused() -> None:
     }
     with pytest.raises(InvalidRequest, match=str(MAX_NODES)):
         clean({"$defs": defs, "$ref": "#/$defs/d0"}, param="p")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"properties": {f"p{n}": {"const": n}}} for n in range(2000)]},
+        {"allOf": [{"enum": list(range(50_000))}, {"enum": list(range(25_000, 75_000))}]},
+        {
+            "patternProperties": {"(a+)+$": {"type": "string"}},
+            "properties": {"a" * 50 + "!": {}},
+            "required": ["a" * 60 + "!"],
+        },
+        {"allOf": [{"anyOf": [{"minimum": n} for n in range(40)]}] * 3},
+    ],
+)
+def test_schema_cannot_keep_a_thread(schema: dict[str, Any]) -> None:
+    """Linear in what is written out, and bounded; a caller's patterns are not tried."""
+    began = time.process_time()
+    for read in (clean, function_parameters):
+        with suppress(InvalidRequest):
+            read(schema, param="p")
+    assert time.process_time() - began < 5
 
 
 def test_function_without_parameters_has_no_schema() -> None:

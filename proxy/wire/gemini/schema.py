@@ -21,7 +21,7 @@ The rest is put in these terms, so that what the schema accepts stays accepted:
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -103,12 +103,14 @@ class _Object(NamedTuple):
     patterns: Mapping[str, object]
     part: _Part
 
-    def member(self, name: str) -> list[_Part]:
-        """What has to hold for the member of this name."""
-        known = self.properties or {}
-        found = [known[name]] if name in known else []
-        found += [schema for pattern, schema in self.patterns.items() if _matches(pattern, name)]
-        return [self.part.at(schema) for schema in found or [self.others]]
+    def member(self, name: str) -> _Part:
+        """What has to hold for the member of this name.
+
+        Patterns are not tried: they are the caller's, and may take for ever.
+        """
+        if self.properties is not None and name in self.properties:
+            return self.part.at(self.properties[name])
+        return self.rest()
 
     def rest(self) -> _Part:
         """What has to hold for a member that no schema names."""
@@ -255,7 +257,10 @@ class _Cleaner:
             has_null = isinstance(values, list) and None in values
             flat.allow({*types, "null"} if has_null else types)
         if isinstance(values, list):
-            flat.enum = [v for v in values if flat.enum is None or _has(flat.enum, v)]
+            if flat.enum is not None:
+                allowed = set(map(_key, flat.enum))
+                values = [value for value in values if _key(value) in allowed]
+            flat.enum = values
         for key in ("minimum", "maximum", "minItems", "maxItems"):
             if key in schema and _is_number(schema[key]):
                 flat.bound(key, schema[key])
@@ -463,7 +468,7 @@ class _Cleaner:
             names |= flat.required
         properties: Schema = {}
         for name in names:
-            cleaned = self.clean([part for found in flat.objects for part in found.member(name)])
+            cleaned = self.clean([found.member(name) for found in flat.objects])
             if cleaned is not None:
                 properties[name] = cleaned
             elif name in flat.required:
@@ -489,10 +494,11 @@ _WORDS: Final = ("title", "description")
 
 def _any_of(options: Sequence[Schema]) -> Schema | None:
     """The options as one schema, without repetition; None if there is none."""
-    found: list[Schema] = []
+    by_text: dict[bytes, Schema] = {}
     for option in options:
-        inner = option["anyOf"] if option.keys() == {"anyOf"} else [option]
-        found += [one for one in inner if one not in found]
+        for one in option["anyOf"] if option.keys() == {"anyOf"} else [option]:
+            by_text.setdefault(msgspec.json.encode(one), one)
+    found = list(by_text.values())
     if {} in found:
         return {}
     if len(found) > 1:
@@ -503,16 +509,15 @@ def _any_of(options: Sequence[Schema]) -> Schema | None:
 def _one_object(objects: Sequence[Schema], words: Schema) -> Schema:
     """A union at the top as one object, for arguments: what sets the options apart is told."""
     merged: Schema = {"type": "object"}
-    described = [one.get("properties", {}) for one in objects]
-    names = dict.fromkeys(name for found in described for name in found)
-    if names:
-        merged["properties"] = {
-            name: _any_of(
-                [one["properties"][name] for one in objects if name in one.get("properties", {})]
-            )
-            for name in names
-        }
-    required = [name for name in names if all(name in one.get("required", ()) for one in objects)]
+    properties: dict[str, list[Schema]] = {}
+    needed: Counter[str] = Counter()
+    for one in objects:
+        needed.update(one.get("required", ()))
+        for name, found in one.get("properties", {}).items():
+            properties.setdefault(name, []).append(found)
+    if properties:
+        merged["properties"] = {name: _any_of(found) for name, found in properties.items()}
+    required = [name for name in properties if needed[name] == len(objects)]
     if required:
         merged["required"] = required
     if all(one.get("additionalProperties") is False for one in objects):
@@ -555,10 +560,9 @@ def _is_within(value: Any, bounds: Mapping[str, int | float]) -> bool:
     return bool(bounds.get("minimum", value) <= value <= bounds.get("maximum", value))
 
 
-def _has(values: Sequence[Any], value: object) -> bool:
-    """Whether the value is among them; true is not 1."""
-    kind = _kind_of(value)
-    return any(one == value and (kind == "boolean") == isinstance(one, bool) for one in values)
+def _key(value: Any) -> object:
+    """Equal for equal values: 1 is 1.0, and not true."""
+    return value if _is_number(value) else msgspec.json.encode(value, order="sorted")
 
 
 def _is_number(value: object) -> bool:
@@ -571,13 +575,6 @@ def _is_text(value: object) -> bool:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        return False
 
 
 def _pointed(schema: object, pointer: str) -> object:
