@@ -7,6 +7,7 @@ are files in `corpus/TARGET/`.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,25 @@ from proxy.app import create_app
 from proxy.config import document, load_config
 from proxy.errors import CallerError, ConfigError, UpstreamError, UpstreamRefusal
 from proxy.serving import settings
+from proxy.wire.claude.errors import read_error as read_claude_error
+from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.request import to_request
+from proxy.wire.claude.stream import ChatStream
 from proxy.wire.completions import read_completion
 from proxy.wire.headers import passed, read_retry_after
 from proxy.wire.http_body import body_reader, inflater
 from proxy.wire.http_head import HeadReader
-from proxy.wire.openai import ChunkStream, chunks_of, read_answer, read_error, read_request
-from proxy.wire.sse import SseDecoder, encode
+from proxy.wire.openai import (
+    ChunkStream,
+    chunks_of,
+    read_answer,
+    read_error,
+    read_named_error,
+    read_request,
+)
+from proxy.wire.sse import NamedError, SseDecoder, encode
 from proxy.wire.text_answers import TextAnswers
+from tests.wire.claude_rules import violations
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_EVENT_BYTES = 64 * 1024
@@ -44,12 +57,38 @@ def sse(data: bytes) -> None:
     """An upstream's stream: its events, then what leaves for the caller."""
     decoder = SseDecoder(max_event_bytes=MAX_EVENT_BYTES)
     chunks = ChunkStream()
-    with contextlib.suppress(UpstreamError):
+    try:
         for block in _blocks(data):
             for event in decoder.feed(block):
                 encode(chunks.feed([event]))
         decoder.finish()
         chunks.finish()
+    except NamedError as named:
+        read_named_error(named.data).envelope()
+    except UpstreamError:
+        pass
+
+
+def claude(data: bytes) -> None:
+    """What comes of Anthropic's API, or of what looks like it: a stream, an answer, an error."""
+    decoder = SseDecoder(max_event_bytes=MAX_EVENT_BYTES)
+    stream = ChatStream(model="m", created=1, include_usage=True)
+    with contextlib.suppress(UpstreamError, NamedError):
+        for block in _blocks(data):
+            for event in decoder.feed(block):
+                encode(stream.feed([event]))
+        stream.finish()
+    with contextlib.suppress(UpstreamError):
+        to_chat(data, model="m", created=1)
+    read_claude_error(429, {}, data, now_s=NOW_S).refusal()
+
+
+def history(data: bytes) -> None:
+    """A caller's chat as Claude gets it: refused in our words, or a request that it takes."""
+    for model in ("claude-opus-5-5", "claude-opus-4-8", "claude-haiku-4-5", "other"):
+        with contextlib.suppress(CallerError):
+            chat = read_request(data).body
+            assert violations(json.loads(to_request(chat, model=model, stream=True))) == []
 
 
 def answer(data: bytes) -> None:
@@ -96,7 +135,7 @@ def refusal(data: bytes) -> None:
     for status in (400, 429, 503):
         found = read_error(status, data)
         assert isinstance(found, UpstreamRefusal)
-        assert len(found.envelope()) <= max(len(data), 64 * 1024)
+        assert len(found.envelope()) <= max(len(data) + len('{"error":}'), 64 * 1024)
 
 
 def retry_after(data: bytes) -> None:
@@ -172,7 +211,19 @@ def config(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (sse, answer, unary, refusal, retry_after, request, head, endpoint, config)
+    for target in (
+        claude,
+        history,
+        sse,
+        answer,
+        unary,
+        refusal,
+        retry_after,
+        request,
+        head,
+        endpoint,
+        config,
+    )
 }
 
 

@@ -40,6 +40,7 @@ class _AnswerHead(Struct):
 
 _decode_answer = decoder(_AnswerHead)
 _decode_usage = decoder(Usage)
+_decode_items = decoder(list[Raw])
 
 
 def read_answer(body: bytes) -> Usage | None:
@@ -191,9 +192,12 @@ def _enveloped(body: bytes) -> tuple[bytes, Any]:
     inner: Any = found[0] if is_listed else found
     if not isinstance(inner, dict):
         return body, None
-    is_bare = "error" not in inner and inner.get("object") == "error"
-    error = inner if is_bare else inner.get("error")
-    return encode({"error": error}) if error and (is_listed or is_bare) else body, error
+    if is_listed:
+        (item,) = _decode_items(body)
+        body = unshield(bytes(item))
+    if "error" not in inner and inner.get("object") == "error":
+        return b'{"error":%b}' % body, inner
+    return body, inner.get("error")
 
 
 def _text(value: Any) -> str:
