@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Raw
@@ -82,11 +83,23 @@ def rename_schema(schema: Any, changed: dict[str, str]) -> Any:
                 changed.get(name, name): _told(rename_schema(inner, changed), name, changed)
                 for name, inner in value.items()
             }
+        elif key == "$ref" and isinstance(value, str) and value.startswith("#/"):
+            renamed[key] = _rename_pointer(value, changed)
         elif key == "required" and isinstance(value, list):
             renamed[key] = [changed.get(name, name) for name in value if isinstance(name, str)]
         else:
             renamed[key] = value if key in _DATA else rename_schema(value, changed)
     return renamed
+
+
+def _rename_pointer(pointer: str, changed: dict[str, str]) -> str:
+    """A reference that leads through a property, by the property's other name."""
+    steps = pointer.split("/")
+    for place in range(2, len(steps)):
+        name = unquote(steps[place]).replace("~1", "/").replace("~0", "~")
+        if steps[place - 1] == "properties" and name in changed:
+            steps[place] = changed[name]
+    return "/".join(steps)
 
 
 def _told(schema: Any, name: str, changed: dict[str, str]) -> Any:
