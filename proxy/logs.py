@@ -1,14 +1,30 @@
-"""Where the server's log goes: to standard error, a line for a record, none behind a lock."""
+"""Where the server's log goes: to standard error, a line for a record, none behind a lock.
+
+Nor behind a reader: where nobody reads standard error (a pipe, a terminal that is stopped) lines
+are lost and counted, and requests go on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
+import socket
+import stat
+import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import cache, partial
 
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
 
-_STDERR = 2  # the descriptor: gunicorn's `--capture-output` may have put a file there
+_STDOUT, _STDERR = 1, 2  # descriptors: gunicorn's `--capture-output` may have put a file there
+
+# A reader may be slow for a moment. The first line that finds no room waits so long, those behind
+# it do not, until there is room again.
+_ROOM_WAIT_S = 0.1
 
 
 def set_up_logs(*, debug: bool) -> None:
@@ -42,8 +58,28 @@ class _LineFormatter(logging.Formatter):
         return f"{text},{int(record.msecs):03}"
 
 
+def unblock_gunicorns_logs() -> None:
+    """Have gunicorn's own loggers write as ours does, where they write to a standard stream.
+
+    Whenever gunicorn has set them up: at the start, and at each reload.
+    """
+    for name in ("gunicorn.error", "gunicorn.access"):
+        log = logging.getLogger(name)
+        for old in log.handlers[:]:
+            if type(old) is logging.StreamHandler:
+                handler = _LineHandler(_STDOUT if old.stream is sys.stdout else _STDERR)
+                handler.setFormatter(old.formatter)
+                handler._gunicorn = True  # type: ignore[attr-defined]  # by which it finds its own
+                log.removeHandler(old)
+                log.addHandler(handler)
+
+
 class _LineHandler(logging.Handler):
-    """Writes each record to standard error by itself, so that no thread waits for another's."""
+    """Writes each record to a descriptor by itself, so that no thread waits for another's."""
+
+    def __init__(self, fd: int = _STDERR) -> None:
+        super().__init__()
+        self._lines = _lines_to(fd)
 
     def handle(self, record: logging.LogRecord) -> bool:
         self.emit(record)
@@ -51,11 +87,85 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
-            while data:
-                data = data[os.write(_STDERR, data) :]
+            self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:  # as logging's own handlers: never the request's matter
             self.handleError(record)
+
+
+class _Lines:
+    """Writes lines to a descriptor without waiting for its reader; counts those that are lost.
+
+    O_NONBLOCK would hold for whoever shares the open file, such as the shell that started us: so a
+    pipe or a terminal is opened anew, and a socket is written to with MSG_DONTWAIT. Where that is
+    not allowed writes may block as they always did.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()  # guards _lost
+        self._lost = 0
+        self._send: Callable[[bytes], int] | None = None
+        self._parents: Callable[[bytes], int] | None = None
+        os.register_at_fork(after_in_child=self._start_anew)
+
+    def write(self, data: bytes) -> None:
+        """Write a line, or count it; before the first one after a loss, say how many were lost."""
+        if self._lost:
+            with self._lock:
+                lost, self._lost = self._lost, 0
+            note = f"\n{lost} lines of the log were lost: nobody read it\n".encode()
+            if not self._put(note, waits=False):
+                self._lose(lost + 1)
+                return
+        if not self._put(data, waits=True):
+            self._lose(1)
+
+    def _lose(self, lines: int) -> None:
+        with self._lock:
+            self._lost += lines
+
+    def _put(self, data: bytes, *, waits: bool) -> bool:
+        send = self._send or self._open()
+        while data:
+            try:
+                data = data[send(data) :]
+            except BlockingIOError:
+                if not waits or self._lost:
+                    return False
+                waits = False
+                poller = select.poll()
+                poller.register(self._fd, select.POLLOUT)
+                poller.poll(_ROOM_WAIT_S * 1000)
+        return True
+
+    def _open(self) -> Callable[[bytes], int]:
+        send: Callable[[bytes], int] = partial(os.write, self._fd)
+        mode = os.fstat(self._fd).st_mode
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(mode):
+                sock = socket.socket(fileno=os.dup(self._fd))
+                send = partial(_send_at_once, sock)
+            elif stat.S_ISFIFO(mode) or os.isatty(self._fd):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+                send = partial(os.write, os.open(f"/proc/self/fd/{self._fd}", flags))
+        self._send = send
+        return send
+
+    def _start_anew(self) -> None:
+        """In a child: gunicorn may have put a file in the descriptor's place."""
+        self._lock = threading.Lock()
+        self._lost = 0
+        self._parents, self._send = self._send, None
+
+
+@cache
+def _lines_to(fd: int) -> _Lines:
+    """One for each descriptor, whatever is set up anew at reloads."""
+    return _Lines(fd)
+
+
+def _send_at_once(sock: socket.socket, data: bytes) -> int:
+    return sock.send(data, socket.MSG_DONTWAIT)
 
 
 def _is_ours_to_tell(record: logging.LogRecord) -> bool:

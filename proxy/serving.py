@@ -26,7 +26,7 @@ from .app import create_app
 from .config import Config, load_config
 from .control import Control, forget
 from .errors import ConfigError
-from .logs import set_up_logs
+from .logs import set_up_logs, unblock_gunicorns_logs
 from .summary import summary
 from .tuning import free_core, settle, tune
 
@@ -169,11 +169,13 @@ class _Hooks:
 
     def on_starting(self, server: Any) -> None:
         """Once, before the socket is bound; not if it is inherited (upgrade by USR2, systemd)."""
+        unblock_gunicorns_logs()
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
     def on_reload(self, server: Any) -> None:
         """SIGHUP: before the new workers are forked."""
+        unblock_gunicorns_logs()
         server.app.callable = None
         self._note_bound(server)
 

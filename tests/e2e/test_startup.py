@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import queue
@@ -30,7 +31,11 @@ from tests.gateway import (
     run_to_end,
     text_of,
 )
+from tests.hostile.callers import chat_request
 from tests.leaks import death_in
+
+# <fcntl.h>; Python 3.10 has it too, but not everywhere.
+F_SETPIPE_SZ = 1031
 
 SHIPPED = ROOT / "config.yaml"
 HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -270,6 +275,48 @@ def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
         process.terminate()
         process.wait()
     assert death_in(log.read_text()) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a write to the pipe may block")
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_requests_go_on_though_nobody_reads_the_log(tmp_path: Path, kind: str) -> None:
+    """Lines are lost, gunicorn's too; when there is room again the log says how many."""
+    demo = {"name": "demo", "delay-ms": 0}
+    (tmp_path / "config.yaml").write_text(json.dumps({"port": 0, "demo": [demo]}))
+    env = environment(PROXY_CONFIG=str(tmp_path / "config.yaml"))
+    if kind == "pipe":
+        log, write_end = os.pipe()
+        fcntl.fcntl(write_end, F_SETPIPE_SZ, 4096)
+    else:
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        log, write_end = ours.detach(), theirs.detach()
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=write_end)
+    try:
+        assert os.get_blocking(write_end)
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().split()[2]
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(100):
+            with socket.create_connection(address, timeout=PATIENCE_S) as sock:
+                sock.sendall(chat_request("demo"))
+                answer = b""
+                while not answer.endswith(b"}}"):
+                    answer += sock.recv(4096)
+                sock.sendall(b"NOT HTTP\r\n\r\n")
+                assert b" 400 " in sock.recv(4096)
+        said = b""
+        while b"lines of the log were lost" not in said:
+            said += os.read(log, 1 << 16)
+            curl(f"{url}/v1/chat/completions", "-d", HI)  # leaves a line
+    finally:
+        process.terminate()
+        os.close(log)
+        process.wait(PATIENCE_S)
+        os.close(write_end)
+        assert process.stdout is not None
+        process.stdout.close()
+    assert b" proxy.request " in said
 
 
 def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
