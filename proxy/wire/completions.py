@@ -24,6 +24,9 @@ from .surrogates import encode
 # As many prompts as a list may hold: they are served one after the other.
 MAX_PROMPTS = 128
 
+# All other fields are repeated for each prompt of a list: so many bytes of them in all.
+MAX_REPEATED_BYTES = 16 * 1024 * 1024
+
 # What the Go original asks for where there is no prompt.
 EMPTY_PROMPT = "Complete this:"
 
@@ -77,6 +80,8 @@ def read_completion(body: bytes, *, is_native: bool) -> Completion:
     own = _OwnFields(**{name: read_any(fields[name]) for name in _OWN if name in fields})
     choices = own.n if isinstance(own.n, int) and own.n > 0 else 1
     prompts, problem = _prompts(own.prompt)
+    if len(prompts) > 1:
+        _check_repeated(len(body) - len(fields["prompt"]), len(prompts))
     problem = problem or _unsupported(own, choices)
     requests = tuple(
         PromptRequest(
@@ -139,6 +144,16 @@ def _prompts(prompt: Any) -> tuple[tuple[str, ...], InvalidRequest | None]:
             f"`prompt` must not hold more than {MAX_PROMPTS} strings", param="prompt"
         )
     return tuple(prompt), None
+
+
+def _check_repeated(size: int, times: int) -> None:
+    """Raise InvalidRequest where the fields beside the prompts would fill the memory."""
+    if size * times > MAX_REPEATED_BYTES:
+        raise InvalidRequest(
+            f"each of the {times} strings in `prompt` is asked with all other fields, and {size}"
+            f" bytes of these are too many for so many ({MAX_REPEATED_BYTES} in all)",
+            param="prompt",
+        )
 
 
 def _unsupported(own: _OwnFields, choices: int) -> InvalidRequest | None:

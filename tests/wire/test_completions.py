@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ from proxy.errors import CallerError, InvalidRequest, UnsupportedParameter
 from proxy.wire.completions import (
     EMPTY_PROMPT,
     MAX_PROMPTS,
+    MAX_REPEATED_BYTES,
     PromptRequest,
     read_completion,
 )
@@ -241,3 +243,36 @@ def test_depth_is_refused_or_carried(depth: int, name: str) -> None:
     """Near the limit of recursion as well."""
     with suppress(CallerError):
         read(b'{"model":"m","%b":' % name.encode() + b"[" * depth + b"]" * depth + b"}")
+
+
+def test_fields_are_not_repeated_for_each_prompt_without_end() -> None:
+    """32 MB with 128 prompts would be 8 GB; what the limit leaves to a list is plenty."""
+
+    def with_others(times: int, other: int) -> bytes:
+        return json.dumps({"model": "m", "x": "x" * other, "prompt": ["a"] * times}).encode()
+
+    assert len(read_completion(with_others(1, 30 << 20), is_native=False).requests) == 1
+    assert len(read_completion(with_others(128, 100_000), is_native=False).requests) == 128
+    large = with_others(128, 8 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match="128 strings in `prompt`") as caught:
+            read_completion(large, is_native=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.param == "prompt"
+    assert peak < 3 * len(large)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_limit_of_repeated_fields_holds_to_the_byte(more: int) -> None:
+    """Of all other fields, times the prompts."""
+    body = b'{"model":"m","x":"%b","prompt":["a","b"]}'
+    left = MAX_REPEATED_BYTES // 2 - len(body % b"") + len(b'["a","b"]')
+    body %= b"x" * (left + more)
+    if more:
+        with pytest.raises(InvalidRequest):
+            read_completion(body, is_native=False)
+    else:
+        assert len(read_completion(body, is_native=False).requests) == 2
