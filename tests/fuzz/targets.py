@@ -111,6 +111,8 @@ def answer(data: bytes) -> None:
                 break
             part = body.feed(block)
             content += undo.feed(part) if undo and part else part
+            while undo and undo.has_more and len(content) <= MAX_EVENT_BYTES:
+                content += undo.feed(b"")
         unary(bytes(content))
         sse(bytes(content))
         body.end()
