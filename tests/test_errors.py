@@ -14,6 +14,7 @@ from proxy.errors import (
     UpstreamRefusal,
     UpstreamReset,
 )
+from proxy.wire.openai import read_error
 
 KEY, MASK = "sk-or-v1-0123456789b780", "sk-…b780"
 
@@ -48,6 +49,15 @@ def test_message_is_bounded() -> None:
     """Whatever was quoted in it."""
     found = json.loads(ModelNotFound("x" * 1_000_000).envelope())
     assert found["error"]["message"] == "x" * MAX_MESSAGE_CHARS + "…"
+
+
+def test_what_an_upstream_says_is_bounded() -> None:
+    """Its message and its code go into logs; the body is passed on as it came."""
+    body = json.dumps({"error": {"message": "m" * 5000, "code": "c" * 200}}).encode()
+    found = read_error(400, body)
+    assert (found.message, found.code) == ("m" * 2000, "c" * 100)
+    assert found.envelope() == body
+    assert read_error(400, b"x" * 5000).message == "x" * 2000
 
 
 def test_hidden_key_is_in_no_part() -> None:

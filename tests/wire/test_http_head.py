@@ -101,8 +101,7 @@ HEADS: dict[str, tuple[bytes, Head]] = {
     ),
     "after interim answers": (
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\nLink: x\n\n"
-        + OK
-        + b"Content-Length: 5\r\n\r\n",
+        b"HTTP/1.1 199 X\r\n\r\n" + OK + b"Content-Length: 5\r\n\r\n",
         head(headers=has_length("5"), length=5),
     ),
 }
@@ -119,6 +118,7 @@ BROKEN: dict[str, bytes] = {
     "no status": b"HTTP/1.1 OK\r\n\r\n",
     "status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
     "status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
+    "status with a letter": b"HTTP/1.1 200x\r\n\r\n",
     "status 099": b"HTTP/1.1 099 OK\r\n\r\n",
     "status 600": b"HTTP/1.1 600 OK\r\n\r\n",
     "switching protocols": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
