@@ -223,6 +223,12 @@ def test_more_marks_than_the_api_takes_are_left_out_from_the_front() -> None:
         assert violations(wire) == []
         content = wire["messages"][0]["content"]
         assert [at for at, block in enumerate(content) if "cache_control" in block] == places
+    parts = [{"type": "text", "text": "x", "cache_control": _MARK}] * 6
+    wire = translate(say(USER, _calls("a"), {**_result("a", parts), "cache_control": _MARK}))
+    assert violations(wire) == []
+    (result,) = wire["messages"][2]["content"]
+    assert "cache_control" in result
+    assert ["cache_control" in block for block in result["content"]] == [False] * 3 + [True] * 3
 
 
 def test_images_and_files() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..call_ids import THINKING
 from . import chat
 from .names import rename_keys, wire_name
 from .parts import Block, cache_control, part_to_block
@@ -232,7 +233,7 @@ class _Builder:
         """Keep whose result is to come."""
         turn.calls.append(call)
         number = len(self._turns) - 1
-        for name in {call_id, unpack(call_id)[0]}:
+        for name in {call_id, _bare(call_id)}:
             same = self._same.get(name)
             if same is None or same.turn != number:
                 same = self._same[name] = _Same(number, [])
@@ -271,7 +272,7 @@ class _Builder:
         call_id = message.tool_call_id or ""
         blocks = _blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
-        same = self._same.get(call_id) or self._same.get(unpack(call_id)[0])
+        same = self._same.get(call_id) or self._same.get(_bare(call_id))
         if same is None:
             # Its call was cut off with the beginning of the history.
             text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
@@ -281,6 +282,11 @@ class _Builder:
             return
         same.next().result = {**({"content": blocks} if blocks else {}), **mark}
         self._turns[same.turn].closed = True
+
+
+def _bare(call_id: str) -> str:
+    """The id without what it carries."""
+    return call_id.partition(THINKING)[0]
 
 
 def _arguments(raw: msgspec.Raw) -> bytes:

@@ -132,7 +132,10 @@ def _changed_properties(request: chat.ChatRequest) -> dict[str, dict[str, str]]:
 def _limit_cache_marks(wire: _Json) -> None:
     """Leave out the first marks where there are more than the API takes: later ones hold more."""
     blocks = [*wire.get("tools", ()), *wire.get("system", ())]
-    blocks += [block for turn in wire["messages"] for block in turn["content"]]
+    for turn in wire["messages"]:
+        for block in turn["content"]:
+            inside = block.get("content", ()) if block["type"] == "tool_result" else ()
+            blocks += [*inside, block]
     marked = [block for block in blocks if "cache_control" in block]
     spare = len(marked) + ("cache_control" in wire) - _MAX_CACHE_MARKS
     for block in marked[: max(0, spare)]:
