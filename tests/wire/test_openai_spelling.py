@@ -105,6 +105,13 @@ def test_empty_stop_is_left_out(stop: Any, expected: Any) -> None:
         assert json.loads(found)["stop"] == expected
 
 
+@pytest.mark.parametrize("stop", [b'["",1e999]', b'{"":""}', b'"\\u0022"'])
+def test_odd_stop_is_passed_on(stop: bytes) -> None:
+    """Numbers out of all range, objects: nothing is raised."""
+    body = b'{"model":"m","messages":[1],"stop":%b}' % stop
+    assert b'"messages":[1]' in read_request(body).body
+
+
 @pytest.mark.parametrize("messages", [[1], ["x"], [[]], [{"content": 5}], [{"content": [5]}]])
 def test_what_are_no_messages_is_passed_on(messages: Any) -> None:
     """The upstream says what it thinks of them."""

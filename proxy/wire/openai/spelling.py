@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from operator import is_
 from typing import Any
 
@@ -40,19 +41,16 @@ _encode = msgspec.json.Encoder().encode
 def respelled(fields: _Members) -> _Members:
     """Of a request's top-level members those that go out in another spelling; mostly none."""
     changed: _Members = {}
-    stop = fields.get("stop")
-    if stop is not None and b'""' in bytes(stop):
-        changed["stop"] = _stop(stop)
-    messages = fields.get("messages")
-    if messages is None:
-        return changed
-    try:
-        if _is_suspect(messages):
+    stop, messages = fields.get("stop"), fields.get("messages")
+    # What is not as chat has it is the upstream's affair.
+    with suppress(msgspec.DecodeError, RecursionError):
+        if stop is not None and b'""' in bytes(stop):
+            changed["stop"] = _stop(stop)
+    with suppress(msgspec.DecodeError, RecursionError):
+        if messages is not None and _is_suspect(messages):
             found = _each(messages, _message)
             if found is not messages:
                 changed["messages"] = found
-    except (msgspec.DecodeError, RecursionError):
-        pass  # no messages as chat has them: the upstream's affair
     return changed
 
 
