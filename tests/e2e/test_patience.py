@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from proxy.timed_socket import MIN_WRITE_TIMEOUT_S
 from tests.gateway import CHAT, MESSAGES, Gateway, Lot, Lots, Reached, asked, data_of, text_of
 from tests.upstream import (
     Gate,
@@ -221,7 +222,8 @@ def test_unary_answer_that_stalls(gateway: Gateway, upstream: Upstream, trio: Lo
 def test_caller_that_does_not_read_is_cut(
     gateway: Gateway, upstream: Upstream, lot: Lot, is_stream: bool
 ) -> None:
-    """After `idle-timeout` without progress; what it has is no whole answer."""
+    """After `idle-timeout` without progress, or what is told of it; it has no whole answer."""
+    cut_after_s = max(IDLE_TIMEOUT_S, MIN_WRITE_TIMEOUT_S)
     text = "x" * 100_000
     upstream.reply(lot.key, stream(*[text] * 600) if is_stream else chat(text * 300))
     body = json.dumps(asked(lot.model, stream=is_stream)).encode()
@@ -230,11 +232,11 @@ def test_caller_that_does_not_read_is_cut(
     with gateway.connect() as sock:
         sock.sendall(head.encode() + body)
         (received,) = upstream.wait_for(1, lot.key)
-        assert received.wait_ended().aborted is is_stream
+        assert received.wait_ended(cut_after_s + 10).aborted is is_stream
         end = gateway.record_of(lot.model)["end"]
         assert end == ("caller_gone" if is_stream else "ok")
         if not is_stream:  # the gateway has the answer whole: nobody but the caller can tell
-            time.sleep(IDLE_TIMEOUT_S + 1)
+            time.sleep(cut_after_s + 2)
         got = 0
         try:
             while data := sock.recv(1 << 20):
