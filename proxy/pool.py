@@ -18,7 +18,7 @@ from typing import Any
 
 from .clients.base import Client
 from .errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError, RetryHint
-from .health import Effect, State
+from .health import Effect
 from .lease import Lease
 from .lost import LOST
 from .roster import Offer, Roster
@@ -269,7 +269,7 @@ class ClientPool:
         with self._lock:
             # Critical section: the client's state changes, and with it what waiters may hope for.
             now = self._clock.monotonic()
-            before = health.standing(now).state
+            before = health.standing(now), slot.service.standing(now)
             health.apply(
                 effect, began=lease._began, now=now, asked_s=asked_s, most_s=self._max_cooldown_s
             )
@@ -279,8 +279,8 @@ class ClientPool:
             else:
                 slot.failed += 1
                 slot.cooldowns += effect is Effect.COOL
-                after = health.standing(now).state
-                if after is not before and after in (State.COOLING, State.OUT):
+                after = health.standing(now), slot.service.standing(now)
+                if after != before and effect is not Effect.REST:
                     rung += _dim_locked(slot.offers if effect is Effect.OUT else health.offers)
         _ring(rung)
 

@@ -263,10 +263,12 @@ def test_who_waits_for_a_trial_is_woken_when_it_passes(effect: Effect) -> None:
     desk.assert_idle()
 
 
-def test_who_waits_for_another_model_is_told_that_the_key_is_refused() -> None:
+@pytest.mark.parametrize("earlier", [Effect.NONE, Effect.COOL, Effect.OUT_OF_MODEL])
+def test_who_waits_for_another_model_is_told_that_the_key_is_refused(earlier: Effect) -> None:
     """A 401 is the client's: a wait for any model of it ends, and at once."""
     desk = Desk(make_client("a", models=(("m", "m"), ("n", "n"))))
     held, waiting = desk.take("m"), desk.ticket("n")
+    held.report(earlier)
     desk.queue(waiting)
     bell = woken(desk, waiting)
     held.report(Effect.OUT)

@@ -88,7 +88,7 @@ class Barrier:
 
     def end(self, lease: int, now: float) -> None:
         if self.trial == lease:
-            self.is_shut = not self.passes(now)
+            self.is_shut = self.is_shut and not self.passes(now)
             self.trial = None
 
 
