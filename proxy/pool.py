@@ -87,6 +87,7 @@ class ClientPool:
                     lease = self._take_locked(roster, ticket, now, rung)
                     if lease is None:
                         wait_until = self._wait_until_locked(roster, ticket, now)
+                        ticket.wakes_at = wait_until
                         ticket.bell = bell = my_bell()
                         roster.join(ticket)
             finally:
@@ -113,7 +114,7 @@ class ClientPool:
         ticket.has_asked = True
         roster = self._rosters[ticket.alias] = Roster(ticket.alias, routes, self._slots)
         if old is not None:
-            rung += _bells([old])
+            rung += _bells(old.waiters)
             roster.take_over(old)
             for slot in roster.offers:
                 self._serve_locked(slot, now, rung)
@@ -281,7 +282,8 @@ class ClientPool:
                 slot.cooldowns += effect is Effect.COOL
                 after = health.standing(now), slot.service.standing(now)
                 if after != before and effect is not Effect.REST:
-                    rung += _dim_locked(slot.offers if effect is Effect.OUT else health.offers)
+                    dimmed = slot.offers if effect is Effect.OUT else health.offers
+                    rung += _dim_locked(dimmed, now)
         _ring(rung)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
@@ -291,10 +293,11 @@ class ClientPool:
             slots = [slot for slot in self._slots.values() if slot.client.label == label]
             for slot in slots:
                 slot.is_disabled = disabled
+                now = self._clock.monotonic()
                 if disabled:
-                    rung += _dim_locked(slot.offers)
+                    rung += _dim_locked(slot.offers, now)
                 else:
-                    self._unpark_locked(slot, self._clock.monotonic(), rung)
+                    self._unpark_locked(slot, now, rung)
         _ring(rung)
         return bool(slots)
 
@@ -340,18 +343,17 @@ class ClientPool:
             }
 
 
-def _dim_locked(offers: Iterable[Offer]) -> list[Bell]:
-    """These changed for the worse: who waits for them has to look again, and is rung for it."""
-    offers = list(offers)
+def _dim_locked(offers: Iterable[Offer], now: float) -> list[Bell]:
+    """Put these, which got worse, where they are looked at; the bells of who must look again."""
+    concerned: list[Ticket] = []
     for offer in offers:
         offer.roster.settle(offer)
-    return _bells(offer.roster for offer in offers)
+        concerned += offer.roster.concerned_by(offer, now)
+    return _bells(concerned)
 
 
-def _bells(rosters: Iterable[Roster]) -> list[Bell]:
-    return [
-        ticket.bell for roster in rosters for ticket in roster.waiters if ticket.bell is not None
-    ]
+def _bells(tickets: Iterable[Ticket]) -> list[Bell]:
+    return [ticket.bell for ticket in tickets if ticket.bell is not None]
 
 
 def _hint(moment: float | None, now: float) -> RetryHint:

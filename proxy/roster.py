@@ -263,6 +263,19 @@ class Roster:
         )
         return Outlook(changes_at, is_known=bool(ends), cooled_at=cooled_at)
 
+    def concerned_by(self, offer: Offer, now: float) -> list[Ticket]:
+        """Who must look again now that this offer got worse: others need not be woken for it.
+
+        That is who may have nothing else to wait for, or would sleep beyond its return.
+        """
+        returns_at = offer.health.standing(now).until
+        is_busy = any(_is_in_use(slot, standing) for slot, standing in self._in_service(now))
+        return [
+            ticket
+            for ticket in self.waiters
+            if not is_busy or ticket.excluded or ticket.wakes_at > returns_at
+        ]
+
     def _trials_pass_at(self, ticket: Ticket, now: float) -> list[float]:
         """When trials pass, for whose end the request waits."""
         return [

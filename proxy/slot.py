@@ -163,6 +163,7 @@ class Ticket:
         self.queue_counts_from = -math.inf
         self.granted: Lease | None = None
         self.bell: Bell | None = None
+        self.wakes_at = math.inf  # when its wait ends by itself
 
     def may_use(self, slot: Slot, now: float) -> bool:
         """Whether this request can be given this client now, as far as it is up to the request."""

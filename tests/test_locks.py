@@ -78,7 +78,7 @@ def test_the_lock_is_free_while_waking() -> None:
         lambda desk, _: desk.pool.set_disabled("a", True),
     ]
     for change in changes:
-        desk, _ = make_desk()
+        desk = Desk(make_client("a", permits=2))
         held = [desk.take(), desk.take()]
         ticket = desk.ticket()
         desk.queue(ticket)
@@ -290,3 +290,29 @@ def test_who_waits_for_another_model_is_not_woken_by_what_is_the_models(effect: 
     assert bell.rung == 0
     held.release()
     desk.take(ticket=waiting).release()
+
+
+def test_a_refusal_wakes_only_those_whose_outlook_it_changes() -> None:
+    """Not all that wait for the model: those who wake in time by themselves sleep on."""
+    desk = Desk(*[make_client(label) for label in "abcd"])
+    held = {lease.client.label: lease for lease in [desk.take() for _ in "abcd"]}
+    tickets = [desk.ticket() for _ in range(50)]
+    desk.queue(*tickets)
+    bells = [woken(desk, ticket) for ticket in tickets]
+
+    def rung_by(label: str, asked_s: float) -> int:
+        before = sum(bell.rung for bell in bells)
+        held[label].report(Effect.COOL, asked_s=asked_s)
+        return sum(bell.rung for bell in bells) - before
+
+    assert rung_by("a", 60.0) == 0, "`queue-timeout` is sooner"
+    assert rung_by("b", 5.0) == 50
+    desk.queue(*tickets)  # they look, and know of it
+    bells[:] = [woken(desk, ticket) for ticket in tickets]
+    assert rung_by("c", 6.0) == 0, "they look again before"
+    assert rung_by("d", 70.0) == 50, "nobody else is left to wait for"
+    for ticket in tickets:
+        desk.pool.withdraw(ticket)
+    for lease in held.values():
+        lease.release()
+    desk.assert_idle()

@@ -8,7 +8,7 @@ wait who could be served.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -125,6 +125,16 @@ class Account:
             return TRYING, max(ends)
         rest = self.rest[alias]
         return (RESTING, rest.until) if now < rest.until else (OK, math.inf)
+
+
+class FlagBell:
+    """A bell of one request's own, that nobody waits on."""
+
+    def __init__(self) -> None:
+        self.is_rung = False
+
+    def ring(self) -> None:
+        self.is_rung = True
 
 
 @dataclass(eq=False)
@@ -282,12 +292,18 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert self.verdict(request) is refusal
         if refusal is None:
+            request.ticket.bell = FlagBell()  # type: ignore[assignment]
             self.waiting.append(request)
             self.waiting.sort(key=lambda other: other.ticket.rank)
 
-    def poll_all(self, in_order: bool) -> None:
+    def wake(self, in_order: bool) -> None:
+        """Have those look again who were rung, or whose wait is over by itself; nobody else."""
         for request in self.waiting[:] if in_order else self.waiting[::-1]:
-            self.ask(request)
+            ticket = request.ticket
+            if request.lease is None and (ticket.bell.is_rung or self.now >= ticket.wakes_at):  # type: ignore[union-attr]
+                self.ask(request)
+        for request in self.waiting:
+            assert self.verdict(replace(request)) is None, "it sleeps though its wait is over"
 
     def end(self, request: Request) -> None:
         """Release the request's lease, or withdraw it where it was handed over unseen."""
@@ -363,7 +379,7 @@ class PoolMachine(RuleBasedStateMachine):
         lease.report(effect, asked_s=asked_s)
         self.replay_grants()
         self.assert_nobody_waits_in_vain()
-        self.poll_all(in_order)  # those whose outlook changed are rung
+        self.wake(in_order)
 
     @precondition(lambda self: self.holding)
     @rule(
@@ -385,7 +401,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0, 10.0, 70.0]), in_order=st.booleans())
     def time_passes(self, seconds: float, in_order: bool) -> None:
         self.desk.clock.now += seconds
-        self.poll_all(in_order)
+        self.wake(in_order)
 
     @precondition(lambda self: not any(one.is_disabled for one in self.accounts.values()))
     @rule(data=st.data(), in_order=st.booleans())
@@ -393,7 +409,7 @@ class PoolMachine(RuleBasedStateMachine):
         label = data.draw(st.sampled_from(list(self.accounts)))
         self.accounts[label].is_disabled = True
         assert self.desk.pool.set_disabled(label, True)
-        self.poll_all(in_order)
+        self.wake(in_order)
 
     @precondition(lambda self: any(one.is_disabled for one in self.accounts.values()))
     @rule()
