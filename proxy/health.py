@@ -198,6 +198,10 @@ class Health:
                 asked_s, most_s = None, math.inf
             breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s)
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether no cooldown, rest, trial or time out of service is under way."""
+        return self.standing(now).state in (State.READY, State.ON_TRIAL)
+
     @property
     def failures(self) -> int:
         """Failures in a row, of whatever kind."""

@@ -32,6 +32,11 @@ MEAN_WEIGHT = 0.1
 MAX_LISTED_COOLDOWN_S = 60.0
 
 
+# So many models' books are kept; beyond, those in which nothing stands are dropped: upstreams'
+# lists of models change, and a process may run for months.
+MAX_ROSTERS = 1000
+
+
 class ClientPool:
     """All clients, and all requests that wait for one."""
 
@@ -112,10 +117,14 @@ class ClientPool:
             ticket.has_asked = True
             return old
         ticket.has_asked = True
+        if old is None and len(self._rosters) >= MAX_ROSTERS:
+            for idle in [one for one in self._rosters.values() if one.is_idle(now)]:
+                idle.retire(now)
+                del self._rosters[idle.alias]
         roster = self._rosters[ticket.alias] = Roster(ticket.alias, routes, self._slots)
         if old is not None:
             rung += _bells(old.waiters)
-            roster.take_over(old)
+            roster.take_over(old, now)
             for slot in roster.offers:
                 self._serve_locked(slot, now, rung)
         return roster

@@ -96,15 +96,26 @@ class Roster:
         for offer in self.offers.values():
             self._put(self._ready, offer.turn, offer)
 
-    def retire(self) -> None:
+    def retire(self, now: float) -> None:
         """Leave the slots: another roster has taken this one's place, its waiters included."""
         for slot, offer in self.offers.items():
             slot.strike(self)
             offer.place = -1
             offer.health.offers.remove(offer)
+            slot.parked.pop(offer, None)
+            if not offer.health.offers and offer.health.is_quiet(now):
+                del slot.health[offer.name]
         self.waiters = []
 
-    def take_over(self, old: Roster) -> None:
+    def is_idle(self, now: float) -> bool:
+        """Whether nobody waits or is served, and nothing is under way: it may be forgotten."""
+        return not self.waiters and all(
+            offer.health.is_quiet(now)
+            and not any(loan.model == offer.name for loan in slot.loans.values())
+            for slot, offer in self.offers.items()
+        )
+
+    def take_over(self, old: Roster, now: float) -> None:
         """The clients changed: keep turns, waiters and counts. A new one begins with the round."""
         for slot, offer in self.offers.items():
             before = old.offers.get(slot)
@@ -114,7 +125,7 @@ class Roster:
         self.mean_lease_s = old.mean_lease_s
         self.waited_s = old.waited_s
         waiters = old.waiters
-        old.retire()
+        old.retire(now)
         for ticket in waiters:
             self.join(ticket)
 

@@ -186,7 +186,7 @@ def test_a_client_that_joins_later_begins_with_the_round() -> None:
 
     turns(old, 500)
     new = roster_of(slots, clients)
-    new.take_over(old)
+    new.take_over(old, 0.0)
     labels = turns(new, 30)
     assert longest_run(labels, "c") <= 2
     assert Counter(labels) == pytest.approx({"a": 10, "b": 10, "c": 10}, abs=1)
@@ -247,3 +247,25 @@ def test_the_pool_is_told_of_all_clients() -> None:
         [make_client("a", models=())], max_cooldown_s=1, max_retry_interval_s=1, queue_timeout_s=1
     )
     assert [facts["client"] for facts in pool.snapshot()] == ["a"]
+
+
+def test_the_books_do_not_grow_with_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of models change: what was asked for once is forgotten, unless it is in use or shut."""
+    monkeypatch.setattr("proxy.pool.MAX_ROSTERS", 20)
+    pairs = [(f"m{number}", f"m{number}") for number in range(500)]
+    desk = Desk(make_client("a", permits=0, models=pairs), make_client("b", models=pairs[:3]))
+    held = desk.take("m0")
+    with desk.lease_of("a", "m2") as lease:
+        lease.report(Effect.COOL, asked_s=1000.0)
+    for alias, _ in pairs[3:]:
+        with desk.take(alias) as lease:
+            lease.report(Effect.COOL, asked_s=0.5)
+        desk.clock.now += 1
+    assert len(desk.pool._rosters) <= 21
+    models = desk.facts("a")["models"]
+    assert isinstance(models, dict)
+    assert len(models) <= 21
+    assert models["m2"]["state"] == "cooling down"
+    assert "m0" in desk.pool._rosters
+    held.release()
+    desk.assert_idle()
