@@ -13,11 +13,13 @@ import concurrent.futures.thread  # by name: else gthread loads it after the for
 import contextlib
 import errno
 import math
+import os
 import select
 import selectors
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -91,6 +93,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
     exhausted_at = -math.inf  # when the log said so
 
+    def get_thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        """Before the worker's process has begun its work."""
+        return _Threads(self._tell_wait, max_workers=self.cfg.threads)
+
+    def _tell_wait(self, why: str) -> None:
+        """Main thread, once in a while: something is wanting to serve a caller."""
+        if time.monotonic() - self.exhausted_at > EXHAUSTED_TOLD_S:
+            self.exhausted_at = time.monotonic()
+            self.log.error("callers have to wait: %s", why)
+
     def init_process(self) -> None:
         """The worker's process has begun."""
         # By themselves settings are found by two calls each, and a request looks at thirty.
@@ -111,9 +123,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
-            if time.monotonic() - self.exhausted_at > EXHAUSTED_TOLD_S:
-                self.exhausted_at = time.monotonic()
-                self.log.error("callers have to wait: %s", error.strerror)  # noqa: TRY400
+            self._tell_wait(os.strerror(error.errno))
             time.sleep(EXHAUSTED_PAUSE_S)
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -155,6 +165,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 del self.heads[conn]
                 self.nr_conns -= 1
                 conn.close()
+        self.tpool.make_up()
         tls_heads = list(self.tls_heads.items())
         too_many = len(tls_heads) - max(1, self.cfg.threads // TLS_HEADS_SHARE)
         for number, (conn, until) in enumerate(tls_heads):
@@ -271,6 +282,30 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
         else:
             self.nr_conns -= 1
+
+
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """Where no thread can be had what is to be done waits for one; the main thread's alone."""
+
+    def __init__(self, tell: Callable[[str], None], *, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._tell = tell
+        self._is_short = False
+
+    def _adjust_thread_count(self) -> None:
+        """By `submit`, when it has queued something: start a thread if none is idle."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            self._is_short = True
+            self._tell(str(error))
+        else:
+            self._is_short = False
+
+    def make_up(self) -> None:
+        """Try again what failed: those that run may be busy for long, or there may be none."""
+        if self._is_short:
+            self._adjust_thread_count()
 
 
 def _has_head(conn: Any) -> bool:

@@ -85,7 +85,13 @@ class Control:
         self._askers: dict[int, _Asker] = {}  # of the thread alone
         self._poller = select.poll()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # none can be had
+            unlink(self._path)
+            for each in (self._stop, self._stopped, self._listener):
+                each.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def close(self) -> None:
         """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import trustme
 
 from proxy import timed_socket
+from proxy.control import ask_all
 from proxy.serving import SPARE_THREADS
 from proxy.timed_socket import MAX_JOINED_BYTES, TimedSocket
 from proxy.watch import Caller
@@ -344,6 +348,29 @@ def test_callers_without_pause_leave_threads_to_others() -> None:
             for thread in threads:
                 thread.join(PATIENCE_S)
         assert len(served) > len(threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process, and reads /proc")
+def test_callers_for_whom_no_thread_can_be_had_wait() -> None:
+    """For one that others leave, or that can be had later; the worker serves on."""
+    with Gateway({"demo": [{"name": DEMO, "max-concurrency": 0, "delay-ms": 30}]}) as gateway:
+        assert gateway.chat(DEMO).status == 200
+        (worker,) = ask_all(gateway.port, {"do": "status"})
+        pid, (unlimited, _) = worker["pid"], resource.getrlimit(resource.RLIMIT_AS)
+        facts = Path(f"/proc/{pid}/status").read_text()
+        size_kb = int(facts.partition("VmSize:")[2].split()[0])
+        # Less than a thread's stack is left, and enough for everything else.
+        limit = (size_kb + 6 * 1024) * 1024
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, unlimited))
+        with ThreadPoolExecutor(20) as pool:
+            answers = [pool.submit(gateway.chat, DEMO) for _ in range(40)]
+            gateway.wait_for_line(lambda line: "callers have to wait: can't start" in line)
+            assert {answer.result().status for answer in answers} == {200}
+            assert gateway.log.count("callers have to wait") < 5  # once in ten seconds
+            resource.prlimit(pid, resource.RLIMIT_AS, (unlimited, unlimited))
+            answers = [pool.submit(gateway.chat, DEMO) for _ in range(40)]
+            assert {answer.result().status for answer in answers} == {200}
+        assert ask_all(gateway.port, {"do": "status"})[0]["pid"] == pid
 
 
 def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
