@@ -59,7 +59,7 @@ def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Re
         _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
         exchange = Exchange(gateway, environ)
         try:
-            if exchange.environ["PATH_INFO"].startswith("//"):  # werkzeug takes it for one slash
+            if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
                 raise PathNotFound(f"there is no {request.path}: it begins with two slashes")
             response = answer(exchange, **values)
         except Exception as error:  # the boundary: a caller gets an answer, whatever happened
