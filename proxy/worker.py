@@ -48,6 +48,8 @@ _PRIOR_KNOWLEDGE = ("prior-knowledge", "both")  # of gunicorn's `http2_cleartext
 
 _UNFINISHED = object()  # what comes of a head that is not whole: the main thread waits for the rest
 
+HEADS_LOOK_S = 0.25  # so often those are looked for whose time is up
+
 # A worker that is to end waits so long for the first byte of a connection that it has accepted: the
 # byte may be on its way.
 STOP_LINGER_S = 1.0
@@ -92,6 +94,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
     exhausted_at = -math.inf  # when the log said so
+    looks_at = -math.inf  # for heads that did not come
 
     def get_thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
         """Before the worker's process has begun its work."""
@@ -154,8 +157,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.enqueue_req(conn)
 
     def murder_pending(self) -> None:
-        """Main thread, every second: close connections whose heads do not come in time."""
+        """Main thread, after each wait: close connections whose heads do not come in time."""
         now = time.monotonic()
+        self.tpool.make_up()
+        self._murder_tls_heads(now)
+        if now < self.looks_at:  # there may be thousands, and a wait ends with each request
+            return
+        self.looks_at = now + HEADS_LOOK_S
         if not self.alive:
             self.ends_at = self.ends_at or now + STOP_LINGER_S
         for conn, until in list(self.heads.items()):
@@ -165,7 +173,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 del self.heads[conn]
                 self.nr_conns -= 1
                 conn.close()
-        self.tpool.make_up()
+
+    def _murder_tls_heads(self, now: float) -> None:
         tls_heads = list(self.tls_heads.items())
         too_many = len(tls_heads) - max(1, self.cfg.threads // TLS_HEADS_SHARE)
         for number, (conn, until) in enumerate(tls_heads):
