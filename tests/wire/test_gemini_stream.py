@@ -159,6 +159,19 @@ def test_call_that_never_says_its_end_ends_with_the_answer() -> None:
     assert [call["function"]["arguments"] for call in made] == ['{"x":"a"}']
 
 
+@pytest.mark.parametrize("call_id", ["", None])
+def test_empty_id_is_none(call_id: str | None) -> None:
+    """Look-alikes send one with each part."""
+    pieces = [upstream.partial("$.x", numberValue=1)]
+    parts = [
+        upstream.part_of_call(name="f", id="1"),
+        upstream.part_of_call(id=call_id, last=True, partialArgs=pieces),
+    ]
+    event = upstream.answer([upstream.candidate(parts)])
+    (call,) = chat_of(upstream.unary(event))["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"] == '{"x":1}'
+
+
 @pytest.mark.parametrize(
     "parts",
     [

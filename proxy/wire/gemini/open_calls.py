@@ -44,7 +44,7 @@ class OpenCall:
         """Whether `part` goes on with this call; another call's has another id or a name."""
         if self.is_whole:
             return False
-        if part.id is not None and self.id is not None:
+        if part.id and self.id:
             return part.id == self.id
         return not part.name or (part.name == self.name and self._is_announced)
 
