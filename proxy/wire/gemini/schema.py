@@ -4,7 +4,9 @@ Gemini has two fields each for the parameters of a function and for structured o
 and `responseSchema` take an OpenAPI 3.0 `Schema` message, in which an unknown keyword is a 400 and
 type unions don't exist; `parametersJsonSchema` and `responseJsonSchema` take JSON Schema. We send
 the latter: types of several kinds, `additionalProperties` and number enums survive, and nothing is
-refused for a keyword. What it reads (GenerationConfig.responseJsonSchema in the API reference,
+refused for a keyword. Google's own CLI sends it too (google-gemini/gemini-cli#4196); from Gemini 3
+on a union in the former ends in MALFORMED_FUNCTION_CALL (UKGovernmentBEIS/inspect_ai#3097).
+What it reads (GenerationConfig.responseJsonSchema in the API reference,
 2026-11): `$id $defs $ref $anchor type format title description enum items prefixItems minItems
 maxItems minimum maximum anyOf oneOf properties additionalProperties required propertyOrdering`.
 
