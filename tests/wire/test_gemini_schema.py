@@ -293,6 +293,14 @@ def test_union_below_the_top_keeps_all_of_it() -> None:
         ),
         ({"enum": ["a", ""]}, {"type": "string", "description": '(enum: ["a",""])'}),
         ({"enum": [True]}, {"type": "boolean", "description": "(enum: [true])"}),
+        ({"enum": [False, False]}, {"type": "boolean", "description": "(enum: [false])"}),
+        (
+            {"enum": [1, True, 1]},
+            [
+                {"type": "integer", "enum": [1]},
+                {"type": "boolean", "description": "(enum: [true])"},
+            ],
+        ),
         ({"enum": ["a", 1], "type": "string"}, {"type": "string", "enum": ["a"]}),
         ({"enum": [1, 5, 9], "minimum": 3}, {"type": "integer", "enum": [5, 9]}),
         ({"const": {"a": 1}}, {"type": "object", "description": '(enum: [{"a":1}])'}),

@@ -415,7 +415,7 @@ class _Cleaner:
     def _enumerated(self, values: Sequence[Any], flat: _Flat) -> list[Schema]:
         """Options that together are the enum: Gemini reads those of strings and of numbers."""
         by_kind: dict[str, list[Any]] = {}
-        for value in values:
+        for value in {_key(value): value for value in values}.values():
             kind = _kind_of(value)
             allowed = flat.types is None or _reach(kind, flat.types) or _is_whole(value, flat.types)
             if allowed and _is_within(value, flat.numbers):
