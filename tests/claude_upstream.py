@@ -14,6 +14,8 @@ from anthropic.types import beta
 from anthropic.types.message_create_params import MessageCreateParams
 from pydantic import TypeAdapter
 
+from tests.wire.claude_rules import violations
+
 Json = dict[str, Any]
 
 MODEL = "claude-opus-4-6"
@@ -33,11 +35,12 @@ _KNOWN = frozenset(
 
 
 def read_request(body: bytes) -> Json:
-    """A request for a message; fails if the SDK's types don't have it so."""
+    """A request for a message; fails if the SDK's types don't have it so, or the API refuses it."""
     wire: Json = json.loads(body)
     bound = "block_binding" in wire.get("thinking", {})
     exhaust((_BETA if bound else _STABLE).validate_python(wire))
     assert wire.keys() <= _KNOWN
+    assert violations(wire) == []
     return wire
 
 

@@ -17,6 +17,7 @@ from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.version import USER_AGENT
 from proxy.watch import Caller
+from proxy.wire.claude.request import to_request
 from proxy.wire.openai import Usage, read_request
 from tests import claude_upstream as claude
 from tests.clients.calls import WAIT_S, read_all
@@ -224,3 +225,25 @@ def test_model_list_ends(plain: Upstream, make_client: Callable[..., ClaudeClien
     plain.pages["/v1/models"] = CLAUDE.refused(401, "invalid x-api-key")
     with pytest.raises(UpstreamRefusal):
         list_models(client)
+
+
+def test_names_that_claude_does_not_take_come_back(
+    make_client: Callable[..., ClaudeClient],
+) -> None:
+    """The caller sees its own, whole and streamed: the client reads them in the request."""
+    parameters: Any = {"properties": {"$filter": {}}}
+    function = {"name": "files.read", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    chat = {"model": "m", "messages": [HELLO], "tools": tools}
+    request = read_request(json.dumps(chat).encode())
+    [sent] = json.loads(to_request(request.body, model=claude.MODEL, stream=False))["tools"]
+    [name] = sent["input_schema"]["properties"]
+    answer = claude.message(claude.tool_use("a", sent["name"], {name: 1}), stop_reason="tool_use")
+    client = make_client()
+    whole, _ = client.answer(request, json.dumps(answer).encode())
+    [call] = json.loads(whole)["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "files.read", "arguments": '{"$filter":1}'}
+    chunks = client.chunks(request).feed(claude.data(claude.events(answer)))
+    deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+    calls = [each["function"] for delta in deltas for each in delta.get("tool_calls", ())]
+    assert calls == [{"name": "files.read", "arguments": ""}, {"arguments": '{"$filter":1}'}]

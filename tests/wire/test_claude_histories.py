@@ -69,6 +69,7 @@ def test_no_conversation_is_refused_or_breaks_a_rule(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", MODELS + BOUND)
 @pytest.mark.parametrize("effort", [None, "none", "max"])
 def test_no_conversation_of_very_many_is_refused_or_breaks_a_rule(
