@@ -28,6 +28,8 @@ _MISSPELT = {
     "image/x-webp": "image/webp",
     "application/x-pdf": "application/pdf",
 }
+_MAX_LOOKS = 64
+_BEFORE_PART = (b"{", b" ", b"\n", b"\r", b"\t")
 _HEAD_BYTES = 200  # of an object in which a type stands
 _NAMES = re.compile("|".join(map(re.escape, _MISSPELT)).encode(), re.IGNORECASE)
 
@@ -47,7 +49,7 @@ def respelled(fields: _Members) -> _Members:
         if stop is not None and b'""' in bytes(stop):
             changed["stop"] = _stop(stop)
     with suppress(msgspec.DecodeError, RecursionError):
-        if messages is not None and _is_suspect(messages):
+        if messages is not None and _may_have_parts(bytes(messages)) and _is_suspect(messages):
             found = _each(messages, _message)
             if found is not messages:
                 changed["messages"] = found
@@ -61,6 +63,21 @@ def _stop(stop: Raw) -> Raw:
     if isinstance(found, list):
         return Raw(encode([each for each in found if each != ""] or None))
     return stop
+
+
+def _may_have_parts(messages: bytes) -> bool:
+    """Whether a content may be a list of parts; of long prose this tells much sooner than a parse.
+
+    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
+    """
+    at = 0  # there the messages begin
+    for _ in range(_MAX_LOOKS):
+        at = messages.find(b"[", at + 1)
+        if at < 0:
+            return False
+        if messages[at + 1 : at + 2] in _BEFORE_PART:
+            return True
+    return True
 
 
 class _Part(Struct, gc=False):
