@@ -102,7 +102,7 @@ class _Lines:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lock = threading.Lock()  # guards _lost
+        self._lock = threading.Lock()  # guards _lost, and the making of _send
         self._lost = 0
         self._send: Callable[[bytes], int] | None = None
         self._parents: Callable[[bytes], int] | None = None
@@ -125,7 +125,10 @@ class _Lines:
             self._lost += lines
 
     def _put(self, data: bytes, *, waits: bool) -> bool:
-        send = self._send or self._open()
+        send = self._send
+        if send is None:
+            with self._lock:  # Critical section: which thread's descriptor is kept
+                send = self._send = self._send or self._opened()
         while data:
             try:
                 data = data[send(data) :]
@@ -138,7 +141,7 @@ class _Lines:
                 poller.poll(_ROOM_WAIT_S * 1000)
         return True
 
-    def _open(self) -> Callable[[bytes], int]:
+    def _opened(self) -> Callable[[bytes], int]:
         send: Callable[[bytes], int] = partial(os.write, self._fd)
         mode = os.fstat(self._fd).st_mode
         with contextlib.suppress(OSError):
@@ -148,7 +151,6 @@ class _Lines:
             elif stat.S_ISFIFO(mode) or os.isatty(self._fd):
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
                 send = partial(os.write, os.open(f"/proc/self/fd/{self._fd}", flags))
-        self._send = send
         return send
 
     def _start_anew(self) -> None:
