@@ -51,6 +51,12 @@ def test_message_is_bounded() -> None:
     assert found["error"]["message"] == "x" * MAX_MESSAGE_CHARS + "…"
 
 
+def test_error_is_its_message() -> None:
+    """As logs show it."""
+    error = ModelNotFound("no such model", param="model")
+    assert (str(error), error.args) == ("no such model", ("no such model",))
+
+
 def test_what_an_upstream_says_is_bounded() -> None:
     """Its message and its code go into logs; the body is passed on as it came."""
     body = json.dumps({"error": {"message": "m" * 5000, "code": "c" * 200}}).encode()
