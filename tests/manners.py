@@ -134,7 +134,7 @@ STREAMS: dict[str, tuple[Reply, bool]] = {
             chunk({}, finish="stop", x_groq={"id": "req_01jadadp0fem", "usage": USAGE}),
             "[DONE]",
         ),
-        False,
+        True,
     ),
     "empty-finish-reason": (
         events(said("Hello", ""), said(" there!", ""), said("", "stop", usage=USAGE), "[DONE]"),
