@@ -102,11 +102,15 @@ class _Lines:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lock = threading.Lock()  # guards _lost, and the making of _send
-        self._lost = 0
         self._send: Callable[[bytes], int] | None = None
-        self._parents: Callable[[bytes], int] | None = None
-        os.register_at_fork(after_in_child=self._start_anew)
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Also in a child: gunicorn may have put a file in the descriptor's place."""
+        self._lock = threading.Lock()  # held to count what is lost, and while _send is made
+        self._lost = 0
+        self._parents, self._send = self._send, None  # a child must not close its parent's
 
     def write(self, data: bytes) -> None:
         """Write a line, or count it; before the first one after a loss, say how many were lost."""
@@ -152,12 +156,6 @@ class _Lines:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
                 send = partial(os.write, os.open(f"/proc/self/fd/{self._fd}", flags))
         return send
-
-    def _start_anew(self) -> None:
-        """In a child: gunicorn may have put a file in the descriptor's place."""
-        self._lock = threading.Lock()
-        self._lost = 0
-        self._parents, self._send = self._send, None
 
 
 @cache

@@ -227,8 +227,10 @@ class StreamBody:
             LOST.note(self._close_lost)
 
     def _close_lost(self) -> None:
-        self._opening.close(linger_s=0.0)  # who does this for another has no time for it
-        self.close()
+        try:
+            self._opening.close(linger_s=0.0)  # who does this for another has no time for it
+        finally:
+            self.close()
 
     def _event_for(self, error: ProxyError) -> bytes:
         if self._opened is not None:
