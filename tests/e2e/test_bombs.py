@@ -35,6 +35,9 @@ BOMBS = {
 }
 
 
+QUICK = ("answer", "events", "error")
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
     with Upstream() as running:
@@ -65,7 +68,9 @@ def bomb(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BOMBS]
+)
 def test_ten_bombs_at_once_fit_into_100_mb(
     gateway: Gateway, idle: int, upstream: Upstream, lots: Lots, name: str, is_stream: bool
 ) -> None:

@@ -153,7 +153,7 @@ WAYS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["gunicorn", pytest.param("serve", marks=pytest.mark.slow)])
 def test_unix_socket_left_from_a_crash_is_replaced(tmp_path: Path, way: str) -> None:
     """And outlives a reload and an upgrade by SIGUSR2, which inherits it, as orders do."""
     path, log = tmp_path / "s", tmp_path / "log"
