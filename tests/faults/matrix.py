@@ -43,6 +43,7 @@ HEADERS = {
     "date",
     "server",
     "transfer-encoding",
+    "x-content-type-options",
     "x-proxy-attempts",
     "x-proxy-client",
     "x-request-id",
