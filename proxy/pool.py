@@ -158,6 +158,8 @@ class ClientPool:
         offer.roster.chosen(offer)
         number = next(self._lease_numbers)
         lease = Lease(self, offer, ticket, number=number, began=now)
+        if lease._trials:  # who waits looks for when they pass, also where no permit is left
+            self._settle_locked(slot)
         slot.in_flight += 1
         slot.loans[number] = Loan(ticket.holder, offer.name, now)
         ticket.tried[slot] = None

@@ -82,6 +82,24 @@ def test_nobody_overtakes_at_the_end_of_a_back_off() -> None:
     desk.assert_idle()
 
 
+def test_a_client_that_was_tried_is_had_at_the_end_of_the_back_off() -> None:
+    """Also if it came free before, when the request could not have it yet."""
+    desk = Desk(make_client("a"))
+    retry, other = desk.ticket(), desk.ticket()
+    held = desk.take(ticket=retry)
+    desk.queue(other)
+    retry.tried_again_at = desk.clock.now + 1
+    held.release()
+    lease = desk.take(ticket=other)
+    began = desk.clock.now
+    desk.clock.at(began + 0.5, lease.release)
+    found = desk.wait(retry)
+    assert found is not None
+    assert desk.clock.now == began + 1
+    found.release()
+    desk.assert_idle()
+
+
 def test_nobody_overtakes_at_the_end_of_a_cooldown_by_another_alias() -> None:
     """Two names of one model share its cooldown, and the line for the client."""
     desk = Desk(make_client("a", models=(("m", "x"), ("n", "x"))))
