@@ -174,7 +174,9 @@ class ClientPool:
                 return min(ticket.tried_again_at, outlook.changes_at)
             if outlook.is_busy:
                 end = self._queue_end(roster, ticket, now, tried_since=outlook.tried_since)
-                return min(end, outlook.changes_at)
+                # One that it tried may come free, and find nobody who may have it, before that.
+                back_off_at = ticket.tried_again_at if ticket.tried_again_at > now else math.inf
+                return min(end, outlook.changes_at, back_off_at)
             if not outlook.is_known:
                 raise NoClientInService(
                     f"no client for {ticket.alias!r} is in service: upstreams refuse their keys",
@@ -254,7 +256,10 @@ class ClientPool:
 
     def _end_trials_locked(self, lease: Lease, now: float) -> None:
         lease._end_trials(now)
-        for offer in lease._offer.slot.offers:
+        self._settle_locked(lease._offer.slot)
+
+    def _settle_locked(self, slot: Slot) -> None:
+        for offer in slot.offers:
             offer.roster.settle(offer)
 
     def _release(self, lease: Lease) -> None:

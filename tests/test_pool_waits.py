@@ -100,6 +100,28 @@ def test_a_client_that_was_tried_is_had_at_the_end_of_the_back_off() -> None:
     desk.assert_idle()
 
 
+def test_queue_timeout_counts_from_a_trial_that_takes_the_last_permit() -> None:
+    """Of a client of which the request had seen that no permit is left."""
+    desk = Desk(make_client("a", permits=2), queue_timeout_s=30)
+    first, second = desk.take(), desk.take()
+    trial, waiter = desk.ticket(), desk.ticket()
+    desk.queue(trial, waiter)
+    desk.clock.now += 10
+    first.report(Effect.COOL)
+    desk.clock.now += 10
+    assert desk.ask(waiter) is None
+    second.release()
+    assert trial.granted is not None
+    assert desk.ask(waiter) is None
+    desk.clock.now += 29
+    assert desk.ask(waiter) is None
+    desk.clock.now += 1
+    with pytest.raises(NoClientFree):
+        desk.ask(waiter)
+    desk.take(ticket=trial).release()
+    first.release()
+
+
 def test_nobody_overtakes_at_the_end_of_a_cooldown_by_another_alias() -> None:
     """Two names of one model share its cooldown, and the line for the client."""
     desk = Desk(make_client("a", models=(("m", "x"), ("n", "x"))))
