@@ -12,6 +12,7 @@ from base64 import b64decode
 from typing import Any
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..media_types import MISSPELT, joined
 from . import chat
 
 Block = dict[str, Any]
@@ -20,16 +21,7 @@ _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*?(;base64)?,", re.IGNORECASE)
 _PDF_IN_BASE64 = "JVBERi"  # %PDF
-# What programs write, by what is registered (iana.org/assignments/media-types).
-_MISSPELT = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/jpe": "image/jpeg",
-    "image/x-png": "image/png",
-    "image/x-webp": "image/webp",
-    "application/x-pdf": "application/pdf",
-    "text/pdf": "application/pdf",
-}
+_MISSPELT = {**MISSPELT, "text/pdf": "application/pdf"}
 
 
 def cache_control(part: chat.Part) -> Block:
@@ -70,12 +62,7 @@ def _split_data_url(url: str, path: str) -> tuple[str, str]:
     if match is None or match[2] is None:
         raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL.", param=path)
     media_type = match[1].strip().lower()
-    return _MISSPELT.get(media_type, media_type), _joined(url[match.end() :])
-
-
-def _joined(data: str) -> str:
-    """Base64 without the line breaks and blanks that MIME's has (RFC 2045, 6.8)."""
-    return "".join(data.split())
+    return _MISSPELT.get(media_type, media_type), joined(url[match.end() :])
 
 
 def _document(part: chat.FilePart, path: str) -> Block:
@@ -90,7 +77,7 @@ def _document(part: chat.FilePart, path: str) -> Block:
     if file.file_data[:5].lower() == "data:":
         media_type, data = _split_data_url(file.file_data, f"{path}.file_data")
     else:
-        data = _joined(file.file_data)
+        data = joined(file.file_data)
         media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
     if media_type in _IMAGE_TYPES:
         source = {"type": "base64", "media_type": media_type, "data": data}

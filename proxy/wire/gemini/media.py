@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..media_types import MISSPELT, joined
 from . import chat
 from .family import Family
 
@@ -28,14 +29,9 @@ _FROM_URL: Final = str.maketrans("-_", "+/")
 
 # Of `input_audio.format`; any other name is taken for a subtype of audio/.
 _AUDIO_TYPES: Final = {"mp3": "audio/mp3", "wav": "audio/wav", "pcm16": "audio/l16"}
-# What programs write, by what is registered (iana.org/assignments/media-types) or, for MP3, listed
-# in ai.google.dev/gemini-api/docs/audio. Gemini refuses what it does not know.
+# Gemini refuses what it does not know; MP3 as in ai.google.dev/gemini-api/docs/audio.
 _MISSPELT: Final = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/jpe": "image/jpeg",
-    "image/x-png": "image/png",
-    "image/x-webp": "image/webp",
+    **MISSPELT,
     "audio/x-mp3": "audio/mp3",
     "audio/mpeg3": "audio/mp3",
     "audio/x-mpeg": "audio/mp3",
@@ -45,7 +41,6 @@ _MISSPELT: Final = {
     "audio/x-flac": "audio/flac",
     "audio/x-aiff": "audio/aiff",
     "audio/x-aac": "audio/aac",
-    "application/x-pdf": "application/pdf",
     "text/pdf": "application/pdf",
     "text/x-markdown": "text/markdown",
     "application/x-javascript": "text/javascript",
@@ -207,8 +202,8 @@ def _inline(kind: str, data: str, *, param: str) -> GeminiPart:
 
 
 def _tidied(data: str, *, param: str) -> str:
-    """Base64 without line breaks (MIME writes them) and blanks, its padding made up."""
-    data = "".join(data.split())
+    """Base64 in one piece, its padding made up."""
+    data = joined(data)
     data += "=" * (-len(data) % 4)
     try:
         base64.b64decode(data.translate(_FROM_URL), validate=True)

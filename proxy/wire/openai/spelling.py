@@ -15,23 +15,15 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from ..media_types import MISSPELT, joined
 from ..surrogates import decode_any, encode
 
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _BROKEN = re.compile(r"[ \t\r\n]")
-# Not at iana.org/assignments/media-types; the second is what is.
-_MISSPELT = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/jpe": "image/jpeg",
-    "image/x-png": "image/png",
-    "image/x-webp": "image/webp",
-    "application/x-pdf": "application/pdf",
-}
 _MAX_LOOKS = 64
 _BEFORE_PART = (b"{", b" ", b"\n", b"\r", b"\t")
 _HEAD_BYTES = 200  # of an object in which a type stands
-_NAMES = re.compile("|".join(map(re.escape, _MISSPELT)).encode(), re.IGNORECASE)
+_NAMES = re.compile("|".join(map(re.escape, MISSPELT)).encode(), re.IGNORECASE)
 
 _Members = dict[str, Raw]
 _members = msgspec.json.Decoder(_Members).decode
@@ -159,14 +151,10 @@ def _data(raw: Raw) -> Raw:
     head = _DATA_URL.match(text)
     if head is None:
         is_address = ":" in text[:16]
-        return raw if is_address or not _BROKEN.search(text) else Raw(_encode(_joined(text)))
+        return raw if is_address or not _BROKEN.search(text) else Raw(_encode(joined(text)))
     kind, *parameters = head[1].split(";")
     if not parameters or parameters[-1].strip().lower() != "base64":
         return raw
-    kind = _MISSPELT.get(kind.strip().lower(), kind)
-    spelled = f"data:{';'.join([kind, *parameters])},{_joined(text[head.end() :])}"
+    kind = MISSPELT.get(kind.strip().lower(), kind)
+    spelled = f"data:{';'.join([kind, *parameters])},{joined(text[head.end() :])}"
     return raw if spelled == text else Raw(_encode(spelled))
-
-
-def _joined(data: str) -> str:
-    return "".join(data.split())
