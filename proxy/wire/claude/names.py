@@ -2,15 +2,12 @@
 
 Names of tools are `[a-zA-Z0-9_-]`, 64 characters at most everywhere that Claude is sold (128 at
 Anthropic itself), names of properties `[a-zA-Z0-9_.-]{1,64}`: its 400s say so, and one bad name
-refuses the whole request (anthropics/claude-code#79418, #96152, home-assistant/core#147760). Others
-become up to 55 characters that are taken, `_`, and 8 hex digits of the name's SHA-256: the same
-every time, in declarations, choices and histories. Nothing is kept between a request and its
-answer: which name was meant is found in the request.
+refuses the whole request (anthropics/claude-code#79418, #96152, home-assistant/core#147760). For
+others one is made (`made_names`), in declarations, choices and histories.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -19,13 +16,13 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Raw
 
+from ..made_names import made_name, may_be_made
 from ..surrogates import without_lone
 
 _TOOL: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PROPERTY: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _NOT_IN_TOOL: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _NOT_IN_PROPERTY: Final = re.compile(r"[^a-zA-Z0-9_.-]")
-_MADE: Final = re.compile(r".{1,55}_[0-9a-f]{8}")
 # Their values are no schemas.
 _DATA: Final = frozenset(("const", "default", "enum", "example", "examples"))
 
@@ -46,8 +43,7 @@ def _wire_property(name: str) -> str:
 
 
 def _made(name: str, untaken: re.Pattern[str]) -> str:
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{untaken.sub('_', name)[:55] or '_'}_{digest}"
+    return made_name(name, untaken.sub("_", name) or "_")
 
 
 def changed_properties(schema: Any) -> dict[str, str]:
@@ -154,7 +150,7 @@ class CallersNames:
 
     def tool(self, wire: str) -> str:
         """The caller's name of the tool."""
-        return self._names()[0].get(wire, wire) if _MADE.fullmatch(wire) else wire
+        return self._names()[0].get(wire, wire) if may_be_made(wire) else wire
 
     def properties(self, wire_tool: str) -> dict[str, str]:
         """By Claude's names the caller's, of this tool's properties whose names were changed."""

@@ -2,37 +2,33 @@
 
 A name begins with a letter or `_`, goes on with letters, digits, `_`, `.` and `-`, and has 64
 characters at most (ai.google.dev/gemini-api/docs/function-calling, 2026-11; some models take colons
-too). Others become up to 55 characters that are taken, `_`, and 8 hex digits of the name's SHA-256:
-the same every time, in declarations, choices and histories. Nothing is kept between a request and
-its answer: which name was meant is found in the request.
+too). For others one is made (`made_names`), in declarations, choices and histories.
 
 Names of properties stay: the rule for them is that of `parameters`, not of `parametersJsonSchema`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
 import msgspec
 
+from ..made_names import made_name, may_be_made
 from ..surrogates import without_lone
 
 _TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]")
-_MADE: Final = re.compile(r".{1,55}_[0-9a-f]{8}")
 
 
 def wire_name(name: str) -> str:
     """The name that Gemini knows the function by."""
     if _TAKEN.fullmatch(name):
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     legible = _UNTAKEN.sub("_", name)
     if not _TAKEN.match(legible):
         legible = f"_{legible}"
-    return f"{legible[:55]}_{digest}"
+    return made_name(name, legible)
 
 
 class _Function(msgspec.Struct):
@@ -74,7 +70,7 @@ class Asked:
 
     def name(self, wire: str) -> str:
         """The caller's name for the function that Gemini calls `wire`."""
-        if not _MADE.fullmatch(wire):
+        if not may_be_made(wire):
             return wire
         if self._names is None:
             request = self._read()
