@@ -337,7 +337,7 @@ MUTANTS = [
     _m("types in capitals are none", "wire/gemini/schema.py",
        'name.lower() if isinstance(name, str) else ""', 'name if isinstance(name, str) else ""',
        "wire/test_gemini_schema.py", "-k", "capitals"),
-    _m("a reference into a list leads nowhere", "wire/gemini/schema.py",
+    _m("a reference into a list leads nowhere", "wire/references.py",
        "key.isdecimal() and", "False and", "wire/test_gemini_schema.py", "-k", "any_place"),
     _m("of two bounds the wider one holds", "wire/gemini/schema.py",
        "narrower = max if", "narrower = min if",

@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from ..references import pointed_at
+
 _FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")
 )
@@ -82,25 +84,14 @@ def _resolved(variant: Any, root: _Json, budget: list[int] | None = None) -> _Js
         return {}
     pointer = variant.get("$ref")
     if isinstance(pointer, str) and pointer.startswith("#/"):
-        return _resolved(_pointed_at(pointer, root), root, budget)
+        steps = map(unquote, pointer[2:].split("/"))
+        return _resolved(pointed_at(root, steps), root, budget)
     inner = {
         key: [_resolved(each, root, budget) for each in variant[key]]
         for key in _UNIONS
         if isinstance(variant.get(key), list)
     }
     return flat_schema({**variant, **inner})[0] if inner else variant
-
-
-def _pointed_at(pointer: str, root: _Json) -> Any:
-    """RFC 6901, section 6: a pointer as a fragment of an address."""
-    found: Any = root
-    for step in pointer[2:].split("/"):
-        name = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            found = found.get(name) if isinstance(found, dict) else None
-    return found
 
 
 def close_schema(schema: dict[str, Any], *, depth: int = 0) -> dict[str, Any]:

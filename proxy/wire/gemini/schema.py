@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 
 from ...errors import InvalidRequest
+from ..references import References
 
 # How often one $ref may occur on the way from the root to a leaf.
 MAX_UNROLLED: Final = 2
@@ -38,7 +38,6 @@ MAX_UNROLLED: Final = 2
 MAX_NODES: Final = 10_000
 
 _REFS: Final = ("$ref", "$dynamicRef", "$recursiveRef")
-_ANCHORS: Final = ("$anchor", "$dynamicAnchor")
 _TOLD: Final = (
     *("pattern", "minLength", "maxLength", "multipleOf", "contentEncoding", "contentMediaType"),
     *("uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
@@ -49,6 +48,7 @@ _TOLD: Final = (
 _TOLD_KEYS: Final = frozenset(_TOLD)
 _PLAIN: Final = frozenset({"type", "title", "description", "format"})
 _SCALARS: Final = ("string", "integer", "number", "boolean")
+_WORDS: Final = ("title", "description")
 _TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "null")
 
 Schema = dict[str, Any]
@@ -187,7 +187,7 @@ class _Cleaner:
         self._root = root
         self._param = param
         self._nodes = 0
-        self._named: dict[str, Mapping[str, Any]] | None = None
+        self._references = References(root)
 
     def clean(self, node: _Node) -> Schema | None:
         """The schema that accepts what all parts accept; None: there is nothing such."""
@@ -309,49 +309,20 @@ class _Cleaner:
             flat.arrays.append(_Array(first, items, part))
 
     def _target(self, ref: object, part: _Part, flat: _Flat) -> _Part:
-        target, base = self._look_up(ref, part.base)
+        found = self._references.target(ref, part.base)
+        if found is None:
+            raise InvalidRequest(
+                f"{self._param}: $ref {ref!r} points to nothing in this schema; "
+                "only references within it (#/$defs/...) can be followed",
+                param=self._param,
+            )
+        target, base = found
         unrolled = part.seen.get(id(target), 0)
         if unrolled >= MAX_UNROLLED:
             # The cycle is cut here: what kind of value stands here, not what is in it.
             kept = ("type", "description", "nullable")
             return _Part({key: target[key] for key in kept if key in target}, {}, base)
         return _Part(target, {**part.seen, id(target): unrolled + 1}, base)
-
-    def _look_up(
-        self, ref: object, base: Mapping[str, Any]
-    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """What a reference points to, and what `#` means there."""
-        address, _, fragment = ref.partition("#") if isinstance(ref, str) else ("?", "", "")
-        if address:
-            base = self._by_name(address) or self._by_name(address.rpartition("/")[2]) or {}
-        if fragment and not fragment.startswith("/"):
-            found: object = self._by_name(f"#{unquote(fragment)}")
-        else:
-            found = _pointed(base, fragment)
-            if found is None and not address:  # many leave out that `$id` begins anew
-                found = _pointed(self._root, fragment)
-        if isinstance(found, bool):
-            found = {} if found else {"enum": []}
-        if not isinstance(found, dict) or (not found and not fragment and address):
-            raise InvalidRequest(
-                f"{self._param}: $ref {ref!r} points to nothing in this schema; "
-                "only references within it (#/$defs/...) can be followed",
-                param=self._param,
-            )
-        return found, base
-
-    def _by_name(self, name: str) -> Mapping[str, Any] | None:
-        """The schema of this `$id`, or of this `#` and anchor."""
-        if self._named is None:
-            self._named = {}
-            for schema in _all_below(self._root):
-                if _is_text(schema.get("$id")):
-                    self._named.setdefault(schema["$id"].partition("#")[0], schema)
-                    self._named.setdefault(schema["$id"].rpartition("/")[2], schema)
-                for key in _ANCHORS:
-                    if _is_text(schema.get(key)):
-                        self._named.setdefault(f"#{schema[key]}", schema)
-        return self._named.get(name)
 
     # -- and written in Gemini's terms ------------------------------------------------------------
 
@@ -491,9 +462,6 @@ class _Cleaner:
         return made
 
 
-_WORDS: Final = ("title", "description")
-
-
 def _any_of(options: Sequence[Schema]) -> Schema | None:
     """The options as one schema, without repetition; None if there is none."""
     by_text: dict[bytes, Schema] = {}
@@ -577,27 +545,3 @@ def _is_text(value: object) -> bool:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _pointed(schema: object, pointer: str) -> object:
-    """What a JSON Pointer (RFC 6901) in a URI's fragment points to; None: nothing."""
-    for step in unquote(pointer).split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(schema, dict):
-            schema = schema.get(key)
-        elif isinstance(schema, list) and key.isdecimal() and int(key) < len(schema):
-            schema = schema[int(key)]
-        else:
-            return None
-    return schema
-
-
-def _all_below(schema: object) -> Iterator[Mapping[str, Any]]:
-    left: list[object] = [schema]
-    while left:
-        found = left.pop()
-        if isinstance(found, dict):
-            yield found
-            left += found.values()
-        elif isinstance(found, list):
-            left += found
