@@ -292,7 +292,7 @@ MUTANTS = [
        "sock.__class__ = LimitedTLSSocket", "pass",
        "hostile/test_receiving.py", "-k", "slowly"),
     # Gemini's requests and answers
-    _m("results of equal ids are one", "wire/gemini/turns.py",
+    _m("results of equal ids are one", "wire/call_results.py",
        "return self.calls[self.answered - 1]", "return self.calls[0]",
        "wire/test_gemini_turns.py", "-k", "equal_ids"),
     _m("an unanswered call is left so", "wire/gemini/turns.py",
@@ -300,7 +300,7 @@ MUTANTS = [
        "response(self._family) for call in turn.calls if call.result]",
        "wire/test_gemini_turns.py", "-k", "without_a_result"),
     _m("steps of the model run together", "wire/gemini/turns.py",
-       "self._turns[same.turn].closed = True", "pass", "wire/test_gemini_turns.py"),
+       "turn.closed = True", "pass", "wire/test_gemini_turns.py"),
     _m("a history may begin with the model", "wire/gemini/turns.py",
        "if behind or not contents:", "if behind:", "wire/test_gemini_turns.py", "-k", "begins"),
     _m("a call has no signature", "wire/gemini/turns.py",

@@ -18,6 +18,7 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..call_ids import THINKING
+from ..call_results import CallResults
 from . import chat
 from .names import rename_keys, wire_name
 from .parts import Block, cache_control, part_to_block
@@ -81,19 +82,6 @@ class _Call(msgspec.Struct):
         return {**head, **self.result}
 
 
-class _Same(msgspec.Struct):
-    """Calls of one turn whose ids are equal: results come to them in order."""
-
-    turn: int
-    calls: list[_Call]
-    answered: int = 0
-
-    def next(self) -> _Call:
-        """The first without a result; the last one if all have theirs."""
-        self.answered = min(self.answered + 1, len(self.calls))
-        return self.calls[self.answered - 1]
-
-
 class _Turn(msgspec.Struct):
     """`closed`: a result of its calls was seen, so that what the model says next is another."""
 
@@ -113,7 +101,7 @@ class _Builder:
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
         self._turns: list[_Turn] = []
         self._thinks = False
-        self._same: dict[str, _Same] = {}  # by the caller's id, of the latest turn that has it
+        self._results: CallResults[_Turn, _Call] = CallResults()
         self._used_ids: set[str] = set()
 
     def add(self, message: chat.Message, path: str) -> None:
@@ -227,17 +215,8 @@ class _Builder:
             self._turns.append(last)
         last.content += placed
         for call_id, record in calls:
-            self._note(call_id, record, last)
-
-    def _note(self, call_id: str, call: _Call, turn: _Turn) -> None:
-        """Keep whose result is to come."""
-        turn.calls.append(call)
-        number = len(self._turns) - 1
-        for name in {call_id, _bare(call_id)}:
-            same = self._same.get(name)
-            if same is None or same.turn != number:
-                same = self._same[name] = _Same(number, [])
-            same.calls.append(call)
+            last.calls.append(record)
+            self._results.expect(record, last, call_id, _bare(call_id))
 
     def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
         if call.function is None:
@@ -272,16 +251,17 @@ class _Builder:
         call_id = message.tool_call_id or ""
         blocks = _blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
-        same = self._same.get(call_id) or self._same.get(_bare(call_id))
-        if same is None:
+        found = self._results.take(call_id, _bare(call_id))
+        if found is None:
             # Its call was cut off with the beginning of the history.
             text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
             others = [block for block in blocks if block["type"] != "text"]
             said = {"type": "text", "text": f"<result>\n{text}\n</result>", **mark}
             self._say_as_user([said, *others])
             return
-        same.next().result = {**({"content": blocks} if blocks else {}), **mark}
-        self._turns[same.turn].closed = True
+        turn, call = found
+        call.result = {**({"content": blocks} if blocks else {}), **mark}
+        turn.closed = True
 
 
 def _bare(call_id: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ...errors import InvalidRequest
+from ..call_results import CallResults
 from ..surrogates import without_lone
 from . import calls, chat, media
 from .family import Family
@@ -56,19 +57,6 @@ class _Call(msgspec.Struct):
         return {"functionResponse": response}
 
 
-class _Same(msgspec.Struct):
-    """Calls of one turn whose ids are equal: results come to them in order."""
-
-    turn: int
-    calls: list[_Call]
-    answered: int = 0
-
-    def next(self) -> _Call:
-        """The first without a result; the last one if all have theirs."""
-        self.answered = min(self.answered + 1, len(self.calls))
-        return self.calls[self.answered - 1]
-
-
 class _Turn(msgspec.Struct):
     """`closed`: a result of its calls was seen, so that what the model says next is another."""
 
@@ -89,7 +77,7 @@ class _Builder:
         self._system: list[media.GeminiPart] = []
         self._turns: list[_Turn] = []
         self._asked = -1  # the last turn in which the user said something
-        self._same: dict[str, _Same] = {}  # by the caller's id, of the latest turn that has it
+        self._results: CallResults[_Turn, _Call] = CallResults()
         self._ids: dict[str, str] = {}  # an id without what it carries -> the caller's
         self._wire_ids: set[str] = set()
 
@@ -170,11 +158,7 @@ class _Builder:
         bare, signature = calls.parse_id(call_id)
         made = _Call(wire_name(function_call.name), self._unique(bare))
         turn.calls.append(made)
-        number = len(self._turns) - 1
-        same = self._same.get(call_id)
-        if same is None or same.turn != number:
-            same = self._same[call_id] = _Same(number, [])
-        same.calls.append(made)
+        self._results.expect(made, turn, call_id)
         self._ids[bare] = call_id
         function: Content = {"name": made.name, "args": _arguments(function_call)}
         if self._family.matches_call_ids:
@@ -198,16 +182,16 @@ class _Builder:
     def _result(self, at: str, message: chat.Message) -> None:
         call_id = message.tool_call_id or ""
         found = media.result(message.content, param=f"{at}.content", family=self._family)
-        if call_id not in self._same:
-            call_id = self._ids.get(calls.parse_id(call_id).bare, call_id)
-        same = self._same.get(call_id)
-        if same is None:
+        as_called = self._ids.get(calls.parse_id(call_id).bare, call_id)
+        pair = self._results.take(call_id, as_called)
+        if pair is None:
             # Its call was cut off with the beginning of the history.
             text = f"<result>\n{found.text}\n</result>"
             self._user([{"text": text}, *found.inside, *found.behind])
             return
-        same.next().result = found
-        self._turns[same.turn].closed = True
+        turn, call = pair
+        call.result = found
+        turn.closed = True
 
     def _contents(self) -> list[Content]:
         contents: list[Content] = []
