@@ -2,7 +2,10 @@
 
     request.py    chat request -> Messages request
     parameters.py what becomes of every parameter
-    messages.py   its conversation: turns, parts, tool calls and results
+    messages.py   its conversation: turns, tool calls and results
+    parts.py      what is in a message: text, images, files
+    names.py      names that Claude does not take, and how they come back
+    schema.py     JSON Schema of tools and of structured outputs
     reply.py      Message -> chat.completion
     stream.py     event stream -> chat.completion.chunk
     errors.py     error answers and error events

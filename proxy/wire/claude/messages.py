@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -21,7 +20,7 @@ from ..call_ids import THINKING
 from ..call_results import CallResults
 from . import chat
 from .names import rename_keys, wire_name
-from .parts import Block, cache_control, part_to_block
+from .parts import Block, assistant_text, content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -106,9 +105,10 @@ class _Builder:
 
     def add(self, message: chat.Message, path: str) -> None:
         if isinstance(message, (chat.SystemMessage, chat.DeveloperMessage)):
-            self._say_as_system(_marked(_blocks(message.content, path, text_only=True), message))
+            blocks = content_blocks(message.content, path, text_only=True)
+            self._say_as_system(_marked(blocks, message))
         elif isinstance(message, chat.UserMessage):
-            blocks = _blocks(message.content, path)
+            blocks = content_blocks(message.content, path)
             if not blocks:
                 raise InvalidRequest(f"{path}: there is no text in it.", param=path)
             self._say_as_user(_marked(blocks, message))
@@ -187,7 +187,7 @@ class _Builder:
             raise UnsupportedParameter(
                 f"{path}.{field}: Claude has no such thing.", param=f"{path}.{field}"
             )
-        text = _said(message.content) or message.refusal or ""
+        text = assistant_text(message.content) or message.refusal or ""
         blocks: list[Block] = []
         calls: list[tuple[str, _Call]] = []
         carried: list[ThinkingBlock] = []
@@ -249,7 +249,7 @@ class _Builder:
 
     def _result(self, message: chat.ToolMessage, path: str) -> None:
         call_id = message.tool_call_id or ""
-        blocks = _blocks(message.content, path)
+        blocks = content_blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
         found = self._results.take(call_id, _bare(call_id))
         if found is None:
@@ -317,9 +317,9 @@ def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> 
             continue
         text_to = min(max(block.content_offset, text_at), len(text))
         call_to = min(max(block.tool_call_offset, call_at), len(calls))
-        placed += [*_text_block(text[text_at:text_to]), *calls[call_at:call_to], wire]
+        placed += [*text_block(text[text_at:text_to]), *calls[call_at:call_to], wire]
         text_at, call_at = text_to, call_to
-    placed += [*_text_block(text[text_at:]), *calls[call_at:]]
+    placed += [*text_block(text[text_at:]), *calls[call_at:]]
     while placed and placed[-1]["type"] in _THINKING:
         placed.pop()  # the API refuses a turn that ends in thinking
     return placed
@@ -329,45 +329,4 @@ def _marked(blocks: list[Block], message: chat.Message) -> list[Block]:
     """The blocks, with the message's own mark for the cache on the last of them."""
     if blocks and message.cache_control:
         blocks[-1] = {**blocks[-1], "cache_control": message.cache_control}
-    return blocks
-
-
-def _text_block(text: str, **extra: Any) -> list[Block]:
-    return [{"type": "text", "text": text, **extra}] if text.strip() else []
-
-
-def _said(content: chat.AssistantContent) -> str:
-    """What an assistant said, by whichever vendor's parts: thinking and the like is left out.
-
-    What one upstream gave out has to be taken back by the others.
-    """
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type") in ("text", "output_text", "refusal"):
-            text = part.get("refusal" if part["type"] == "refusal" else "text")
-            texts.append(text if isinstance(text, str) else "")
-    return "".join(texts)
-
-
-def _check_text_only(content: list[chat.Part], path: str) -> None:
-    for index, part in enumerate(content):
-        if not isinstance(part, (chat.TextPart, chat.RefusalPart)):
-            at = f"{path}.content[{index}]"
-            raise UnsupportedParameter(f"{at}: only text can stand here.", param=at)
-
-
-def _blocks(content: chat.Content, path: str, *, text_only: bool = False) -> list[Block]:
-    if content is None or isinstance(content, str):
-        return _text_block(content or "")
-    if text_only:
-        _check_text_only(content, path)
-    blocks: list[Block] = []
-    for index, part in enumerate(content):
-        if isinstance(part, (chat.TextPart, chat.RefusalPart)):
-            text = part.text if isinstance(part, chat.TextPart) else part.refusal
-            blocks += _text_block(text, **cache_control(part))
-        else:
-            blocks.append(part_to_block(part, f"{path}.content[{index}]"))
     return blocks

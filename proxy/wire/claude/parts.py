@@ -1,4 +1,4 @@
-"""Parts of a message that aren't plain text: images, files, what Claude has no counterpart of.
+"""The content of a message as blocks: text, images, files; what Claude has no counterpart of.
 
 Claude takes images of four kinds, inline or by URL, and PDF and plain text as documents
 (platform.claude.com/docs/en/build-with-claude/vision and /pdf-support, 2026-11); no audio. Files
@@ -24,20 +24,66 @@ _PDF_IN_BASE64 = "JVBERi"  # %PDF
 _MISSPELT = {**MISSPELT, "text/pdf": "application/pdf"}
 
 
-def cache_control(part: chat.Part) -> Block:
+def content_blocks(content: chat.Content, path: str, *, text_only: bool = False) -> list[Block]:
+    """The blocks of a content, without blank text. `path`: of its message, which errors name.
+
+    Raises InvalidRequest or UnsupportedParameter.
+    """
+    if content is None or isinstance(content, str):
+        return text_block(content or "")
+    if text_only:
+        _check_text_only(content, path)
+    blocks: list[Block] = []
+    for index, part in enumerate(content):
+        if isinstance(part, (chat.TextPart, chat.RefusalPart)):
+            text = part.text if isinstance(part, chat.TextPart) else part.refusal
+            blocks += text_block(text, **_cache_control(part))
+        else:
+            blocks.append(_part_to_block(part, f"{path}.content[{index}]"))
+    return blocks
+
+
+def _check_text_only(content: list[chat.Part], path: str) -> None:
+    for index, part in enumerate(content):
+        if not isinstance(part, (chat.TextPart, chat.RefusalPart)):
+            at = f"{path}.content[{index}]"
+            raise UnsupportedParameter(f"{at}: only text can stand here.", param=at)
+
+
+def text_block(text: str, **extra: Any) -> list[Block]:
+    """A block of this text; none if it is blank, which the API refuses."""
+    return [{"type": "text", "text": text, **extra}] if text.strip() else []
+
+
+def assistant_text(content: chat.AssistantContent) -> str:
+    """What an assistant said, by whichever vendor's parts: thinking and the like is left out.
+
+    What one upstream gave out has to be taken back by the others.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type") in ("text", "output_text", "refusal"):
+            text = part.get("refusal" if part["type"] == "refusal" else "text")
+            texts.append(text if isinstance(text, str) else "")
+    return "".join(texts)
+
+
+def _cache_control(part: chat.Part) -> Block:
     """Where the caller marks the end of what is worth caching, Claude's mark for it."""
     if part.cache_control is not None:
         return {"cache_control": part.cache_control}
     return {"cache_control": {"type": "ephemeral"}} if part.prompt_cache_breakpoint else {}
 
 
-def part_to_block(part: chat.Part, path: str) -> Block:
+def _part_to_block(part: chat.Part, path: str) -> Block:
     """The block for a part that is not text. Raises InvalidRequest that names `path`."""
     if isinstance(part, chat.ImagePart):
         source = _image_source(part.url, f"{path}.image_url.url")
-        return {"type": "image", "source": source, **cache_control(part)}
+        return {"type": "image", "source": source, **_cache_control(part)}
     if isinstance(part, chat.FilePart):
-        return {**_document(part, f"{path}.file"), **cache_control(part)}
+        return {**_document(part, f"{path}.file"), **_cache_control(part)}
     raise UnsupportedParameter(f"{path}: Claude takes no audio.", param=path)
 
 
