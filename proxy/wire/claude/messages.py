@@ -18,6 +18,7 @@ import msgspec
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..call_ids import THINKING
 from ..call_results import CallResults
+from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
 from . import chat
 from .names import rename_keys, wire_name
 from .parts import Block, assistant_text, content_blocks, text_block
@@ -25,9 +26,8 @@ from .thinking import ThinkingBlock, unpack
 
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _THINKING = ("thinking", "redacted_thinking")
-# What stands in where the API wants a turn of the user and the caller has none.
-_CONTINUE: Block = {"type": "text", "text": "Continue."}
-_NOT_RUN: Block = {"type": "text", "text": "This call was not run, or its result is lost."}
+_CONTINUE: Block = {"type": "text", "text": CONTINUE}
+_NOT_RUN: Block = {"type": "text", "text": NOT_RUN}
 
 
 class Conversation(msgspec.Struct):
@@ -162,7 +162,7 @@ class _Builder:
         elif self._system_inside:
             self._held += blocks
         elif blocks:
-            said = [{**b, "text": f"<system>\n{b['text']}\n</system>"} for b in blocks]
+            said = [{**b, "text": said_by_system(b["text"])} for b in blocks]
             self._say_as_user(said)
 
     def _place_held(self) -> None:
@@ -253,10 +253,9 @@ class _Builder:
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
         found = self._results.take(call_id, _bare(call_id))
         if found is None:
-            # Its call was cut off with the beginning of the history.
             text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
             others = [block for block in blocks if block["type"] != "text"]
-            said = {"type": "text", "text": f"<result>\n{text}\n</result>", **mark}
+            said = {"type": "text", "text": result_without_call(text), **mark}
             self._say_as_user([said, *others])
             return
         turn, call = found

@@ -16,6 +16,7 @@ import msgspec
 
 from ...errors import InvalidRequest
 from ..call_results import CallResults
+from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
 from ..surrogates import without_lone
 from . import calls, chat, media
 from .family import Family
@@ -27,9 +28,7 @@ _Kind = Literal["user", "model"]
 _decode: Final = msgspec.json.Decoder().decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 
-# What stands in where Gemini wants a turn of the user and the caller has none.
-_CONTINUE: Final[media.GeminiPart] = {"text": "Continue."}
-_NOT_RUN: Final = "This call was not run, or its result is lost."
+_CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
 
 
 class Turns(NamedTuple):
@@ -48,7 +47,7 @@ class _Call(msgspec.Struct):
         # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
         # where every number is a double.
         found = self.result
-        said = {"error": _NOT_RUN} if found is None else {"output": found.text}
+        said = {"error": NOT_RUN} if found is None else {"output": found.text}
         response: Content = {"name": self.name, "response": said}
         if family.matches_call_ids:
             response["id"] = self.wire_id
@@ -96,7 +95,7 @@ class _Builder:
             found = media.texts(message.content, param=f"{at}.content")
             if self._turns:
                 # In place, so that the beginning stays as it is in Gemini's cache.
-                self._user([{"text": f"<system>\n{text}\n</system>"} for text in found])
+                self._user([{"text": said_by_system(text)} for text in found])
             else:
                 self._system += [{"text": text} for text in found]
         elif message.role == "user":
@@ -185,8 +184,7 @@ class _Builder:
         as_called = self._ids.get(calls.parse_id(call_id).bare, call_id)
         pair = self._results.take(call_id, as_called)
         if pair is None:
-            # Its call was cut off with the beginning of the history.
-            text = f"<result>\n{found.text}\n</result>"
+            text = result_without_call(found.text)
             self._user([{"text": text}, *found.inside, *found.behind])
             return
         turn, call = pair
