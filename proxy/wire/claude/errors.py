@@ -81,16 +81,12 @@ class Refusal(NamedTuple):
         )
 
 
-class _Details(msgspec.Struct):
+class _Error(NamedTuple):
+    """What is read of the object `error` of an answer or of an event."""
+
+    type: str
+    message: str
     error_code: str | None = None
-
-
-class WireError(msgspec.Struct):
-    """The object `error` of an answer or of an event."""
-
-    type: str = "api_error"
-    message: str = ""
-    details: _Details | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -114,7 +110,7 @@ def _error_in(body: bytes) -> msgspec.Raw | None:
     return found.error
 
 
-def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[WireError, float | None]:
+def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[_Error, float | None]:
     """An error as Claude tells it, or as a look-alike does; and the wait that it asks for."""
     try:
         found: Any = _any.decode(raw) if raw is not None else {}
@@ -127,10 +123,10 @@ def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[WireError, float 
         kind = _type_of(code)
     details = fields.get("details")
     error_code = details.get("error_code") if isinstance(details, dict) else None
-    error = WireError(
+    error = _Error(
         kind if isinstance(kind, str) and kind else _type_of(status),
         message if isinstance(message, str) else "",
-        _Details(error_code if isinstance(error_code, str) else None),
+        error_code if isinstance(error_code, str) else None,
     )
     return error, read_retry_info(fields)
 
@@ -144,7 +140,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: f
     raw = _error_in(body)
     if raw is None:
         text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
-        error, in_body_s = WireError(_type_of(status), text), None
+        error, in_body_s = _Error(_type_of(status), text), None
     else:
         error, in_body_s = _wire_error(raw, status)
     return _refusal(status, error, in_body_s if retry_after_s is None else retry_after_s, exhausted)
@@ -163,7 +159,7 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
 
 
 def _refusal(
-    status: int, error: WireError, retry_after_s: float | None, exhausted: tuple[str, ...]
+    status: int, error: _Error, retry_after_s: float | None, exhausted: tuple[str, ...]
 ) -> Refusal:
     message = error.message[:_MAX_MESSAGE_CHARS] or f"The upstream answered with status {status}."
     kind = error.type
@@ -177,11 +173,11 @@ def _refusal(
     return Refusal(status, message, kind, code, param, retry_after_s, exhausted)
 
 
-def _is_spent(error: WireError) -> bool:
+def _is_spent(error: _Error) -> bool:
     if error.type not in ("invalid_request_error", "billing_error"):
         return False
-    code = error.details.error_code if error.details else None
-    return code in _SPENT_CODES or any(word in error.message.lower() for word in _SPENT_WORDS)
+    said = error.message.lower()
+    return error.error_code in _SPENT_CODES or any(word in said for word in _SPENT_WORDS)
 
 
 def _type_of(status: int) -> str:
