@@ -19,13 +19,13 @@ import msgspec
 
 from ...errors import UpstreamRefusal, envelope
 from ..headers import read_retry_after
+from ..openai import read_retry_info
 
 MAX_MESSAGE_CHARS: Final = 2000
 
 _DAY_S: Final = 86_400
 # Midnight in Los Angeles in summer and winter, in hours of UTC.
 _RESETS_UTC_H: Final = (7, 8)
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 # Messages about a suspended key hold the key: "Consumer 'api_key:AIza...' has been suspended."
 _KEY: Final = re.compile(r"AIza[\w-]{8,}|(?<=api_key:)[\w.-]+")
 
@@ -97,7 +97,7 @@ def read_status(
         number = 401
     quotas = tuple(_quotas(details))
     daily = any("PerDay" in quota for quota in quotas)
-    retry_after_s = _retry_delay(details)
+    retry_after_s = read_retry_info(fields)
     if daily and now_s is not None:
         # The delay beside a daily quota is that of a passing one; the day ends later.
         retry_after_s = max(retry_after_s or 0.0, _until_next_day_s(now_s))
@@ -162,15 +162,6 @@ def _field(details: Iterable[Mapping[str, Any]]) -> str | None:
             field = violation.get("field") if isinstance(violation, dict) else None
             if isinstance(field, str) and field:
                 return field
-    return None
-
-
-def _retry_delay(details: Iterable[Mapping[str, Any]]) -> float | None:
-    """google.rpc.RetryInfo: a protobuf Duration in JSON, seconds and an `s`."""
-    for detail in details:
-        found = _DURATION.fullmatch(str(detail.get("retryDelay", "")))
-        if found:
-            return float(found[1])
     return None
 
 
