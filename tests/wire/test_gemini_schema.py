@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.gemini.schema import MAX_NODES, clean, function_parameters
+from proxy.wire.gemini.flat_schema import MAX_NODES
+from proxy.wire.gemini.schema import clean, function_parameters
 from tests.wire.gemini_rules import schema_violations
 from tests.wire.json_schema import accepts
 from tests.wire.schemas import schemas, values
