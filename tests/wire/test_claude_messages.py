@@ -231,6 +231,21 @@ def test_more_marks_than_the_api_takes_are_left_out_from_the_front() -> None:
     assert ["cache_control" in block for block in result["content"]] == [False] * 3 + [True] * 3
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "data:image/jpg;base64,data:image/jpg;base64,AA A="},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVB!"}},
+        {"type": "file", "file": {"file_data": "not base64, but words"}},
+    ],
+)
+def test_data_that_is_not_base64_is_refused_by_name(part: dict[str, Any]) -> None:
+    """Before it costs an attempt."""
+    with pytest.raises(InvalidRequest, match=r"messages\[0\]\.content\[0\]"):
+        translate(say({"role": "user", "content": [part]}))
+
+
 def test_images_and_files() -> None:
     """Data URLs and http URLs of images, PDF and text files, marks of the cache."""
     parts = [

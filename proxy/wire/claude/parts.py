@@ -20,6 +20,7 @@ Block = dict[str, Any]
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*?(;base64)?,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _PDF_IN_BASE64 = "JVBERi"  # %PDF
 _MISSPELT = {**MISSPELT, "text/pdf": "application/pdf"}
 
@@ -103,12 +104,20 @@ def _is_web_address(text: str) -> bool:
 
 
 def _split_data_url(url: str, path: str) -> tuple[str, str]:
-    """Media type and base64 data; the data isn't decoded, Claude checks it."""
+    """Media type and base64 data."""
     match = _DATA_URL.match(url)
     if match is None or match[2] is None:
         raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL.", param=path)
     media_type = match[1].strip().lower()
-    return _MISSPELT.get(media_type, media_type), joined(url[match.end() :])
+    return _MISSPELT.get(media_type, media_type), _base64(url[match.end() :], path)
+
+
+def _base64(text: str, path: str) -> str:
+    """Base64 in one piece; what is in it is Claude's to judge."""
+    data = joined(text)
+    if not _BASE64.fullmatch(data):
+        raise InvalidRequest(f"{path}: the data is not valid base64.", param=path)
+    return data
 
 
 def _document(part: chat.FilePart, path: str) -> Block:
@@ -123,7 +132,7 @@ def _document(part: chat.FilePart, path: str) -> Block:
     if file.file_data[:5].lower() == "data:":
         media_type, data = _split_data_url(file.file_data, f"{path}.file_data")
     else:
-        data = joined(file.file_data)
+        data = _base64(file.file_data, f"{path}.file_data")
         media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
     if media_type in _IMAGE_TYPES:
         source = {"type": "base64", "media_type": media_type, "data": data}
