@@ -37,12 +37,12 @@ def respelled(fields: _Members) -> _Members:
     changed: _Members = {}
     stop, messages = fields.get("stop"), fields.get("messages")
     # What is not as chat has it is the upstream's affair.
-    with suppress(msgspec.DecodeError, RecursionError):
-        if stop is not None and b'""' in bytes(stop):
+    if stop is not None and b'""' in bytes(stop):
+        with suppress(msgspec.DecodeError, RecursionError):
             changed["stop"] = _stop(stop)
-    with suppress(msgspec.DecodeError, RecursionError):
-        if messages is not None and _may_have_parts(bytes(messages)) and _is_suspect(messages):
-            found = _each(messages, _message)
+    if messages is not None and _may_have_parts(bytes(messages)):
+        with suppress(msgspec.DecodeError, RecursionError):
+            found = _each(messages, _message) if _is_suspect(messages) else messages
             if found is not messages:
                 changed["messages"] = found
     return changed
