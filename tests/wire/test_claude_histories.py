@@ -69,22 +69,14 @@ def test_no_conversation_is_refused_or_breaks_a_rule(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", MODELS + BOUND)
-@pytest.mark.parametrize("effort", [None, "none", "max"])
-def test_no_conversation_of_very_many_is_refused_or_breaks_a_rule(
-    model: str, effort: str | None
+@pytest.mark.timeout(600)
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(chat=conversations(), model=st.sampled_from(MODELS + BOUND), effort=_EFFORTS)
+def test_none_of_many_conversations_is_refused_or_breaks_a_rule(
+    chat: Json, model: str, effort: str | None
 ) -> None:
-    """Five hundred for each family and way to think, each run others."""
-
-    @settings(
-        max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(chat=conversations())
-    def judge(chat: Json) -> None:
-        _judge(chat, model, effort)
-
-    judge()
+    """The same, for longer; `make fuzz N=10000` is for long."""
+    _judge(chat, model, effort)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

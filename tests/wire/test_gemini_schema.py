@@ -405,9 +405,9 @@ def test_schema_keeps_its_meaning(schema: dict[str, Any], found: list[Any]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schemas(), st.lists(values, min_size=5, max_size=10))
-def test_schema_keeps_its_meaning_for_long(schema: dict[str, Any], found: list[Any]) -> None:
-    """The same, ten thousand times."""
+def test_many_schemas_keep_their_meaning(schema: dict[str, Any], found: list[Any]) -> None:
+    """The same, for longer; `make fuzz N=10000` is for long."""
     compare(schema, found)
