@@ -314,6 +314,9 @@ class ClientPool:
                     rung += _dim_locked(slot.offers, now)
                 else:
                     self._unpark_locked(slot, now, rung)
+                    # It may be on trial, or cooling down: those who wait did not reckon with it.
+                    for offer in slot.offers:
+                        rung += _bells(offer.roster.waiters)
         _ring(rung)
         return bool(slots)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from proxy.errors import AllCoolingDown, CallerGone, NoClientFree
-from proxy.health import Effect
+from proxy.health import TRIAL_S, Effect
 from proxy.lease import Lease
 from proxy.slot import Ticket
 from proxy.watch import Caller
@@ -258,6 +259,26 @@ def test_the_estimate_is_from_1_to_60_s(lease_s: float, told_s: float) -> None:
         desk.wait(desk.ticket())
     assert caught.value.hint is not None
     assert caught.value.hint.after_s == told_s
+
+
+def test_those_who_wait_reckon_with_an_enabled_client() -> None:
+    """Its trial takes one of them; the others have it when the trial has passed."""
+    desk = Desk(make_client("a"), make_client("b", permits=0), queue_timeout_s=30)
+    held = desk.lease_of("a")
+    desk.take().report(Effect.COOL, asked_s=1)
+    trial, waiter = desk.ticket(), desk.ticket()
+    desk.pool.set_disabled("b", True)
+    with ThreadPoolExecutor(1) as other:  # with a bell of its own
+        other.submit(desk.queue, trial).result()
+    desk.clock.now += 1
+    began = desk.clock.now
+    desk.clock.at(began + 0.5, lambda: desk.pool.set_disabled("b", False))
+    found = desk.wait(waiter)
+    assert trial.granted is not None
+    assert found is not None
+    assert found.client.label == "b"
+    assert desk.clock.now == began + 0.5 + TRIAL_S
+    held.release()
 
 
 def test_an_enabled_client_serves_who_waits() -> None:
