@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,22 +153,29 @@ WAYS = {
 }
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for Unix sockets, whose paths have a hundred characters at most (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="pp-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("way", ["gunicorn", pytest.param("serve", marks=pytest.mark.slow)])
-def test_unix_socket_left_from_a_crash_is_replaced(tmp_path: Path, way: str) -> None:
+def test_unix_socket_left_from_a_crash_is_replaced(short_path: Path, way: str) -> None:
     """And outlives a reload and an upgrade by SIGUSR2, which inherits it, as orders do."""
-    path, log = tmp_path / "s", tmp_path / "log"
+    path, log = short_path / "s", short_path / "log"
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
-    (tmp_path / "config.yaml").write_text(json.dumps({"port": 0, "demo": [{"name": "demo"}]}))
+    (short_path / "config.yaml").write_text(json.dumps({"port": 0, "demo": [{"name": "demo"}]}))
     env = environment(
-        XDG_RUNTIME_DIR=str(tmp_path),
-        PROXY_CONFIG=str(tmp_path / "config.yaml"),
+        XDG_RUNTIME_DIR=str(short_path),
+        PROXY_CONFIG=str(short_path / "config.yaml"),
         GUNICORN_CMD_ARGS=f"--bind unix:{path}",
     )
 
     def workers() -> set[int]:
-        return {int(one.stem) for one in tmp_path.glob("poolproxy-*/0/*.sock")}
+        return {int(one.stem) for one in short_path.glob("poolproxy-*/0/*.sock")}
 
     def check_one(*, but: set[int]) -> int:
         """Another worker serves, with the order; its pid."""
@@ -197,7 +205,9 @@ def test_unix_socket_left_from_a_crash_is_replaced(tmp_path: Path, way: str) -> 
         wait_for(lambda: time.monotonic() > promoted)
     finally:
         os.kill(master, signal.SIGTERM)
-        wait_for(lambda: not path.exists() and not [*tmp_path.glob("poolproxy-*/*")], log.read_text)
+        wait_for(
+            lambda: not path.exists() and not [*short_path.glob("poolproxy-*/*")], log.read_text
+        )
     assert "Traceback" not in log.read_text()
     assert death_in(log.read_text()) is None
 
