@@ -68,6 +68,7 @@ def test_each_kind_of_mutant(source: str, expected: set[str]) -> None:
         "try:\n    x = y\nexcept E:\n    pass",
         "def f():\n    return None",
         "x = cast('T', y)",
+        "x: TypeAlias = A[int]",
     ],
 )
 def test_what_only_people_and_type_checkers_read_is_left_alone(source: str) -> None:

@@ -41,6 +41,9 @@ _OPERATORS: dict[type[ast.operator], ast.operator] = {
 }
 _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
+# Of two arguments of these the order means nothing.
+_WITHOUT_ORDER = {"min", "max"}
+
 # Calls of which nothing is to be checked.
 _UNWATCHED_OWNERS = {"log", "logging", "warnings"}
 _UNWATCHED_CALLS = {"cast", "TypeVar", "NewType", "print"}
@@ -104,7 +107,8 @@ class _Finder(ast.NodeVisitor):
                 self.visit(statement)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:
+        is_type = ast.unparse(node.annotation).endswith("TypeAlias")
+        if node.value is not None and not is_type:
             self._remove(node, "assignment removed")
             self.visit(node.value)
 
@@ -216,7 +220,9 @@ class _Finder(ast.NodeVisitor):
             return
         if isinstance(node.func, ast.Name) and (other := _NAMES.get(node.func.id)):
             self._add(node, f"{node.func.id} made {other}", *self._span(node.func), other)
-        if len(node.args) >= 2 and not any(isinstance(each, ast.Starred) for each in node.args[:2]):
+        has_order = ast.unparse(node.func) not in _WITHOUT_ORDER
+        pair = node.args[:2]
+        if has_order and len(pair) == 2 and not any(isinstance(each, ast.Starred) for each in pair):
             self._change(node, "arguments swapped", _swap_arguments)
         self.generic_visit(node)
 
