@@ -21,8 +21,9 @@ from .errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError, 
 from .health import Effect
 from .lease import Lease
 from .lost import LOST
+from .registry import Route
 from .roster import Offer, Roster
-from .slot import Loan, Route, Slot, Ticket, cooled_at
+from .slot import Loan, Slot, Ticket, cooled_at
 from .watch import CLOCK, Bell, Caller, Clock, my_bell
 
 # How much the newest lease weighs in the running mean of lease times.

@@ -30,7 +30,6 @@ from .errors import (
     UpstreamError,
 )
 from .helpers import HelperThreads, Task, wait_any
-from .slot import Route
 from .watch import CLOCK, Caller, Clock
 
 # A list is fetched again after 5 min, after a failure not before 10 s; each fetch may take 10 s.
@@ -47,6 +46,13 @@ _NOBODY = Caller(None)  # who left does not end a fetch that others wait for
 _threads = HelperThreads("poolproxy-models", MAX_FETCHES)
 
 log = logging.getLogger("proxy.registry")
+
+
+class Route(NamedTuple):
+    """A client that offers a model, and the upstream's name for it."""
+
+    client: Client
+    name: str
 
 
 class Entry(NamedTuple):

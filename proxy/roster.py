@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from .clients.base import Client
 from .health import TRIAL_S, Health, Standing, State
-from .slot import Route, Slot, Ticket
+from .registry import Route
+from .slot import Slot, Ticket
 
 _USABLE = (State.READY, State.ON_TRIAL)
 _LENDABLE = (State.READY, State.ON_TRIAL, State.RESTING)

@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .clients.base import Client
 from .health import OUT_S, Breaker, Health, Standing, State
+from .registry import Route
 from .watch import Bell, Caller
 
 if TYPE_CHECKING:
     from .lease import Lease
     from .roster import Offer, Roster
-
-
-class Route(NamedTuple):
-    """A client that offers a model, and the upstream's name for it."""
-
-    client: Client
-    name: str
 
 
 class Loan(NamedTuple):

@@ -16,8 +16,9 @@ from proxy.errors import UpstreamRefusal
 from proxy.health import Effect
 from proxy.lease import Lease
 from proxy.pool import ClientPool
+from proxy.registry import Route
 from proxy.roster import Roster
-from proxy.slot import Route, Slot, Ticket
+from proxy.slot import Slot, Ticket
 from proxy.watch import Caller, Clock, Poll
 from proxy.wire.openai import ChatRequest, Usage
 

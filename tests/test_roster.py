@@ -10,8 +10,9 @@ import pytest
 from proxy.clients.base import Client
 from proxy.health import Effect
 from proxy.pool import ClientPool
+from proxy.registry import Route
 from proxy.roster import Roster
-from proxy.slot import Route, Slot, Ticket
+from proxy.slot import Slot, Ticket
 from tests.pool_tools import ANYBODY, Desk, FakeClient, make_client
 
 
