@@ -6,8 +6,8 @@ Settings given on the command line win; `WEB_CONCURRENCY` sets the number of wor
 `poolproxy serve` does the same without this file.
 """
 
-from proxy import serving
+from proxy.server import settings
 
-_config = serving.load_or_exit()
-serving.set_up_process(_config)
-globals().update(serving.settings(_config))
+_config = settings.load_or_exit()
+settings.set_up_process(_config)
+globals().update(settings.settings(_config))

@@ -11,23 +11,23 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from . import answering
-from .answering import Asked, Sought, Source
 from .clients import make_clients
+from .clients.registry import Entry, Registry
 from .config import CallerKey, Config
-from .dispatch import Answer, Attempts, Call
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
-from .lost import LOST
-from .pool import ClientPool
-from .reading import Waits
-from .record import Record
-from .registry import Entry, Registry
-from .request_log import RequestLog
-from .series import Series
-from .stream import StreamBody
-from .watch import CLOCK, Caller, Clock
-from .wire.completions import read_completion
-from .wire.text_answers import TextAnswers
+from .net.lost import LOST
+from .net.watch import CLOCK, Caller, Clock
+from .pool.pool import ClientPool
+from .record.record import Record
+from .record.transcript import RequestLog
+from .request import call
+from .request.attempts import Answer, Attempts, Call
+from .request.call import Asked, Sought, Source
+from .request.prompts import Series
+from .request.stream import StreamBody
+from .request.waits import Waits
+from .wire.completions.answers import TextAnswers
+from .wire.completions.request import read_completion
 
 # Nobody knows when a request in flight will end: soon, as a rule.
 _SOON = RetryHint(1.0)
@@ -124,7 +124,7 @@ class Gateway:
             source = begin(entry)
         else:
             source = Sought(find, begin, self._waits(asked.record))
-        answer = answering.serve(source, asked, held, config=self.config, clock=self.clock)
+        answer = call.serve(source, asked, held, config=self.config, clock=self.clock)
         return answer, source
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What holds for every test: nothing that it prints or logs, or has printed, shows a key.
 
-Gateways and commands in processes of their own are looked at where they end (`tests.gateway`,
-`tests.commandline`).
+Gateways and commands in processes of their own are looked at where they end
+(`tests.support.gateway`, `tests.support.commandline`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.leaks import key_in
+from tests.support.leaks import key_in
 
 
 @pytest.hookimpl(wrapper=True)

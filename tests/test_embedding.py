@@ -18,7 +18,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, TestResponse
 
 from proxy import Proxy
-from tests.upstream import HANG, MODEL, Upstream, chunk, events
+from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
 
 CONFIG: dict[str, Any] = {"demo": [{"name": "demo", "delay-ms": 0}]}
 ASKED: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}

@@ -21,9 +21,9 @@ import werkzeug.serving
 from flask import Flask
 
 from proxy import Proxy
-from tests.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.hostile.callers import read_all
-from tests.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
+from tests.support.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
 
 KEY = "sk-embedded-0123456789"
 

@@ -14,7 +14,7 @@ from proxy.errors import (
     UpstreamRefusal,
     UpstreamReset,
 )
-from proxy.wire.openai import read_error
+from proxy.wire.chat import read_error
 
 KEY, MASK = "sk-or-v1-0123456789b780", "sk-…b780"
 

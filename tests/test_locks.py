@@ -1,7 +1,7 @@
 """Locks: held wherever what they guard is used, and for nothing that takes its time.
 
 The pool's is for choices only: never held while waiting, waking or watching a caller. That it is
-held for every choice is seen to by `tests.pool_tools.guard` in all tests that use a desk.
+held for every choice is seen to by `tests.support.pool_tools.guard` in all tests that use a desk.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pytest
 
 import proxy
 from proxy.errors import NoClientInService
-from proxy.health import Effect
-from proxy.lease import Lease
-from proxy.slot import Ticket
-from proxy.watch import Bell, Caller, Clock, Poll
-from tests.pool_tools import Desk, VirtualClock, make_client
+from proxy.net.watch import Bell, Caller, Clock, Poll
+from proxy.pool.health import Effect
+from proxy.pool.lease import Lease
+from proxy.pool.slot import Ticket
+from tests.support.pool_tools import Desk, VirtualClock, make_client
 
 
 class LockSeer(VirtualClock):
@@ -179,10 +179,10 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
     """In every class that says so; a method named `_locked` is called with it."""
     classes = guarded_classes()
     assert not [stray for one in classes for stray in one.strays]
-    assert {"pool.py:ClientPool", "gateway.py:_Places", "helpers.py:Task"} <= {
+    assert {"pool/pool.py:ClientPool", "gateway.py:_Places", "net/helpers.py:Task"} <= {
         one.name for one in classes
     }
-    [pool] = [one for one in classes if one.name == "pool.py:ClientPool"]
+    [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]
     assert pool.names == {"_slots", "_rosters"}
 
 

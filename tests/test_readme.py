@@ -21,10 +21,10 @@ import pytest
 import yaml
 
 from proxy.config import json_schema, load_config, mask
-from proxy.record import Attempt, Record
-from proxy.wire.openai import Usage
-from tests.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
-from tests.leaks import death_in
+from proxy.record.record import Attempt, Record
+from proxy.wire.chat import Usage
+from tests.support.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
+from tests.support.leaks import death_in
 
 README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8317"

@@ -15,7 +15,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from proxy import create_app
-from tests.upstream import (
+from tests.support.upstream import (
     CUT,
     HANG,
     MODEL,

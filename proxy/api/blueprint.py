@@ -14,8 +14,8 @@ from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
-from ..lost import LOST
-from . import openai, status
+from ..net.lost import LOST
+from . import endpoints, status
 from .auth import Doorkeeper
 from .exchange import Exchange
 
@@ -32,7 +32,7 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     doorkeeper = Doorkeeper(gateway.config)
     blueprint = Blueprint(name, __name__)
-    routes = [*status.routes(gateway), *openai.routes(gateway, doorkeeper)]
+    routes = [*status.routes(gateway), *endpoints.routes(gateway, doorkeeper)]
     for route in routes:
         blueprint.add_url_rule(
             route.path,

@@ -15,7 +15,6 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from .. import shortage
 from ..errors import (
     RETRY_HINTS,
     BodyTooLarge,
@@ -25,12 +24,13 @@ from ..errors import (
     ProxyError,
 )
 from ..gateway import Gateway
-from ..record import Record
-from ..request_log import Transcript
-from ..stream import StreamBody
-from ..watch import Caller
-from ..wire.content_coding import read_coding, undo
-from ..wire.headers import FORWARDED
+from ..net import shortage
+from ..net.watch import Caller
+from ..record.record import Record
+from ..record.transcript import Transcript
+from ..request.stream import StreamBody
+from ..wire.http.content_coding import read_coding, undo
+from ..wire.http.headers import FORWARDED
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -87,14 +87,14 @@ instance is restarted. A reload and new workers don't change that.
 
 def serve(args: argparse.Namespace) -> int:
     """Serve in this process; returns when a signal has ended that, or raises SystemExit."""
-    from .. import serving  # gunicorn: no other command needs it
+    from ..server import settings  # gunicorn: no other command needs it
 
     def read() -> Config:
         given = {"host": args.host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
-        return serving.servable(msgspec.structs.replace(load_config(args.file), **changes))
+        return settings.servable(msgspec.structs.replace(load_config(args.file), **changes))
 
-    serving.run(read, workers=args.workers)
+    settings.run(read, workers=args.workers)
     return Exit.OK
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..clients import Client, make_clients
 from ..config import CallerKey, ClientConfig, Config, Secrets, json_schema, load_config
 from ..errors import ConfigError, ProxyError
-from ..watch import Caller
+from ..net.watch import Caller
 from .outcome import Exit
 from .table import count, names, printable, table
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from ..config import load_config
-from ..control import ask_all, running_ports
+from ..server.control import ask_all, running_ports
 from .outcome import Exit, Failure
 from .summing import ClientSum, add_up
 from .table import count, names, printable, table

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..config import ClientConfig, Config
-from ..watch import CLOCK, Clock
+from ..net.transport import Transport
+from ..net.watch import CLOCK, Clock
 from .base import Client
 from .claude import ClaudeClient
 from .demo import DemoClient
 from .gemini import GeminiClient
 from .openai import OpenAIClient
-from .transport import Transport
 
 __all__ = ["Client", "make_clients"]
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
-from ..watch import Caller
-from ..wire.openai import ChatRequest, Usage
+from ..net.watch import Caller
+from ..wire.chat import ChatRequest, Usage
 
 
 class Reply(Protocol):

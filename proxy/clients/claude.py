@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..watch import Caller
+from ..net.exchange import SocketReply
+from ..net.transport import Transport
+from ..net.watch import Caller
 from ..wire import call_ids
-from ..wire import openai as wire
+from ..wire import chat as wire
 from ..wire.claude import api, errors, models
 from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
@@ -16,9 +18,7 @@ from ..wire.claude.request import to_request
 from ..wire.claude.stream import ChatStream
 from ..wire.model_list import ModelPage
 from .base import ChunkTranslator
-from .reply import SocketReply
 from .translating import TranslatingClient
-from .transport import Transport
 
 
 class ClaudeClient(TranslatingClient):

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..watch import CLOCK, Caller, Clock
-from ..wire import openai as wire
-from ..wire import surrogates
+from ..net.watch import CLOCK, Caller, Clock
+from ..wire import chat as wire
+from ..wire import lenient_json
 from ..wire.sse import DONE, encode
 from .base import ChunkTranslator, Client, Reply
 
@@ -96,7 +96,7 @@ def _unary(asked: dict[str, Any], model: str) -> Iterator[bytes]:
     words, finish, usage = _answer(asked)
     message = {"role": "assistant", "content": "".join(words), "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-    yield surrogates.encode(
+    yield lenient_json.encode(
         {**_HEAD, "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
     )
 
@@ -107,7 +107,7 @@ def _stream(asked: dict[str, Any], model: str) -> Iterator[bytes]:
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return surrogates.encode({**head, "choices": [choice]})
+        return lenient_json.encode({**head, "choices": [choice]})
 
     yield encode([chunk({"role": "assistant", "content": words[0]})])
     for word in words[1:]:
@@ -115,7 +115,7 @@ def _stream(asked: dict[str, Any], model: str) -> Iterator[bytes]:
     last = [chunk({}, finish)]
     options = asked.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage") is True:
-        last.append(surrogates.encode({**head, "choices": [], "usage": usage}))
+        last.append(lenient_json.encode({**head, "choices": [], "usage": usage}))
     yield encode([*last, DONE])
 
 

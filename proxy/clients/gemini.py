@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..watch import Caller
+from ..net.exchange import SocketReply
+from ..net.transport import Transport
+from ..net.watch import Caller
 from ..wire import call_ids
-from ..wire import openai as wire
+from ..wire import chat as wire
 from ..wire.gemini import errors, models
 from ..wire.gemini.reply import to_chat
 from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
-from ..wire.headers import merged
+from ..wire.http.headers import merged
 from ..wire.model_list import ModelPage
 from .base import ChunkTranslator
-from .reply import SocketReply
 from .translating import TranslatingClient
-from .transport import Transport
 
 
 class GeminiClient(TranslatingClient):

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 from ..config import ClientConfig
 from ..errors import UpstreamInvalid, UpstreamRefusal
+from ..net.exchange import SocketReply
+from ..net.transport import Transport
+from ..net.watch import Caller
 from ..version import USER_AGENT
-from ..watch import Caller
 from ..wire import call_ids
-from ..wire import headers as header_fields
-from ..wire import openai as wire
-from ..wire.completions import PromptRequest
+from ..wire import chat as wire
+from ..wire.completions.request import PromptRequest
+from ..wire.http import headers as header_fields
 from ..wire.model_list import read_list, read_text
 from .base import ChunkTranslator, Client, Reply, read_whole
-from .reply import SocketReply
-from .transport import Transport
 
 log = logging.getLogger("proxy.clients")
 

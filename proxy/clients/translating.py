@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from ..config import ClientConfig
 from ..errors import UpstreamInvalid, UpstreamRefusal
+from ..net.exchange import SocketReply
+from ..net.transport import Transport
+from ..net.watch import Caller
 from ..version import USER_AGENT
-from ..watch import Caller
-from ..wire import headers as header_fields
+from ..wire.http import headers as header_fields
 from ..wire.model_list import ModelPage
 from .base import Client, Reply, read_whole
-from .reply import SocketReply
-from .transport import Transport
 
 # A page of 1000 models with all that Google tells of them is about 1 MB.
 MAX_PAGE_BYTES = 32 * 1024 * 1024

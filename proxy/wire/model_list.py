@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import UpstreamInvalid
-from .surrogates import decode_any, is_shielded
+from .lenient_json import decode_any, is_shielded
 
 
 class ModelPage(NamedTuple):

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Generator, Mapping
 
 from ..errors import UpstreamInvalid
-from .http_head import HeadReader
+from .http.head import HeadReader
 
 Handshake = Generator[tuple[bytes, int], bytes, None]
 

@@ -17,8 +17,8 @@ from bench.load import Scenario
 from bench.processes import generating, mock_upstream
 from bench.rows import cost, stream_at_once
 from bench.targets import Pool, Running, running
-from proxy.serving import SPARE_THREADS
-from tests.commandline import wait_for
+from proxy.server.settings import SPARE_THREADS
+from tests.support.commandline import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

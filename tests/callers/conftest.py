@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway import Gateway, Lot, Lots
-from tests.upstream import Upstream
+from tests.support.gateway import Gateway, Lot, Lots
+from tests.support.upstream import Upstream
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.callers.environments import Package, installed
-from tests.gateway import PATIENCE_S, environment
+from tests.support.gateway import PATIENCE_S, environment
 
 PROGRAMS = Path(__file__).with_name("programs")
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.callers.conversation import Conversation
 from tests.callers.environments import LANGCHAIN, LITELLM, NODE
-from tests.gateway import Gateway, Lot
-from tests.upstream import Upstream, chat, error, stream, stream_tool_calls, tool_calls
+from tests.support.gateway import Gateway, Lot
+from tests.support.upstream import Upstream, chat, error, stream, stream_tool_calls, tool_calls
 
 # Installing one takes up to a minute.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from tests.callers.environments import LLM, installed
-from tests.gateway import PATIENCE_S, Gateway, Lot, environment
-from tests.upstream import Upstream, chat, error, stream, stream_tool_calls
+from tests.support.gateway import PATIENCE_S, Gateway, Lot, environment
+from tests.support.upstream import Upstream, chat, error, stream, stream_tool_calls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -9,12 +9,12 @@ import pytest
 from proxy.clients import make_clients
 from proxy.config import load_config
 from proxy.errors import ConfigError
-from proxy.watch import Caller
-from proxy.wire.openai import read_request
-from tests import claude_upstream as claude
-from tests import gemini_upstream as gemini
-from tests.clients.calls import WAIT_S
-from tests.upstream import Received, Reply, Upstream, json_reply
+from proxy.net.watch import Caller
+from proxy.wire.chat import read_request
+from tests.support import claude_upstream as claude
+from tests.support import gemini_upstream as gemini
+from tests.support.calls import WAIT_S
+from tests.support.upstream import Received, Reply, Upstream, json_reply
 
 SECTIONS = {"gemini": "gemini-api-key", "claude": "claude-api-key"}
 PATHS = {

@@ -12,17 +12,17 @@ import pytest
 
 from proxy.clients.claude import ClaudeClient
 from proxy.clients.translating import MAX_PAGES
-from proxy.clients.transport import Transport
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
+from proxy.net.transport import Transport
+from proxy.net.watch import Caller
 from proxy.version import USER_AGENT
-from proxy.watch import Caller
+from proxy.wire.chat import Usage, read_request
 from proxy.wire.claude.request import to_request
-from proxy.wire.openai import Usage, read_request
-from tests import claude_upstream as claude
-from tests.clients.calls import WAIT_S, read_all
-from tests.dialects import BY_KIND, Call, Said, claude_stream
-from tests.upstream import Received, Reply, Upstream, json_reply
+from tests.support import claude_upstream as claude
+from tests.support.calls import WAIT_S, read_all
+from tests.support.dialects import BY_KIND, Call, Said, claude_stream
+from tests.support.upstream import Received, Reply, Upstream, json_reply
 
 CLAUDE = BY_KIND["claude"]
 KEY = "sk-ant-0123456789abcdef"

@@ -14,10 +14,10 @@ from proxy.clients.base import Reply
 from proxy.clients.demo import MAX_WORDS, DemoClient
 from proxy.config import ClientConfig, Secret
 from proxy.errors import CallerGone
-from proxy.watch import Caller
-from proxy.wire.openai import Usage, read_request
+from proxy.net.watch import Caller
+from proxy.wire.chat import Usage, read_request
 from proxy.wire.sse import DONE, SseDecoder
-from tests.test_stream import VirtualClock
+from tests.request.test_stream import VirtualClock
 
 HELLO = "Hello from the demo provider."
 

@@ -14,15 +14,15 @@ from google.genai import errors, types
 from proxy.clients import translating
 from proxy.clients.gemini import GeminiClient
 from proxy.clients.translating import MAX_PAGES
-from proxy.clients.transport import Transport
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamTooLarge
-from proxy.watch import Caller
-from proxy.wire.openai import Usage, read_request
-from tests import gemini_upstream as gemini
-from tests.clients.calls import WAIT_S, read_all
-from tests.dialects import BY_KIND, Call, Said, gemini_stream
-from tests.upstream import Received, Reply, Upstream, json_reply
+from proxy.net.transport import Transport
+from proxy.net.watch import Caller
+from proxy.wire.chat import Usage, read_request
+from tests.support import gemini_upstream as gemini
+from tests.support.calls import WAIT_S, read_all
+from tests.support.dialects import BY_KIND, Call, Said, gemini_stream
+from tests.support.upstream import Received, Reply, Upstream, json_reply
 
 GEMINI = BY_KIND["gemini"]
 KEY = "AIza0123456789abcdef"

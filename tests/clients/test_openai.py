@@ -11,14 +11,14 @@ import pytest
 from proxy.clients import openai
 from proxy.clients.base import Collected, read_whole
 from proxy.clients.openai import OpenAIClient
-from proxy.clients.transport import Transport
 from proxy.config import ClientConfig, Secret
 from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from proxy.net.transport import Transport
+from proxy.net.watch import Caller
 from proxy.version import USER_AGENT
-from proxy.watch import Caller
-from proxy.wire.openai import Usage, read_request
-from tests.clients.calls import read_all
-from tests.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
+from proxy.wire.chat import Usage, read_request
+from tests.support.calls import read_all
+from tests.support.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
 
 BODY = b'{"model":"alias","x":1.00,"messages":["Hi"]}'
 Maker = Callable[..., Transport]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.gateway import Gateway, Lot, Lots
-from tests.upstream import Upstream
+from tests.support.gateway import Gateway, Lot, Lots
+from tests.support.upstream import Upstream
 
 MAX_BODY_BYTES = 1_500_000
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway import CHAT, Gateway, Lot, Lots, asked
-from tests.upstream import Upstream
+from tests.support.gateway import CHAT, Gateway, Lot, Lots, asked
+from tests.support.upstream import Upstream
 
 KEY = "caller-key-0123456789"
 NARROW_KEY = "narrow-key-0123456789"

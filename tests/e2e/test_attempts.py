@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.gateway import Gateway, Lot, Response
-from tests.upstream import (
+from tests.support.gateway import Gateway, Lot, Response
+from tests.support.upstream import (
     CUT,
     RESET,
     Ending,

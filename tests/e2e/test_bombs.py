@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import Gateway, Lot, Lots
-from tests.upstream import Gate, Hold, Reply, Upstream
+from tests.support.gateway import Gateway, Lot, Lots
+from tests.support.upstream import Gate, Hold, Reply, Upstream
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="peak memory is read from /proc"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import PATIENCE_S, Gateway
+from tests.support.gateway import PATIENCE_S, Gateway
 
 WORKER = """
 from proxy.worker import Worker

@@ -11,8 +11,8 @@ import openai
 import pytest
 from openai.types import Completion
 
-from tests.gateway import Gateway, Lot, Lots, Reached, Response
-from tests.upstream import (
+from tests.support.gateway import Gateway, Lot, Lots, Reached, Response
+from tests.support.upstream import (
     CUT,
     Gate,
     Hold,

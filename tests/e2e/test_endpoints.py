@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway import Gateway, Lot
-from tests.upstream import Upstream, error
+from tests.support.gateway import Gateway, Lot
+from tests.support.upstream import Upstream, error
 
 
 def test_index_lists_endpoints(gateway: Gateway) -> None:

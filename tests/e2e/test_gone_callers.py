@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.certificates import Authority
-from tests.gateway import CHAT, Gateway, Lot, Lots, Reached, asked
-from tests.upstream import Pause, Reply, Step, Upstream, chunk, error, events, raw
+from tests.support.certificates import Authority
+from tests.support.gateway import CHAT, Gateway, Lot, Lots, Reached, asked
+from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, error, events, raw
 
 # What the contract allows.
 NOTICED_S = 1.0

@@ -16,12 +16,21 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.serving import SPARE_THREADS
-from proxy.worker import HEAD_TIMEOUT_S
-from tests.commandline import wait_for
-from tests.gateway import COMMAND, PATIENCE_S, ROOT, Gateway, curl, data_of, environment, text_of
+from proxy.server.settings import SPARE_THREADS
+from proxy.server.worker import HEAD_TIMEOUT_S
 from tests.hostile.callers import head, read_all, statuses, trickle
-from tests.leaks import death_in
+from tests.support.commandline import wait_for
+from tests.support.gateway import (
+    COMMAND,
+    PATIENCE_S,
+    ROOT,
+    Gateway,
+    curl,
+    data_of,
+    environment,
+    text_of,
+)
+from tests.support.leaks import death_in
 
 DEMO = {"port": 0, "demo": [{"name": "demo"}]}
 HI = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}

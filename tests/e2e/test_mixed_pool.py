@@ -14,11 +14,11 @@ import pytest
 from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from proxy import create_app
-from proxy.pool import ClientPool
-from tests import claude_upstream as claude
-from tests import gemini_upstream as gemini
-from tests.dialects import BY_KIND, SIGNATURE, Call, Said, configuration, gist, joined
-from tests.upstream import RESET, Received, Reply, Upstream, json_reply
+from proxy.pool.pool import ClientPool
+from tests.support import claude_upstream as claude
+from tests.support import gemini_upstream as gemini
+from tests.support.dialects import BY_KIND, SIGNATURE, Call, Said, configuration, gist, joined
+from tests.support.upstream import RESET, Received, Reply, Upstream, json_reply
 
 Json = dict[str, Any]
 

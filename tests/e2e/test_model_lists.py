@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from tests.gateway import CHAT, Gateway, Response, asked, data_of, text_of
-from tests.upstream import (
+from tests.support.gateway import CHAT, Gateway, Response, asked, data_of, text_of
+from tests.support.upstream import (
     HANG,
     Gate,
     Hold,

@@ -16,10 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import CHAT, PATIENCE_S, ROOT, Gateway, Lot, Lots, Reached, Response, asked
-from tests.gateway import text_of as text_in
-from tests.nginx import Nginx, require_nginx
-from tests.upstream import (
+from tests.support.gateway import (
+    CHAT,
+    PATIENCE_S,
+    ROOT,
+    Gateway,
+    Lot,
+    Lots,
+    Reached,
+    Response,
+    asked,
+)
+from tests.support.gateway import text_of as text_in
+from tests.support.nginx import Nginx, require_nginx
+from tests.support.upstream import (
     HANG,
     Gate,
     Hold,

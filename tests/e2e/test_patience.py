@@ -10,9 +10,19 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from proxy.timed_socket import MIN_WRITE_TIMEOUT_S
-from tests.gateway import CHAT, MESSAGES, Gateway, Lot, Lots, Reached, asked, data_of, text_of
-from tests.upstream import (
+from proxy.net.timed_socket import MIN_WRITE_TIMEOUT_S
+from tests.support.gateway import (
+    CHAT,
+    MESSAGES,
+    Gateway,
+    Lot,
+    Lots,
+    Reached,
+    asked,
+    data_of,
+    text_of,
+)
+from tests.support.upstream import (
     Gate,
     Hold,
     Pause,

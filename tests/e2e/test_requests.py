@@ -9,9 +9,9 @@ import zlib
 import pytest
 
 from tests.e2e.conftest import MAX_BODY_BYTES
-from tests.gateway import CHAT, Gateway, Lot, asked, curl
-from tests.upstream import Reply, Upstream, chat
-from tests.upstream import stream as tell
+from tests.support.gateway import CHAT, Gateway, Lot, asked, curl
+from tests.support.upstream import Reply, Upstream, chat
+from tests.support.upstream import stream as tell
 
 MESSAGES = b'"messages":[{"role":"user","content":"Hi"}]'
 

@@ -9,8 +9,8 @@ import openai
 import pydantic
 import pytest
 
-from tests.gateway import MESSAGES, Gateway, Lot
-from tests.upstream import Upstream, chat, error, stream, stream_tool_calls, tool_calls
+from tests.support.gateway import MESSAGES, Gateway, Lot
+from tests.support.upstream import Upstream, chat, error, stream, stream_tool_calls, tool_calls
 
 WEATHER = ("get_weather", {"city": "Zürich", "unit": "celsius"})
 TOOLS: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]

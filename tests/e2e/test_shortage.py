@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from proxy.control import ask_all
-from tests.gateway import CHAT, PATIENCE_S, ROOT, Gateway, asked, environment
-from tests.upstream import Received, Reply, Upstream, as_asked
+from proxy.server.control import ask_all
+from tests.support.gateway import CHAT, PATIENCE_S, ROOT, Gateway, asked, environment
+from tests.support.upstream import Received, Reply, Upstream, as_asked
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="limits of another process are Linux's prlimit"

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 import pytest
 
 from proxy.config import load_config
-from proxy.serving import settings
-from tests.commandline import wait_for
-from tests.gateway import (
+from proxy.server.settings import settings
+from tests.hostile.callers import chat_request
+from tests.support.commandline import wait_for
+from tests.support.gateway import (
     COMMAND,
     PATIENCE_S,
     ROOT,
@@ -32,8 +33,7 @@ from tests.gateway import (
     run_to_end,
     text_of,
 )
-from tests.hostile.callers import chat_request
-from tests.leaks import death_in
+from tests.support.leaks import death_in
 
 # <fcntl.h>; Python 3.10 has it too, but not everywhere.
 F_SETPIPE_SZ = 1031
@@ -452,13 +452,13 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
 
 
 @pytest.mark.parametrize(
-    ("uri", "made"), [("proxy.serving:application()", 1), ("mine:app", 0), (None, 1)]
+    ("uri", "made"), [("proxy.server.settings:application()", 1), ("mine:app", 0), (None, 1)]
 )
 def test_only_our_application_is_made_before_the_fork(
     monkeypatch: pytest.MonkeyPatch, uri: str | None, made: int
 ) -> None:
     """Another's may hold what a fork does not survive; None: `poolproxy serve` has no URI."""
-    monkeypatch.setattr("proxy.serving.settle", lambda: None)
+    monkeypatch.setattr("proxy.server.settings.settle", lambda: None)
     calls: list[str] = []
     app = SimpleNamespace(wsgi=lambda: calls.append("made"), callable="old")
     if uri is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway import CHAT, Gateway, Lots, asked, data_of, text_of
-from tests.upstream import Gate, Hold, Upstream, chunk, events
+from tests.support.gateway import CHAT, Gateway, Lots, asked, data_of, text_of
+from tests.support.upstream import Gate, Hold, Upstream, chunk, events
 
 
 def test_full_gateway_then_graceful_stop(upstream: Upstream) -> None:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import openai
 import pytest
 
-from tests.gateway import CHAT, MESSAGES, Gateway, Lot, asked
-from tests.upstream import (
+from tests.support.gateway import CHAT, MESSAGES, Gateway, Lot, asked
+from tests.support.upstream import (
     CUT,
     RESET,
     Ending,

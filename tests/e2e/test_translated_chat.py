@@ -13,8 +13,8 @@ import pytest
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 
-from tests import claude_upstream as claude
-from tests.dialects import (
+from tests.support import claude_upstream as claude
+from tests.support.dialects import (
     DIALECTS,
     SIGNATURE,
     Call,
@@ -24,8 +24,8 @@ from tests.dialects import (
     gist,
     joined,
 )
-from tests.gateway import CHAT, Gateway
-from tests.upstream import Upstream
+from tests.support.gateway import CHAT, Gateway
+from tests.support.upstream import Upstream
 
 Json = dict[str, Any]
 

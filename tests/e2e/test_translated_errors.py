@@ -8,9 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.dialects import BY_KIND, Dialect, configuration
-from tests.gateway import Gateway
-from tests.upstream import Upstream
+from tests.support.dialects import BY_KIND, Dialect, configuration
+from tests.support.gateway import Gateway
+from tests.support.upstream import Upstream
 
 KINDS = ("claude", "gemini")
 # The upstream's status, the caller's, its code where there is one for all kinds.

@@ -11,11 +11,11 @@ from typing import Any
 import openai
 import pytest
 
-from tests import claude_upstream as claude
-from tests import gemini_upstream as gemini
-from tests.dialects import BY_KIND, claude_stream, configuration, gemini_stream, joined
-from tests.gateway import Gateway, Response
-from tests.upstream import CUT, HANG, RESET, Reply, Upstream, json_reply
+from tests.support import claude_upstream as claude
+from tests.support import gemini_upstream as gemini
+from tests.support.dialects import BY_KIND, claude_stream, configuration, gemini_stream, joined
+from tests.support.gateway import Gateway, Response
+from tests.support.upstream import CUT, HANG, RESET, Reply, Upstream, json_reply
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from tests.gateway import CHAT, Gateway, asked
-from tests.upstream import MODEL, Pause, Upstream, chat, error
+from tests.support.gateway import CHAT, Gateway, asked
+from tests.support.upstream import MODEL, Pause, Upstream, chat, error
 
 KEY = "sk-trial-0123456789"
 CALLERS = 12

@@ -9,8 +9,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from tests.gateway import MESSAGES, Gateway, Lot
-from tests.manners import (
+from tests.support.gateway import MESSAGES, Gateway, Lot
+from tests.support.manners import (
     BROKEN,
     COMPLETION_TOKENS,
     LOADING,
@@ -22,7 +22,7 @@ from tests.manners import (
     Refusal,
     untyped,
 )
-from tests.upstream import Pause, Reply, Upstream, chat, json_reply, not_found
+from tests.support.upstream import Pause, Reply, Upstream, chat, json_reply, not_found
 
 
 def listen(gateway: Gateway, model: str) -> list[ChatCompletionChunk]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests import claude_upstream as claude
-from tests import gemini_upstream as gemini
-from tests.upstream import Received, error_object
+from tests.support import claude_upstream as claude
+from tests.support import gemini_upstream as gemini
+from tests.support.upstream import Received, error_object
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from tests.certificates import Authority
 from tests.faults.dialects import Dialect
-from tests.upstream import CUT, HANG, RESET, Framing, Reply, Step, Upstream, raw
+from tests.support.certificates import Authority
+from tests.support.upstream import CUT, HANG, RESET, Framing, Reply, Step, Upstream, raw
 
 # None of these may reach a caller.
 NOISE = (("Set-Cookie", "who=me"), ("x-ratelimit-remaining-requests", "7"), ("Server", "secret"))

@@ -11,8 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from proxy.control import ask_all
-from tests.certificates import Authority
+from proxy.server.control import ask_all
 from tests.faults.dialects import DIALECTS, TEXT, Dialect
 from tests.faults.faults import (
     FAULTS,
@@ -26,8 +25,9 @@ from tests.faults.faults import (
     Setting,
     Site,
 )
-from tests.gateway import PATIENCE_S, Gateway, Response
-from tests.upstream import Received, Reply, Upstream
+from tests.support.certificates import Authority
+from tests.support.gateway import PATIENCE_S, Gateway, Response
+from tests.support.upstream import Received, Reply, Upstream
 
 RETRIES = 2
 CONNECT_TIMEOUT_S = 2

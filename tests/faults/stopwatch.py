@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.control import ask_all
-from tests.dribble import Dribble, FullBacklog
-from tests.gateway import CHAT, PATIENCE_S, Gateway, asked
-from tests.upstream import Upstream
+from proxy.server.control import ask_all
+from tests.support.dribble import Dribble, FullBacklog
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked
+from tests.support.upstream import Upstream
 
 # A deadline holds within a tenth of itself and this; beside other tests the cores are not ours.
 SLACK_S = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 0.3

@@ -19,16 +19,8 @@ from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 from proxy.app import create_app
 from proxy.config import document, load_config
 from proxy.errors import CallerError, ConfigError, UpstreamError, UpstreamRefusal
-from proxy.serving import settings
-from proxy.wire.claude.errors import read_error as read_claude_error
-from proxy.wire.claude.reply import to_chat
-from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
-from proxy.wire.completions import read_completion
-from proxy.wire.headers import passed, read_retry_after
-from proxy.wire.http_body import body_reader, inflater
-from proxy.wire.http_head import HeadReader
-from proxy.wire.openai import (
+from proxy.server.settings import settings
+from proxy.wire.chat import (
     ChunkStream,
     chunks_of,
     read_answer,
@@ -36,9 +28,17 @@ from proxy.wire.openai import (
     read_named_error,
     read_request,
 )
+from proxy.wire.claude.errors import read_error as read_claude_error
+from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.request import to_request
+from proxy.wire.claude.stream import ChatStream
+from proxy.wire.completions.answers import TextAnswers
+from proxy.wire.completions.request import read_completion
+from proxy.wire.http.body import body_reader, inflater
+from proxy.wire.http.head import HeadReader
+from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.sse import NamedError, SseDecoder, encode
-from proxy.wire.text_answers import TextAnswers
-from tests.wire.claude_rules import violations
+from tests.wire.claude.rules import violations
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_EVENT_BYTES = 64 * 1024

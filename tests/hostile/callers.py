@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
-from tests.gateway import CHAT, PATIENCE_S, Gateway, asked
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked
 
 # What `Others` asks: served by the gateway itself, so that nothing but the gateway is measured.
 DEMO = "demo"

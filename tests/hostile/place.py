@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.control import ask_all
-from tests.gateway import PATIENCE_S, Gateway, Lot, Lots
-from tests.upstream import Pause, Reply, Step, Upstream, chunk, events
+from proxy.server.control import ask_all
+from tests.support.gateway import PATIENCE_S, Gateway, Lot, Lots
+from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, events
 
 IDLE_TIMEOUT_S = 3
 REQUEST_TIMEOUT_S = 8

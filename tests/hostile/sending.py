@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 
-from tests.gateway import CHAT
 from tests.hostile.callers import DEMO, chat_request, half_close, head, read_all, statuses, trickle
 from tests.hostile.place import (
     HEAD_TIMEOUT_S,
@@ -16,6 +15,7 @@ from tests.hostile.place import (
     Place,
     read_answer,
 )
+from tests.support.gateway import CHAT
 
 # Many connections
 

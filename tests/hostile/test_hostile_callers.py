@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.gateway import Gateway, Lots
 from tests.hostile import leaving, sending
 from tests.hostile.callers import DEMO, Others
 from tests.hostile.place import (
@@ -23,7 +22,8 @@ from tests.hostile.place import (
     facts,
     wait_until,
 )
-from tests.upstream import Upstream
+from tests.support.gateway import Gateway, Lots
+from tests.support.upstream import Upstream
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy import timed_socket
-from proxy.control import ask_all
-from proxy.serving import SPARE_THREADS
-from proxy.timed_socket import MAX_JOINED_BYTES, TimedSocket
-from proxy.watch import Caller
-from proxy.worker import MAX_HEAD_BYTES
-from tests.gateway import CHAT, PATIENCE_S, Gateway
+from proxy.net import timed_socket
+from proxy.net.timed_socket import MAX_JOINED_BYTES, TimedSocket
+from proxy.net.watch import Caller
+from proxy.server.control import ask_all
+from proxy.server.settings import SPARE_THREADS
+from proxy.server.worker import MAX_HEAD_BYTES
 from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway
 
 REQUEST_TIMEOUT_S = 1
 IDLE_TIMEOUT_S = 5

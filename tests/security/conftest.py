@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway import Gateway, Lots
-from tests.upstream import Upstream
+from tests.support.gateway import Gateway, Lots
+from tests.support.upstream import Upstream
 
 CALLER_KEY = "sk-caller-0123456789abcdef"
 AUTHORIZED = {"Authorization": f"Bearer {CALLER_KEY}"}

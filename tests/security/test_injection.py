@@ -10,10 +10,10 @@ import pytest
 
 from proxy.config import load_config
 from proxy.errors import MAX_MESSAGE_CHARS, ConfigError
-from proxy.reading import MAX_ERROR_BYTES
-from tests.gateway import CHAT, Gateway, Lots
+from proxy.request.waits import MAX_ERROR_BYTES
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
-from tests.upstream import Upstream, chat, error, error_object, events, json_reply, raw
+from tests.support.gateway import CHAT, Gateway, Lots
+from tests.support.upstream import Upstream, chat, error, error_object, events, json_reply, raw
 
 NASTY = (
     "a\r\nSet-Cookie: x=1\r\n\r\n2026 W proxy forged\x00\x1b[2J\u2028\x85\x9b\u202e\"'; <script>"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Secret
-from tests.leaks import key_in
+from tests.support.leaks import key_in
 
 ROOT = Path(__file__).parents[2]
 KEYS = ["sk-0123456789", "sk-or-v1-0123456789b780", "AIzaSyA0123456789", "gsk_0123456789ab"]

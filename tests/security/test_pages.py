@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import Gateway, Lots
 from tests.security.conftest import AUTHORIZED
-from tests.upstream import Reply, Upstream, chat, error_object
+from tests.support.gateway import Gateway, Lots
+from tests.support.upstream import Reply, Upstream, chat, error_object
 
 PROGRAM = shutil.which("chromium")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway import Gateway, Lots
-from tests.upstream import Upstream, chat, chunk, events, raw
+from tests.support.gateway import Gateway, Lots
+from tests.support.upstream import Upstream, chat, chunk, events, raw
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,15 @@ import pytest
 from proxy.api.auth import Doorkeeper
 from proxy.app import create_app
 from proxy.config import Config, load_config
-from proxy.control.places import make_directory
 from proxy.errors import ConfigError, InvalidKey, UpstreamError
-from proxy.request_log import DIRECTORY
-from proxy.watch import Caller
-from proxy.wire.openai import read_request
-from proxy.wire.openai.reply import MAX_QUOTED_CHARS
-from tests.gateway import Gateway, Lots
+from proxy.net.watch import Caller
+from proxy.record.transcript import DIRECTORY
+from proxy.server.control.paths import make_directory
+from proxy.wire.chat import read_request
+from proxy.wire.chat.reply import MAX_QUOTED_CHARS
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
-from tests.upstream import (
+from tests.support.gateway import Gateway, Lots
+from tests.support.upstream import (
     Reply,
     Upstream,
     chat,

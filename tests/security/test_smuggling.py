@@ -11,9 +11,9 @@ import socket
 
 import pytest
 
-from tests.gateway import CHAT, PATIENCE_S, Gateway, Lots, asked
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
-from tests.upstream import Upstream
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway, Lots, asked
+from tests.support.upstream import Upstream
 
 BODY = b'{"model":"m","messages":[1]}'
 CHUNKED = b"1c\r\n" + BODY + b"\r\n0\r\n\r\n"

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamError, UpstreamRefusal
-from proxy.wire import openai
+from proxy.wire import chat as openai
 from proxy.wire.claude import errors as claude_errors
 from proxy.wire.claude import models as claude_models
 from proxy.wire.claude.reply import to_chat as claude_chat
 from proxy.wire.claude.stream import ChatStream as ClaudeStream
-from proxy.wire.completions import read_completion
+from proxy.wire.completions.answers import TextAnswers
+from proxy.wire.completions.request import read_completion
 from proxy.wire.gemini import errors as gemini_errors
 from proxy.wire.gemini import models as gemini_models
 from proxy.wire.gemini.reply import to_chat as gemini_chat
 from proxy.wire.gemini.stream import ChatStream as GeminiStream
-from proxy.wire.text_answers import TextAnswers
 
 NOW_S = 1_760_000_000
 MISSING = object()

@@ -19,8 +19,8 @@ from openai.types.chat import ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from proxy.clients.base import ChunkTranslator
+from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.claude.stream import ChatStream
-from proxy.wire.openai import ChunkStream, Usage
 from proxy.wire.sse import DONE, SseDecoder, encode
 from tests.wire import cases
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..openai import Usage
+from ..chat import Usage
 from .thinking import ThinkingBlock
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..headers import merged
+from ..http.headers import merged
 
 MESSAGES_PATH = "/v1/messages"
 

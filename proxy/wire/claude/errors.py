@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import UpstreamRefusal, envelope
-from ..headers import read_retry_after
-from ..openai import read_retry_info
+from ..chat import read_retry_info
+from ..http.headers import read_retry_after
 from .parameters import PARAMETERS
 
 _STATUSES = {

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Raw
 
+from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made
-from ..surrogates import without_lone
 
 _TOOL: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PROPERTY: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")

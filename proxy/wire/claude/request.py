@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..surrogates import without_lone
+from ..lenient_json import without_lone
 from . import chat, parameters
 from .families import Family, family_of
 from .messages import Conversation, translate

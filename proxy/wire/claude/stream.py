@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
-from ..openai import Usage
+from ..chat import Usage
 from ..sse import DONE
 from .answer import (
     Block,

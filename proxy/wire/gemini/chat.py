@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..surrogates import without_lone
+from ..lenient_json import without_lone
 
 _PATH: Final = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
 

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ...errors import UpstreamRefusal, envelope
-from ..headers import read_retry_after
-from ..openai import read_retry_info
+from ..chat import read_retry_info
+from ..http.headers import read_retry_after
 
 MAX_MESSAGE_CHARS: Final = 2000
 

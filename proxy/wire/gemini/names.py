@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
+from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made
-from ..surrogates import without_lone
 
 _TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]")

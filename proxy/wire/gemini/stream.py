@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UpstreamError, UpstreamInvalid, UpstreamTruncated
-from ..openai import Usage
+from ..chat import Usage
 from ..sse import DONE
 from . import events
 from .choice import Choice, Delta, logprobs_of

@@ -16,8 +16,8 @@ import msgspec
 
 from ...errors import InvalidRequest
 from ..call_results import CallResults
+from ..lenient_json import without_lone
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..surrogates import without_lone
 from . import calls, chat, media
 from .family import Family
 from .names import wire_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..openai import Usage
+from ..chat import Usage
 from .events import UsageMetadata
 
 

@@ -1,0 +1,1 @@
+"""Sockets and the clock: connections of callers and to upstreams, and waiting without a thread."""

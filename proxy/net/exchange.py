@@ -1,0 +1,306 @@
+"""One exchange with an upstream, from the opening of a connection on, non-blocking.
+
+So every wait sees data, silence and a caller who left (`watch`), and can be taken up again after a
+pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from urllib3.connection import HTTPConnection
+
+from ..errors import OutOfResources, ProxyError, UpstreamError, UpstreamInvalid, UpstreamReset
+from ..wire.http.body import BodyReader, Inflater, body_reader, inflater
+from ..wire.http.head import Head, HeadReader
+from . import shortage
+from .nested_tls import NestedTls
+from .opening import Opening
+from .watch import Caller, SocketWatch
+
+if TYPE_CHECKING:
+    from .transport import Transport
+
+# One read takes what a socket buffer holds at most by default (net.ipv4.tcp_rmem: 128 KiB, half of
+# it for overhead).
+RECV_BYTES = 64 * 1024
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+class SocketReply:
+    """One exchange on a connection: its opening, the request's way out, the answer's way in.
+
+    A connection that had served before and ends before any byte of the answer is replaced once by a
+    fresh one: the upstream closed it while idle.
+    """
+
+    status = 0
+
+    def __init__(
+        self, transport: Transport, parts: list[bytes], *, caller: Caller, deadline: float
+    ) -> None:
+        self.headers: dict[str, str] = {}
+        self._transport = transport
+        self._parts = parts
+        self._caller = caller
+        self._deadline = deadline
+        self._head: Head | None = None
+        self._body: BodyReader | None = None
+        self._inflater: Inflater | None = None
+        self._behind_head = b""
+        self._opening: Opening | None = None
+        self._connection: HTTPConnection | None = None
+        self._unsent: list[memoryview] = []
+        self._take(fresh=False)
+
+    def _take(self, *, fresh: bool) -> None:
+        taken = self._transport.take(caller=self._caller, deadline=self._deadline, fresh=fresh)
+        if isinstance(taken, Opening):
+            self._opening = taken
+        else:
+            self._begin(taken, is_reused=True)
+
+    def open(self, until: float) -> bool:
+        if self._opening is not None:
+            if not self._opening.advance(until):
+                return False
+            opening, self._opening = self._opening, None
+            self._begin(opening.take(), is_reused=False)
+        return True
+
+    def _begin(self, connection: HTTPConnection, *, is_reused: bool) -> None:
+        self._is_reused = is_reused
+        self._connection = connection
+        assert connection.sock is not None
+        self._sock = connection.sock
+        self._has_buffered = _buffer_check(self._sock)
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        self._reader = HeadReader()
+        self._unsent = [memoryview(part) for part in self._parts]
+        self._is_cut = False  # the upstream took only a part of the request
+
+    def head(self, until: float) -> bool:
+        while self._head is None:
+            if not self.open(until):
+                return False
+            try:
+                data = self._converse(until)
+            except OSError as error:
+                self._renew(error)
+                continue
+            if data is None:
+                return False
+            if not data:
+                self._renew(None)
+                continue
+            found = self._reader.feed(data)
+            if found:
+                self._begin_body(*found)
+        return True
+
+    def _begin_body(self, head: Head, rest: bytes) -> None:
+        self._head = head
+        self.status = head.status
+        self.headers = head.headers
+        self._body = body_reader(head)
+        self._behind_head = rest
+        try:
+            self._inflater = inflater(head)
+        except UpstreamInvalid:
+            if head.status < 300:
+                raise
+            # Of an error the status counts, whatever can be read of its body.
+
+    def _renew(self, error: OSError | None) -> None:
+        """Take a fresh connection if the old one had merely gone stale."""
+        broken = self._broken("closed the connection without a whole answer", error)
+        is_ours = isinstance(broken, OutOfResources)
+        if is_ours or not self._is_reused or self._reader.started:
+            raise broken from error
+        self.close()
+        self._take(fresh=True)
+
+    def _broken(self, what: str, error: OSError | None) -> ProxyError:
+        """What the end of a connection is to the caller: the upstream's doing, or our own want."""
+        want = None if error is None else shortage.recognised(error)
+        return want or UpstreamReset(f"{self._transport.host} {what}{_reason(error)}")
+
+    def _converse(self, until: float) -> bytes | None:
+        """As `_receive`, while the rest of the request goes out."""
+        while self._unsent:
+            if not self._flush(until):
+                return None
+            # An answer that comes early does not wait for the rest of the request, nor the rest
+            # for an answer (what was readable may have been a TLS session ticket).
+            if self._unsent and (data := self._receive(0.0)) is not None:
+                return data
+        return self._receive(until)
+
+    def _flush(self, until: float) -> bool:
+        """Whether the request is out, or the upstream began to answer before it was."""
+        look_until = None  # at the clock, before the next write
+        while self._unsent:
+            if look_until is not None:
+                event = self._watch.wait(look_until, writing=True)
+                if SocketWatch.readable(event):
+                    return True
+                if not event and look_until == until:
+                    return False
+            try:
+                sent = self._sock.send(self._unsent[0])
+            except _WOULD_BLOCK:
+                look_until = until
+                continue
+            except OSError as error:
+                if self._is_reused and not self._reader.started:
+                    raise
+                if want := shortage.recognised(error):
+                    raise want from error
+                # Refused in mid-request: an answer that says why may come all the same.
+                self._unsent.clear()
+                self._is_cut = True
+                break
+            self._unsent[0] = self._unsent[0][sent:]
+            if not self._unsent[0]:
+                del self._unsent[0]
+            # OpenSSL 4 reads nothing more once a write has failed: first look what came.
+            look_until = None if type(self._sock) is socket.socket else 0.0
+        return True
+
+    def _receive(self, until: float) -> bytes | None:
+        """What came, b"" at the end of the connection; None: nothing until then.
+
+        Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
+        """
+        may_be_buffered = self._has_buffered is not None and self._has_buffered()
+        if may_be_buffered:
+            self._caller.raise_if_gone()
+        writing = False
+        while may_be_buffered or self._watch.wait(until, writing=writing):
+            may_be_buffered = False
+            try:
+                return self._sock.recv(RECV_BYTES)
+            except ssl.SSLWantWriteError:
+                writing = True
+            except _WOULD_BLOCK:  # a TLS record that is not whole yet, or no data at all
+                writing = False
+        return None
+
+    def read(self, until: float) -> bytes | None:
+        assert self._body is not None, "read() comes after head()"
+        body = self._body
+        while True:
+            if self._inflater is not None and self._inflater.has_more:
+                content = self._inflate(b"")
+                if content:
+                    return content
+            if body.fault is not None:
+                raise body.fault
+            if body.done:
+                if self._inflater is not None:
+                    self._inflater.end()
+                return b""
+            data: bytes | None = self._behind_head
+            if data:
+                self._behind_head = b""
+            else:
+                try:
+                    if self._unsent and self.status < 300:
+                        data = self._converse(until)
+                    else:  # of a request that is refused the rest may stay (RFC 9112 section 9.3)
+                        data = self._receive(until)
+                except OSError as error:
+                    raise self._broken("broke the connection in mid-answer", error) from error
+            if data is None:
+                return None
+            if data:
+                content = body.feed(data)
+            else:
+                body.end()
+                content = b""
+            if content and self._inflater is not None:
+                content = self._inflate(content)
+            if content:
+                return content
+            if self._transport.clock.monotonic() >= until and not body.done:
+                return None
+
+    def _inflate(self, data: bytes) -> bytes:
+        undo = self._inflater
+        assert undo is not None
+        try:
+            return undo.feed(data)
+        except UpstreamError:
+            if self.status < 300:
+                raise
+            self._inflater = None  # the rest of an error's body is taken as it is
+            return undo.rest
+
+    @property
+    def is_whole(self) -> bool:
+        return self._body is not None and self._body.done
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
+
+        Idempotent.
+        """
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
+        if self._connection is None:
+            return
+        if linger_s and self._body is not None and not self.is_whole:
+            self._linger(linger_s)
+        if not self._is_reusable():
+            self._abandon(self._connection)
+        connection, self._connection = self._connection, None
+        self._transport.give_back(connection)
+
+    def _abandon(self, connection: HTTPConnection) -> None:
+        if self._unsent or self._body is None or not self._body.done:
+            # A FIN would wait behind what an upstream that does not read has not taken yet, and
+            # many a server takes it for half a close only: a RST ends its work at once.
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        connection.close()
+
+    def _is_reusable(self) -> bool:
+        head, body = self._head, self._body
+        if head is None or body is None or self._unsent or self._is_cut:
+            return False
+        if self._inflater is not None and (self._inflater.has_more or self._inflater.excess):
+            return False
+        if self._sock.fileno() < 0:  # the collector closed it, with all that it was lost with
+            return False
+        return head.keep_alive and body.done and not body.excess and not self._behind_head
+
+    def _linger(self, linger_s: float) -> None:
+        self._caller = Caller(None)
+        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        now = self._transport.clock.monotonic
+        until = now() + linger_s
+        try:
+            while now() < until and self.read(until):
+                pass
+        except UpstreamError:
+            pass  # the connection is closed then, and the answer was whole before
+
+
+def _buffer_check(sock: object) -> Callable[[], bool] | None:
+    """What tells whether a socket may hold data that a poll of its descriptor does not see."""
+    if isinstance(sock, (ssl.SSLSocket, NestedTls)):
+        return lambda: sock.pending() > 0
+    return None
+
+
+def _reason(error: OSError | None) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+    return f" ({reason})" if reason else ""

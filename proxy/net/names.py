@@ -1,0 +1,180 @@
+"""Host names to addresses, without a wait in a request's thread.
+
+`getaddrinfo` blocks for as long as the resolver likes, and nothing can end it. So a few helper
+threads call it, and a request waits for its `Task` as it waits for a socket. A name is looked up
+by one thread at a time, whoever asks for it. Only hosts of the configuration come here: upstreams
+and outbound proxies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import socket
+import threading
+import time
+from typing import Any, NamedTuple
+
+from .helpers import HelperThreads, Task
+
+# The number of names whose resolvers may hang without holding up the names of others.
+MAX_THREADS = 8
+
+# Long enough for a burst of new connections to need one lookup, and short against the lifetime
+# of any address: `getaddrinfo` tells none, and load balancers of the large clouds use 60 s.
+FRESH_S = 10.0
+
+# So long after it came, a stale answer is used at once while it is renewed. An older one may have
+# become somebody else's address: its renewal is waited for a moment first (RFC 8767 section 5, the
+# client response timer).
+AT_ONCE_S = 60.0
+RENEWAL_S = 1.8
+
+# More names than any configuration has; after many reloads old ones make room.
+MAX_NAMES = 1024
+
+
+class Address(NamedTuple):
+    """An address as sockets take it; its port is not set."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+    def at(self, port: int) -> tuple[Any, ...]:
+        """The address of this port."""
+        return (self.sockaddr[0], port, *self.sockaddr[2:])
+
+
+class Lookup(NamedTuple):
+    """What is known of a name, to be used from a monotonic moment on, and its lookup, if any."""
+
+    known: list[Address]
+    usable_at: float
+    task: Task[list[Address]] | None
+
+    def is_over(self, now: float) -> bool:
+        """Whether there is a result by now."""
+        return now >= self.usable_at or (self.task is not None and self.task.is_over)
+
+    def result(self) -> list[Address]:
+        """The new answer, else the known one; never empty. Raises OSError, UnicodeError."""
+        if self.task is not None and self.task.is_over:
+            try:
+                return self.task.result()
+            except (OSError, UnicodeError):
+                if not self.known:
+                    raise
+        return self.known
+
+
+class _Known:
+    """What is known of a name. Guarded by the lock of its `Names`."""
+
+    def __init__(self) -> None:
+        self.answer: list[Address] = []  # of the last lookup that succeeded
+        self.answered_at = -math.inf
+        self.pending: Task[list[Address]] | None = None
+        self.pending_since = 0.0
+
+
+class Names:
+    """Looks up names with helper threads, and keeps the answers.
+
+    A stale answer is better than none: it is used as long as its renewal fails or hangs. A failure
+    is not kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_threads: int = MAX_THREADS,
+        fresh_s: float = FRESH_S,
+        at_once_s: float = AT_ONCE_S,
+    ) -> None:
+        self._threads = HelperThreads("poolproxy-names", max_threads)
+        self._fresh_s = fresh_s
+        self._at_once_s = at_once_s
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked child has to: its parent's lookups never end there."""
+        self._lock = threading.Lock()  # guards _known and what is in it
+        self._known: dict[str, _Known] = {}
+
+    def find(self, host: str) -> Lookup:
+        """What is known of a name; starts a lookup if that is not fresh.
+
+        Raises RuntimeError if nothing is known and the process can have no thread to look it up.
+        """
+        now = time.monotonic()
+        # Critical section: decides who looks the name up. Handing it to a thread is part of it,
+        # because others may wait for the lookup from then on.
+        with self._lock:
+            known = self._known.get(host)
+            if known is None:
+                if len(self._known) >= MAX_NAMES:
+                    del self._known[next(iter(self._known))]
+                known = self._known[host] = _Known()
+            if known.pending is None and now >= known.answered_at + self._fresh_s:
+                try:
+                    known.pending = self._threads.start(Task(lambda: self._look_up(host, known)))
+                except RuntimeError:
+                    if not known.answer:
+                        raise
+                known.pending_since = now
+            usable_at = math.inf
+            if known.pending is None or now < known.answered_at + self._at_once_s:
+                usable_at = now
+            elif known.answer:
+                usable_at = known.pending_since + RENEWAL_S
+            return Lookup(known.answer, usable_at, known.pending)
+
+    def _look_up(self, host: str, known: _Known) -> list[Address]:
+        """Called by a helper thread."""
+        found: list[Address] = []
+        try:
+            found = resolve(host)
+            return found
+        finally:
+            with self._lock:
+                if found:
+                    known.answer = found
+                    known.answered_at = time.monotonic()
+                known.pending = None
+
+
+def resolve(host: str, flags: int = 0) -> list[Address]:
+    """The addresses of a name in the order to try them; raises OSError, UnicodeError. Blocks.
+
+    Families take turns (RFC 8305 section 4), so that one without a route holds up the other by one
+    head start only.
+    """
+    found = dict.fromkeys(
+        Address(family, sockaddr)
+        for family, _, _, _, sockaddr in socket.getaddrinfo(
+            host, None, type=socket.SOCK_STREAM, flags=flags
+        )
+    )
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
+    turns: dict[int, int] = {}
+    ranked = []
+    for address in found:
+        turns[address.family] = turn = turns.get(address.family, 0) + 1
+        ranked.append((turn, address))
+    return [address for _, address in sorted(ranked, key=lambda each: each[0])]
+
+
+def literal(host: str) -> list[Address]:
+    """The address that `host` is, or nothing if it is a name. Does not block."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return []
+    return resolve(host, socket.AI_NUMERICHOST)
+
+
+NAMES = Names()
+
+os.register_at_fork(after_in_child=NAMES.forget)

@@ -1,0 +1,266 @@
+"""Opening a connection to an upstream: its name, its addresses, the proxy before it, TLS.
+
+All in the request's own thread, in non-blocking steps: each wait sees data, the clock and a caller
+who left, and can be taken up again after a pause. One limit holds for the steps together.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import os
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+from urllib3.connection import HTTPConnection
+
+from ..wire.tunnels import Handshake, TunnelRefused, http_connect, socks5
+from .connections import CONNECT_FAILURES, Tls, connect_error
+from .helpers import Task
+from .names import NAMES, Address, literal
+from .nested_tls import NestedTls
+from .watch import Caller, Clock, Poll
+
+# RFC 8305 section 5: the time that an address has before the next one is tried beside it.
+HEAD_START_S = 0.25
+
+Channel: TypeAlias = socket.socket | ssl.SSLSocket | NestedTls
+
+_T = TypeVar("_T")
+
+# Yields the moment at which to go on, even though nothing came.
+_Steps: TypeAlias = Generator[float, None, _T]
+
+
+class Proxy(NamedTuple):
+    """An outbound proxy. `scheme`: http, https, socks5, or socks5h, which resolves names itself."""
+
+    scheme: str
+    host: str
+    port: int
+    headers: dict[str, str]  # with its login, for HTTP
+    login: tuple[str, str]
+
+
+class Route(NamedTuple):
+    """The way to an upstream."""
+
+    host: str
+    port: int
+    is_tls: bool
+    proxy: Proxy | None
+    tls: Tls
+
+
+class Opening:
+    """A connection that is being opened. Owns it until `take`; used by one thread.
+
+    `connection` is one without a socket, to be given the new one. `limit_s` counts from now, for
+    all steps together; `name` says in errors where they lead.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        connection: HTTPConnection,
+        *,
+        name: str,
+        limit_s: float,
+        caller: Caller,
+        clock: Clock,
+    ) -> None:
+        self._route = route
+        self._connection = connection
+        self._name = name
+        self._limit_s = limit_s
+        self._caller = caller
+        self._clock = clock
+        self._deadline = clock.monotonic() + limit_s
+        self._lookup: Task[list[Address]] | None = None  # what is waited for, if not a socket
+        self._poll: Poll = select.poll()
+        self._events: Sequence[tuple[int, int]] = ()  # that ended the last wait
+        self._connecting: dict[int, socket.socket] = {}
+        self._channel: Channel | None = None
+        self._steps = self._open()
+
+    def advance(self, until: float) -> bool:
+        """Whether the connection is open; False: not yet at the monotonic moment `until`.
+
+        Raises CallerGone, UpstreamUnreachable, UpstreamTimeout.
+        """
+        try:
+            for due_at in self._steps:
+                came = self._wait(min(until, due_at, self._deadline))
+                now = self._clock.monotonic()
+                if now >= self._deadline:
+                    raise TimeoutError("its name was not resolved" if self._lookup else "")
+                if now >= until and not came:
+                    return False
+        except CONNECT_FAILURES as error:
+            raise connect_error(error, self._name, self._limit_s) from error
+        return True
+
+    def take(self) -> HTTPConnection:
+        """The open connection, which is the taker's from now on."""
+        self._connection.sock = cast("Any", self._channel)
+        self._channel = None
+        return self._connection
+
+    def close(self) -> None:
+        """Give up what is not taken. Idempotent."""
+        self._steps.close()  # its frame refers to us: no cycle is left for the collector
+        for sock in (*self._connecting.values(), self._channel):
+            if sock is not None:
+                sock.close()
+        self._connecting.clear()
+        self._channel = None
+
+    def _wait(self, until: float) -> bool:
+        """Whether something came before the monotonic moment `until`; raises CallerGone."""
+        if self._lookup is not None:
+            return self._lookup.wait(until, self._caller, self._clock)
+        self._events = self._clock.poll(self._poll, until)
+        self._caller.check(self._events, self._poll)
+        return bool(self._events)
+
+    def _open(self) -> _Steps[None]:
+        host, port, is_tls, proxy, tls = self._route
+        if proxy is None:
+            yield from self._connect((yield from self._resolve(host)), port)
+        else:
+            handshake = yield from self._handshake(proxy)
+            yield from self._connect((yield from self._resolve(proxy.host)), proxy.port)
+            if proxy.scheme == "https":
+                yield from self._secure(tls, proxy.host)
+            if handshake is not None:
+                yield from self._pass(handshake)
+        if is_tls:
+            yield from self._secure(tls, host)
+
+    def _handshake(self, proxy: Proxy) -> _Steps[Handshake | None]:
+        """What is to be said to the proxy; None: each request says where it goes."""
+        host, port, is_tls, _, _ = self._route
+        if proxy.scheme.startswith("http"):
+            return http_connect(host, port, proxy.headers) if is_tls else None
+        if proxy.scheme == "socks5":
+            addresses = yield from self._resolve(host)
+            # Not every proxy has a way to IPv6, and there is one try only.
+            first = min(addresses, key=lambda address: address.family != socket.AF_INET)
+            host = str(first.sockaddr[0])
+        return socks5(host, port, proxy.login)
+
+    def _resolve(self, host: str) -> _Steps[list[Address]]:
+        if found := literal(host):
+            return found
+        lookup = NAMES.find(host)
+        self._lookup = lookup.task
+        while not lookup.is_over(self._clock.monotonic()):
+            yield lookup.usable_at
+        self._lookup = None
+        return lookup.result()
+
+    def _connect(self, addresses: list[Address], port: int) -> _Steps[None]:
+        """Connects to the first address that answers."""
+        self._caller.join(self._poll)
+        left = deque(addresses)
+        next_at = -math.inf
+        failed = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        while left or self._connecting:
+            now = self._clock.monotonic()
+            if left and (now >= next_at or not self._connecting):
+                next_at = now + HEAD_START_S
+                try:
+                    self._begin(left.popleft(), port)
+                except OSError as error:
+                    failed = error
+                continue
+            yield next_at if left else math.inf
+            for fd, _ in self._events:
+                sock = self._connecting.get(fd)
+                if sock is None:
+                    continue  # the caller's
+                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not number:
+                    self._win(sock)
+                    return
+                failed = OSError(number, os.strerror(number))
+                self._drop(sock)
+                next_at = -math.inf
+        try:
+            raise failed
+        finally:
+            del failed  # its traceback refers to this frame
+
+    def _begin(self, address: Address, port: int) -> None:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        self._connecting[sock.fileno()] = sock
+        self._poll.register(sock.fileno(), select.POLLOUT)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect(address.at(port))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(sock)
+            raise
+
+    def _win(self, sock: socket.socket) -> None:
+        self._channel = self._connecting.pop(sock.fileno())
+        for other in list(self._connecting.values()):
+            self._drop(other)
+
+    def _drop(self, sock: socket.socket) -> None:
+        self._poll.unregister(sock.fileno())
+        self._connecting.pop(sock.fileno()).close()
+
+    def _pass(self, handshake: Handshake) -> _Steps[None]:
+        """Holds a conversation with the proxy."""
+        channel = self._channel
+        assert channel is not None
+        data, size = next(handshake)
+        while True:
+            while data:
+                sent = yield from self._do(functools.partial(channel.send, data), select.POLLOUT)
+                data = data[sent:]
+            came = yield from self._do(functools.partial(channel.recv, size), select.POLLIN)
+            if not came:
+                raise TunnelRefused("the proxy closed the connection")
+            try:
+                data, size = handshake.send(came)
+            except StopIteration:
+                return
+
+    def _secure(self, tls: Tls, host: str) -> _Steps[None]:
+        """Does a TLS handshake with `host`, which has to be in the certificate."""
+        channel = self._channel
+        host = host.partition("%")[0].rstrip(".")  # certificates have neither zones nor roots
+        if isinstance(channel, ssl.SSLSocket):
+            self._channel = nested = NestedTls(channel, tls.context(), host)
+            handshake = nested.do_handshake
+        else:
+            self._channel = outer = tls.context().wrap_socket(
+                cast("socket.socket", channel), server_hostname=host, do_handshake_on_connect=False
+            )
+            handshake = outer.do_handshake
+        yield from self._do(handshake, select.POLLIN)
+
+    def _do(self, operation: Callable[[], _T], wanted: int) -> _Steps[_T]:
+        """Tries an operation on the connection until it is done."""
+        while True:
+            try:
+                return operation()
+            except ssl.SSLWantReadError:
+                events = select.POLLIN
+            except ssl.SSLWantWriteError:
+                events = select.POLLOUT
+            except BlockingIOError:
+                events = wanted
+            assert self._channel is not None
+            self._poll.modify(self._channel.fileno(), events)
+            yield math.inf

@@ -1,0 +1,166 @@
+"""The ways to upstreams, and what is sent on them.
+
+Here, in `reply`, in `opening` and in `connections` is the one boundary where errors of requests,
+urllib3, ssl and sockets become ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_auth_from_url
+from urllib3.connection import HTTPConnection
+from urllib3.util import parse_url
+
+from ..errors import UpstreamTimeout
+from ..wire.http.headers import merged
+from .connections import CONNECT_FAILURES, IdlePool, Tls, connect_error, idle_pool
+from .exchange import SocketReply
+from .opening import Opening, Proxy, Route
+from .watch import CLOCK, Caller, Clock
+
+# A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
+MAX_JOINED_BYTES = 64 * 1024
+
+# SOCKS: RFC 1928 section 3.
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+class Transport:
+    """The way to one upstream: its origin, the proxy in front of it, the CA that vouches for it.
+
+    Shared by its clients and by threads. Opens nothing before the first exchange, and a forked
+    child starts with no connection of its parent's.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        proxy_url: str = "",
+        ca_bundle: str = "",
+        connect_timeout_s: float,
+        max_connections: int,
+        clock: Clock = CLOCK,
+    ) -> None:
+        # Prepared, so that a host name or a path beyond ASCII goes out as on the connection.
+        prepared = requests.Request("POST", base_url).prepare()
+        url = urlsplit(prepared.url or "")
+        self.host = url.netloc.rpartition("@")[2]
+        self.base_path = url.path.rstrip("/")
+        self.clock = clock
+        self.connect_timeout_s = connect_timeout_s
+        self._request = prepared
+        self._max_connections = max_connections
+        self._proxy_url = proxy_url
+        self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
+        self._tls = Tls(ca_bundle)
+        self._pool: IdlePool | None = None
+        _transports.add(self)
+
+    def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+        """The request line and header lines that all requests to this path share.
+
+        Without the blank line, so that more lines can follow.
+        """
+        target = self.base_path + path
+        lines = {"Host": self.host}
+        if self._is_forwarded:  # RFC 9112 section 3.2.2: a proxy takes the whole URL
+            target = f"http://{self.host}{target}"
+            lines |= HTTPAdapter().proxy_headers(self._proxy_url)
+        lines["Accept-Encoding"] = "identity"
+        lines = merged(lines, headers)
+        text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return f"{method} {target} HTTP/1.1\r\n{text}".encode("latin-1")
+
+    def send(self, head: bytes, body: bytes, *, caller: Caller, deadline: float) -> SocketReply:
+        """Send a request; the reply does the waiting. Does not block; raises UpstreamTimeout.
+
+        `head` ends with a line end; the length and the blank line are added here.
+        """
+        head += b"Content-Length: %d\r\n\r\n" % len(body) if body else b"\r\n"
+        parts = [head + body] if len(body) <= MAX_JOINED_BYTES else [head, body]
+        return SocketReply(self, parts, caller=caller, deadline=deadline)
+
+    def take(self, *, caller: Caller, deadline: float, fresh: bool) -> HTTPConnection | Opening:
+        """A connection that has served before, or one that is to be opened.
+
+        `fresh`: the latter in any case. Raises UpstreamUnreachable, UpstreamTimeout.
+        """
+        left_s = deadline - self.clock.monotonic()
+        if left_s <= 0:
+            raise UpstreamTimeout(f"no time was left to connect to {self.host}")
+        limit_s = min(self.connect_timeout_s, left_s)
+        name = f"{self.host} by way of its proxy" if self._proxy_url else self.host
+        try:
+            connection = self._connections().take()
+            if fresh:
+                connection.close()
+            if connection.sock is not None:
+                return connection
+            route = self._route
+        except CONNECT_FAILURES as error:
+            raise connect_error(error, name, limit_s) from error
+        return Opening(
+            route, connection, name=name, limit_s=limit_s, caller=caller, clock=self.clock
+        )
+
+    @functools.cached_property
+    def _route(self) -> Route:
+        scheme, host, port = _parts(self._request.url or "")
+        return Route(host, port, scheme == "https", _proxy(self._proxy_url), self._tls)
+
+    def give_back(self, connection: HTTPConnection) -> None:
+        """Keep the connection for the next exchange; a closed one is forgotten."""
+        pool = self._pool
+        if pool is None:
+            connection.close()
+        elif connection.sock is not None:
+            pool.give_back(connection)
+
+    def _connections(self) -> IdlePool:
+        if self._pool is None:
+            self._pool = idle_pool(self._request, self._max_connections)
+        return self._pool
+
+    def close(self) -> None:
+        """Close idle connections; a later exchange opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's, to be left alone."""
+        self._pool = None
+
+
+def _proxy(url: str) -> Proxy | None:
+    """The proxy at a URL; raises ValueError."""
+    if not url:
+        return None
+    return Proxy(*_parts(url), HTTPAdapter().proxy_headers(url), get_auth_from_url(url))
+
+
+def _parts(url: str) -> tuple[str, str, int]:
+    """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
+    parsed = parse_url(url)
+    if parsed.scheme not in _PORTS:
+        raise ValueError(f"no such scheme: {parsed.scheme}")
+    return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
+
+
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for transport in tuple(_transports):
+        transport.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

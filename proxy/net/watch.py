@@ -1,0 +1,220 @@
+"""Waiting for one thing while keeping an eye on the caller, without a second thread.
+
+Every wait of a request (for an upstream, in the queue, in back-off) ends by data, by a moment on
+the clock, or because the caller hung up. What is watched is owned elsewhere, and not closed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..errors import CallerGone
+from .lost import LOST
+from .timed_socket import TimedSocket, limit_writes, set_timeout
+
+# Linux and FreeBSD report a peer's half-close as an event of its own; elsewhere (macOS) the socket
+# only becomes readable, and a peek tells its end from bytes of a next, pipelined request.
+_RDHUP = getattr(select, "POLLRDHUP", 0)
+_ENDED = _RDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+# poll() takes a C int of milliseconds.
+_MAX_POLL_MS = 2**31 - 1
+
+# What an eventfd takes: a count, eight bytes in the machine's order.
+_ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class Poll(Protocol):
+    """What of `select.poll` objects is used."""
+
+    def register(self, fd: int, eventmask: int = ..., /) -> None: ...
+    def modify(self, fd: int, eventmask: int, /) -> None: ...
+    def unregister(self, fd: int, /) -> None: ...
+    def poll(self, timeout: float | None = ..., /) -> list[tuple[int, int]]: ...
+
+
+class Clock:
+    """The time, and the passing of it: tests put a clock in its place that need not sleep."""
+
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
+        """The events of `poller`, or none at the monotonic moment `until`."""
+        left_ms = (until - time.monotonic()) * 1000
+        if 0 < left_ms < _MAX_POLL_MS:
+            return poller.poll(left_ms)
+        return poller.poll(0) if left_ms <= 0 else poller.poll()
+
+
+CLOCK = Clock()
+
+
+class Caller:
+    """The connection of whoever called us, as far as the server lets us see it.
+
+    Without a socket (`Caller(None)`) a caller never seems to leave.
+    """
+
+    __slots__ = ("_fd", "_sock")
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        self._sock = sock
+        self._fd = -1 if sock is None else sock.fileno()
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, Any]) -> Caller:
+        """The caller of a WSGI request under gunicorn or werkzeug.
+
+        HTTP/2 shares one socket between requests: its end says nothing about one of them.
+        """
+        if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
+            return cls(None)
+        return cls(environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
+
+    def join(self, poller: Poll) -> None:
+        """Have `poller` report the caller's end too, and notes of what was lost."""
+        LOST.join(poller)
+        if self._fd >= 0:
+            poller.register(self._fd, _RDHUP or select.POLLIN)
+
+    def check(self, events: list[tuple[int, int]], poller: Poll) -> None:
+        """Raise CallerGone if these events of `poller` say so; give back what was lost."""
+        for fd, event in events:
+            if fd == LOST.fd:
+                LOST.answer()
+            if fd != self._fd:
+                continue
+            if event & _ENDED or self._at_end():
+                raise CallerGone("the caller closed the connection")
+            # Bytes of a pipelined request: from here on its end cannot be told from them.
+            poller.unregister(fd)
+            self._fd = -1
+
+    def raise_if_gone(self) -> None:
+        """Raise CallerGone if the caller has left by now."""
+        self.pause(-math.inf)
+
+    def pause(self, until: float, clock: Clock = CLOCK) -> None:
+        """Wait for nothing but the monotonic moment `until`; raises CallerGone."""
+        poller: Poll = select.poll()
+        self.join(poller)
+        while events := clock.poll(poller, until):
+            self.check(events, poller)
+
+    def _at_end(self) -> bool:
+        assert self._sock is not None
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # a TLS socket takes no flags, and tells no more than this
+            return True
+
+    def limit_io(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
+        """Have a read from or a write to the caller fail if nothing comes, or is taken, so long.
+
+        Reads fail at the moment `receive_until` as well, where the server's sockets are ours.
+        """
+        sock = self._sock
+        if sock is None:
+            return
+        if isinstance(sock, TimedSocket):
+            sock.limit(timeout_s, receive_until=receive_until)
+        elif limit_writes(sock, timeout_s):
+            set_timeout(sock, socket.SO_RCVTIMEO, timeout_s)
+
+
+class SocketWatch:
+    """Waits for one upstream socket and the caller. One per exchange, used by one thread."""
+
+    __slots__ = ("_caller", "_clock", "_fd", "_poll", "_writing")
+
+    def __init__(self, sock: socket.socket, caller: Caller, clock: Clock = CLOCK) -> None:
+        self._fd = sock.fileno()
+        self._caller = caller
+        self._clock = clock
+        self._writing = False
+        self._poll: Poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        caller.join(self._poll)
+
+    def wait(self, until: float, *, writing: bool = False) -> int:
+        """The events on the upstream socket, 0 if none came until then; raises CallerGone."""
+        if writing != self._writing:
+            self._poll.modify(self._fd, select.POLLIN | (select.POLLOUT if writing else 0))
+            self._writing = writing
+        while events := self._clock.poll(self._poll, until):
+            fd, event = events[0]
+            if fd == self._fd and len(events) == 1:
+                return event
+            self._caller.check(events, self._poll)
+            for fd, event in events:
+                if fd == self._fd:
+                    return event
+        return 0
+
+    @staticmethod
+    def readable(event: int) -> bool:
+        """Whether a read would not block after this event."""
+        return bool(event & _READABLE)
+
+
+class Bell:
+    """Wakes the one thread that waits on it; ringing neither blocks nor gets lost."""
+
+    __slots__ = ("_read_fd", "_write_fd", "pid")
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._read_fd = self._write_fd = -1  # until there is one: it may be one too many
+        if hasattr(os, "eventfd"):
+            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._read_fd, self._write_fd = os.pipe()
+            os.set_blocking(self._read_fd, False)
+            os.set_blocking(self._write_fd, False)
+
+    def ring(self) -> None:
+        """Wake the waiter, or have its next wait end at once."""
+        with contextlib.suppress(BlockingIOError):  # it is rung already
+            os.write(self._write_fd, _ONE)
+
+    def wait(self, until: float, caller: Caller, clock: Clock = CLOCK) -> bool:
+        """Whether it rang before the monotonic moment `until`; raises CallerGone."""
+        poller: Poll = select.poll()
+        poller.register(self._read_fd, select.POLLIN)
+        caller.join(poller)
+        while True:
+            events = clock.poll(poller, until)
+            if not events:
+                return False
+            caller.check(events, poller)
+            if any(fd == self._read_fd for fd, _ in events):
+                os.read(self._read_fd, 4096)
+                return True
+
+    def __del__(self) -> None:
+        for fd in {self._read_fd, self._write_fd} - {-1}:
+            os.close(fd)
+
+
+_thread = threading.local()
+
+
+def my_bell() -> Bell:
+    """The calling thread's bell: made at its first wait, freed with it, not shared over a fork."""
+    bell: Bell | None = getattr(_thread, "bell", None)
+    if bell is None or bell.pid != os.getpid():
+        bell = _thread.bell = Bell()
+    return bell

@@ -1,0 +1,223 @@
+"""What a client's past says about its present: pure, `now` is a monotonic moment passed in.
+
+    READY ──429──> COOLING ──time──> ON_TRIAL ──request──> TRYING ──2xx, or 2 s──> READY
+      │               ^                                      ├──429──> COOLING, longer
+      │               │                                      └──undecided──> ON_TRIAL
+      ├──5xx, transport──> RESTING ──time──> READY
+      └──401 (client), 402 (client and model)──> OUT ──time──> ON_TRIAL
+
+COOLING and OUT exclude; RESTING only puts behind others. One trial at a time. Quotas refuse at
+once, so a trial has passed when the upstream's status line says 2xx, or after `TRIAL_S` without a
+refusal: the status line of a unary answer may come late. Failures are forgotten at a whole answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .queue import Offer
+
+# 429 without a hint: 1 s doubling to 5 min. Rest after 5xx: 1 s doubling to 60 s. Out of service
+# after 401 or 402: 1 min doubling to 30 min.
+COOLDOWN_S = (1.0, 300.0)
+REST_S = (1.0, 60.0)
+OUT_S = (60.0, 1800.0)
+
+# A trial that was not refused for so long has passed.
+TRIAL_S = 2.0
+
+
+class State(enum.Enum):
+    """What a client is fit for, for one model."""
+
+    READY = "ready"
+    ON_TRIAL = "on trial"  # half-open: one request may try
+    TRYING = "trying"  # half-open, and that request is under way: at most for TRIAL_S
+    RESTING = "resting"
+    COOLING = "cooling down"
+    OUT = "out of service"
+
+
+class Standing(NamedTuple):
+    """A state, and the monotonic moment at which it ends by itself."""
+
+    state: State
+    until: float = math.inf
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests get through, some time soon."""
+        return self.state is not State.OUT
+
+
+READY = Standing(State.READY)
+
+
+class Effect(enum.Enum):
+    """What an attempt's end says about the client."""
+
+    NONE = "none"
+    GOOD = "good"
+    BEGUN = "begun"  # a 2xx status line: a trial has passed, the answer may still break
+    COOL = "cool"  # 429
+    REST = "rest"  # 5xx, transport
+    OUT_OF_MODEL = "out of model"  # 402
+    OUT = "out"  # 401
+
+
+def doubling(bounds: tuple[float, float], times: int) -> float:
+    """`bounds[0]` doubled `times` times, at most `bounds[1]`."""
+    first, most = bounds
+    return min(most, first * 2.0 ** min(times, 32))
+
+
+class Breaker:
+    """Shuts a client out for a time, then lets one trial at a time through.
+
+    What requests say that were under way when it shut is old news: it neither lengthens the time
+    (ten requests at once would make ten failures of one) nor opens again.
+    """
+
+    __slots__ = ("_bounds", "_shut_at", "_trial", "_trial_began", "failures", "state", "until")
+
+    def __init__(self, bounds: tuple[float, float]) -> None:
+        self._bounds = bounds
+        self.state = State.READY
+        self.until = -math.inf
+        self.failures = 0
+        self._shut_at = -math.inf
+        self._trial: int | None = None  # the number of the lease that tries
+        self._trial_began = -math.inf
+
+    def standing(self, now: float) -> Standing:
+        if self.state is State.READY:
+            return READY
+        if now < self.until:
+            return Standing(self.state, self.until)
+        if self._trial is None:
+            return Standing(State.ON_TRIAL)
+        passes_at = self._trial_began + TRIAL_S
+        return Standing(State.TRYING, passes_at) if now < passes_at else READY
+
+    def begin_trial(self, lease: int, now: float) -> None:
+        """Have the lease of this number decide."""
+        self._trial = lease
+        self._trial_began = now
+
+    def end_trial(self, lease: int, now: float) -> None:
+        """It has passed by time, or its place is the next one's. Nothing, if it was decided."""
+        if self._trial == lease:
+            if now >= self._trial_began + TRIAL_S:
+                self.state = State.READY
+            self._trial = None
+
+    def shut(
+        self, state: State, *, began: float, now: float, asked_s: float | None, most_s: float
+    ) -> None:
+        """Shut for what was asked, else for twice the last time, at most `most_s`.
+
+        A shorter time never replaces a longer one that is running.
+        """
+        wait_s = asked_s
+        if began >= self._shut_at:
+            if wait_s is None:
+                wait_s = doubling(self._bounds, self.failures)
+            self.failures += 1
+            self._shut_at = now
+        elif wait_s is None:
+            return
+        self.state = state
+        self.until = max(self.until, now + min(wait_s, most_s))
+        self._trial = None
+
+    def open(self, *, began: float, forgets: bool = True) -> None:
+        """A success; `forgets`: the failures too, so that the next one shuts for no longer."""
+        if began >= self._shut_at:
+            self.state = State.READY
+            self.until = -math.inf
+            if forgets:
+                self.failures = 0
+
+
+class Health:
+    """One client's health for one model; `service` is the client's own, shared by its models."""
+
+    __slots__ = ("_breakers", "_payment", "_quota", "_rest", "_service", "offers")
+
+    def __init__(self, service: Breaker) -> None:
+        self.offers: list[Offer] = []  # the aliases under which the client offers the model
+        self._service = service
+        self._payment = Breaker(OUT_S)
+        self._quota = Breaker(COOLDOWN_S)
+        self._rest = Breaker(REST_S)  # never half-open: it only puts behind others
+        self._breakers = (self._service, self._payment, self._quota)
+
+    def standing(self, now: float) -> Standing:
+        """What the client is fit for now."""
+        worst = READY
+        for breaker in self._breakers:
+            if breaker.state is not State.READY:
+                worst = max(worst, breaker.standing(now), key=_gravity)
+        if now < self._rest.until and worst.state in (State.READY, State.ON_TRIAL):
+            return Standing(State.RESTING, self._rest.until)
+        return worst
+
+    def begin_trials(self, lease: int, now: float) -> tuple[Breaker, ...]:
+        """A lease of this number begins; the breakers that it is on trial for."""
+        trials: tuple[Breaker, ...] = ()
+        for breaker in self._breakers:
+            if breaker.state is State.READY or breaker.standing(now).state is not State.ON_TRIAL:
+                continue
+            breaker.begin_trial(lease, now)
+            trials += (breaker,)
+        return trials
+
+    def apply(
+        self, effect: Effect, *, began: float, now: float, asked_s: float | None, most_s: float
+    ) -> None:
+        """What an attempt that `began` then says.
+
+        `asked_s`: the upstream's own wish; `most_s`: the longest that it may wish for.
+        """
+        if effect in (Effect.GOOD, Effect.BEGUN):
+            for breaker in self._breakers:
+                breaker.open(began=began, forgets=effect is Effect.GOOD)
+            if effect is Effect.GOOD:
+                self._rest.open(began=began)
+        elif effect is not Effect.NONE:
+            breaker, state = {
+                Effect.COOL: (self._quota, State.COOLING),
+                Effect.REST: (self._rest, State.RESTING),
+                Effect.OUT: (self._service, State.OUT),
+                Effect.OUT_OF_MODEL: (self._payment, State.OUT),
+            }[effect]
+            if effect is not Effect.COOL:
+                asked_s, most_s = None, math.inf
+            breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether no cooldown, rest, trial or time out of service is under way."""
+        return self.standing(now).state in (State.READY, State.ON_TRIAL)
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row, of whatever kind."""
+        service, payment, quota = self._breakers
+        return service.failures + payment.failures + quota.failures + self._rest.failures
+
+
+_GRAVITY = {
+    State.READY: 0,
+    State.RESTING: 0,
+    State.ON_TRIAL: 1,
+    State.TRYING: 2,
+    State.COOLING: 3,
+    State.OUT: 4,
+}
+
+
+def _gravity(standing: Standing) -> tuple[int, float]:
+    return _GRAVITY[standing.state], standing.until

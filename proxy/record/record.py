@@ -1,0 +1,128 @@
+"""What is kept of each request: one record, one line in the log when it ends.
+
+Logs, metrics and pages read it. It never holds a key or what was said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+
+from ..wire.chat import Usage
+
+log = logging.getLogger("proxy.request")
+
+# A name that a caller or an upstream chose is cut to this in the log.
+MAX_NAME_CHARS = 80
+
+
+class Attempt:
+    """One try with one client. `reason` is how it ended: `ok`, an error's code, or a status."""
+
+    __slots__ = ("client", "reason", "status", "waited_s")
+
+    def __init__(self, client: str, waited_s: float) -> None:
+        self.client = client
+        self.waited_s = waited_s  # in the queue and in back-off, before it was sent
+        self.status = 0  # the upstream's, if it came to one
+        self.reason = "open"
+
+    def __str__(self) -> str:
+        # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
+        reason = ascii(self.reason[:MAX_NAME_CHARS])[1:-1]
+        if self.status:
+            reason = f"{self.status} {reason}"
+        return f"{self.client} ({reason}, waited {self.waited_s:.3f} s)"
+
+
+class Record:
+    """One request. Moments are monotonic seconds, sizes are bytes.
+
+    `end`: `ok`, `caller_gone`, or the code of the error that ended it.
+    """
+
+    __slots__ = (
+        "arrived",
+        "attempts",
+        "bytes_in",
+        "bytes_out",
+        "caller",
+        "end",
+        "ended",
+        "endpoint",
+        "first_event",
+        "mask",
+        "model",
+        "request_id",
+        "status",
+        "stream",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        *,
+        endpoint: str,
+        arrived: float,
+        mask: Callable[[str], str] = str,
+    ) -> None:
+        self.mask = mask  # hides secrets: callers may choose one as id, model or path
+        self.request_id = request_id
+        self.endpoint = endpoint
+        self.arrived = arrived
+        self.caller = ""
+        self.model = ""
+        self.stream = False
+        self.attempts: list[Attempt] = []
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.first_event: float | None = None
+        self.ended: float | None = None
+        self.end = ""
+        self.usage: Usage | None = None
+
+    def close(self, now: float) -> None:
+        """The request is over: log its line."""
+        if self.ended is None:
+            self.ended = now
+            self.end = self.end or "error"
+            if log.isEnabledFor(logging.INFO):
+                log.info(self.mask(self.line()))
+
+    def line(self) -> str:
+        """The record as one line of `key=value`, values with spaces quoted as in JSON."""
+        waited_s = sum([attempt.waited_s for attempt in self.attempts])
+        line = (
+            f"id={_quoted(self.request_id)} caller={_quoted(self.caller)} "
+            f"endpoint={_quoted(self.endpoint)} model={_quoted(self.model[:MAX_NAME_CHARS])} "
+            f"stream={int(self.stream)} status={self.status} "
+            f"end={_quoted(self.end[:MAX_NAME_CHARS])} attempts={len(self.attempts)} "
+            f"waited_ms={waited_s * 1000:.0f}"
+        )
+        if self.attempts:
+            # Labels are the configuration's: printable, and to be found by their mask.
+            clients = json.dumps("; ".join(map(str, self.attempts)), ensure_ascii=False)
+            line += f" clients={clients}"
+        if self.first_event is not None:
+            line += f" first_ms={(self.first_event - self.arrived) * 1000:.0f}"
+        if self.ended is not None:
+            line += f" ms={(self.ended - self.arrived) * 1000:.0f}"
+        line += f" in={self.bytes_in} out={self.bytes_out}"
+        if self.usage is not None:
+            line += f" prompt_tokens={self.usage.prompt_tokens}"
+            line += f" completion_tokens={self.usage.completion_tokens}"
+        return line
+
+
+def _quoted(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text) if text else "-"
+
+
+# What needs no quotes: the name of most models, callers and clients.
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")

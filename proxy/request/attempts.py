@@ -1,0 +1,324 @@
+"""One request's way through the pool: choose, send, switch to the next client on failure.
+
+One loop for unary and stream. It is a generator that can pause at any wait, so that a stream's body
+can write a keep-alive and then take the same wait up again, in the same thread. Nothing is cleaned
+up in the generator: `Attempts` owns lease and reply, and its `close()` frees them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple, NoReturn
+
+from ..clients.base import Reply
+from ..clients.registry import Entry
+from ..config import Config
+from ..errors import (
+    AllCoolingDown,
+    CallerError,
+    NoClientFree,
+    PoolError,
+    ProxyError,
+    RetryHint,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamTimeout,
+)
+from ..net.watch import Caller, Clock
+from ..pool.health import Effect, doubling
+from ..pool.lease import Lease
+from ..pool.pool import ClientPool
+from ..record.record import Attempt, Record
+from ..wire.chat import ChatRequest, chunks_of
+from ..wire.http.headers import passed
+from .stream import Finished, Opened, Relay
+from .verdict import Verdict, judge, shown
+from .waits import (
+    OutOfTime,
+    Pausing,
+    Waits,
+    await_head,
+    error_body,
+    first_chunks,
+    first_data,
+    whole_body,
+)
+
+# Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
+BACK_OFF_S = (0.25, 4.0)
+
+# After the end of an answer its connection gets this long to become reusable.
+LINGER_S = 0.05
+
+
+class Call(NamedTuple):
+    """A request as dispatch needs it. `headers`: the caller's that go on to the upstream."""
+
+    request: ChatRequest
+    entry: Entry
+    headers: dict[str, str]
+    caller: Caller
+    record: Record
+
+
+class Answer(NamedTuple):
+    """A unary answer."""
+
+    body: bytes
+
+
+class Attempts:
+    """The attempts of one request. Owns its lease and its reply until `close()`."""
+
+    def __init__(
+        self,
+        call: Call,
+        pool: ClientPool,
+        config: Config,
+        clock: Clock,
+        *,
+        rank: int | None = None,
+    ) -> None:
+        self.headers: dict[str, str] = {}  # of the upstream's, those that go back
+        self.is_native = False  # whether the present client speaks the caller's own dialect
+        self._call = call
+        self._pool = pool
+        self._config = config
+        # A later prompt of a stream that has begun has a time of its own.
+        is_first = call.record.first_event is None
+        arrived = call.record.arrived if is_first else clock.monotonic()
+        self._waits = Waits(config, clock, arrived=arrived)
+        self._ticket = pool.ticket(
+            call.request.model, call.caller, holder=call.record.request_id, rank=rank
+        )
+        self._ticket.is_kept = True
+        self._pauses = self._run()
+        self._lease: Lease | None = None
+        self._reply: Reply | None = None
+        self._relay: Relay | None = None  # of the present attempt, if it streams
+        self._attempt = Attempt("", 0.0)  # the present one's record
+        self._last_error: ProxyError | None = None
+        self._speaks_for_one = False  # the last error is its client's matter, others may serve
+        self._retries_left = config.request_retry
+        self._failures = 0
+        self._timeouts = 0
+        self._quota_hits: dict[str, int] = {}
+
+    @property
+    def rank(self) -> int:
+        """The request's place in the order of arrival."""
+        return self._ticket.rank
+
+    def advance(self, pause_at: float) -> Answer | Opened | None:
+        """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.
+
+        Raises ProxyError: the caller's gone, or the error that is to be its answer.
+        """
+        self._waits.pause_at = pause_at
+        try:
+            next(self._pauses)
+        except StopIteration as stop:
+            outcome: Answer | Opened = stop.value
+            return outcome
+        return None
+
+    def interrupted(self, error: ProxyError) -> None:
+        """The stream broke after its first chunks: told to the client's health, not retried."""
+        if self._lease is not None:
+            effect = judge(error, switch_project=False).effect
+            error.hide(self._config.secrets)
+            self._lease.report(effect, asked_s=_asked_s(error))
+        self._attempt.reason = error.code or "error"
+
+    def close(self, *, linger_s: float = LINGER_S) -> None:
+        """Give back what is held. Idempotent."""
+        is_over = self._relay is not None and self._relay.is_over
+        if is_over and self._lease is not None:
+            self._lease.report(Effect.GOOD)
+        self._end_attempt(linger_s=linger_s if is_over else 0.0)
+        if self._ticket.bell is not None:  # it waits, or was handed a lease since it last looked
+            self._pool.withdraw(self._ticket)
+
+    def _end_attempt(self, *, linger_s: float = 0.0) -> None:
+        lease, self._lease = self._lease, None
+        try:
+            self._close_reply(linger_s=linger_s)
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _close_reply(self, *, linger_s: float = 0.0) -> None:
+        reply, self._reply, self._relay = self._reply, None, None
+        if reply is not None:
+            reply.close(linger_s=linger_s)
+
+    def _run(self) -> Pausing[Answer | Opened]:
+        goes_on = True
+        while goes_on:
+            self._lease = lease = yield from self._acquire()
+            try:
+                outcome = yield from self._try(lease)
+            except (UpstreamError, CallerError) as error:
+                goes_on = self._goes_on(lease, error)
+            else:
+                if self._relay is None:
+                    lease.report(Effect.GOOD)
+                self._attempt.reason = "ok"
+                return outcome
+            self._end_attempt()
+        raise self._final()
+
+    def _acquire(self) -> Pausing[Lease]:
+        asked_at = self._waits.now()
+        while True:
+            until = min(self._waits.pause_at, self._waits.deadline)
+            try:
+                lease = self._pool.acquire(self._ticket, self._call.entry.routes, until)
+            except PoolError as error:
+                unserved: ProxyError = error
+                break
+            now = self._waits.now()
+            if now >= self._waits.deadline:
+                if lease is not None:
+                    lease.release()
+                unserved = self._waits.out_of_time()
+                break
+            if lease is not None:
+                self._attempt = Attempt(lease.client.label, now - asked_at)
+                self._call.record.attempts.append(self._attempt)
+                return lease
+            yield
+        raise self._final(unserved)
+
+    def _try(self, lease: Lease) -> Pausing[Answer | Opened]:
+        """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
+
+        A model whose quota is out is stood in for by its preview variants, on the same lease.
+        """
+        try:
+            return (yield from self._ask(lease, lease.model))
+        except UpstreamRefusal as error:
+            if error.status != 429 or not self._config.switch_preview_model:
+                raise
+            for model in lease.client.substitutes(lease.model):
+                self._close_reply()
+                try:
+                    return (yield from self._ask(lease, model))
+                except OutOfTime:
+                    raise
+                except UpstreamError:
+                    continue  # the first one says how long it lasts
+            raise
+
+    def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Opened]:
+        request = self._call.request
+        self.is_native = lease.client.is_native(request)
+        if not self.is_native:
+            request.check()
+        self._reply = reply = lease.client.send(
+            request,
+            model=model,
+            headers=self._call.headers,
+            caller=self._call.caller,
+            deadline=self._waits.deadline,
+        )
+        yield from await_head(reply, self._waits)
+        self._attempt.status = reply.status
+        if not 200 <= reply.status < 300:
+            yield from self._refused(lease, reply)
+        lease.report(Effect.BEGUN)
+        secrets = self._config.secrets
+        self.headers = {
+            name: secrets.mask_ascii(value) for name, value in passed(reply.headers).items()
+        }
+        first = b""
+        if request.stream:
+            # Whatever its content type says: no event begins like an object does.
+            first = yield from first_data(reply, self._waits)
+            if not first.startswith(b"{"):
+                translator = lease.client.chunks(request)
+                most = self._config.max_event_bytes
+                relay = Relay(reply, translator, first=first, max_event_bytes=most)
+                self._relay = relay
+                return Opened(relay, (yield from first_chunks(relay, self._waits)))
+        body = yield from whole_body(reply, self._waits, first=first)
+        body, usage = lease.client.answer(request, body)
+        self._call.record.usage = usage
+        if request.stream:
+            chunks = chunks_of(body, with_usage=request.wants_usage())
+            return Opened(Finished(usage), chunks)
+        return Answer(body)
+
+    def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
+        """Raise the error that the upstream answered with."""
+        if reply.status < 400:
+            raise UpstreamInvalid(
+                f"{lease.client.label} answered {reply.status}, a redirect, which is not followed: "
+                "check its base-url"
+            )
+        raise lease.client.refusal(reply, (yield from error_body(reply, self._waits)))
+
+    def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
+        """Draw the consequences of a failed attempt; whether there is to be another."""
+        verdict = judge(error, switch_project=self._config.switch_project)
+        # Frames hold all that was read of the answer: it goes now, not with the request's end.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error.hide(self._config.secrets)
+        lease.report(verdict.effect, asked_s=_asked_s(error))
+        self._attempt.reason = error.code or "error"
+        if not (isinstance(error, OutOfTime) and self._last_error):
+            self._last_error = shown(error, lease.client.label)
+            self._speaks_for_one = verdict.excludes
+        if verdict.excludes or self._is_second_quota_hit(lease, verdict):
+            lease.exclude()
+        if not verdict.moves_on or isinstance(error, OutOfTime):
+            return False
+        if isinstance(error, UpstreamTimeout) and not self._call.request.stream:
+            self._timeouts += 1
+            if self._timeouts > 1:
+                return False
+        if verdict.counts:
+            self._retries_left -= 1
+            most_s = doubling(BACK_OFF_S, self._failures)
+            self._failures += 1
+            self._ticket.tried_again_at = self._waits.now() + random.uniform(0, most_s)
+        return self._retries_left >= 0
+
+    def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:
+        if verdict.effect is not Effect.COOL:
+            return False
+        hits = self._quota_hits[lease.client.label] = (
+            self._quota_hits.get(lease.client.label, 0) + 1
+        )
+        return hits > 1
+
+    def _final(self, unserved: ProxyError | None = None) -> ProxyError:
+        """The error that the caller gets; on a quota's, with the pool's own retry hints.
+
+        `unserved`: why there is no client for another attempt.
+        """
+        error = self._last_error
+        if error is None or (self._speaks_for_one and _is_passing(unserved)):
+            error = unserved
+        assert error is not None
+        is_quota = isinstance(error, UpstreamRefusal) and error.status == 429
+        if is_quota and self._config.switch_project:
+            if isinstance(unserved, NoClientFree):
+                error.hint = unserved.hint
+            else:
+                after_s = self._pool.cooled_in(self._call.request.model, self._call.entry.routes)
+                error.hint = RetryHint(after_s)
+        return error
+
+
+def _asked_s(error: ProxyError) -> float | None:
+    """The wait that the upstream asked for."""
+    return error.retry_after_s if isinstance(error, UpstreamRefusal) else None
+
+
+def _is_passing(error: ProxyError | None) -> bool:
+    """Whether a client that this request could use is merely in use or cooling down."""
+    if not isinstance(error, (AllCoolingDown, NoClientFree)):
+        return False
+    return error.hint is not None and error.hint.after_s is not None

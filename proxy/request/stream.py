@@ -1,0 +1,291 @@
+"""Streams on their way to the caller: the WSGI body that owns lease and reply until `close()`.
+
+Two phases. Before the first chunk only comments were written, if anything, and attempts go on;
+after it nothing is retried. A failure then becomes an error event and no `[DONE]` follows, so that
+no half answer looks whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Protocol
+
+from ..clients.base import ChunkTranslator, Reply
+from ..errors import CallerGone, ProxyError, UpstreamError, UpstreamRefusal, UpstreamTimeout
+from ..net import shortage
+from ..net.lost import LOST
+from ..net.watch import Clock
+from ..record.record import Record
+from ..wire.chat import Usage, error_event, read_named_error
+from ..wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
+
+
+class Relay:
+    """An upstream's streamed answer, read as chunks."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        translator: ChunkTranslator,
+        *,
+        first: bytes = b"",
+        max_event_bytes: int,
+    ) -> None:
+        self.is_over = False
+        self.progress = 0  # data events so far
+        self._ahead = first  # what was read of the reply already
+        self._translator = translator
+        self._reply = reply
+        self._decoder = SseDecoder(max_event_bytes=max_event_bytes)
+        self._failure: UpstreamError | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens, as far as the answer told them by now."""
+        return self._translator.usage
+
+    @property
+    def lingers(self) -> bool:
+        return self.is_over and not self._reply.is_whole
+
+    def read(self, until: float) -> list[bytes] | None:
+        """The chunks of one read, none for mere comments; None: nothing came until then.
+
+        Raises UpstreamError after the chunks that came before it.
+        """
+        if self._failure is not None:
+            raise self._failure
+        data: bytes | None = self._ahead
+        if data:
+            self._ahead = b""
+        else:
+            data = self._reply.read(until)
+            if data is None:
+                return None
+        translator = self._translator
+        chunks: list[bytes] = []
+        try:
+            for event in self._decoder.feed(data) if data else self._decoder.finish():
+                self.progress += 1
+                chunks += translator.feed([event])
+                if translator.ended:
+                    self.is_over = True
+                    return chunks
+            if not data:
+                chunks += translator.finish()
+                self.is_over = True
+        except (UpstreamError, NamedError) as error:
+            self._failure = self._told(error.data) if isinstance(error, NamedError) else error
+            if not chunks:
+                raise self._failure  # noqa: B904 -- itself, or what the event's name stands for
+        return chunks
+
+    def _told(self, data: bytes) -> UpstreamError:
+        """The error in an event that is named so: in the upstream's words if it is one to it."""
+        try:
+            self._translator.feed([data])
+        except UpstreamRefusal as error:
+            return error
+        except UpstreamError:
+            pass
+        return read_named_error(data)
+
+
+class Finished:
+    """An answer that is whole already, in the form of a relay that has ended."""
+
+    is_over = True
+    lingers = False
+    progress = 0
+
+    def __init__(self, usage: Usage | None) -> None:
+        self.usage = usage
+
+    def read(self, until: float) -> list[bytes] | None:
+        raise AssertionError("a finished relay is not read")
+
+
+class Relayed(Protocol):
+    """A stream of chunks. `usage`: the tokens, as far as it told them by now."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it was read."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it is over, but the upstream's answer has an end still to come behind it."""
+
+    @property
+    def progress(self) -> int:
+        """Grows while the stream is not idle: with data events, also those that give no chunk."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    def read(self, until: float) -> list[bytes] | None:
+        """As `Relay.read`; may raise any ProxyError where it needs a further upstream."""
+
+
+class Opened:
+    """A stream whose first chunks are in hand."""
+
+    def __init__(self, relay: Relayed, chunks: list[bytes]) -> None:
+        self.relay = relay
+        self.chunks = chunks
+
+
+class Opening(Protocol):
+    """The attempts to open a stream (`dispatch.Attempts`, `series.Series`)."""
+
+    def advance(self, pause_at: float) -> Opened | None:
+        """The opened stream, or None when `pause_at` came first; raises ProxyError."""
+
+    def interrupted(self, error: ProxyError) -> None:
+        """The stream broke after it was opened."""
+
+    def close(self, *, linger_s: float = ...) -> None:
+        """Give back what is held; an upstream's answer gets `linger_s` to end. Idempotent."""
+
+
+class StreamBody:
+    """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds."""
+
+    def __init__(
+        self,
+        opening: Opening,
+        opened: Opened | None,
+        *,
+        record: Record,
+        held: ExitStack,
+        keepalive_s: float,
+        idle_timeout_s: float,
+        clock: Clock,
+    ) -> None:
+        self.tap: Callable[[bytes], None] | None = None  # is told each write
+        self._opening = opening
+        self._opened = opened
+        self._relay: Relayed | None = None  # once its first chunks are taken
+        self._record = record
+        self._held = held
+        self._keepalive_s = keepalive_s or math.inf
+        self._idle_timeout_s = idle_timeout_s
+        self._now = clock.monotonic
+        self._end = "caller_gone"
+        self._is_committed = opened is not None
+        self._is_over = False
+        self._is_closed = False
+        self._progress_at = 0.0  # when the last chunks came, or were taken by the caller
+        self._wrote_chunks = False  # in the last write
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether an upstream's first chunks are in hand; else a comment commits the answer."""
+        return self._opened is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._is_over:
+            raise StopIteration
+        try:
+            data = self._next_write()
+        except CallerGone as error:
+            self.close()
+            raise _hung_up() from error
+        except (ProxyError, *shortage.SIGNS) as fault:
+            known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
+            if known is None:
+                raise
+            self._is_over = True
+            data = encode([self._event_for(known)])
+        self._record.bytes_out += len(data)
+        if self.tap is not None:
+            self.tap(data)
+        if self._is_over and not (self._opened and self._opened.relay.lingers):
+            self.close()  # the client is free again, however slowly the caller takes the end
+        return data
+
+    def close(self) -> None:
+        """Close the reply, release the lease, log the request. Idempotent."""
+        self._is_closed = True
+        if self._opened is not None:
+            self._record.usage = self._opened.relay.usage
+        self._record.end = self._record.end or self._end
+        self._is_over = True
+        self._held.close()
+
+    def __del__(self) -> None:
+        # werkzeug's server forgets close() when a caller resets its connection (serving.py,
+        # `execute`: reading what is left of the request comes first, and raises). A hook of the
+        # embedding application may have put this body into a cycle: then the collector finds it.
+        if not self._is_closed:
+            LOST.note(self._close_lost)
+
+    def _close_lost(self) -> None:
+        try:
+            self._opening.close(linger_s=0.0)  # who does this for another has no time for it
+        finally:
+            self.close()
+
+    def _event_for(self, error: ProxyError) -> bytes:
+        if self._opened is not None:
+            self._opening.interrupted(error)
+        self._end = error.code or str(error.status)
+        if self._opened is None:
+            return error_event(error, code=str(error.status))
+        return error_event(error, code=self._end)
+
+    def _next_write(self) -> bytes:
+        """The next bytes for the caller, who has taken the last ones by now."""
+        now = self._now()
+        relay = self._relay
+        if relay is None:
+            return self._first_write(now)
+        if self._wrote_chunks:
+            self._progress_at = now  # the time that the caller took does not count
+        return self._write(relay, None, now)
+
+    def _first_write(self, now: float) -> bytes:
+        if self._opened is None:
+            if self._is_committed:
+                self._opened = self._opening.advance(now + self._keepalive_s)
+            if self._opened is None:
+                self._is_committed = True
+                return KEEP_ALIVE
+            now = self._now()
+        self._record.first_event = self._progress_at = now
+        self._relay = self._opened.relay
+        return self._write(self._relay, self._opened.chunks, now)
+
+    def _write(self, relay: Relayed, chunks: list[bytes] | None, now: float) -> bytes:
+        """These chunks or the next, or a keep-alive when it is due, or the end."""
+        keepalive_at = now + self._keepalive_s
+        while not chunks and not relay.is_over and now < keepalive_at:
+            idle_at = self._progress_at + self._idle_timeout_s
+            before = relay.progress
+            chunks = relay.read(keepalive_at if keepalive_at < idle_at else idle_at)
+            if not chunks:
+                now = self._now()
+                if relay.progress != before:
+                    self._progress_at = now
+                elif now >= idle_at and not relay.is_over:
+                    raise UpstreamTimeout(
+                        f"the upstream sent no event for {self._idle_timeout_s:.3g} s"
+                        " (idle-timeout)"
+                    )
+        if relay.is_over:
+            self._is_over = True
+            self._end = "ok"
+            return encode([*(chunks or ()), DONE])
+        self._wrote_chunks = bool(chunks)
+        return encode(chunks) if chunks else KEEP_ALIVE
+
+
+def _hung_up() -> ConnectionResetError:
+    """What ends the body of a caller who left; by its number servers know that it is no fault."""
+    return ConnectionResetError(errno.ECONNRESET, "the caller closed the connection")

@@ -1,0 +1,61 @@
+"""What follows from a failed attempt: the table of the README's "Attempts", as code. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import (
+    CallerError,
+    OutOfResources,
+    ProxyError,
+    UpstreamAuthentication,
+    UpstreamRefusal,
+)
+from ..pool.health import Effect
+
+
+class Verdict(NamedTuple):
+    """`moves_on`: to the next client, else the error goes to the caller at once. `counts`: against
+    `request-retry`. `excludes`: this request has no more use for this client.
+    """
+
+    effect: Effect
+    moves_on: bool = True
+    counts: bool = True
+    excludes: bool = False
+
+
+_RESTS = Verdict(Effect.REST)
+_FORWARDED = Verdict(Effect.NONE, moves_on=False)
+_BY_STATUS = {
+    401: Verdict(Effect.OUT, counts=False, excludes=True),
+    402: Verdict(Effect.OUT_OF_MODEL, counts=False, excludes=True),
+    403: Verdict(Effect.NONE),
+    408: Verdict(Effect.NONE),
+    429: Verdict(Effect.COOL, counts=False),
+}
+_ELSEWHERE = Verdict(Effect.NONE, counts=False, excludes=True)
+
+
+def judge(error: ProxyError, *, switch_project: bool) -> Verdict:
+    """The verdict on an attempt that ended with this error."""
+    if isinstance(error, UpstreamRefusal):
+        if error.status >= 500:
+            return _RESTS
+        if error.status == 404 and error.upstream_code == "model_not_found":
+            return _ELSEWHERE
+        if error.status == 429 and not switch_project:
+            return Verdict(Effect.COOL, moves_on=False)
+        return _BY_STATUS.get(error.status, _FORWARDED)
+    if isinstance(error, OutOfResources):
+        return _FORWARDED
+    if isinstance(error, CallerError):  # this kind of upstream cannot do it; another may
+        return _ELSEWHERE
+    return _RESTS
+
+
+def shown(error: ProxyError, label: str) -> ProxyError:
+    """The error as a caller may see it: a 401 would tell it that its own key is wrong."""
+    if isinstance(error, UpstreamRefusal) and error.status == 401:
+        return UpstreamAuthentication(f"the upstream refuses the key of {label}")
+    return error

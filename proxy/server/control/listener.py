@@ -1,0 +1,283 @@
+"""A worker's end of the control socket: one daemon thread that answers for its gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import select
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ...version import __version__
+from .framing import ANSWER_TIMEOUT_S, MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
+from .paths import make_directory, orders_path, sweep, unlink
+from .query import ask_all
+
+if TYPE_CHECKING:
+    from ...gateway import Gateway
+
+# After a failure to accept (no descriptor is free) the next attempt waits so long.
+_ACCEPT_PAUSE_S = 0.1
+
+# So many are served at once; the oldest has to go for one more.
+_MOST_ASKERS = 64
+
+_PIECE_BYTES = 64 * 1024
+
+# A directory can vanish before it is used: once for each worker that ends just then.
+_MAX_LISTEN_ATTEMPTS = 5
+
+log = logging.getLogger("proxy.control")
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    do: str
+    client: str = ""
+
+
+class _Asker:
+    """A connection: a line is read from it, then the answer is written, each within its time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.line = bytearray()
+        self.answer: memoryview | None = None
+        self.until = time.monotonic() + REQUEST_TIMEOUT_S
+
+
+class Control:
+    """Listens from the start, and obeys at once what the instance's workers were told before.
+
+    Made after the fork; `instance` begins with the server's pid and a dash, is the same for all its
+    workers, and no other's. `predecessor`: the one whose place it takes, and whose orders hold on.
+    Raises OSError where no such socket can be had; with `alone` also if another instance answers
+    on that port.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        port: int,
+        instance: str,
+        predecessor: str = "",
+        alone: bool = False,
+    ) -> None:
+        self._gateway = gateway
+        self._instance = instance
+        if alone:
+            _check_alone(port, (instance, predecessor))
+        self._path, self._listener = _listen(port)
+        self._directory = os.path.dirname(self._path)
+        self._orders_path = orders_path(self._directory, instance)
+        # After listening: an order given meanwhile is in the file, or comes by the socket.
+        self._obey_orders(predecessor)
+        sweep(self._directory, instance)
+        self._stopped, self._stop = socket.socketpair()
+        self._askers: dict[int, _Asker] = {}  # of the thread alone
+        self._poller = select.poll()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # none can be had
+            unlink(self._path)
+            for each in (self._stop, self._stopped, self._listener):
+                each.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
+
+    def close(self) -> None:
+        """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""
+        unlink(self._path)
+        with contextlib.suppress(OSError):  # others are in it
+            os.rmdir(self._directory)
+        self._stop.close()
+        self._thread.join()
+        self._stopped.close()
+        self._listener.close()
+
+    def _obey_orders(self, predecessor: str) -> None:
+        inherited = orders_path(self._directory, predecessor)
+        for path in (self._orders_path, *([inherited] if predecessor else [])):
+            try:
+                with open(path, "rb") as file:
+                    labels = msgspec.json.decode(file.read(), type=list[str])
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.MsgspecError) as error:
+                log.warning("cannot read which clients are disabled: %s", error)
+                return
+            for label in labels:
+                if not self._gateway.pool.set_disabled(label, True):
+                    log.warning("%s was disabled by hand, and is no client any more", label)
+            if path == inherited:
+                try:
+                    self._keep_orders()
+                except OSError as error:
+                    why = error.strerror
+                    log.warning("workers that start later will not know who is disabled: %s", why)
+            return
+
+    def _keep_orders(self) -> None:
+        labels = [facts["client"] for facts in self._gateway.pool.snapshot() if facts["disabled"]]
+        draft = f"{self._orders_path}.{os.getpid()}"
+        with open(draft, "wb") as file:
+            file.write(msgspec.json.encode(labels))
+        os.replace(draft, self._orders_path)
+
+    def _run(self) -> None:
+        """Serve all askers at once: one that says nothing holds up nobody."""
+        self._poller.register(self._listener, select.POLLIN)
+        self._poller.register(self._stopped, select.POLLIN)
+        until = math.inf
+        while True:
+            left_s = max(0.0, until - time.monotonic())
+            fds = {fd for fd, _ in self._poller.poll(None if until == math.inf else left_s * 1000)}
+            if self._stopped.fileno() in fds:
+                break
+            if self._listener.fileno() in fds:
+                self._accept()
+            for fd in fds & self._askers.keys():
+                self._go_on(self._askers[fd])
+            now = time.monotonic()
+            for asker in [one for one in self._askers.values() if one.until <= now]:
+                self._end(asker)
+            until = min((asker.until for asker in self._askers.values()), default=math.inf)
+        for asker in list(self._askers.values()):
+            self._end(asker)
+
+    def _accept(self) -> None:
+        try:
+            asker = _Asker(self._listener.accept()[0])
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor is free
+            time.sleep(_ACCEPT_PAUSE_S)
+            return
+        if len(self._askers) >= _MOST_ASKERS:
+            self._end(next(iter(self._askers.values())))
+        self._askers[asker.sock.fileno()] = asker
+        self._poller.register(asker.sock, select.POLLIN)
+
+    def _end(self, asker: _Asker) -> None:
+        del self._askers[asker.sock.fileno()]
+        self._poller.unregister(asker.sock)
+        asker.sock.close()
+
+    def _go_on(self, asker: _Asker) -> None:
+        """Read what is there, or write what there is room for."""
+        try:
+            if asker.answer is None:
+                data = asker.sock.recv(_PIECE_BYTES)
+                asker.line += data
+                if data and not asker.line.endswith(b"\n"):
+                    if len(asker.line) > MAX_REQUEST_BYTES:
+                        self._end(asker)
+                    return
+                asker.answer = memoryview(self._answer_to(bytes(asker.line)))
+                asker.until = time.monotonic() + ANSWER_TIMEOUT_S
+                self._poller.modify(asker.sock, select.POLLOUT)
+            asker.answer = asker.answer[asker.sock.send(asker.answer) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.debug("a control request failed: %s", error)
+            self._end(asker)
+            return
+        if not asker.answer:
+            self._end(asker)
+
+    def _answer_to(self, line: bytes) -> bytes:
+        answer: dict[str, Any] = {
+            "pid": os.getpid(),
+            "instance": self._instance,
+            "version": __version__,
+        }
+        try:
+            answer |= self._answer(line)
+        except Exception:
+            log.exception("a control request failed")
+            answer["error"] = "internal error: see the server's log"
+        return msgspec.json.encode(answer, enc_hook=str) + b"\n"
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = msgspec.json.decode(line, type=_Request)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return {"error": f"not a control request: {error}"}
+        pool = self._gateway.pool
+        if request.do == "status":
+            return {"clients": self._clients(), "queues": pool.queue_facts()}
+        if request.do not in ("disable", "enable"):
+            return {"error": f"not a control request: {request.do!r}"}
+        if not pool.set_disabled(request.client, request.do == "disable"):
+            return {"error": f"there is no client {request.client!r}"}
+        log.warning("%s: %sd by hand", request.client, request.do)
+        try:
+            self._keep_orders()
+        except OSError as error:
+            why = error.strerror
+            return {"error": f"{request.do}d, but workers that start later will not know: {why}"}
+        return {}
+
+    def _clients(self) -> list[dict[str, Any]]:
+        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list."""
+        offered = {
+            client.label: client.config.models and _by_name(client.config.models)
+            for client in self._gateway.clients
+        }
+        return [
+            {**facts, "offered": offered[facts["client"]]}
+            for facts in self._gateway.pool.snapshot()
+        ]
+
+
+def _by_name(models: tuple[Any, ...]) -> dict[str, list[str]]:
+    aliases: dict[str, list[str]] = {}
+    for model in models:
+        aliases.setdefault(model.name, []).append(model.alias)
+    return aliases
+
+
+def _check_alone(port: int, ours: tuple[str, ...]) -> None:
+    """Raise OSError if a worker of another instance answers on this port."""
+    for answer in ask_all(port, {"do": "status"}, timeout_s=REQUEST_TIMEOUT_S):
+        if "instance" in answer and answer["instance"] not in ours:
+            raise OSError(
+                f"process {answer['pid']} of another instance answers for port {port} already: "
+                "give each a `port` of its own"
+            )
+
+
+def _listen(port: int) -> tuple[str, socket.socket]:
+    """A socket, and where it is; raises OSError."""
+    for _ in range(_MAX_LISTEN_ATTEMPTS):
+        path = os.path.join(make_directory(port), f"{os.getpid()}.sock")
+        try:
+            return path, _listen_at(path)
+        except FileNotFoundError:  # the directory's last user has just removed it
+            continue
+    raise OSError(errno.ENOENT, "the directory for sockets is removed again and again")
+
+
+def _listen_at(path: str) -> socket.socket:
+    """A socket that listens before anybody can see it, so that one that refuses is a dead one's."""
+    draft = path.removesuffix("sock") + "new"
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        unlink(draft)
+        listener.bind(draft)
+        listener.listen()
+        listener.setblocking(False)
+        os.replace(draft, path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

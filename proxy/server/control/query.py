@@ -1,0 +1,47 @@
+"""The command line's end of the control sockets: one question to all workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+from .framing import ANSWER_TIMEOUT_S, MAX_ANSWER_BYTES, read_line
+from .paths import sockets, unlink
+
+
+def ask_all(
+    port: int, request: dict[str, str], *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> list[dict[str, Any]]:
+    """The answers of all workers on this port, by pid; empty: no instance of this user's is there.
+
+    One that does not answer in time has `error` in place of facts. One that starts meanwhile is
+    asked too, so that none misses an order. Blocks for `timeout_s` a worker at most.
+    """
+    answers: dict[str, dict[str, Any] | None] = {}
+    while found := [path for path in sockets(port) if path not in answers]:
+        for path in found:
+            answers[path] = _ask(path, request, timeout_s)
+    return sorted(filter(None, answers.values()), key=lambda answer: int(answer["pid"]))
+
+
+def _ask(path: str, request: dict[str, str], timeout_s: float) -> dict[str, Any] | None:
+    """The answer of one worker; None: it is gone."""
+    pid = int(os.path.basename(path).removesuffix(".sock"))
+    try:
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.settimeout(timeout_s)
+            worker.connect(path)
+            worker.sendall(msgspec.json.encode(request) + b"\n")
+            line = read_line(worker, max_bytes=MAX_ANSWER_BYTES, timeout_s=timeout_s)
+        answer = msgspec.json.decode(line, type=dict[str, Any])
+    except ConnectionRefusedError:
+        unlink(path)
+        return None
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return {"pid": pid, "error": f"no answer from worker {pid}: {error}"}
+    return {**answer, "pid": pid}

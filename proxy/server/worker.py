@@ -1,0 +1,370 @@
+"""gunicorn's threaded worker, so that slow callers hold up nobody but themselves.
+
+gthread by itself gives each new connection a thread for 5 s before its first byte, waits for a
+request's head for ever, waits for ever until a short answer is taken, and lingers on a connection
+that it closes in the one thread that accepts all others (2 s each). Here a connection has no thread
+until a request's head is whole, and each of these waits is bounded and a thread of the pool's own.
+Over TLS a handshake and a head need a thread: at most a quarter of all do that.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
+import contextlib
+import errno
+import math
+import os
+import select
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.http import errors as unread  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+
+from ..errors import InvalidRequest, ProxyError
+from ..net.timed_socket import TimedSocket
+from ..net.watch import Caller
+
+# For a connection's first byte, and from a request's first byte to the end of its head. What
+# callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
+HEAD_TIMEOUT_S = 20.0
+
+# No request with a longer head is waited for; proxies in front allow less (nginx 32 KB). It bounds
+# what all connections of a worker can have it keep without a key.
+MAX_HEAD_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 8192  # gunicorn allows no longer request line
+_PIECE_BYTES = 8192
+
+# One thread in so many may be busy with handshakes and heads of TLS; the oldest has to go for more.
+TLS_HEADS_SHARE = 4
+
+_PRIOR_KNOWLEDGE = ("prior-knowledge", "both")  # of gunicorn's `http2_cleartext`
+
+_UNFINISHED = object()  # what comes of a head that is not whole: the main thread waits for the rest
+
+HEADS_LOOK_S = 0.25  # so often those are looked for whose time is up
+
+# A worker that is to end waits so long for the first byte of a connection that it has accepted: the
+# byte may be on its way.
+STOP_LINGER_S = 1.0
+
+# A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
+WRITE_TIMEOUT_S = 20.0
+
+# A connection that is to be accepted needs what the process, or the machine, has no more of.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED_PAUSE_S = 0.1
+EXHAUSTED_TOLD_S = 10.0  # and so often the log says it, at most
+
+# Why a request cannot be read. Nothing of it is quoted, to its caller or in the log: a key may
+# stand anywhere in it.
+_UNREAD: dict[type[Exception], tuple[HTTPStatus, str]] = {
+    unread.LimitRequestLine: (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
+    unread.LimitRequestHeaders: (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "the request's header fields are too many, or too long",
+    ),
+    unread.ExpectationFailed: (
+        HTTPStatus.EXPECTATION_FAILED,
+        "`Expect` may say `100-continue`, and nothing else",
+    ),
+    unread.UnsupportedTransferCoding: (
+        HTTPStatus.NOT_IMPLEMENTED,
+        "the request's transfer coding is not supported: `chunked` is",
+    ),
+    unread.ForbiddenProxyRequest: (
+        HTTPStatus.FORBIDDEN,
+        "the PROXY protocol is not taken from this address",
+    ),
+    ssl.SSLError: (HTTPStatus.BAD_REQUEST, "the TLS connection failed"),
+}
+
+# A caller that sent its next request within this time after an answer is likely to do so again.
+BRISK_S = 0.01
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """The hooks of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py) that this takes."""
+
+    ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
+    exhausted_at = -math.inf  # when the log said so
+    looks_at = -math.inf  # for heads that did not come
+
+    def get_thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        """Before the worker's process has begun its work."""
+        return _Threads(self._tell_wait, max_workers=self.cfg.threads)
+
+    def _tell_wait(self, why: str) -> None:
+        """Main thread, once in a while: something is wanting to serve a caller."""
+        if time.monotonic() - self.exhausted_at > EXHAUSTED_TOLD_S:
+            self.exhausted_at = time.monotonic()
+            self.log.error("callers have to wait: %s", why)
+
+    def init_process(self) -> None:
+        """The worker's process has begun."""
+        # By themselves settings are found by two calls each, and a request looks at thirty.
+        self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
+        self.is_tls = self.cfg.is_ssl
+        # Connections, and until when a head may come: those that the poller waits for, and those
+        # that have a thread.
+        self.heads: dict[Any, float] = {}
+        self.tls_heads: dict[Any, float] = {}
+        # A connection that may turn out to be HTTP/2 is gunicorn's to read.
+        self.has_heads = not self.is_tls and self.cfg.http2_cleartext not in _PRIOR_KNOWLEDGE
+        super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        """Main thread: a caller has come. Where there is no room those before it are served on."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._tell_wait(os.strerror(error.errno))
+            time.sleep(EXHAUSTED_PAUSE_S)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Main thread. A worker that is to end has callers refused, who would wait in vain."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Main thread: have a request served; a new connection waits here for its first byte."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        conn.sock = TimedSocket.from_socket(conn.sock)
+        self._wait_for_head(conn, time.monotonic() + HEAD_TIMEOUT_S)
+
+    def _wait_for_head(self, conn: Any, until: float) -> None:
+        """Main thread: a head's first byte, or more of it, has to come before this moment."""
+        self.heads[conn] = until
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_head, conn))
+
+    def _on_head(self, conn: Any, sock: Any) -> None:
+        """Main thread: something of it is here."""
+        self.poller.unregister(sock)
+        del self.heads[conn]
+        conn.data_ready = True
+        self.enqueue_req(conn)
+
+    def murder_pending(self) -> None:
+        """Main thread, after each wait: close connections whose heads do not come in time."""
+        now = time.monotonic()
+        self.tpool.make_up()
+        self._murder_tls_heads(now)
+        if now < self.looks_at:  # there may be thousands, and a wait ends with each request
+            return
+        self.looks_at = now + HEADS_LOOK_S
+        if not self.alive:
+            self.ends_at = self.ends_at or now + STOP_LINGER_S
+        for conn, until in list(self.heads.items()):
+            last = until if conn.initialized or self.ends_at is None else self.ends_at
+            if now > min(until, last):
+                self.poller.unregister(conn.sock)
+                del self.heads[conn]
+                self.nr_conns -= 1
+                conn.close()
+
+    def _murder_tls_heads(self, now: float) -> None:
+        tls_heads = list(self.tls_heads.items())
+        too_many = len(tls_heads) - max(1, self.cfg.threads // TLS_HEADS_SHARE)
+        for number, (conn, until) in enumerate(tls_heads):
+            if number < too_many or now > until:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)  # and not of its TLS
+
+    def handle(self, conn: Any) -> Any:
+        """A thread of the pool: serve a request, and those that follow it at once.
+
+        Falsy: the connection is over, and closed. `_UNFINISHED`: there was none, but a part.
+        """
+        keeps = self._serve(conn)
+        while keeps is True and self._goes_on(conn):
+            keeps = self._serve(conn)
+        if not keeps:
+            conn.close(graceful=True)
+        return keeps
+
+    def _serve(self, conn: Any) -> Any:
+        sock = conn.sock
+        if isinstance(sock, TimedSocket):
+            now = time.monotonic()
+            if sock.head_until is None:
+                sock.is_brisk = now - sock.answered_at < BRISK_S
+                sock.head_until = now + HEAD_TIMEOUT_S
+            sock.receive_until = sock.head_until
+            if self.has_heads:
+                try:
+                    if not _has_head(conn):
+                        return _UNFINISHED
+                except unread.LimitRequestHeaders as error:
+                    self.handle_error(None, sock, conn.client, error)
+                    return False
+            sock.head_until = None
+        if self.is_tls:
+            self.tls_heads[conn] = time.monotonic() + HEAD_TIMEOUT_S
+        try:
+            keeps = super().handle(conn)
+        finally:
+            self.tls_heads.pop(conn, None)
+        if isinstance(sock, TimedSocket):
+            sock.answered_at = time.monotonic()
+        if keeps is True:
+            conn.parser.mesg = None  # it is read to its end, there is nothing more to be skipped
+        return keeps
+
+    def _goes_on(self, conn: Any) -> bool:
+        """Whether the next request is here at once: then it saves the way by the main thread.
+
+        Waits for it only where the last one was as quick, and there are threads for everybody.
+        """
+        if not (isinstance(conn.sock, TimedSocket) and conn.sock.is_brisk and self.alive):
+            return False
+        if self.nr_conns > self.cfg.threads or conn.parser.unreader.buf.getvalue():
+            return False
+        poller = select.poll()
+        poller.register(conn.sock, select.POLLIN)
+        return bool(poller.poll(BRISK_S * 1000))
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The same thread, when the head is whole."""
+        self.tls_heads.pop(conn, None)
+        sock = conn.sock
+        _limit(sock)
+        names = {name for name, _ in req.headers}
+        if "HOST" not in names and req.version >= (1, 1):  # RFC 9112 section 3.2
+            error = InvalidRequest("the request has no `Host` header")
+            self.handle_error(req, sock, conn.client, error)
+            return False
+        if isinstance(sock, TimedSocket):
+            if "UPGRADE" in names:
+                sock.receive_timeout_s = math.inf  # a WebSocket may be silent
+            sock.hold_head()
+            try:
+                return super().handle_request(req, conn)
+            finally:
+                sock.flush()
+        return super().handle_request(req, conn)
+
+    def handle_http2(self, conn: Any) -> Any:
+        """The same thread: one connection's streams, and what each of them waits for."""
+        self.tls_heads.pop(conn, None)
+        return super().handle_http2(conn)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """The same thread: what came is no request, or serving it failed before it was answered."""
+        error = _in_our_terms(exc, is_read=req is not None)
+        if isinstance(error, InvalidRequest):
+            self.log.warning(
+                "refused what %s sent: %d, %s", addr and addr[0], error.status, error.message
+            )
+        else:
+            self.log.error("a request failed", exc_info=exc)
+        body = error.envelope()
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+            "Connection: close\r\n"
+            "Content-Type: application/json\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):
+            _limit(client)
+            client.sendall(head.encode() + body)
+
+    def finish_request(self, conn: Any, fs: concurrent.futures.Future[Any]) -> None:
+        """Main thread, after `handle`."""
+        if fs.cancelled() or fs.exception() is not None:
+            super().finish_request(conn, fs)
+        elif fs.result() is _UNFINISHED:
+            self._wait_for_head(conn, conn.sock.head_until)
+        elif fs.result():
+            super().finish_request(conn, fs)
+        else:
+            self.nr_conns -= 1
+
+
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """Where no thread can be had what is to be done waits for one; the main thread's alone."""
+
+    def __init__(self, tell: Callable[[str], None], *, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._tell = tell
+        self._is_short = False
+
+    def _adjust_thread_count(self) -> None:
+        """By `submit`, when it has queued something: start a thread if none is idle."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            self._is_short = True
+            self._tell(str(error))
+        else:
+            self._is_short = False
+
+    def make_up(self) -> None:
+        """Try again what failed: those that run may be busy for long, or there may be none."""
+        if self._is_short:
+            self._adjust_thread_count()
+
+
+def _has_head(conn: Any) -> bool:
+    """Whether the parser need not wait for the rest of a head; what is there of it is the parser's.
+
+    Also if it is none, or ends too soon: that is the parser's to say. Raises LimitRequestHeaders.
+    """
+    conn.init()
+    held = conn.parser.unreader.buf
+    head = held.getvalue()
+    while not _is_whole(head):
+        if len(head) > MAX_HEAD_BYTES:
+            raise unread.LimitRequestHeaders(f"more than {MAX_HEAD_BYTES} bytes")
+        try:
+            piece = conn.sock.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        if not piece:
+            return True
+        held.write(piece)
+        head += piece
+    return True
+
+
+def _is_whole(head: bytes) -> bool:
+    """Whether its end is here, or gunicorn's parser refuses what there is."""
+    if b"\r\n\r\n" in head:
+        return True
+    has_bare_lf = head.count(b"\n") != head.count(b"\r\n")
+    return has_bare_lf or (len(head) > _MAX_LINE_BYTES and b"\r\n" not in head)
+
+
+def _limit(sock: Any) -> None:
+    """What the last endpoint set holds until this request's sets its own."""
+    if isinstance(sock, TimedSocket):
+        sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
+    else:
+        Caller(sock).limit_io(WRITE_TIMEOUT_S)
+
+
+def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
+    if isinstance(fault, ProxyError):
+        return fault
+    for kind, (status, why) in _UNREAD.items():
+        if isinstance(fault, kind):
+            error = InvalidRequest(why)
+            error.status = status
+            return error
+    # Of a request that was read the header at fault is the answer's.
+    headers = (unread.InvalidHeader, unread.InvalidHeaderName)
+    if isinstance(fault, unread.ParseException) and not (is_read and isinstance(fault, headers)):
+        return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
+    return ProxyError("the proxy failed; its log says why")

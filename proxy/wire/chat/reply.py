@@ -1,0 +1,205 @@
+"""What is read of an upstream's answer, whole or an error. All else passes through."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ...errors import UpstreamInvalid, UpstreamRefusal, envelope
+from ..lenient_json import decode_any, decoder, encode, legible, unshield
+
+# What is quoted of an upstream's error that is not in the envelope.
+MAX_QUOTED_CHARS = 2000
+
+# An error's `code` goes into logs.
+MAX_CODE_CHARS = 100
+
+_ERROR_STATUS = re.compile("[45][0-9]{2}")
+
+# A protobuf Duration in JSON: protobuf.dev/programming-guides/json, read 2026-11.
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+
+_HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
+
+
+class Usage(Struct, frozen=True):
+    """Tokens, as far as an answer told them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _AnswerHead(Struct):
+    choices: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+    usage: Raw | UnsetType = UNSET
+
+
+_decode_answer = decoder(_AnswerHead)
+_decode_usage = decoder(Usage)
+_decode_items = decoder(list[Raw])
+
+
+def read_answer(body: bytes) -> Usage | None:
+    """Check a unary answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid.
+
+    `choices` is obligatory (platform.openai.com/docs/api-reference/chat/object, read 2026-11);
+    services whose quota is out have been seen to answer 200 with null in its place.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec takes invalid UTF-8 in what it skips
+        head = _decode_answer(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        refuse_hidden_error(_listed_error(body))
+        raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
+    if not (head.choices and _HAS_CHOICE.match(head.choices)):
+        refuse_hidden_error(head.error)
+        refuse_error_object(body)
+        raise no_choices()
+    return _usage(head.usage)
+
+
+def _listed_error(body: bytes) -> Raw | UnsetType:
+    """The error in a list of one."""
+    if not body.lstrip().startswith(b"["):
+        return UNSET
+    error = _enveloped(body)[1]
+    return Raw(encode(error)) if error else UNSET
+
+
+def no_choices() -> UpstreamInvalid:
+    """The error for an answer without any choice."""
+    return UpstreamInvalid("the upstream's answer has no choices")
+
+
+def _usage(raw: Raw | UnsetType) -> Usage | None:
+    if isinstance(raw, UnsetType):
+        return None
+    try:
+        return _decode_usage(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def refuse_hidden_error(raw: Raw | UnsetType) -> None:
+    """Raise UpstreamRefusal if a 2xx body or event holds an error, under its `code` as status.
+
+    OpenRouter and others answer 200 and put the HTTP status into `error.code`:
+    openrouter.ai/docs/api-reference/errors, read 2026-11.
+    """
+    if isinstance(raw, UnsetType):
+        return
+    if (refusal := _hidden_refusal(raw)) is not None:
+        raise refusal
+
+
+def refuse_error_object(body: bytes) -> None:
+    """Raise UpstreamRefusal if a 2xx body or event says that it is an error itself.
+
+    That is vLLM's and FastChat's way: `{"object": "error", "message": ..., "code": 400}`
+    (vllm/entrypoints/openai/protocol.py, `ErrorResponse`, until 0.10).
+    """
+    if b'"error"' in body and read_object(body).get("object") == "error":
+        refuse_hidden_error(Raw(body))
+
+
+def read_named_error(data: bytes) -> UpstreamRefusal:
+    """The error in an event that is named `error` and whose data shows none."""
+    refusal = _hidden_refusal(Raw(data)) if read_object(data) else None
+    return refusal or read_error(502, data)
+
+
+def _hidden_refusal(raw: Raw) -> UpstreamRefusal | None:
+    text = unshield(bytes(raw))
+    try:
+        error: Any = decode_any(text)
+    except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
+        error = True  # there is one, with a number out of all range or broken text in it
+    if not error:
+        return None
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int):
+        status = code if 400 <= code <= 599 else 502
+    else:
+        status = int(code) if isinstance(code, str) and _ERROR_STATUS.fullmatch(code) else 502
+    return read_error(status, b'{"error":%b}' % text)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`, or an empty one where there is none."""
+    try:
+        found = decode_any(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_error(status: int, body: bytes) -> UpstreamRefusal:
+    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded.
+
+    `retry_after_s` is what the body asks for.
+    """
+    body, error = _enveloped(body)
+    retry_after_s = read_retry_info(error)
+    if isinstance(error, dict):
+        message = error.get("message")
+        code = error.get("code")
+        return UpstreamRefusal(
+            _text(message)[:MAX_QUOTED_CHARS] or f"the upstream answered {status}",
+            status=status,
+            body=body,
+            upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
+            retry_after_s=retry_after_s,
+        )
+    text = _text(error) if isinstance(error, str) else body.decode("utf-8", "replace").strip()
+    message = text[:MAX_QUOTED_CHARS] or f"the upstream answered {status} without a body"
+    return UpstreamRefusal(
+        message,
+        status=status,
+        body=envelope(message, type="upstream_error", code=None),
+        retry_after_s=retry_after_s,
+    )
+
+
+def read_retry_info(error: Any) -> float | None:
+    """Seconds that an error object asks us to wait, by a google.rpc.RetryInfo in its `details`.
+
+    Google's services send it, the OpenAI-compatible one too, and gateways pass it on
+    (google/rpc/error_details.proto; ai.google.dev/gemini-api/docs/openai, read 2026-11).
+    """
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (found := _DURATION.fullmatch(delay.strip())):
+            return float(found[1])
+    return None
+
+
+def _enveloped(body: bytes) -> tuple[bytes, Any]:
+    """The body with the error in it, which may be the only item of a list or lack its envelope.
+
+    Google's OpenAI-compatible service sends such lists (googleapis/python-genai#1373 and others).
+    """
+    try:
+        found: Any = decode_any(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return body, None
+    is_listed = isinstance(found, list) and len(found) == 1
+    inner: Any = found[0] if is_listed else found
+    if not isinstance(inner, dict):
+        return body, None
+    if is_listed:
+        (item,) = _decode_items(body)
+        body = unshield(bytes(item))
+    if "error" not in inner and inner.get("object") == "error":
+        return b'{"error":%b}' % body, inner
+    return body, inner.get("error")
+
+
+def _text(value: Any) -> str:
+    """Text for people, of whatever type."""
+    return legible(str(value or ""))

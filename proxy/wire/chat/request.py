@@ -1,0 +1,181 @@
+"""What is read of a caller's chat request. All else passes through as the bytes it came in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ...errors import InvalidRequest
+from ..lenient_json import decode_any, decode_members, decode_object, decoder, encode, is_shielded
+from .spelling import respelled
+
+
+def _spelled(name: str) -> re.Pattern[bytes]:
+    """The string `name` in JSON, however its letters are escaped; not the end of a longer one."""
+    letters = "".join(f"(?:{letter}|\\\\u00(?i:{ord(letter):x}))" for letter in name)
+    return re.compile(rf'"(?<!\\"){letters}"'.encode())
+
+
+_KEYS = {name: _spelled(name) for name in ("model", "stream")}
+
+_FILLED_ARRAY = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")
+
+_T = TypeVar("_T")
+
+
+class ChatRequest(Struct, frozen=True):
+    """A caller's request: its body, and what of it decides its way."""
+
+    body: bytes
+    model: str
+    stream: bool
+
+    def for_model(self, name: str) -> bytes:
+        """The body for an upstream that calls the model `name`: every other value as it came."""
+        return self.body if name == self.model else with_model(self.body, name)
+
+    def check(self) -> None:
+        """Raise InvalidRequest if no chat upstream can serve it."""
+
+    def wants_usage(self) -> bool:
+        """Whether the caller of a stream asked for a last chunk with the usage."""
+        return wants_usage(self.body)
+
+
+def with_model(body: bytes, name: str) -> bytes:
+    """The body with another `model`, and every other value as it came."""
+    values = decode_object(body)
+    values["model"] = Raw(encode(name))
+    return encode(values)
+
+
+def read_fields(body: bytes) -> dict[str, Raw]:
+    """The top-level values of a body that `read_request` has checked; `unshield` what is made."""
+    return decode_object(body)
+
+
+def read_any(value: Raw) -> Any:
+    """A value as plain data; raises InvalidRequest for a number that is out of all range."""
+    try:
+        return decode_any(value)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the request body cannot be read: {error}") from error
+
+
+_NULL = Raw(b"null")
+
+
+def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
+    """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
+    fields = _request_fields(body)
+    model = _value(fields.get("model"), str)
+    if not model or is_shielded(model):
+        raise InvalidRequest("`model` must be a non-empty string", param="model")
+    stream = False if fields.get("stream", _NULL) == _NULL else _value(fields["stream"], bool)
+    if stream is None:
+        raise InvalidRequest("`stream` must be true or false", param="stream")
+    messages = fields.get("messages")
+    if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
+        raise InvalidRequest("`messages` must be a non-empty array", param="messages")
+    if changed := respelled(fields):
+        body = encode({**fields, **changed})
+    return ChatRequest(body, model, stream)
+
+
+def _request_fields(body: bytes) -> dict[str, Raw]:
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec takes invalid UTF-8 in what it skips
+        text, fields = decode_members(body)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("the request body is not valid UTF-8") from error
+    except RecursionError as error:
+        raise InvalidRequest("the request body is nested too deeply") from error
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("the request body must be a JSON object") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
+    if not _are_all(text, fields):
+        _refuse_duplicates(body, fields)
+    return fields
+
+
+def _are_all(text: bytes | Raw, fields: dict[str, Raw]) -> bool:
+    """Whether these are all members of the object, so that none was given twice.
+
+    It is no proof of the contrary: only the spacing of `JSON.stringify` and of Python's `json` is
+    known here. To search 2 MB for a key takes longer than to parse them.
+    """
+    spare = len(text) - sum(map(len, fields)) - sum(map(len, fields.values()))
+    if spare == 4 * len(fields) + 1:
+        return True  # with no byte of space in between: there is no room for another
+    if spare != 6 * len(fields):
+        return False
+    parts: list[bytes | Raw] = []
+    for name, value in fields.items():
+        parts += (b', "%b": ' % name.encode(), value)
+    parts[0] = b"{" + bytes(parts[0])[2:]
+    parts.append(b"}")
+    return b"".join(parts) == text
+
+
+def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
+    """Raise InvalidRequest if `model` or `stream` is twice at the top level.
+
+    A decoder keeps the last of equal keys. So the occurrences that no kept value accounts for are
+    the keys themselves, or are in a value that another key twice given hides: malformed as well.
+    """
+
+    def count(pattern: re.Pattern[bytes], text: bytes | Raw) -> int:
+        return sum(1 for _ in pattern.finditer(text))
+
+    for name, pattern in _KEYS.items():
+        if count(pattern, body) - sum(count(pattern, value) for value in fields.values()) > 1:
+            raise InvalidRequest(f"`{name}` is given twice", param=name)
+
+
+def _value(raw: Raw | None, kind: type[_T]) -> _T | None:
+    """The value, or None if it is missing or of another type (or a number that is no number)."""
+    if raw is None:
+        return None
+    try:
+        found = decode_any(raw)
+    except msgspec.ValidationError:  # a number out of all range
+        return None
+    return found if isinstance(found, kind) else None
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Options(Struct):
+    stream_options: _StreamOptions | None = None
+
+
+_decode_options = decoder(_Options)
+
+
+def choices_asked(body: bytes) -> int:
+    """How many choices an answer is to have: `n`, for each prompt of a completions request."""
+    try:
+        fields = decode_object(body)
+        n, prompt = (decode_any(fields.get(name, _NULL)) for name in ("n", "prompt"))
+    except msgspec.DecodeError:
+        return 1
+    prompts = 1
+    if isinstance(prompt, list) and not any(isinstance(token, int) for token in prompt):
+        prompts = len(prompt) or 1
+    return prompts * (n if isinstance(n, int) and n > 0 else 1)
+
+
+def wants_usage(body: bytes) -> bool:
+    """Whether the caller of a stream asked for a last chunk with the usage."""
+    try:
+        options = _decode_options(body).stream_options
+    except msgspec.DecodeError:
+        return False
+    return options is not None and options.include_usage is True

@@ -1,0 +1,160 @@
+"""What programs write in requests and many services refuse: sent as it is meant, to every kind.
+
+An image's address without its object, base64 with line breaks, media types by names that are not
+registered, empty stop sequences. Whatever is well spelled stays as the bytes it came in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from operator import is_
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ..lenient_json import decode_any, encode
+from ..media_types import MISSPELT, joined
+
+_DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
+_BROKEN = re.compile(r"[ \t\r\n]")
+_MAX_LOOKS = 64
+_BEFORE_PART = (b"{", b" ", b"\n", b"\r", b"\t")
+_HEAD_BYTES = 200  # of an object in which a type stands
+_NAMES = re.compile("|".join(map(re.escape, MISSPELT)).encode(), re.IGNORECASE)
+
+_Members = dict[str, Raw]
+_members = msgspec.json.Decoder(_Members).decode
+_items = msgspec.json.Decoder(list[Raw]).decode
+_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def respelled(fields: _Members) -> _Members:
+    """Of a request's top-level members those that go out in another spelling; mostly none."""
+    changed: _Members = {}
+    stop, messages = fields.get("stop"), fields.get("messages")
+    # What is not as chat has it is the upstream's affair.
+    if stop is not None and b'""' in bytes(stop):
+        with suppress(msgspec.DecodeError, RecursionError):
+            changed["stop"] = _stop(stop)
+    if messages is not None and _may_have_parts(bytes(messages)):
+        with suppress(msgspec.DecodeError, RecursionError):
+            found = _each(messages, _message) if _is_suspect(messages) else messages
+            if found is not messages:
+                changed["messages"] = found
+    return changed
+
+
+def _stop(stop: Raw) -> Raw:
+    found: Any = decode_any(stop)
+    if found == "":
+        return Raw(b"null")
+    if isinstance(found, list):
+        return Raw(encode([each for each in found if each != ""] or None))
+    return stop
+
+
+def _may_have_parts(messages: bytes) -> bool:
+    """Whether a content may be a list of parts; of long prose this tells much sooner than a parse.
+
+    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
+    """
+    at = 0  # there the messages begin
+    for _ in range(_MAX_LOOKS):
+        at = messages.find(b"[", at + 1)
+        if at < 0:
+            return False
+        if messages[at + 1 : at + 2] in _BEFORE_PART:
+            return True
+    return True
+
+
+class _Part(Struct, gc=False):
+    image_url: Raw | UnsetType = UNSET
+    file: Raw | UnsetType = UNSET
+    input_audio: Raw | UnsetType = UNSET
+
+
+class _Message(Struct, gc=False):
+    content: list[_Part] | str | None = None
+
+
+_read_messages = msgspec.json.Decoder(list[_Message]).decode
+
+
+def _is_suspect(messages: Raw) -> bool:
+    """Whether anything in the messages may have to be spelled anew; raises msgspec.DecodeError."""
+    for message in _read_messages(messages):
+        if isinstance(message.content, list):
+            for part in message.content:
+                for value in (part.image_url, part.file, part.input_audio):
+                    if not isinstance(value, UnsetType) and _is_odd(bytes(value)):
+                        return True
+    return False
+
+
+def _is_odd(value: bytes) -> bool:
+    """Whether it is a plain string, or may hold a blank, an escape or a misspelt type."""
+    if value[:1] == b'"' or b"\\" in value or _NAMES.search(value, 0, _HEAD_BYTES):
+        return True
+    blank = value.find(b" ", _HEAD_BYTES)  # in between members there are some
+    return blank > 0 or b" " in value[:_HEAD_BYTES].partition(b";base64,")[2]
+
+
+def _message(raw: Raw) -> Raw:
+    message = _members(raw)
+    content = message.get("content")
+    if content is None or not bytes(content).startswith(b"["):
+        return raw
+    return _with(raw, message, "content", _each(content, _part))
+
+
+def _part(raw: Raw) -> Raw:
+    if not bytes(raw).startswith(b"{"):
+        return raw
+    part = _members(raw)
+    for name, inside in (("image_url", "url"), ("file", "file_data"), ("input_audio", "data")):
+        value = part.get(name)
+        if value is None:
+            continue
+        if name == "image_url" and bytes(value).startswith(b'"'):
+            return _with(raw, part, name, Raw(_encode({inside: _data(value)})))
+        if bytes(value).startswith(b"{"):
+            members = _members(value)
+            data = members.get(inside)
+            if data is not None and bytes(data).startswith(b'"'):
+                raw = _with(raw, part, name, _with(value, members, inside, _data(data)))
+    return raw
+
+
+def _each(array: Raw, respell: Callable[[Raw], Raw]) -> Raw:
+    """The items spelled anew; the array as it came if none was."""
+    items = _items(array)
+    found = [respell(item) for item in items]
+    return array if all(map(is_, items, found)) else Raw(_encode(found))
+
+
+def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
+    """An object with another value of this member; as it came if the value is the same."""
+    if value is members[name]:
+        return raw
+    members[name] = value
+    return Raw(_encode(members))
+
+
+def _data(raw: Raw) -> Raw:
+    """An address or base64 in one piece, its type by the registered name; any other as it came."""
+    text = _text(raw)
+    head = _DATA_URL.match(text)
+    if head is None:
+        is_address = ":" in text[:16]
+        return raw if is_address or not _BROKEN.search(text) else Raw(_encode(joined(text)))
+    kind, *parameters = head[1].split(";")
+    if not parameters or parameters[-1].strip().lower() != "base64":
+        return raw
+    kind = MISSPELT.get(kind.strip().lower(), kind)
+    spelled = f"data:{';'.join([kind, *parameters])},{joined(text[head.end() :])}"
+    return raw if spelled == text else Raw(_encode(spelled))

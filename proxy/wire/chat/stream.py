@@ -1,0 +1,224 @@
+"""Chat completions in chunks: on their way through, or made from a whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ...errors import (
+    AllCoolingDown,
+    NoClientFree,
+    ProxyError,
+    UpstreamAuthentication,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamTruncated,
+    envelope,
+)
+from ..lenient_json import decoder, encode
+from ..sse import DONE
+from .reply import (
+    Usage,
+    no_choices,
+    read_answer,
+    read_object,
+    refuse_error_object,
+    refuse_hidden_error,
+)
+
+# Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
+MAX_HELD_BYTES = 65_536
+
+
+class _Choice(Struct, gc=False):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Groq(Struct, gc=False):
+    usage: Usage | None = None
+
+
+class _Chunk(Struct, gc=False):
+    """`x_groq`: where Groq tells the usage unasked (console.groq.com/docs, read 2026-11)."""
+
+    choices: list[_Choice] | None = None
+    error: Raw | UnsetType = UNSET
+    usage: Usage | None = None
+    x_groq: _Groq | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decode_shielded = decoder(_Chunk)
+
+
+class ChunkStream:
+    """Chat chunks on their way through: they pass as they are, and are watched for their end.
+
+    `done`: every choice that was seen or asked for has its `finish_reason`, so that an end without
+    `[DONE]` is whole. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a
+    stream without any is no answer, and another client can still be asked.
+
+    `choices_asked` is looked up only where it matters; `on_bare_end` is called if `[DONE]` came
+    though no choice had a `finish_reason`.
+    """
+
+    def __init__(
+        self,
+        choices_asked: Callable[[], int] = lambda: 1,
+        *,
+        on_bare_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.ended = False
+        self.usage: Usage | None = None
+        self._choices_asked = choices_asked
+        self._on_bare_end = on_bare_end
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._held: list[bytes] = []
+        self._room = MAX_HELD_BYTES  # left to hold chunks back; 0: nothing is held any more
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream may end here."""
+        return (
+            bool(self._seen)
+            and self._seen == self._finished
+            and len(self._finished) >= self._choices_asked()
+        )
+
+    def feed(self, events: list[bytes]) -> list[bytes]:
+        """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
+        for place, event in enumerate(events):
+            try:
+                chunk = _decode(event)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                if event.strip() == DONE:
+                    self._end()
+                    events = events[:place]
+                    break
+                chunk = _read_odd_chunk(event)
+            if chunk.error is not UNSET:
+                refuse_hidden_error(chunk.error)
+            if chunk.usage is not None:
+                self.usage = chunk.usage
+            if not chunk.choices:
+                refuse_error_object(event)
+                continue
+            for choice in chunk.choices:
+                self._seen.add(choice.index)
+                if choice.finish_reason:
+                    self._finished.add(choice.index)
+                    if chunk.x_groq is not None:
+                        self.usage = chunk.x_groq.usage or self.usage
+        return self._hold(events) if self._room else events
+
+    def _hold(self, events: list[bytes]) -> list[bytes]:
+        """Keep events back until there is a choice, or too much of them."""
+        self._held += events
+        self._room = 0 if self._seen else max(0, self._room - sum(map(len, events)))
+        if self._room:
+            return []
+        held, self._held = self._held, []
+        return held
+
+    def _end(self) -> None:
+        if not self._seen:
+            raise no_choices()
+        self.ended = True
+        if not self._finished:
+            self._on_bare_end()
+
+    def finish(self) -> list[bytes]:
+        """The upstream ended without `[DONE]`; raises UpstreamTruncated if it was cut off."""
+        if not self.done:
+            raise UpstreamTruncated("the upstream's stream was cut off before its end")
+        return []
+
+
+def _read_odd_chunk(event: bytes) -> _Chunk:
+    """A chunk with lone surrogates, or fields of other types than OpenAI's, as far as it goes."""
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _decode_shielded(event)
+    found = read_object(event)
+    if not found:
+        raise UpstreamInvalid("the upstream sent an event that is not a JSON object")
+    choices = found.get("choices")
+    chunk = _Chunk(choices=[])
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            index, reason = choice.get("index"), choice.get("finish_reason")
+            assert chunk.choices is not None
+            chunk.choices.append(
+                _Choice(index if isinstance(index, int) else 0, str(reason) if reason else None)
+            )
+    if "error" in found:
+        chunk.error = Raw(encode(found["error"]))
+    return chunk
+
+
+def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
+    """A unary answer as the chunks of a stream; raises as `read_answer` does.
+
+    For upstreams that answer a stream request with one JSON body. The first chunk carries the whole
+    message; `with_usage`: the last one the usage, as streams with `include_usage` do.
+    """
+    read_answer(body)
+    answer = read_object(body)
+    head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
+    head["object"] = "chat.completion.chunk"
+    choices = [each for each in answer["choices"] if isinstance(each, dict)]
+    chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
+    if with_usage and answer.get("usage"):
+        chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
+    return chunks
+
+
+def _streamed(index: int, choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice.get("message")
+    delta = dict(message) if isinstance(message, dict) else {}
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):
+        delta["tool_calls"] = [
+            {"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)
+        ]
+    rest = {key: value for key, value in choice.items() if key != "message"}
+    finish = choice.get("finish_reason") or "stop"
+    return {"index": index, **rest, "delta": delta, "finish_reason": finish}
+
+
+def error_event(error: ProxyError, *, code: str | None) -> bytes:
+    """The event that ends a stream that failed, in a shape that makes the official SDKs raise.
+
+    openai-python and openai-node raise on an event whose `error` is an object with a string
+    `message`, when no `event:` line came with it (their streaming modules, read 2026-11). There is
+    no status any more: agents know a fault that passes by words in its message, and try again.
+    """
+    fault = _passing_fault(error)
+    message = f"upstream {fault}: {error.message}" if fault else error.message
+    return envelope(message, type=error.type, code=code)
+
+
+def _passing_fault(error: ProxyError) -> str | None:
+    """Words that agents look for in errors (`isRetryable`, `shouldRetry` and the like of several,
+    read 2026-11); None: to try again would be in vain.
+    """
+    if isinstance(error, UpstreamRefusal):
+        if error.status in (429, 503, 529) or "overloaded" in (error.code or ""):
+            return "overloaded"
+        if error.status in (408, 504):
+            return "timeout"
+        return "server error" if error.status >= 500 else None
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, (AllCoolingDown, NoClientFree)):
+        return "overloaded"
+    is_lasting = isinstance(error, (UpstreamTooLarge, UpstreamAuthentication))
+    return "connection error" if isinstance(error, UpstreamError) and not is_lasting else None

@@ -1,0 +1,1 @@
+"""OpenAI text completions: a prompt as a chat request, and chat answers as text."""

@@ -1,0 +1,303 @@
+"""The body of an HTTP/1.1 answer, from bytes: by length, by chunks, or to the connection's end.
+
+Each reader takes the bytes as they come (RFC 9112, sections 6.3 and 7.1), gives the content in them
+at once, and knows whether it was whole: a body cut short never looks finished.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from ...errors import UpstreamInvalid, UpstreamTooLarge, UpstreamTruncated
+from .head import Head
+
+# A chunk-size line with its extensions; trailers. Both unused by LLM upstreams.
+MAX_CHUNK_LINE_BYTES = 4096
+MAX_TRAILER_BYTES = 16 * 1024
+
+# Compressed bytes undone at once: each gzip member that ends in them costs a copy of the rest.
+INFLATE_BYTES = 4096
+# Content given at once, as much as a plain read gives.
+PIECE_BYTES = 64 * 1024
+# Compression makes JSON 5 to 50 times smaller; deflate can do 1032. Small answers may be all alike.
+MAX_RATIO = 100
+UNSUSPICIOUS_BYTES = 4 * 1024 * 1024
+
+_LONG_CHUNK_LINE = f"a chunk-size line of more than {MAX_CHUNK_LINE_BYTES} bytes"
+_LONG_TRAILERS = f"more than {MAX_TRAILER_BYTES} bytes of trailers"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_MEMBER = b"\x1f\x8b\x08"  # RFC 1952 section 2.3.1: two magic bytes, and deflate, its only method
+_BROKEN = "the upstream's compressed answer is broken"
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+
+
+class BodyReader(Protocol):
+    """`done`: the body's end was read; `excess`: bytes came behind it.
+
+    `fault`: the framing is broken behind the content that was given; nothing more can be read.
+    """
+
+    done: bool
+    excess: bool
+    fault: UpstreamInvalid | None
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`, up to a fault."""
+
+    def end(self) -> None:
+        """The connection ended; raises UpstreamTruncated unless the body may end so."""
+
+
+def body_reader(head: Head) -> BodyReader:
+    """The reader for the body that follows this head."""
+    if head.chunked:
+        return ChunkedBody()
+    if head.length is not None:
+        return LengthBody(head.length)
+    return UntilClose()
+
+
+class LengthBody:
+    """A body of as many bytes as its head said."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if len(data) > self._left:
+            self.excess = True
+            data = data[: self._left]
+        self._left -= len(data)
+        self.done = self._left == 0
+        return data
+
+    def end(self) -> None:
+        if not self.done:
+            raise UpstreamTruncated(
+                f"the upstream's answer was cut off, {self._left} bytes short of its Content-Length"
+            )
+
+
+class UntilClose:
+    """A body that only the end of the connection ends."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> None:
+        self.done = True
+
+
+class ChunkedBody:
+    """A body in chunks. States: a size line, content, the line end behind it, trailers, done."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.excess = False
+        self.fault: UpstreamInvalid | None = None
+        self._left = 0  # content bytes of this chunk still to come
+        self._pending = b""  # the beginning of a line
+        self._trailer_left = MAX_TRAILER_BYTES
+        self._is_between = True  # a size line comes next
+        self._state: Callable[[bytes, int, list[bytes]], int] = self._size_line
+
+    def feed(self, data: bytes) -> bytes:
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        elif self._is_between:
+            # The usual is a read that gave one whole chunk: then its size line can only be this.
+            line_end = data.find(b"\r\n", 0, 16)
+            size = len(data) - line_end - 4
+            if size > 0 and data[:line_end] == b"%x" % size and data[-2:] == b"\r\n":
+                return data[line_end + 2 : -2]
+        content: list[bytes] = []
+        at = 0
+        try:
+            while at < len(data) and not self.done:
+                if self._is_between:
+                    at = self._whole_chunks(data, at, content)
+                    if at == len(data):
+                        break
+                at = self._state(data, at, content)
+        except UpstreamInvalid as error:
+            self.fault = error
+        if self.done and at < len(data):
+            self.excess = True
+        return content[0] if len(content) == 1 else b"".join(content)
+
+    def end(self) -> None:
+        if not self.done:
+            raise UpstreamTruncated("the upstream's answer was cut off between its chunks")
+
+    def _line(self, data: bytes, at: int, left: int, limit: str) -> int:
+        """Where the line ends (behind its LF), or 0 when that has not come yet.
+
+        `left`: bytes that it may have, by a `limit` in words.
+        """
+        end = data.find(b"\n", at) + 1
+        if (end or len(data)) - at > left:
+            raise UpstreamInvalid(f"the upstream sent {limit}")
+        if not end:
+            self._pending = data[at:]
+        return end
+
+    @staticmethod
+    def _whole_chunks(data: bytes, at: int, content: list[bytes]) -> int:
+        """Take the chunks that are whole and plain, as nearly all are; where the next begins."""
+        while line := _PLAIN_CHUNK_LINE.match(data, at):
+            begin = line.end()
+            end = begin + int(line[1], 16)
+            if end == begin or data[end : end + 2] != b"\r\n":
+                break
+            content.append(data[begin:end])
+            at = end + 2
+        return at
+
+    def _size_line(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        end = self._line(data, at, MAX_CHUNK_LINE_BYTES, _LONG_CHUNK_LINE)
+        if not end:
+            return len(data)
+        found = _CHUNK_LINE.fullmatch(data, at, end - 1)
+        if not found:
+            raise UpstreamInvalid("the upstream's chunk framing is broken")
+        self._left = int(found[1], 16)
+        self._is_between = False
+        self._state = self._chunk if self._left else self._trailer
+        return end
+
+    def _chunk(self, data: bytes, at: int, content: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        content.append(data[at:end] if at or end < len(data) else data)
+        self._left -= end - at
+        if not self._left:
+            self._state = self._chunk_end
+        return end
+
+    def _chunk_end(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        if data[at:] == b"\r":
+            self._pending = b"\r"
+            return len(data)
+        end = at + 2 if data.startswith(b"\r\n", at) else at + 1
+        if data[end - 1 : end] != b"\n":
+            raise UpstreamInvalid("the upstream's chunk framing is broken")
+        self._is_between = True
+        self._state = self._size_line
+        return end
+
+    def _trailer(self, data: bytes, at: int, _content: list[bytes]) -> int:
+        end = self._line(data, at, self._trailer_left, _LONG_TRAILERS)
+        if not end:
+            return len(data)
+        self._trailer_left -= end - at
+        self.done = data[at:end] in (b"\r\n", b"\n")
+        return end
+
+
+class Inflater:
+    """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper.
+
+    Gives content in pieces of at most PIECE_BYTES, so that whoever takes it can stop at a limit of
+    its own. `has_more`: `feed(b"")` may give more of what was fed. `excess`: what follows the end
+    of the data is none, and was dropped.
+    """
+
+    def __init__(self, coding: str) -> None:
+        self.has_more = False
+        self.excess = False
+        self._is_gzip = coding != "deflate"
+        self._fed = b""
+        self._at = 0  # what stands before it in _fed was undone
+        self._inflate: zlib._Decompress | None = None  # within data
+        self._is_first = True  # nothing was whole yet
+        self._taken = self._given = 0  # bytes before and after, in all
+
+    def feed(self, data: bytes) -> bytes:
+        """The next piece of the content; raises UpstreamInvalid, UpstreamTooLarge for a bomb."""
+        if data:
+            self._fed = self._fed[self._at :] + data
+            self._at = 0
+        out: list[bytes] = []
+        left = PIECE_BYTES
+        while left and (self.has_more or self._at < len(self._fed)) and self._is_within():
+            self.has_more = False
+            piece = self._undo(self._fed[self._at : self._at + INFLATE_BYTES], left)
+            left -= len(piece)
+            out.append(piece)
+        self.has_more = not left
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _undo(self, data: bytes, most: int) -> bytes:
+        inflate = self._inflate
+        assert inflate is not None
+        try:
+            content = inflate.decompress(data, most)
+        except zlib.error as error:
+            raise UpstreamInvalid(_BROKEN) from error
+        taken = len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
+        self._at += taken
+        self._taken += taken
+        self._given += len(content)
+        if self._given > max(UNSUSPICIOUS_BYTES, MAX_RATIO * self._taken):
+            raise UpstreamTooLarge(
+                f"the upstream's compressed answer is more than {MAX_RATIO} times as large as it"
+                " came"
+            )
+        if inflate.eof:
+            self._inflate = None
+            self._is_first = False
+        return content
+
+    def _is_within(self) -> bool:
+        """Whether what comes next is data. What only looks like its beginning is waited for."""
+        if self._inflate is not None:
+            return True
+        start = self._fed[self._at : self._at + 3]
+        # After its end a further gzip member may follow (RFC 1952 section 2.2), and nothing else.
+        if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
+            if self._is_first:
+                raise UpstreamInvalid(_BROKEN)
+            self.excess = True
+        if self.excess:
+            self._at = len(self._fed)
+        elif len(start) >= (3 if self._is_gzip else 2):
+            self._inflate = zlib.decompressobj(self._window_bits(start))
+        return self._inflate is not None
+
+    def _window_bits(self, start: bytes) -> int:
+        if self._is_gzip:
+            return zlib.MAX_WBITS | 16
+        # RFC 1950 section 2.2: method 8 in the low bits, and a multiple of 31 in all.
+        is_wrapped = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
+        return zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS
+
+    @property
+    def rest(self) -> bytes:
+        """What was fed and not undone, as it came."""
+        return self._fed[self._at :]
+
+    def end(self) -> None:
+        """The body ended; raises UpstreamTruncated if its content did not."""
+        if self._inflate is not None or self._at < len(self._fed):
+            raise UpstreamTruncated("the upstream's compressed answer was cut off")
+
+
+def inflater(head: Head) -> Inflater | None:
+    """What undoes this answer's content encoding; raises UpstreamInvalid if nothing here can."""
+    coding = head.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    if coding in ("gzip", "x-gzip", "deflate"):
+        return Inflater(coding)
+    raise UpstreamInvalid(f"the upstream's answer is encoded as {coding[:40]!r}")

@@ -1,0 +1,71 @@
+"""Header fields: what goes on to the upstream, what comes back, and the waits that they ask for."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Mapping
+from datetime import timezone
+
+from ...errors import RETRY_HINTS, RetryHint
+
+# A caller's headers that go on. Never its Authorization, cookies or X-Forwarded-*: they are ours.
+FORWARDED = (
+    "OpenAI-Beta",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    "Idempotency-Key",
+    "traceparent",
+)
+
+_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
+# What http.client and gunicorn take: no control characters, above all no line ends.
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """`given`, and those of `ours` that it does not replace, whatever the case of their names."""
+    names = {name.lower() for name in given}
+    kept = {name: value for name, value in ours.items() if name.lower() not in names}
+    return {**kept, **given}
+
+
+def passed(headers: Mapping[str, str], *, with_hints: bool = False) -> dict[str, str]:
+    """Of an upstream's headers (by lower-case name) those that the caller gets.
+
+    Never Set-Cookie, hop-by-hop fields or the `x-ratelimit-*` of one key among many.
+    """
+    return {
+        name: value
+        for name, value in headers.items()
+        if (name.startswith("openai-") or (with_hints and name in RETRY_HINTS))
+        and _VALUE.fullmatch(value)
+    }
+
+
+def passed_with_hints(headers: Mapping[str, str], retry_after_s: float | None) -> dict[str, str]:
+    """As `passed`, for an error, which may ask for a wait in its body only."""
+    found = passed(headers, with_hints=True)
+    return found if retry_after_s is None else {**RetryHint(retry_after_s).headers(), **found}
+
+
+def read_retry_after(headers: Mapping[str, str], *, now_s: float) -> float | None:
+    """Seconds that the upstream asks us to wait (RFC 9110 section 10.2.3; `now_s`: Unix time).
+
+    `retry-after-ms` comes first, as in the official SDKs (openai-python _base_client, 2026-11).
+    """
+    in_ms = headers.get("retry-after-ms", "").strip()
+    if _NUMBER.fullmatch(in_ms):
+        return float(in_ms) / 1000
+    text = headers.get("retry-after", "").strip()
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if not text or len(text) > 64:
+        return None
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # an HTTP-date is always in UTC, RFC 9110 section 5.6.7
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, moment.timestamp() - now_s)

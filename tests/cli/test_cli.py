@@ -1,0 +1,298 @@
+"""The command line: what it prints, how it ends, what it does to a running instance."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.cli import main
+from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
+from tests.support.gateway import PATIENCE_S, ROOT
+from tests.support.upstream import MODEL, Upstream, json_reply
+
+GOOD = "sk-good-0123456789-aaaa"
+BAD = "sk-bad-0123456789-bbbb"
+COLD = "sk-cold-0123456789-cccc"
+CALLER = "caller-0123456789-dddd"
+SECRETS = (GOOD, BAD, COLD, CALLER)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    """One with the demo provider only."""
+    with Shell({"port": 0, "demo": [{"name": "demo"}]}, secrets=SECRETS) as place:
+        yield place
+
+
+# check
+
+
+def test_check_prints_what_would_be_served(shell: Shell) -> None:
+    """Clients masked, models under both names, callers masked, limits, warnings; status 0."""
+    models = [{"name": "vendor/kimi", "alias": "kimi"}]
+    shell.write(
+        {
+            "port": 8317,
+            "api-keys": [{"name": "team", "key": CALLER, "models": ["kimi"]}],
+            "queue-timeout": 7,
+            "openai-compatibility": [provider("alpha", "https://a.test/v1", GOOD, models=models)],
+            "gemini-api-key": [{"api-key": "${NONE:-}"}],
+            "usage-statistics-enabled": True,
+        }
+    )
+    done = shell.run("check")
+    assert done.status == 0, done
+    for line in (
+        r"config.yaml: valid; would listen on .*, port 8317",
+        r"  alpha/sk-…aaaa +https://a.test/v1 +1 +1 +kimi \(its vendor/kimi\)",
+        r"  client +upstream +at once per worker +weight +models",
+        r"  gemini: off, .*NONE.*",
+        r"  team +cal…dddd +no limit +kimi",
+        r"  queue-timeout +7 s",
+        r"  .*usage-statistics-enabled.*",
+    ):
+        assert re.search(f"^{line}$", done.out, re.MULTILINE), (line, done.out)
+
+
+def test_check_prints_every_problem_on_stderr_and_exits_2(shell: Shell) -> None:
+    """All errors at once, each with file and path; stdout stays empty."""
+    shell.write({"port": "no", "openai-compatibility": [provider("a", "nowhere", GOOD)]})
+    status, out, err = shell.run("check", "config.yaml")
+    assert (status, out) == (2, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == [
+        "port",
+        "openai-compatibility[0].base-url",
+    ]
+
+
+def test_check_refuses_what_serve_would_refuse(shell: Shell) -> None:
+    """An open proxy on all interfaces is a problem of the configuration."""
+    shell.write({"host": "0.0.0.0", "demo": [{"name": "demo"}]})
+    for command in ("check", "serve"):
+        done = shell.run(command)
+        assert done.status == 2, done
+        assert done.err.startswith("config.yaml: host: without api-keys"), done
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "0.0.0.0"), ("[::]", "::")])
+def test_serve_checks_the_host_that_it_was_told(shell: Shell, host: str, shown: str) -> None:
+    """An option is no way around the rule for open proxies."""
+    done = shell.run("serve", "--host", host)
+    assert done.status == 2, done
+    assert f"whoever reaches {shown} could spend" in done.err
+
+
+def test_check_names_a_file_that_is_not_there(shell: Shell) -> None:
+    """One line, status 2."""
+    status, _, err = shell.run("check", "missing.yaml")
+    assert (status, err) == (2, "missing.yaml: cannot be read: No such file or directory\n")
+
+
+def test_probe_tells_latency_and_models(shell: Shell, upstream: Upstream) -> None:
+    """A client that answers is ok, also if its list lacks a configured model, which is said."""
+    models = [{"name": MODEL}, {"name": "unheard-of"}]
+    shell.write(
+        {
+            "openai-compatibility": [
+                provider("alpha", upstream.url, GOOD),
+                provider("beta", upstream.url, BAD, models=models),
+            ],
+            "demo": [{"name": "demo"}],
+        }
+    )
+    status, out, _ = shell.run("check", "--probe")
+    assert status == 0, out
+    assert re.search(r"^  alpha/sk-…aaaa +\d+ ms  ok, lists 1 model$", out, re.MULTILINE)
+    assert re.search(r"^  beta/.* ok, lists 1 model, but not unheard-of$", out, re.MULTILINE)
+    assert re.search(r"^  demo +\d+ ms  ok, lists 1 model$", out, re.MULTILINE)
+    assert {one.key for one in upstream.received()} == {GOOD, BAD}
+
+
+def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream: Upstream) -> None:
+    """Status 1; the others are asked all the same; a key said back by the upstream is masked."""
+    refusal = json_reply(
+        {"error": {"message": f"Incorrect: {BAD} tok-{COLD}\x1b[31m", "code": "invalid"}}, 401
+    )
+    listing = upstream.pages["/v1/models"]
+    assert callable(listing)
+    upstream.pages["/v1/models"] = lambda one: refusal if one.key == BAD else listing(one)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    shell.write(
+        {
+            "openai-compatibility": [
+                {
+                    **provider("alpha", upstream.url, BAD, GOOD),
+                    "headers": {"X-Gate": f"Bearer tok-{COLD}"},
+                },
+                provider("closed", closed, COLD),
+            ]
+        }
+    )
+    status, out, _ = shell.run("check", "--probe")
+    assert status == 1, out
+    assert re.search(
+        r"^  alpha/sk-…bbbb .*failed: Incorrect: sk-…bbbb tok…cccc *\[31m$", out, re.MULTILINE
+    )
+    assert "\x1b" not in out
+    assert re.search(r"^  alpha/sk-…aaaa .*ok, lists 1 model$", out, re.MULTILINE)
+    assert re.search(r"^  closed/.*failed: cannot connect to .*Connection refused", out, re.M)
+
+
+def test_schema_is_a_json_schema(shell: Shell) -> None:
+    """For editors: needs no configuration at all."""
+    (shell.path / "config.yaml").unlink()
+    status, out, _ = shell.run("check", "--schema")
+    schema = json.loads(out)
+    assert status == 0
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert "openai-compatibility" in json.dumps(schema)
+
+
+# The command line itself
+
+
+def test_no_command_prints_help(shell: Shell) -> None:
+    """The same as --help."""
+    bare, asked = shell.run(), shell.run("--help")
+    assert bare == asked
+    assert (bare.status, bare.err) == (0, "")
+    assert "  serve " in bare.out
+
+
+@pytest.mark.parametrize("arguments", [("server",), ("serve", "--port", "70000"), ("disable",)])
+def test_wrong_command_line_is_explained(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """The usage and the error on stderr, status 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert "usage: poolproxy" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("serve",), ("check",), ("status",), ("disable",), ("enable",)]
+)
+def test_help_tells_the_exit_statuses(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """Each command's help is complete."""
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^  (\d)    ", out, re.MULTILINE) == ["0", "1", "2", "3", "4"]
+
+
+def test_terminal_that_cannot_show_a_character_gets_an_escape(shell: Shell) -> None:
+    """`…` in an ASCII locale is no reason to fail."""
+    shell.write({"openai-compatibility": [provider("alpha", "https://a.test/v1", GOOD)]})
+    status, out, _ = shell.run("check", PYTHONIOENCODING="ascii")
+    assert status == 0
+    assert r"alpha/sk-\u2026aaaa" in out
+
+
+def test_reader_that_has_seen_enough_is_no_error_to_print(shell: Shell) -> None:
+    """`poolproxy check | head -0`: nothing on stderr."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as closed:
+        done = subprocess.run(
+            [*COMMAND, "check", "--schema"],
+            cwd=shell.path,
+            env=shell.environment(),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+# serve
+
+
+def test_serve_and_gunicorn_have_the_same_settings(shell: Shell) -> None:
+    """One place of truth: what differs is how the application is named, and nothing else."""
+    shell.write({"port": 8399, "demo": [{"name": "demo"}], "max-requests-in-flight": 40})
+    script = (
+        "import sys; from proxy.server import settings; from proxy.config import load_config\n"
+        "from gunicorn.app.wsgiapp import WSGIApplication\n"
+        "ours = settings._Server(load_config, 3).cfg\n"
+        f"sys.argv = ['gunicorn', '-w', '3', '-c', {str(ROOT / 'gunicorn.conf.py')!r}]\n"
+        "theirs = WSGIApplication().cfg\n"
+        "for name in ours.settings:\n"
+        "    a, b = (str(getattr(c.settings[name].get(), '__func__', c.settings[name].get()))\n"
+        "            for c in (ours, theirs))\n"
+        "    if a != b: print(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=shell.path,
+        env=shell.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["config"], "")
+
+
+def test_serve_says_when_the_port_is_taken(shell: Shell) -> None:
+    """One line, status 3."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, _, err = shell.run("serve", "--port", port)
+    assert status == 3
+    assert err.startswith(f"poolproxy: port {port} is in use"), err
+
+
+def test_serve_takes_further_settings_of_gunicorn_from_the_environment(shell: Shell) -> None:
+    """`$GUNICORN_CMD_ARGS` wins over the configuration, as with gunicorn itself."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = shell.run("serve", GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{port}")
+    assert done.status == 3
+    assert f"port {port} is in use" in done.err, done
+
+
+def test_serve_ends_at_sigterm_and_leaves_nothing(shell: Shell) -> None:
+    """Away from the checkout, with the file named: exit status 0, no socket left, status is 4."""
+    (shell.path / "config.yaml").rename(shell.path / "mine.yaml")
+    running = Instance(shell, "mine.yaml")
+    assert running.chat("demo")[0] == 200
+    assert running.stop() == 0
+    assert shell.sockets() == []
+    status, _, err = running.command("status")
+    assert (status, err.count("\n")) == (4, 1)
+    assert f"no instance of this user's runs on port {running.port}" in err
+
+
+def test_reload_with_a_broken_file_changes_nothing(shell: Shell) -> None:
+    """SIGHUP: the problems are logged, callers are served on; a good file then takes effect."""
+    with serving(shell, workers=1) as running:
+        shell.write("port: [")
+        before = set(running.workers())
+        running.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: running.workers().keys().isdisjoint(before), running.log)
+        assert "the configuration stays as it was: config.yaml" in running.log()
+        assert running.chat("demo")[0] == 200
+        shell.write({"port": 0, "demo": [{"name": "demo", "models": [{"name": "other"}]}]})
+        running.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: running.chat("other")[0] == 200, running.log)

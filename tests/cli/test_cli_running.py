@@ -1,0 +1,136 @@
+"""The command line on a running instance: status, disable, enable."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.commandline import Instance, Shell, provider, serving, wait_for
+from tests.support.upstream import MODEL, Upstream, error
+
+GOOD = "sk-good-0123456789-aaaa"
+BAD = "sk-bad-0123456789-bbbb"
+COLD = "sk-cold-0123456789-cccc"
+SECRETS = (GOOD, BAD, COLD)
+
+# More requests than would all reach the same one of two workers.
+MANY = 16
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    """Two workers, for tests that leave all clients as they were."""
+    with Upstream() as server:
+        server.always(COLD, error(429, headers={"Retry-After": "600"}))
+        models = [{"name": f"vendor/{MODEL}", "alias": "twice"}]
+        config = {
+            "port": 0,
+            "openai-compatibility": [
+                provider("alpha", server.url, GOOD, BAD, models=models),
+                provider("cold", server.url, COLD, models=[{"name": "cold"}]),
+            ],
+            "demo": [{"name": "demo", "max-concurrency": 0}],
+        }
+        with Shell(config, secrets=SECRETS) as place, serving(place) as running:
+            yield running
+
+
+def test_status_adds_up_all_workers(instance: Instance) -> None:
+    """Permits and counts of both, states in words, and in how many workers they hold."""
+    served = {status for status, _ in (instance.chat("twice") for _ in range(MANY))}
+    assert served == {200}
+    assert instance.chat("cold")[0] == 429
+    status, out, err = instance.command("status")
+    assert (status, err) == (0, "")
+    head, *_ = out.splitlines()
+    assert re.fullmatch(r"poolproxy \S+ on port \d+: 2 workers \(pid \d+, \d+\), .*", head)
+    assert re.search(r"^alpha/sk-…aaaa +ready +0/2 +0 +\d+ +0  twice$", out, re.MULTILINE)
+    assert re.search(
+        r"^cold/sk-…cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +1 +1  "
+        r"cold \(cooling down\)$",
+        out,
+        re.MULTILINE,
+    )
+    assert re.search(r"^demo +ready +0/∞ ", out, re.MULTILINE)
+
+
+def test_status_as_json_has_the_sums_and_each_worker(instance: Instance) -> None:
+    """For scripts: the same facts, unrounded."""
+    _, out, _ = instance.command("status", "--json")
+    facts = json.loads(out)
+    assert facts["port"] == instance.port
+    assert len(facts["workers"]) == 2
+    for summed in facts["clients"]:
+        each = [
+            client
+            for worker in facts["workers"]
+            for client in worker["clients"]
+            if client["client"] == summed["client"]
+        ]
+        assert summed["served"] == sum(client["served"] for client in each)
+
+
+def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:
+    """Until it is enabled again: 503 from whichever worker."""
+    assert instance.command("disable", "demo")[:2] == (0, "demo: disabled in 2 of 2 workers\n")
+    assert re.search(r"^demo +disabled ", instance.command("status").out, re.MULTILINE)
+    for _ in range(MANY):
+        status, body = instance.chat("demo")
+        assert (status, body["error"]["code"]) == (503, "no_client_in_service")
+    assert instance.command("enable", "demo")[:2] == (0, "demo: enabled in 2 of 2 workers\n")
+    assert {instance.chat("demo")[0] for _ in range(MANY)} == {200}
+
+
+@pytest.mark.parametrize(
+    "part", ["alpha/sk-…aaaa", "AAAA", "sk-…aaaa", "alpha/sk-...aaaa", "SK-...aaaa"]
+)
+def test_client_may_be_named_by_a_part(instance: Instance, part: str) -> None:
+    """Whatever is in one label only, in either case."""
+    done = instance.command("enable", part)
+    assert (done.status, done.out) == (0, "alpha/sk-…aaaa: enabled in 2 of 2 workers\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("alpha", "may be any of alpha/sk-…aaaa, alpha/sk-…bbbb"),
+        ("dmeo", "did you mean demo?"),
+        ("zzz", "there are alpha/sk-…aaaa, alpha/sk-…bbbb, cold/sk-…cccc, demo"),
+    ],
+)
+def test_client_that_is_not_there_is_answered_with_those_that_are(
+    instance: Instance, name: str, said: str
+) -> None:
+    """Status 1, one line, nothing done."""
+    status, out, err = instance.command("disable", name)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert said in err
+
+
+def test_instance_on_another_port_is_pointed_at(instance: Instance) -> None:
+    """Status 4, and where there is one."""
+    status, _, err = instance.shell.run("status", "--port", "1")
+    assert status == 4
+    assert f"--port {instance.port}" in err
+
+
+@pytest.mark.slow
+def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
+    """Neither a reload nor a worker's death puts a client back into service."""
+    with Shell({"port": 0, "demo": [{"name": "demo"}]}) as shell:
+        with serving(shell) as running:
+            assert running.command("disable", "demo").status == 0
+            before = set(running.workers())
+            running.killed = min(before)
+            os.kill(running.killed, signal.SIGKILL)
+            wait_for(lambda: len(set(running.workers()) - before) == 1, running.log)
+            running.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: running.workers().keys().isdisjoint(before), running.log)
+            assert {running.chat("demo")[0] for _ in range(MANY)} == {503}
+        with serving(shell) as running:
+            assert running.chat("demo")[0] == 200

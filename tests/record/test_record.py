@@ -1,0 +1,145 @@
+"""One record per request, one line in the log: readable, bounded, not to be forged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+
+from proxy.record.record import MAX_NAME_CHARS, Attempt, Record
+from proxy.wire.chat import Usage
+
+# A line as its readers split it: bare values, or JSON strings.
+FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)')
+
+
+def parsed(line: str) -> dict[str, str]:
+    """The fields of a line; fails on whatever is no field."""
+    fields: dict[str, str] = {}
+    position = 0
+    while position < len(line):
+        match = FIELD.match(line, position)
+        assert match is not None, line[position:]
+        name, value = match.groups()
+        assert name not in fields, f"{name} twice"
+        fields[name] = json.loads(value) if value.startswith('"') else value
+        position = match.end()
+    return fields
+
+
+def make_record(model: str = "m") -> Record:
+    record = Record("req-1", endpoint="chat", arrived=100.0)
+    record.model = model
+    record.status = 200
+    record.end = "ok"
+    return record
+
+
+def test_a_line_tells_the_whole_request() -> None:
+    """Id, caller, model, attempts with reason and wait, status, bytes, times, how it ended."""
+    record = make_record("gpt-4o")
+    record.caller = "team a"
+    record.stream = True
+    refused, answered = Attempt("p sk-…b780", 0.0), Attempt("q", 1.5)
+    refused.status, refused.reason = 429, "rate_limit_exceeded"
+    answered.status, answered.reason = 200, "ok"
+    record.attempts += [refused, answered]
+    record.bytes_in, record.bytes_out = 120, 4567
+    record.first_event = 100.25
+    record.usage = Usage(prompt_tokens=9, completion_tokens=12)
+    record.close(102.0)
+    assert parsed(record.line()) == {
+        "id": "req-1",
+        "caller": "team a",
+        "endpoint": "chat",
+        "model": "gpt-4o",
+        "stream": "1",
+        "status": "200",
+        "end": "ok",
+        "attempts": "2",
+        "waited_ms": "1500",
+        "clients": "p sk-…b780 (429 rate_limit_exceeded, waited 0.000 s); "
+        "q (200 ok, waited 1.500 s)",
+        "first_ms": "250",
+        "ms": "2000",
+        "in": "120",
+        "out": "4567",
+        "prompt_tokens": "9",
+        "completion_tokens": "12",
+    }
+
+
+def test_a_request_of_which_nothing_is_known_has_a_line_too() -> None:
+    """One that was refused before its body was read."""
+    record = Record("req-1", endpoint="chat", arrived=0.0)
+    fields = parsed(record.line())
+    assert (fields["caller"], fields["model"], fields["attempts"]) == ("-", "-", "0")
+    assert "first_ms" not in fields
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "m status=500",
+        'm" status="500',
+        "m\nid=forged caller=root",
+        "m\r\n\x1b[31m",
+        "m\x00",
+        "m\\",
+        '\\" end=forged',
+        "m=n",
+        "\u2028id=forged",
+        "ümläut 模型",
+        "\ud800",
+        " ",
+        '"',
+        "\x7f",
+        "\x85id=forged",
+    ],
+)
+def test_a_model_name_cannot_forge_a_field_or_a_line(model: str) -> None:
+    """Quoted as in JSON: what was said can be read back, on one ASCII line."""
+    line = make_record(model).line()
+    assert line.isascii()
+    assert line.isprintable()
+    fields = parsed(line)
+    assert fields["model"] == model
+    assert (fields["id"], fields["status"], fields["end"]) == ("req-1", "200", "ok")
+
+
+def test_names_that_others_chose_are_cut() -> None:
+    """A caller's model and an upstream's error code have no bound of their own."""
+    record = make_record("m" * 10**6)
+    attempt = Attempt("a", 0.0)
+    attempt.reason = record.end = "x" * 10**6
+    record.attempts.append(attempt)
+    fields = parsed(record.line())
+    assert fields["model"] == "m" * MAX_NAME_CHARS
+    assert fields["end"] == "x" * MAX_NAME_CHARS
+    assert len(record.line()) < 1000
+
+
+def test_a_record_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """At its end; a second close changes nothing."""
+    record = make_record()
+    with caplog.at_level(logging.INFO, "proxy.request"):
+        record.close(101.0)
+        record.close(200.0)
+    assert [found.getMessage() for found in caplog.records] == [record.line()]
+    assert record.ended == 101.0
+
+
+def test_a_record_that_ended_no_way_that_was_told_is_an_error() -> None:
+    """An exception past all that names its end."""
+    record = Record("req-1", endpoint="chat", arrived=0.0)
+    record.close(1.0)
+    assert record.end == "error"
+
+
+def test_nothing_is_formatted_for_a_log_that_is_off(caplog: pytest.LogCaptureFixture) -> None:
+    """The level is asked first."""
+    with caplog.at_level(logging.WARNING, "proxy.request"):
+        make_record().close(1.0)
+    assert not caplog.records

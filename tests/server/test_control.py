@@ -1,0 +1,445 @@
+"""The control socket: what a worker answers, whom it trusts, what is left of the dead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.cli.summing import add_up
+from proxy.config import load_config
+from proxy.gateway import Gateway
+from proxy.server.control import Control, ask_all, forget, running_ports
+from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
+from proxy.server.control.paths import MAX_PATH_BYTES
+
+# Nobody listens on it. Of this process alone, because all look into /tmp, too.
+PORT = 1 + os.getpid() % 1000
+KEY = "sk-0123456789-abcd"
+LABEL = "alpha/sk-…abcd"
+INSTANCE = f"{os.getppid()}-0a"
+STATUS = {"do": "status"}
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where sockets are put first; a short path, because a socket's address is short."""
+    with tempfile.TemporaryDirectory(prefix="pp-") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        (Path(directory) / "next").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", f"{directory}/next")
+        yield Path(directory)
+
+
+def home_in(directory: Path) -> Path:
+    return directory / f"poolproxy-{os.geteuid()}"
+
+
+def socket_in(directory: Path) -> Path:
+    return home_in(directory) / str(PORT) / f"{os.getpid()}.sock"
+
+
+def orders_in(directory: Path, instance: str = INSTANCE) -> Path:
+    return home_in(directory) / f"{instance}.disabled"
+
+
+def make_gateway() -> Gateway:
+    alpha = {"name": "alpha", "base-url": "https://a.test/v1", "api-keys": [KEY]}
+    return Gateway(
+        load_config(
+            {
+                "openai-compatibility": [{**alpha, "models": [{"name": "m", "alias": "n"}]}],
+                "demo": [{"name": "demo"}],
+            }
+        )
+    )
+
+
+@contextlib.contextmanager
+def worker(instance: str = INSTANCE, gateway: Gateway | None = None) -> Iterator[Gateway]:
+    """A gateway that can be asked; its thread has ended afterwards."""
+    gateway = gateway or make_gateway()
+    control = Control(gateway, port=PORT, instance=instance)
+    try:
+        yield gateway
+    finally:
+        control.close()
+        control.close()
+    assert not any(thread.name == "control" for thread in threading.enumerate())
+
+
+def clients() -> dict[str, dict[str, Any]]:
+    (answer,) = ask_all(PORT, STATUS)
+    return {facts["client"]: facts for facts in answer["clients"]}
+
+
+def talk(path: Path, data: bytes) -> Any:
+    """The answer to these bytes."""
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.settimeout(PATIENCE_S)
+        asker.connect(str(path))
+        with contextlib.suppress(BrokenPipeError):
+            asker.sendall(data)
+            asker.shutdown(socket.SHUT_WR)
+        with asker.makefile("rb") as answer:
+            return json.loads(answer.read() or b"null")
+
+
+class Stranger:
+    """Listens where a worker would, and says nothing."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.parent.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+
+    def __enter__(self) -> socket.socket:
+        return self.listener
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+
+def dead_pid() -> int:
+    """Of a process that has been."""
+    done = subprocess.Popen(["true"])
+    done.wait()
+    return done.pid
+
+
+# Questions and answers
+
+
+def test_worker_tells_its_clients_without_their_keys(runtime: Path) -> None:
+    """The pool's snapshot, with the models that each client offers."""
+    with worker():
+        (answer,) = ask_all(PORT, STATUS)
+    assert answer["pid"] == os.getpid()
+    assert answer["instance"] == INSTANCE
+    assert [(facts["client"], facts["offered"]) for facts in answer["clients"]] == [
+        (LABEL, {"m": ["n"]}),
+        ("demo", {"demo": ["demo"]}),
+    ]
+    assert KEY not in json.dumps(answer)
+
+
+def test_order_takes_effect_before_its_answer(runtime: Path) -> None:
+    """Disabled and enabled in the pool itself, that one client only."""
+    with worker() as gateway:
+        assert "error" not in ask_all(PORT, {"do": "disable", "client": LABEL})[0]
+        disabled = {facts["client"]: facts["disabled"] for facts in gateway.pool.snapshot()}
+        assert disabled == {LABEL: True, "demo": False}
+        ask_all(PORT, {"do": "enable", "client": LABEL})
+        assert not any(facts["disabled"] for facts in gateway.pool.snapshot())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"", "not a control request"),
+        (b"\xff\xfe\n", "not a control request"),
+        (b"[" * 60_000 + b"\n", "not a control request"),
+        (b'{"do":"explode"}\n', "not a control request: 'explode'"),
+        (b'{"do":"status","key":1}\n', "not a control request"),
+        (b'{"do":"disable","client":"nobody"}\n', "there is no client 'nobody'"),
+        (b'{"do":"disable"}\n', "there is no client ''"),
+    ],
+)
+def test_nonsense_is_answered_with_an_error(runtime: Path, line: bytes, said: str) -> None:
+    """And the next question with an answer."""
+    with worker():
+        assert said in talk(socket_in(runtime), line)["error"]
+        assert clients()
+
+
+def test_endless_request_is_cut(runtime: Path) -> None:
+    """The limit is a limit of memory, too."""
+    with worker():
+        with contextlib.suppress(ConnectionResetError):
+            assert talk(socket_in(runtime), b" " * (MAX_REQUEST_BYTES + 1)) is None
+        assert clients()
+
+
+def test_silent_asker_does_not_keep_others_from_asking(runtime: Path) -> None:
+    """It is given up after a while."""
+    with worker(), socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(socket_in(runtime)))
+        assert clients()
+
+
+def test_many_silent_askers_keep_nobody_from_asking(runtime: Path) -> None:
+    """All are served at once; nor does one who asks and does not read hold anybody up."""
+    with worker(), contextlib.ExitStack() as stack:
+        for number in range(100):
+            silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+            silent.connect(str(socket_in(runtime)))
+            if number % 2:
+                silent.sendall(b'{"do":"status"}\n')
+        began = time.monotonic()
+        assert clients()
+        assert time.monotonic() - began < REQUEST_TIMEOUT_S
+
+
+def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:
+    """By pid, beside the answers of the others."""
+    with worker(), Stranger(socket_in(runtime).with_name("1.sock")):
+        silent, good = ask_all(PORT, STATUS, timeout_s=0.2)
+    assert silent == {"pid": 1, "error": "no answer from worker 1: timed out"}
+    assert good["clients"]
+
+
+def test_worker_that_starts_meanwhile_gets_the_order_too(runtime: Path) -> None:
+    """One that appears while another is asked is not forgotten."""
+    gateway = make_gateway()
+    with contextlib.ExitStack() as late, Stranger(socket_in(runtime).with_name("1.sock")) as first:
+
+        def answer_late() -> None:
+            asker, _ = first.accept()
+            with asker:
+                late.enter_context(worker(gateway=gateway))
+                asker.sendall(b"{}\n")
+
+        first.settimeout(PATIENCE_S)
+        thread = threading.Thread(target=answer_late)
+        thread.start()
+        answers = ask_all(PORT, {"do": "disable", "client": LABEL})
+        thread.join()
+        assert [answer["pid"] for answer in answers] == [1, os.getpid()]
+        assert clients_of(gateway)[LABEL]["disabled"]
+
+
+def clients_of(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    return {facts["client"]: facts for facts in gateway.pool.snapshot()}
+
+
+# Orders for workers that start later
+
+
+def test_later_worker_of_the_instance_obeys_what_was_ordered(runtime: Path) -> None:
+    """From its first moment on; what was taken back is not obeyed."""
+    with worker():
+        ask_all(PORT, {"do": "disable", "client": LABEL})
+        ask_all(PORT, {"do": "disable", "client": "demo"})
+        ask_all(PORT, {"do": "enable", "client": "demo"})
+    with worker() as gateway:
+        assert clients_of(gateway)[LABEL]["disabled"]
+        assert not clients_of(gateway)["demo"]["disabled"]
+
+
+@pytest.mark.parametrize("other", [f"{os.getppid()}-0b", f"{os.getpid()}-0a"], ids=["token", "pid"])
+def test_orders_end_with_the_instance(runtime: Path, other: str) -> None:
+    """Another server knows nothing of them, though it may have the same process id."""
+    with worker():
+        ask_all(PORT, {"do": "disable", "client": LABEL})
+    with worker(other) as gateway:
+        assert not clients_of(gateway)[LABEL]["disabled"]
+
+
+def test_orders_outlive_an_upgrade_and_a_new_port(runtime: Path) -> None:
+    """Of the server whose place another takes, though it ends; and not of those before it."""
+    with worker():
+        ask_all(PORT, {"do": "disable", "client": LABEL})
+    for heir, predecessor in (("1-0b", INSTANCE), ("1-0b", ""), ("1-0c", "1-0b")):
+        gateway = make_gateway()
+        control = Control(gateway, port=PORT + 1, instance=heir, predecessor=predecessor)
+        control.close()
+        assert clients_of(gateway)[LABEL]["disabled"], heir
+        forget(predecessor or INSTANCE)
+    forget("1-0c")
+    assert list(home_in(runtime).iterdir()) == []
+
+
+def test_order_for_a_client_that_is_gone_is_told(
+    runtime: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds no longer: a reload has taken the client away."""
+    home_in(runtime).mkdir(mode=0o700)
+    orders_in(runtime).write_text('["gone/sk-…0000"]')
+    with worker():
+        assert "gone/sk-…0000 was disabled by hand, and is no client any more" in caplog.text
+
+
+def test_unreadable_orders_are_no_reason_not_to_start(runtime: Path) -> None:
+    """A warning; nothing is disabled."""
+    with worker():
+        orders_in(runtime).write_bytes(b"[1")
+    with worker() as gateway:
+        assert not any(facts["disabled"] for facts in gateway.pool.snapshot())
+
+
+def test_order_that_cannot_be_kept_says_so(runtime: Path) -> None:
+    """It holds in this worker, and the asker learns that later ones will not know of it."""
+    with worker() as gateway:
+        orders_in(runtime).mkdir()
+        (answer,) = ask_all(PORT, {"do": "disable", "client": LABEL})
+        assert "workers that start later will not know" in answer["error"]
+        assert clients_of(gateway)[LABEL]["disabled"]
+        orders_in(runtime).rmdir()
+
+
+# Whose sockets, and where
+
+
+def test_sockets_are_their_users_alone(runtime: Path) -> None:
+    """The directory's mode is the authentication."""
+    with worker():
+        assert stat.S_IMODE(home_in(runtime).stat().st_mode) == 0o700
+        assert socket_in(runtime).is_socket()
+        assert PORT in running_ports()
+    assert not socket_in(runtime).parent.exists()
+
+
+@pytest.mark.parametrize("spoiled", ["mode", "link"])
+def test_directory_that_others_could_open_is_not_used(runtime: Path, spoiled: str) -> None:
+    """Neither to listen in nor to ask: the next place is taken."""
+    if spoiled == "mode":
+        home_in(runtime).mkdir()
+        home_in(runtime).chmod(0o755)
+    else:
+        (runtime / "elsewhere").mkdir(mode=0o700)
+        home_in(runtime).symlink_to(runtime / "elsewhere")
+    with worker():
+        assert not socket_in(runtime).exists()
+        assert socket_in(runtime / "next").exists()
+        assert clients()
+    with Stranger(socket_in(runtime)):
+        assert ask_all(PORT, STATUS) == []
+
+
+def test_path_too_long_for_a_socket_is_passed_over(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next place is taken."""
+    deep = runtime / ("x" * MAX_PATH_BYTES)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    with worker():
+        assert socket_in(runtime / "next").exists()
+        assert clients()
+        assert list(deep.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with worker():
+        assert socket_in(Path("/tmp")).exists()
+        assert clients()
+
+
+def test_server_and_asker_may_differ_in_their_environment(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service has no XDG_RUNTIME_DIR, the user who asks it has."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with worker():
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        assert clients()
+
+
+def test_what_the_dead_left_is_removed(runtime: Path) -> None:
+    """Sockets by whoever asks, sockets and orders by the next worker."""
+    directory = socket_in(runtime).parent
+    for name in ("1.sock", "2.sock"):
+        with Stranger(directory / name):
+            pass
+    assert ask_all(PORT, STATUS) == []
+    assert list(directory.iterdir()) == []
+    with Stranger(directory / "1.sock"):
+        pass
+    assert PORT not in running_ports()
+    with Stranger(directory / f"{os.getpid()}.sock"):
+        pass
+    orders_in(runtime, f"{dead_pid()}-0c").write_text("[]")
+    living = orders_in(runtime, f"{os.getpid()}-0d")
+    living.write_text("[]")
+    with worker():
+        assert [path.name for path in directory.iterdir()] == [f"{os.getpid()}.sock"]
+        assert set(home_in(runtime).iterdir()) == {living, directory}
+        assert clients()
+
+
+def test_folder_with_a_sockets_name_is_passed_over(runtime: Path) -> None:
+    """It is none of ours: it stays, and the workers beside it answer."""
+    folder = socket_in(runtime).with_name("1.sock")
+    with worker():
+        folder.mkdir()
+        assert clients()
+        assert PORT in running_ports()
+        folder.with_name("2.sock").write_text("")
+        assert clients()
+    assert [path.name for path in folder.parent.iterdir()] == ["1.sock"]
+
+
+def test_second_instance_has_no_part_in_a_folder(runtime: Path) -> None:
+    """Where no port of its own keeps it away: two without a TCP port, whose `port` is the same."""
+    with worker():
+        other = socket_in(runtime).with_name("1.sock")
+        os.link(socket_in(runtime), other)
+        for ours in ({"instance": INSTANCE}, {"instance": "1-0b", "predecessor": INSTANCE}):
+            control = Control(make_gateway(), port=PORT, alone=True, **ours)
+            control.close()
+        with pytest.raises(OSError, match="of another instance answers for port"):
+            Control(make_gateway(), port=PORT, instance="1-0b", alone=True)
+        other.unlink()
+
+
+# Sums
+
+
+def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
+    """What a worker tells of a client; `models`: state and seconds."""
+    health = {
+        name: {"state": state, "failures": 1, **({"for_s": for_s} if for_s else {})}
+        for name, (state, for_s) in models.items()
+    }
+    return {
+        "client": LABEL,
+        "permits": permits,
+        "in_flight": 1,
+        "waiting": 2,
+        "served": 3,
+        "failed": 1,
+        "disabled": disabled,
+        "models": health,
+        "offered": None,
+        "leases": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ([facts(), facts()], "ready"),
+        ([facts(m=("ready", 0)), facts()], "ready"),
+        ([facts(m=("resting", 1.2)), facts(m=("resting", 3.4))], "resting for 4 s"),
+        ([facts(m=("cooling down", 9)), facts()], "cooling down for 9 s in 1 of 2 workers"),
+        ([facts(m=("cooling down", 9), o=("out of service", 60.5))], "out of service for 61 s"),
+        ([facts(m=("trying", 0)), facts(m=("on trial", 0))], "on trial"),
+        ([facts(disabled=True, m=("resting", 9)), facts(disabled=True)], "disabled"),
+        ([facts(disabled=True), facts()], "disabled in 1 of 2 workers"),
+    ],
+)
+def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: str) -> None:
+    """For how long, and in how many of them if not in all."""
+    (summed,) = add_up({"clients": [each]} for each in workers)
+    assert summed.state(len(workers)) == said
+
+
+def test_counts_are_added_up() -> None:
+    """Permits too, because each worker has its own; no limit in one is no limit."""
+    (summed,) = add_up([{"clients": [facts(permits=2)]}, {"clients": [facts(permits=2)]}])
+    assert (summed.permits, summed.in_flight, summed.waiting) == (4, 2, 4)
+    assert (summed.served, summed.failed) == (6, 2)
+    (summed,) = add_up([{"clients": [facts(permits=0)]}, {"clients": [facts(permits=0)]}])
+    assert summed.permits is None

@@ -1,0 +1,268 @@
+"""What the pool's tests share: a clock that need not sleep, clients that send nothing, a pool."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from proxy.clients.base import ChunkTranslator, Client, Reply
+from proxy.clients.registry import Route
+from proxy.config.secret import Secret
+from proxy.config.settings import ClientConfig, Model
+from proxy.errors import UpstreamRefusal
+from proxy.net.watch import Caller, Clock, Poll
+from proxy.pool.health import Effect
+from proxy.pool.lease import Lease
+from proxy.pool.pool import ClientPool
+from proxy.pool.queue import Roster
+from proxy.pool.slot import Slot, Ticket
+from proxy.wire.chat import ChatRequest, Usage
+
+# A caller that never leaves.
+ANYBODY = Caller(None)
+
+
+class VirtualClock(Clock):
+    """Time passes only in waits, and at once; what was planned `at` a moment happens on the way."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.waits = 0
+        self._planned: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
+        self.monotonic = lambda: self.now
+        self.wall = lambda: self.now + 1.7e9
+
+    def at(self, moment: float, action: Callable[[], object]) -> None:
+        """Do it when a wait reaches the moment."""
+        heapq.heappush(self._planned, (moment, next(self._numbers), action))
+
+    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
+        self.waits += 1
+        assert self.waits < 100_000, "a busy loop"
+        while not (events := poller.poll(0)) and self.now < until:
+            if self._planned and self._planned[0][0] <= until:
+                moment, _, action = heapq.heappop(self._planned)
+                self.now = max(self.now, moment)
+                action()
+            else:
+                assert until < math.inf, "this wait would never end"
+                self.now = until
+        return events
+
+
+class FakeClient(Client):
+    """A client that is leased but never sends. `listing` is its `list_models`."""
+
+    def __init__(
+        self, config: ClientConfig, listing: Callable[[Caller, float], list[str]] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._listing = listing
+
+    def send(
+        self,
+        request: ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: Caller,
+        deadline: float,
+    ) -> Reply:
+        raise AssertionError("a pool lends clients, and asks them nothing")
+
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        raise AssertionError("a pool lends clients, and asks them nothing")
+
+    def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
+        raise AssertionError("a pool lends clients, and asks them nothing")
+
+    def chunks(self, request: ChatRequest) -> ChunkTranslator:
+        raise AssertionError("a pool lends clients, and asks them nothing")
+
+    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+        assert self._listing is not None
+        return self._listing(caller, deadline)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def make_client(
+    label: str,
+    *,
+    permits: int = 1,
+    weight: int = 1,
+    provider: str = "p",
+    models: Sequence[tuple[str, str]] | None = (("m", "m"),),
+    listing: Callable[[Caller, float], list[str]] | None = None,
+) -> FakeClient:
+    """A client; `models` are pairs of alias and name, None: the upstream's own list."""
+    config = ClientConfig(
+        kind="demo",
+        provider=provider,
+        label=label,
+        key=Secret(""),
+        base_url="",
+        max_concurrency=permits,
+        weight=weight,
+        models=None if models is None else tuple(Model(name, alias) for alias, name in models),
+    )
+    return FakeClient(config, listing)
+
+
+class OwnedLock:
+    """A lock that knows who holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+
+    def __enter__(self) -> None:
+        assert self._owner != threading.get_ident(), "a thread waits for itself"
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *raised: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def check(self) -> None:
+        """Raise AssertionError unless the calling thread holds it."""
+        assert self._owner == threading.get_ident(), "the lock is not held"
+
+
+class GuardedSlot(Slot):
+    """A slot that may only be looked at, or changed, with the pool's lock held."""
+
+    def __init__(self, client: Client, lock: OwnedLock) -> None:
+        object.__setattr__(self, "lock", lock)
+        with lock:
+            super().__init__(client)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in ("client", "lock"):  # these never change
+            object.__getattribute__(self, "lock").check()
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__getattribute__(self, "lock").check()
+        object.__setattr__(self, name, value)
+
+
+class GuardedDict(dict[str, Roster]):
+    """The pool's rosters, as `GuardedSlot`."""
+
+    def __init__(self, lock: OwnedLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def get(self, alias: str, default: Any = None) -> Any:
+        self._lock.check()
+        return super().get(alias, default)
+
+    def __getitem__(self, alias: str) -> Roster:
+        self._lock.check()
+        return super().__getitem__(alias)
+
+    def __setitem__(self, alias: str, roster: Roster) -> None:
+        self._lock.check()
+        super().__setitem__(alias, roster)
+
+    def items(self) -> Any:
+        self._lock.check()
+        return super().items()
+
+
+def guard(pool: ClientPool) -> OwnedLock:
+    """Have every use of the pool's state fail that is made without its lock. Before any request."""
+    lock = OwnedLock()
+    pool._lock = lock  # type: ignore[assignment]
+    pool._slots = {client: GuardedSlot(client, lock) for client in pool._slots}
+    pool._rosters = GuardedDict(lock)
+    return lock
+
+
+class Desk:
+    """A pool on a virtual clock, asked for one model unless told otherwise."""
+
+    def __init__(
+        self,
+        *clients: FakeClient,
+        clock: Clock | None = None,
+        kind: type[ClientPool] = ClientPool,
+        max_cooldown_s: float = 1800.0,
+        max_retry_interval_s: float = 5.0,
+        queue_timeout_s: float = 30.0,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.clients = {client.label: client for client in clients}
+        self.routes: dict[str, tuple[Route, ...]] = {}
+        for client in clients:
+            for model in client.config.models or ():
+                others = self.routes.get(model.alias, ())
+                self.routes[model.alias] = (*others, Route(client, model.name))
+        self.pool = kind(
+            clients,
+            max_cooldown_s=max_cooldown_s,
+            max_retry_interval_s=max_retry_interval_s,
+            queue_timeout_s=queue_timeout_s,
+            clock=clock or self.clock,
+        )
+        self.lock = guard(self.pool)
+
+    def ticket(self, alias: str = "m", caller: Caller = ANYBODY) -> Ticket:
+        return self.pool.ticket(alias, caller)
+
+    def ask(self, ticket: Ticket) -> Lease | None:
+        """A lease if there is one now; else the request waits."""
+        return self.pool.acquire(ticket, self.routes[ticket.alias], -math.inf)
+
+    def queue(self, *tickets: Ticket) -> None:
+        """Have these wait, in this order; none may find a client free."""
+        for ticket in tickets:
+            assert self.ask(ticket) is None
+
+    def wait(self, ticket: Ticket, for_s: float = math.inf) -> Lease | None:
+        """A lease, waited for up to `for_s`."""
+        until = self.pool._clock.monotonic() + for_s
+        return self.pool.acquire(ticket, self.routes[ticket.alias], until)
+
+    def take(self, alias: str = "m", ticket: Ticket | None = None) -> Lease:
+        """A lease that is to be had at once."""
+        lease = self.ask(ticket or self.ticket(alias))
+        assert lease is not None
+        return lease
+
+    def lease_of(self, label: str, alias: str = "m") -> Lease:
+        """A lease of this client, which must be free."""
+        ticket = self.ticket(alias)
+        for _ in self.clients:
+            lease = self.take(ticket=ticket)
+            if lease.client.label == label:
+                return lease
+            lease.release()
+        raise AssertionError(f"{label} is not free")
+
+    def fail(self, label: str, effect: Effect, *, asked_s: float | None = None) -> None:
+        """Have a request with this client end so."""
+        with self.lease_of(label) as lease:
+            lease.report(effect, asked_s=asked_s)
+
+    def facts(self, label: str) -> dict[str, object]:
+        """A client's part of the snapshot."""
+        [facts] = [facts for facts in self.pool.snapshot() if facts["client"] == label]
+        return facts
+
+    def assert_idle(self) -> None:
+        """Nothing in flight, nobody waiting."""
+        for facts in self.pool.snapshot():
+            assert (facts["in_flight"], facts["waiting"], facts["leases"]) == (0, 0, [])
+        assert all(queue["waiting"] == 0 for queue in self.pool.queue_facts().values())

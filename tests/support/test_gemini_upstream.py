@@ -1,0 +1,57 @@
+"""The made answers are Gemini's: google-genai reads them as it reads the API's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.genai import models as sdk_models
+from google.genai import types
+from google.genai.errors import APIError
+
+from tests.support import gemini_upstream as upstream
+
+
+def read_as_sdk(response: dict[str, Any]) -> types.GenerateContentResponse:
+    """What google-genai makes of it; its models forbid unknown fields."""
+    for candidate in response.get("candidates", []):
+        types.Content.model_validate(candidate["content"])
+    converted = sdk_models._GenerateContentResponse_from_mldev(response)
+    return types.GenerateContentResponse.model_validate(converted)
+
+
+@pytest.mark.parametrize("name", upstream.STREAMS)
+def test_events_are_read_by_the_official_sdk(name: str) -> None:
+    """Every event and the answer joined of them is a GenerateContentResponse."""
+    for event in upstream.STREAMS[name]:
+        read_as_sdk(event)
+    whole = read_as_sdk(upstream.joined(upstream.STREAMS[name]))
+    assert whole.response_id == upstream.RESPONSE_ID
+
+
+def test_errors_are_read_by_the_official_sdk() -> None:
+    """Status and message are where google-genai looks for them."""
+    for made in (upstream.out_of_quota(), upstream.bad_key(), upstream.overloaded()):
+        error = APIError(0, made)
+        assert error.code == made["error"]["code"]
+        assert error.status == made["error"]["status"]
+
+
+def test_model_list_is_read_by_the_official_sdk() -> None:
+    """Names and methods are where google-genai looks for them."""
+    (listed,) = upstream.model_list("gemini-3.8-flash")["models"]
+    converted = sdk_models._Model_from_mldev(listed)
+    model = types.Model._from_response(response=converted, kwargs={})
+    assert model.name == "models/gemini-3.8-flash"
+    assert model.supported_actions == ["generateContent", "countTokens"]
+
+
+def test_wire_forms_hold_the_same_json() -> None:
+    """SSE framing and pretty-printing add nothing."""
+    (event,) = upstream.STREAMS["one event"]
+    (framed,) = upstream.sse([event])
+    assert framed.startswith(b"data: {")
+    assert framed.endswith(b"}\r\n\r\n")
+    assert json.loads(framed.removeprefix(b"data: ")) == event
+    assert json.loads(upstream.unary(event)) == event

@@ -1,0 +1,185 @@
+"""Errors and model lists of Claude."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from proxy.errors import UpstreamInvalid
+from proxy.wire.claude.api import headers
+from proxy.wire.claude.errors import read_error
+from proxy.wire.claude.families import FAMILIES, STRANGER, family_of
+from proxy.wire.claude.models import read_page
+from proxy.wire.claude.thinking import (
+    MAX_CARRIED_BYTES,
+    ThinkingBlock,
+    carry,
+    unpack,
+)
+from tests.support import claude_upstream as claude
+
+_NOW_S = 1_795_348_800.0  # 2026-11-22T12:00:00Z
+
+
+def body(kind: str, words: str = "Sorry", *, error_code: str | None = None) -> bytes:
+    return json.dumps(claude.error(kind, words, error_code=error_code)).encode()
+
+
+def test_retry_after_decides() -> None:
+    """Seconds or a date; the limits' own resets come second."""
+    limits = claude.rate_limit_headers(
+        bucket="input-tokens", resets_at="2026-11-22T12:00:42Z", retry_after="7"
+    )
+    facts = read_error(429, limits, body("rate_limit_error"), now_s=_NOW_S)
+    assert (facts.retry_after_s, facts.exhausted) == (7.0, ("input-tokens",))
+    assert (facts.type, facts.code) == ("rate_limit_error", "rate_limit_exceeded")
+    dated = {"retry-after": "Sun, 22 Nov 2026 12:01:00 GMT"}
+    assert read_error(529, dated, b"", now_s=_NOW_S).retry_after_s == 60.0
+
+
+def test_without_retry_after_a_429_waits_for_the_limit_that_is_at_0() -> None:
+    """Of several, for the last; a 529 has nothing to do with limits."""
+    limits = claude.rate_limit_headers(
+        bucket="tokens", resets_at="2026-11-22T12:00:42Z", retry_after=None
+    )
+    assert read_error(429, limits, b"", now_s=_NOW_S).retry_after_s == 42.0
+    assert read_error(529, limits, b"", now_s=_NOW_S).retry_after_s is None
+    limits["anthropic-ratelimit-requests-remaining"] = "0"
+    limits["anthropic-ratelimit-requests-reset"] = "2026-11-22T13:00:00+00:00"
+    facts = read_error(429, limits, b"", now_s=_NOW_S)
+    assert facts.retry_after_s == 3600.0
+    assert facts.exhausted == ("requests", "tokens")
+    assert read_error(429, limits, b"", now_s=_NOW_S + 9_999).retry_after_s == 0.0
+    limits["anthropic-ratelimit-requests-reset"] = "soon"
+    assert read_error(429, limits, b"", now_s=_NOW_S).retry_after_s == 42.0
+
+
+@pytest.mark.parametrize(
+    "value", ["", "soon", "-5", "nan", "inf", "1e9", "9" * 400, "١٢", "Sun, 99 Nov 2026"]
+)
+def test_senseless_retry_after_is_none(value: str) -> None:
+    """What can't be read is not there."""
+    assert read_error(503, {"retry-after": value}, b"", now_s=_NOW_S).retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "code", "param"),
+    [
+        (400, body("invalid_request_error", "max_tokens: too large"), None, "max_tokens"),
+        (400, body("invalid_request_error", "messages.1.content.0: no"), None, None),
+        (
+            400,
+            body("invalid_request_error", "prompt is too long: 9 tokens > 8 maximum"),
+            "context_length_exceeded",
+            None,
+        ),
+        (404, body("not_found_error", "model: claude-x"), "model_not_found", None),
+        (413, body("request_too_large"), "request_too_large", None),
+        (529, body("overloaded_error"), "overloaded_error", None),
+        (502, b"<html>Bad gateway</html>", "api_error", None),
+        (418, b"", None, None),
+    ],
+)
+def test_codes_and_params(status: int, sent: bytes, code: str | None, param: str | None) -> None:
+    """OpenAI's codes where callers look for them."""
+    facts = read_error(status, {}, sent, now_s=_NOW_S)
+    assert (facts.status, facts.code, facts.param) == (status, code, param)
+    error = json.loads(facts.envelope())["error"]
+    assert error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        body("invalid_request_error", "Your credit balance is too low to access the API."),
+        body("invalid_request_error", "You have reached your specified API usage limits."),
+        body("invalid_request_error", error_code="contract_spend_limit_reached"),
+    ],
+)
+def test_used_up_account_counts_as_402(sent: bytes) -> None:
+    """Claude says 400, as if the request were at fault: another client can serve it."""
+    facts = read_error(400, {}, sent, now_s=_NOW_S)
+    assert (facts.status, facts.code) == (402, "insufficient_quota")
+
+
+def test_models_are_listed_without_retired_ones() -> None:
+    """Requests for a retired model fail."""
+    listed = claude.models("claude-opus-5", "claude-3-opus", retired=["claude-3-opus"])
+    assert read_page(json.dumps(listed).encode()) == (["claude-opus-5"], None)
+    for bad in (b"", b"\xff", b"[" * 100_000):
+        with pytest.raises(UpstreamInvalid):
+            read_page(bad)
+
+
+def test_key_travels_in_a_header() -> None:
+    """With the version that the requests are made for; the provider's own headers win or add."""
+    made = headers("sk-ant-x", {"Anthropic-Beta": "b-1", "X-Team": "t"})
+    assert made["X-Team"] == "t"
+    assert made["anthropic-beta"].endswith(",b-1")
+    assert "Anthropic-Beta" not in made
+    again = headers("sk-ant-x", {"Anthropic-Version": "2026-01-01"})
+    assert [value for name, value in again.items() if "version" in name.lower()] == ["2026-01-01"]
+    assert made["x-api-key"] == "sk-ant-x"
+    assert made["anthropic-version"] == "2023-06-01"
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_family_of_a_model_whoever_sells_it(model: str) -> None:
+    """The longest start decides; snapshots, resellers' prefixes and dots don't matter."""
+    family = FAMILIES[model]
+    assert family_of(model) == family
+    assert family_of(f"anthropic/{model}") == family
+    assert family_of(f"us.anthropic.{model}-20990101-v1:0") == family
+    assert family_of("claude-opus-4.6") == FAMILIES["claude-opus-4-6"]
+    assert family_of("kimi-k2") == STRANGER
+
+
+def test_ids_carry_thinking_and_can_be_rid_of_it() -> None:
+    """Within the limit, in characters that ids have everywhere; damage loses no id."""
+    blocks = [ThinkingBlock(type="thinking", index=0, thinking="ü", signature="s/+=")]
+    carried = carry("toolu_01A", blocks)
+    assert unpack(carried) == ("toolu_01A", blocks)
+    assert carried.replace("_", "").replace("-", "").isalnum()
+    assert carry("toolu_01A", []) == "toolu_01A"
+    noise = Random(5).randbytes(MAX_CARRIED_BYTES).hex()
+    assert carry("toolu_01A", [ThinkingBlock(type="thinking", signature=noise)]) == "toolu_01A"
+    bomb = carry("toolu_01A", [ThinkingBlock(type="thinking", signature="A" * 10_000_000)])
+    assert len(bomb) < MAX_CARRIED_BYTES
+    assert unpack(bomb) == ("toolu_01A", [])
+    assert unpack(carried[:-4]) == ("toolu_01A", [])
+    assert unpack("toolu_01A__thinking__é") == ("toolu_01A", [])
+    assert unpack("__thinking__x") == ("__thinking__x", [])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "asked_s"),
+    [({}, 27), ({"retry-after": "3"}, 3)],
+)
+def test_wait_in_the_body_is_heeded(listed: bool, headers: dict[str, str], asked_s: int) -> None:
+    """Claude is sold by Google too: its errors may come as a list of one."""
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "27s"}]
+    error = {"error": {"code": 429, "message": "Quota exceeded", "details": details}}
+    body = json.dumps([error] if listed else error).encode()
+    facts = read_error(429, headers, body, now_s=0.0)
+    assert (facts.status, facts.message) == (429, "Quota exceeded")
+    assert (facts.retry_after_s, facts.code) == (asked_s, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"boom"}', "boom"),
+        (b'{"error":{"message":5}}', "The upstream answered with status 500."),
+        (b'{"error":{"type":5,"message":"m","details":"x"}}', "m"),
+        (b'{"error":{"message":"m","details":{"error_code":7}}}', "m"),
+        (b'[{"error":{"message":"m"}},{}]', '[{"error":{"message":"m"}},{}]'),
+    ],
+)
+def test_error_of_a_look_alike_keeps_its_words(body: bytes, message: str) -> None:
+    """Whatever its fields are."""
+    facts = read_error(500, {}, body, now_s=0.0)
+    assert (facts.message, facts.type) == (message, "api_error")

@@ -1,0 +1,94 @@
+"""Schemas of tools: they mean to Claude what they meant to the caller."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.wire.claude.names import changed_properties, rename_keys, rename_schema
+from proxy.wire.claude.request import to_request
+from tests.support.claude_upstream import read_request
+from tests.wire.claude.rules import UNIONS, violations
+from tests.wire.json_schema import accepts
+from tests.wire.schemas import NAMES, schemas, values
+
+Json = dict[str, Any]
+
+
+def sent(parameters: Json, model: str = "claude-opus-5") -> Json:
+    """The tool as it goes out."""
+    function = {"name": "f", "description": "Does f.", "parameters": parameters}
+    chat = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"type": "function", "function": function}],
+    }
+    wire = read_request(to_request(json.dumps(chat).encode(), model=model, stream=False))
+    assert violations(wire) == []
+    tool: Json = wire["tools"][0]
+    return tool
+
+
+_INPUTS = st.dictionaries(st.sampled_from(NAMES), values, max_size=3)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=schemas(), inputs=st.lists(_INPUTS, min_size=1, max_size=5))
+def test_schema_accepts_what_it_accepted(schema: Json, inputs: list[Json]) -> None:
+    """Of objects, by Claude's names of their members; a union at the top is told instead."""
+    tool = sent(schema)
+    found = tool["input_schema"]
+    unions = [key for key in UNIONS if key in schema]
+    for key in unions:
+        assert f'"{key}":' in tool["description"]
+    if unions or schema.get("type", "object") != "object":
+        return
+    changed = changed_properties(schema)
+    for value in inputs:
+        if _holds_data(schema):
+            continue
+        renamed = json.loads(rename_keys(json.dumps(value).encode(), changed))
+        assert accepts(found, renamed) == accepts(schema, value)
+
+
+def _holds_data(schema: Any) -> bool:
+    """Whether objects are compared as a whole: what is inside keeps the caller's names."""
+    if isinstance(schema, dict):
+        return any(
+            key in ("const", "enum", "patternProperties") or _holds_data(inner)
+            for key, inner in schema.items()
+        )
+    return isinstance(schema, list) and any(map(_holds_data, schema))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=schemas(), value=_INPUTS)
+def test_names_come_back(schema: Json, value: Json) -> None:
+    """What was renamed there is renamed back."""
+    changed = changed_properties(schema)
+    there = rename_keys(json.dumps(value).encode(), changed)
+    back = rename_keys(there, {wire: own for own, wire in changed.items()})
+    assert json.loads(back) == value
+    assert changed_properties(rename_schema(schema, changed)) == {}
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "#/properties/$filter",
+        "#/properties/%24filter",
+        "#/properties/a/properties/b~1c",
+        "#/$defs/x",
+    ],
+)
+def test_reference_through_a_property_finds_it_by_its_other_name(ref: str) -> None:
+    """Plain, percent-encoded, escaped."""
+    inner = {"type": "object", "properties": {"b/c": {"type": "integer"}}}
+    properties = {"$filter": {"type": "integer"}, "a": inner, "here": {"$ref": ref}}
+    found = sent({"properties": properties, "$defs": {"x": {"type": "integer"}}})["input_schema"]
+    assert accepts(found, {"here": 1})
+    assert not accepts(found, {"here": "x"})

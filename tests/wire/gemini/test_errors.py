@@ -1,0 +1,130 @@
+"""Gemini's refusals in OpenAI's terms, and what they say about retrying."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.wire.gemini.errors import ErrorFacts, read_error
+from tests.support import gemini_upstream as upstream
+
+NOON_UTC_S = 1_790_000_000 // 86_400 * 86_400 + 12 * 3600.0
+
+
+def read(
+    made: upstream.Json, *, headers: dict[str, str] | None = None, now_s: float = NOON_UTC_S
+) -> ErrorFacts:
+    status = made["error"]["code"]
+    return read_error(status, headers or {}, upstream.unary(made), now_s=now_s)
+
+
+@pytest.mark.parametrize(("delay", "expected"), [("17s", 17.0), ("1.5s", 1.5), ("soon", None)])
+def test_retry_delay(delay: str, expected: float | None) -> None:
+    """RetryInfo is a protobuf Duration."""
+    facts = read(upstream.out_of_quota(delay))
+    assert (facts.status, facts.code, facts.retry_after_s) == (429, "rate_limit_exceeded", expected)
+    assert (facts.quotas, facts.daily) == ((upstream.PER_MINUTE,), False)
+
+
+def test_daily_quota_lasts_until_midnight_pacific() -> None:
+    """The short delay beside it would only lead to the next 429."""
+    facts = read(upstream.out_of_quota("17s", upstream.PER_MINUTE, upstream.PER_DAY))
+    assert facts.daily
+    assert facts.retry_after_s == 19 * 3600.0
+    night = read(upstream.out_of_quota("17s", upstream.PER_DAY), now_s=NOON_UTC_S - 4.5 * 3600)
+    assert night.retry_after_s == 1800.0
+
+
+def test_retry_after_header_counts_without_retry_info() -> None:
+    """In seconds or as a date."""
+    made = upstream.overloaded()
+    assert read(made, headers={"retry-after": "3"}).retry_after_s == 3.0
+    date = {"retry-after": "Mon, 21 Sep 2026 14:13:30 GMT"}
+    assert read(made, headers=date, now_s=1_790_000_000.0).retry_after_s == 10.0
+    assert read(made, headers={"retry-after": "later"}).retry_after_s is None
+    assert read(made).retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        upstream.bad_key(),
+        upstream.error(
+            403, "PERMISSION_DENIED", "Suspended.", upstream.error_info("CONSUMER_SUSPENDED")
+        ),
+        upstream.error(403, "PERMISSION_DENIED", "Your API key was reported as leaked."),
+    ],
+)
+def test_bad_key_is_401_whatever_its_status(made: upstream.Json) -> None:
+    """Gemini says 400 or 403 of a key that will not work again."""
+    facts = read(made)
+    assert (facts.status, facts.code) == (401, "invalid_api_key")
+    assert facts.refusal().status == 401
+
+
+def test_other_refusals_keep_their_status() -> None:
+    """A 404 is known as an unknown model, which moves on to the next client."""
+    assert read(upstream.no_such_model()).code == "model_not_found"
+    facts = read(upstream.overloaded())
+    assert (facts.status, facts.code, facts.type) == (503, "unavailable", "upstream_error")
+    denied = read(upstream.error(403, "PERMISSION_DENIED", "Not yours."))
+    assert (denied.status, denied.type) == (403, "permission_error")
+
+
+def test_field_at_fault_is_the_param() -> None:
+    """BadRequest details name it."""
+    violation = {"field": "generation_config.temperature", "description": "too hot"}
+    detail = {
+        "@type": "type.googleapis.com/google.rpc.BadRequest",
+        "fieldViolations": [violation],
+    }
+    facts = read(upstream.error(400, "INVALID_ARGUMENT", "Bad.", detail))
+    assert (facts.param, facts.type) == ("generation_config.temperature", "invalid_request_error")
+
+
+def test_keys_never_reach_the_caller() -> None:
+    """Google's message about a suspended key holds the key."""
+    key = "AIzaSyA1234567890abcdefghijklmnopqrstuv"
+    made = upstream.error(403, "PERMISSION_DENIED", f"Consumer 'api_key:{key}' was suspended.")
+    refusal = read(made).refusal()
+    assert key.encode() not in refusal.envelope()
+    assert "suspended" in refusal.message
+
+
+def test_error_in_an_array_and_none_at_all() -> None:
+    """The streaming method's array is opened; a page of HTML is the message, bounded."""
+    body = b"[" + upstream.unary(upstream.out_of_quota()) + b"]"
+    assert read_error(429, {}, body, now_s=0.0).retry_after_s == 17.0
+    page = read_error(502, {}, b"<html>" + b"x" * 5000, now_s=0.0)
+    assert (page.status, len(page.message)) == (502, 2000)
+    assert read_error(500, {}, b"", now_s=0.0).message
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["error", "code", "details", "violations", "fieldViolations", "message"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(300, 599),
+    st.binary(max_size=30) | st.builds(lambda error: upstream.unary({"error": error}), _json),
+    st.text(max_size=12),
+)
+def test_any_body_can_be_read(status: int, body: bytes, retry_after: str) -> None:
+    """An error page never makes another error."""
+    facts = read_error(status, {"retry-after": retry_after}, body, now_s=0.0)
+    assert facts.refusal().envelope()

@@ -1,0 +1,47 @@
+"""The model list and the preview variants."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.errors import UpstreamInvalid
+from proxy.wire.gemini import models
+from tests.support import gemini_upstream as upstream
+
+
+def test_only_chat_models_are_listed() -> None:
+    """Those that support generateContent, without `models/`."""
+    body = upstream.unary(upstream.model_list("gemini-3.8-flash", "gemini-embedding-2"))
+    assert models.read_page(body) == (["gemini-3.8-flash"], None)
+
+
+def test_next_page_is_named() -> None:
+    """The token is quoted; the last page has none."""
+    first = models.read_page(upstream.unary(upstream.model_list("a", next_page_token="x/y=")))
+    assert first.next_path == "/v1beta/models?pageSize=1000&pageToken=x%2Fy%3D"
+    assert models.read_page(b"{}") == ([], None)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 9999])
+def test_what_is_no_list_is_invalid(body: bytes) -> None:
+    """So that the last good list is kept."""
+    with pytest.raises(UpstreamInvalid):
+        models.read_page(body)
+
+
+def test_previews_are_those_of_cliproxyapi() -> None:
+    """In its order; for a model it does not know, and after those it does, a guess."""
+    assert models.preview_of("gemini-2.5-pro")[0] == "gemini-2.5-pro-preview-05-06"
+    assert models.preview_of("gemini-4-argon") == ["gemini-4-argon-preview"]
+    assert models.preview_of("gemini-3-pro-preview") == models.preview_of("imagen-4") == []
+
+
+def test_previews_are_limited_to_what_the_upstream_has() -> None:
+    """Withdrawn ones are left out, new ones found, other models' never."""
+    listed = [
+        "gemini-2.5-flash-preview-05-20",
+        "gemini-2.5-flash-preview-09-2025",
+        "gemini-2.5-flash-preview-tts",
+        "gemini-2.5-flash-lite-preview-09-2025",
+    ]
+    assert models.preview_of("gemini-2.5-flash", listed=listed) == listed[:2]
