@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from .arguments import parser
-from .outcome import Exit, Failure
+from .exit import Exit, Failure
 
 __all__ = ["main"]
 

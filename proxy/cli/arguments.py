@@ -10,7 +10,7 @@ import msgspec
 from ..config import Config, load_config
 from ..version import __version__
 from .checking import check
-from .outcome import Exit
+from .exit import Exit
 from .running import disable, enable, status
 
 EPILOG = f"""\

@@ -14,7 +14,7 @@ from ..clients import Client, make_clients
 from ..config import CallerKey, ClientConfig, Config, Secrets, json_schema, load_config
 from ..errors import ConfigError, ProxyError
 from ..net.watch import Caller
-from .outcome import Exit
+from .exit import Exit
 from .table import count, names, printable, table
 
 # An upstream that takes longer for its model list will not serve anybody well.

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..config import load_config
 from ..server.control import ask_all, running_ports
-from .outcome import Exit, Failure
-from .summing import ClientSum, add_up
+from .exit import Exit, Failure
 from .table import count, names, printable, table
+from .totals import ClientSum, add_up
 
 Answers = list[dict[str, Any]]
 

@@ -10,11 +10,11 @@ secrets    all secrets of a `Config`, and how they are hidden in what leaves
 
 from __future__ import annotations
 
+from .config import CallerKey, ClientConfig, Config, Model, is_loopback
+from .json_schema import json_schema
 from .load import load_config
-from .schema import json_schema
 from .secret import Secret, mask
 from .secrets import Secrets, is_secret_name
-from .settings import CallerKey, ClientConfig, Config, Model, is_loopback
 
 __all__ = [
     "CallerKey",

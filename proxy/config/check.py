@@ -17,8 +17,8 @@ from msgspec import inspect
 
 from .document import plain_value
 from .secret import Secret
-from .shown import kind_of, shown, shown_key
 from .variables import fill
+from .wording import kind_of, shown, shown_key
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from .shown import shown_key
 from .variables import REFERENCE
+from .wording import shown_key
 
 Tree = Any  # None, bool, int, float, str, or a list or dict[str, ...] of them
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from . import foreign, formats
+from . import cliproxyapi, formats
 from .secret import Secret
 
 _DAY_S = 86_400  # no wait is meant to be longer, and poll(2) counts ms in 32 bits
@@ -72,7 +72,7 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
 class ModelEntry(_Section, frozen=True, kw_only=True):
     """A model; `alias` is what callers call it."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.MODEL
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.MODEL
     shorthand: ClassVar[str] = "name"
 
     name: ModelName
@@ -112,7 +112,7 @@ class _Upstream(_Section, frozen=True, kw_only=True):
 class ProviderEntry(_Upstream, frozen=True, kw_only=True):
     """An upstream that speaks OpenAI's dialect. Without keys: one client that sends none."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.PROVIDER
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.PROVIDER
 
     name: Name
     base_url: BaseUrl
@@ -130,7 +130,7 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
 class GeminiEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Google's Gemini API."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.GEMINI
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.GEMINI
     shorthand: ClassVar[str] = "api_key"
 
     api_key: UpstreamKey | None = None
@@ -140,7 +140,7 @@ class GeminiEntry(_Upstream, frozen=True, kw_only=True):
 class ClaudeEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Anthropic's Messages API."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.CLAUDE
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.CLAUDE
     shorthand: ClassVar[str] = "api_key"
 
     api_key: UpstreamKey | None = None
@@ -160,7 +160,7 @@ class DemoEntry(_Section, frozen=True, kw_only=True):
 class QuotaExceeded(_Section, frozen=True, kw_only=True):
     """What to do when an upstream answers 429."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.QUOTA_EXCEEDED
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.QUOTA_EXCEEDED
 
     switch_project: Annotated[bool, Meta(description="Go on with another client.")] = True
     switch_preview_model: Annotated[
@@ -171,7 +171,7 @@ class QuotaExceeded(_Section, frozen=True, kw_only=True):
 class Streaming(_Section, frozen=True, kw_only=True):
     """What a streaming caller gets while its upstream is silent."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.STREAMING
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.STREAMING
 
     keepalive_seconds: Annotated[
         SecondsOrZero, Meta(description="A comment after so much silence of ours; 0: none.")
@@ -184,7 +184,7 @@ class Streaming(_Section, frozen=True, kw_only=True):
 class File(_Section, frozen=True, kw_only=True):
     """A configuration file of Poolproxy."""
 
-    foreign: ClassVar[frozenset[str]] = foreign.TOP
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.TOP
 
     host: Annotated[Host, Meta(description="Empty: all interfaces.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="0: any free one.")] = 8317

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from . import document, foreign
+from . import cliproxyapi, document
 from .check import Notes, check
+from .config import Config
 from .layout import File
 from .resolve import resolve
-from .settings import Config
-from .shown import kind_of
+from .wording import kind_of
 
 PATH_VARIABLE = "PROXY_CONFIG"
 DEFAULT_PATH = "config.yaml"
@@ -49,7 +49,7 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
         raise ConfigError(_prefixed(path, [problem]))
     notes = Notes()
     file = check(tree, File, notes, environ)
-    for text in foreign.warnings(notes.ignored):
+    for text in cliproxyapi.warnings(notes.ignored):
         notes.warning("", text)
     config = resolve(file, notes, path=path)
     if notes.problems:

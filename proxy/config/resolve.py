@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .check import Notes
+from .config import CallerKey, ClientConfig, Config, Model
 from .formats import NO_PROXY
 from .layout import (
     CallerEntry,
@@ -26,8 +27,7 @@ from .layout import (
     ProviderEntry,
 )
 from .secret import Secret, is_placeholder
-from .settings import CallerKey, ClientConfig, Config, Model
-from .shown import shown
+from .wording import shown
 
 _Entry = TypeVar("_Entry")
 

@@ -26,7 +26,7 @@ import msgspec
 from .secret import KEY_LIKE, mask
 
 if TYPE_CHECKING:
-    from .settings import Config
+    from .config import Config
 
 # Keys that are shorter (`none`, `EMPTY`) are dummies: words, or parts of words, in any text.
 MIN_SECRET_CHARS = 8

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import Model, foreign, load_config
+from proxy.config import Model, cliproxyapi, load_config
 
 URL = "http://127.0.0.1:1234/v1"
 CREDENTIAL = """
@@ -206,7 +206,7 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
         "claude-api-key[1].headers.X-Session",
     ]
     named = {name.partition(".")[0].removesuffix("[]") for name in (*SERVING, *others)}
-    assert named & foreign.TOP == foreign.TOP & set(_top_keys(CURRENT))
+    assert named & cliproxyapi.TOP == cliproxyapi.TOP & set(_top_keys(CURRENT))
 
 
 def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
@@ -231,16 +231,16 @@ def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "tree"),
     [
-        (foreign.TOP, lambda section: {**section, "api-keys": ["caller"]}),
-        (foreign.QUOTA_EXCEEDED, lambda section: {"quota-exceeded": section}),
-        (foreign.STREAMING, lambda section: {"streaming": section}),
+        (cliproxyapi.TOP, lambda section: {**section, "api-keys": ["caller"]}),
+        (cliproxyapi.QUOTA_EXCEEDED, lambda section: {"quota-exceeded": section}),
+        (cliproxyapi.STREAMING, lambda section: {"streaming": section}),
         (
-            foreign.PROVIDER,
+            cliproxyapi.PROVIDER,
             lambda section: {"openai-compatibility": [{"name": "p", "base-url": URL, **section}]},
         ),
-        (foreign.GEMINI, lambda section: {"gemini-api-key": [section]}),
-        (foreign.CLAUDE, lambda section: {"claude-api-key": [section]}),
-        (foreign.MODEL, lambda section: {"demo": [{"models": [{"name": "m", **section}]}]}),
+        (cliproxyapi.GEMINI, lambda section: {"gemini-api-key": [section]}),
+        (cliproxyapi.CLAUDE, lambda section: {"claude-api-key": [section]}),
+        (cliproxyapi.MODEL, lambda section: {"demo": [{"models": [{"name": "m", **section}]}]}),
     ],
 )
 def test_no_key_is_both_ignored_and_known(

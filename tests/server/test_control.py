@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from proxy.cli.summing import add_up
+from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.server.control import Control, ask_all, forget, running_ports

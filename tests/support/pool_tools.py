@@ -11,8 +11,8 @@ from typing import Any
 
 from proxy.clients.base import ChunkTranslator, Client, Reply
 from proxy.clients.registry import Route
+from proxy.config.config import ClientConfig, Model
 from proxy.config.secret import Secret
-from proxy.config.settings import ClientConfig, Model
 from proxy.errors import UpstreamRefusal
 from proxy.net.watch import Caller, Clock, Poll
 from proxy.pool.health import Effect

@@ -1,4 +1,4 @@
-"""The JSON Schema of the file, for editors: the same `layout` that `check` goes by."""
+"""The JSON Schema of the file, for editors, made of `layout`."""
 
 from __future__ import annotations
 
