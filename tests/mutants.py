@@ -220,7 +220,7 @@ MUTANTS = [
        "wire/completions/test_request.py", "-k", "repeated"),
     _m("a call that is no object passes", "wire/chat/stream.py",
        "if isinstance(call, dict)", "if True", "wire/test_odd_types.py", "-k", "openai"),
-    _m("a day has a second more", "config/layout.py", "_DAY_S = 86_400", "_DAY_S = 86_401",
+    _m("a day has a second more", "config/schema.py", "_DAY_S = 86_400", "_DAY_S = 86_401",
        "config/test_config_errors.py", "-k", "bounds"),
     # Who may do what, and who learns what
     _m("keys are compared by prefix", "api/auth.py", "hmac.compare_digest(key, given)",

@@ -2,9 +2,9 @@
 
 document   the file's bytes -> a tree of plain values
 variables  ${NAME} -> the environment's value
-layout     the file's keys, types, limits, defaults
-check      tree + layout -> `layout.File`, every problem noted
-resolve    `layout.File` -> `Config`: one client per key
+schema     the file's keys, types, limits, defaults
+check      tree + schema -> `schema.File`, every problem noted
+resolve    `schema.File` -> `Config`: one client per key
 secrets    all secrets of a `Config`, and how they are hidden in what leaves
 """
 

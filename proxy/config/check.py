@@ -1,4 +1,4 @@
-"""Holds a tree against `layout`: every problem is noted, not only the first one.
+"""Holds a tree against `schema`: every problem is noted, not only the first one.
 
 One walk over the types that msgspec knows of the Structs; nothing here knows a single key. What
 does not fit is replaced by its default or by something blank, so that the walk, and after it

@@ -1,6 +1,6 @@
 """What the program runs on: defaults applied, inheritance resolved, everything checked, immutable.
 
-The shape of the file is `layout`; `resolve` makes one from the other.
+The shape of the file is `schema`; `resolve` makes one from the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The JSON Schema of the file, for editors, made of `layout`."""
+"""The JSON Schema of the file, for editors, made of `schema`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from . import layout
+from . import schema as file_schema
 from .secret import Secret
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -16,10 +16,10 @@ _FILLED_IN = ("integer", "number", "boolean")  # types whose place a `${NAME}` m
 
 def json_schema() -> dict[str, Any]:
     """A schema of `config.yaml`, JSON values only."""
-    schema = msgspec.json.schema(layout.File, schema_hook=_string_for_secret)
+    schema = msgspec.json.schema(file_schema.File, schema_hook=_string_for_secret)
     definitions = schema["$defs"]
     for name, definition in definitions.items():
-        if getattr(layout, name).shorthand:
+        if getattr(file_schema, name).shorthand:
             definitions[name] = {"anyOf": [{"type": "string"}, definition]}
     schema = {"$schema": _DIALECT, **_with_references(schema)}
     return dict(msgspec.json.decode(msgspec.json.encode(schema)))

@@ -10,8 +10,8 @@ from ..errors import ConfigError
 from . import cliproxyapi, document
 from .check import Notes, check
 from .config import Config
-from .layout import File
 from .resolve import resolve
+from .schema import File
 from .wording import kind_of
 
 PATH_VARIABLE = "PROXY_CONFIG"

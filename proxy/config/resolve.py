@@ -16,7 +16,7 @@ import msgspec
 from .check import Notes
 from .config import CallerKey, ClientConfig, Config, Model
 from .formats import NO_PROXY
-from .layout import (
+from .schema import (
     CallerEntry,
     ClaudeEntry,
     DemoEntry,
