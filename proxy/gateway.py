@@ -13,10 +13,10 @@ from functools import partial
 
 from .clients import make_clients
 from .clients.registry import Entry, Registry
-from .config import CallerKey, Config
+from .config import Caller, Config
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
 from .net.lost import LOST
-from .net.watch import CLOCK, Caller, Clock
+from .net.watch import CLOCK, CallerConnection, Clock
 from .pool.pool import ClientPool
 from .record.record import Record
 from .record.transcript import RequestLog
@@ -49,13 +49,13 @@ class Gateway:
             queue_timeout_s=config.queue_timeout_s,
             clock=clock,
         )
-        self._places = _Places(
+        self._limit = InFlightLimit(
             TooManyInFlight,
             config.max_requests_in_flight,
             "requests are in flight already (max-requests-in-flight)",
         )
-        self._places_of = {
-            caller.key: _Places(
+        self._limits = {
+            caller.key: InFlightLimit(
                 CallerLimitReached,
                 caller.max_concurrency,
                 "requests with this API key are in flight already (its max-concurrency)",
@@ -64,18 +64,18 @@ class Gateway:
             if caller.max_concurrency
         }
 
-    def admit(self, caller: CallerKey, held: ExitStack) -> None:
+    def admit(self, caller: Caller, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.
 
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
         Both are counted per worker process.
         """
         LOST.give_back()
-        if self._places_of and (own := self._places_of.get(caller.key)) is not None:
+        if self._limits and (own := self._limits.get(caller.key)) is not None:
             held.enter_context(own)
-        held.enter_context(self._places)
+        held.enter_context(self._limit)
 
-    def find(self, alias: str, caller: Caller, record: Record) -> Entry:
+    def find(self, alias: str, caller: CallerConnection, record: Record) -> Entry:
         """The model. May block for a provider's own list, up to `request-timeout`.
 
         Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
@@ -86,7 +86,7 @@ class Gateway:
             raise waits.out_of_time()
         return entry
 
-    def entries(self, caller: Caller, record: Record) -> list[Entry]:
+    def entries(self, caller: CallerConnection, record: Record) -> list[Entry]:
         """All models that are known; may block for first lists, up to `request-timeout`."""
         return self.registry.entries(caller, self._waits(record).deadline)
 
@@ -134,8 +134,8 @@ class Gateway:
             client.close()
 
 
-class _Places:
-    """So many that may be taken at once; whoever comes too many is refused, nobody waits."""
+class InFlightLimit:
+    """A counter with a limit: takes a place, or raises at once. Never waits."""
 
     def __init__(self, refusal: type[PoolError], limit: int, what: str) -> None:
         self._refusal = refusal

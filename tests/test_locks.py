@@ -16,10 +16,10 @@ import pytest
 
 import proxy
 from proxy.errors import NoClientInService
-from proxy.net.watch import Bell, Caller, Clock, Poll
+from proxy.net.watch import Bell, CallerConnection, Clock, Poll
+from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
-from proxy.pool.slot import Ticket
 from tests.support.pool_tools import Desk, VirtualClock, make_client
 
 
@@ -95,7 +95,7 @@ def test_the_lock_is_free_while_a_caller_is_watched() -> None:
     desk, clock = make_desk()
     held = [desk.take(), desk.take()]
 
-    class Watched(Caller):
+    class Watched(CallerConnection):
         __slots__ = ()
 
         def join(self, poller: Poll) -> None:
@@ -179,11 +179,11 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
     """In every class that says so; a method named `_locked` is called with it."""
     classes = guarded_classes()
     assert not [stray for one in classes for stray in one.strays]
-    assert {"pool/pool.py:ClientPool", "gateway.py:_Places", "net/helpers.py:Task"} <= {
+    assert {"pool/pool.py:ClientPool", "gateway.py:InFlightLimit", "net/helpers.py:Task"} <= {
         one.name for one in classes
     }
     [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]
-    assert pool.names == {"_slots", "_rosters"}
+    assert pool.names == {"_locks", "_queues"}
 
 
 def test_every_lock_says_what_it_is_for() -> None:

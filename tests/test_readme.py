@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from proxy.config import json_schema, load_config, mask
-from proxy.record.record import Attempt, Record
+from proxy.record.record import AttemptRecord, Record
 from proxy.wire.chat import Usage
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
 from tests.support.leaks import death_in
@@ -342,7 +342,7 @@ def test_line_of_the_log() -> None:
         ("sk-or-v1-0123456789", 429, "rate_limit_exceeded"),
         ("sk-or-v1-9876543210", 200, "ok"),
     ):
-        attempt = Attempt(f"openrouter/{mask(key)}", 0.0)
+        attempt = AttemptRecord(f"openrouter/{mask(key)}", 0.0)
         attempt.status, attempt.reason = status, reason
         record.attempts.append(attempt)
     record.status, record.end = 200, "ok"

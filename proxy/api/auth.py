@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ..config import CallerKey, Config, Secret, is_loopback
+from ..config import Caller, Config, Secret, is_loopback
 from ..errors import InvalidKey, ModelNotFound, Refused
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"[A-Za-z][0-9A-Za-z+.-]*")
 # A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
-ANYONE = CallerKey(name="", key=Secret(""), models=None, max_concurrency=0)
+ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
 
 class Doorkeeper:
@@ -36,7 +36,7 @@ class Doorkeeper:
         self._takes_any_host = config.allow_unauthenticated
         self._keys = [(caller.key.reveal().encode(), caller) for caller in config.callers]
 
-    def admit(self, environ: Mapping[str, str]) -> CallerKey:
+    def admit(self, environ: Mapping[str, str]) -> Caller:
         """Whose key the request carries; raises InvalidKey, Refused."""
         if self.is_open:
             self._check_origin(environ)
@@ -73,9 +73,9 @@ class Doorkeeper:
             )
 
 
-def check_model(caller: CallerKey, alias: str) -> None:
+def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
-    if caller.models is not None and alias not in caller.models:
+    if not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
 
 

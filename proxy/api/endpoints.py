@@ -9,7 +9,7 @@ import msgspec
 from flask import Response
 
 from ..clients.registry import Entry
-from ..config import CallerKey
+from ..config import Caller
 from ..errors import ModelNotFound, ProxyError
 from ..gateway import Gateway
 from ..net import shortage
@@ -45,7 +45,7 @@ class _Endpoints:
         return self._answer(exchange, self._complete)
 
     def _answer(
-        self, exchange: Exchange, serve: Callable[[Exchange, CallerKey, ExitStack], Response]
+        self, exchange: Exchange, serve: Callable[[Exchange, Caller, ExitStack], Response]
     ) -> Response:
         record = exchange.record
         with ExitStack() as held:
@@ -63,17 +63,17 @@ class _Endpoints:
                     record.end = known.code or str(known.status)
                 raise
 
-    def _chat(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
+    def _chat(self, exchange: Exchange, key: Caller, held: ExitStack) -> Response:
         request = read_request(exchange.read_body())
         asked = self._asked(exchange, request, key)
         return self._reply(exchange, *self._gateway.chat(asked, held))
 
-    def _complete(self, exchange: Exchange, key: CallerKey, held: ExitStack) -> Response:
+    def _complete(self, exchange: Exchange, key: Caller, held: ExitStack) -> Response:
         request = read_request(exchange.read_body(), needs_messages=False)
         asked = self._asked(exchange, request, key)
         return self._reply(exchange, *self._gateway.complete(asked, held))
 
-    def _asked(self, exchange: Exchange, request: ChatRequest, key: CallerKey) -> Asked:
+    def _asked(self, exchange: Exchange, request: ChatRequest, key: Caller) -> Asked:
         exchange.record.model = request.model
         exchange.record.stream = request.stream
         if exchange.transcript is not None:
@@ -105,10 +105,8 @@ class _Endpoints:
             raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
         return exchange.reply(msgspec.json.encode(self._facts(entry)))
 
-    def _is_listed(self, entry: Entry, key: CallerKey) -> bool:
-        if key.models is not None and entry.alias not in key.models:
-            return False
-        return self._gateway.pool.is_listed(entry.alias, entry.routes)
+    def _is_listed(self, entry: Entry, key: Caller) -> bool:
+        return key.may_use(entry.alias) and self._gateway.pool.is_listed(entry.alias, entry.routes)
 
     def _facts(self, entry: Entry) -> dict[str, str | int]:
         return {

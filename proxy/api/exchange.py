@@ -25,7 +25,7 @@ from ..errors import (
 )
 from ..gateway import Gateway
 from ..net import shortage
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..record.record import Record
 from ..record.transcript import Transcript
 from ..request.stream import StreamBody
@@ -90,7 +90,7 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
         self.environ = environ
-        self.caller = Caller.from_environ(environ)
+        self.caller = CallerConnection.from_environ(environ)
         self.record = Record(
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),

@@ -11,9 +11,9 @@ from functools import partial
 from typing import NamedTuple
 
 from ..clients import Client, make_clients
-from ..config import CallerKey, ClientConfig, Config, Secrets, json_schema, load_config
+from ..config import Caller, ClientConfig, Config, Secrets, json_schema, load_config
 from ..errors import ConfigError, ProxyError
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from .exit import Exit
 from .table import count, names, printable, table
 
@@ -80,7 +80,7 @@ def _client_table(clients: tuple[ClientConfig, ...]) -> str:
     )
 
 
-def _caller_table(callers: tuple[CallerKey, ...]) -> str:
+def _caller_table(callers: tuple[Caller, ...]) -> str:
     return table(
         ("  caller", "key", "at once per worker", "models"),
         [
@@ -153,7 +153,7 @@ def _probe(client: Client, *, secrets: Secrets) -> _Probe:
     found: list[str] = []
     said = ""
     try:
-        found = client.list_models(caller=Caller(None), deadline=began + PROBE_TIMEOUT_S)
+        found = client.list_models(caller=CallerConnection(None), deadline=began + PROBE_TIMEOUT_S)
     except ProxyError as error:
         error.hide(secrets)
         said = printable(error.message)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..wire.chat import ChatRequest, Usage
 
 
@@ -95,7 +95,7 @@ class Client(ABC):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> Reply:
         """Send a chat request to the upstream's `model`. Does not block: its reply waits.
@@ -117,7 +117,7 @@ class Client(ABC):
         """The translator for one streamed answer."""
 
     @abstractmethod
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         """The upstream's own list of models, by its names; raises UpstreamError."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from ..config import ClientConfig
 from ..errors import UpstreamRefusal
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.claude import api, errors, models
@@ -35,7 +35,7 @@ class ClaudeClient(TranslatingClient):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> SocketReply:
         chat = call_ids.strip(request.body, [call_ids.THOUGHT])

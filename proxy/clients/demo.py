@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..net.watch import CLOCK, Caller, Clock
+from ..net.watch import CLOCK, CallerConnection, Clock
 from ..wire import chat as wire
 from ..wire import lenient_json
 from ..wire.sse import DONE, encode
@@ -36,7 +36,7 @@ class DemoClient(Client):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> DemoReply:
         asked = wire.read_object(request.body)
@@ -51,7 +51,7 @@ class DemoClient(Client):
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         return wire.ChunkStream()
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         return ["demo"]
 
     def close(self) -> None:
@@ -65,7 +65,13 @@ class DemoReply:
     is_whole = True
 
     def __init__(
-        self, asked: dict[str, Any], model: str, caller: Caller, *, delay_s: float, clock: Clock
+        self,
+        asked: dict[str, Any],
+        model: str,
+        caller: CallerConnection,
+        *,
+        delay_s: float,
+        clock: Clock,
     ) -> None:
         is_stream = asked.get("stream") is True
         self.headers = {"content-type": "text/event-stream" if is_stream else "application/json"}

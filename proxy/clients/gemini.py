@@ -9,7 +9,7 @@ from ..config import ClientConfig
 from ..errors import UpstreamRefusal
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.gemini import errors, models
@@ -41,7 +41,7 @@ class GeminiClient(TranslatingClient):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> SocketReply:
         chat = call_ids.strip(request.body, [call_ids.THINKING])
@@ -73,7 +73,7 @@ class GeminiClient(TranslatingClient):
             reply_id=_new_id(),
         )
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         names = super().list_models(caller=caller, deadline=deadline)
         self._listed = tuple(names)
         return names

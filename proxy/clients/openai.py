@@ -9,7 +9,7 @@ from ..config import ClientConfig
 from ..errors import UpstreamInvalid, UpstreamRefusal
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..version import USER_AGENT
 from ..wire import call_ids
 from ..wire import chat as wire
@@ -58,7 +58,7 @@ class OpenAIClient(Client):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> SocketReply:
         lines = "".join(
@@ -104,7 +104,7 @@ class OpenAIClient(Client):
             self._has_warned = True
             log.warning("%s ends streams with [DONE] but without any finish_reason", self.label)
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         reply = self._transport.send(self._list_head, b"", caller=caller, deadline=deadline)
         try:
             body = read_whole(reply, deadline=deadline, max_bytes=MAX_LIST_BYTES)

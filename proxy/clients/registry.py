@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..net import shortage
 from ..net.helpers import HelperThreads, Task, wait_any
-from ..net.watch import CLOCK, Caller, Clock
+from ..net.watch import CLOCK, CallerConnection, Clock
 from .base import Client
 
 # A list is fetched again after 5 min, after a failure not before 10 s; each fetch may take 10 s.
@@ -42,7 +42,7 @@ FETCH_TIMEOUT_S = 10.0
 # A fetch that hangs keeps its thread for 10 s; beyond so many the next list waits for a thread.
 MAX_FETCHES = 16
 
-_NOBODY = Caller(None)  # who left does not end a fetch that others wait for
+_NOBODY = CallerConnection(None)  # who left does not end a fetch that others wait for
 _threads = HelperThreads("poolproxy-models", MAX_FETCHES)
 
 log = logging.getLogger("proxy.registry")
@@ -115,7 +115,7 @@ class Registry:
         self._table: dict[str, Entry] = {}
         self._rebuild()
 
-    def find(self, alias: str, caller: Caller, until: float) -> Entry | None:
+    def find(self, alias: str, caller: CallerConnection, until: float) -> Entry | None:
         """The model, or None if `until` came while a list that may have it was on its way.
 
         Waits for nothing where the model is known. Raises CallerGone, ModelNotFound, ModelsUnknown
@@ -135,7 +135,7 @@ class Registry:
             self._renew_lists_of(entry)
         return entry
 
-    def entries(self, caller: Caller, until: float) -> list[Entry]:
+    def entries(self, caller: CallerConnection, until: float) -> list[Entry]:
         """All models, by the order of the configuration; raises CallerGone.
 
         Waits for lists that have never been there, up to the moment `until`.
@@ -176,7 +176,7 @@ class Registry:
         fetches = [listing.fetch for listing in self._listings if not listing.is_known]
         return [fetch for fetch in fetches if fetch is not None and now < fetch.until]
 
-    def _wait(self, fetches: list[_Fetch], caller: Caller, until: float) -> bool:
+    def _wait(self, fetches: list[_Fetch], caller: CallerConnection, until: float) -> bool:
         """Wait until a fetch has ended, or has had its time; False if `until` came first."""
         give_up_at = min(fetch.until for fetch in fetches)
         tasks = [fetch.task for fetch in fetches]

@@ -10,7 +10,7 @@ from ..config import ClientConfig
 from ..errors import UpstreamInvalid, UpstreamRefusal
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 from ..version import USER_AGENT
 from ..wire.http import headers as header_fields
 from ..wire.model_list import ModelPage
@@ -55,7 +55,7 @@ class TranslatingClient(Client):
         body: bytes,
         *,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> SocketReply:
         head = self._heads.get(path)
@@ -85,7 +85,7 @@ class TranslatingClient(Client):
         )
         return refusal
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         names: list[str] = []
         path: str | None = self.models_path
         for _ in range(MAX_PAGES):
@@ -98,7 +98,7 @@ class TranslatingClient(Client):
             raise UpstreamInvalid(f"{self.label}: the upstream's model list is empty")
         return list(dict.fromkeys(names))
 
-    def _get(self, path: str, *, caller: Caller, deadline: float) -> bytes:
+    def _get(self, path: str, *, caller: CallerConnection, deadline: float) -> bytes:
         head = self._transport.head("GET", self._meant(path), self._lines)
         reply = self._transport.send(head, b"", caller=caller, deadline=deadline)
         try:

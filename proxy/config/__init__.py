@@ -10,14 +10,14 @@ secrets    all secrets of a `Config`, and how they are hidden in what leaves
 
 from __future__ import annotations
 
-from .config import CallerKey, ClientConfig, Config, Model, is_loopback
+from .config import Caller, ClientConfig, Config, Model, is_loopback
 from .json_schema import json_schema
 from .load import load_config
 from .secret import Secret, mask
 from .secrets import Secrets, is_secret_name
 
 __all__ = [
-    "CallerKey",
+    "Caller",
     "ClientConfig",
     "Config",
     "Model",

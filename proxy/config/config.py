@@ -45,13 +45,17 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"<ClientConfig {self.label}>"
 
 
-class CallerKey(msgspec.Struct, frozen=True):
-    """A key that lets a caller in."""
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls: known by its key, with what it may use."""
 
     name: str  # "": unnamed
     key: Secret
     models: tuple[str, ...] | None  # aliases that it sees and may use; None: all
     max_concurrency: int  # 0: no limit
+
+    def may_use(self, alias: str) -> bool:
+        """Whether it sees this model and may use it."""
+        return self.models is None or alias in self.models
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -62,7 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     port: int
     debug: bool
     allow_unauthenticated: bool
-    callers: tuple[CallerKey, ...]  # none: open
+    callers: tuple[Caller, ...]  # none: open
 
     request_retry: int
     max_cooldown_s: float

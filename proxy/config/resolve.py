@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .check import Notes
-from .config import CallerKey, ClientConfig, Config, Model
+from .config import Caller, ClientConfig, Config, Model
 from .formats import NO_PROXY
 from .schema import (
     CallerEntry,
@@ -242,7 +242,7 @@ class _Clients:
         return kept
 
 
-def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[CallerKey, ...]:
+def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:
     numbered = list(_numbered("api-keys", entries))
     _report_repeats([(at, entry.key) for at, entry in numbered], notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
@@ -250,7 +250,7 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[CallerKey, .
         if is_placeholder(entry.key):
             notes.warning(at, "a placeholder, which everybody knows: put a key of your own here")
     return tuple(
-        CallerKey(entry.name or "", entry.key, entry.models, entry.max_concurrency)
+        Caller(entry.name or "", entry.key, entry.models, entry.max_concurrency)
         for entry in entries
     )
 

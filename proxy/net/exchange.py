@@ -21,7 +21,7 @@ from ..wire.http.head import Head, HeadReader
 from . import shortage
 from .nested_tls import NestedTls
 from .opening import Opening
-from .watch import Caller, SocketWatch
+from .watch import CallerConnection, SocketWatch
 
 if TYPE_CHECKING:
     from .transport import Transport
@@ -44,7 +44,7 @@ class SocketReply:
     status = 0
 
     def __init__(
-        self, transport: Transport, parts: list[bytes], *, caller: Caller, deadline: float
+        self, transport: Transport, parts: list[bytes], *, caller: CallerConnection, deadline: float
     ) -> None:
         self.headers: dict[str, str] = {}
         self._transport = transport
@@ -283,7 +283,7 @@ class SocketReply:
         return head.keep_alive and body.done and not body.excess and not self._behind_head
 
     def _linger(self, linger_s: float) -> None:
-        self._caller = Caller(None)
+        self._caller = CallerConnection(None)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         now = self._transport.clock.monotonic
         until = now() + linger_s

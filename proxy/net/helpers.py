@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar, cast
 
-from .watch import CLOCK, Bell, Caller, Clock, my_bell
+from .watch import CLOCK, Bell, CallerConnection, Clock, my_bell
 
 _T = TypeVar("_T")
 
@@ -54,7 +54,7 @@ class Task(Generic[_T]):
         for bell in bells:
             bell.ring()
 
-    def wait(self, until: float, caller: Caller, clock: Clock = CLOCK) -> bool:
+    def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
         """Whether it was over before the monotonic moment `until`; raises CallerGone."""
         return wait_any([self], until, caller, clock)
 
@@ -80,7 +80,7 @@ class Task(Generic[_T]):
 
 
 def wait_any(
-    tasks: Collection[Task[_T]], until: float, caller: Caller, clock: Clock = CLOCK
+    tasks: Collection[Task[_T]], until: float, caller: CallerConnection, clock: Clock = CLOCK
 ) -> bool:
     """Whether one of these was over before the monotonic moment `until`; raises CallerGone."""
     bell = my_bell()

@@ -3,8 +3,8 @@
 A finalizer runs wherever the garbage collector does, also in a thread that holds a lock of ours, of
 the logging module or of a library. If it took a lock, that thread could wait for itself. So a
 finalizer only makes a note, which takes none. The descriptor that it writes to stands in the poll
-set of every wait of a request (`watch.Caller.join`): whoever wakes does what was noted. If nobody
-waits, whoever next asks the pool for something does.
+set of every wait of a request (`CallerConnection.join`): whoever wakes does what was noted. If
+nobody waits, whoever next asks the pool for something does.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .connections import CONNECT_FAILURES, Tls, connect_error
 from .helpers import Task
 from .names import NAMES, Address, literal
 from .nested_tls import NestedTls
-from .watch import Caller, Clock, Poll
+from .watch import CallerConnection, Clock, Poll
 
 # RFC 8305 section 5: the time that an address has before the next one is tried beside it.
 HEAD_START_S = 0.25
@@ -71,7 +71,7 @@ class Opening:
         *,
         name: str,
         limit_s: float,
-        caller: Caller,
+        caller: CallerConnection,
         clock: Clock,
     ) -> None:
         self._route = route

@@ -23,7 +23,7 @@ from ..wire.http.headers import merged
 from .connections import CONNECT_FAILURES, IdlePool, Tls, connect_error, idle_pool
 from .exchange import SocketReply
 from .opening import Opening, Proxy, Route
-from .watch import CLOCK, Caller, Clock
+from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
@@ -79,7 +79,9 @@ class Transport:
         text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         return f"{method} {target} HTTP/1.1\r\n{text}".encode("latin-1")
 
-    def send(self, head: bytes, body: bytes, *, caller: Caller, deadline: float) -> SocketReply:
+    def send(
+        self, head: bytes, body: bytes, *, caller: CallerConnection, deadline: float
+    ) -> SocketReply:
         """Send a request; the reply does the waiting. Does not block; raises UpstreamTimeout.
 
         `head` ends with a line end; the length and the blank line are added here.
@@ -88,7 +90,9 @@ class Transport:
         parts = [head + body] if len(body) <= MAX_JOINED_BYTES else [head, body]
         return SocketReply(self, parts, caller=caller, deadline=deadline)
 
-    def take(self, *, caller: Caller, deadline: float, fresh: bool) -> HTTPConnection | Opening:
+    def take(
+        self, *, caller: CallerConnection, deadline: float, fresh: bool
+    ) -> HTTPConnection | Opening:
         """A connection that has served before, or one that is to be opened.
 
         `fresh`: the latter in any case. Raises UpstreamUnreachable, UpstreamTimeout.

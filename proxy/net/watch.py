@@ -60,10 +60,10 @@ class Clock:
 CLOCK = Clock()
 
 
-class Caller:
+class CallerConnection:
     """The connection of whoever called us, as far as the server lets us see it.
 
-    Without a socket (`Caller(None)`) a caller never seems to leave.
+    Without a socket (`CallerConnection(None)`) a caller never seems to leave.
     """
 
     __slots__ = ("_fd", "_sock")
@@ -73,7 +73,7 @@ class Caller:
         self._fd = -1 if sock is None else sock.fileno()
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, Any]) -> Caller:
+    def from_environ(cls, environ: Mapping[str, Any]) -> CallerConnection:
         """The caller of a WSGI request under gunicorn or werkzeug.
 
         HTTP/2 shares one socket between requests: its end says nothing about one of them.
@@ -140,7 +140,7 @@ class SocketWatch:
 
     __slots__ = ("_caller", "_clock", "_fd", "_poll", "_writing")
 
-    def __init__(self, sock: socket.socket, caller: Caller, clock: Clock = CLOCK) -> None:
+    def __init__(self, sock: socket.socket, caller: CallerConnection, clock: Clock = CLOCK) -> None:
         self._fd = sock.fileno()
         self._caller = caller
         self._clock = clock
@@ -190,7 +190,7 @@ class Bell:
         with contextlib.suppress(BlockingIOError):  # it is rung already
             os.write(self._write_fd, _ONE)
 
-    def wait(self, until: float, caller: Caller, clock: Clock = CLOCK) -> bool:
+    def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
         """Whether it rang before the monotonic moment `until`; raises CallerGone."""
         poller: Poll = select.poll()
         poller.register(self._read_fd, select.POLLIN)

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..net.lost import LOST
+from .client_lock import Ticket
 from .health import Effect
 from .queue import Offer
-from .slot import Ticket
 
 if TYPE_CHECKING:
     from .pool import ClientPool
@@ -21,7 +21,7 @@ class Lease:
     def __init__(
         self, pool: ClientPool, offer: Offer, ticket: Ticket, *, number: int, began: float
     ) -> None:
-        self.client = offer.slot.client
+        self.client = offer.lock.client
         self.model = offer.name
         self._number = number
         self._began = began
@@ -42,7 +42,7 @@ class Lease:
 
     def exclude(self) -> None:
         """This request has no more use for this client."""
-        self._ticket.excluded.add(self._offer.slot)
+        self._ticket.excluded.add(self._offer.lock)
 
     def release(self) -> None:
         """Give the permit back. Idempotent."""

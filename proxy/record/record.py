@@ -18,7 +18,7 @@ log = logging.getLogger("proxy.request")
 MAX_NAME_CHARS = 80
 
 
-class Attempt:
+class AttemptRecord:
     """One try with one client. `reason` is how it ended: `ok`, an error's code, or a status."""
 
     __slots__ = ("client", "reason", "status", "waited_s")
@@ -76,7 +76,7 @@ class Record:
         self.caller = ""
         self.model = ""
         self.stream = False
-        self.attempts: list[Attempt] = []
+        self.attempts: list[AttemptRecord] = []
         self.status = 0
         self.bytes_in = 0
         self.bytes_out = 0

@@ -25,11 +25,11 @@ from ..errors import (
     UpstreamRefusal,
     UpstreamTimeout,
 )
-from ..net.watch import Caller, Clock
+from ..net.watch import CallerConnection, Clock
 from ..pool.health import Effect, doubling
 from ..pool.lease import Lease
 from ..pool.pool import ClientPool
-from ..record.record import Attempt, Record
+from ..record.record import AttemptRecord, Record
 from ..wire.chat import ChatRequest, chunks_of
 from ..wire.http.headers import passed
 from .stream import Finished, Opened, Relay
@@ -58,7 +58,7 @@ class Call(NamedTuple):
     request: ChatRequest
     entry: Entry
     headers: dict[str, str]
-    caller: Caller
+    caller: CallerConnection
     record: Record
 
 
@@ -97,7 +97,7 @@ class Attempts:
         self._lease: Lease | None = None
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
-        self._attempt = Attempt("", 0.0)  # the present one's record
+        self._attempt = AttemptRecord("", 0.0)  # the present one's record
         self._last_error: ProxyError | None = None
         self._speaks_for_one = False  # the last error is its client's matter, others may serve
         self._retries_left = config.request_retry
@@ -185,7 +185,7 @@ class Attempts:
                 unserved = self._waits.out_of_time()
                 break
             if lease is not None:
-                self._attempt = Attempt(lease.client.label, now - asked_at)
+                self._attempt = AttemptRecord(lease.client.label, now - asked_at)
                 self._call.record.attempts.append(self._attempt)
                 return lease
             yield

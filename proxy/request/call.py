@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, cast
 from ..clients.registry import Entry
 from ..config import Config
 from ..errors import ProxyError
-from ..net.watch import Caller, Clock
+from ..net.watch import CallerConnection, Clock
 from ..record.record import Record
 from ..wire.chat import ChatRequest
 from .attempts import Answer, Call
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
     request: ChatRequest
     headers: dict[str, str]
-    caller: Caller
+    caller: CallerConnection
     record: Record
 
     def call(self, entry: Entry) -> Call:

@@ -29,7 +29,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from ..errors import InvalidRequest, ProxyError
 from ..net.timed_socket import TimedSocket
-from ..net.watch import Caller
+from ..net.watch import CallerConnection
 
 # For a connection's first byte, and from a request's first byte to the end of its head. What
 # callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
@@ -352,7 +352,7 @@ def _limit(sock: Any) -> None:
     if isinstance(sock, TimedSocket):
         sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
     else:
-        Caller(sock).limit_io(WRITE_TIMEOUT_S)
+        CallerConnection(sock).limit_io(WRITE_TIMEOUT_S)
 
 
 def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:

@@ -9,7 +9,7 @@ import pytest
 from proxy.clients import make_clients
 from proxy.config import load_config
 from proxy.errors import ConfigError
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.wire.chat import read_request
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
@@ -65,11 +65,11 @@ def test_version_is_not_doubled(
     deadline = time.monotonic() + WAIT_S
     for stream in ("false", "true"):
         body = f'{{"model":"m","messages":[{{"role":"user","content":"Hi"}}],"stream":{stream}}}'
-        request, nobody = read_request(body.encode()), Caller(None)
+        request, nobody = read_request(body.encode()), CallerConnection(None)
         reply = client.send(request, model="m", headers={}, caller=nobody, deadline=deadline)
         assert reply.head(deadline)
         reply.close()
-    assert client.list_models(caller=Caller(None), deadline=deadline) == ["a", "b"]
+    assert client.list_models(caller=CallerConnection(None), deadline=deadline) == ["a", "b"]
     client.close()
     asked = [f"{meant}/{path}" for path in PATHS[kind]]
     assert [received.path for received in plain.received()] == [*asked, *[f"{meant}/models"] * 2]

@@ -15,7 +15,7 @@ from proxy.clients.translating import MAX_PAGES
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
 from proxy.wire.chat import Usage, read_request
 from proxy.wire.claude.request import to_request
@@ -65,7 +65,11 @@ def ask(client: ClaudeClient, *, refused: bool = False, **more: Any) -> Any:
     deadline = time.monotonic() + WAIT_S
     headers = {"x-request-id": "req_1", "User-Agent": "caller"}
     reply = client.send(
-        request, model=claude.MODEL, headers=headers, caller=Caller(None), deadline=deadline
+        request,
+        model=claude.MODEL,
+        headers=headers,
+        caller=CallerConnection(None),
+        deadline=deadline,
     )
     try:
         data = read_all(reply)
@@ -75,7 +79,7 @@ def ask(client: ClaudeClient, *, refused: bool = False, **more: Any) -> Any:
 
 
 def list_models(client: ClaudeClient) -> list[str]:
-    return client.list_models(caller=Caller(None), deadline=time.monotonic() + WAIT_S)
+    return client.list_models(caller=CallerConnection(None), deadline=time.monotonic() + WAIT_S)
 
 
 # The fake

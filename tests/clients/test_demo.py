@@ -14,7 +14,7 @@ from proxy.clients.base import Reply
 from proxy.clients.demo import MAX_WORDS, DemoClient
 from proxy.config import ClientConfig, Secret
 from proxy.errors import CallerGone
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.wire.chat import Usage, read_request
 from proxy.wire.sse import DONE, SseDecoder
 from tests.request.test_stream import VirtualClock
@@ -43,13 +43,13 @@ def client(clock: VirtualClock) -> DemoClient:
     return DemoClient(config, clock)
 
 
-def send(client: DemoClient, caller: Caller | None = None, **asked: Any) -> Reply:
+def send(client: DemoClient, caller: CallerConnection | None = None, **asked: Any) -> Reply:
     body = json.dumps({"model": "demo", "messages": ["x"], **asked}).encode()
     return client.send(
         read_request(body),
         model="demo",
         headers={},
-        caller=caller or Caller(None),
+        caller=caller or CallerConnection(None),
         deadline=math.inf,
     )
 
@@ -159,14 +159,14 @@ def test_gone_caller_is_noticed(client: DemoClient) -> None:
     with ours:
         peer.close()
         client_on_time = DemoClient(client.config)
-        reply = send(client_on_time, caller=Caller(ours))
+        reply = send(client_on_time, caller=CallerConnection(ours))
         with pytest.raises(CallerGone):
             reply.read(math.inf)
 
 
 def test_demo_has_one_model_and_never_refuses(client: DemoClient) -> None:
     """Nothing is open, nothing to close."""
-    assert client.list_models(caller=Caller(None), deadline=0.0) == ["demo"]
+    assert client.list_models(caller=CallerConnection(None), deadline=0.0) == ["demo"]
     client.close()
     reply = send(client)
     with pytest.raises(AssertionError):

@@ -17,7 +17,7 @@ from proxy.clients.translating import MAX_PAGES
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamTooLarge
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.wire.chat import Usage, read_request
 from tests.support import gemini_upstream as gemini
 from tests.support.calls import WAIT_S, read_all
@@ -61,7 +61,11 @@ def ask(client: GeminiClient, *, refused: bool = False, **more: Any) -> Any:
     deadline = time.monotonic() + WAIT_S
     headers = {"x-request-id": "req_1", "x-team": "caller"}
     reply = client.send(
-        request, model=GEMINI.model, headers=headers, caller=Caller(None), deadline=deadline
+        request,
+        model=GEMINI.model,
+        headers=headers,
+        caller=CallerConnection(None),
+        deadline=deadline,
     )
     try:
         data = read_all(reply)
@@ -71,7 +75,7 @@ def ask(client: GeminiClient, *, refused: bool = False, **more: Any) -> Any:
 
 
 def list_models(client: GeminiClient) -> list[str]:
-    return client.list_models(caller=Caller(None), deadline=time.monotonic() + WAIT_S)
+    return client.list_models(caller=CallerConnection(None), deadline=time.monotonic() + WAIT_S)
 
 
 # The fake

@@ -14,7 +14,7 @@ from proxy.clients.openai import OpenAIClient
 from proxy.config import ClientConfig, Secret
 from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
 from proxy.wire.chat import Usage, read_request
 from tests.support.calls import read_all
@@ -48,7 +48,7 @@ def ask(client: OpenAIClient, model: str = "name", **headers: str) -> bytes:
         read_request(BODY),
         model=model,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
-        caller=Caller(None),
+        caller=CallerConnection(None),
         deadline=time.monotonic() + 9,
     )
     try:
@@ -104,7 +104,7 @@ def test_wait_in_an_errors_body_is_heeded(
         read_request(BODY),
         model="m",
         headers={},
-        caller=Caller(None),
+        caller=CallerConnection(None),
         deadline=time.monotonic() + 9,
     )
     found = client.refusal(reply, read_all(reply))
@@ -177,7 +177,7 @@ def test_refusal_keeps_body_hints_and_code(
     plain.reply(None, answer)
     client = make_client()
     reply = client.send(
-        read_request(BODY), model="m", headers={}, caller=Caller(None),
+        read_request(BODY), model="m", headers={}, caller=CallerConnection(None),
         deadline=time.monotonic() + 9,
     )  # fmt: skip
     body = read_all(reply)
@@ -190,7 +190,7 @@ def test_refusal_keeps_body_hints_and_code(
 
 
 def list_models(client: OpenAIClient, wait_s: float = 9.0) -> list[str]:
-    return client.list_models(caller=Caller(None), deadline=time.monotonic() + wait_s)
+    return client.list_models(caller=CallerConnection(None), deadline=time.monotonic() + wait_s)
 
 
 def test_models_are_listed(plain: Upstream, make_client: Callable[..., OpenAIClient]) -> None:
@@ -277,7 +277,7 @@ def test_body_over_its_limit_is_too_large(
     """Exactly the limit passes."""
     plain.reply(None, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"))
     reply = make_client().send(
-        read_request(BODY), model="m", headers={}, caller=Caller(None),
+        read_request(BODY), model="m", headers={}, caller=CallerConnection(None),
         deadline=time.monotonic() + 9,
     )  # fmt: skip
     with pytest.raises(UpstreamTooLarge):

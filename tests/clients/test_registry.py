@@ -23,7 +23,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.net.helpers import HelperThreads
-from proxy.net.watch import Caller, Poll
+from proxy.net.watch import CallerConnection, Poll
 from tests.support.pool_tools import ANYBODY, FakeClient, VirtualClock, make_client
 
 PATIENCE_S = 30.0
@@ -43,7 +43,7 @@ class Upstream:
         self.begun = threading.Event()
         self.meanwhile: Callable[[], object] | None = None
 
-    def __call__(self, caller: Caller, deadline: float) -> list[str]:
+    def __call__(self, caller: CallerConnection, deadline: float) -> list[str]:
         self.deadlines.append(deadline)
         if self.gate is not None:
             self.begun.set()
@@ -86,7 +86,7 @@ class Desk:
         """Those of the lists that are known, first ones awaited."""
         return [entry.alias for entry in self.registry.entries(ANYBODY, math.inf)]
 
-    def find(self, alias: str, caller: Caller = ANYBODY) -> Entry:
+    def find(self, alias: str, caller: CallerConnection = ANYBODY) -> Entry:
         entry = self.registry.find(alias, caller, math.inf)
         assert entry is not None
         return entry
@@ -381,7 +381,7 @@ def test_a_caller_that_leaves_does_not_end_the_fetch(gate: threading.Event) -> N
     with ours:
         theirs.close()
         with pytest.raises(CallerGone):
-            desk.find("one", Caller(ours))
+            desk.find("one", CallerConnection(ours))
     gate.set()
     assert desk.routes("one") == [("a", "one")]
     assert upstream.fetches == 1

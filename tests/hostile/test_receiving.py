@@ -20,7 +20,7 @@ import trustme
 
 from proxy.net import timed_socket
 from proxy.net.timed_socket import MAX_JOINED_BYTES, TimedSocket
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.server.control import ask_all
 from proxy.server.settings import SPARE_THREADS
 from proxy.server.worker import MAX_HEAD_BYTES
@@ -193,7 +193,7 @@ def test_caller_who_reads_slowly_gets_all(
     """However long it takes, as long as something is taken within the time of a write."""
     monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 1.0)
     ours, theirs = taken
-    Caller(ours).limit_io(0.2)
+    CallerConnection(ours).limit_io(0.2)
     data = os.urandom(1_200_000)
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(ours.sendall, data)
@@ -214,7 +214,7 @@ def test_caller_who_takes_nothing_is_cut(
     """After a part of it, too, and by an error that servers take for a caller's."""
     monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 0.05)
     ours, _ = taken
-    Caller(ours).limit_io(0.05)
+    CallerConnection(ours).limit_io(0.05)
     with pytest.raises(TimeoutError):
         ours.sendall(bytes(1 << 24))
 
@@ -251,7 +251,7 @@ def test_head_without_a_body_leaves_at_the_end(ends: tuple[TimedSocket, socket.s
 def test_caller_sets_both_limits(ends: tuple[TimedSocket, socket.socket]) -> None:
     """And lifts the moment again."""
     ours, _ = ends
-    caller = Caller(ours)
+    caller = CallerConnection(ours)
     caller.limit_io(7.0, receive_until=1.0)
     assert (ours.receive_timeout_s, ours.receive_until) == (7.0, 1.0)
     caller.limit_io(7.0)

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.errors import CallerGone
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from tests.support.calls import WAIT_S, fetch, read_all, send
 from tests.support.certificates import Authority
 from tests.support.rude import RudeUpstream
@@ -84,7 +84,7 @@ def test_gone_caller_is_noticed(
     ours, peer = pair
     upstream.reply("k", STAGES[stage]())
     leaving = Leaving(upstream.wait_for, lambda: WAYS[how](peer))
-    reply = send(way, caller=Caller(ours))
+    reply = send(way, caller=CallerConnection(ours))
     try:
         with pytest.raises(CallerGone):
             read_all(reply)
@@ -110,7 +110,7 @@ def test_gone_caller_is_noticed_while_its_request_goes_out(
     ours, peer = pair
     with RudeUpstream(b"", stays=True, tls=authority.server() if is_tls else None) as rude:
         leaving = Leaving(rude.busy.wait, peer.close)
-        reply = send(make_way(rude.url), b"x" * (32 << 20), caller=Caller(ours))
+        reply = send(make_way(rude.url), b"x" * (32 << 20), caller=CallerConnection(ours))
         with contextlib.closing(reply), pytest.raises(CallerGone):
             reply.head(time.monotonic() + WAIT_S)
         assert time.monotonic() - leaving.left_at < NOTICED_S
@@ -126,7 +126,7 @@ def test_caller_who_left_before_is_noticed(
     ours, peer = pair
     upstream.reply("k", holding())
     peer.close()
-    reply = send(way, caller=Caller(ours))
+    reply = send(way, caller=CallerConnection(ours))
     with contextlib.closing(reply), pytest.raises(CallerGone):
         reply.head(time.monotonic() + WAIT_S)
 
@@ -137,7 +137,7 @@ def test_pipelining_caller_is_served(
     """Bytes of a next request are no end."""
     ours, peer = pair
     peer.sendall(b"POST / HTTP/1.1\r\n")
-    reply = send(way, b'{"model":"m"}', caller=Caller(ours))
+    reply = send(way, b'{"model":"m"}', caller=CallerConnection(ours))
     assert read_all(reply)
     reply.close()
 
@@ -149,7 +149,7 @@ def test_lingering_does_not_need_the_caller(
     ours, peer = pair
     gate = Gate()
     upstream.reply("k", raw(HEAD, b"9\r\ndata: a\n\n\r\n", Hold(gate), b"0\r\n\r\n"))
-    reply = send(way, caller=Caller(ours))
+    reply = send(way, caller=CallerConnection(ours))
     assert reply.head(time.monotonic() + WAIT_S)
     assert reply.read(time.monotonic() + WAIT_S)
     peer.close()

@@ -20,7 +20,7 @@ import urllib3.exceptions
 
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from tests.support.calls import fetch, read_all, send, transport
 from tests.support.certificates import Authority
 from tests.support.connect_proxy import HttpProxy, SocksProxy
@@ -118,7 +118,7 @@ def test_unanswered_connect_is_a_timeout(full_backlog: int) -> None:
     assert type(found) is UpstreamTimeout
     assert 0.15 < time.monotonic() - began < 5
     way = transport(f"http://127.0.0.1:{full_backlog}/v1", connect_timeout_s=60)
-    reply = way.send(b"", b"", caller=Caller(None), deadline=time.monotonic() + 0.2)
+    reply = way.send(b"", b"", caller=CallerConnection(None), deadline=time.monotonic() + 0.2)
     with contextlib.closing(reply), pytest.raises(UpstreamTimeout):
         reply.head(time.monotonic() + 9)
 
@@ -133,7 +133,9 @@ def test_silent_tls_handshake_is_a_timeout(plain: Upstream, make_way: Maker) -> 
 def test_no_time_left_is_a_timeout(plain: Upstream, make_way: Maker) -> None:
     """Nothing is opened then."""
     with pytest.raises(UpstreamTimeout, match="no time was left"):
-        make_way(plain.url).send(b"", b"", caller=Caller(None), deadline=time.monotonic() - 1)
+        make_way(plain.url).send(
+            b"", b"", caller=CallerConnection(None), deadline=time.monotonic() - 1
+        )
     assert plain.connections == 0
 
 

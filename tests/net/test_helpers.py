@@ -13,9 +13,9 @@ import pytest
 
 from proxy.errors import CallerGone
 from proxy.net.helpers import HelperThreads, Task, wait_any
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 
-NOBODY = Caller(None)
+NOBODY = CallerConnection(None)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_wait_ends_when_the_caller_leaves(gate: threading.Event) -> None:
     with ours, theirs:
         theirs.close()
         with pytest.raises(CallerGone):
-            task.wait(soon(), Caller(ours))
+            task.wait(soon(), CallerConnection(ours))
 
 
 def test_wait_for_any_ends_with_the_first(gate: threading.Event) -> None:

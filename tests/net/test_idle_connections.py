@@ -14,7 +14,7 @@ from proxy.clients import Client
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.wire.chat import read_request
 from tests.support.calls import WAIT_S, read_all, send
 from tests.support.connect_proxy import HttpProxy, SocksProxy
@@ -30,7 +30,9 @@ def leave_idle(client: Client, model: str, count: int = 2) -> None:
     request = read_request(json.dumps(body).encode())
     deadline = time.monotonic() + WAIT_S
     replies = [
-        client.send(request, model=model, headers={}, caller=Caller(None), deadline=deadline)
+        client.send(
+            request, model=model, headers={}, caller=CallerConnection(None), deadline=deadline
+        )
         for _ in range(count)
     ]
     for reply in replies:

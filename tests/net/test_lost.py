@@ -27,7 +27,7 @@ from werkzeug.test import Client
 import proxy
 from proxy import Proxy
 from proxy.net.lost import Lost
-from proxy.net.watch import CLOCK, Caller
+from proxy.net.watch import CLOCK, CallerConnection
 from proxy.pool.lease import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
 from tests.support.pool_tools import Desk, make_client
@@ -153,7 +153,7 @@ def test_who_waits_gives_back_at_once(scene: Scene) -> None:
         waiting = threading.Event()
         ends: list[BaseException] = []
 
-        class Watched(Caller):
+        class Watched(CallerConnection):
             __slots__ = ()
 
             def join(self, poller: Any) -> None:
@@ -181,12 +181,12 @@ def test_who_waits_gives_back_at_once(scene: Scene) -> None:
 def test_a_note_wakes_once(scene: Scene) -> None:
     """Nobody spins: whoever wakes empties the pipe, though another gave back already."""
     scene.lost.note(lambda: None)  # nobody has ever waited: there is no descriptor yet
-    Caller(None).raise_if_gone()
+    CallerConnection(None).raise_if_gone()
     for _ in range(70_000):  # more than a pipe holds
         scene.lost.note(lambda: None)
     scene.lost.give_back()
     for _ in range(2):
-        Caller(None).raise_if_gone()
+        CallerConnection(None).raise_if_gone()
         assert os.get_blocking(scene.lost.fd) is False
         with pytest.raises(BlockingIOError):
             os.read(scene.lost.fd, 1)
@@ -205,7 +205,7 @@ def test_what_fails_is_logged_and_the_rest_given_back(
 
 def test_a_forked_child_has_no_notes_of_its_parents(scene: Scene) -> None:
     """Nor its pipe: what the parent's requests held is the parent's."""
-    Caller(None).raise_if_gone()
+    CallerConnection(None).raise_if_gone()
     read_fd, write_fd = os.pipe()
     scene.lost.note(scene.give_back)
     pid = os.fork()
@@ -214,7 +214,7 @@ def test_a_forked_child_has_no_notes_of_its_parents(scene: Scene) -> None:
             scene.lost.forget()
             scene.lost.give_back()
             assert not scene.done.is_set()
-            Caller(None).raise_if_gone()  # by a pipe of its own
+            CallerConnection(None).raise_if_gone()  # by a pipe of its own
             assert not scene.done.is_set()
             os.write(write_fd, b"1")
         finally:
@@ -223,7 +223,7 @@ def test_a_forked_child_has_no_notes_of_its_parents(scene: Scene) -> None:
     os.close(write_fd)
     with open(read_fd, "rb") as file:
         assert file.read() == b"1"
-    Caller(None).raise_if_gone()
+    CallerConnection(None).raise_if_gone()
     assert scene.done.is_set()
 
 
@@ -237,7 +237,7 @@ def test_without_descriptors_a_note_waits_for_who_comes_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe", no_pipe)
-        Caller(None).raise_if_gone()
+        CallerConnection(None).raise_if_gone()
     scene.lost.note(scene.give_back)
     scene.lost.give_back()
     assert scene.done.is_set()
@@ -261,12 +261,12 @@ def test_who_comes_next_gives_back(comer: str) -> None:
     desk = Desk(make_client("a"))
     desk.take()
     gc.collect()
-    [slot] = desk.pool._slots.values()
+    [lock] = desk.pool._locks.values()
     with desk.lock:
-        assert slot.in_flight == 1, "a finalizer gives nothing back"
+        assert lock.in_flight == 1, "a finalizer gives nothing back"
     found = COMERS[comer](desk)
     with desk.lock:
-        assert slot.in_flight == (comer == "acquire")
+        assert lock.in_flight == (comer == "acquire")
     if comer == "acquire":
         assert found is not None
         found.release()  # type: ignore[attr-defined]
@@ -285,9 +285,9 @@ def test_who_waits_for_a_client_is_given_the_lost_one() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not any(roster.waiters for roster in list(desk.pool._rosters.values())):
+    while not any(queue.waiters for queue in list(desk.pool._queues.values())):
         assert thread.is_alive()
-        Caller(None).pause(time.monotonic() + 0.001)
+        CallerConnection(None).pause(time.monotonic() + 0.001)
     lost.clear()
     gc.collect()
     thread.join(PATIENCE_S)
@@ -444,8 +444,8 @@ def check_that_all_is_given_back(ours: Proxy, port: int) -> None:
     while ours.gateway.pool.snapshot()[0]["in_flight"]:
         assert time.monotonic() < deadline, "a permit is lost"
         gc.collect()
-        Caller(None).pause(time.monotonic() + 0.01)
-    assert ours.gateway._places._left == ours.config.max_requests_in_flight
+        CallerConnection(None).pause(time.monotonic() + 0.01)
+    assert ours.gateway._limit._left == ours.config.max_requests_in_flight
 
 
 @pytest.mark.parametrize("is_forgetful", [False, True])

@@ -17,7 +17,7 @@ import pytest
 from proxy.net import names
 from proxy.net.helpers import HelperThreads
 from proxy.net.names import Address, Lookup, Names, literal, resolve
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from tests.support.name_server import PATIENCE_S, NameServer
 
 LOOPBACK = Address(socket.AF_INET, ("127.0.0.1", 0))
@@ -36,7 +36,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
 def result(lookup: Lookup) -> list[Address]:
     """As soon as it is there."""
     if lookup.task is not None:
-        lookup.task.wait(min(lookup.usable_at, time.monotonic() + PATIENCE_S), Caller(None))
+        lookup.task.wait(
+            min(lookup.usable_at, time.monotonic() + PATIENCE_S), CallerConnection(None)
+        )
     assert lookup.is_over(time.monotonic())
     return lookup.result()
 
@@ -162,7 +164,7 @@ def test_hanging_names_hold_up_no_other_while_there_are_threads(server: NameServ
     hung = [known.find(f"{number}.test") for number in range(2)]
     waiting = known.find("a.test")
     assert waiting.task is not None
-    assert not waiting.task.wait(time.monotonic() + 0.05, Caller(None))
+    assert not waiting.task.wait(time.monotonic() + 0.05, CallerConnection(None))
     assert known.find("b.test").result() == [OTHER]
     server.speak()
     assert result(waiting) == [LOOPBACK]

@@ -16,7 +16,7 @@ from proxy.net import opening
 from proxy.net.exchange import SocketReply
 from proxy.net.names import Names
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from tests.net.test_caller_gone import NOTICED_S, Leaving
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
@@ -145,7 +145,7 @@ def test_requests_own_limit_holds(stuck: Stuck, make_way: Maker) -> None:
     way = make_way(stuck.url, connect_timeout_s=60, **stuck.options)
     began = time.monotonic()
     head = way.head("GET", "/models", {})
-    reply = way.send(head, b"", caller=Caller(None), deadline=began + LIMIT_S)
+    reply = way.send(head, b"", caller=CallerConnection(None), deadline=began + LIMIT_S)
     with contextlib.closing(reply), pytest.raises(UpstreamTimeout):
         reply.head(began + 20)
     assert time.monotonic() - began < LIMIT_S * 1.1 + SLACK_S
@@ -158,7 +158,8 @@ def test_gone_caller_is_noticed(stuck: Stuck, make_way: Maker) -> None:
     with ours, peer:
         leaving = Leaving(stuck.reached, peer.close)
         reply = send(
-            make_way(stuck.url, connect_timeout_s=60, **stuck.options), caller=Caller(ours)
+            make_way(stuck.url, connect_timeout_s=60, **stuck.options),
+            caller=CallerConnection(ours),
         )
         with contextlib.closing(reply), pytest.raises(CallerGone):
             reply.head(time.monotonic() + 20)
@@ -379,7 +380,7 @@ def test_gone_caller_is_noticed_while_its_request_goes_out_in_tls_in_tls(
     ):
         leaving = Leaving(rude.busy.wait, peer.close)
         way = make_way(rude.url, proxy_url=proxy.url)
-        reply = send(way, b"x" * (32 << 20), caller=Caller(ours))
+        reply = send(way, b"x" * (32 << 20), caller=CallerConnection(ours))
         with contextlib.closing(reply), pytest.raises(CallerGone):
             reply.head(time.monotonic() + 20)
         assert time.monotonic() - leaving.left_at < NOTICED_S

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTruncated
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from tests.support import calls
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
@@ -551,7 +551,10 @@ def test_errors_are_of_our_tree(upstream: Upstream, way: Transport) -> None:
 def test_get_has_no_length(upstream: Upstream, way: Transport) -> None:
     """A request without a body says nothing of one."""
     reply = way.send(
-        way.head("GET", "/models", {}), b"", caller=Caller(None), deadline=time.monotonic() + 9
+        way.head("GET", "/models", {}),
+        b"",
+        caller=CallerConnection(None),
+        deadline=time.monotonic() + 9,
     )
     assert b"gpt" in read_all(reply)
     reply.close()

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.errors import CallerGone
 from proxy.net import watch
-from proxy.net.watch import CLOCK, Bell, Caller, Poll, SocketWatch, my_bell
+from proxy.net.watch import CLOCK, Bell, CallerConnection, Poll, SocketWatch, my_bell
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -51,7 +51,7 @@ def soon(seconds: float = 0.02) -> float:
 def test_gone_caller_ends_every_wait(platform: str, pair: Pair, upstream: Pair, how: str) -> None:
     """A pause, a wait for data, a wait for a bell."""
     ours, peer = pair
-    caller = Caller(ours)
+    caller = CallerConnection(ours)
     waiting = SocketWatch(upstream[0], caller)
     caller.raise_if_gone()
     if how == "half":
@@ -74,7 +74,7 @@ def test_gone_caller_ends_every_wait(platform: str, pair: Pair, upstream: Pair, 
 
 def test_caller_that_stays_is_waited_with(platform: str, pair: Pair, upstream: Pair) -> None:
     """Until the moment."""
-    caller = Caller(pair[0])
+    caller = CallerConnection(pair[0])
     until = soon()
     caller.pause(until)
     assert time.monotonic() >= until
@@ -85,7 +85,7 @@ def test_caller_that_stays_is_waited_with(platform: str, pair: Pair, upstream: P
 def test_pipelined_bytes_are_no_end(platform: str, pair: Pair, upstream: Pair) -> None:
     """Without POLLRDHUP the watch ends there: they hide the end."""
     ours, peer = pair
-    caller = Caller(ours)
+    caller = CallerConnection(ours)
     peer.sendall(b"GET")
     caller.pause(soon())
     peer.close()
@@ -99,7 +99,7 @@ def test_pipelined_bytes_are_no_end(platform: str, pair: Pair, upstream: Pair) -
 
 def test_spurious_event_is_no_end(pair: Pair) -> None:
     """Readable, and then there is nothing: the caller stays."""
-    caller = Caller(pair[0])
+    caller = CallerConnection(pair[0])
     poller: Poll = select.poll()
     caller.join(poller)
     caller.check([(pair[0].fileno(), select.POLLIN), (999, select.POLLHUP)], poller)
@@ -107,7 +107,7 @@ def test_spurious_event_is_no_end(pair: Pair) -> None:
 
 def test_closed_socket_is_gone(pair: Pair, platform: str) -> None:
     """The server closed it."""
-    caller = Caller(pair[0])
+    caller = CallerConnection(pair[0])
     pair[0].close()
     with pytest.raises(CallerGone):
         caller.raise_if_gone()
@@ -115,7 +115,7 @@ def test_closed_socket_is_gone(pair: Pair, platform: str) -> None:
 
 def test_peek_that_fails_is_an_end(pair: Pair) -> None:
     """A reset caller, or a TLS socket, which takes no flags."""
-    caller = Caller(pair[0])
+    caller = CallerConnection(pair[0])
     fd = pair[0].fileno()
     pair[0].close()
     with pytest.raises(CallerGone):
@@ -124,7 +124,7 @@ def test_peek_that_fails_is_an_end(pair: Pair) -> None:
 
 def test_caller_without_a_socket_never_leaves(upstream: Pair) -> None:
     """The server does not let us see it."""
-    caller = Caller(None)
+    caller = CallerConnection(None)
     caller.raise_if_gone()
     caller.pause(soon(0.001))
     caller.limit_io(1.0)
@@ -138,10 +138,10 @@ def test_caller_is_taken_from_the_servers_environ(pair: Pair) -> None:
     peer.close()
     for name in ("gunicorn.socket", "werkzeug.socket"):
         with pytest.raises(CallerGone):
-            Caller.from_environ({name: ours}).raise_if_gone()
-    Caller.from_environ({}).raise_if_gone()
+            CallerConnection.from_environ({name: ours}).raise_if_gone()
+    CallerConnection.from_environ({}).raise_if_gone()
     http_2 = {"gunicorn.socket": ours, "SERVER_PROTOCOL": "HTTP/2.0"}
-    Caller.from_environ(http_2).raise_if_gone()
+    CallerConnection.from_environ(http_2).raise_if_gone()
 
 
 @pytest.mark.parametrize("name", ["VERSION", "SERVER_PROTOCOL"])
@@ -152,12 +152,12 @@ def test_no_header_hides_a_caller_that_left(pair: Pair, name: str) -> None:
     environ = {"gunicorn.socket": ours, "SERVER_PROTOCOL": "HTTP/1.1"}
     for value in ("2", "HTTP/2.0"):
         with pytest.raises(CallerGone):
-            Caller.from_environ({**environ, f"HTTP_{name}": value}).raise_if_gone()
+            CallerConnection.from_environ({**environ, f"HTTP_{name}": value}).raise_if_gone()
 
 
 def test_reads_and_writes_of_the_caller_are_limited(pair: Pair) -> None:
     """One that sends nothing is not waited for; writes are looked at in `tests.hostile`."""
-    Caller(pair[0]).limit_io(0.01)
+    CallerConnection(pair[0]).limit_io(0.01)
     with pytest.raises((TimeoutError, BlockingIOError)):  # how servers' sockets say it
         pair[0].recv(1)
 
@@ -165,7 +165,7 @@ def test_reads_and_writes_of_the_caller_are_limited(pair: Pair) -> None:
 def test_upstreams_events_are_told(upstream: Pair) -> None:
     """Readable; writable only if asked for."""
     ours, peer = upstream
-    waiting = SocketWatch(ours, Caller(None))
+    waiting = SocketWatch(ours, CallerConnection(None))
     assert waiting.wait(soon()) == 0
     event = waiting.wait(soon(), writing=True)
     assert event & select.POLLOUT
@@ -187,7 +187,7 @@ def bell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bel
 
 def test_bell_wakes_its_waiter(bell: Bell) -> None:
     """From another thread, or before the wait; each ring once."""
-    caller = Caller(None)
+    caller = CallerConnection(None)
     assert not bell.wait(soon(0.001), caller)
     bell.ring()
     bell.ring()
@@ -203,7 +203,7 @@ def test_ringing_never_blocks(bell: Bell) -> None:
     """However often nobody looks."""
     for _ in range(20_000):
         bell.ring()
-    assert bell.wait(soon(20), Caller(None))
+    assert bell.wait(soon(20), CallerConnection(None))
 
 
 def test_bell_is_a_threads_own_and_not_inherited() -> None:

@@ -11,7 +11,7 @@ from proxy.errors import (
     AllCoolingDown,
     NoClientInService,
 )
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.pool.health import Effect
 from tests.support.pool_tools import Desk, make_client
 
@@ -56,7 +56,7 @@ def test_a_lost_lease_is_told_and_given_back(recwarn: pytest.WarningsRecorder) -
 
     desk = Desk(make_client("a"))
     lease = desk.pool.acquire(
-        desk.pool.ticket("m", Caller(None), holder="req-1"), desk.routes["m"], 0.0
+        desk.pool.ticket("m", CallerConnection(None), holder="req-1"), desk.routes["m"], 0.0
     )
     assert lease is not None
     assert desk.pool.snapshot()[0]["leases"] == [{"holder": "req-1", "model": "m", "age_s": 0.0}]
@@ -281,7 +281,7 @@ def test_the_snapshot() -> None:
     desk = Desk(make_client("a"))
     desk.fail("a", Effect.COOL, asked_s=2)
     waiting = desk.ticket()
-    held = desk.wait(desk.pool.ticket("m", Caller(None), holder="req-7"))
+    held = desk.wait(desk.pool.ticket("m", CallerConnection(None), holder="req-7"))
     assert held is not None
     assert desk.wait(waiting, 1.5) is None
     assert desk.pool.snapshot() == [

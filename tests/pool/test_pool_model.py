@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxy.errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError
+from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
-from proxy.pool.slot import Ticket
 from tests.support.pool_tools import Desk, make_client
 
 QUEUE_TIMEOUT_S = 30.0

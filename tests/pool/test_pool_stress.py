@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy.errors import CallerGone, PoolError
-from proxy.net.watch import CLOCK, Caller
+from proxy.net.watch import CLOCK, CallerConnection
+from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect, State
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
 from proxy.pool.queue import Offer
-from proxy.pool.slot import Ticket
 from tests.support.pool_tools import ANYBODY, Desk, make_client
 
 # How long the threads of one test may take in all, on a loaded machine.
@@ -96,24 +96,24 @@ def run_threads(
 
 
 @contextlib.contextmanager
-def caller_that_leaves() -> Iterator[tuple[Caller, socket.socket]]:
+def caller_that_leaves() -> Iterator[tuple[CallerConnection, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Caller(ours), theirs
+        yield CallerConnection(ours), theirs
 
 
 class CheckedPool(ClientPool):
     """Looks, at each lease, whether somebody who came earlier and could use it goes without."""
 
     def _lend_locked(self, offer: Offer, ticket: Ticket, now: float) -> Lease:
-        slot = offer.slot
-        for roster in self._rosters.values():
-            for other in roster.waiters if slot in roster.offers else ():
+        lock = offer.lock
+        for queue in self._queues.values():
+            for other in queue.waiters if lock in queue.offers else ():
                 if other.rank >= ticket.rank:
                     break
-                state = roster.offers[slot].health.standing(now).state
+                state = queue.offers[lock].health.standing(now).state
                 is_lendable = state in (State.READY, State.ON_TRIAL, State.RESTING)
-                assert not (is_lendable and other.may_use(slot, now)), "passed over"
+                assert not (is_lendable and other.may_use(lock, now)), "passed over"
         return super()._lend_locked(offer, ticket, now)
 
 

@@ -10,19 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from proxy.errors import AllCoolingDown, CallerGone, NoClientFree
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
+from proxy.pool.client_lock import Ticket
 from proxy.pool.health import TRIAL_S, Effect
 from proxy.pool.lease import Lease
-from proxy.pool.slot import Ticket
 from tests.support.pool_tools import ANYBODY, Desk, make_client
 
 
 @pytest.fixture
-def connection() -> Iterator[tuple[Caller, socket.socket]]:
+def connection() -> Iterator[tuple[CallerConnection, socket.socket]]:
     """A caller, and its end of the connection."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Caller(ours), theirs
+        yield CallerConnection(ours), theirs
 
 
 def test_a_freed_client_goes_to_the_first_who_waits() -> None:
@@ -46,7 +46,7 @@ def test_a_freed_client_passes_over_who_cannot_use_it() -> None:
     desk = Desk(make_client("a"), make_client("b"))
     early, late = desk.ticket(), desk.ticket()
     with desk.lease_of("a"), desk.lease_of("b") as b:
-        early.excluded.update(slot for slot in desk.pool._slots.values() if slot.client is b.client)
+        early.excluded.update(lock for lock in desk.pool._locks.values() if lock.client is b.client)
         assert desk.ask(early) is None
         assert desk.ask(late) is None
         b.release()
@@ -430,7 +430,9 @@ def test_a_key_on_trial_is_tried_for_all_its_models() -> None:
     desk.assert_idle()
 
 
-def test_a_caller_that_leaves_while_queued(connection: tuple[Caller, socket.socket]) -> None:
+def test_a_caller_that_leaves_while_queued(
+    connection: tuple[CallerConnection, socket.socket],
+) -> None:
     """It is noticed, its place is given up, and nothing is held for it."""
     caller, theirs = connection
     desk = Desk(make_client("a"))
@@ -446,7 +448,7 @@ def test_a_caller_that_leaves_while_queued(connection: tuple[Caller, socket.sock
 
 
 def test_a_caller_that_leaves_as_it_is_handed_a_client(
-    connection: tuple[Caller, socket.socket],
+    connection: tuple[CallerConnection, socket.socket],
 ) -> None:
     """Both at once: the client goes to the next."""
     caller, theirs = connection

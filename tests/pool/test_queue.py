@@ -9,10 +9,10 @@ import pytest
 
 from proxy.clients.base import Client
 from proxy.clients.registry import Route
+from proxy.pool.client_lock import ClientLock, Ticket
 from proxy.pool.health import Effect
 from proxy.pool.pool import ClientPool
-from proxy.pool.queue import Roster
-from proxy.pool.slot import Slot, Ticket
+from proxy.pool.queue import ModelQueue
 from tests.support.pool_tools import ANYBODY, Desk, FakeClient, make_client
 
 
@@ -112,11 +112,11 @@ def test_models_have_an_order_each() -> None:
 def books_of(desk: Desk) -> int:
     """Entries in all heaps and lists of the pool."""
     pool = desk.pool
-    rosters = pool._rosters.values()
-    slots = pool._slots.values()
-    heaps = [heap for one in rosters for heap in (one._ready, one._resting, one._shut)]
+    queues = pool._queues.values()
+    locks = pool._locks.values()
+    heaps = [heap for one in queues for heap in (one._ready, one._resting, one._shut)]
     with desk.lock:
-        lines = sum(len(slot.parked) + len(slot._line) for slot in slots)
+        lines = sum(len(lock.parked) + len(lock._line) for lock in locks)
     return sum(map(len, heaps)) + lines
 
 
@@ -165,28 +165,28 @@ def test_retries_that_wait_do_not_make_a_line_grow() -> None:
     desk.assert_idle()
 
 
-def roster_of(slots: dict[Client, Slot], clients: list[FakeClient]) -> Roster:
-    return Roster("m", tuple(Route(client, "m") for client in clients), slots)
+def queue_of(locks: dict[Client, ClientLock], clients: list[FakeClient]) -> ModelQueue:
+    return ModelQueue("m", tuple(Route(client, "m") for client in clients), locks)
 
 
 def test_a_client_that_joins_later_begins_with_the_round() -> None:
     """A discovered model's new client does not get all that it missed since the start."""
     clients = [make_client(label, permits=0) for label in "abc"]
-    slots: dict[Client, Slot] = {client: Slot(client) for client in clients}
-    old = roster_of(slots, clients[:2])
+    locks: dict[Client, ClientLock] = {client: ClientLock(client) for client in clients}
+    old = queue_of(locks, clients[:2])
 
-    def turns(roster: Roster, count: int) -> str:
+    def turns(queue: ModelQueue, count: int) -> str:
         labels = ""
         for rank in range(count):
             ticket = Ticket(rank, "m", ANYBODY, retry_budget_s=0.0, holder=None)
-            offer = roster.best(ticket, 0.0)
+            offer = queue.best(ticket, 0.0)
             assert offer is not None
-            roster.chosen(offer)
-            labels += offer.slot.client.label
+            queue.chosen(offer)
+            labels += offer.lock.client.label
         return labels
 
     turns(old, 500)
-    new = roster_of(slots, clients)
+    new = queue_of(locks, clients)
     new.take_over(old, 0.0)
     labels = turns(new, 30)
     assert longest_run(labels, "c") <= 2
@@ -219,10 +219,10 @@ def test_an_old_request_does_not_bring_back_old_routes() -> None:
     newcomer = desk.ticket()
     other = desk.pool.acquire(newcomer, both, 0.0)
     assert other is None, "the waiting request got the new client"
-    [roster] = desk.pool._rosters.values()
+    [queue] = desk.pool._queues.values()
     desk.take(ticket=waiting).release()
-    assert list(desk.pool._rosters.values()) == [roster]
-    assert roster.routes is both
+    assert list(desk.pool._queues.values()) == [queue]
+    assert queue.routes is both
     desk.pool.withdraw(newcomer)
     held.release()
     desk.assert_idle()
@@ -252,7 +252,7 @@ def test_the_pool_is_told_of_all_clients() -> None:
 
 def test_the_books_do_not_grow_with_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists of models change: what was asked for once is forgotten, unless it is in use or shut."""
-    monkeypatch.setattr("proxy.pool.pool.MAX_ROSTERS", 20)
+    monkeypatch.setattr("proxy.pool.pool.MAX_QUEUES", 20)
     pairs = [(f"m{number}", f"m{number}") for number in range(500)]
     desk = Desk(make_client("a", permits=0, models=pairs), make_client("b", models=pairs[:3]))
     held = desk.take("m0")
@@ -262,11 +262,11 @@ def test_the_books_do_not_grow_with_models(monkeypatch: pytest.MonkeyPatch) -> N
         with desk.take(alias) as lease:
             lease.report(Effect.COOL, asked_s=0.5)
         desk.clock.now += 1
-    assert len(desk.pool._rosters) <= 21
+    assert len(desk.pool._queues) <= 21
     models = desk.facts("a")["models"]
     assert isinstance(models, dict)
     assert len(models) <= 21
     assert models["m2"]["state"] == "cooling down"
-    assert "m0" in desk.pool._rosters
+    assert "m0" in desk.pool._queues
     held.release()
     desk.assert_idle()

@@ -22,7 +22,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.gateway import Gateway
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
 from proxy.request.attempts import Answer
 from proxy.request.call import Asked
@@ -284,7 +284,7 @@ def test_stale_connection_is_replaced_within_the_attempt() -> None:
             record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
             request = ChatRequest(b'{"model":"m"}', "m", False)
             with ExitStack() as held:
-                answer, _ = gateway.chat(Asked(request, {}, Caller(None), record), held)
+                answer, _ = gateway.chat(Asked(request, {}, CallerConnection(None), record), held)
                 assert isinstance(answer, Answer)
                 assert text in answer.body
             assert len(record.attempts) == 1

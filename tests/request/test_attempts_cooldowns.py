@@ -195,7 +195,7 @@ def test_trial_that_fails_cools_down_again() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 408, 422])
-def test_trial_that_ends_by_the_callers_fault_leaves_its_slot(status: int) -> None:
+def test_trial_that_ends_by_the_callers_fault_leaves_its_place(status: int) -> None:
     """A 4xx of the caller's making decides nothing: the next request is the trial."""
     stage = half_open(error(status), OK)
     try:
@@ -206,8 +206,8 @@ def test_trial_that_ends_by_the_callers_fault_leaves_its_slot(status: int) -> No
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
 
 
-def test_trial_whose_caller_left_leaves_its_slot() -> None:
-    """A trial that ends undecided (caller gone) gives the slot to the next request."""
+def test_trial_whose_caller_left_leaves_its_place() -> None:
+    """A trial that ends undecided (caller gone) gives the lock to the next request."""
     stage = half_open(OK.after(HANG), OK)
     with caller_leaving(stage.clock, 61) as caller, pytest.raises(CallerGone):
         stage.ask(caller)

@@ -16,7 +16,7 @@ from proxy.errors import (
     UpstreamRefusal,
 )
 from proxy.gateway import Gateway
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.request.attempts import Answer
 from tests.support.dispatch_tools import Play, Stage, error_of
 from tests.support.upstream import HANG, RESET, Pause, Reply, chat, error, stream
@@ -118,7 +118,7 @@ def test_unknown_model_is_404() -> None:
     """404 `model_not_found`: nobody offers it."""
     gateway = Gateway(load_config({"demo": [{}]}))
     with pytest.raises(ModelNotFound) as caught:
-        gateway.registry.find("gpt-0", Caller(None), -math.inf)
+        gateway.registry.find("gpt-0", CallerConnection(None), -math.inf)
     facts = error_of(caught.value.envelope())
     assert (caught.value.status, facts["code"]) == (404, "model_not_found")
 

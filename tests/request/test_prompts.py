@@ -15,9 +15,9 @@ from proxy.errors import (
     UpstreamInvalid,
     UpstreamRefusal,
 )
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
+from proxy.pool.client_lock import Ticket
 from proxy.pool.lease import Lease
-from proxy.pool.slot import Ticket
 from proxy.record.record import Record
 from proxy.request.attempts import Answer, Attempts, Call
 from proxy.request.call import serve
@@ -46,7 +46,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 @contextmanager
 def served(
-    stage: Stage, *, caller: Caller | None = None, **fields: Any
+    stage: Stage, *, caller: CallerConnection | None = None, **fields: Any
 ) -> Iterator[Answer | StreamBody]:
     """The answer to a completions request that arrives now; checks that all was given back."""
     stage.record = Record("req_1", endpoint="", arrived=stage.clock.monotonic())
@@ -54,7 +54,7 @@ def served(
     completion = read_completion(body, is_native=False)
     entry = stage.entry("m")
     calls = [
-        Call(request, entry, {}, caller or Caller(None), stage.record)
+        Call(request, entry, {}, caller or CallerConnection(None), stage.record)
         for request in completion.requests
     ]
 
@@ -134,7 +134,7 @@ def test_one_mutex_streams_all_prompts() -> None:
 def another_waiting(stage: Stage) -> Iterator[Callable[[], Lease]]:
     """Another request in the queue for the only client; yields what it calls to get it."""
     entry = stage.entry("m")
-    ticket = stage.pool.ticket("m", Caller(None))
+    ticket = stage.pool.ticket("m", CallerConnection(None))
 
     def look() -> Lease | None:
         return stage.pool.acquire(ticket, entry.routes, stage.clock.monotonic())
@@ -355,13 +355,13 @@ def test_request_timeout_of_a_stream_ends_with_its_first_event() -> None:
 def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
     """As a retry does: who came later waits until the list is served, unless a client is free."""
     stage = Stage([chat("a").after(Pause(2)), chat("b").after(Pause(2))])
-    entry = stage.registry.find("m", Caller(None), 0.0)
+    entry = stage.registry.find("m", CallerConnection(None), 0.0)
     assert entry is not None
     tickets: list[Ticket] = []
 
     def come() -> None:
         for _ in range(2):
-            tickets.append(stage.pool.ticket("m", Caller(None)))
+            tickets.append(stage.pool.ticket("m", CallerConnection(None)))
             assert stage.pool.acquire(tickets[-1], entry.routes, 0.0) is None
 
     def be_served() -> None:

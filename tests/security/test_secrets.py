@@ -23,7 +23,7 @@ from proxy.api.auth import Doorkeeper
 from proxy.app import create_app
 from proxy.config import Config, load_config
 from proxy.errors import ConfigError, InvalidKey, UpstreamError
-from proxy.net.watch import Caller
+from proxy.net.watch import CallerConnection
 from proxy.record.transcript import DIRECTORY
 from proxy.server.control.paths import make_directory
 from proxy.wire.chat import read_request
@@ -94,7 +94,9 @@ def test_no_traceback_shows_a_key() -> None:
     (client,) = app.extensions["proxy"]["proxy"].gateway.clients
     request = read_request(b'{"model":"m","messages":[1]}')
     until = time.monotonic() + 5
-    reply = client.send(request, model="m", headers={}, caller=Caller(None), deadline=until)
+    reply = client.send(
+        request, model="m", headers={}, caller=CallerConnection(None), deadline=until
+    )
     with contextlib.closing(reply), pytest.raises(UpstreamError) as caught:
         reply.head(until)
     text = "".join(traceback.format_exception(caught.value))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from proxy.errors import UpstreamTimeout
 from proxy.net.exchange import SocketReply
 from proxy.net.transport import Transport
-from proxy.net.watch import CLOCK, Caller, Clock
+from proxy.net.watch import CLOCK, CallerConnection, Clock
 
 WAIT_S = 20.0
 
@@ -42,10 +42,12 @@ def opened(way: Transport) -> Iterator[Transport]:
 
 
 def send(
-    way: Transport, body: bytes = b"{}", *, key: str = "k", caller: Caller | None = None
+    way: Transport, body: bytes = b"{}", *, key: str = "k", caller: CallerConnection | None = None
 ) -> SocketReply:
     head = way.head("POST", "/chat/completions", {"Authorization": f"Bearer {key}"})
-    return way.send(head, body, caller=caller or Caller(None), deadline=time.monotonic() + WAIT_S)
+    return way.send(
+        head, body, caller=caller or CallerConnection(None), deadline=time.monotonic() + WAIT_S
+    )
 
 
 def read_all(reply: SocketReply, *, wait_s: float = WAIT_S) -> bytes:

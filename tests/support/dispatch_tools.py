@@ -25,7 +25,7 @@ from proxy.clients.registry import Entry, Registry
 from proxy.config import ClientConfig, load_config
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.net.transport import Transport
-from proxy.net.watch import Caller, Clock, Poll
+from proxy.net.watch import CallerConnection, Clock, Poll
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
@@ -72,7 +72,7 @@ class VirtualClock(Clock):
 
     def sleep_until(self, after_s: float) -> None:
         """Let the time pass, up to so many seconds from the start."""
-        Caller(None).pause(START_S + after_s, self)
+        CallerConnection(None).pause(START_S + after_s, self)
 
 
 class Sent(NamedTuple):
@@ -90,7 +90,7 @@ class ScriptedReply:
 
     status = 0
 
-    def __init__(self, reply: Reply, caller: Caller, clock: Clock) -> None:
+    def __init__(self, reply: Reply, caller: CallerConnection, clock: Clock) -> None:
         self.headers: dict[str, str] = {}
         self.is_closed = False
         self._reply = reply
@@ -164,7 +164,7 @@ class ScriptedClient(Client):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> ClientReply:
         at_s, deadline_s = self._clock.monotonic() - START_S, deadline - START_S
@@ -186,7 +186,7 @@ class ScriptedClient(Client):
     def chunks(self, request: ChatRequest) -> ChunkTranslator:
         return self._dialect.chunks(request)
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         raise AssertionError("the models are configured")
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class Stage:
         self,
         *,
         stream: bool = False,
-        caller: Caller | None = None,
+        caller: CallerConnection | None = None,
         headers: dict[str, str] | None = None,
     ) -> Call:
         """A request that arrives now."""
@@ -274,15 +274,15 @@ class Stage:
         asked = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
         request = read_request(json.dumps(asked).encode())
         entry = self.entry("m")
-        return Call(request, entry, headers or {}, caller or Caller(None), self.record)
+        return Call(request, entry, headers or {}, caller or CallerConnection(None), self.record)
 
     def entry(self, alias: str) -> Entry:
         """A configured model."""
-        entry = self.registry.find(alias, Caller(None), -math.inf)
+        entry = self.registry.find(alias, CallerConnection(None), -math.inf)
         assert entry is not None
         return entry
 
-    def ask(self, caller: Caller | None = None, **more: Any) -> bytes:
+    def ask(self, caller: CallerConnection | None = None, **more: Any) -> bytes:
         """The unary answer; raises ProxyError."""
         with self._served(self.call(caller=caller, **more)) as answer:
             assert isinstance(answer, Answer)
@@ -296,7 +296,7 @@ class Stage:
             return error
         raise AssertionError(f"the request was answered: {body!r}")
 
-    def stream(self, caller: Caller | None = None, **more: Any) -> list[bytes]:
+    def stream(self, caller: CallerConnection | None = None, **more: Any) -> list[bytes]:
         """A stream's writes; raises ProxyError."""
         with self._served(self.call(stream=True, caller=caller, **more)) as body:
             assert isinstance(body, StreamBody)
@@ -338,7 +338,7 @@ class Stage:
         `alias`: "only" is the same model by a name of this client's own, "other" another model.
         """
         entry = self.entry(f"{alias}-{label}")
-        ticket = self.pool.ticket(entry.alias, Caller(None))
+        ticket = self.pool.ticket(entry.alias, CallerConnection(None))
         lease = self.pool.acquire(ticket, entry.routes, self.clock.monotonic())
         assert lease is not None, f"{label} is not free"
         self._occupied.add(lease)
@@ -371,12 +371,12 @@ class Stage:
 
 
 @contextmanager
-def caller_leaving(clock: VirtualClock, after_s: float) -> Iterator[Caller]:
+def caller_leaving(clock: VirtualClock, after_s: float) -> Iterator[CallerConnection]:
     """A caller who hangs up so many seconds from the start."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         clock.at(after_s, theirs.close)
-        yield Caller(ours)
+        yield CallerConnection(ours)
 
 
 def body_of(reply: Reply) -> bytes:

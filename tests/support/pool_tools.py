@@ -14,16 +14,16 @@ from proxy.clients.registry import Route
 from proxy.config.config import ClientConfig, Model
 from proxy.config.secret import Secret
 from proxy.errors import UpstreamRefusal
-from proxy.net.watch import Caller, Clock, Poll
+from proxy.net.watch import CallerConnection, Clock, Poll
+from proxy.pool.client_lock import ClientLock, Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
-from proxy.pool.queue import Roster
-from proxy.pool.slot import Slot, Ticket
+from proxy.pool.queue import ModelQueue
 from proxy.wire.chat import ChatRequest, Usage
 
 # A caller that never leaves.
-ANYBODY = Caller(None)
+ANYBODY = CallerConnection(None)
 
 
 class VirtualClock(Clock):
@@ -59,7 +59,9 @@ class FakeClient(Client):
     """A client that is leased but never sends. `listing` is its `list_models`."""
 
     def __init__(
-        self, config: ClientConfig, listing: Callable[[Caller, float], list[str]] | None = None
+        self,
+        config: ClientConfig,
+        listing: Callable[[CallerConnection, float], list[str]] | None = None,
     ) -> None:
         super().__init__(config)
         self._listing = listing
@@ -70,7 +72,7 @@ class FakeClient(Client):
         *,
         model: str,
         headers: Mapping[str, str],
-        caller: Caller,
+        caller: CallerConnection,
         deadline: float,
     ) -> Reply:
         raise AssertionError("a pool lends clients, and asks them nothing")
@@ -84,7 +86,7 @@ class FakeClient(Client):
     def chunks(self, request: ChatRequest) -> ChunkTranslator:
         raise AssertionError("a pool lends clients, and asks them nothing")
 
-    def list_models(self, *, caller: Caller, deadline: float) -> list[str]:
+    def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         assert self._listing is not None
         return self._listing(caller, deadline)
 
@@ -99,7 +101,7 @@ def make_client(
     weight: int = 1,
     provider: str = "p",
     models: Sequence[tuple[str, str]] | None = (("m", "m"),),
-    listing: Callable[[Caller, float], list[str]] | None = None,
+    listing: Callable[[CallerConnection, float], list[str]] | None = None,
 ) -> FakeClient:
     """A client; `models` are pairs of alias and name, None: the upstream's own list."""
     config = ClientConfig(
@@ -139,8 +141,8 @@ class OwnedLock:
         assert self._owner == threading.get_ident(), "the lock is not held"
 
 
-class GuardedSlot(Slot):
-    """A slot that may only be looked at, or changed, with the pool's lock held."""
+class GuardedClientLock(ClientLock):
+    """A lock that may only be looked at, or changed, with the pool's lock held."""
 
     def __init__(self, client: Client, lock: OwnedLock) -> None:
         object.__setattr__(self, "lock", lock)
@@ -157,8 +159,8 @@ class GuardedSlot(Slot):
         object.__setattr__(self, name, value)
 
 
-class GuardedDict(dict[str, Roster]):
-    """The pool's rosters, as `GuardedSlot`."""
+class GuardedDict(dict[str, ModelQueue]):
+    """The pool's queues, as `GuardedClientLock`."""
 
     def __init__(self, lock: OwnedLock) -> None:
         super().__init__()
@@ -168,13 +170,13 @@ class GuardedDict(dict[str, Roster]):
         self._lock.check()
         return super().get(alias, default)
 
-    def __getitem__(self, alias: str) -> Roster:
+    def __getitem__(self, alias: str) -> ModelQueue:
         self._lock.check()
         return super().__getitem__(alias)
 
-    def __setitem__(self, alias: str, roster: Roster) -> None:
+    def __setitem__(self, alias: str, queue: ModelQueue) -> None:
         self._lock.check()
-        super().__setitem__(alias, roster)
+        super().__setitem__(alias, queue)
 
     def items(self) -> Any:
         self._lock.check()
@@ -185,8 +187,8 @@ def guard(pool: ClientPool) -> OwnedLock:
     """Have every use of the pool's state fail that is made without its lock. Before any request."""
     lock = OwnedLock()
     pool._lock = lock  # type: ignore[assignment]
-    pool._slots = {client: GuardedSlot(client, lock) for client in pool._slots}
-    pool._rosters = GuardedDict(lock)
+    pool._locks = {client: GuardedClientLock(client, lock) for client in pool._locks}
+    pool._queues = GuardedDict(lock)
     return lock
 
 
@@ -218,7 +220,7 @@ class Desk:
         )
         self.lock = guard(self.pool)
 
-    def ticket(self, alias: str = "m", caller: Caller = ANYBODY) -> Ticket:
+    def ticket(self, alias: str = "m", caller: CallerConnection = ANYBODY) -> Ticket:
         return self.pool.ticket(alias, caller)
 
     def ask(self, ticket: Ticket) -> Lease | None:

@@ -1,4 +1,4 @@
-"""A client's place in the pool, and a request's claim to one.
+"""A client's lock in the pool, with its permits, and a request's claim to one.
 
 Pure bookkeeping without locks, clocks or threads: `pool` calls it with its lock held and tells it
 the time.
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..clients.base import Client
 from ..clients.registry import Route
-from ..net.watch import Bell, Caller
+from ..net.watch import Bell, CallerConnection
 from .health import OUT_S, Breaker, Health, Standing, State
 
 if TYPE_CHECKING:
     from .lease import Lease
-    from .queue import Offer, Roster
+    from .queue import ModelQueue, Offer
 
 
 class Loan(NamedTuple):
@@ -29,11 +29,11 @@ class Loan(NamedTuple):
     began: float
 
 
-class Slot:
-    """A client's place in the pool: its permits, its loans, its health, and who waits for it.
+class ClientLock:
+    """A client's lock: its permits, its loans, its health, and who waits for it.
 
-    The waiting are kept by roster, in a heap by the rank of each roster's first. Keys are lower
-    bounds, put right when they come to the top; a roster without waiters is dropped there. So a
+    The waiting are kept by queue, in a heap by the rank of each queue's first. Keys are lower
+    bounds, put right when they come to the top; a queue without waiters is dropped there. So a
     request that begins or ceases to wait need not tell every client of its model.
     """
 
@@ -44,13 +44,13 @@ class Slot:
         self.is_disabled = False
         self.service = Breaker(OUT_S)
         self.health: dict[str, Health] = {}  # by the upstream's name of the model
-        self.parked: dict[Offer, None] = {}  # not to be used until this slot's state changes
+        self.parked: dict[Offer, None] = {}  # not to be used until the state of this lock changes
         self.loans: dict[int, Loan] = {}  # by the lease's number
         self.served = 0
         self.failed = 0
         self.cooldowns = 0
-        self._ranks: dict[Roster, int] = {}  # of each roster that is listed, its one valid key
-        self._line: list[tuple[int, int, Roster]] = []
+        self._ranks: dict[ModelQueue, int] = {}  # of each queue that is listed, its one valid key
+        self._line: list[tuple[int, int, ModelQueue]] = []
 
     @property
     def is_free(self) -> bool:
@@ -72,38 +72,38 @@ class Slot:
         """Whether anybody may be waiting for it."""
         return bool(self._line)
 
-    def enlist(self, roster: Roster, rank: int) -> None:
-        """Requests of this rank or later wait in the roster for this slot, among others."""
-        if rank < self._ranks.get(roster, math.inf):
-            self._ranks[roster] = rank
-            heapq.heappush(self._line, (rank, roster.number, roster))
+    def enlist(self, queue: ModelQueue, rank: int) -> None:
+        """Requests of this rank or later wait in the queue for this lock, among others."""
+        if rank < self._ranks.get(queue, math.inf):
+            self._ranks[queue] = rank
+            heapq.heappush(self._line, (rank, queue.number, queue))
             if len(self._line) > 2 * len(self._ranks) + 8:
                 self._line = [(key, listed.number, listed) for listed, key in self._ranks.items()]
                 heapq.heapify(self._line)
 
-    def strike(self, roster: Roster) -> None:
-        """The roster is no more."""
-        self._ranks.pop(roster, None)
+    def strike(self, queue: ModelQueue) -> None:
+        """The queue is no more."""
+        self._ranks.pop(queue, None)
 
     def first_waiter(self, now: float) -> Ticket | None:
         """The first in rank who could take this client now."""
         line, first = self._line, None
         looked_at = []
         while line and (first is None or line[0][0] < first.rank):
-            rank, number, roster = line[0]
-            if self._ranks.get(roster) != rank:
+            rank, number, queue = line[0]
+            if self._ranks.get(queue) != rank:
                 heapq.heappop(line)
-            elif not roster.waiters:
+            elif not queue.waiters:
                 heapq.heappop(line)
-                del self._ranks[roster]
-                roster.unlisted.append(self)
-            elif (rank_now := roster.waiters[0].rank) > rank:
-                heapq.heapreplace(line, (rank_now, number, roster))
-                self._ranks[roster] = rank_now
-                roster.listed_rank = max(roster.listed_rank, rank_now)
+                del self._ranks[queue]
+                queue.unlisted.append(self)
+            elif (rank_now := queue.waiters[0].rank) > rank:
+                heapq.heapreplace(line, (rank_now, number, queue))
+                self._ranks[queue] = rank_now
+                queue.listed_rank = max(queue.listed_rank, rank_now)
             else:
                 looked_at.append(heapq.heappop(line))
-                found = roster.first_waiter(self, now)
+                found = queue.first_waiter(self, now)
                 if found is not None and (first is None or found.rank < first.rank):
                     first = found
         for entry in looked_at:
@@ -127,7 +127,7 @@ class Slot:
             "served": self.served,
             "failed": self.failed,
             "cooldowns": self.cooldowns,
-            "waiting": sum(len(roster.waiters) for roster in self._ranks),
+            "waiting": sum(len(queue.waiters) for queue in self._ranks),
             "models": models,
             "leases": [
                 {"holder": loan.holder, "model": loan.model, "age_s": round(now - loan.began, 3)}
@@ -140,7 +140,13 @@ class Ticket:
     """A request's claim: its rank, what it has tried, and the lease that it was handed."""
 
     def __init__(
-        self, rank: int, alias: str, caller: Caller, *, retry_budget_s: float, holder: object
+        self,
+        rank: int,
+        alias: str,
+        caller: CallerConnection,
+        *,
+        retry_budget_s: float,
+        holder: object,
     ) -> None:
         self.rank = rank
         self.holder = holder
@@ -148,8 +154,8 @@ class Ticket:
         self.caller = caller
         self.has_asked = False
         self.is_kept = False  # by one who gives back what it is handed, lost or not
-        self.tried: dict[Slot, None] = {}
-        self.excluded: set[Slot] = set()
+        self.tried: dict[ClientLock, None] = {}
+        self.excluded: set[ClientLock] = set()
         self.tried_again_at = -math.inf  # back-off: before it no client is tried twice
         self.retry_budget_s = retry_budget_s  # for waiting until a cooldown ends
         self.cooling_since: float | None = None
@@ -159,11 +165,11 @@ class Ticket:
         self.bell: Bell | None = None
         self.wakes_at = math.inf  # when its wait ends by itself
 
-    def may_use(self, slot: Slot, now: float) -> bool:
+    def may_use(self, lock: ClientLock, now: float) -> bool:
         """Whether this request can be given this client now, as far as it is up to the request."""
-        if slot in self.excluded:
+        if lock in self.excluded:
             return False
-        return slot not in self.tried or now >= self.tried_again_at
+        return lock not in self.tried or now >= self.tried_again_at
 
     def spend_retry_budget(self, now: float) -> None:
         """Take off what was waited for a cooldown since the last look."""
@@ -172,12 +178,14 @@ class Ticket:
             self.cooling_since = None
 
 
-def cooled_at(routes: Iterable[Route], slots: Mapping[Client, Slot], now: float) -> float | None:
+def cooled_at(
+    routes: Iterable[Route], locks: Mapping[Client, ClientLock], now: float
+) -> float | None:
     """When the first client is to be had again for any request; None: none is in service."""
     standings = [
-        slot.standing(route.name, now)
+        lock.standing(route.name, now)
         for route in routes
-        if not (slot := slots[route.client]).is_disabled
+        if not (lock := locks[route.client]).is_disabled
     ]
     moments = [
         standing.until if standing.state is State.COOLING else now
