@@ -110,6 +110,13 @@ def test_larger():
     assert larger(1, 2) == larger(2, 1) == 2
     forgotten(1)
 """
+MORE_TESTS = """
+from proxy.code import forgotten
+
+
+def test_forgotten():
+    assert forgotten(1) == 2
+"""
 SETTINGS = """
 [tool:pytest]
 markers =
@@ -140,7 +147,10 @@ def test_lines_that_only_other_processes_run_have_the_tests_of_their_module() ->
 def test_known_mutants_of_a_small_project(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One is noticed; where the line is run and nothing is asked, the other is not."""
+    """One is noticed; where the line is run and nothing is asked, the other is not, until it is.
+
+    Of tests that are added later only the new module is run to see what it runs.
+    """
     for folder in ("proxy", "tests"):
         (tmp_path / folder).mkdir()
     (tmp_path / "proxy" / "__init__.py").touch()
@@ -160,4 +170,11 @@ def test_known_mutants_of_a_small_project(
     assert "-    return a + 1\n+    return None" in out
     assert "1 of    2  proxy/code.py" in out
     assert {path.name for path in tmp_path.iterdir()} == {".mutants", "proxy", "tests", "setup.cfg"}
-    assert run(tmp_path, [], jobs=1) == []  # what was measured is kept
+    survivor = [mutant for mutant, fallen in by.items() if not fallen]
+    assert run(tmp_path, survivor, jobs=1)[0].by == ""
+    assert "running" not in capsys.readouterr().out  # what was measured is kept
+    (tmp_path / "tests" / "test_more.py").write_text(MORE_TESTS)
+    assert run(tmp_path, survivor, jobs=1)[0].by == "tests/test_more.py::test_forgotten"
+    assert "running 1 of 2 test modules" in capsys.readouterr().out
+    (tmp_path / "tests" / "test_more.py").unlink()
+    assert run(tmp_path, survivor, jobs=1)[0].by == ""

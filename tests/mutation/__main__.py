@@ -58,12 +58,7 @@ def run(
             bench = Bench(root, Path(directory), copied)
             held.callback(bench.sweep)
             benches.put(bench)
-        digest = selection.digest(root, ("proxy", "tests"), suite)
-        cache = root / ".mutants" / f"{digest}.json"
-        found = selection.kept(cache)
-        if found is None:
-            print("running the tests once, to see what runs where ...", flush=True)
-            found = selection.measure(bench.tree, cache, suite, jobs=jobs, env=bench.env)
+        found = selection.measured(bench.tree, root / ".mutants", suite, jobs=jobs, env=bench.env)
 
         def try_out(mutant: Mutant) -> tuple[Outcome, float]:
             bench = benches.get()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +23,18 @@ from coverage import CoverageData
 QUICK = ("-m", "not slow")
 SUITE_LIMIT_S = 3600
 
+PASSED, NO_TESTS = 0, 5  # of pytest's exit codes
+
 
 class Selection(NamedTuple):
     """`by_line`: by module and line, the tests that run it (without parameters); `took_s`: each."""
 
     by_line: Mapping[str, Mapping[int, list[str]]]
     took_s: Mapping[str, float]
+
+    def tests_at(self, path: str, line: int) -> list[str]:
+        """Those that run a line themselves."""
+        return self.by_line.get(path, {}).get(line, [])
 
     def tests_of(self, path: str, line: int) -> list[str]:
         """The tests to run for a line, those first that are likely and quick to notice.
@@ -37,37 +43,72 @@ class Selection(NamedTuple):
         """
         lines = self.by_line.get(path, {})
         near = re.compile(rf"test_(\w+_)?{re.escape(Path(path).stem)}")
-        found: Iterable[str] = lines.get(line, ())
+        found: Iterable[str] = self.tests_at(path, line)
         if not found:
             others = {test for test in self.took_s if "/e2e/" in test or near.search(test)}
             found = others.union(*lines.values())
         return sorted(found, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0)))
 
 
-def digest(root: Path, folders: Iterable[str], suite: Iterable[str]) -> str:
-    """Of all Python files in these folders, and of the suite."""
-    hasher = hashlib.sha256("\0".join(suite).encode())
-    for folder in folders:
-        for path in sorted((root / folder).rglob("*.py")):
-            hasher.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return hasher.hexdigest()[:16]
-
-
-def kept(cache: Path) -> Selection | None:
-    """What an earlier run has measured."""
-    if not cache.exists():
-        return None
-    by_line, took_s = json.loads(cache.read_text())
-    return Selection(
-        {path: {int(line): tests for line, tests in of.items()} for path, of in by_line.items()},
-        took_s,
-    )
-
-
-def measure(
-    tree: Path, cache: Path, suite: Iterable[str], *, jobs: int, env: Mapping[str, str]
+def measured(
+    tree: Path, kept_in: Path, suite: Sequence[str], *, jobs: int, env: Mapping[str, str]
 ) -> Selection:
-    """Run the quick tests of a suite in a tree; raises RuntimeError if they do not pass there."""
+    """What runs where in this tree, by the quick tests of a suite; also kept in a directory.
+
+    If nothing but test modules is new since then, those alone are run. Raises RuntimeError if they
+    do not pass there.
+    """
+    digests = {
+        str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ("proxy", "tests")
+        for path in sorted((tree / folder).rglob("*.py"))
+    }
+    modules = {
+        path: digests.pop(path)
+        for path in list(digests)
+        if path.startswith("tests/") and Path(path).name.startswith("test_")
+    }
+    name = hashlib.sha256(json.dumps([suite, digests]).encode()).hexdigest()[:16]
+    cache = kept_in / f"{name}.json"
+    by_line, took_s, known = json.loads(cache.read_text()) if cache.exists() else ({}, {}, {})
+    same = {path for path, digest in modules.items() if known.get(path) == digest}
+    found = Selection(
+        {
+            path: {int(line): list(filter(_in(same), tests)) for line, tests in lines.items()}
+            for path, lines in by_line.items()
+        },
+        {test: each_s for test, each_s in took_s.items() if _in(same)(test)},
+    )
+    new = [
+        path for path in modules if path not in same and path.startswith(tuple(suite) or "tests")
+    ]
+    if new:
+        print(
+            f"running {len(new)} of {len(modules)} test modules, to see what runs where ...",
+            flush=True,
+        )
+        found = _joined(found, _measure(tree, new, jobs=jobs, env=env))
+        cache.parent.mkdir(exist_ok=True)
+        cache.write_text(json.dumps([found.by_line, found.took_s, modules]))
+    return found
+
+
+def _in(modules: Container[str]) -> Callable[[str], bool]:
+    return lambda test: test.partition("::")[0] in modules
+
+
+def _joined(one: Selection, other: Selection) -> Selection:
+    by_line = {
+        path: {
+            line: sorted({*one.tests_at(path, line), *other.tests_at(path, line)})
+            for line in one.by_line.get(path, {}).keys() | other.by_line.get(path, {}).keys()
+        }
+        for path in one.by_line.keys() | other.by_line.keys()
+    }
+    return Selection(by_line, {**one.took_s, **other.took_s})
+
+
+def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str, str]) -> Selection:
     report = tree / "junit.xml"
     parallel = ("-n", str(jobs), "--dist", "loadfile") if jobs > 1 else ()
     command = [
@@ -79,7 +120,7 @@ def measure(
             "--cov-fail-under=0",
             f"--junitxml={report}",
         ),
-        *suite,
+        *modules,
     ]
     done = subprocess.run(
         command,
@@ -90,15 +131,12 @@ def measure(
         timeout=SUITE_LIMIT_S,
         check=False,
     )
-    if done.returncode:
+    if done.returncode not in (PASSED, NO_TESTS):
         raise RuntimeError(f"the tests do not pass without mutants:\n{done.stdout[-4000:]}")
-    found = read(tree, report)
-    cache.parent.mkdir(exist_ok=True)
-    cache.write_text(json.dumps([found.by_line, found.took_s]))
-    return found
+    return _read(tree, report)
 
 
-def read(tree: Path, report: Path) -> Selection:
+def _read(tree: Path, report: Path) -> Selection:
     """What a run has left: coverage's data, and pytest's report."""
     data = CoverageData(str(tree / ".coverage"))
     data.read()

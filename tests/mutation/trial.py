@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .places import Mutant
-from .selection import Selection
+from .selection import NO_TESTS, PASSED, Selection
 
 # All that tests may take together, by what they took before: the rest is not run.
 MOST_S = 120.0
@@ -22,7 +22,6 @@ START_S = 60.0
 # pytest-timeout's, for each test.
 TEST_S = 60
 
-PASSED, FAILED, NO_TESTS = 0, 1, 5  # pytest's exit codes
 MARK = "MUTANT_TREE"
 
 
