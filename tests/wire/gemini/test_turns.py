@@ -114,8 +114,22 @@ def test_media_parts() -> None:
         ("image/jpg", "image/jpeg"),
         ("IMAGE/PNG", "image/png"),
         ("image/x-png; name=a.png", "image/png"),
+        ("image/pjpeg", "image/jpeg"),
+        ("image/jpe", "image/jpeg"),
+        ("image/x-webp", "image/webp"),
         ("application/x-pdf", "application/pdf"),
         ("audio/x-wav", "audio/wav"),
+        ("audio/wave", "audio/wav"),
+        ("audio/vnd.wave", "audio/wav"),
+        ("audio/x-mp3", "audio/mp3"),
+        ("audio/mpeg3", "audio/mp3"),
+        ("audio/x-mpeg", "audio/mp3"),
+        ("audio/x-flac", "audio/flac"),
+        ("audio/x-aiff", "audio/aiff"),
+        ("audio/x-aac", "audio/aac"),
+        ("text/pdf", "application/pdf"),
+        ("text/x-markdown", "text/markdown"),
+        ("application/x-javascript", "text/javascript"),
         ("image/heic", "image/heic"),
     ],
 )
@@ -150,6 +164,23 @@ def test_base64_is_taken_as_programs_write_it(data: str) -> None:
     ]
     (turn,) = contents(user(*parts))
     assert [part["inlineData"]["data"] for part in turn["parts"]] == [upstream.SIGNATURE] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("mp3", "audio/mp3"),
+        ("wav", "audio/wav"),
+        ("pcm16", "audio/l16"),
+        ("flac", "audio/flac"),
+        ("x-wav", "audio/wav"),
+    ],
+)
+def test_names_of_audio_formats(name: str, sent: str) -> None:
+    """OpenAI's are no subtypes of audio/, those of others are."""
+    audio = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": name}}
+    (turn,) = contents(user(audio))
+    assert turn["parts"] == [{"inlineData": {"mimeType": sent, "data": "AAAA"}}]
 
 
 def test_empty_texts_are_left_out() -> None:
@@ -465,6 +496,26 @@ def test_images_and_files_in_a_result() -> None:
     ]
     assert len(old[3]["parts"]) == 6
     assert old[3]["parts"][0] == {"text": "From the result of weather:"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_inside"),
+    [
+        ("image/png", True),
+        ("image/jpeg", True),
+        ("image/webp", True),
+        ("application/pdf", True),
+        ("text/plain", True),
+        ("image/gif", False),
+        ("text/html", False),
+    ],
+)
+def test_types_that_a_result_may_hold(kind: str, is_inside: bool) -> None:
+    """Those of Gemini's documentation; the others come behind it."""
+    file = {"type": "file", "file": {"file_data": f"data:{kind};base64,AAAA"}}
+    made = paired(*HELLO, called(WEATHER[0]), result("call_1", [file]))
+    assert ("parts" in made[2]["parts"][0]["functionResponse"]) == is_inside
+    assert len(made) == (3 if is_inside else 4)
 
 
 @pytest.mark.parametrize("model", MODELS)
