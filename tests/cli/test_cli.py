@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.cli import main
+from proxy.cli.table import count, names, printable, table
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.upstream import MODEL, Upstream, json_reply
@@ -66,6 +67,129 @@ def test_check_prints_what_would_be_served(shell: Shell) -> None:
         r"  .*usage-statistics-enabled.*",
     ):
         assert re.search(f"^{line}$", done.out, re.MULTILINE), (line, done.out)
+
+
+REPORT = """\
+config.yaml: valid; would listen on all interfaces, port any free one
+
+clients (2)
+  client          upstream           at once per worker  weight  models
+  alpha/sk-…aaaa  https://a.test/v1                  12     100  kimi (its vendor/kimi), other
+  demo            in-process                   no limit       1  demo
+  gemini: off, no key in NONE
+
+callers (2)
+  caller     key       at once per worker  models
+  team       cal…dddd                   7  kimi
+  (unnamed)  cal…eeee            no limit  all
+
+limits
+  max-requests-in-flight  1024 per worker
+  request-retry           3
+  request-timeout         601 s
+  connect-timeout         2.5 s
+  first-byte-timeout      601 s
+  idle-timeout            301 s
+  queue-timeout           31 s
+  max-retry-interval      6 s
+  max-cooldown            1801 s
+  max-body-size           1048575 bytes
+  max-answer-size         1 MiB
+  max-event-size          1.5 MiB
+
+warnings
+  of CLIProxyAPI's settings these are ignored: usage-statistics-enabled
+"""
+
+
+def test_whole_report_of_check(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers stand at the right of their columns, all else at the left."""
+    models = [{"name": "vendor/kimi", "alias": "kimi"}, {"name": "other"}]
+    shell.write(
+        {
+            "host": "",
+            "port": 0,
+            "api-keys": [
+                {"name": "team", "key": CALLER, "models": ["kimi"], "max-concurrency": 7},
+                "caller-0123456789-eeee",
+            ],
+            "request-timeout": 601,
+            "connect-timeout": 2.5,
+            "idle-timeout": 301,
+            "queue-timeout": 31,
+            "max-retry-interval": 6,
+            "max-cooldown": 1801,
+            "max-body-size": 2**20 - 1,
+            "max-answer-size": 2**20,
+            "max-event-size": 3 * 2**19,
+            "openai-compatibility": [
+                {
+                    **provider("alpha", "https://a.test/v1", GOOD, models=models),
+                    "max-concurrency": 12,
+                    "weight": 100,
+                }
+            ],
+            "demo": [{"name": "demo", "max-concurrency": 0}],
+            "gemini-api-key": [{"api-key": "${NONE:-}"}],
+            "usage-statistics-enabled": True,
+        }
+    )
+    monkeypatch.chdir(shell.path)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == REPORT
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        ({}, "open, to this machine only"),
+        (
+            {"allow-unauthenticated": True},
+            "open to everybody who can connect (allow-unauthenticated)",
+        ),
+    ],
+)
+def test_check_tells_who_may_call(
+    shell: Shell, capsys: pytest.CaptureFixture[str], access: dict[str, bool], said: str
+) -> None:
+    """Where there are no keys; nor clients, which is no error yet."""
+    shell.write({"port": 0, **access})
+    assert main(["check", str(shell.path / "config.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "clients (0)\n  none: nothing can be served\n" in out
+    assert f"callers (no keys)\n  {said}\n" in out
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    """The head's too; nothing is padded at the end of a line."""
+    made = table(("a", "bbbb", "c"), [("xyz", "1", ""), ("x", "12345", "z")], right=(1,))
+    assert made.splitlines() == ["a     bbbb  c", "xyz      1", "x    12345  z"]
+
+
+@pytest.mark.parametrize(
+    ("items", "shown"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("abcdefg", "a, b, c, d, e, f, g"),
+        ("abcdefgh", "a, b, c, d, e, f and 2 more"),
+    ],
+)
+def test_names_in_a_cell(items: str, shown: str) -> None:
+    """Many are counted; one alone is not, as its name is no longer than that."""
+    assert names(items) == shown
+
+
+def test_text_of_others_obeys_nobody() -> None:
+    """One line, without what a terminal would take for an order."""
+    assert printable(" a\x1b[31m\nb\t") == "a [31m b"
+    assert [count(number, "worker") for number in (0, 1, 2)] == [
+        "0 workers",
+        "1 worker",
+        "2 workers",
+    ]
 
 
 def test_check_prints_every_problem_on_stderr_and_exits_2(shell: Shell) -> None:

@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 
+from proxy.cli import main
+from proxy.cli.running import _heading
 from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.server.control import Control, ask_all, forget, running_ports
 from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
 from proxy.server.control.paths import MAX_PATH_BYTES
+from proxy.version import __version__
 
 # Nobody listens on it. Of this process alone, because all look into /tmp, too.
 PORT = 1 + os.getpid() % 1000
@@ -369,6 +372,24 @@ def test_what_the_dead_left_is_removed(runtime: Path) -> None:
         assert clients()
 
 
+def test_what_the_living_and_others_left_stays(runtime: Path) -> None:
+    """Drafts of sockets go with their process, orders with their server, and nothing else."""
+    directory = socket_in(runtime).parent
+    directory.mkdir(parents=True)
+    home_in(runtime).chmod(0o700)
+    gone = dead_pid()
+    own = {f"{os.getppid()}.new", f"{gone}.txt", "1.sock.txt"}
+    for name in (f"{gone}.new", "x.new", *own):
+        (directory / name).touch()
+    others = {f"{os.getpid()}-0e.disabled", f"{gone}-0e", f"{gone}.txt"}
+    with_the_same_pid = f"{os.getppid()}-0f.disabled"
+    for name in (f"{gone}-0e.disabled", f"{gone}-0e.disabled.{gone}", with_the_same_pid, *others):
+        (home_in(runtime) / name).write_text("[]")
+    with worker():
+        assert {path.name for path in directory.iterdir()} == own | {f"{os.getpid()}.sock"}
+        assert {path.name for path in home_in(runtime).iterdir()} == others | {str(PORT)}
+
+
 def test_folder_with_a_sockets_name_is_passed_over(runtime: Path) -> None:
     """It is none of ours: it stays, and the workers beside it answer."""
     folder = socket_in(runtime).with_name("1.sock")
@@ -395,6 +416,39 @@ def test_second_instance_has_no_part_in_a_folder(runtime: Path) -> None:
 
 
 # Sums
+
+
+def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts at the right of their columns; what a client serves under the names of callers."""
+    with worker() as gateway:
+        gateway.pool.set_disabled(LABEL, True)
+        assert main(["status", "--port", str(PORT)]) == 0
+    head, *rest = capsys.readouterr().out.splitlines()
+    about = f"{__version__} on port {PORT}: 1 worker (pid {os.getpid()}), 0 requests waiting"
+    assert head == f"poolproxy {about}"
+    assert rest == [
+        "client          state     in flight  waiting  served  failed  models",
+        "alpha/sk-…abcd  disabled        0/1        0       0       0  n",
+        "demo            ready           0/∞        0       0       0  demo",
+    ]
+
+
+def test_status_is_of_all_servers_on_a_port() -> None:
+    """How many requests wait in them, which versions they are, and that they are several."""
+    answers = [
+        {"pid": pid, "instance": instance, "version": version, "queues": queues}
+        for pid, instance, version, queues in (
+            (7, "1-0a", "2.0", {"m": {"waiting": 1}, "n": {"waiting": 2}}),
+            (8, "1-0a", "2.0", {}),
+            (9, "2-0b", "1.9", {"m": {"waiting": 4}}),
+        )
+    ]
+    assert _heading(80, answers[:2]) == (
+        "poolproxy 2.0 on port 80: 2 workers (pid 7, 8), 3 requests waiting"
+    )
+    assert _heading(80, answers) == (
+        "poolproxy 1.9 and 2.0 on port 80: 3 workers of 2 servers (pid 7, 8, 9), 7 requests waiting"
+    )
 
 
 def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
