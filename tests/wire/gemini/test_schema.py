@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.gemini.flat_schema import MAX_NODES
+from proxy.wire.gemini.flat_schema import MAX_NODES, Reader
 from proxy.wire.gemini.schema import clean, function_parameters
 from tests.wire.gemini.rules import schema_violations
 from tests.wire.json_schema import accepts
@@ -129,13 +129,41 @@ def test_ref_to_itself_ends() -> None:
     assert clean({"$ref": "#"}, param="p") == {}
 
 
+@pytest.mark.parametrize("key", ["$ref", "$recursiveRef", "$dynamicRef"])
+def test_all_words_for_a_reference(key: str) -> None:
+    """Those of drafts before 2020-12, and of 2020-12."""
+    inner = {"type": "object", "properties": {"x": {"type": "object"}}}
+    made = clean({"type": "object", "properties": {"x": {key: "#"}}}, param="p")
+    assert made["properties"]["x"] == {"type": "object", "properties": {"x": inner}}
+
+
 @pytest.mark.parametrize(
-    "ref", ["#/$defs/none", "#/$defs/a%", "https://a.test/schema", "#none", 7, ["a"]]
+    ("value", "expected"),
+    [
+        (True, {"properties": {"x": {}}}),
+        (False, {"properties": {}, "description": '(without: "x")'}),
+    ],
+)
+def test_ref_to_anything_and_to_nothing(value: bool, expected: dict[str, Any]) -> None:
+    """Schemas may be true or false."""
+    schema = {"properties": {"x": {"$ref": "#/$defs/a"}}, "$defs": {"a": value}}
+    assert clean(schema, param="p") == expected
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        *("#/$defs/none", "#/$defs/a%", "https://a.test/schema", "#none", 7, ["a"]),
+        *("#/anyOf/1", "#/anyOf/-1", "#/anyOf/0/0", "https://a.test/schema#/anyOf/0"),
+    ],
 )
 def test_ref_to_nowhere_is_refused(ref: object) -> None:
     """A 400 naming the schema, not a silently weaker one."""
     with pytest.raises(InvalidRequest) as caught:
-        clean({"properties": {"a": {"$ref": ref}}}, param="tools[0].function.parameters")
+        clean(
+            {"properties": {"a": {"$ref": ref}}, "anyOf": [True]},
+            param="tools[0].function.parameters",
+        )
     assert caught.value.param == "tools[0].function.parameters"
 
 
@@ -200,6 +228,14 @@ TEXT = {"type": "object", "properties": {"plain_text": {"type": "string"}}}
         ("#/%24defs/a%20b", {"$defs": {"a b": TEXT}}),
         ("#/$defs/deep/$defs/deeper", {"$defs": {"deep": {"$defs": {"deeper": TEXT}}}}),
         ("#text", {"$defs": {"x": {**TEXT, "$anchor": "text"}}}),
+        ("#te%78t", {"$defs": {"x": {**TEXT, "$anchor": "text"}}}),
+        ("#text", {"$defs": {"x": {**TEXT, "$dynamicAnchor": "text"}}}),
+        ("#/$defs/~01", {"$defs": {"~1": TEXT}}),
+        ("#/$defs/0", {"$defs": {"0": TEXT}}),
+        ("#/$defs/x/anyOf/1", {"$defs": {"x": {"anyOf": [{}, TEXT]}}}),
+        ("#/$defs/x", {"$defs": {"x": {"$id": "x", "$ref": "#/$defs/y"}, "y": TEXT}}),
+        ("https://a.test/text", {"$defs": {"x": {**TEXT, "$id": "https://a.test/text#"}}}),
+        ("https://b.test/text", {"$defs": {"x": {**TEXT, "$id": "https://a.test/text"}}}),
         ("https://a.test/text", {"$defs": {"x": {**TEXT, "$id": "https://a.test/text"}}}),
         ("text", {"$defs": {"x": {**TEXT, "$id": "https://a.test/text"}}}),
         (
@@ -344,9 +380,292 @@ def test_more_keywords(schema: dict[str, Any], expected: Any) -> None:
     assert made == ({"anyOf": expected} if isinstance(expected, list) else expected)
 
 
+S, N, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
+NO_A = {"properties": {"a": False}, "required": ["a"]}
+BESIDE_NUMBERS: dict[str, Any] = {"format": "f", "minimum": 1, "maximum": 2}
+BESIDE_ARRAYS: dict[str, Any] = {"items": S, "minItems": 1, "maxItems": 2}
+BESIDE_OBJECTS: dict[str, Any] = {"properties": {"a": S}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        ("string", {"format": "f"}),
+        ("number", BESIDE_NUMBERS),
+        ("integer", BESIDE_NUMBERS),
+        ("boolean", {}),
+        ("array", BESIDE_ARRAYS),
+        ("object", BESIDE_OBJECTS),
+        (None, {**BESIDE_NUMBERS, **BESIDE_ARRAYS, **BESIDE_OBJECTS}),
+    ],
+)
+@pytest.mark.parametrize("null", [False, True])
+def test_keywords_beside_a_type_are_those_that_matter_to_it(
+    kind: str | None, kept: dict[str, Any], null: bool
+) -> None:
+    """The others say nothing of it; without a type all are kept."""
+    types = [kind, "null"] if null else kind
+    typed = {} if kind is None else {"type": types}
+    schema = {**BESIDE_NUMBERS, **BESIDE_ARRAYS, **BESIDE_OBJECTS, **typed}
+    assert clean(schema, param="p") == {**typed, **kept}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        # What has to hold at once
+        ({"allOf": [{"anyOf": [S, N]}, {"anyOf": [N, NULL]}]}, N),
+        (
+            {"anyOf": [{**S, "description": "in"}], "description": "out"},
+            {**S, "description": "out"},
+        ),
+        ({"anyOf": [S, N], "title": "T"}, {"anyOf": [S, N], "title": "T"}),
+        ({"anyOf": [{"anyOf": [S, N]}, S]}, {"anyOf": [S, N]}),
+        (
+            {"anyOf": [{"anyOf": [S, N], "description": "d"}, NULL]},
+            {"anyOf": [{"anyOf": [S, N], "description": "d"}, NULL]},
+        ),
+        ({"oneOf": [S]}, S),
+        (
+            {"description": "", "allOf": [{"description": "d"}, {"description": "e"}]},
+            {"description": "d"},
+        ),
+        ({**S, "title": 7, "description": ["x"]}, S),
+        (
+            {"allOf": [{"format": "date"}, {"format": "time"}]},
+            {"format": "date", "description": '(format: "time")'},
+        ),
+        # Types
+        ({"type": ["number", "integer"]}, N),
+        ({"type": ["string", "array", "null"]}, {"anyOf": [S, {"type": "array"}, NULL]}),
+        ({"type": ["string", "object"], **NO_A}, S),
+        ({"type": ["null", "object"], **NO_A}, NULL),
+        (NO_A, {"anyOf": [S, N, {"type": "boolean"}, {"type": "array"}, NULL]}),
+        ({"allOf": [N, {"type": ["integer", "string"]}]}, {"type": "integer"}),
+        ({"nullable": True}, {}),
+        ({**S, "nullable": False}, S),
+        ({**S, "enum": ["a"], "nullable": True}, {"anyOf": [{**S, "enum": ["a"]}, NULL]}),
+        ({"const": "a", "nullable": True}, {"anyOf": [{**S, "enum": ["a"]}, NULL]}),
+        ({"allOf": [S], "nullable": True}, {"anyOf": [S, NULL]}),
+        (
+            {"oneOf": [S], "nullable": True, "title": "T", "description": "d"},
+            {"anyOf": [S, NULL], "title": "T", "description": "d"},
+        ),
+        ({"$ref": "#/$defs/a", "nullable": True, "$defs": {"a": S}}, {"anyOf": [S, NULL]}),
+        # Values
+        ({**S, "enum": "a"}, S),
+        ({"type": "integer", "enum": [1.0, 2.5]}, {**N, "enum": [1.0]}),
+        ({**N, "enum": [1, "a"]}, {"type": "integer", "enum": [1]}),
+        (
+            {"enum": [4, 5, 9, 10, "a"], "minimum": 5, "maximum": 9},
+            {"anyOf": [{"type": "integer", "enum": [5, 9]}, {**S, "enum": ["a"]}]},
+        ),
+        ({"enum": [1, 1.0]}, {**N, "enum": [1.0]}),
+        (
+            {"enum": [[1], "a", [2]]},
+            {
+                "anyOf": [
+                    {"type": "array", "description": "(enum: [[1],[2]])"},
+                    {**S, "enum": ["a"]},
+                ]
+            },
+        ),
+        # Bounds
+        (
+            {"allOf": [{"minItems": 2, "maxItems": 5}, {"minItems": 1, "maxItems": 4}]},
+            {"minItems": 2, "maxItems": 4},
+        ),
+        ({"minimum": True, "maxItems": "2"}, {}),
+        (
+            {"type": "integer", "exclusiveMinimum": 1.5, "exclusiveMaximum": 4.5},
+            {"type": "integer", "minimum": 2, "maximum": 4},
+        ),
+        ({"type": "integer", "exclusiveMaximum": 5}, {"type": "integer", "maximum": 4}),
+        (
+            {**N, "exclusiveMaximum": 5, "exclusiveMinimum": False},
+            {**N, "maximum": 5, "description": "(exclusiveMaximum: 5)"},
+        ),
+        ({"type": "integer", "exclusiveMinimum": 2**53 - 1}, {"type": "integer", "minimum": 2**53}),
+        (
+            {"type": "integer", "exclusiveMinimum": -(2**53)},
+            {
+                "type": "integer",
+                "minimum": -(2**53),
+                "description": "(exclusiveMinimum: -9007199254740992)",
+            },
+        ),
+        (
+            {**N, "minimum": 1, "exclusiveMinimum": True},
+            {**N, "minimum": 1, "description": "(exclusiveMinimum: true)"},
+        ),
+        # Arrays
+        ({"items": {}}, {"items": {}}),
+        ({"items": False}, {"maxItems": 0}),
+        ({"items": S, "prefixItems": [N]}, {"prefixItems": [N], "items": S}),
+        ({"items": {}, "prefixItems": [N]}, {"prefixItems": [N]}),
+        ({"items": [S, N], "additionalItems": False}, {"prefixItems": [S, N], "maxItems": 2}),
+        ({"items": [S], "additionalItems": N}, {"prefixItems": [S], "items": N}),
+        ({"allOf": [{"prefixItems": [S]}, {"prefixItems": [{}, N]}]}, {"prefixItems": [S, N]}),
+        (
+            {"allOf": [{"prefixItems": [S], "items": N}, {"items": {"title": "T"}}]},
+            {"prefixItems": [{**S, "title": "T"}], "items": {**N, "title": "T"}},
+        ),
+        (
+            {"allOf": [{"prefixItems": [S, S]}, {"prefixItems": [S, N]}]},
+            {"prefixItems": [S], "maxItems": 1},
+        ),
+        ({"prefixItems": [S, False], "maxItems": 0}, {"prefixItems": [S], "maxItems": 0}),
+        # Objects
+        ({"additionalProperties": False}, {"additionalProperties": False}),
+        ({"additionalProperties": {}}, {}),
+        (
+            {"additionalProperties": False, "required": ["a"]},
+            {"additionalProperties": False, "description": '(required: ["a"])'},
+        ),
+        (
+            {"additionalProperties": False, "required": ["a", "b"], "properties": {"b": S}},
+            {
+                "additionalProperties": False,
+                "properties": {"b": S},
+                "required": ["b"],
+                "description": '(required: ["a","b"])',
+            },
+        ),
+        (
+            {"additionalProperties": S, "required": ["a"]},
+            {"additionalProperties": S, "properties": {"a": S}, "required": ["a"]},
+        ),
+        (
+            {"allOf": [{"additionalProperties": True}, {"properties": {"a": S}}]},
+            {"additionalProperties": True, "properties": {"a": S}},
+        ),
+        (
+            {"additionalProperties": False, "properties": {"a": False, "b": S}},
+            {"additionalProperties": False, "properties": {"b": S}},
+        ),
+        (
+            {"properties": {"a": S, "b": S}, "propertyOrdering": ["b", "c", 7, "a"]},
+            {"properties": {"a": S, "b": S}, "propertyOrdering": ["b", "a"]},
+        ),
+        (
+            {
+                "properties": {"a": S, "b": S},
+                "propertyOrdering": ["b", "a"],
+                "allOf": [{"propertyOrdering": ["a", "b"]}],
+            },
+            {"properties": {"a": S, "b": S}, "propertyOrdering": ["b", "a"]},
+        ),
+        (
+            {"properties": [S], "required": True, "patternProperties": ["a"]},
+            {"description": '(patternProperties: ["a"])'},
+        ),
+        ({"required": ["a", 7]}, {"properties": {"a": {}}, "required": ["a"]}),
+        (
+            {"patternProperties": {"^a": S}, "additionalProperties": N},
+            {
+                "additionalProperties": {"anyOf": [N, S]},
+                "description": '(patternProperties: {"^a":{"type":"string"}})',
+            },
+        ),
+        (
+            {"patternProperties": {"^a": S}, "additionalProperties": False},
+            {
+                "additionalProperties": S,
+                "description": '(patternProperties: {"^a":{"type":"string"}})',
+            },
+        ),
+        (
+            {"patternProperties": {"^a": S}},
+            {"description": '(patternProperties: {"^a":{"type":"string"}})'},
+        ),
+        # Words
+        (
+            {"if": S, "else": N, "default": None},
+            {"description": '(if: {"type":"string"}, else: {"type":"number"})'},
+        ),
+        ({"if": S, "then": N}, {"description": '(if: {"type":"string"}, then: {"type":"number"})'}),
+    ],
+)
+def test_every_rule_by_itself(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The whole result, without a word too many."""
+    made = clean({"properties": {"x": schema}, "$defs": schema.get("$defs")}, param="p")
+    assert made["properties"]["x"] == expected
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        *("pattern", "minLength", "maxLength", "multipleOf", "contentEncoding"),
+        *("contentMediaType", "uniqueItems", "contains", "minContains", "maxContains"),
+        *("unevaluatedItems", "minProperties", "maxProperties", "patternProperties"),
+        *("propertyNames", "dependencies", "dependentRequired", "dependentSchemas"),
+        *("unevaluatedProperties", "not", "then", "else", "default"),
+    ],
+)
+def test_keyword_that_gemini_lacks_is_told(keyword: str) -> None:
+    """In the description, as it was written."""
+    assert clean({keyword: 7}, param="p") == {"description": f"({keyword}: 7)"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": ["object", "null"], "properties": {"a": S}}, {"properties": {"a": S}}),
+        ({"type": "object", "title": "T", "description": "d"}, None),
+        (
+            {"description": "d", "properties": {"a": S}},
+            {"description": "d", "properties": {"a": S}},
+        ),
+        ({"anyOf": [{"properties": {"a": S}}, {"type": "object"}]}, {"properties": {"a": S}}),
+        (
+            {"anyOf": [{"properties": {"a": S}}, {"properties": {"a": S}, "required": ["a"]}]},
+            {"properties": {"a": S}, "description": '(anyOf: [{},{"required":["a"]}])'},
+        ),
+        (
+            {"anyOf": [{"properties": {name: S}, "additionalProperties": False} for name in "ab"]},
+            {
+                "properties": {"a": S, "b": S},
+                "additionalProperties": False,
+                "description": '(anyOf: [{"properties":{"a":{"type":"string"}}},'
+                '{"properties":{"b":{"type":"string"}}}])',
+            },
+        ),
+        (
+            {
+                "anyOf": [
+                    {"properties": {"a": S}, "additionalProperties": False},
+                    {"properties": {"a": S}},
+                ],
+                "title": "T",
+            },
+            {
+                "properties": {"a": S},
+                "title": "T",
+                "description": '(anyOf: [{"additionalProperties":false},{}])',
+            },
+        ),
+    ],
+)
+def test_parameters_are_one_object(schema: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Whatever they may be beside; None says that there are none."""
+    made = function_parameters(schema, param="p")
+    assert made == (expected if expected is None else {"type": "object", **expected})
+
+
+def test_number_of_parts_has_a_limit() -> None:
+    """As many as that are taken."""
+    reader = Reader({}, "p")
+    for _ in range(MAX_NODES):
+        reader.count()
+    with pytest.raises(InvalidRequest, match=f"p has more than {MAX_NODES} parts"):
+        reader.count()
+
+
 @pytest.mark.parametrize(
     "schema",
     [
+        {"not": {}},
+        {"not": True},
         {"enum": []},
         {"allOf": [{"type": "string"}, {"type": "null"}]},
         {"type": "object", "properties": {"a": False}, "required": ["a"]},
