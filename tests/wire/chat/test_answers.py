@@ -12,6 +12,19 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from proxy.wire.chat import (
+from proxy.errors import (
+    InvalidRequest,
+    NoClientFree,
+    ProxyError,
+    UpstreamAuthentication,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamTruncated,
+)
+from proxy.wire.chat import (
     ChunkStream,
     Usage,
     choices_asked,
@@ -392,6 +405,8 @@ def test_stream_is_done_when_every_choice_has_finished(
         (b'{"n":null}', 1),
         (b'{"n":3}', 3),
         (b'{"n":0}', 1),
+        (b'{"n":-1}', 1),
+        (b'{"n":1}', 1),
         (b'{"n":"3"}', 1),
         (b'{"n":2,"prompt":"p"}', 2),
         (b'{"n":2,"prompt":["p","q"]}', 4),
@@ -527,6 +542,29 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             json.loads(error.envelope())
     told = json.loads(read_error(500, body).envelope())
     assert isinstance(told["error"], dict)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        *[(UpstreamRefusal("m", status=code), "overloaded") for code in (429, 503, 529)],
+        *[(UpstreamRefusal("m", status=code), "timeout") for code in (408, 504)],
+        *[(UpstreamRefusal("m", status=code), "server error") for code in (500, 502, 599)],
+        *[(UpstreamRefusal("m", status=code), None) for code in (400, 401, 404, 499)],
+        (UpstreamRefusal("m", status=400, upstream_code="overloaded_error"), "overloaded"),
+        (UpstreamTimeout("m"), "timeout"),
+        (NoClientFree("m"), "overloaded"),
+        (UpstreamTruncated("m"), "connection error"),
+        (UpstreamInvalid("m"), "connection error"),
+        (UpstreamTooLarge("m"), None),
+        (UpstreamAuthentication("m"), None),
+        (InvalidRequest("m"), None),
+    ],
+)
+def test_error_event_says_whether_to_try_again(error: ProxyError, fault: str | None) -> None:
+    """There is no status any more: agents look for these words in the message."""
+    message = json.loads(error_event(error, code=None))["error"]["message"]
+    assert message == (f"upstream {fault}: m" if fault else "m")
 
 
 def test_error_event_makes_sdks_raise() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from random import Random
 
+import msgspec
 import pytest
 
 from proxy.errors import UpstreamInvalid
 from proxy.wire.claude.api import headers
-from proxy.wire.claude.errors import read_error
+from proxy.wire.claude.errors import read_error, refusal_of_event
 from proxy.wire.claude.families import FAMILIES, STRANGER, family_of
 from proxy.wire.claude.models import read_page
 from proxy.wire.claude.thinking import (
@@ -92,8 +93,67 @@ def test_codes_and_params(status: int, sent: bytes, code: str | None, param: str
 
 
 @pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("invalid_request_error", 400, None),
+        ("authentication_error", 401, "invalid_api_key"),
+        ("billing_error", 402, "insufficient_quota"),
+        ("permission_error", 403, "permission_error"),
+        ("not_found_error", 404, "model_not_found"),
+        ("conflict_error", 409, "conflict_error"),
+        ("request_too_large", 413, "request_too_large"),
+        ("rate_limit_error", 429, "rate_limit_exceeded"),
+        ("api_error", 500, "api_error"),
+        ("timeout_error", 504, "timeout_error"),
+        ("overloaded_error", 529, "overloaded_error"),
+    ],
+)
+def test_each_type_of_error(kind: str, status: int, code: str | None) -> None:
+    """It has a status where there is none, in a stream; a status alone has its type."""
+    event = refusal_of_event(msgspec.Raw(json.dumps({"type": kind, "message": "m"}).encode()))
+    assert (event.status, event.upstream_code, event.message) == (status, code, "m")
+    alone = read_error(status, {}, b"", now_s=_NOW_S)
+    assert (alone.type, alone.code) == (kind, code)
+    assert alone.message == f"The upstream answered with status {status}."
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (399, "api_error"),
+        (400, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (499, "invalid_request_error"),
+        (500, "api_error"),
+        (504, "timeout_error"),
+        (599, "api_error"),
+        (600, "api_error"),
+        ("429", "api_error"),
+    ],
+)
+def test_code_of_a_look_alike_is_a_status(code: object, kind: str) -> None:
+    """If it can be one; a type of Claude's own counts over it."""
+    sent = json.dumps({"error": {"code": code, "message": "m"}}).encode()
+    assert read_error(503, {}, sent, now_s=_NOW_S).type == kind
+    sent = json.dumps({"error": {"code": code, "type": "conflict_error"}}).encode()
+    assert read_error(503, {}, sent, now_s=_NOW_S).type == "conflict_error"
+
+
+@pytest.mark.parametrize("sent", ["{}", '{"error":{"message":"%s"}}'])
+def test_endless_words_are_cut(sent: str) -> None:
+    """Of an error object, and of any other body: 2000 characters, whatever their bytes."""
+    text = "\U0001f30d" * 2001
+    body = sent.replace("%s", text) if "%s" in sent else text
+    assert read_error(500, {}, body.encode(), now_s=_NOW_S).message == text[:2000]
+
+
+@pytest.mark.parametrize(
     "sent",
     [
+        body("billing_error", error_code="linked_organization_billing_unavailable"),
+        body("invalid_request_error", error_code="enforced_spend_limit_reached"),
+        body("invalid_request_error", error_code="linked_organization_billing_unavailable"),
+        body("invalid_request_error", error_code="linked_organization_spend_limit_reached"),
         body("invalid_request_error", "Your credit balance is too low to access the API."),
         body("invalid_request_error", "You have reached your specified API usage limits."),
         body("invalid_request_error", error_code="contract_spend_limit_reached"),

@@ -6,10 +6,12 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.claude.families import family_of
 from proxy.wire.claude.names import CallersNames, rename_keys
 from proxy.wire.claude.parameters import PARAMETERS
 from proxy.wire.claude.request import to_request
@@ -173,8 +175,179 @@ def test_reasoning_effort_is_said_in_the_words_of_the_family(
         assert wire["thinking"]["display"] == "summarized"
 
 
+@pytest.mark.parametrize(
+    ("effort", "budget"),
+    [
+        ("minimal", 1024),
+        ("low", 4096),
+        ("medium", 12_288),
+        ("high", 24_576),
+        ("xhigh", 32_768),
+        ("max", 32_768),
+    ],
+)
+def test_budget_of_each_effort(effort: str, budget: int) -> None:
+    """Where effort isn't understood."""
+    wire = translate(ask(reasoning_effort=effort), model="claude-haiku-4-5")
+    assert wire["thinking"]["budget_tokens"] == budget
+
+
+@pytest.mark.parametrize(
+    ("tokens", "effort"),
+    [
+        (1024, "low"),
+        (4096, "low"),
+        (4097, "medium"),
+        (12_288, "medium"),
+        (12_289, "high"),
+        (24_576, "high"),
+        (24_577, "xhigh"),
+        (32_768, "xhigh"),
+        (32_769, "max"),
+    ],
+)
+def test_effort_of_each_budget(tokens: int, effort: str) -> None:
+    """Where no budget is understood: the least that it is within."""
+    for asked in (
+        {"thinking": {"type": "enabled", "budget_tokens": tokens}},
+        {"reasoning": {"max_tokens": tokens}},
+    ):
+        wire = translate(ask(**asked), model="claude-opus-5")
+        assert wire["output_config"] == {"effort": effort}
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("temperature", [0, 2], [-0.1, 2.1]),
+        ("top_p", [0, 1], [-0.1, 1.1]),
+        ("max_tokens", [1], [0]),
+        ("max_completion_tokens", [1], [0]),
+    ],
+)
+def test_range_of_a_number(name: str, taken: list[float], refused: list[float]) -> None:
+    """The ends of it are within."""
+    for value in taken:
+        translate(ask(**{name: value}))
+    for value in refused:
+        with pytest.raises(InvalidRequest) as caught:
+            translate(ask(**{name: value}))
+        assert caught.value.param == name
+
+
+def test_refusal_says_why() -> None:
+    """In the table's words; of what is not in it, that there is nothing like it."""
+    for asked, why in (({"logprobs": True}, "Claude gives none"), ({"x": 1}, "has nothing like")):
+        with pytest.raises(UnsupportedParameter, match=why):
+            translate(ask(**asked))
+
+
+def test_last_marks_for_the_cache_are_kept() -> None:
+    """Four at most, of tools, the system, turns and results within them, and of the whole."""
+    mark = {"cache_control": {"type": "ephemeral"}}
+
+    def marked(count: int, **whole: Any) -> Json:
+        result = {"role": "tool", "tool_call_id": "a", "content": [_text("r", **mark)]}
+        call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        messages = [
+            {"role": "system", "content": [_text("s", **mark)]},
+            {"role": "user", "content": [_text("u", **mark)]},
+            {"role": "assistant", "tool_calls": [call]},
+            result,
+            {"role": "user", "content": [_text("v", **mark)]},
+        ]
+        tools = [{**_WEATHER, **mark}] if count == 5 else [_WEATHER]
+        wire = translate({"model": "m", "messages": messages, "tools": tools, **whole})
+        assert violations(wire) == []
+        return wire
+
+    def places(wire: Json) -> list[str]:
+        text = json.dumps([wire.get("tools"), wire.get("system"), wire["messages"]])
+        found = json.loads(text)
+        names: list[str] = []
+
+        def walk(value: Any) -> None:
+            if isinstance(value, dict):
+                for each in value.values():
+                    walk(each)
+                if "cache_control" in value:
+                    names.append(value.get("text") or value.get("name") or value["type"])
+            elif isinstance(value, list):
+                for each in value:
+                    walk(each)
+
+        walk(found)
+        return names
+
+    assert places(marked(4)) == ["s", "u", "r", "v"]
+    assert places(marked(5)) == ["s", "u", "r", "v"]
+    assert places(marked(4, **mark)) == ["u", "r", "v"]
+
+
+def _text(text: str, **more: Any) -> Json:
+    return {"type": "text", "text": text, **more}
+
+
+FAMILIES = [
+    ("claude-fable-5", 128_000, "never", 5, "adaptive forced_tools system_inside structured"),
+    ("claude-fable-5-1", 128_000, "never", 5, "adaptive system_inside structured bound"),
+    ("claude-fable-5-2", 128_000, "never", 5, "adaptive system_inside structured bound"),
+    ("claude-mythos-5", 128_000, "never", 5, "adaptive forced_tools system_inside structured"),
+    ("claude-mythos-5-1", 128_000, "never", 5, "adaptive system_inside structured bound"),
+    ("claude-mythos-5-2", 128_000, "never", 5, "adaptive system_inside structured bound"),
+    ("claude-mythos-preview", 128_000, "never", 4, "adaptive forced_tools structured"),
+    ("claude-opus-5", 128_000, "disabled", 5, "adaptive forced_tools system_inside structured"),
+    ("claude-opus-5-5", 128_000, "never", 5, "adaptive system_inside structured bound"),
+    ("claude-opus-4-8", 128_000, "omit", 5, "adaptive forced_tools system_inside structured"),
+    ("claude-opus-4-7", 128_000, "omit", 5, "adaptive forced_tools structured"),
+    ("claude-opus-4-6", 128_000, "omit", 4, "adaptive sampling forced_tools structured"),
+    ("claude-opus-4-5", 64_000, "omit", 3, "sampling forced_tools prefill structured"),
+    ("claude-opus-4", 32_000, "omit", 0, "sampling forced_tools prefill"),
+    ("claude-sonnet-5", 128_000, "disabled", 5, "adaptive forced_tools structured"),
+    ("claude-sonnet-5-5", 128_000, "between_tools", 5, "adaptive system_inside structured bound"),
+    ("claude-sonnet-4-6", 128_000, "omit", 4, "adaptive sampling forced_tools structured"),
+    ("claude-sonnet-4-5", 64_000, "omit", 0, "sampling forced_tools prefill structured"),
+    ("claude-sonnet-4", 64_000, "omit", 0, "sampling forced_tools prefill"),
+    (
+        "claude-haiku-5-5",
+        *(128_000, "disabled", 5, "adaptive forced_tools system_inside structured bound"),
+    ),
+    ("claude-haiku-4-5", 64_000, "omit", 0, "sampling forced_tools prefill structured"),
+    ("claude-3-7-sonnet", 64_000, "omit", 0, "sampling forced_tools prefill"),
+    ("claude-3-5-haiku", 8_192, "omit", 0, "sampling forced_tools prefill"),
+    ("claude-3-opus", 4_096, "omit", 0, "sampling forced_tools prefill"),
+    ("claude-opus-6", 128_000, "never", 5, "adaptive forced_tools system_inside structured"),
+    (
+        "claude-fable-5-20260701",
+        *(128_000, "never", 5, "adaptive forced_tools system_inside structured"),
+    ),
+    ("kimi-k2", 16_384, "omit", 0, "sampling forced_tools"),
+]
+_EFFORTS = {
+    0: (),
+    3: ("low", "medium", "high"),
+    4: ("low", "medium", "high", "max"),
+    5: ("low", "medium", "high", "xhigh", "max"),
+}
+
+
+@pytest.mark.parametrize(("model", "max_tokens", "off", "efforts", "flags"), FAMILIES)
+def test_what_each_family_takes(
+    model: str, max_tokens: int, off: str, efforts: int, flags: str
+) -> None:
+    """By the documentation of each model."""
+    facts = msgspec.structs.asdict(family_of(model))
+    assert facts.pop("max_tokens") == max_tokens
+    assert facts.pop("off") == off
+    assert facts.pop("efforts") == _EFFORTS[efforts]
+    assert {name for name, value in facts.items() if value} == set(flags.split())
+
+
 def test_budget_leaves_room_for_the_answer() -> None:
     """A small max_tokens shrinks the budget, a tiny one leaves no thinking."""
+    for most, budget in ((1366, 1024), (1365, None)):
+        wire = translate(ask(reasoning_effort="low", max_tokens=most), model="claude-haiku-4-5")
+        assert wire.get("thinking", {}).get("budget_tokens") == budget
     wire = translate(ask(reasoning_effort="high", max_tokens=4000), model="claude-haiku-4-5")
     assert wire["thinking"]["budget_tokens"] == 3000
     wire = translate(ask(reasoning_effort="high", max_tokens=1000), model="claude-haiku-4-5")
@@ -336,6 +509,10 @@ def test_empty_stop_asks_for_nothing(stop: Any) -> None:
         ("+49 151 1234567", False),
         ("4915112345678", False),
         ("151-123-4567", False),
+        ("123456", True),
+        ("1234567", False),
+        ("x" * 128, True),
+        ("x" * 129, False),
         ("Bob Smith", False),
         ("Bärbel", False),
         ("x" * 300, False),

@@ -78,6 +78,12 @@ def test_list_of_prompts() -> None:
     assert all(request.stream for request in completion.requests)
 
 
+@pytest.mark.parametrize(("n", "choices"), [(2, 2), (1, 1), (0, 1), (-1, 1), ("2", 1), (None, 1)])
+def test_choices_of_each_prompt(n: Any, choices: int) -> None:
+    """As many as are asked for, and one where that is no number of any."""
+    assert read(asked(prompt="p", n=n)).choices == choices
+
+
 def test_more_prompts_than_are_served() -> None:
     """A 400 that names the limit."""
     error = problem(asked(prompt=["p"] * (MAX_PROMPTS + 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,11 +46,49 @@ def test_long_signature_is_not_carried() -> None:
     assert calls.make_id("a", long) == "a"
 
 
+def test_signature_that_just_fits_is_carried() -> None:
+    """The bound is within."""
+    fits = "A" * calls.MAX_SIGNATURE_IN_ID
+    assert calls.parse_id(calls.make_id("a", fits)) == ("a", fits)
+    assert calls.make_id("a", f"{fits}AAAA") == "a"
+
+
+def test_invented_id_has_the_end_of_the_replys() -> None:
+    """And its place, in the alphabet that others take."""
+    assert calls.invented_id("chatcmpl-0123456789abcdef-0123456789ABCDEFGHIJKLMNOP", 1, 2) == (
+        "call_23456789ABCDEFGHIJKLMNOP_1_2"
+    )
+    assert calls.invented_id("a.b/c", 0, 0) == "call_abc_0_0"
+
+
 def test_invented_ids_are_unique_and_short() -> None:
     """At most the 40 characters that OpenAI takes."""
     made = {calls.invented_id("chatcmpl-" + "a" * 80, c, n) for c in range(3) for n in range(3)}
     assert len(made) == 9
     assert max(map(len, made)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ({"toolCall": {"a": 1}}, [{"toolCall": {"a": 1}}]),
+        (
+            {"toolResponse": {}, "thoughtSignature": "AAAA", "x": 1},
+            [{"toolResponse": {}, "thoughtSignature": "AAAA"}],
+        ),
+        ({"toolCall": {}, "thoughtSignature": "!"}, [{"toolCall": {}}]),
+        ({"toolCall": {}, "thoughtSignature": 7}, [{"toolCall": {}}]),
+        ({"toolCall": {}, "toolResponse": {}}, []),
+        ({"toolCall": 7}, []),
+        ({"text": "x"}, []),
+        ("toolCall", []),
+    ],
+)
+def test_server_parts_of_an_extra_field(part: object, found: list[object]) -> None:
+    """What Gemini's own tools did, as far as it has the shape."""
+    assert calls.server_parts_in({"google": {"server_parts": [part]}}) == found
+    assert calls.server_parts_in({"google": {"server_parts": part}}) == []
+    assert calls.server_parts_in(None) == []
 
 
 def test_signature_of_a_mangled_extra_field_is_none() -> None:

@@ -42,6 +42,30 @@ def test_usage_counts_thoughts_as_output_and_tool_results_as_input() -> None:
     }
 
 
+def test_fields_that_are_missing_count_as_nothing() -> None:
+    """All of them are optional."""
+    details = [{"modality": "AUDIO"}, {"modality": "AUDIO", "tokenCount": 3}, {"tokenCount": 5}]
+    answer = upstream.answer([upstream.candidate([{"inlineData": {}}, {}, upstream.text("A")])])
+    answer["candidates"][0]["logprobsResult"] = {"chosenCandidates": [{}]}
+    answer["usageMetadata"] = {"promptTokensDetails": details}
+    made = chat_of(upstream.unary(answer))
+    assert made["usage"]["prompt_tokens_details"] == {"cached_tokens": 0, "audio_tokens": 3}
+    assert made["usage"]["total_tokens"] == 0
+    choice = made["choices"][0]
+    assert "images" not in choice["message"]
+    assert choice["logprobs"]["content"] == [
+        {"token": "", "bytes": [], "logprob": 0.0, "top_logprobs": []}
+    ]
+    del answer["usageMetadata"]
+    assert chat_of(upstream.unary(answer))["usage"] == {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "total_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
 def test_thoughts_are_reasoning_content() -> None:
     """Thought summaries never mix with the text; the text's signature is kept beside it."""
     message = choice_of("thoughts")["message"]
@@ -170,8 +194,12 @@ def test_blocked_prompt_is_content_filter() -> None:
     ],
 )
 def test_finish_reasons(reason: str, expected: str) -> None:
-    """Every reason has one of OpenAI's."""
-    assert chat_of(ended(reason))["choices"][0]["finish_reason"] == expected
+    """Every reason has one of OpenAI's; an answer that was stopped has a refusal, and no text."""
+    choice = chat_of(ended(reason))["choices"][0]
+    assert choice["finish_reason"] == expected
+    said = None if expected == "content_filter" else ""
+    assert choice["message"]["content"] == said
+    assert (choice["message"]["refusal"] is None) == (said == "")
 
 
 def test_length_counts_over_tool_calls() -> None:

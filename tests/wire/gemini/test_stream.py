@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -157,6 +158,18 @@ def test_call_that_never_says_its_end_ends_with_the_answer() -> None:
     ]
     made = join(chunks_of([upstream.payloads(events)]))["choices"][0]["message"]["tool_calls"]
     assert [call["function"]["arguments"] for call in made] == ['{"x":"a"}']
+
+
+def test_arguments_that_come_whole_in_several_parts() -> None:
+    """They are one object; a part of null says nothing."""
+    parts = [
+        upstream.part_of_call(name="f", args={"x": 1, "y": 1}),
+        upstream.part_of_call(args=None),
+        upstream.part_of_call(args={"y": 2, "z": 3}, last=True),
+    ]
+    event = upstream.answer([upstream.candidate(parts)])
+    (call,) = chat_of(upstream.unary(event))["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"x": 1, "y": 2, "z": 3}
 
 
 @pytest.mark.parametrize("call_id", ["", None])
