@@ -475,6 +475,20 @@ def test_answer_becomes_a_stream() -> None:
     assert stream.done
 
 
+def test_choice_of_a_stream_has_a_delta_in_place_of_its_message() -> None:
+    """Its other fields stay; a finish_reason is there, and an index."""
+    choices = [{"message": {"content": "a"}, "x": 1}, {"index": 5, "finish_reason": "length"}, 7]
+    (event,) = chunks_of(dump({"id": "i", "choices": choices, "usage": None}))
+    assert json.loads(event) == {
+        "id": "i",
+        "object": "chat.completion.chunk",
+        "choices": [
+            {"index": 0, "x": 1, "delta": {"content": "a"}, "finish_reason": "stop"},
+            {"index": 5, "delta": {}, "finish_reason": "length"},
+        ],
+    }
+
+
 def test_tool_calls_get_their_index() -> None:
     """As streams have it; one that is there stays."""
     body = tool_calls(("f", {"a": 1}), ("g", {})).wire_bytes().partition(b"\r\n\r\n")[2]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.wire.claude_rules import UNIONS, violations
 
 from proxy.wire.claude.names import changed_properties, rename_keys, rename_schema
 from proxy.wire.claude.request import to_request
+from proxy.wire.claude.schema import close_schema
 from tests.support.claude_upstream import read_request
 from tests.wire.claude.rules import UNIONS, violations
 from tests.wire.json_schema import accepts
@@ -74,6 +76,81 @@ def test_names_come_back(schema: Json, value: Json) -> None:
     back = rename_keys(there, {wire: own for own, wire in changed.items()})
     assert json.loads(back) == value
     assert changed_properties(rename_schema(schema, changed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"enum": ["$a", 1], "x-list": ["$a", 1]}, {"enum": ["$a", 1], "x-list": ["$a", 1]}),
+        ({"required": ["$a", 7, "b"]}, {"required": ["A", "b"]}),
+        ({"required": True}, {"required": True}),
+        (
+            {"properties": {"$a": {"type": "string"}, "$b": {}}},
+            {"properties": {"A": {"type": "string", "description": "This is '$a'."}, "$b": {}}},
+        ),
+        (
+            {"properties": {"$a": {"description": "An a."}}},
+            {"properties": {"A": {"description": "An a.\n\nThis is '$a'."}}},
+        ),
+        ({"properties": {"$a": True}}, {"properties": {"A": True}}),
+        ({"anyOf": [{"required": ["$a"]}]}, {"anyOf": [{"required": ["A"]}]}),
+        ({"const": {"properties": {"$a": 1}}}, {"const": {"properties": {"$a": 1}}}),
+        ({"$ref": "#/properties/$a/properties/$a"}, {"$ref": "#/properties/A/properties/A"}),
+        ({"$ref": "#/$defs/properties/$a"}, {"$ref": "#/$defs/properties/A"}),
+        ({"$ref": "#/$defs/$a"}, {"$ref": "#/$defs/$a"}),
+        ({"$ref": "$a"}, {"$ref": "$a"}),
+    ],
+)
+def test_schema_with_other_names(schema: Json, expected: Json) -> None:
+    """Properties, what is required, and references; values keep the caller's words."""
+    assert rename_schema(schema, {"$a": "A"}) == expected
+
+
+STRICT: list[tuple[Json, Json]] = [
+    *(({"format": name}, {"format": name}) for name in
+      ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6",
+       "uuid")),
+    ({"format": "idn-email"}, {"description": '{"format":"idn-email"}'}),
+    ({"minItems": 0}, {"minItems": 0}),
+    ({"minItems": 1}, {"minItems": 1}),
+    ({"minItems": 2}, {"description": '{"minItems":2}'}),
+    ({"title": "t", "description": "d", "type": "string", "enum": ["a"], "const": "a",
+      "default": "a", "required": ["b"], "$ref": "#"},) * 2,
+    ({"$schema": "x"}, {}),
+    ({"$defs": {"a": {"minimum": 1}}}, {"$defs": {"a": {"description": '{"minimum":1}'}}}),
+    ({"definitions": {"a": {"minimum": 1}}},
+     {"definitions": {"a": {"description": '{"minimum":1}'}}}),
+    ({"$defs": 7}, {"description": '{"$defs":7}'}),
+    ({"properties": {"a": True}}, {"properties": {"a": True}, "additionalProperties": False}),
+    ({"type": "object", "additionalProperties": {}},
+     {"type": "object", "additionalProperties": False}),
+    ({"additionalProperties": True}, {"description": '{"additionalProperties":true}'}),
+    ({"items": {"minimum": 1}}, {"items": {"description": '{"minimum":1}'}}),
+    ({"items": True}, {"description": '{"items":true}'}),
+    *(({key: [{"minimum": 1}]}, {to: [{"description": '{"minimum":1}'}]})
+      for key, to in (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf"))),
+    ({"anyOf": [{}], "oneOf": [True]}, {"anyOf": [{}], "description": '{"oneOf":[true]}'}),
+    ({"anyOf": 7}, {"description": '{"anyOf":7}'}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "expected"), STRICT)
+def test_schema_of_structured_outputs(schema: Json, expected: Json) -> None:
+    """What cannot be enforced is told in the description."""
+    assert close_schema(schema) == expected
+
+
+@pytest.mark.parametrize("depth", [100, 101])
+def test_schema_may_nest_so_deep(depth: int) -> None:
+    """The bound is within."""
+    schema: Json = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    if depth == 100:
+        assert close_schema(schema) == schema
+    else:
+        with pytest.raises(ValueError, match="deeper than 100"):
+            close_schema(schema)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,25 @@ def test_call_that_never_says_its_end_ends_with_the_answer() -> None:
     assert [call["function"]["arguments"] for call in made] == ['{"x":"a"}']
 
 
+def test_name_alone_is_a_call_once_another_begins() -> None:
+    """It leaves with the event that shows it, not at the end."""
+    stream = new_stream()
+    found = []
+    for name in ("a", "b"):
+        part = {"functionCall": {"name": name}}
+        event = upstream.answer([upstream.candidate([part], finish=None)])
+        chunks = validated(stream.feed([upstream.payload(event)]))
+        found.append(
+            [
+                c["function"]["name"]
+                for one in chunks
+                for choice in one["choices"]
+                for c in choice["delta"].get("tool_calls", ())
+            ]
+        )
+    assert found == [[], ["a"]]
+
+
 def test_arguments_that_come_whole_in_several_parts() -> None:
     """They are one object; a part of null says nothing."""
     parts = [

@@ -48,7 +48,7 @@ def test_half_of_the_data_is_none(name: str) -> None:
     for cut in (1, 2, 5, len(data) // 2 + 1, len(data) - 1):
         with pytest.raises(InvalidRequest):
             undo(data[:cut], coding, max_bytes=len(BODY))
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match=f"is no {coding} data"):
         undo(BODY, coding, max_bytes=len(BODY))
     with pytest.raises(InvalidRequest):
         undo(data + b"rubbish", coding, max_bytes=len(BODY))

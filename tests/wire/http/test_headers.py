@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http.headers import FORWARDED, merged, passed, read_retry_after
+from proxy.wire.http.headers import FORWARDED, merged, passed, passed_with_hints, read_retry_after
 
 NOW_S = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
 
@@ -105,9 +105,22 @@ def test_only_openais_own_headers_come_back() -> None:
     assert passed(RECEIVED | HINTS, with_hints=True) == expected | HINTS
 
 
+def test_wait_of_the_body_is_a_hint_unless_a_header_is() -> None:
+    """An error may ask for a wait in its body only."""
+    assert passed_with_hints(RECEIVED, None) == passed(RECEIVED)
+    assert passed_with_hints(RECEIVED | HINTS, 9.0) == passed(RECEIVED) | HINTS
+    told = passed_with_hints(RECEIVED, 9.0)
+    assert told.items() >= passed(RECEIVED).items()
+    assert told["retry-after"] == "9"
+
+
 def test_secrets_of_the_caller_do_not_go_on() -> None:
     """The list of what goes on is short and holds none of them."""
     names = {name.lower() for name in FORWARDED}
+    assert names == {
+        *("openai-beta", "openai-organization", "openai-project", "idempotency-key"),
+        "traceparent",
+    }
     assert not names & {"authorization", "cookie", "x-api-key", "x-goog-api-key"}
     assert not any(name.startswith("x-forwarded") for name in names)
 
