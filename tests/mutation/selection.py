@@ -7,6 +7,7 @@ named after its module, and the end-to-end tests.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from coverage import CoverageData
@@ -27,10 +29,14 @@ PASSED, NO_TESTS = 0, 5  # of pytest's exit codes
 
 
 class Selection(NamedTuple):
-    """`by_line`: by module and line, the tests that run it (without parameters); `took_s`: each."""
+    """`by_line`: by module and line, the tests that run it (without parameters); `took_s`: each.
+
+    `importers`: by module, the modules in which what it defines is used.
+    """
 
     by_line: Mapping[str, Mapping[int, list[str]]]
     took_s: Mapping[str, float]
+    importers: Mapping[str, Iterable[str]] = MappingProxyType({})
 
     def tests_at(self, path: str, line: int) -> list[str]:
         """Those that run a line themselves."""
@@ -39,14 +45,16 @@ class Selection(NamedTuple):
     def tests_of(self, path: str, line: int) -> list[str]:
         """The tests to run for a line, those first that are likely and quick to notice.
 
-        What runs at import only, as constants do, has the tests of the whole module.
+        What runs at import only, as constants do, has the tests of the whole module, and of those
+        that import it.
         """
-        lines = self.by_line.get(path, {})
         near = re.compile(rf"test_(\w+_)?{re.escape(Path(path).stem)}")
         found: Iterable[str] = self.tests_at(path, line)
         if not found:
             others = {test for test in self.took_s if "/e2e/" in test or near.search(test)}
-            found = others.union(*lines.values())
+            for module in (path, *self.importers.get(path, ())):
+                others = others.union(*self.by_line.get(module, {}).values())
+            found = others
         return sorted(found, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0)))
 
 
@@ -78,6 +86,7 @@ def measured(
             for path, lines in by_line.items()
         },
         {test: each_s for test, each_s in took_s.items() if _in(same)(test)},
+        _importers(tree),
     )
     new = [
         path for path in modules if path not in same and path.startswith(tuple(suite) or "tests")
@@ -105,7 +114,19 @@ def _joined(one: Selection, other: Selection) -> Selection:
         }
         for path in one.by_line.keys() | other.by_line.keys()
     }
-    return Selection(by_line, {**one.took_s, **other.took_s})
+    return Selection(by_line, {**one.took_s, **other.took_s}, one.importers)
+
+
+def _importers(tree: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted((tree / "proxy").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+                for target in (base, *(base / alias.name for alias in node.names)):
+                    name = f"{target.relative_to(tree)}.py"
+                    found[name].append(str(path.relative_to(tree)))
+    return found
 
 
 def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str, str]) -> Selection:
