@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from .schema import Settings
 from .secret import Secret, is_placeholder
 from .secrets import Secrets, secrets_of
 
@@ -58,36 +59,11 @@ class Caller(msgspec.Struct, frozen=True):
         return self.models is None or alias in self.models
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The whole configuration. Times are seconds, sizes bytes."""
+class Config(Settings, frozen=True, kw_only=True, dict=True):
+    """The whole configuration: the file's settings, and what was made of its other keys."""
 
     path: str  # of the file, as it was given; "": made from a mapping
-    host: str  # "": all interfaces
-    port: int
-    debug: bool
-    allow_unauthenticated: bool
     callers: tuple[Caller, ...]  # none: open
-
-    request_retry: int
-    max_cooldown_s: float
-    max_retry_interval_s: float
-    request_timeout_s: float
-    connect_timeout_s: float
-    first_byte_timeout_s: float  # 0: what is left of request_timeout_s
-    idle_timeout_s: float
-    queue_timeout_s: float
-
-    max_requests_in_flight: int
-    max_body_bytes: int
-    max_answer_bytes: int
-    max_event_bytes: int
-
-    request_log: bool
-    switch_project: bool
-    switch_preview_model: bool
-    keepalive_s: float  # 0: none
-    commit_after_s: float  # 0: never
-
     clients: tuple[ClientConfig, ...]
     providers_off: tuple[tuple[str, str], ...]  # name, reason
     warnings: tuple[str, ...]

@@ -25,6 +25,7 @@ from .schema import (
     KeyEntry,
     ModelEntry,
     ProviderEntry,
+    Settings,
 )
 from .secret import Secret, is_placeholder
 from .wording import shown
@@ -47,30 +48,12 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
         notes.problem("auth", "callers' keys are read from api-keys: move them there")
     if not clients.found:
         notes.warning("", "no client is configured: no request can be served")
+    settings = {name: getattr(file, name) for name in Settings.__struct_fields__}
+    settings["host"] = file.host.strip("[]")
     return Config(
+        **settings,
         path=path,
-        host=file.host.strip("[]"),
-        port=file.port,
-        debug=file.debug,
-        allow_unauthenticated=file.allow_unauthenticated,
         callers=callers,
-        request_retry=file.request_retry,
-        max_cooldown_s=file.max_cooldown,
-        max_retry_interval_s=file.max_retry_interval,
-        request_timeout_s=file.request_timeout,
-        connect_timeout_s=file.connect_timeout,
-        first_byte_timeout_s=file.first_byte_timeout,
-        idle_timeout_s=file.idle_timeout,
-        queue_timeout_s=file.queue_timeout,
-        max_requests_in_flight=file.max_requests_in_flight,
-        max_body_bytes=file.max_body_size,
-        max_answer_bytes=file.max_answer_size,
-        max_event_bytes=file.max_event_size,
-        request_log=file.request_log,
-        switch_project=file.quota_exceeded.switch_project,
-        switch_preview_model=file.quota_exceeded.switch_preview_model,
-        keepalive_s=file.streaming.keepalive_seconds,
-        commit_after_s=file.streaming.commit_after_seconds,
         clients=_labelled(clients.found),
         providers_off=tuple(clients.off),
         warnings=tuple(notes.warnings),

@@ -47,7 +47,12 @@ Headers = Annotated[
 ]
 
 
-class _Section(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+def _key(attribute: str) -> str:
+    """The key of an attribute, whose name holds the unit too if that is `s` or `bytes`."""
+    return attribute.removesuffix("_s").replace("_bytes", "_size").replace("_", "-")
+
+
+class _Section(Struct, frozen=True, kw_only=True, rename=_key, forbid_unknown_fields=True):
     foreign: ClassVar[frozenset[str]] = frozenset()
     shorthand: ClassVar[str] = ""
 
@@ -181,10 +186,8 @@ class Streaming(_Section, frozen=True, kw_only=True):
     ] = 45
 
 
-class File(_Section, frozen=True, kw_only=True):
-    """A configuration file of Poolproxy."""
-
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.TOP
+class Settings(_Section, frozen=True, kw_only=True):
+    """What the program runs on as it stands in the file."""
 
     host: Annotated[Host, Meta(description="Empty: all interfaces.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="0: any free one.")] = 8317
@@ -192,35 +195,42 @@ class File(_Section, frozen=True, kw_only=True):
     allow_unauthenticated: Annotated[
         bool, Meta(description="Listen beyond loopback though there are no api-keys.")
     ] = False
-    api_keys: Annotated[tuple[CallerEntry, ...], Meta(description="Callers' keys.")] = ()
-    proxy_url: ProxyUrl = ""
     request_retry: Annotated[
         int, Meta(ge=0, le=100, description="Retries after the first attempt.")
     ] = 3
-    max_cooldown: Annotated[
-        SecondsOrZero, Meta(description="s; the longest wait an upstream may ask of us.")
-    ] = 1800
-    max_retry_interval: Annotated[
+    max_retry_interval_s: Annotated[
         SecondsOrZero, Meta(description="s per request; waits for cooldowns to end.")
     ] = 5
-    request_timeout: Annotated[
+    max_cooldown_s: Annotated[
+        SecondsOrZero, Meta(description="s; the longest wait an upstream may ask of us.")
+    ] = 1800
+    request_timeout_s: Annotated[
         Seconds, Meta(description="s to the first event (unary: the answer), over all attempts.")
     ] = 600
-    connect_timeout: Annotated[Seconds, Meta(description="s.")] = 10
-    first_byte_timeout: Annotated[
+    connect_timeout_s: Annotated[Seconds, Meta(description="s.")] = 10
+    first_byte_timeout_s: Annotated[
         SecondsOrZero, Meta(description="s to the status line; 0: what is left of the request's.")
     ] = 0
-    idle_timeout: Annotated[Seconds, Meta(description="s between events.")] = 300
-    queue_timeout: Annotated[SecondsOrZero, Meta(description="s; wait for a free client.")] = 30
+    idle_timeout_s: Annotated[Seconds, Meta(description="s between events.")] = 300
+    queue_timeout_s: Annotated[SecondsOrZero, Meta(description="s; wait for a free client.")] = 30
     max_requests_in_flight: Annotated[int, Meta(ge=1, description="Per worker.")] = 1024
-    max_body_size: Annotated[Bytes, Meta(description="Bytes of a caller's request.")] = 33_554_432
-    max_answer_size: Annotated[Bytes, Meta(description="Bytes of a unary answer.")] = 268_435_456
-    max_event_size: Annotated[Bytes, Meta(description="Bytes of one event.")] = 16_777_216
+    max_body_bytes: Annotated[Bytes, Meta(description="Bytes of a caller's request.")] = 33_554_432
+    max_answer_bytes: Annotated[Bytes, Meta(description="Bytes of a unary answer.")] = 268_435_456
+    max_event_bytes: Annotated[Bytes, Meta(description="Bytes of one event.")] = 16_777_216
     request_log: Annotated[
         bool, Meta(description="Whole requests and answers to files, keys masked.")
     ] = False
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
+
+
+class File(Settings, frozen=True, kw_only=True):
+    """A configuration file of Poolproxy."""
+
+    foreign: ClassVar[frozenset[str]] = cliproxyapi.TOP
+
+    api_keys: Annotated[tuple[CallerEntry, ...], Meta(description="Callers' keys.")] = ()
+    proxy_url: ProxyUrl = ""
     openai_compatibility: tuple[ProviderEntry, ...] = ()
     gemini_api_key: tuple[GeminiEntry, ...] = ()
     generative_language_api_key: Annotated[

@@ -199,7 +199,7 @@ class Attempts:
         try:
             return (yield from self._ask(lease, lease.model))
         except UpstreamRefusal as error:
-            if error.status != 429 or not self._config.switch_preview_model:
+            if error.status != 429 or not self._config.quota_exceeded.switch_preview_model:
                 raise
             for model in lease.client.substitutes(lease.model):
                 self._close_reply()
@@ -261,7 +261,7 @@ class Attempts:
 
     def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
         """Draw the consequences of a failed attempt; whether there is to be another."""
-        verdict = judge(error, switch_project=self._config.switch_project)
+        verdict = judge(error, switch_project=self._config.quota_exceeded.switch_project)
         # Frames hold all that was read of the answer: it goes now, not with the request's end.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         error.hide(self._config.secrets)
@@ -303,7 +303,7 @@ class Attempts:
             error = unserved
         assert error is not None
         is_quota = isinstance(error, UpstreamRefusal) and error.status == 429
-        if is_quota and self._config.switch_project:
+        if is_quota and self._config.quota_exceeded.switch_project:
             if isinstance(unserved, NoClientFree):
                 error.hint = unserved.hint
             else:

@@ -97,7 +97,7 @@ def serve(
         assert isinstance(answer, Answer)
         call.record.end = "ok"
         return answer
-    commit_s = config.commit_after_s or math.inf
+    commit_s = config.streaming.commit_after_seconds or math.inf
     opened = source.advance(call.record.arrived + commit_s)
     assert not isinstance(opened, Answer)
     return StreamBody(
@@ -105,7 +105,7 @@ def serve(
         opened,
         record=call.record,
         held=held.pop_all(),
-        keepalive_s=config.keepalive_s,
+        keepalive_s=config.streaming.keepalive_seconds,
         idle_timeout_s=config.idle_timeout_s,
         clock=clock,
     )

@@ -186,7 +186,7 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
     ]
     assert config.clients[0].models == (Model("n1", "a1"),)
     assert config.clients[0].headers == {"X-Custom-Header": "v"}
-    assert (len(config.callers), config.switch_preview_model) == (2, False)
+    assert (len(config.callers), config.quota_exceeded.switch_preview_model) == (2, False)
     serving, ignored = (warning.partition(": ") for warning in config.warnings[:2])
     assert serving[0].endswith("it would serve other accounts, models or callers by them")
     assert serving[2].split(", ") == SERVING

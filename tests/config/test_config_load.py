@@ -83,13 +83,14 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
     assert msgspec.structs.replace(empty, path="") == load_config({}, environ={})
     assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", warnings=())) == {
         "path": "", "host": "127.0.0.1", "port": 8317, "debug": False,
-        "allow_unauthenticated": False, "callers": (), "request_retry": 3,
-        "max_cooldown_s": 1800.0, "max_retry_interval_s": 5.0, "request_timeout_s": 600.0,
-        "connect_timeout_s": 10.0, "first_byte_timeout_s": 0.0, "idle_timeout_s": 300.0,
-        "queue_timeout_s": 30.0, "max_requests_in_flight": 1024, "max_body_bytes": 33554432,
-        "max_answer_bytes": 268435456, "max_event_bytes": 16777216, "request_log": False,
-        "switch_project": True, "switch_preview_model": True, "keepalive_s": 15.0,
-        "commit_after_s": 45.0, "clients": (), "providers_off": (), "warnings": (),
+        "allow-unauthenticated": False, "callers": (), "request-retry": 3,
+        "max-cooldown": 1800.0, "max-retry-interval": 5.0, "request-timeout": 600.0,
+        "connect-timeout": 10.0, "first-byte-timeout": 0.0, "idle-timeout": 300.0,
+        "queue-timeout": 30.0, "max-requests-in-flight": 1024, "max-body-size": 33554432,
+        "max-answer-size": 268435456, "max-event-size": 16777216, "request-log": False,
+        "quota-exceeded": {"switch-project": True, "switch-preview-model": True},
+        "streaming": {"keepalive-seconds": 15.0, "commit-after-seconds": 45.0},
+        "clients": (), "providers-off": (), "warnings": (),
     }  # fmt: skip
     assert empty.warnings == ("no client is configured: no request can be served",)
 

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
-from proxy.wire.chat import (
 from proxy.errors import (
     InvalidRequest,
     NoClientFree,
