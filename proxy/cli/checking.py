@@ -11,7 +11,15 @@ from functools import partial
 from typing import NamedTuple
 
 from ..clients import Client, make_clients
-from ..config import Caller, ClientConfig, Config, Secrets, json_schema, load_config
+from ..config import (
+    Caller,
+    ClientConfig,
+    Config,
+    Model,
+    Secrets,
+    json_schema,
+    load_config,
+)
 from ..errors import ConfigError, ProxyError
 from ..net.watch import CallerConnection
 from .exit import Exit
@@ -37,7 +45,7 @@ def check(args: argparse.Namespace) -> int:
         return Exit.OK
     probes = list(_probe_all(config))
     print(f"\nupstreams\n{_probe_table(probes)}")
-    return Exit.OK if all(probe.is_good for probe in probes) else Exit.FAILED
+    return Exit.FAILED if any(probe.error for probe in probes) else Exit.OK
 
 
 def _report(config: Config) -> Iterator[str]:
@@ -72,7 +80,7 @@ def _client_table(clients: tuple[ClientConfig, ...]) -> str:
                 str(client.weight),
                 "the upstream's own"
                 if client.models is None
-                else names([_model(name, alias) for name, alias in _pairs(client)]),
+                else names([_model(model) for model in client.models]),
             )
             for client in clients
         ],
@@ -115,12 +123,8 @@ def _at_once(permits: int) -> str:
     return str(permits) if permits else "no limit"
 
 
-def _pairs(client: ClientConfig) -> list[tuple[str, str]]:
-    return [(model.name, model.alias) for model in client.models or ()]
-
-
-def _model(name: str, alias: str) -> str:
-    return alias if alias == name else f"{alias} (its {name})"
+def _model(model: Model) -> str:
+    return model.alias if model.alias == model.name else f"{model.alias} (its {model.name})"
 
 
 def _size(size: int) -> str:
@@ -132,10 +136,6 @@ class _Probe(NamedTuple):
     took_s: float
     found: list[str]
     error: str  # "": it answered
-
-    @property
-    def is_good(self) -> bool:
-        return not self.error
 
 
 def _probe_all(config: Config) -> Iterator[_Probe]:
@@ -174,6 +174,6 @@ def _probe_table(probes: list[_Probe]) -> str:
 def _result(probe: _Probe) -> str:
     if probe.error:
         return f"failed: {probe.error}"
-    unknown = sorted({name for name, _ in _pairs(probe.client)} - set(probe.found))
+    unknown = sorted({model.name for model in probe.client.models or ()} - set(probe.found))
     listed = f"ok, lists {count(len(probe.found), 'model')}"
     return f"{listed}, but not {names(unknown)}" if unknown else listed
