@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # Processes that run tests at once: one more than there are cores, as some tests wait.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random audit clean
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random readme audit clean
 
 run: $(VENV)/run.done
 	$(BIN)/gunicorn -c gunicorn.conf.py
@@ -54,6 +54,10 @@ mutants: $(VENV)/test.done
 mutants-random: $(VENV)/test.done
 	$(BIN)/python -m tests.mutation $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) --jobs $(JOBS) \
 		$(if $(TESTS),--tests $(TESTS) --) $(ROOM)
+
+# The tables of the configuration's keys in README.md.
+readme: $(VENV)/test.done
+	$(BIN)/python -m tests.key_tables
 
 # Known problems of the runtime dependencies.
 audit: $(VENV)/test.done

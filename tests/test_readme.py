@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from proxy.config import json_schema, load_config, mask
+from proxy.config import load_config, mask
 from proxy.record.record import AttemptRecord, Record
 from proxy.wire.chat import Usage
+from tests.key_tables import renewed
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
 from tests.support.leaks import death_in
 
@@ -211,66 +211,9 @@ def test_sample_of_other_kinds() -> None:
     assert {model.alias for client in config.clients for model in client.models or ()} == {"fast"}
 
 
-class Row(NamedTuple):
-    """A row of the table of keys: `section: key, key`; the defaults in the keys' order."""
-
-    section: str
-    keys: tuple[str, ...]
-    defaults: tuple[str, ...]
-
-
-def table_of_keys() -> list[Row]:
-    """Its rows."""
-    table = README[README.index("| key | default | |") :].split("\n\n")[0]
-    rows = []
-    for line in table.splitlines()[2:]:
-        first, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
-        section, _, keys = first.replace("`", "").rpartition(": ")
-        defaults = tuple(re.findall(r"`([^`]*)`", default))
-        rows.append(Row(section, tuple(keys.split(", ")), defaults))
-    return rows
-
-
-SCHEMA = json_schema()["$defs"]
-# What the table's sections are in the schema: a key is in each of these.
-SECTIONS = {
-    "": ("File",),
-    "quota-exceeded": ("QuotaExceeded",),
-    "streaming": ("Streaming",),
-    "provider": ("ProviderEntry",),
-    "provider or key": ("ProviderEntry", "KeyEntry"),
-    "demo": ("DemoEntry",),
-}
-
-
-def properties(definition: str) -> Mapping[str, Any]:
-    """The keys of a part of the file."""
-    shapes = [SCHEMA[definition], *SCHEMA[definition].get("anyOf", ())]
-    (found,) = (shape["properties"] for shape in shapes if "properties" in shape)
-    return dict(found)
-
-
-# Keys that the file may hold and nothing goes by: the README does not promise them.
-UNTOLD = {"claude-api-key", "gemini-api-key", "generative-language-api-key"}
-
-
-def test_table_has_every_key() -> None:
-    """Whatever the top level of the file may hold is in the table, by itself or as a section."""
-    rows = table_of_keys()
-    named = {key for row in rows if not row.section for key in row.keys}
-    named |= {row.section for row in rows}
-    assert set(properties("File")) - named == UNTOLD
-
-
-@pytest.mark.parametrize("row", table_of_keys(), ids=lambda row: " ".join(row.keys))
-def test_row_of_the_table(row: Row) -> None:
-    """The keys are in the schema, with the defaults that the table says."""
-    for part in SECTIONS[row.section]:
-        assert set(row.keys) <= set(properties(part))
-    known = properties(SECTIONS[row.section][0])
-    assert len(row.defaults) <= len(row.keys)
-    for key, default in zip(row.keys, row.defaults, strict=False):
-        assert yaml.safe_load(default) == known[key]["default"]
+def test_tables_of_keys() -> None:
+    """They say what the file's schema does; if not, `make readme` renews them."""
+    assert renewed(README) == README
 
 
 # The rest

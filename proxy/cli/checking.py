@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
 from ..clients import Client, make_clients
 from ..config import (
     Caller,
@@ -57,7 +59,9 @@ def _report(config: Config) -> Iterator[str]:
     yield f"\ncallers ({len(config.callers) or 'no keys'})"
     yield _caller_table(config.callers) if config.callers else f"  {_access(config)}"
     yield "\nlimits"
-    yield from (f"  {name:<22}  {limit}" for name, limit in _limits(config))
+    first_s = config.first_byte_timeout_s or config.request_timeout_s
+    limits = msgspec.structs.replace(config, first_byte_timeout_s=first_s).limits()
+    yield from (f"  {key:<22}  {_amount(number, unit)}" for key, number, unit in limits)
     if config.warnings:
         yield "\nwarnings"
         yield from (f"  {warning}" for warning in config.warnings)
@@ -104,21 +108,6 @@ def _caller_table(callers: tuple[Caller, ...]) -> str:
     )
 
 
-def _limits(config: Config) -> Iterator[tuple[str, str]]:
-    yield "max-requests-in-flight", f"{config.max_requests_in_flight} per worker"
-    yield "request-retry", str(config.request_retry)
-    yield "request-timeout", f"{config.request_timeout_s:g} s"
-    yield "connect-timeout", f"{config.connect_timeout_s:g} s"
-    yield "first-byte-timeout", f"{config.first_byte_timeout_s or config.request_timeout_s:g} s"
-    yield "idle-timeout", f"{config.idle_timeout_s:g} s"
-    yield "queue-timeout", f"{config.queue_timeout_s:g} s"
-    yield "max-retry-interval", f"{config.max_retry_interval_s:g} s"
-    yield "max-cooldown", f"{config.max_cooldown_s:g} s"
-    yield "max-body-size", _size(config.max_body_bytes)
-    yield "max-answer-size", _size(config.max_answer_bytes)
-    yield "max-event-size", _size(config.max_event_bytes)
-
-
 def _at_once(permits: int) -> str:
     return str(permits) if permits else "no limit"
 
@@ -127,8 +116,10 @@ def _model(model: Model) -> str:
     return model.alias if model.alias == model.name else f"{model.alias} (its {model.name})"
 
 
-def _size(size: int) -> str:
-    return f"{size / 2**20:.4g} MiB" if size >= 2**20 else f"{size} bytes"
+def _amount(number: float, unit: str) -> str:
+    if unit == "bytes" and number >= 2**20:
+        return f"{number / 2**20:.4g} MiB"
+    return f"{number:g} {unit}" if unit == "s" else f"{number} {unit}"
 
 
 class _Probe(NamedTuple):

@@ -63,7 +63,7 @@ class _Walk:
 
     def value(self, value: Any, declared: inspect.Type, at: str) -> Any:
         """`value` as the `declared` type; blank where it does not fit."""
-        bare, rules = _unwrap(declared)
+        bare, rules = unwrap(declared)
         try:
             return self._fitting(value, bare, rules, at)
         except _Unfit:
@@ -104,10 +104,10 @@ class _Walk:
         return declared.cls(**fields)
 
     def _field(self, value: Any, field: inspect.Field, at: str) -> Any:
-        bare, rules = _unwrap(field.type)
+        bare, rules = unwrap(field.type)
         if value is None:
             if field.required:
-                self._notes.problem(at, f"missing: expected {_expected(bare, rules)}")
+                self._notes.problem(at, f"missing: expected {expected(bare, rules)}")
             return _default(field)
         try:
             return self._fitting(value, bare, {**rules, "required": field.required}, at)
@@ -166,23 +166,23 @@ class _Walk:
         if textual and not isinstance(value, str) and value is not None:
             got += ": put it in quotes"
         result = _converted(value, bare)
-        if result is not None and rules.get("valid", _anything)(result):
+        if result is not None and ("valid" not in rules or rules["valid"](result)):
             return result
         if value == "" and textual and not rules.get("required", True):
             raise _LeftOut
-        self._unfit(at, f"expected {_expected(bare, rules)}, got {got}")
+        self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
 
     def _unfit(self, at: str, text: str) -> NoReturn:
         self._notes.problem(at, text)
         raise _Unfit
 
 
-def _unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
+def unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
     """The type itself, without `| None`, and what its annotations add."""
     rules: dict[str, Any] = {}
     while isinstance(declared, (inspect.Metadata, inspect.UnionType)):
         if isinstance(declared, inspect.Metadata):
-            rules.update(declared.extra or {})
+            rules.update({**(declared.extra_json_schema or {}), **(declared.extra or {})})
             declared = declared.type
         else:
             (declared,) = (t for t in declared.types if not isinstance(t, inspect.NoneType))
@@ -192,7 +192,7 @@ def _unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
 def _default(field: inspect.Field) -> Any:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
-    return _blank(_unwrap(field.type)[0]) if field.required else field.default
+    return _blank(unwrap(field.type)[0]) if field.required else field.default
 
 
 def _blank(bare: inspect.Type) -> Any:
@@ -237,8 +237,8 @@ def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
     )
 
 
-def _expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
-    """The type and its limits in words."""
+def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
+    """The type and its range in words."""
     if "expected" in rules:
         return str(rules["expected"])
     if isinstance(bare, inspect.BoolType):
@@ -257,10 +257,6 @@ def _range(bare: inspect.IntType | inspect.FloatType) -> str:
     if bare.gt is None:
         return f"{noun} from {bare.ge} to {bare.le}"
     return f"{noun} above {bare.gt} and up to {bare.le}"
-
-
-def _anything(_value: Any) -> bool:
-    return True
 
 
 def _join(at: str, name: str) -> str:

@@ -6,11 +6,13 @@ The shape of the file is `schema`; `resolve` makes one from the other.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal
 
 import msgspec
 
+from .check import unwrap
 from .schema import Settings
 from .secret import Secret, is_placeholder
 from .secrets import Secrets, secrets_of
@@ -67,6 +69,13 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
     clients: tuple[ClientConfig, ...]
     providers_off: tuple[tuple[str, str], ...]  # name, reason
     warnings: tuple[str, ...]
+
+    def limits(self) -> Iterator[tuple[str, float, str]]:
+        """Key, value and unit of each setting that has one."""
+        for field in msgspec.structs.fields(Settings):
+            _, rules = unwrap(msgspec.inspect.type_info(field.type))
+            if "unit" in rules:
+                yield field.encode_name, getattr(self, field.name), rules["unit"]
 
     @cached_property
     def secrets(self) -> Secrets:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from . import schema as file_schema
+from . import schema
 from .secret import Secret
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -16,13 +16,13 @@ _FILLED_IN = ("integer", "number", "boolean")  # types whose place a `${NAME}` m
 
 def json_schema() -> dict[str, Any]:
     """A schema of `config.yaml`, JSON values only."""
-    schema = msgspec.json.schema(file_schema.File, schema_hook=_string_for_secret)
-    definitions = schema["$defs"]
+    made = msgspec.json.schema(schema.File, schema_hook=_string_for_secret)
+    definitions = made["$defs"]
     for name, definition in definitions.items():
-        if getattr(file_schema, name).shorthand:
+        if getattr(schema, name).shorthand:
             definitions[name] = {"anyOf": [{"type": "string"}, definition]}
-    schema = {"$schema": _DIALECT, **_with_references(schema)}
-    return dict(msgspec.json.decode(msgspec.json.encode(schema)))
+    made = {"$schema": _DIALECT, **_with_references(made)}
+    return dict(msgspec.json.decode(msgspec.json.encode(made)))
 
 
 def _string_for_secret(custom: type) -> dict[str, Any]:
@@ -31,13 +31,15 @@ def _string_for_secret(custom: type) -> dict[str, Any]:
 
 
 def _with_references(node: Any) -> Any:
-    """`node` with `${NAME}` allowed wherever a number or a boolean is."""
+    """`node` with `${NAME}` allowed wherever a number or a boolean is, and units in their help."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
         return node
     if node.get("type") not in _FILLED_IN:
         return {key: _with_references(value) for key, value in node.items()}
-    kept = {key: node[key] for key in ("description", "default") if key in node}
-    bare = {key: value for key, value in node.items() if key not in kept}
+    bare = dict(node)
+    kept = {key: bare.pop(key) for key in ("description", "default") if key in bare}
+    if unit := bare.pop("unit", ""):
+        kept["description"] = f"{unit} {kept['description']}"
     return {**kept, "anyOf": [bare, _REFERENCE]}

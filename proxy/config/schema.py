@@ -1,4 +1,8 @@
-"""The shape of the file: its keys, types, limits and defaults, once, for the check and the schema.
+"""The shape of the file: every key is declared here, and nowhere else.
+
+A key's name, type, range, unit, default and help are what a file is held against, what the JSON
+Schema and the README's tables say, and what `poolproxy check` lists. The help of a number goes on
+from its unit: "s to wait for a free client".
 
 Key names are CLIProxyAPI's. `None` is "left out": what holds then is decided in `resolve`.
 A Struct's `foreign` are the keys to ignore with a warning; where `shorthand` names a field, a bare
@@ -16,35 +20,53 @@ from .secret import Secret
 
 _DAY_S = 86_400  # no wait is meant to be longer, and poll(2) counts ms in 32 bits
 
-Seconds = Annotated[float, Meta(gt=0, le=_DAY_S)]
-SecondsOrZero = Annotated[float, Meta(ge=0, le=_DAY_S)]
-Bytes = Annotated[int, Meta(ge=1)]
-Permits = Annotated[int, Meta(ge=0, description="Requests in flight per client; 0: no limit.")]
-Weight = Annotated[int, Meta(ge=1, le=1000, description="Share of the requests.")]
+
+def says(text: str) -> Meta:
+    """The help of a key."""
+    return Meta(description=text)
+
+
+def unit(name: str) -> Meta:
+    """The unit of a number."""
+    return Meta(extra_json_schema={"unit": name})
+
+
+Seconds = Annotated[float, Meta(gt=0, le=_DAY_S), unit("s")]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=_DAY_S), unit("s")]
+Bytes = Annotated[int, Meta(ge=1), unit("bytes")]
+Permits = Annotated[int, Meta(ge=0), unit("requests"), says("in flight at once; 0: no limit")]
+Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
 
 Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
 ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
 Host = Annotated[str, formats.meta("a host name or IP address", formats.is_bind_host)]
-BaseUrl = Annotated[str, formats.meta("an http(s) URL", formats.is_base_url, format="uri")]
+BaseUrl = Annotated[
+    str,
+    formats.meta("an http(s) URL", formats.is_base_url, format="uri"),
+    says("where the upstream's API is"),
+]
 ProxyUrl = Annotated[
     str,
     formats.meta("an http, https, socks5 or socks5h URL, or direct", formats.is_proxy_url),
-    Meta(description="Outbound proxy; the environment's is not used. `direct`: none."),
+    says("outbound proxy, the environment's is not used; `direct`: none"),
 ]
 UpstreamKey = Annotated[
-    Secret, formats.meta("a key of visible ASCII characters", formats.is_key, private=True)
+    Secret,
+    formats.meta("a key of visible ASCII characters", formats.is_key, private=True),
+    says("what the upstream knows the account by; empty: the entry is left out"),
 ]
 CallersKey = Annotated[
     Secret,
     formats.meta(
         "a key of visible ASCII characters, not empty", formats.is_caller_key, private=True
     ),
+    says("what the caller sends"),
+]
+Aliases = Annotated[
+    tuple[ModelName, ...], Meta(min_length=1), says("what it sees and may use; left out: all")
 ]
 HeaderName = Annotated[str, formats.meta("a header name", formats.is_header_name)]
 HeaderValue = Annotated[str, formats.meta("a header value", formats.is_header_value, private=True)]
-Headers = Annotated[
-    dict[HeaderName, HeaderValue], Meta(description="Extra headers of requests to the upstream.")
-]
 
 
 def _key(attribute: str) -> str:
@@ -63,14 +85,8 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
     shorthand: ClassVar[str] = "key"
 
     key: CallersKey
-    name: Name | None = None
-    models: (
-        Annotated[
-            tuple[ModelName, ...],
-            Meta(min_length=1, description="Aliases that it sees and may use. Left out: all."),
-        ]
-        | None
-    ) = None
+    name: Annotated[Name, says("who calls, for the log")] | None = None
+    models: Aliases | None = None
     max_concurrency: Permits = 0
 
 
@@ -80,13 +96,14 @@ class ModelEntry(_Section, frozen=True, kw_only=True):
     foreign: ClassVar[frozenset[str]] = cliproxyapi.MODEL
     shorthand: ClassVar[str] = "name"
 
-    name: ModelName
-    alias: Annotated[ModelName, Meta(description="Left out: the name.")] | None = None
+    name: Annotated[ModelName, says("what the upstream calls it")]
+    alias: Annotated[ModelName, says("what callers call it; left out: the name")] | None = None
 
 
 Models = Annotated[
     tuple[ModelEntry, ...],
-    Meta(min_length=1, description="Left out: the upstream's own list, under its own names."),
+    Meta(min_length=1),
+    says("left out: the upstream's own list, under its own names"),
 ]
 
 
@@ -107,10 +124,10 @@ class _Upstream(_Section, frozen=True, kw_only=True):
     max_concurrency: Permits = 1
     weight: Weight = 1
     proxy_url: ProxyUrl = ""
-    ca_bundle: Annotated[
-        str, Meta(description="PEM file, or directory, of the authorities to trust.")
-    ] = ""
-    headers: Headers = {}
+    ca_bundle: Annotated[str, says("PEM file, or directory, of the authorities to trust")] = ""
+    headers: Annotated[
+        dict[HeaderName, HeaderValue], says("extra headers of requests to the upstream")
+    ] = {}
     models: Models | None = None
 
 
@@ -119,17 +136,14 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
 
     foreign: ClassVar[frozenset[str]] = cliproxyapi.PROVIDER
 
-    name: Name
+    name: Annotated[Name, says("what its clients are called, in the log and in headers")]
     base_url: BaseUrl
-    api_keys: tuple[KeyEntry, ...] = ()
-    api_key_entries: Annotated[
-        tuple[KeyEntry, ...], Meta(description="Another spelling of api-keys.")
-    ] = ()
+    api_keys: Annotated[tuple[KeyEntry, ...], says("a client each; none: one without a key")] = ()
+    api_key_entries: Annotated[tuple[KeyEntry, ...], says("another spelling of `api-keys`")] = ()
     completions: Annotated[
-        Literal["chat", "native"],
-        Meta(description="/v1/completions: converted to chat, or the upstream's own."),
+        Literal["chat", "native"], says("`/v1/completions`: made of chat, or the upstream's own")
     ] = "chat"
-    disabled: bool = False
+    disabled: Annotated[bool, says("leave it out")] = False
 
 
 class GeminiEntry(_Upstream, frozen=True, kw_only=True):
@@ -155,11 +169,15 @@ class ClaudeEntry(_Upstream, frozen=True, kw_only=True):
 class DemoEntry(_Section, frozen=True, kw_only=True):
     """An in-process client that needs neither key nor network."""
 
-    name: Name = "demo"
+    name: Annotated[Name, says("as a provider's")] = "demo"
     max_concurrency: Permits = 0
     weight: Weight = 1
-    delay_ms: Annotated[float, Meta(ge=0, le=60_000, description="Between two words.")] = 20
-    models: Annotated[tuple[ModelEntry, ...], Meta(min_length=1)] = (ModelEntry(name="demo"),)
+    delay_ms: Annotated[
+        float, Meta(ge=0, le=60_000), unit("ms"), says("between two words of an answer")
+    ] = 20
+    models: Annotated[tuple[ModelEntry, ...], Meta(min_length=1), says("what it offers")] = (
+        ModelEntry(name="demo"),
+    )
 
 
 class QuotaExceeded(_Section, frozen=True, kw_only=True):
@@ -167,9 +185,9 @@ class QuotaExceeded(_Section, frozen=True, kw_only=True):
 
     foreign: ClassVar[frozenset[str]] = cliproxyapi.QUOTA_EXCEEDED
 
-    switch_project: Annotated[bool, Meta(description="Go on with another client.")] = True
+    switch_project: Annotated[bool, says("on 429 go on with another client")] = True
     switch_preview_model: Annotated[
-        bool, Meta(description="Gemini: fall back to the model's preview variant.")
+        bool, says("Gemini: fall back to the model's preview variant")
     ] = True
 
 
@@ -179,46 +197,64 @@ class Streaming(_Section, frozen=True, kw_only=True):
     foreign: ClassVar[frozenset[str]] = cliproxyapi.STREAMING
 
     keepalive_seconds: Annotated[
-        SecondsOrZero, Meta(description="A comment after so much silence of ours; 0: none.")
+        SecondsOrZero, says("without a byte to the caller, then a comment; 0: none")
     ] = 15
     commit_after_seconds: Annotated[
-        SecondsOrZero, Meta(description="Commit to 200 with a comment by then; 0: never.")
+        SecondsOrZero, says("until 200 is committed with a comment if nothing came; 0: never")
     ] = 45
 
 
 class Settings(_Section, frozen=True, kw_only=True):
     """What the program runs on as it stands in the file."""
 
-    host: Annotated[Host, Meta(description="Empty: all interfaces.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535, description="0: any free one.")] = 8317
-    debug: bool = False
+    host: Annotated[Host, says("where to listen; empty: all interfaces")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535), says("0: any free one")] = 8317
+    debug: Annotated[bool, says("say more in the log")] = False
     allow_unauthenticated: Annotated[
-        bool, Meta(description="Listen beyond loopback though there are no api-keys.")
+        bool,
+        says(
+            "without `api-keys`: listen beyond this machine too, and let pages of the proxy's own "
+            "site in, whatever its name"
+        ),
     ] = False
     request_retry: Annotated[
-        int, Meta(ge=0, le=100, description="Retries after the first attempt.")
+        int, Meta(ge=0, le=100), unit("retries"), says("after the first attempt")
     ] = 3
     max_retry_interval_s: Annotated[
-        SecondsOrZero, Meta(description="s per request; waits for cooldowns to end.")
+        SecondsOrZero, says("that a request waits, in all, for cooldowns to end")
     ] = 5
     max_cooldown_s: Annotated[
-        SecondsOrZero, Meta(description="s; the longest wait an upstream may ask of us.")
+        SecondsOrZero, says("at most that an upstream may ask a client to wait")
     ] = 1800
     request_timeout_s: Annotated[
-        Seconds, Meta(description="s to the first event (unary: the answer), over all attempts.")
+        Seconds, says("to a stream's first event, or the whole unary answer, over all attempts")
     ] = 600
-    connect_timeout_s: Annotated[Seconds, Meta(description="s.")] = 10
+    connect_timeout_s: Annotated[
+        Seconds, says("to a connection: its name, all addresses, proxy and TLS together")
+    ] = 10
     first_byte_timeout_s: Annotated[
-        SecondsOrZero, Meta(description="s to the status line; 0: what is left of the request's.")
+        SecondsOrZero, says("to the upstream's status line; 0: what is left of `request-timeout`")
     ] = 0
-    idle_timeout_s: Annotated[Seconds, Meta(description="s between events.")] = 300
-    queue_timeout_s: Annotated[SecondsOrZero, Meta(description="s; wait for a free client.")] = 30
-    max_requests_in_flight: Annotated[int, Meta(ge=1, description="Per worker.")] = 1024
-    max_body_bytes: Annotated[Bytes, Meta(description="Bytes of a caller's request.")] = 33_554_432
-    max_answer_bytes: Annotated[Bytes, Meta(description="Bytes of a unary answer.")] = 268_435_456
-    max_event_bytes: Annotated[Bytes, Meta(description="Bytes of one event.")] = 16_777_216
+    idle_timeout_s: Annotated[
+        Seconds,
+        says(
+            "between events, or bytes of a unary answer; a caller who takes nothing for so long, "
+            "at least 6 s, is cut"
+        ),
+    ] = 300
+    queue_timeout_s: Annotated[SecondsOrZero, says("to wait for a free client")] = 30
+    max_requests_in_flight: Annotated[
+        int, Meta(ge=1), unit("per worker"), says("at most; the next one gets 503 at once")
+    ] = 1024
+    max_body_bytes: Annotated[Bytes, says("of a caller's request, unpacked")] = 33_554_432
+    max_answer_bytes: Annotated[Bytes, says("of a unary answer")] = 268_435_456
+    max_event_bytes: Annotated[Bytes, says("of one event")] = 16_777_216
     request_log: Annotated[
-        bool, Meta(description="Whole requests and answers to files, keys masked.")
+        bool,
+        says(
+            "each request and its answer, whole, to a file in `request-logs` beside this one; "
+            "keys masked; yours to delete"
+        ),
     ] = False
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
@@ -229,12 +265,14 @@ class File(Settings, frozen=True, kw_only=True):
 
     foreign: ClassVar[frozenset[str]] = cliproxyapi.TOP
 
-    api_keys: Annotated[tuple[CallerEntry, ...], Meta(description="Callers' keys.")] = ()
+    api_keys: Annotated[tuple[CallerEntry, ...], says("callers' keys; none: open")] = ()
     proxy_url: ProxyUrl = ""
-    openai_compatibility: tuple[ProviderEntry, ...] = ()
-    gemini_api_key: tuple[GeminiEntry, ...] = ()
-    generative_language_api_key: Annotated[
-        tuple[GeminiEntry, ...], Meta(description="Another spelling of gemini-api-key.")
+    openai_compatibility: Annotated[
+        tuple[ProviderEntry, ...], says("upstreams that speak OpenAI's dialect")
     ] = ()
-    claude_api_key: tuple[ClaudeEntry, ...] = ()
-    demo: tuple[DemoEntry, ...] = ()
+    gemini_api_key: Annotated[tuple[GeminiEntry, ...], says("Gemini accounts, a client each")] = ()
+    generative_language_api_key: Annotated[
+        tuple[GeminiEntry, ...], says("another spelling of `gemini-api-key`")
+    ] = ()
+    claude_api_key: Annotated[tuple[ClaudeEntry, ...], says("Claude accounts, a client each")] = ()
+    demo: Annotated[tuple[DemoEntry, ...], says("clients that answer without an upstream")] = ()

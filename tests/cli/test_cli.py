@@ -15,6 +15,9 @@ import pytest
 
 from proxy.cli import main
 from proxy.cli.table import count, names, printable, table
+from proxy.config.check import unwrap
+from proxy.config.schema import Settings
+from tests.key_tables import fields_of
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.upstream import MODEL, Upstream, json_reply
@@ -84,15 +87,15 @@ callers (2)
   (unnamed)  cal…eeee            no limit  all
 
 limits
-  max-requests-in-flight  1024 per worker
-  request-retry           3
+  request-retry           3 retries
+  max-retry-interval      6 s
+  max-cooldown            1801 s
   request-timeout         601 s
   connect-timeout         2.5 s
   first-byte-timeout      601 s
   idle-timeout            301 s
   queue-timeout           31 s
-  max-retry-interval      6 s
-  max-cooldown            1801 s
+  max-requests-in-flight  1024 per worker
   max-body-size           1048575 bytes
   max-answer-size         1 MiB
   max-event-size          1.5 MiB
@@ -190,6 +193,28 @@ def test_text_of_others_obeys_nobody() -> None:
         "1 worker",
         "2 workers",
     ]
+
+
+def test_check_lists_every_setting_that_has_a_unit(shell: Shell) -> None:
+    """With its value, in the order of the schema; 0 is what it stands for, MiB are told as such."""
+    shell.write({"request-timeout": 90.5, "max-event-size": 1000, "max-body-size": 3 << 19})
+    limits = shell.run("check").out.partition("\nlimits\n")[2].partition("\n\n")[0]
+    listed = dict(re.split("  +", line.strip()) for line in limits.splitlines())
+    declared = {
+        field.encode_name: (field.default, unit)
+        for field in fields_of(Settings)
+        if (unit := unwrap(field.type)[1].get("unit"))
+    }
+    assert list(listed) == list(declared)
+    given = {
+        "request-timeout": "90.5 s",
+        "first-byte-timeout": "90.5 s",
+        "max-event-size": "1000 bytes",
+        "max-body-size": "1.5 MiB",
+        "max-answer-size": "256 MiB",
+    }
+    expected = {key: f"{default} {unit}" for key, (default, unit) in declared.items()}
+    assert listed == expected | given
 
 
 def test_check_prints_every_problem_on_stderr_and_exits_2(shell: Shell) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.wire.claude_rules import UNIONS, violations
 
 from proxy.wire.claude.names import changed_properties, rename_keys, rename_schema
 from proxy.wire.claude.request import to_request
