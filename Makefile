@@ -6,13 +6,17 @@ BIN = $(VENV)/bin
 # Processes that run tests at once: one more than there are cores, as some tests wait.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random readme audit clean
+# Dependencies are those that were tested, whoever else may bring newer ones.
+INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random readme audit \
+	constraints clean
 
 run: $(VENV)/run.done
-	$(BIN)/gunicorn -c gunicorn.conf.py
+	@$(BIN)/gunicorn -c gunicorn.conf.py
 
 test: $(VENV)/test.done
-	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	@$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/test.done
 	$(BIN)/pytest -q -m slow
@@ -63,15 +67,25 @@ readme: $(VENV)/test.done
 audit: $(VENV)/test.done
 	$(BIN)/python -m tests.security.audit
 
-$(VENV)/run.done: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e .
+# The newest versions that fit together on every Python from 3.10 on; pip itself sees only its own.
+constraints: $(BIN)/pip
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --no-python-downloads --upgrade --universal --python-version 3.10 --extra test --no-annotate \
+		--custom-compile-command "make constraints" -o constraints.txt setup.cfg
+
+$(VENV)/run.done: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing the gateway and what it needs ..."
+	@$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/test.done: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+$(VENV)/test.done: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing the gateway, what it needs and what tests it ..."
+	@$(INSTALL) -e '.[test]'
 	@touch $@
+
+$(BIN)/pip:
+	@echo "creating a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mutants

@@ -173,9 +173,14 @@ def made_run(clone: Path, variables: Mapping[str, str]) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_first_command_in_a_fresh_clone(clone: Path) -> None:
-    """`make run` sets up all it needs, and the demo provider answers; then with two workers."""
+    """`make run` says what it sets up, and the demo provider answers; then with two workers."""
     assert not (clone / ".venv").exists()
     with made_run(clone, {}) as log:
+        steps = [line for line in log.splitlines() if line.endswith(" ...")]  # pip may warn
+        assert steps == [
+            "creating a virtual environment in .venv ...",
+            "installing the gateway and what it needs ...",
+        ]
         summary = summary_in(log)
         url = re.findall(r"http://[\d.:]+", summary)[0]
         assert summary.replace(url, ADDRESS) == SUMMARY
@@ -183,6 +188,7 @@ def test_first_command_in_a_fresh_clone(clone: Path) -> None:
             check_curl(command, url)
     assert "WEB_CONCURRENCY=2 make run" in README
     with made_run(clone, {"WEB_CONCURRENCY": "2"}) as log:
+        assert log.startswith("poolproxy on ")
         assert "\n  2 workers" in log
 
 
