@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 import requests
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 PROJECT = "poolproxy"
 INDEX = "https://pypi.org/pypi"
 TIMEOUT_S = 20.0
+RETRIES = Retry(3, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504])
 
 # Takes a URL; its JSON, or None where there is no such page or no way to it.
 Fetch = Callable[[str], Any]
@@ -82,11 +85,13 @@ def judge(findings: Iterable[Finding]) -> int:
 
 def fetch_json(url: str) -> Any:
     """As `Fetch`."""
-    try:
-        answer = requests.get(url, timeout=TIMEOUT_S)
-    except requests.RequestException:
-        return None
-    return answer.json() if answer.status_code == 200 else None
+    with requests.Session() as session:
+        session.mount(INDEX, HTTPAdapter(max_retries=RETRIES))
+        try:
+            answer = session.get(url, timeout=TIMEOUT_S)
+        except requests.RequestException:
+            return None
+        return answer.json() if answer.status_code == 200 else None
 
 
 if __name__ == "__main__":
