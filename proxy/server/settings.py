@@ -283,7 +283,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         set_up_process(self._config)
         for name, value in settings(self._config).items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:  # as gunicorn takes them from a file
+                self.cfg.set(name, value)
         parser = self.cfg.parser()
         from_environ = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
         del from_environ["args"]

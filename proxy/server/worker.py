@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
 import contextlib
 import errno
+import inspect
 import math
 import os
 import select
@@ -24,12 +25,20 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import gunicorn  # type: ignore[import-untyped]
 from gunicorn.http import errors as unread  # type: ignore[import-untyped]
+from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from ..errors import InvalidRequest, ProxyError
 from ..net.timed_socket import TimedSocket
 from ..net.watch import CallerConnection
+
+# `Worker` knows the insides of these versions, as `setup.cfg` says: the first, up to the second.
+GUNICORNS = (27, 0, 1), (28,)
+
+# What it reads of gthread's workers and connections; gthread itself reads these, too.
+_READ = {"buf", "data_ready", "initialized", "nr_conns", "parser", "poller", "tpool", "unreader"}
 
 # For a connection's first byte, and from a request's first byte to the end of its head. What
 # callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
@@ -62,27 +71,26 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 EXHAUSTED_PAUSE_S = 0.1
 EXHAUSTED_TOLD_S = 10.0  # and so often the log says it, at most
 
-# Why a request cannot be read. Nothing of it is quoted, to its caller or in the log: a key may
-# stand anywhere in it.
-_UNREAD: dict[type[Exception], tuple[HTTPStatus, str]] = {
-    unread.LimitRequestLine: (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
-    unread.LimitRequestHeaders: (
+# Why a request cannot be read, by the name of gunicorn's error. Nothing of it is quoted, to its
+# caller or in the log: a key may stand anywhere in it.
+_UNREAD: dict[str, tuple[HTTPStatus, str]] = {
+    "LimitRequestLine": (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
+    "LimitRequestHeaders": (
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "the request's header fields are too many, or too long",
     ),
-    unread.ExpectationFailed: (
+    "ExpectationFailed": (
         HTTPStatus.EXPECTATION_FAILED,
         "`Expect` may say `100-continue`, and nothing else",
     ),
-    unread.UnsupportedTransferCoding: (
+    "UnsupportedTransferCoding": (
         HTTPStatus.NOT_IMPLEMENTED,
         "the request's transfer coding is not supported: `chunked` is",
     ),
-    unread.ForbiddenProxyRequest: (
+    "ForbiddenProxyRequest": (
         HTTPStatus.FORBIDDEN,
         "the PROXY protocol is not taken from this address",
     ),
-    ssl.SSLError: (HTTPStatus.BAD_REQUEST, "the TLS connection failed"),
 }
 
 # A caller that sent its next request within this time after an answer is likely to do so again.
@@ -358,8 +366,10 @@ def _limit(sock: Any) -> None:
 def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
     if isinstance(fault, ProxyError):
         return fault
-    for kind, (status, why) in _UNREAD.items():
-        if isinstance(fault, kind):
+    if isinstance(fault, ssl.SSLError):
+        return InvalidRequest("the TLS connection failed")
+    for name, (status, why) in _UNREAD.items():
+        if isinstance(fault, getattr(unread, name)):
             error = InvalidRequest(why)
             error.status = status
             return error
@@ -368,3 +378,48 @@ def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
     if isinstance(fault, unread.ParseException) and not (is_read and isinstance(fault, headers)):
         return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
     return ProxyError("the proxy failed; its log says why")
+
+
+def _unknown() -> str | None:
+    """What of this gunicorn is not as `Worker` takes it to be; None: nothing."""
+    if not GUNICORNS[0] <= gunicorn.version_info < GUNICORNS[1]:
+        return "its version"
+    names: set[str] = set()
+    for kind in vars(gthread).values():
+        if inspect.isclass(kind) and kind.__module__ == gthread.__name__:
+            for method in filter(inspect.isfunction, vars(kind).values()):
+                names.update(method.__code__.co_names)
+    if missing := _READ - names:
+        return f"there is no `{min(missing)}`"
+    try:
+        for name, ours in vars(Worker).items():
+            if inspect.isfunction(ours):
+                theirs = getattr(ThreadWorker, name, None)
+                expected = None if name.startswith("_") else inspect.getfullargspec(ours).args
+                if (theirs and inspect.getfullargspec(theirs).args) != expected:
+                    return f"`ThreadWorker.{name}`"
+        _in_our_terms(Exception(), is_read=False)
+    except (AttributeError, TypeError) as error:
+        return str(error)
+    return None
+
+
+class _PlainWorker(ThreadWorker):  # type: ignore[misc]
+    """gthread as it is: better than no worker, where gunicorn's insides are unknown."""
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """In the master, once, when it has started."""
+        log.warning(
+            "proxy.worker.Worker does not know gunicorn %s (%s) and serves as plain gthread, whose"
+            " threads wait for slow callers: install gunicorn >= %s, < %s",
+            gunicorn.__version__,
+            _DIFFERENCE,
+            *(".".join(map(str, version)) for version in GUNICORNS),
+        )
+        super().check_config(cfg, log)
+
+
+_DIFFERENCE = _unknown()
+if _DIFFERENCE:
+    Worker = _PlainWorker  # type: ignore[misc]
