@@ -44,6 +44,7 @@ class Record:
     """
 
     __slots__ = (
+        "_mask",
         "arrived",
         "attempts",
         "bytes_in",
@@ -53,7 +54,6 @@ class Record:
         "ended",
         "endpoint",
         "first_event",
-        "mask",
         "model",
         "request_id",
         "status",
@@ -69,7 +69,7 @@ class Record:
         arrived: float,
         mask: Callable[[str], str] = str,
     ) -> None:
-        self.mask = mask  # hides secrets: callers may choose one as id, model or path
+        self._mask = mask  # hides secrets: callers may choose one as id, model or path
         self.request_id = request_id
         self.endpoint = endpoint
         self.arrived = arrived
@@ -91,21 +91,24 @@ class Record:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
-                log.info(self.mask(self.line()))
+                log.info(self.line())
 
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""
         waited_s = sum([attempt.waited_s for attempt in self.attempts])
-        line = (
+        # All else is ours, but for upstreams' words, in which errors have hidden secrets already.
+        line = self._mask(
             f"id={_quoted(self.request_id)} caller={_quoted(self.caller)} "
-            f"endpoint={_quoted(self.endpoint)} model={_quoted(self.model[:MAX_NAME_CHARS])} "
-            f"stream={int(self.stream)} status={self.status} "
+            f"endpoint={_quoted(self.endpoint)} model={_quoted(self.model[:MAX_NAME_CHARS])}"
+        )
+        line += (
+            f" stream={int(self.stream)} status={self.status} "
             f"end={_quoted(self.end[:MAX_NAME_CHARS])} attempts={len(self.attempts)} "
             f"waited_ms={waited_s * 1000:.0f}"
         )
         if self.attempts:
             # Labels are the configuration's: printable, and to be found by their mask.
-            clients = json.dumps("; ".join(map(str, self.attempts)), ensure_ascii=False)
+            clients = _encode("; ".join(map(str, self.attempts)))
             line += f" clients={clients}"
         if self.first_event is not None:
             line += f" first_ms={(self.first_event - self.arrived) * 1000:.0f}"
@@ -123,6 +126,8 @@ def _quoted(text: str) -> str:
         return text
     return json.dumps(text) if text else "-"
 
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make one each time
 
 # What needs no quotes: the name of most models, callers and clients.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")

@@ -31,9 +31,10 @@ def set_up_logs(*, debug: bool) -> None:
     """Have this process write what `proxy` logs; an embedding application does so itself."""
     log = logging.getLogger("proxy")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
-    # No line tells where in the code it was logged: docs.python.org/3/howto/logging.html,
-    # "Optimization".
+    # No line tells where in the code it was logged, or by which thread:
+    # docs.python.org/3/howto/logging.html, "Optimization".
     logging._srcfile = None
+    logging.logThreads = logging.logMultiprocessing = False
     if not log.handlers:
         handler = _LineHandler()
         handler.setFormatter(_LineFormatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
