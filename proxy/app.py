@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SecureCookieSession, SecureCookieSessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import Map, MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
 from .api import make_error_handler
@@ -47,19 +48,43 @@ class _Application(Flask):
             return super().create_url_adapter(request)
         environ = request.environ
         request.host = get_host(environ)
-        return self.url_map.bind(
+        return _bound(
+            self.url_map,
             request.host,
-            script_name=_decoded(environ.get("SCRIPT_NAME", "")),
-            url_scheme=environ["wsgi.url_scheme"],
-            default_method=environ["REQUEST_METHOD"],
-            path_info=_decoded(environ.get("PATH_INFO", "")),
-            query_args=_decoded(environ.get("QUERY_STRING", "")),
+            _decoded(environ.get("SCRIPT_NAME", "")),
+            environ["wsgi.url_scheme"],
+            environ["REQUEST_METHOD"],
+            _decoded(environ.get("PATH_INFO", "")),
+            _decoded(environ.get("QUERY_STRING", "")),
         )
 
     def _tells_hosts_apart(self) -> bool:
         settings = self.config
         is_named = settings["SERVER_NAME"] or settings["TRUSTED_HOSTS"]
         return bool(is_named or self.url_map.host_matching or self.subdomain_matching)
+
+
+class _Adapter(MapAdapter):
+    """Where one path leads: worked out once, as all rules are there before the first request."""
+
+    _found: tuple[Rule, Mapping[str, Any]] | None = None
+
+    def match(self, *args: Any, **options: Any) -> Any:
+        if args or options != {"return_rule": True}:
+            return super().match(*args, **options)
+        if self._found is None:
+            self._found = super().match(return_rule=True)
+        rule, values = self._found
+        return rule, dict(values)
+
+
+@functools.lru_cache(maxsize=64)  # nearly all requests ask for one of a few paths
+def _bound(
+    rules: Map, host: str, prefix: str, scheme: str, method: str, path: str, query: str
+) -> MapAdapter:
+    adapter = rules.bind(host, prefix, None, scheme, method, path, query)
+    adapter.__class__ = _Adapter
+    return adapter
 
 
 def _decoded(text: str) -> str:
