@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import weakref
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -61,6 +62,7 @@ class Transport:
         self._proxy_url = proxy_url
         self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
         self._tls = Tls(ca_bundle)
+        self._making = threading.Lock()  # guards that one pool is made
         self._pool: IdlePool | None = None
         _transports.add(self)
 
@@ -129,9 +131,11 @@ class Transport:
             pool.give_back(connection)
 
     def _connections(self) -> IdlePool:
-        if self._pool is None:
-            self._pool = idle_pool(self._request, self._max_connections)
-        return self._pool
+        pool = self._pool
+        if pool is None:
+            with self._making:
+                pool = self._pool = self._pool or idle_pool(self._request, self._max_connections)
+        return pool
 
     def close(self) -> None:
         """Close idle connections; a later exchange opens new ones."""
@@ -141,6 +145,7 @@ class Transport:
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's, to be left alone."""
+        self._making = threading.Lock()
         self._pool = None
 
 
