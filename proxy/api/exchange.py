@@ -69,13 +69,20 @@ class _Lines(Headers):
         self._list = lines
 
 
+class _Pieces(list[bytes]):
+    """A whole body, as long as no hook put another in its place."""
+
+
 class _Response(Response):
-    """One of ours: nothing in its headers is left to be worked out."""
+    """One of ours: nothing in its headers is left to be worked out, nor in its body as a rule."""
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         return self.headers
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        pieces = self.response
+        if isinstance(pieces, _Pieces) and self.status_code == HTTPStatus.OK and not self._on_close:
+            return pieces if environ["REQUEST_METHOD"] != "HEAD" else ()
         body = super().get_app_iter(environ)
         if self.direct_passthrough and self._on_close:  # else werkzeug sees to it, or nobody asks
             return ClosingIterator(body, self.close)
@@ -192,7 +199,8 @@ class Exchange:
             lines += _STREAM_HEADERS
         elif status != HTTPStatus.NO_CONTENT:
             lines.append(("Content-Length", str(len(body))))
-            content = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+            starts = range(0, len(body), PIECE_BYTES)
+            content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
         if self.gateway.config.callers and "HTTP_ORIGIN" in self.environ:
             lines += _CORS_HEADERS
         if self.transcript is not None:
