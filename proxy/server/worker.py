@@ -248,13 +248,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.tls_heads.pop(conn, None)
         sock = conn.sock
         _limit(sock)
-        names = {name for name, _ in req.headers}
-        if "HOST" not in names and req.version >= (1, 1):  # RFC 9112 section 3.2
+        headers = dict(req.headers)
+        if "HOST" not in headers and req.version >= (1, 1):  # RFC 9112 section 3.2
             error = InvalidRequest("the request has no `Host` header")
             self.handle_error(req, sock, conn.client, error)
             return False
         if isinstance(sock, TimedSocket):
-            if "UPGRADE" in names:
+            if "UPGRADE" in headers:
                 sock.receive_timeout_s = math.inf  # a WebSocket may be silent
             sock.hold_head()
             try:
@@ -333,7 +333,7 @@ def _has_head(conn: Any) -> bool:
     conn.init()
     held = conn.parser.unreader.buf
     head = held.getvalue()
-    while not _is_whole(head):
+    while not (head and _is_whole(head)):
         if len(head) > MAX_HEAD_BYTES:
             raise unread.LimitRequestHeaders(f"more than {MAX_HEAD_BYTES} bytes")
         try:
