@@ -126,9 +126,11 @@ CONNECT_FAILURES = (OSError, RuntimeError, ValueError, HTTPError)
 
 
 def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamError | OutOfResources:
-    """What kept us from connecting, in our terms and plain words."""
+    """What kept us from connecting, in our terms and plain words; raises a fault of our own."""
     if want := shortage.recognised(error):
         return want
+    if isinstance(error, RuntimeError):
+        raise error
     if isinstance(error, TimeoutError):
         detail = f": {error}" if str(error) and error.errno is None else ""
         return UpstreamTimeout(f"connecting to {host} took longer than {timeout_s:.3g} s{detail}")

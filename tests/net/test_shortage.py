@@ -62,7 +62,6 @@ def test_want_is_known_for_what_it_is(error: Exception) -> None:
         OSError(errno.ECONNREFUSED, "refused"),
         OSError("no number"),
         ssl.SSLError(1, "[SSL] wrong version number"),
-        RuntimeError("dictionary changed size during iteration"),
         ValueError("memory"),
     ],
     ids=repr,
@@ -72,6 +71,14 @@ def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
     error.__cause__ = error
     assert shortage.recognised(error) is None
     assert isinstance(connect_error(error, "h", 1.0), UpstreamUnreachable)
+
+
+def test_other_faults_of_ours_are_no_upstreams() -> None:
+    """They are for the log, with where they came from, and no reason to try another client."""
+    error = RuntimeError("dictionary changed size during iteration")
+    assert shortage.recognised(error) is None
+    with pytest.raises(RuntimeError, match="changed size"):
+        connect_error(error, "h", 1.0)
 
 
 def test_log_says_it_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
