@@ -231,7 +231,7 @@ MUTANTS = [
        "config/test_config_keys.py", "-k", "declared"),
     _m("a setting is not listed", "config/config.py", 'if "unit" in rules:',
        'if "unit" in rules and field.name != "idle_timeout_s":',
-       "test_cli.py", "-k", "every_setting"),
+       "cli/test_cli.py", "-k", "every_setting"),
     # Who may do what, and who learns what
     _m("keys are compared by prefix", "api/auth.py", "hmac.compare_digest(key, given)",
        "key.startswith(given)", "security/test_secrets.py::test_only_the_whole_key_lets_in"),

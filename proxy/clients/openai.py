@@ -1,4 +1,4 @@
-"""Clients that speak OpenAI's own dialect: nothing is translated, bytes pass through."""
+"""Clients that speak OpenAI's own dialect: bytes pass through, but for names of functions."""
 
 from __future__ import annotations
 
@@ -89,14 +89,17 @@ class OpenAIClient(Client):
         return refusal
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
-        return body, wire.read_answer(body)
+        usage = wire.read_answer(body)
+        return (wire.CallersNames(request.names).answer(body) if request.names else body), usage
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         body = request.body
         if isinstance(request, PromptRequest) and self.is_native(request):
             body = request.native
         return wire.ChunkStream(
-            lambda: wire.choices_asked(body), on_bare_end=self._warn_of_bare_end
+            lambda: wire.choices_asked(body),
+            names=request.names,
+            on_bare_end=self._warn_of_bare_end,
         )
 
     def _warn_of_bare_end(self) -> None:

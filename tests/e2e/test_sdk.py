@@ -9,8 +9,10 @@ import openai
 import pydantic
 import pytest
 
+from proxy.wire.made_names import plain_name
 from tests.support.gateway import MESSAGES, Gateway, Lot
 from tests.support.upstream import Upstream, chat, error, stream, stream_tool_calls, tool_calls
+from tests.wire.chat.rules import violations
 
 WEATHER = ("get_weather", {"city": "Zürich", "unit": "celsius"})
 TOOLS: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
@@ -116,6 +118,33 @@ def test_streamed_tools(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
         (one.name, pydantic.TypeAdapter(dict[str, str]).validate_json(one.arguments))
         for one in functions
     ] == [WEATHER, WEATHER]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_names_that_the_upstream_may_not_take(
+    gateway: Gateway, upstream: Upstream, lot: Lot, is_stream: bool
+) -> None:
+    """Declared, chosen and called before by others, which the caller never sees."""
+    name = "mcp/files.read"
+    tool: Any = {"type": "function", "function": {"name": name}}
+    before = {"id": "call_9", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    history: Any = [
+        *MESSAGES,
+        {"role": "assistant", "tool_calls": [before]},
+        {"role": "tool", "tool_call_id": "call_9", "name": name, "content": "x"},
+    ]
+    tell = stream_tool_calls if is_stream else tool_calls
+    upstream.reply(lot.key, tell((plain_name(name), {"path": "a"})))
+    asked: Any = {"model": lot.model, "messages": history, "tools": [tool], "tool_choice": tool}
+    with gateway.sdk() as sdk:
+        if is_stream:
+            with sdk.chat.completions.stream(**asked) as answer:
+                whole: Any = answer.get_final_completion()
+        else:
+            whole = sdk.chat.completions.create(**asked)
+    [call] = whole.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == (name, '{"path": "a"}')
+    assert violations(upstream.received(lot.key)[0].json()) == []
 
 
 def test_structured_output(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:

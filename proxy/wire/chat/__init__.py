@@ -4,6 +4,7 @@ Everything that is not read here passes through as the bytes it came in. Source 
 platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the openai SDK's types.
 """
 
+from .names import CallersNames
 from .reply import (
     Usage,
     read_answer,
@@ -24,6 +25,7 @@ from .request import (
 from .stream import ChunkStream, chunks_of, error_event
 
 __all__ = [
+    "CallersNames",
     "ChatRequest",
     "ChunkStream",
     "Usage",

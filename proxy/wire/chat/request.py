@@ -10,6 +10,8 @@ from msgspec import Raw, Struct
 
 from ...errors import InvalidRequest
 from ..lenient_json import decode_any, decode_members, decode_object, decoder, encode, is_shielded
+from .messages import read_messages
+from .names import made_names, rename
 from .spelling import respelled
 
 
@@ -27,15 +29,22 @@ _T = TypeVar("_T")
 
 
 class ChatRequest(Struct, frozen=True):
-    """A caller's request: its body, and what of it decides its way."""
+    """A caller's request: its body, and what of it decides its way.
+
+    `names`: by the caller's names of functions those that OpenAI takes, if there are others.
+    """
 
     body: bytes
     model: str
     stream: bool
+    names: dict[str, str] = {}
 
     def for_model(self, name: str) -> bytes:
-        """The body for an upstream that calls the model `name`: every other value as it came."""
-        return self.body if name == self.model else with_model(self.body, name)
+        """The body for an upstream that calls the model `name`: every other value as it came, but
+        for names of functions that it may not take.
+        """
+        body = self.body if name == self.model else with_model(self.body, name)
+        return rename(body, self.names) if self.names else body
 
     def check(self) -> None:
         """Raise InvalidRequest if no chat upstream can serve it."""
@@ -80,9 +89,10 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     messages = fields.get("messages")
     if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
-    if changed := respelled(fields):
+    read = read_messages(fields)
+    if changed := respelled(fields, read):
         body = encode({**fields, **changed})
-    return ChatRequest(body, model, stream)
+    return ChatRequest(body, model, stream, made_names(fields, read))
 
 
 def _request_fields(body: bytes) -> dict[str, Raw]:

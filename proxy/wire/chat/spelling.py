@@ -7,21 +7,20 @@ registered, empty stop sequences. Whatever is well spelled stays as the bytes it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import is_
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, UnsetType
 
 from ..lenient_json import decode_any, encode
 from ..media_types import MISSPELT, joined
+from .messages import Message
 
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _BROKEN = re.compile(r"[ \t\r\n]")
-_MAX_LOOKS = 64
-_BEFORE_PART = (b"{", b" ", b"\n", b"\r", b"\t")
 _HEAD_BYTES = 200  # of an object in which a type stands
 _NAMES = re.compile("|".join(map(re.escape, MISSPELT)).encode(), re.IGNORECASE)
 
@@ -32,18 +31,21 @@ _text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def respelled(fields: _Members) -> _Members:
-    """Of a request's top-level members those that go out in another spelling; mostly none."""
+def respelled(fields: _Members, messages: Iterable[Message]) -> _Members:
+    """Of a request's top-level members those that go out in another spelling; mostly none.
+
+    `messages`: those among them, as far as they are read.
+    """
     changed: _Members = {}
-    stop, messages = fields.get("stop"), fields.get("messages")
+    stop = fields.get("stop")
     # What is not as chat has it is the upstream's affair.
     if stop is not None and b'""' in bytes(stop):
         with suppress(msgspec.DecodeError, RecursionError):
             changed["stop"] = _stop(stop)
-    if messages is not None and _may_have_parts(bytes(messages)):
+    if any(map(_is_suspect, messages)):
         with suppress(msgspec.DecodeError, RecursionError):
-            found = _each(messages, _message) if _is_suspect(messages) else messages
-            if found is not messages:
+            found = _each(fields["messages"], _message)
+            if found is not fields["messages"]:
                 changed["messages"] = found
     return changed
 
@@ -57,42 +59,13 @@ def _stop(stop: Raw) -> Raw:
     return stop
 
 
-def _may_have_parts(messages: bytes) -> bool:
-    """Whether a content may be a list of parts; of long prose this tells much sooner than a parse.
-
-    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
-    """
-    at = 0  # there the messages begin
-    for _ in range(_MAX_LOOKS):
-        at = messages.find(b"[", at + 1)
-        if at < 0:
-            return False
-        if messages[at + 1 : at + 2] in _BEFORE_PART:
-            return True
-    return True
-
-
-class _Part(Struct, gc=False):
-    image_url: Raw | UnsetType = UNSET
-    file: Raw | UnsetType = UNSET
-    input_audio: Raw | UnsetType = UNSET
-
-
-class _Message(Struct, gc=False):
-    content: list[_Part] | str | None = None
-
-
-_read_messages = msgspec.json.Decoder(list[_Message]).decode
-
-
-def _is_suspect(messages: Raw) -> bool:
-    """Whether anything in the messages may have to be spelled anew; raises msgspec.DecodeError."""
-    for message in _read_messages(messages):
-        if isinstance(message.content, list):
-            for part in message.content:
-                for value in (part.image_url, part.file, part.input_audio):
-                    if not isinstance(value, UnsetType) and _is_odd(bytes(value)):
-                        return True
+def _is_suspect(message: Message) -> bool:
+    """Whether anything in the message may have to be spelled anew."""
+    if isinstance(message.content, list):
+        for part in message.content:
+            for value in (part.image_url, part.file, part.input_audio):
+                if not isinstance(value, UnsetType) and _is_odd(bytes(value)):
+                    return True
     return False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...errors import (
 )
 from ..lenient_json import decoder, encode
 from ..sse import DONE
+from .names import CallersNames
 from .reply import (
     Usage,
     no_choices,
@@ -66,19 +67,21 @@ class ChunkStream:
     `[DONE]` is whole. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a
     stream without any is no answer, and another client can still be asked.
 
-    `choices_asked` is looked up only where it matters; `on_bare_end` is called if `[DONE]` came
-    though no choice had a `finish_reason`.
+    `choices_asked` is looked up only where it matters; `names` are those of the request;
+    `on_bare_end` is called if `[DONE]` came though no choice had a `finish_reason`.
     """
 
     def __init__(
         self,
         choices_asked: Callable[[], int] = lambda: 1,
         *,
+        names: Mapping[str, str] | None = None,
         on_bare_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.ended = False
         self.usage: Usage | None = None
         self._choices_asked = choices_asked
+        self._names = CallersNames(names) if names else None
         self._on_bare_end = on_bare_end
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -118,6 +121,8 @@ class ChunkStream:
                     self._finished.add(choice.index)
                     if chunk.x_groq is not None:
                         self.usage = chunk.x_groq.usage or self.usage
+        if self._names is not None:
+            events = self._names.chunks(events)
         return self._hold(events) if self._room else events
 
     def _hold(self, events: list[bytes]) -> list[bytes]:

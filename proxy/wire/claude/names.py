@@ -17,11 +17,9 @@ import msgspec
 from msgspec import Raw
 
 from ..lenient_json import without_lone
-from ..made_names import made_name, may_be_made
+from ..made_names import made_name, may_be_made, plain_name
 
-_TOOL: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PROPERTY: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_NOT_IN_TOOL: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _NOT_IN_PROPERTY: Final = re.compile(r"[^a-zA-Z0-9_.-]")
 # Their values are no schemas.
 _DATA: Final = frozenset(("const", "default", "enum", "example", "examples"))
@@ -33,17 +31,14 @@ _encode: Final = msgspec.json.Encoder().encode
 _Json = dict[str, Any]
 
 
-def wire_name(name: str) -> str:
-    """The name that Claude knows the tool by."""
-    return name if _TOOL.fullmatch(name) else _made(name, _NOT_IN_TOOL)
+# The name that Claude knows a tool by.
+wire_name: Final = plain_name
 
 
 def _wire_property(name: str) -> str:
-    return name if _PROPERTY.fullmatch(name) else _made(name, _NOT_IN_PROPERTY)
-
-
-def _made(name: str, untaken: re.Pattern[str]) -> str:
-    return made_name(name, untaken.sub("_", name) or "_")
+    if _PROPERTY.fullmatch(name):
+        return name
+    return made_name(name, _NOT_IN_PROPERTY.sub("_", name) or "_")
 
 
 def changed_properties(schema: Any) -> dict[str, str]:

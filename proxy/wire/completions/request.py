@@ -25,7 +25,7 @@ MAX_REPEATED_BYTES = 16 * 1024 * 1024
 EMPTY_PROMPT = "Complete this:"
 
 
-class PromptRequest(ChatRequest, frozen=True):
+class PromptRequest(ChatRequest, frozen=True, kw_only=True):
     """One prompt as a chat request, and as it goes to an upstream's own /completions.
 
     `problem`: why no chat upstream can serve it.
@@ -68,7 +68,7 @@ def read_completion(body: bytes, *, is_native: bool) -> Completion:
     head = read_request(body, needs_messages=False)
     body = head.body
     if is_native:
-        whole = PromptRequest(b"", head.model, head.stream, body)
+        whole = PromptRequest(b"", head.model, head.stream, native=body)
         return Completion((whole,), ("",), 1, echo=False, wants_usage=False)
     fields = read_fields(body)
     own = _OwnFields(**{name: read_any(fields[name]) for name in _OWN if name in fields})
@@ -82,13 +82,13 @@ def read_completion(body: bytes, *, is_native: bool) -> Completion:
             _chat_body(fields, own, prompt),
             head.model,
             head.stream,
-            body if len(prompts) == 1 else _with(fields, prompt=prompt),
-            problem,
+            native=body if len(prompts) == 1 else _with(fields, prompt=prompt),
+            problem=problem,
         )
         for prompt in prompts
     )
     if not requests:  # for upstreams that understand it as it is
-        requests = (PromptRequest(b"", head.model, head.stream, body, problem),)
+        requests = (PromptRequest(b"", head.model, head.stream, native=body, problem=problem),)
     options = own.stream_options
     return Completion(
         requests,

@@ -1,0 +1,180 @@
+"""Names of functions that OpenAI does not take, and how they come back.
+
+OpenAI takes `[a-zA-Z0-9_-]{1,64}` and refuses a whole request for one bad name, be it in the
+history; so do Azure, DeepSeek and Groq (platform.openai.com/docs/api-reference/chat/create, read
+2026-11; openai/openai-dotnet#441, langgenius/dify#22867, xorbitsai/xagent#1340). llama.cpp, vLLM
+and others take any: there nobody but the model sees the other name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from ..lenient_json import decode_object, encode, is_shielded
+from ..made_names import are_plain, plain_name
+from .messages import Message, Named, Tool
+from .reply import read_object
+
+_tools = msgspec.json.Decoder(list[Tool]).decode
+_functions = msgspec.json.Decoder(list[Named]).decode
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_items = msgspec.json.Decoder(list[Raw]).decode
+_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+# Where names stand in a request, and in an answer.
+_NAMED = {"name": True}
+_TOOL = {"function": _NAMED, "custom": _NAMED}
+_SAID = {"tool_calls": [_TOOL], "function_call": _NAMED}
+_REQUEST = {
+    "tools": [_TOOL],
+    "tool_choice": {**_TOOL, "allowed_tools": {"tools": [_TOOL]}},
+    "functions": [_NAMED],
+    "function_call": _NAMED,
+    "messages": [{**_SAID, "name": True}],
+}
+_ANSWER = {"choices": [{"message": _SAID}]}
+
+
+def made_names(fields: Mapping[str, Raw], messages: Iterable[Message]) -> dict[str, str]:
+    """By the caller's names of functions those that go out; none if all go out as they are.
+
+    `fields`: the top-level members of a request, `messages` those among them.
+    """
+    found: set[str | None] = set()
+    with suppress(msgspec.DecodeError, RecursionError):  # what is odd is the upstream's affair
+        if (tools := fields.get("tools")) is not None:
+            found.update(map(_called, _tools(tools)))
+        if (functions := fields.get("functions")) is not None:
+            found.update(function.name for function in _functions(functions))
+    for message in messages:
+        if message.tool_calls:
+            found.update(map(_called, message.tool_calls))
+        elif message.role == "tool" or message.role == "function":
+            found.add(message.name)
+        if message.function_call is not None:
+            found.add(message.function_call.name)
+    names = [name for name in found if name is not None]
+    if not names or are_plain(names):
+        return {}
+    made = {name: plain_name(name) for name in names if not is_shielded(name)}
+    return made if any(name != other for name, other in made.items()) else {}
+
+
+def _called(tool: Tool) -> str | None:
+    named = tool.function or tool.custom
+    return None if named is None else named.name
+
+
+def rename(body: bytes, names: Mapping[str, str]) -> bytes:
+    """A request with these names for the caller's, and every other value as it came."""
+    return _rename(body, _REQUEST, names)
+
+
+def _rename(body: bytes, places: dict[str, Any], names: Mapping[str, str]) -> bytes:
+    fields = decode_object(body)
+    for name in places.keys() & fields.keys():
+        fields[name] = _renamed(fields[name], places[name], names)
+    return encode(fields)
+
+
+def _renamed(value: Raw, place: Any, names: Mapping[str, str]) -> Raw:
+    first = bytes(value)[:1]
+    if first == b"{" and isinstance(place, dict):
+        members = _members(value)
+        for name in place.keys() & members.keys():
+            members[name] = _renamed(members[name], place[name], names)
+        return Raw(_encode(members))
+    if first == b"[" and isinstance(place, list):
+        return Raw(_encode([_renamed(item, place[0], names) for item in _items(value)]))
+    if first == b'"' and place is True and (name := _text(value)) in names:
+        return Raw(_encode(names[name]))
+    return value
+
+
+class CallersNames:
+    """The caller's names in the answer to a request for which others were made.
+
+    A streamed name may come in pieces, again in each delta, or late (continuedev/continue#5849,
+    NousResearch/hermes-agent#11984, vercel/ai#14722): what may be the beginning of a made one waits
+    for what follows.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._callers = {made: name for name, made in names.items()}
+        self._held: dict[tuple[int, int], str] = {}  # by choice and call: the name up to now
+
+    def answer(self, body: bytes) -> bytes:
+        """A unary answer."""
+        is_there = any(
+            made != name and made.encode() in body for made, name in self._callers.items()
+        )
+        return _rename(body, _ANSWER, self._callers) if is_there else body
+
+    def chunks(self, events: list[bytes]) -> list[bytes]:
+        """Some chunks of a stream."""
+        return [
+            self._chunk(event) if self._held or b'"name"' in event else event for event in events
+        ]
+
+    def _chunk(self, event: bytes) -> bytes:
+        chunk = read_object(event)
+        is_changed = False
+        for choice in _objects(chunk.get("choices")):
+            index, delta = choice.get("index"), choice.get("delta")
+            number = index if isinstance(index, int) else 0
+            said = delta if isinstance(delta, dict) else {}
+            for call, function in _calls(said):
+                is_changed |= self._restore((number, call), function)
+            if choice.get("finish_reason"):
+                is_changed |= self._let_go(number, said)
+            if said:
+                choice["delta"] = said
+        return encode(chunk) if is_changed else event
+
+    def _restore(self, key: tuple[int, int], function: dict[str, Any]) -> bool:
+        """Put the name that is meant into a call's delta; whether it is another now."""
+        piece = function.get("name")
+        piece = piece if isinstance(piece, str) else ""
+        name = self._held.pop(key, "") + piece
+        meant = self._callers.get(name, name)
+        is_last = not piece or function.get("arguments") or function.get("input")
+        is_begun = any(made.startswith(name) for made in self._callers)
+        if is_begun and not is_last and name not in self._callers:
+            self._held[key], meant = name, ""
+        if meant == piece:
+            return False
+        function["name"] = meant
+        return True
+
+    def _let_go(self, number: int, said: dict[str, Any]) -> bool:
+        """Put what was held back for a choice into its last delta; whether there was any."""
+        keys = [key for key in self._held if key[0] == number]
+        for key in keys:
+            function = {"name": self._held.pop(key)}
+            if key[1] < 0:
+                said["function_call"] = function
+            else:
+                call = {"index": key[1], "function": function}
+                said["tool_calls"] = [*_objects(said.get("tool_calls")), call]
+        return bool(keys)
+
+
+def _calls(said: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """By number the functions, or custom tools, that a message or delta calls."""
+    for place, call in enumerate(_objects(said.get("tool_calls"))):
+        index = call.get("index")
+        for function in (call.get("function"), call.get("custom")):
+            if isinstance(function, dict):
+                yield (index if isinstance(index, int) else place), function
+    if isinstance(said.get("function_call"), dict):
+        yield -1, said["function_call"]
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
