@@ -47,6 +47,9 @@ ARGUMENTS = (
     "not JSON",
 )
 
+_INPUTS = ("ls -l", "", '{"a": 1}', "ü\n")
+_STEPS = ("user", "round")
+
 _TEXTS = st.sampled_from(["Hi", "Continue.", "Zürich 🌍", " \n", "a" * 300])
 _SAID = st.sampled_from(["Hello.", "I will look.", "", " "])
 
@@ -169,6 +172,9 @@ def _round(draw: st.DrawFn, names: Sequence[str], number: int) -> list[Json]:
             "arguments": draw(st.sampled_from(ARGUMENTS)),
         }
         call: Json = {"id": call_id, "type": "function", "function": function}
+        if draw(st.integers(0, 7)) == 0:
+            call = {"id": call_id, "type": "custom"}
+            call["custom"] = {"name": function["name"], "input": draw(st.sampled_from(_INPUTS))}
         if draw(st.integers(0, 5)) == 0:
             call["extra_content"] = {"google": {"thought_signature": SIGNATURE}}
         calls.append(call)
@@ -193,6 +199,19 @@ def _round(draw: st.DrawFn, names: Sequence[str], number: int) -> list[Json]:
     return [*made, *results]
 
 
+def _legacy_round(draw: st.DrawFn, names: Sequence[str]) -> list[Json]:
+    """A call of before there were tools, and mostly its result."""
+    name = draw(st.sampled_from(names))
+    call = {"name": name, "arguments": draw(st.sampled_from(ARGUMENTS))}
+    said = {"role": "assistant", "content": draw(_SAID), "function_call": call}
+    result = {
+        "role": "function",
+        "name": name,
+        "content": draw(st.sampled_from(["sunny", "", None])),
+    }
+    return [said, result] if draw(st.integers(0, 3)) else [said]
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> Json:
     """A chat request: `messages`, mostly `tools`, sometimes how to use them."""
@@ -200,7 +219,7 @@ def conversations(draw: st.DrawFn) -> Json:
     messages = [_system(draw) for _ in range(draw(st.integers(0, 2)))]
     number = 1
     for _ in range(draw(st.integers(1, 6))):
-        step = draw(st.sampled_from(["user", "user", "assistant", "round", "round", "system"]))
+        step = draw(st.sampled_from([*_STEPS, *_STEPS, "assistant", "legacy", "system"]))
         if step == "user":
             messages.append(draw(_user()))
         elif step == "assistant":
@@ -208,12 +227,14 @@ def conversations(draw: st.DrawFn) -> Json:
         elif step == "round":
             messages += _round(draw, names, number)
             number += 3
+        elif step == "legacy":
+            messages += _legacy_round(draw, names)
         else:
             messages.append(_system(draw))
     # Agents cut what is too long, anywhere.
     messages = messages[draw(st.sampled_from([0, 0, 0, 1, 2, 3])) :]
     messages = messages[: len(messages) - draw(st.sampled_from([0, 0, 0, 1, 2]))]
-    if not any(message["role"] in ("user", "tool") for message in messages):
+    if not any(message["role"] in ("user", "tool", "function") for message in messages):
         messages.append(draw(_user()))
     request: Json = {"model": "m", "messages": messages}
     if draw(st.integers(0, 4)):

@@ -15,5 +15,5 @@ def test_conversations_are_chat_requests(request: Json) -> None:
     """JSON, with messages, of which one at least can be answered."""
     assert json.loads(json.dumps(request)) == request
     roles = [message["role"] for message in request["messages"]]
-    assert set(roles) <= {"system", "developer", "user", "assistant", "tool"}
-    assert {"user", "tool"} & set(roles)
+    assert set(roles) <= {"system", "developer", "user", "assistant", "tool", "function"}
+    assert {"user", "tool", "function"} & set(roles)

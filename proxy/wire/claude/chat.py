@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..tool_calls import LegacyCall, ToolCall
 from .thinking import ThinkingBlock
 
 
@@ -64,17 +65,6 @@ Content = str | list[Part] | None
 AssistantContent = str | list[Any] | None
 
 
-class _FunctionCall(msgspec.Struct):
-    name: str
-    arguments: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class ToolCall(msgspec.Struct):
-    id: str | None = None
-    type: str | None = "function"
-    function: _FunctionCall | None = None
-
-
 class _Message(msgspec.Struct, tag_field="role", kw_only=True):
     """`cache_control`: Claude's own, for all of the message."""
 
@@ -99,7 +89,7 @@ class AssistantMessage(_Message, tag="assistant"):
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     thinking_blocks: list[ThinkingBlock] | None = None
-    function_call: dict[str, Any] | None = None
+    function_call: LegacyCall | None = None
     audio: dict[str, Any] | None = None
 
 
@@ -108,7 +98,13 @@ class ToolMessage(_Message, tag="tool"):
 
 
 class FunctionMessage(_Message, tag="function"):
-    pass
+    """The result of a `function_call`, which has no id."""
+
+    name: str | None = None
+
+    @property
+    def tool_call_id(self) -> str | None:
+        return self.name
 
 
 Message = (

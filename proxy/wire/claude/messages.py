@@ -19,6 +19,7 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from ..call_ids import THINKING
 from ..call_results import CallResults
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
+from ..tool_calls import ToolCall, calls_of
 from . import chat
 from .names import rename_keys, wire_name
 from .parts import Block, assistant_text, content_blocks, text_block
@@ -114,13 +115,8 @@ class _Builder:
             self._say_as_user(_marked(blocks, message))
         elif isinstance(message, chat.AssistantMessage):
             self._assistant(message, path)
-        elif isinstance(message, chat.ToolMessage):
-            self._result(message, path)
         else:
-            raise UnsupportedParameter(
-                f"{path}.role: 'function' is out of use: send 'tool' with a tool_call_id.",
-                param=f"{path}.role",
-            )
+            self._result(message, path)
 
     def build(self, *, prefill: bool) -> Conversation:
         if not self._turns and self._system:
@@ -182,16 +178,15 @@ class _Builder:
             self._turns.append(_Turn("user", blocks))
 
     def _assistant(self, message: chat.AssistantMessage, path: str) -> None:
-        if message.function_call or message.audio:
-            field = "function_call" if message.function_call else "audio"
+        if message.audio:
             raise UnsupportedParameter(
-                f"{path}.{field}: Claude has no such thing.", param=f"{path}.{field}"
+                f"{path}.audio: Claude has no such thing.", param=f"{path}.audio"
             )
         text = assistant_text(message.content) or message.refusal or ""
         blocks: list[Block] = []
         calls: list[tuple[str, _Call]] = []
         carried: list[ThinkingBlock] = []
-        for index, call in enumerate(message.tool_calls or ()):
+        for index, call in enumerate(calls_of(message.tool_calls, message.function_call)):
             block, thoughts = self._call(call, f"{path}.tool_calls[{index}]")
             blocks.append(block)
             calls.append((call.id or "", _Call(block["id"])))
@@ -218,14 +213,15 @@ class _Builder:
             last.calls.append(record)
             self._results.expect(record, last, call_id, _bare(call_id))
 
-    def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
-        if call.function is None:
+    def _call(self, call: ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
+        function = call.as_function()
+        if function is None:
             raise UnsupportedParameter(
-                f"{path}.type: Claude knows calls of functions only.", param=f"{path}.type"
+                f"{path}.type: expected a call of a function or custom tool.", param=f"{path}.type"
             )
         bare, carried = unpack(call.id or "")
-        name = call.function.name
-        arguments = _arguments(call.function.arguments)
+        name = function.name
+        arguments = function.as_object()
         if name in self._properties:
             arguments = rename_keys(arguments, self._properties[name])
         block: Block = {
@@ -247,7 +243,7 @@ class _Builder:
         self._used_ids.add(wire_id)
         return wire_id
 
-    def _result(self, message: chat.ToolMessage, path: str) -> None:
+    def _result(self, message: chat.ToolMessage | chat.FunctionMessage, path: str) -> None:
         call_id = message.tool_call_id or ""
         blocks = content_blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
@@ -266,24 +262,6 @@ class _Builder:
 def _bare(call_id: str) -> str:
     """The id without what it carries."""
     return call_id.partition(THINKING)[0]
-
-
-def _arguments(raw: msgspec.Raw) -> bytes:
-    """The arguments as they came if they are a JSON object, else an object that tells them.
-
-    What a model began and did not end, or another vendor's model left empty, stays in the history
-    for ever: it must not refuse every later request.
-    """
-    text = bytes(raw).decode()
-    if text.startswith('"'):
-        text = msgspec.json.decode(raw, type=str)
-    try:
-        found = msgspec.json.decode(text) if text.strip() else None
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        found = text
-    if found is None:
-        return b"{}"
-    return text.encode() if isinstance(found, dict) else msgspec.json.encode({"arguments": text})
 
 
 def _loop_thinks(turns: list[Block]) -> bool:

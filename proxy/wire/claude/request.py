@@ -195,7 +195,9 @@ def _tools(
     for index, tool in enumerate(request.tools or ()):
         if tool.function is None:
             raise UnsupportedParameter(
-                f"tools[{index}]: Claude takes functions only.", param=f"tools[{index}]"
+                f"tools[{index}]: Claude takes functions only; a custom tool can be declared as a "
+                "function with one string parameter.",
+                param=f"tools[{index}]",
             )
         if allowed is None or tool.function.name in allowed:
             path = f"tools[{index}].function.parameters"

@@ -13,6 +13,7 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..lenient_json import without_lone
+from ..tool_calls import LegacyCall, ToolCall
 
 _PATH: Final = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
 
@@ -41,28 +42,6 @@ class Part(msgspec.Struct):
     file: File | None = None
 
 
-class FunctionCall(msgspec.Struct):
-    """`arguments`: a string that holds JSON; some programs send the object itself."""
-
-    name: str
-    arguments: msgspec.Raw = msgspec.Raw(b'""')
-
-
-class CustomCall(msgspec.Struct):
-    """A call of OpenAI's tools that take free text."""
-
-    name: str
-    input: msgspec.Raw = msgspec.Raw(b'""')
-
-
-class ToolCall(msgspec.Struct):
-    id: str | None = None
-    type: str | None = "function"
-    function: FunctionCall | None = None
-    custom: CustomCall | None = None
-    extra_content: Any = None
-
-
 class Message(msgspec.Struct):
     role: str
     content: str | list[Part] | None = None
@@ -70,6 +49,7 @@ class Message(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: LegacyCall | None = None
     extra_content: Any = None
 
 

@@ -174,7 +174,9 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
     at = f"tools[{place}]"
     if tool.type != "function" or tool.function is None:
         raise UnsupportedParameter(
-            f"{at}: only functions are possible with Gemini, got type {tool.type!r}", param=at
+            f"{at}: only functions are possible with Gemini, got type {tool.type!r}; a custom tool "
+            "can be declared as a function with one string parameter",
+            param=at,
         )
     declaration: dict[str, Any] = {"name": wire_name(tool.function.name)}
     if tool.function.description:

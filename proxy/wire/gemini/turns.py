@@ -16,17 +16,14 @@ import msgspec
 
 from ...errors import InvalidRequest
 from ..call_results import CallResults
-from ..lenient_json import without_lone
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
+from ..tool_calls import ToolCall, calls_of
 from . import calls, chat, media
 from .family import Family
 from .names import wire_name
 
 Content = dict[str, Any]
 _Kind = Literal["user", "model"]
-
-_decode: Final = msgspec.json.Decoder().decode
-_decode_text: Final = msgspec.json.Decoder(str).decode
 
 _CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
 
@@ -106,10 +103,12 @@ class _Builder:
         elif message.role == "assistant":
             self._assistant(at, message)
         elif message.role == "tool":
-            self._result(at, message)
+            self._result(at, message, message.tool_call_id or "")
+        elif message.role == "function":  # of before there were ids
+            self._result(at, message, message.name or "")
         else:
             raise InvalidRequest(
-                f"{at}.role: expected system, developer, user, assistant or tool, "
+                f"{at}.role: expected system, developer, user, assistant, tool or function, "
                 f"got {message.role!r}",
                 param=f"{at}.role",
             )
@@ -132,7 +131,8 @@ class _Builder:
             parts[-1]["thoughtSignature"] = signature
         if self._family.combines_tools:
             parts = calls.server_parts_in(message.extra_content) + parts
-        if not parts and not message.tool_calls:
+        made = calls_of(message.tool_calls, message.function_call)
+        if not parts and not made:
             return
         last = self._turns[-1] if self._turns else None
         # Programs give each of several parallel calls a message of its own.
@@ -140,17 +140,14 @@ class _Builder:
             last = _Turn("model", [])
             self._turns.append(last)
         last.parts += parts
-        for place, call in enumerate(message.tool_calls or ()):
+        for place, call in enumerate(made):
             self._call(f"{at}.tool_calls[{place}]", call, last)
 
-    def _call(self, at: str, call: chat.ToolCall, turn: _Turn) -> None:
-        function_call = call.function
-        if call.custom is not None:  # of another vendor's model: free text
-            text = msgspec.Raw(b'{"input":' + bytes(call.custom.input) + b"}")
-            function_call = chat.FunctionCall(call.custom.name, text)
+    def _call(self, at: str, call: ToolCall, turn: _Turn) -> None:
+        function_call = call.as_function()
         if function_call is None:
             raise InvalidRequest(
-                f"{at}: only function calls are possible with Gemini, got type {call.type!r}",
+                f"{at}: expected a call of a function or custom tool, got type {call.type!r}",
                 param=at,
             )
         call_id = call.id or ""
@@ -159,7 +156,7 @@ class _Builder:
         turn.calls.append(made)
         self._results.expect(made, turn, call_id)
         self._ids[bare] = call_id
-        function: Content = {"name": made.name, "args": _arguments(function_call)}
+        function: Content = {"name": made.name, "args": msgspec.Raw(function_call.as_object())}
         if self._family.matches_call_ids:
             function["id"] = made.wire_id
         part: media.GeminiPart = {"functionCall": function}
@@ -178,8 +175,7 @@ class _Builder:
         self._wire_ids.add(wire_id)
         return wire_id
 
-    def _result(self, at: str, message: chat.Message) -> None:
-        call_id = message.tool_call_id or ""
+    def _result(self, at: str, message: chat.Message, call_id: str) -> None:
         found = media.result(message.content, param=f"{at}.content", family=self._family)
         as_called = self._ids.get(calls.parse_id(call_id).bare, call_id)
         pair = self._results.take(call_id, as_called)
@@ -225,23 +221,3 @@ def _behind(call: _Call) -> list[media.GeminiPart]:
     if call.result is None or not call.result.behind:
         return []
     return [{"text": f"From the result of {call.name}:"}, *call.result.behind]
-
-
-def _arguments(function: chat.FunctionCall) -> msgspec.Raw:
-    """The arguments as they came if they are a JSON object, else an object that tells them.
-
-    What a model began and did not end, or another vendor's model left empty, stays in the history
-    for ever: it must not refuse every later request.
-    """
-    raw = bytes(function.arguments)
-    if raw[:1] == b'"':
-        raw = without_lone(_decode_text(raw).encode())
-    try:
-        found = _decode(raw) if raw.strip() else None
-    except (ValueError, RecursionError):
-        found = raw
-    if found is None:
-        return msgspec.Raw(b"{}")
-    if isinstance(found, dict):
-        return msgspec.Raw(raw)
-    return msgspec.Raw(msgspec.json.encode({"arguments": raw.decode()}))

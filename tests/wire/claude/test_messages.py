@@ -13,6 +13,7 @@ from proxy.errors import InvalidRequest
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
+from proxy.wire.made_names import plain_name
 from tests.support import claude_upstream as claude
 from tests.wire.claude.rules import violations
 from tests.wire.claude.test_request import USER, Json, say, translate
@@ -380,7 +381,7 @@ def test_arguments_keep_their_bytes() -> None:
         ("[" * 5000, {"arguments": "[" * 5000}),
         ({"a": [1]}, {"a": [1]}),
         ([1], {"arguments": "[1]"}),
-        ('{"a":"\\ud83d"}', {"arguments": '{"a":"\\ud83d"}'}),
+        ('{"a":"\\ud83d"}', {"a": "\ufffd"}),
     ],
 )
 def test_arguments_of_an_earlier_call_never_refuse_the_request(arguments: Any, taken: Json) -> None:
@@ -396,6 +397,49 @@ def test_call_without_arguments_is_taken() -> None:
     call = _calls("a")
     del call["tool_calls"][0]["function"]["arguments"]
     assert translate(say(USER, call))["messages"][1]["content"][0]["input"] == {}
+
+
+def _legacy(name: str, arguments: str = "{}") -> Json:
+    """A call of before there were tools."""
+    call = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "content": None, "function_call": call}
+
+
+def test_calls_of_before_there_were_tools_are_taken() -> None:
+    """Results go to the last call of their name; one that is missing is told."""
+    said = [
+        _legacy("f", '{"n": 1}'),
+        {"role": "function", "name": "f", "content": "one"},
+        _legacy("f", '{"n": '),
+        {"role": "function", "name": "f", "content": "two"},
+        _legacy("files.read"),
+        {"role": "assistant", "content": "So.", "function_call": {}},
+        {"role": "function", "name": "g", "content": "lost"},
+    ]
+    wire = translate(say(USER, *said))
+    assert violations(wire) == []
+    calls = [b for t in wire["messages"] for b in t["content"] if b["type"] == "tool_use"]
+    assert [call["input"] for call in calls] == [{"n": 1}, {"arguments": '{"n": '}, {}]
+    assert [call["name"] for call in calls] == ["f", "f", plain_name("files.read")]
+    results = _results(wire)
+    assert [call_id for call_id, _ in results] == [call["id"] for call in calls]
+    assert [text for _, text in results[:2]] == ["one", "two"]
+    assert wire["messages"][-1]["content"][0]["text"] == "<result>\nlost\n</result>"
+
+
+def test_call_in_both_forms_is_one() -> None:
+    """Some programs keep the old form beside the new one."""
+    both = {**_calls("a"), "function_call": {"name": "f", "arguments": "{}"}}
+    wire = translate(say(USER, both, _result("a", "x")))
+    assert _results(wire) == [("a", "x")]
+
+
+def test_earlier_call_of_a_custom_tool_is_one_of_a_function() -> None:
+    """Its text is the one parameter: OpenAI's own agents leave such calls in histories."""
+    call = {"id": "a", "type": "custom", "custom": {"name": "sh", "input": 'ls "ü"\n'}}
+    wire = translate(say(USER, {"role": "assistant", "tool_calls": [call]}, _result("a")))
+    block = wire["messages"][1]["content"][0]
+    assert (block["name"], block["input"]) == ("sh", {"input": 'ls "ü"\n'})
 
 
 @pytest.mark.parametrize("ids", [["", ""], ["x", "x"], [None, None], ["a.b", "a.b"]])

@@ -726,10 +726,6 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
         ({"messages": [{"role": "assistant", "content": " "}]}, "messages"),
         ({"messages": "x"}, "messages"),
         ({}, None),
-        (
-            {"messages": [USER, {"role": "function", "name": "f", "content": ""}]},
-            "messages[1].role",
-        ),
         ({"messages": [USER, {"role": "critic"}]}, "messages[1].role"),
         ({"messages": [USER], "max_tokens": 0}, "max_tokens"),
         (
@@ -740,10 +736,6 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
         (
             {"messages": [USER, {"role": "assistant", "audio": {"id": "audio_1"}}]},
             "messages[1].audio",
-        ),
-        (
-            {"messages": [USER, {"role": "assistant", "function_call": {"name": "f"}}]},
-            "messages[1].function_call",
         ),
         (
             {

@@ -160,7 +160,8 @@ def test_unknown_parameter_is_refused_by_name() -> None:
     """Whether dropping it is harmless can't be known."""
     error = refused(repetition_penalty=1.1)
     assert (type(error), error.param) == (UnsupportedParameter, "repetition_penalty")
-    for nothing in (None, False, [], {}):
+    nothings: tuple[object, ...] = (None, False, [], {})
+    for nothing in nothings:
         with suppress(InvalidRequest):
             assert translate(repetition_penalty=nothing) == translate()
     assert translate(repetition_penalty=None) == translate()

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from proxy.wire.gemini import calls
+from proxy.wire.gemini.names import wire_name
 from tests.support import gemini_upstream as upstream
 from tests.wire.gemini.requests import (
     FLASH,
@@ -477,6 +478,39 @@ def test_call_of_another_vendors_free_text_tool() -> None:
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/jpg;base64,{upstream.PNG}"}}
 PAGE = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
 PDF = {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{upstream.PNG}"}}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_calls_of_before_there_were_tools_are_taken(model: str) -> None:
+    """Results go to the last call of their name; one that is missing is told."""
+
+    def legacy(name: str, arguments: str) -> Json:
+        return {"role": "assistant", "function_call": {"name": name, "arguments": arguments}}
+
+    said: list[Json] = [
+        legacy("f", '{"n": 1}'),
+        {"role": "function", "name": "f", "content": "one"},
+        legacy("f", ""),
+        {"role": "function", "name": "f", "content": "two"},
+        legacy("1g", "{}"),
+        {"role": "assistant", "content": "So.", "function_call": {"name": "", "arguments": ""}},
+        {"role": "function", "name": "h", "content": "lost"},
+    ]
+    made = translate(model, messages=[*HELLO, *said])
+    assert violations(made, model=model) == []
+    parts = [part for turn in made["contents"] for part in turn["parts"]]
+    asked = [part["functionCall"] for part in parts if "functionCall" in part]
+    assert [(call["name"], call["args"]) for call in asked] == [
+        ("f", {"n": 1}),
+        ("f", {}),
+        (wire_name("1g"), {}),
+    ]
+    given = [part["functionResponse"] for part in parts if "functionResponse" in part]
+    assert [each["response"].get("output") for each in given] == ["one", "two", None]
+    assert [each.get("id") for each in given] == [call.get("id") for call in asked]
+    assert parts[-1] == {"text": "<result>\nlost\n</result>"}
+
+
 SOUND = {"type": "input_audio", "input_audio": {"data": upstream.PNG, "format": "wav"}}
 
 
