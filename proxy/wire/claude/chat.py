@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..effort import Effort, Reasoning, Thinking
 from ..tool_calls import LegacyCall, ToolCall
 from .thinking import ThinkingBlock
 
@@ -157,26 +158,6 @@ class _JsonSchema(msgspec.Struct):
 class ResponseFormat(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _JsonSchema | None = None
-
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
-class Thinking(msgspec.Struct):
-    """Claude's own parameter, as Anthropic's OpenAI-compatible endpoint takes it
-    (platform.claude.com/docs/en/api/openai-sdk, "Extended thinking support", 2026-11).
-    """
-
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
-
-
-class Reasoning(msgspec.Struct):
-    """OpenRouter's (openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11)."""
-
-    effort: Effort | None = None
-    max_tokens: int | None = None
-    enabled: bool | None = None
 
 
 class ChatRequest(msgspec.Struct, kw_only=True):

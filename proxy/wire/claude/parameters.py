@@ -39,7 +39,8 @@ PARAMETERS: dict[str, str] = {
     "prompt_cache_options": "dropped; a part's prompt_cache_breakpoint becomes its cache_control",
     "prompt_cache_retention": "dropped",
     "provider": "dropped",
-    "reasoning": "as reasoning_effort, if that is not there; max_tokens: thinking.budget_tokens",
+    "reasoning": "as reasoning_effort, if neither that nor thinking is there; max_tokens: "
+    "thinking.budget_tokens",
     "reasoning_effort": "thinking and output_config.effort, or thinking.budget_tokens up to 4.5; "
     "none: thinking off, the lowest effort where it can't be",
     "reasoning_format": "dropped",
@@ -55,7 +56,8 @@ PARAMETERS: dict[str, str] = {
     "stream": "stream",
     "stream_options": "done by this proxy",
     "temperature": "temperature, at most 1; dropped while thinking and from 4.7 on, which has none",
-    "thinking": "thinking: a budget up to 4.5, adaptive from 4.6 on",
+    "thinking": "thinking: a budget up to 4.5, adaptive from 4.6 on; decides before "
+    "reasoning_effort, which says how hard",
     "tool_choice": "tool_choice (required: any); 400 if the family can't be made to call a tool",
     "tools": "tools, functions only; strict where the family has structured outputs",
     "top_k": "top_k; dropped while thinking and from 4.7 on, which has none",

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..effort import wanted
 from ..lenient_json import without_lone
 from . import chat, parameters
 from .families import Family, family_of
@@ -93,25 +94,10 @@ def _read(body: bytes) -> chat.ChatRequest:
 
 def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]:
     """How hard the model is to think, and for how many tokens at most, where the caller says so."""
-    effort: str | None = request.reasoning_effort
-    budget = None
-    if request.thinking is not None:
-        budget = request.thinking.budget_tokens
-        if request.thinking.type == "disabled":
-            effort = "none"
-        elif effort in (None, "none"):
-            effort = "medium" if budget is None else _effort_of(budget)
-    elif effort is None and request.reasoning is not None:
-        asked = request.reasoning
-        budget = asked.max_tokens
-        effort = asked.effort
-        if effort is None and budget is not None:
-            effort = _effort_of(budget)
-        if asked.enabled is False:
-            effort = "none"
-        elif asked.enabled and effort is None:
-            effort = "medium"
-    return effort, None if effort == "none" else budget
+    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
+    if asked.effort is None and asked.is_on:
+        return "medium" if asked.budget is None else _effort_of(asked.budget), asked.budget
+    return asked.effort, asked.budget
 
 
 def _effort_of(budget: int) -> str:

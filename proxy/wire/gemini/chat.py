@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..effort import Effort, Reasoning, Thinking
 from ..lenient_json import without_lone
 from ..tool_calls import LegacyCall, ToolCall
 
@@ -94,22 +95,6 @@ class ToolChoice(msgspec.Struct):
     allowed_tools: AllowedTools | None = None
 
 
-class Reasoning(msgspec.Struct):
-    """OpenRouter's (openrouter.ai/docs/use-cases/reasoning-tokens)."""
-
-    effort: str | None = None
-    enabled: bool | None = None
-    exclude: bool | None = None
-    max_tokens: int | None = None
-
-
-class Thinking(msgspec.Struct):
-    """Anthropic's, which programs send to any model of a mixed pool."""
-
-    type: str
-    budget_tokens: int | None = None
-
-
 class Google(msgspec.Struct):
     thinking_config: dict[str, Any] | None = None
     cached_content: str | None = None
@@ -131,7 +116,7 @@ class Request(msgspec.Struct):
     parallel_tool_calls: bool | None = None
     presence_penalty: float | None = None
     reasoning: Reasoning | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Effort | None = None
     response_format: ResponseFormat | None = None
     seed: int | None = None
     service_tier: str | None = None

@@ -42,8 +42,6 @@ _LEVELS: Final = {
     "max": "HIGH",
 }
 
-EFFORTS: Final = tuple(_LEVELS)
-
 
 class Family(NamedTuple):
     """A model's generation, e.g. (2, 5), and its kind: pro, flash, flash-lite or "" if unknown."""
@@ -103,7 +101,7 @@ class Family(NamedTuple):
         return max(budgets["none"], min(tokens, budgets["max"]))
 
     def thinking_config(self, effort: str) -> dict[str, object]:
-        """`thinkingConfig` for an OpenAI `reasoning_effort`, one of EFFORTS.
+        """`thinkingConfig` for an OpenAI `reasoning_effort`.
 
         From Gemini 3 on thinking can't be switched off: `none` is the least that the model takes,
         without the thoughts in the answer.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...errors import InvalidRequest
+from ..effort import wanted
 from . import chat, schema
-from .family import EFFORTS, Family
+from .family import Family
 
 _MODALITIES: Final = {"text": "TEXT", "image": "IMAGE"}
 _MAX_SEED: Final = 2**31 - 1
@@ -79,53 +80,30 @@ class _Config:
 
     def _thinking(self) -> dict[str, Any] | None:
         google = self._asked.extra_body.google if self._asked.extra_body else None
-        effort, name, budget = self._effort()
+        reasoning = self._asked.reasoning
+        asked = wanted(self._asked.reasoning_effort, reasoning, self._asked.thinking)
+        effort: str | None = asked.effort
+        if effort is None and asked.budget is not None:
+            effort = self._family.effort_of(asked.budget)
         if google is not None and google.thinking_config is not None:
             if effort is not None:
                 raise InvalidRequest(
-                    f"{name} and extra_body.google.thinking_config exclude each other", param=name
+                    f"{asked.name} and extra_body.google.thinking_config exclude each other",
+                    param=asked.name,
                 )
             return {_camel(name): value for name, value in google.thinking_config.items()}
         if effort is None:
-            wanted, thinking = self._asked.reasoning, self._asked.thinking
-            shown = thinking is not None or (wanted is not None and wanted.enabled)
-            return {"includeThoughts": True} if shown and self._family.thinks else None
-        if effort not in EFFORTS:
-            raise InvalidRequest(
-                f"{name} must be one of {', '.join(EFFORTS)}, got {effort!r}", param=name
-            )
+            return {"includeThoughts": True} if asked.is_on and self._family.thinks else None
         if not self._family.thinks:
             if effort == "none":
                 return None
-            raise chat.unsupported(name, "this model does not think")
+            raise chat.unsupported(asked.name, "this model does not think")
         config = self._family.thinking_config(effort)
-        if budget is not None and "thinkingBudget" in config:
-            config["thinkingBudget"] = self._family.budget(budget)
-        if self._asked.reasoning is not None and self._asked.reasoning.exclude:
+        if asked.budget is not None and "thinkingBudget" in config:
+            config["thinkingBudget"] = self._family.budget(asked.budget)
+        if reasoning is not None and reasoning.exclude:
             config["includeThoughts"] = False
         return config
-
-    def _effort(self) -> tuple[str | None, str, int | None]:
-        """OpenAI's word for it, the parameter that said so, and the budget that it named."""
-        asked = self._asked
-        wanted, thinking = asked.reasoning, asked.thinking
-        if asked.reasoning_effort is not None:
-            return asked.reasoning_effort, "reasoning_effort", None
-        if wanted is not None:
-            if wanted.enabled is False:
-                return "none", "reasoning.enabled", None
-            if wanted.effort is not None:
-                return wanted.effort, "reasoning.effort", None
-            if wanted.max_tokens is not None:
-                effort = self._family.effort_of(wanted.max_tokens)
-                return effort, "reasoning.max_tokens", wanted.max_tokens
-        if thinking is not None:
-            if thinking.type == "disabled":
-                return "none", "thinking", None
-            if thinking.budget_tokens is not None:
-                effort = self._family.effort_of(thinking.budget_tokens)
-                return effort, "thinking.budget_tokens", thinking.budget_tokens
-        return None, "", None
 
     def _modalities(self) -> list[str] | None:
         asked = self._asked.modalities

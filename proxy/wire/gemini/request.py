@@ -55,7 +55,8 @@ PARAMETERS: Final[dict[str, str]] = {
     "prompt_cache_options": "dropped: Gemini caches by itself",
     "prompt_cache_retention": "dropped: Gemini caches by itself",
     "provider": "dropped: OpenRouter's",
-    "reasoning": "as reasoning_effort; max_tokens: thinkingBudget for 2.5; OpenRouter's",
+    "reasoning": "as reasoning_effort, if neither that nor thinking is there; max_tokens: "
+    "thinkingBudget for 2.5; OpenRouter's",
     "reasoning_effort": _GC + "thinkingConfig: thinkingLevel from Gemini 3 on, thinkingBudget for "
     "2.5; 400 for models that don't think",
     "reasoning_format": "dropped: Groq's",
@@ -70,7 +71,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "stop": _GC + "stopSequences",
     "store": "store: whether Google logs the request",
     "temperature": _GC + "temperature; dropped from Gemini 3.6 on, which ignores it",
-    "thinking": "as reasoning_effort; Anthropic's",
+    "thinking": "as reasoning_effort, before which it decides; Anthropic's",
     "tool_choice": "toolConfig.functionCallingConfig",
     "tools": "tools[].functionDeclarations",
     "top_k": _GC + "topK; dropped from Gemini 3.6 on, which ignores it",
