@@ -12,6 +12,7 @@ from .reply import (
     read_named_error,
     read_object,
     read_retry_info,
+    unlisted,
 )
 from .request import (
     ChatRequest,
@@ -40,6 +41,7 @@ __all__ = [
     "read_object",
     "read_request",
     "read_retry_info",
+    "unlisted",
     "wants_usage",
     "with_model",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ def read_answer(body: bytes) -> Usage | None:
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         head = _decode_answer(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        refuse_hidden_error(_listed_error(body))
+        if hidden := _enveloped(body)[1]:
+            refuse_hidden_error(Raw(encode(hidden)))
         raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
     if not (head.choices and _HAS_CHOICE.match(head.choices)):
         refuse_hidden_error(head.error)
@@ -63,12 +65,17 @@ def read_answer(body: bytes) -> Usage | None:
     return _usage(head.usage)
 
 
-def _listed_error(body: bytes) -> Raw | UnsetType:
-    """The error in a list of one."""
-    if not body.lstrip().startswith(b"["):
-        return UNSET
-    error = _enveloped(body)[1]
-    return Raw(encode(error)) if error else UNSET
+def unlisted(body: bytes) -> bytes:
+    """The object that is the only item of a list, as Google's services send errors, or the body.
+
+    Its OpenAI-compatible one and Gemini's streaming method do (googleapis/python-genai#1373).
+    """
+    if body.lstrip()[:1] == b"[":
+        with suppress(msgspec.DecodeError, RecursionError):
+            items = _decode_items(body)
+            if len(items) == 1 and bytes(items[0])[:1] == b"{":
+                return unshield(bytes(items[0]))
+    return body
 
 
 def no_choices() -> UpstreamInvalid:
@@ -180,24 +187,12 @@ def read_retry_info(error: Any) -> float | None:
 
 
 def _enveloped(body: bytes) -> tuple[bytes, Any]:
-    """The body with the error in it, which may be the only item of a list or lack its envelope.
-
-    Google's OpenAI-compatible service sends such lists (googleapis/python-genai#1373 and others).
-    """
-    try:
-        found: Any = decode_any(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return body, None
-    is_listed = isinstance(found, list) and len(found) == 1
-    inner: Any = found[0] if is_listed else found
-    if not isinstance(inner, dict):
-        return body, None
-    if is_listed:
-        (item,) = _decode_items(body)
-        body = unshield(bytes(item))
-    if "error" not in inner and inner.get("object") == "error":
-        return b'{"error":%b}' % body, inner
-    return body, inner.get("error")
+    """The body with the error in it, which may be the only item of a list or lack its envelope."""
+    body = unlisted(body)
+    found = read_object(body)
+    if "error" not in found and found.get("object") == "error":
+        return b'{"error":%b}' % body, found
+    return body, found.get("error")
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import UpstreamRefusal, envelope
-from ..chat import read_retry_info
+from ..chat import read_retry_info, unlisted
 from ..http.headers import read_retry_after
 from .parameters import PARAMETERS
 
@@ -93,21 +93,15 @@ class _Answer(msgspec.Struct):
     error: msgspec.Raw
 
 
-_answers: msgspec.json.Decoder[_Answer | list[_Answer]] = msgspec.json.Decoder(
-    _Answer | list[_Answer]
-)
+_answer = msgspec.json.Decoder(_Answer)
 _any = msgspec.json.Decoder()
 
 
 def _error_in(body: bytes) -> msgspec.Raw | None:
-    """The error of an answer or, as Google's services send it, of a list of one."""
     try:
-        found = _answers.decode(body)
+        return _answer.decode(unlisted(body)).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if isinstance(found, list):
-        return found[0].error if len(found) == 1 else None
-    return found.error
 
 
 def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[_Error, float | None]:

@@ -15,11 +15,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from ...errors import UpstreamRefusal, envelope
-from ..chat import read_retry_info
+from ..chat import read_object, read_retry_info, unlisted
 from ..http.headers import read_retry_after
+from ..lenient_json import without_lone
 
 MAX_MESSAGE_CHARS: Final = 2000
 
@@ -65,13 +64,7 @@ class ErrorFacts(NamedTuple):
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> ErrorFacts:
     """What an answer other than 2xx says; `headers` by lower-case name, `now_s` since the epoch."""
-    try:
-        answer = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        answer = None
-    if isinstance(answer, list) and answer:
-        answer = answer[0]
-    error = answer.get("error") if isinstance(answer, dict) else None
+    error = read_object(without_lone(unlisted(body))).get("error")
     if not isinstance(error, dict):
         text = error if isinstance(error, str) else body.decode(errors="replace")
         error = {"message": text.strip()}

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UpstreamInvalid
+from ..chat import unlisted
 from .errors import read_status
 
 
@@ -146,8 +147,7 @@ class Response(msgspec.Struct, rename="camel"):
     error: Any = None
 
 
-_decoder: Final = msgspec.json.Decoder(Response)
-_list_decoder: Final = msgspec.json.Decoder(list[Response])
+_decode: Final = msgspec.json.Decoder(Response).decode
 
 
 def read(body: bytes) -> Response:
@@ -156,17 +156,9 @@ def read(body: bytes) -> Response:
     Raises UpstreamInvalid if it is none, and UpstreamRefusal for an error object.
     """
     try:
-        response = _decoder.decode(body)
+        response = _decode(unlisted(body))
     except (ValueError, RecursionError) as error:
-        response = _first_of_array(body, error)
+        raise UpstreamInvalid(f"Gemini sent no GenerateContentResponse: {error}") from error
     if response.error is not None:
         raise read_status(response.error).refusal()
-    return response
-
-
-def _first_of_array(body: bytes, error: Exception) -> Response:
-    try:
-        (response,) = _list_decoder.decode(body)
-    except (ValueError, RecursionError):
-        raise UpstreamInvalid(f"Gemini sent no GenerateContentResponse: {error}") from error
     return response

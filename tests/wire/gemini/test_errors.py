@@ -128,3 +128,11 @@ def test_any_body_can_be_read(status: int, body: bytes, retry_after: str) -> Non
     """An error page never makes another error."""
     facts = read_error(status, {"retry-after": retry_after}, body, now_s=0.0)
     assert facts.refusal().envelope()
+
+
+def test_half_a_character_does_not_hide_what_is_said() -> None:
+    """In the list of one in which the streaming method sends errors, too."""
+    body = rb'{"error":{"code":404,"message":"No \ud83d.","status":"NOT_FOUND"}}'
+    for sent in (body, b" [" + body + b"]"):
+        facts = read_error(404, {}, sent, now_s=NOON_UTC_S)
+        assert (facts.message, facts.code) == ("No \ufffd.", "model_not_found")
