@@ -16,7 +16,14 @@ import msgspec
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from . import calls
 from .citations import annotations_of
-from .events import Candidate, FunctionCall, LogprobsResult, Part, TokenLogprob
+from .events import (
+    Candidate,
+    FunctionCall,
+    LogprobsResult,
+    Part,
+    PromptFeedback,
+    TokenLogprob,
+)
 from .names import Asked
 from .open_calls import OpenCall
 
@@ -96,11 +103,12 @@ class Choice:
     def _says_something(self) -> bool:
         return bool(self._text or self._ids or self._is_refused)
 
-    def block(self, reason: str) -> Delta:
+    def block(self, feedback: PromptFeedback) -> Delta:
         """The prompt was refused before anything was made."""
         self._reason = "PROHIBITED_CONTENT"
         self._is_refused = True
-        return {"refusal": f"Gemini blocked the prompt: {reason}"}
+        said = f": {feedback.block_reason_message}" if feedback.block_reason_message else ""
+        return {"refusal": f"Gemini blocked the prompt: {feedback.block_reason}{said}"}
 
     def add(self, candidate: Candidate) -> Delta:
         """What this piece adds; raises UpstreamInvalid if the model failed."""

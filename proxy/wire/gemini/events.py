@@ -135,6 +135,8 @@ class UsageMetadata(msgspec.Struct, rename="camel"):
 
 
 class PromptFeedback(msgspec.Struct, rename="camel"):
+    """`blockReasonMessage`: Vertex AI's."""
+
     block_reason: str | None = None
     block_reason_message: str | None = None
 

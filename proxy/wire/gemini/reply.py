@@ -30,7 +30,7 @@ def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: 
     feedback = response.prompt_feedback
     if not choices and feedback is not None and feedback.block_reason:
         blocked = Choice(0, reply_id, asked)
-        choices = [_as_chat(blocked, blocked.block(feedback.block_reason), None)]
+        choices = [_as_chat(blocked, blocked.block(feedback), None)]
     if not choices:
         raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
     choices.sort(key=lambda choice: choice["index"])

@@ -122,7 +122,7 @@ class ChatStream:
         feedback = response.prompt_feedback
         if feedback is not None and feedback.block_reason and not self._choices:
             choice = self._choice(0)
-            self._chunk(choice, choice.block(feedback.block_reason), chunks)
+            self._chunk(choice, choice.block(feedback), chunks)
 
     def _choice(self, index: int) -> Choice:
         choice = self._choices.get(index)

@@ -9,7 +9,7 @@ import pytest
 from proxy.errors import UpstreamInvalid, UpstreamRefusal
 from proxy.wire.gemini import calls
 from tests.support import gemini_upstream as upstream
-from tests.wire.gemini.chat import MODEL, chat_of
+from tests.wire.gemini.chat import MODEL, chat_of, chunks_of, join
 
 
 def choice_of(name: str) -> dict[str, Any]:
@@ -161,7 +161,19 @@ def test_blocked_prompt_is_content_filter() -> None:
     choice = choice_of("prompt blocked")
     assert choice["finish_reason"] == "content_filter"
     assert choice["message"]["content"] is None
-    assert "PROHIBITED_CONTENT" in choice["message"]["refusal"]
+    assert choice["message"]["refusal"] == "Gemini blocked the prompt: PROHIBITED_CONTENT"
+
+
+def test_reason_for_a_blocked_prompt_is_told() -> None:
+    """Vertex AI has words for it; unary and streamed."""
+    event = upstream.blocked()
+    event["promptFeedback"]["blockReasonMessage"] = "Not that."
+    told = "Gemini blocked the prompt: PROHIBITED_CONTENT: Not that."
+    for answer in (
+        chat_of(upstream.unary(event)),
+        join(chunks_of([[upstream.payload(event)]])),
+    ):
+        assert answer["choices"][0]["message"]["refusal"] == told
 
 
 @pytest.mark.parametrize(
