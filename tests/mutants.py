@@ -115,7 +115,8 @@ MUTANTS = [
        "            raise StopIteration from error",
        "request/test_stream.py::test_gone_caller_resets"),
     _m("a cut stream passes for whole", "wire/chat/stream.py",
-       '        if not self.done:\n            raise UpstreamTruncated("the upstream\'s stream was',
+       '        if not are_finished or len(self._finished) < self._choices_asked():\n'
+       '            raise UpstreamTruncated("the upstream\'s stream was',
        '        if False:\n            raise UpstreamTruncated("the upstream\'s stream was',
        "request/test_stream.py::test_stream_cut_off_ends_in_an_error_event"),
     _m("a body short of its length passes", "wire/http/body.py",

@@ -56,10 +56,6 @@ class ChunkTranslator(Protocol):
         """The tokens, as far as the answer told them by now."""
 
     @property
-    def done(self) -> bool:
-        """Whether what came so far is a whole answer."""
-
-    @property
     def ended(self) -> bool:
         """Whether the upstream's own end mark came: nothing follows that matters."""
 

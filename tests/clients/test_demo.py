@@ -86,7 +86,7 @@ def stream(client: DemoClient, **asked: Any) -> list[ChatCompletionChunk]:
     assert done == DONE
     translator = client.chunks(read_request(b'{"model":"m","messages":[1]}'))
     translator.feed(events)
-    assert translator.done
+    assert translator.finish() == []
     return [ChatCompletionChunk.model_validate_json(event) for event in events]
 
 

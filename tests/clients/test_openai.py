@@ -12,7 +12,13 @@ from proxy.clients import openai
 from proxy.clients.base import Collected, read_whole
 from proxy.clients.openai import OpenAIClient
 from proxy.config import ClientConfig, Secret
-from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from proxy.errors import (
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamTruncated,
+)
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
@@ -81,7 +87,6 @@ def test_request_has_our_headers_and_the_upstreams_model(
         ("Content-Length", str(len(received.body))),
     ]
     assert client.answer(read_request(BODY), body) == (body, Usage(9, 3))
-    assert not client.chunks(read_request(BODY)).done
     assert "0123456789" not in repr(client)
 
 
@@ -130,10 +135,12 @@ def test_end_without_a_finish_reason_is_warned_of_once(
 def test_choices_asked_for_are_the_requests(make_client: Callable[..., OpenAIClient]) -> None:
     """Chat's own `n`."""
     finished = b'{"choices":[{"index":0,"finish_reason":"stop"}]}'
-    for n, done in ((1, True), (2, False)):
-        stream = make_client().chunks(read_request(b'{"model":"m","messages":[1],"n":%d}' % n))
-        stream.feed([finished])
-        assert stream.done is done
+    stream = make_client().chunks(read_request(b'{"model":"m","messages":[1],"n":2}'))
+    stream.feed([finished])
+    with pytest.raises(UpstreamTruncated):
+        stream.finish()
+    stream.feed([finished.replace(b"0", b"1")])
+    assert stream.finish() == []
 
 
 def test_model_of_the_same_name_leaves_the_body_untouched(

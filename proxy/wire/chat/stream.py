@@ -63,9 +63,9 @@ _decode_shielded = decoder(_Chunk)
 class ChunkStream:
     """Chat chunks on their way through: they pass as they are, and are watched for their end.
 
-    `done`: every choice that was seen or asked for has its `finish_reason`, so that an end without
-    `[DONE]` is whole. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a
-    stream without any is no answer, and another client can still be asked.
+    An end without `[DONE]` is whole if every choice that was seen or asked for has its
+    `finish_reason`. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a stream
+    without any is no answer, and another client can still be asked.
 
     `choices_asked` is looked up only where it matters; `names` are those of the request;
     `on_bare_end` is called if `[DONE]` came though no choice had a `finish_reason`.
@@ -87,15 +87,6 @@ class ChunkStream:
         self._finished: set[int] = set()
         self._held: list[bytes] = []
         self._room = MAX_HELD_BYTES  # left to hold chunks back; 0: nothing is held any more
-
-    @property
-    def done(self) -> bool:
-        """Whether the stream may end here."""
-        return (
-            bool(self._seen)
-            and self._seen == self._finished
-            and len(self._finished) >= self._choices_asked()
-        )
 
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
@@ -143,7 +134,8 @@ class ChunkStream:
 
     def finish(self) -> list[bytes]:
         """The upstream ended without `[DONE]`; raises UpstreamTruncated if it was cut off."""
-        if not self.done:
+        are_finished = bool(self._seen) and self._seen == self._finished
+        if not are_finished or len(self._finished) < self._choices_asked():
             raise UpstreamTruncated("the upstream's stream was cut off before its end")
         return []
 

@@ -56,7 +56,7 @@ _MAX_MESSAGE_CHARS = 2_000
 class Refusal(NamedTuple):
     """An error answer. `status`: what it stands for, which a used-up account's 400 is not.
 
-    `type`, `code`, `param`: for OpenAI's error object. `exhausted`: the limits that are at 0.
+    `type`, `code`, `param`: for OpenAI's error object.
     """
 
     status: int
@@ -65,7 +65,6 @@ class Refusal(NamedTuple):
     code: str | None
     param: str | None
     retry_after_s: float | None
-    exhausted: tuple[str, ...] = ()
 
     def envelope(self) -> bytes:
         """OpenAI's error object."""
@@ -130,20 +129,20 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: f
 
     `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
     """
-    retry_after_s, exhausted = _retry_after(status, headers, now_s)
+    retry_after_s = _retry_after(status, headers, now_s)
     raw = _error_in(body)
     if raw is None:
         text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
         error, in_body_s = _Error(_type_of(status), text), None
     else:
         error, in_body_s = _wire_error(raw, status)
-    return _refusal(status, error, in_body_s if retry_after_s is None else retry_after_s, exhausted)
+    return _refusal(status, error, in_body_s if retry_after_s is None else retry_after_s)
 
 
 def refusal_of_event(raw: msgspec.Raw | None) -> UpstreamRefusal:
     """The exception for the error of an event, with the status that its type stands for."""
     error, retry_after_s = _wire_error(raw, 500)
-    return _refusal(_STATUSES.get(error.type, 500), error, retry_after_s, ()).refusal()
+    return _refusal(_STATUSES.get(error.type, 500), error, retry_after_s).refusal()
 
 
 def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
@@ -152,9 +151,7 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
     return None if raw is None else refusal_of_event(raw)
 
 
-def _refusal(
-    status: int, error: _Error, retry_after_s: float | None, exhausted: tuple[str, ...]
-) -> Refusal:
+def _refusal(status: int, error: _Error, retry_after_s: float | None) -> Refusal:
     message = error.message[:_MAX_MESSAGE_CHARS] or f"The upstream answered with status {status}."
     kind = error.type
     if _is_spent(error):
@@ -164,7 +161,7 @@ def _refusal(
         code = "context_length_exceeded"
     name = message.partition(":")[0]
     param = name if kind == "invalid_request_error" and name in PARAMETERS else None
-    return Refusal(status, message, kind, code, param, retry_after_s, exhausted)
+    return Refusal(status, message, kind, code, param, retry_after_s)
 
 
 def _is_spent(error: _Error) -> bool:
@@ -181,23 +178,20 @@ def _type_of(status: int) -> str:
     return "invalid_request_error" if status < 500 else "api_error"
 
 
-def _retry_after(
-    status: int, headers: Mapping[str, str], now_s: float
-) -> tuple[float | None, tuple[str, ...]]:
-    """Seconds to wait, and the limits at 0.
+def _retry_after(status: int, headers: Mapping[str, str], now_s: float) -> float | None:
+    """Seconds to wait.
 
     `retry-after` decides; without it, a 429 waits for the last reset of the limits that are at 0.
     """
-    exhausted = tuple(
-        name[len(_BUCKET) : -len(_REMAINING)]
-        for name, value in headers.items()
-        if name.startswith(_BUCKET) and name.endswith(_REMAINING) and value.strip() == "0"
-    )
     asked_s = read_retry_after(headers, now_s=now_s)
     if asked_s is None and status == 429:
-        resets = (_date(headers.get(_BUCKET + name + _RESET, "")) for name in exhausted)
+        resets = [
+            _date(headers.get(name[: -len(_REMAINING)] + _RESET, ""))
+            for name, value in headers.items()
+            if name.startswith(_BUCKET) and name.endswith(_REMAINING) and value.strip() == "0"
+        ]
         asked_s = max((at_s - now_s for at_s in resets if at_s is not None), default=None)
-    return None if asked_s is None else max(0.0, asked_s), exhausted
+    return None if asked_s is None else max(0.0, asked_s)
 
 
 def _date(value: str) -> float | None:

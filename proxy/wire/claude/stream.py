@@ -82,7 +82,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChatStream:
-    """One answer. `done`: the upstream's own end was seen, nothing follows."""
+    """One answer. `ended`: the upstream's own end was seen, nothing follows."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ChatStream:
         include_usage: bool,
         names: CallersNames | None = None,
     ) -> None:
-        self.done = False
+        self.ended = False
         self._names = names or CallersNames()
         self._message_id: str | None = None
         self._counts: Counts | None = None
@@ -112,11 +112,6 @@ class ChatStream:
         self._set_id("")
 
     @property
-    def ended(self) -> bool:
-        """Whether the upstream's own end mark came."""
-        return self.done
-
-    @property
     def usage(self) -> Usage | None:
         """The tokens, as far as the answer told them by now."""
         return None if self._counts is None else self._counts.told()
@@ -131,7 +126,7 @@ class ChatStream:
             raise self._failure
         chunks: list[bytes] = []
         for data in events:
-            if self.done:
+            if self.ended:
                 break
             try:
                 self._take(_decode(data), chunks)
@@ -158,7 +153,7 @@ class ChatStream:
         if self._failure is not None:
             raise self._failure
         chunks: list[bytes] = []
-        if not self.done:
+        if not self.ended:
             if self._ending.stop_reason is None:
                 raise UpstreamTruncated("the upstream's stream ended before message_stop.")
             self._stop(chunks)
@@ -313,7 +308,7 @@ class ChatStream:
     def _stop(self, chunks: list[bytes]) -> None:
         for index in list(self._open):
             self._stop_block(index, chunks)
-        self.done = True
+        self.ended = True
         refusal = refusal_text(self._ending)
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:

@@ -38,9 +38,7 @@ _CODES: Final = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limi
 class ErrorFacts(NamedTuple):
     """An error of Gemini's in OpenAI's terms.
 
-    `status` is 401 for a bad key, whatever Gemini said; `retry_after_s` what it asked for;
-    `quotas` the ids of exhausted quotas (GenerateRequestsPerDayPerProjectPerModel-FreeTier), and
-    `daily` whether one of them counts per day.
+    `status` is 401 for a bad key, whatever Gemini said; `retry_after_s` what it asked for.
     """
 
     message: str
@@ -49,8 +47,6 @@ class ErrorFacts(NamedTuple):
     param: str | None
     retry_after_s: float | None
     status: int
-    quotas: tuple[str, ...] = ()
-    daily: bool = False
 
     def refusal(self) -> UpstreamRefusal:
         return UpstreamRefusal(
@@ -88,10 +84,8 @@ def read_status(
     number = status if status is not None else _http_status(fields.get("code"))
     if reasons & _KEY_REASONS or (number == 403 and _LEAKED in message):
         number = 401
-    quotas = tuple(_quotas(details))
-    daily = any("PerDay" in quota for quota in quotas)
     retry_after_s = read_retry_info(fields)
-    if daily and now_s is not None:
+    if now_s is not None and any("PerDay" in quota for quota in _quotas(details)):
         # The delay beside a daily quota is that of a passing one; the day ends later.
         retry_after_s = max(retry_after_s or 0.0, _until_next_day_s(now_s))
     return ErrorFacts(
@@ -101,8 +95,6 @@ def read_status(
         param=_field(details),
         retry_after_s=retry_after_s,
         status=number,
-        quotas=quotas,
-        daily=daily,
     )
 
 
@@ -139,6 +131,7 @@ def _details(details: object) -> list[dict[str, Any]]:
 
 
 def _quotas(details: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """The ids of exhausted quotas (GenerateRequestsPerDayPerProjectPerModel-FreeTier)."""
     for detail in details:
         violations = detail.get("violations")
         for violation in violations if isinstance(violations, list) else ():

@@ -48,11 +48,6 @@ class ChatStream:
         self._tail = b'],"usage":null}' if include_usage else b"]}"
 
     @property
-    def done(self) -> bool:
-        """Whether every candidate seen is finished; false as long as there is none."""
-        return bool(self._choices) and all(c.finished for c in self._choices.values())
-
-    @property
     def usage(self) -> Usage | None:
         """The tokens, as far as the answer told them by now."""
         return None if self._told is None else counts_of(self._told).told()
@@ -95,7 +90,7 @@ class ChatStream:
         self._raise_failure()
         if self.ended:
             return []
-        if not self.done:
+        if not self._choices or not all(choice.finished for choice in self._choices.values()):
             what = "in the middle of" if self._choices else "before"
             raise UpstreamTruncated(f"Gemini's stream ended {what} its answer")
         chunks: list[bytes] = []

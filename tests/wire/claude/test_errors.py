@@ -34,7 +34,7 @@ def test_retry_after_decides() -> None:
         bucket="input-tokens", resets_at="2026-11-22T12:00:42Z", retry_after="7"
     )
     facts = read_error(429, limits, body("rate_limit_error"), now_s=_NOW_S)
-    assert (facts.retry_after_s, facts.exhausted) == (7.0, ("input-tokens",))
+    assert facts.retry_after_s == 7.0
     assert (facts.type, facts.code) == ("rate_limit_error", "rate_limit_exceeded")
     dated = {"retry-after": "Sun, 22 Nov 2026 12:01:00 GMT"}
     assert read_error(529, dated, b"", now_s=_NOW_S).retry_after_s == 60.0
@@ -49,9 +49,7 @@ def test_without_retry_after_a_429_waits_for_the_limit_that_is_at_0() -> None:
     assert read_error(529, limits, b"", now_s=_NOW_S).retry_after_s is None
     limits["anthropic-ratelimit-requests-remaining"] = "0"
     limits["anthropic-ratelimit-requests-reset"] = "2026-11-22T13:00:00+00:00"
-    facts = read_error(429, limits, b"", now_s=_NOW_S)
-    assert facts.retry_after_s == 3600.0
-    assert facts.exhausted == ("requests", "tokens")
+    assert read_error(429, limits, b"", now_s=_NOW_S).retry_after_s == 3600.0
     assert read_error(429, limits, b"", now_s=_NOW_S + 9_999).retry_after_s == 0.0
     limits["anthropic-ratelimit-requests-reset"] = "soon"
     assert read_error(429, limits, b"", now_s=_NOW_S).retry_after_s == 42.0

@@ -137,7 +137,7 @@ def _check_stream(batches: list[list[bytes]]) -> None:
             chunks += stream.feed(batch)
         chunks += stream.finish()
     except UpstreamError:
-        assert not stream.done
+        assert not stream.ended
     for chunk in chunks:
         ChatCompletionChunk.model_validate_json(chunk)
 

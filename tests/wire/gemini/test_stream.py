@@ -56,8 +56,8 @@ def test_cut_stream_never_looks_whole(name: str) -> None:
         stream = new_stream()
         chunks = validated(stream.feed(payloads[:border]))
         assert all(c["finish_reason"] is None for chunk in chunks for c in chunk["choices"])
-        if stream.done:
-            assert name == "usage after the end"
+        if name == "usage after the end" and border == len(payloads) - 1:
+            assert stream.finish()
             continue
         with pytest.raises(UpstreamTruncated):
             stream.finish()
@@ -248,15 +248,15 @@ def test_usage_is_known_before_the_end() -> None:
     assert stream.usage == Usage(11, 2)
 
 
-def test_done_needs_every_candidate() -> None:
-    """There is no end marker: done once all candidates seen have a finishReason."""
-    first, second, third = upstream.payloads(upstream.STREAMS["two candidates"])
+def test_end_needs_every_candidate() -> None:
+    """There is no end marker: whole once all candidates seen have a finishReason."""
+    payloads = upstream.payloads(upstream.STREAMS["two candidates"])
     stream = new_stream()
-    seen = [stream.done]
-    for payload in (first, second, third):
+    for payload in payloads:
+        with pytest.raises(UpstreamTruncated):
+            stream.finish()
         stream.feed([payload])
-        seen.append(stream.done)
-    assert seen == [False, False, False, True]
+    assert stream.finish()
 
 
 def test_finish_reason_in_every_event_does_not_end_the_answer() -> None:
@@ -358,7 +358,6 @@ def test_broken_events_raise_only_our_errors(payloads: list[bytes]) -> None:
     with suppress(ProxyError):
         validated(stream.feed(payloads))
         validated(stream.finish())
-        assert stream.done
 
 
 @_patient
