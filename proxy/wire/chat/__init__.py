@@ -13,6 +13,7 @@ from .reply import (
     read_object,
     read_retry_info,
     unlisted,
+    usage_object,
 )
 from .request import (
     ChatRequest,
@@ -42,6 +43,7 @@ __all__ = [
     "read_request",
     "read_retry_info",
     "unlisted",
+    "usage_object",
     "wants_usage",
     "with_model",
 ]

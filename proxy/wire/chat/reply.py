@@ -33,6 +33,18 @@ class Usage(Struct, frozen=True):
     completion_tokens: int | None = None
 
 
+def usage_object(told: Usage, *, reasoning_tokens: int, **of_prompt: int) -> dict[str, Any]:
+    """`usage` of a completion (openai types/completion_usage.py); `of_prompt`: its details."""
+    prompt, completion = told.prompt_tokens or 0, told.completion_tokens or 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": of_prompt,
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
+    }
+
+
 class _AnswerHead(Struct):
     choices: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..chat import Usage
+from ..chat import Usage, usage_object
 from .thinking import ThinkingBlock
 
 
@@ -88,16 +88,12 @@ class Counts(msgspec.Struct):
 
     def to_chat(self) -> dict[str, Any]:
         """The object `usage` of a chat completion."""
-        return {
-            "prompt_tokens": self.input_tokens,
-            "completion_tokens": self.output_tokens,
-            "total_tokens": self.input_tokens + self.output_tokens,
-            "prompt_tokens_details": {
-                "cached_tokens": self.cached_tokens,
-                "cache_write_tokens": self.cache_write_tokens,
-            },
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-        }
+        return usage_object(
+            self.told(),
+            reasoning_tokens=self.reasoning_tokens,
+            cached_tokens=self.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+        )
 
 
 def _or(value: int | None, default: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..chat import Usage
+from ..chat import Usage, usage_object
 from .events import UsageMetadata
 
 
@@ -22,17 +22,13 @@ class Counts(NamedTuple):
         return Usage(self.input_tokens, self.output_tokens)
 
     def as_chat(self) -> dict[str, Any]:
-        """`usage` of a completion (openai types/completion_usage.py)."""
-        return {
-            "prompt_tokens": self.input_tokens,
-            "completion_tokens": self.output_tokens,
-            "total_tokens": self.input_tokens + self.output_tokens,
-            "prompt_tokens_details": {
-                "cached_tokens": self.cached_tokens,
-                "audio_tokens": self.audio_tokens,
-            },
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-        }
+        """The object `usage` of a chat completion."""
+        return usage_object(
+            self.told(),
+            reasoning_tokens=self.reasoning_tokens,
+            cached_tokens=self.cached_tokens,
+            audio_tokens=self.audio_tokens,
+        )
 
 
 UNKNOWN = Counts(0, 0, 0, 0, 0)
