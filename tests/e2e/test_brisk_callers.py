@@ -17,7 +17,7 @@ import pytest
 from tests.support.gateway import PATIENCE_S, Gateway
 
 WORKER = """
-from proxy.server.worker import Worker
+from proxy.worker import Worker
 
 class Counting(Worker):
     handled = 0

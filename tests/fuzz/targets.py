@@ -37,6 +37,7 @@ from proxy.wire.completions.request import read_completion
 from proxy.wire.http.body import body_reader, inflater
 from proxy.wire.http.head import HeadReader
 from proxy.wire.http.headers import passed, read_retry_after
+from proxy.wire.made_names import plain_name
 from proxy.wire.sse import NamedError, SseDecoder, encode
 from tests.wire.claude.rules import violations
 
@@ -56,7 +57,7 @@ def _blocks(data: bytes) -> Iterator[bytes]:
 def sse(data: bytes) -> None:
     """An upstream's stream: its events, then what leaves for the caller."""
     decoder = SseDecoder(max_event_bytes=MAX_EVENT_BYTES)
-    chunks = ChunkStream()
+    chunks = ChunkStream(names={"files.read": plain_name("files.read"), "run": "run"})
     try:
         for block in _blocks(data):
             for event in decoder.feed(block):

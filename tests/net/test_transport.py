@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from proxy.clients import transport
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTruncated
 from proxy.net.connections import IdlePool, idle_pool
 from proxy.net.transport import Transport
@@ -542,7 +541,7 @@ def test_threads_that_come_first_keep_their_connections_in_one_place(
         made.append(idle_pool(*where))
         return made[-1]
 
-    monkeypatch.setattr(transport, "idle_pool", make)
+    monkeypatch.setattr("proxy.net.transport.idle_pool", make)
     threads = [threading.Thread(target=fetch, args=(way,)) for _ in range(2)]
     for thread in threads:
         thread.start()

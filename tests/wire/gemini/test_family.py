@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from proxy.wire.gemini.family import EFFORTS, Family, family_of
+from proxy.wire.effort import Effort
+from proxy.wire.gemini.family import Family, family_of
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_sampling_of_flash_lite_ended_earlier() -> None:
 )
 def test_budgets_of_each_effort(kind: str, expected: list[int]) -> None:
     """Gemini 2.5, as Google's own layer sets them."""
-    configs = [Family((2, 5), kind).thinking_config(effort) for effort in EFFORTS]
+    configs = [Family((2, 5), kind).thinking_config(effort) for effort in get_args(Effort)]
     assert [config["thinkingBudget"] for config in configs] == expected
     assert [config["includeThoughts"] for config in configs] == [False] + [True] * 6
 
@@ -90,7 +93,7 @@ def test_budgets_of_each_effort(kind: str, expected: list[int]) -> None:
 )
 def test_levels_of_each_effort(version: tuple[int, int], kind: str, least: str) -> None:
     """From Gemini 3 on; the least one only where the model takes it."""
-    configs = [Family(version, kind).thinking_config(effort) for effort in EFFORTS]
+    configs = [Family(version, kind).thinking_config(effort) for effort in get_args(Effort)]
     levels = [config["thinkingLevel"] for config in configs]
     assert levels == [least, least, "LOW", "MEDIUM", "HIGH", "HIGH", "HIGH"]
 
