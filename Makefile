@@ -9,7 +9,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth fuzz mutants mutants-random readme audit \
+.PHONY: run test test-slow check lint types layers coverage bench bench-growth map fuzz mutants mutants-random readme audit \
 	constraints clean
 
 run: $(VENV)/run.done
@@ -46,6 +46,10 @@ bench: $(VENV)/test.done
 bench-growth: $(VENV)/test.done
 	$(BIN)/python -m bench growth
 
+# The modules that one streamed request goes through.
+map: $(VENV)/test.done
+	@$(BIN)/python -m bench.map
+
 # N examples for each input that comes from outside.
 fuzz: $(VENV)/test.done
 	$(BIN)/python -m tests.fuzz $(N)
@@ -61,7 +65,7 @@ mutants-random: $(VENV)/test.done
 
 # The tables of the configuration's keys in README.md.
 readme: $(VENV)/test.done
-	$(BIN)/python -m tests.key_tables
+	$(BIN)/python -m tests.support.key_tables
 
 # Known problems of the runtime dependencies.
 audit: $(VENV)/test.done

@@ -22,8 +22,8 @@ import yaml
 from proxy.config import load_config, mask
 from proxy.record.record import AttemptRecord, Record
 from proxy.wire.chat import Usage
-from tests.key_tables import renewed
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
+from tests.support.key_tables import renewed
 from tests.support.leaks import death_in
 
 README = (ROOT / "README.md").read_text()

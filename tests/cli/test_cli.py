@@ -17,9 +17,9 @@ from proxy.cli import main
 from proxy.cli.table import count, names, printable, table
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
-from tests.key_tables import fields_of
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
+from tests.support.key_tables import fields_of
 from tests.support.upstream import MODEL, Upstream, json_reply
 
 GOOD = "sk-good-0123456789-aaaa"

@@ -12,7 +12,7 @@ from msgspec import inspect
 from proxy.config import json_schema, load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import File, QuotaExceeded, Settings, Streaming
-from tests.key_tables import fields_of, sections
+from tests.support.key_tables import fields_of, sections
 
 SECTIONS: tuple[type[msgspec.Struct], ...] = (File, QuotaExceeded, Streaming, *sections(File))
 KEYS = [

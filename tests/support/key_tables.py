@@ -14,7 +14,7 @@ from msgspec import inspect
 from proxy.config.check import expected, unwrap
 from proxy.config.schema import File
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 HEAD = "| key | default | value | |\n|---|---|---|---|\n"
 TABLES = re.compile(
     re.escape(HEAD) + r"(?P<top>(?:\|.*\n)+)(?P<between>[^|]+)" + re.escape(HEAD) + r"(?:\|.*\n)+"
