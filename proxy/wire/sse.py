@@ -77,7 +77,6 @@ class SseDecoder:
     def finish(self) -> list[bytes]:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
         rest = bytes(self._pending)
-        self._pending.clear()
         self._limit(len(rest))
         return [DONE] if _read(rest)[0].strip() == DONE else []
 

@@ -312,7 +312,6 @@ class ChatStream:
         refusal = refusal_text(self._ending)
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:
-            self._has_role = True
             delta = {"role": "assistant", "content": None if refusal else "", **delta}
         choice = {
             "index": 0,
