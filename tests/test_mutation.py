@@ -41,6 +41,7 @@ def changed(source: str) -> set[str]:
         ("while x:\n    break", {"while (not (x)):\n    break", "while x:\n    pass"}),
         ("try:\n    x = y\nexcept E:\n    x = z", {"try:\n    x = y\nexcept E:\n    pass"}),
         ("def f():\n    return x", {"def f():\n    return None"}),
+        ("def f():\n    return False", {"def f():\n    return True"}),
     ],
 )
 def test_each_kind_of_mutant(source: str, expected: set[str]) -> None:

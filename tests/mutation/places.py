@@ -184,6 +184,9 @@ class _Finder(ast.NodeVisitor):
         value = node.value
         if value is None or (isinstance(value, ast.Constant) and value.value is None):
             return
+        if isinstance(value, ast.Constant) and value.value is False:
+            self.visit(value)  # None is as false
+            return
         self._add(value, "return value", self._begin(value), self._end(value), "None")
         self.visit(value)
 
