@@ -154,6 +154,35 @@ _PDF = b64encode(b"%PDF-1.7 tiny").decode()
             {"type": "file", "file": {"file_data": "data:image/jpg;base64,/9j/"}},
             {"type": "base64", "media_type": "image/jpeg", "data": "/9j/"},
         ),
+        *[
+            (
+                {"type": "image_url", "image_url": {"url": f"data:{written};base64,iVBO"}},
+                {"type": "base64", "media_type": media_type, "data": "iVBO"},
+            )
+            for written, media_type in (
+                ("image/gif", "image/gif"),
+                ("image/webp", "image/webp"),
+                ("image/x-webp", "image/webp"),
+                ("image/jpe", "image/jpeg"),
+                (" image/png ;charset=x", "image/png"),
+            )
+        ],
+        (
+            {"type": "file", "file": {"file_data": f"data:text/pdf;base64,{_PDF}"}},
+            {"type": "base64", "media_type": "application/pdf", "data": _PDF},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "data:text/markdown;base64,SGk="}},
+            {"type": "text", "media_type": "text/plain", "data": "Hi"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "SGk="}},
+            {"type": "text", "media_type": "text/plain", "data": "Hi"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "http://example.org/a.pdf"}},
+            {"type": "url", "url": "http://example.org/a.pdf"},
+        ),
         (
             {"type": "file", "file": {"file_data": "data:text/plain;base64,SGk\n="}},
             {"type": "text", "media_type": "text/plain", "data": "Hi"},
@@ -352,6 +381,30 @@ def test_ids_of_other_makers_are_made_fit() -> None:
     assert calls == results
     assert len(set(calls)) == 3
     assert all(len(each) <= 64 and each.replace("_", "").isalnum() for each in calls)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sent"),
+    [
+        (["x" * 64], ["x" * 64]),
+        (["x" * 64] * 3, ["x" * 64, f"{'x' * 56}_2", f"{'x' * 56}_3"]),
+        (["a.b", "a.b"], ["call_2e7336dc8eba87ef472df568", "call_2e7336dc8eba87ef472df568_2"]),
+        (["x" * 65], ["call_9537c5fdf120482f7d58d25e"]),
+        ([""], ["call_e3b0c44298fc1c149afbf4c8"]),
+    ],
+)
+def test_ids_are_the_same_every_time(ids: list[str], sent: list[str]) -> None:
+    """As they were if possible, else by what they were: the cache needs equal beginnings."""
+    wire = translate(say(USER, _calls(*ids)))
+    assert [block["id"] for block in wire["messages"][1]["content"]] == sent
+
+
+def test_title_of_a_document_is_the_files_name() -> None:
+    """By URL or inline; an image has none."""
+    for data, title in (("https://example.org/a.pdf", "n"), (_PDF, "n"), (_PNG, None)):
+        part = {"type": "file", "file": {"file_data": data, "filename": "n"}}
+        (turn,) = translate(say({"role": "user", "content": [part]}))["messages"]
+        assert turn["content"][0].get("title") == title
 
 
 def test_arguments_keep_their_bytes() -> None:

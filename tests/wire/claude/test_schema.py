@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -9,7 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.claude.names import changed_properties, rename_keys, rename_schema
+from proxy.wire.claude.names import (
+    changed_properties,
+    rename_keys,
+    rename_schema,
+    wire_name,
+)
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.schema import close_schema
 from tests.support.claude_upstream import read_request
@@ -93,7 +99,10 @@ def test_names_come_back(schema: Json, value: Json) -> None:
         ),
         ({"properties": {"$a": True}}, {"properties": {"A": True}}),
         ({"anyOf": [{"required": ["$a"]}]}, {"anyOf": [{"required": ["A"]}]}),
-        ({"const": {"properties": {"$a": 1}}}, {"const": {"properties": {"$a": 1}}}),
+        *[
+            ({key: {"properties": {"$a": 1}}},) * 2
+            for key in ("const", "default", "enum", "example", "examples")
+        ],
         ({"$ref": "#/properties/$a/properties/$a"}, {"$ref": "#/properties/A/properties/A"}),
         ({"$ref": "#/$defs/properties/$a"}, {"$ref": "#/$defs/properties/A"}),
         ({"$ref": "#/$defs/$a"}, {"$ref": "#/$defs/$a"}),
@@ -103,6 +112,27 @@ def test_names_come_back(schema: Json, value: Json) -> None:
 def test_schema_with_other_names(schema: Json, expected: Json) -> None:
     """Properties, what is required, and references; values keep the caller's words."""
     assert rename_schema(schema, {"$a": "A"}) == expected
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "property"),
+    [
+        ("a-b_1", "a-b_1", "a-b_1"),
+        ("files.read", f"files_read_{digest('files.read')}", "files.read"),
+        ("x" * 64, "x" * 64, "x" * 64),
+        ("x" * 65, *[f"{'x' * 55}_{digest('x' * 65)}"] * 2),
+        ("$ü y", *[f"___y_{digest('$ü y')}"] * 2),
+        ("", *[f"__{digest('')}"] * 2),
+    ],
+)
+def test_names_that_are_made(name: str, tool: str, property: str) -> None:
+    """As much of the name as is taken, and what tells it from others; the same every time."""
+    assert wire_name(name) == tool
+    assert changed_properties({"properties": {name: {}}}).get(name, name) == property
 
 
 STRICT: list[tuple[Json, Json]] = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.gemini.errors import ErrorFacts, read_error
+from proxy.wire.gemini.errors import ErrorFacts, read_error, read_status
 from tests.support import gemini_upstream as upstream
 
 NOON_UTC_S = 1_790_000_000 // 86_400 * 86_400 + 12 * 3600.0
@@ -61,6 +61,69 @@ def test_bad_key_is_401_whatever_its_status(made: upstream.Json) -> None:
     assert facts.refusal().status == 401
 
 
+@pytest.mark.parametrize("reason", ["API_KEY_INVALID", "API_KEY_EXPIRED", "CONSUMER_SUSPENDED"])
+@pytest.mark.parametrize("status", [400, 403])
+def test_each_reason_of_a_bad_key(reason: str, status: int) -> None:
+    """Wherever it stands among the details."""
+    details = [upstream.error_info("OTHER"), upstream.error_info(reason)]
+    assert read(upstream.error(status, "X", "m", *details)).status == 401
+    assert read(upstream.error(status, "X", "m", details[0])).status == status
+    assert read(upstream.error(400, "X", "Your key was reported as leaked.")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (400, "invalid_request_error", "some_thing"),
+        (401, "authentication_error", "invalid_api_key"),
+        (403, "permission_error", "some_thing"),
+        (404, "invalid_request_error", "model_not_found"),
+        (429, "rate_limit_error", "rate_limit_exceeded"),
+        (499, "invalid_request_error", "some_thing"),
+        (500, "upstream_error", "some_thing"),
+        (599, "upstream_error", "some_thing"),
+    ],
+)
+def test_type_and_code_of_each_status(status: int, kind: str, code: str) -> None:
+    """In an answer, and of an error in a stream, which has a code only."""
+    made = upstream.error(status, "SOME_THING", "m")
+    facts = read(made)
+    assert (facts.status, facts.type, facts.code) == (status, kind, code)
+    in_stream = read_status(made["error"])
+    assert (in_stream.status, in_stream.type, in_stream.code) == (status, kind, code)
+
+
+@pytest.mark.parametrize("code", [399, 600, "429", None, 200])
+def test_code_that_is_no_status_of_an_error(code: object) -> None:
+    """Then it is the upstream's fault."""
+    found = read_status({"code": code})
+    assert (found.status, found.code, found.message) == (
+        502,
+        "upstream_error",
+        "Gemini gave no reason",
+    )
+    assert read_status({"status": "A" * 65}).code == "a" * 64
+    assert read_status("boom").message == "boom"
+
+
+@pytest.mark.parametrize(
+    ("hour", "left_s"),
+    [(6.99, 36), (7, 0), (7.5, 1800), (8, 0), (8.5, 22.5 * 3600), (0, 7 * 3600)],
+)
+def test_end_of_the_day_in_los_angeles(hour: float, left_s: float) -> None:
+    """Midnight in summer or in winter, whichever comes first."""
+    at_s = NOON_UTC_S + (hour - 12) * 3600
+    made = upstream.out_of_quota("0s", upstream.PER_DAY)
+    assert read(made, now_s=at_s).retry_after_s == pytest.approx(left_s)
+    assert read_status(made["error"]).retry_after_s == 0.0
+
+
+def test_delay_beyond_the_day_counts() -> None:
+    """The longer of both."""
+    made = upstream.out_of_quota("90000s", upstream.PER_DAY)
+    assert read(made).retry_after_s == 90_000
+
+
 def test_other_refusals_keep_their_status() -> None:
     """A 404 is known as an unknown model, which moves on to the next client."""
     assert read(upstream.no_such_model()).code == "model_not_found"
@@ -79,6 +142,9 @@ def test_field_at_fault_is_the_param() -> None:
     }
     facts = read(upstream.error(400, "INVALID_ARGUMENT", "Bad.", detail))
     assert (facts.param, facts.type) == ("generation_config.temperature", "invalid_request_error")
+    others = [{}, {"field": ""}, 7, {"field": 7}, {"field": "a"}, {"field": "b"}]
+    details = [{"fieldViolations": 7}, {"fieldViolations": others}, detail]
+    assert read(upstream.error(400, "INVALID_ARGUMENT", "Bad.", *details)).param == "a"
 
 
 def test_keys_never_reach_the_caller() -> None:
@@ -96,7 +162,9 @@ def test_error_in_an_array_and_none_at_all() -> None:
     assert read_error(429, {}, body, now_s=0.0).retry_after_s == 17.0
     page = read_error(502, {}, b"<html>" + b"x" * 5000, now_s=0.0)
     assert (page.status, len(page.message)) == (502, 2000)
-    assert read_error(500, {}, b"", now_s=0.0).message
+    assert read_error(500, {}, b"", now_s=0.0).message == "Gemini gave no reason"
+    assert read_error(500, {}, b"[]", now_s=0.0).message == "[]"
+    assert read_error(500, {}, b'{"error":" boom "}', now_s=0.0).message == "boom"
 
 
 _json = st.recursive(

@@ -363,6 +363,87 @@ def test_value_that_gemini_lacks_is_named(asked: Json, param: str) -> None:
     assert refused(**asked).param == param
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"seed": 2**31 - 1}, {"seed": 2**31 - 1}),
+        ({"seed": 2**31}, {"seed": 0}),
+        ({"seed": -1}, {"seed": 2**31 - 1}),
+        ({"seed": 0}, {"seed": 0}),
+        ({"n": 1}, {}),
+        ({"n": 2}, {"candidateCount": 2}),
+        ({"logprobs": False, "top_logprobs": 2}, {}),
+        ({"logprobs": True, "top_logprobs": 2}, {"responseLogprobs": True, "logprobs": 2}),
+        ({"stop": ""}, {}),
+        ({"stop": ["", "a"]}, {"stopSequences": ["a"]}),
+        ({"modalities": []}, {}),
+        ({"modalities": ["text"]}, {}),
+        ({"modalities": ["image"]}, {"responseModalities": ["IMAGE"]}),
+        ({"temperature": 0, "top_p": 0, "top_k": 0}, {"temperature": 0, "topP": 0, "topK": 0}),
+        (
+            {"extra_body": {"google": {"thinking_config": {"include_thoughts": True}}}},
+            {"thinkingConfig": {"includeThoughts": True}},
+        ),
+        ({"reasoning": {"exclude": True}}, {}),
+        ({"response_format": {"type": "text"}}, {}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            {"responseMimeType": "application/json", "responseJsonSchema": {}},
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "description": "d", "schema": {"title": "t"}},
+                }
+            },
+            {
+                "responseMimeType": "application/json",
+                "responseJsonSchema": {"title": "t", "description": "d"},
+            },
+        ),
+    ],
+)
+def test_value_of_a_parameter(asked: Json, expected: Json) -> None:
+    """As it is, or as Gemini has it; none where it asks for nothing."""
+    assert config("gemini-2.5-flash", **asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "never"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice",
+        ),
+    ],
+)
+def test_value_without_a_meaning_is_named(asked: Json, param: str) -> None:
+    """A 400, not Gemini's."""
+    assert refused(**asked).param == param
+
+
+@pytest.mark.parametrize(
+    ("tier", "expected"),
+    [
+        ("auto", None),
+        ("on_demand", None),
+        ("default", "standard"),
+        ("flex", "flex"),
+        ("priority", "priority"),
+    ],
+)
+def test_each_service_tier(tier: str, expected: str | None) -> None:
+    """OpenAI's words, and Groq's."""
+    assert translate(service_tier=tier).get("serviceTier") == expected
+
+
 def test_max_completion_tokens_counts_over_max_tokens() -> None:
     """The younger name is the better known wish."""
     assert config(max_tokens=1, max_completion_tokens=2) == {"maxOutputTokens": 2}
