@@ -14,9 +14,12 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.cli import main
+from proxy.cli.arguments import parser
 from proxy.cli.table import count, names, printable, table
+from proxy.config import load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
+from proxy.server.summary import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.key_tables import fields_of
@@ -312,7 +315,123 @@ def test_schema_is_a_json_schema(shell: Shell) -> None:
     assert "openai-compatibility" in json.dumps(schema)
 
 
+# What the server says at its start
+
+
+def test_summary_of_what_is_served() -> None:
+    """Providers with their clients, models and permits; what each worker has of its own."""
+    config = load_config(
+        {
+            "openai-compatibility": [
+                {
+                    **provider("a", "http://a.test", GOOD, BAD, models=["m", "n"]),
+                    "max-concurrency": 4,
+                },
+                provider("b", "http://b.test", COLD),
+            ],
+            "gemini-api-key": [{"api-key": "${NONE:-}"}],
+            "demo": [{}],
+            "max-requests-in-flight": 7,
+            "usage-statistics-enabled": True,
+        },
+        environ={},
+    )
+    one = summary(config, ["http://x:1"], workers=1, threads=8).splitlines()
+    assert one == [
+        "poolproxy on http://x:1 (open, this machine only)",
+        "  a: 2 clients, 2 models, 8 at once",
+        "  b: 1 client, the upstream's models, 1 at once",
+        "  demo: 1 client, 1 model, unlimited at once",
+        "  gemini: off, no key in NONE",
+        "  1 worker of 8 threads: 7 requests in flight at most, each",
+        "  warning: of CLIProxyAPI's settings these are ignored: usage-statistics-enabled",
+    ]
+    two = summary(config, ["http://x:1", "unix:y"], workers=2, threads=8).splitlines()
+    assert two[0] == "poolproxy on http://x:1, unix:y (open, this machine only)"
+    assert two[1] == "  a: 2 clients, 2 models, 16 (8 per worker) at once"
+    assert two[-2] == "  2 workers of 8 threads: 7 requests in flight at most, each"
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        ({"api-keys": [CALLER]}, "1 callers' keys"),
+        ({"allow-unauthenticated": True}, "open to everybody (allow-unauthenticated)"),
+        ({"api-keys": [CALLER], "allow-unauthenticated": True}, "1 callers' keys"),
+    ],
+)
+def test_summary_of_who_may_call(access: dict[str, object], said: str) -> None:
+    """In its first line."""
+    config = load_config(access, environ={})
+    first, *_ = summary(config, ["x"], workers=1, threads=1).splitlines()
+    assert first == f"poolproxy on x ({said})"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_log_has_one_line_for_a_record(shell: Shell, debug: bool) -> None:
+    """With its time to the millisecond, though another handler is at the root; by its level."""
+    script = (
+        "import logging, sys; from proxy.logs import set_up_logs\n"
+        "logging.basicConfig(stream=sys.stdout)\n"
+        f"set_up_logs(debug={debug}); set_up_logs(debug={debug})\n"
+        "log = logging.getLogger('proxy.x')\n"
+        "log.debug('fine'); log.info('a %s', 'b'); log.warning('half \\ud83d')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=shell.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    found = [re.fullmatch(rf"{moment} (\w proxy\.x .*)", line) for line in lines]
+    said = [line and line[1] for line in found]
+    assert said == ["D proxy.x fine"] * debug + ["I proxy.x a b", r"W proxy.x half \ud83d"]
+
+
 # The command line itself
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        (["serve", "--port", "0"], {"port": 0}),
+        (["serve", "--port", "65535"], {"port": 65_535}),
+        (["status", "--port", "65536"], None),
+        (["enable", "x", "--port", "-1"], None),
+        (["serve", "--port", "1x"], None),
+        (["serve", "--port", "\u0661"], None),
+        (["serve", "--port", ""], None),
+        (["serve", "--workers", "1"], {"workers": 1}),
+        (["serve", "--workers", "1024"], {"workers": 1024}),
+        (["serve", "--workers", "0"], None),
+        (["serve", "--workers", "1025"], None),
+        (["serve", "--host", "[::1]"], {"host": "::1"}),
+        (["serve", "--host", "[::1"], {"host": "[::1"}),
+        (["serve", "--host", "::1]"], {"host": "::1]"}),
+        (["serve", "a.yaml", "--debug"], {"file": "a.yaml", "debug": True}),
+        (["serve"], {"file": None, "host": None, "port": None, "workers": None, "debug": False}),
+        (["check", "--probe", "--schema"], None),
+        (["check", "--schema"], {"schema": True, "probe": False}),
+        (["status", "--json", "a.yaml"], {"json": True, "file": "a.yaml", "port": None}),
+        (["disable", "x", "a.yaml"], {"client": "x", "file": "a.yaml"}),
+    ],
+)
+def test_options_and_their_ranges(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], taken: dict[str, object] | None
+) -> None:
+    """The ends are within; digits are those of ASCII."""
+    if taken is None:
+        with pytest.raises(SystemExit):
+            parser().parse_args(arguments)
+        assert "error: " in capsys.readouterr().err
+    else:
+        assert vars(parser().parse_args(arguments)).items() >= taken.items()
 
 
 def test_no_command_prints_help(shell: Shell) -> None:

@@ -43,6 +43,8 @@ def test_keys_of_callers_and_clients_are_secret() -> None:
         assert is_hidden(secrets, key)
     assert secrets.mask(f"<{KEY}>") == f"<{mask(KEY)}>"
     assert secrets.mask("nothing in it") == "nothing in it"
+    assert secrets.mask(f"\ud83d{KEY}\ude00") == f"\ud83d{mask(KEY)}\ude00"
+    assert secrets.mask_quote(f"\ud83d{KEY[:20]}…") == "\ud83d…"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.server.control import Control, ask_all, forget, running_ports
-from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
+from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, read_line
 from proxy.server.control.paths import MAX_PATH_BYTES
 from proxy.version import __version__
 
@@ -195,6 +195,41 @@ def test_many_silent_askers_keep_nobody_from_asking(runtime: Path) -> None:
         began = time.monotonic()
         assert clients()
         assert time.monotonic() - began < REQUEST_TIMEOUT_S
+
+
+def test_answer_ends_with_its_line(runtime: Path) -> None:
+    """The asker does not wait for the end of the connection."""
+    with (
+        Stranger(socket_in(runtime).with_name("1.sock")) as stranger,
+        contextlib.ExitStack() as kept,
+    ):
+
+        def answer() -> None:
+            asker, _ = stranger.accept()
+            kept.enter_context(asker)
+            asker.sendall(b"{}")
+            asker.sendall(b"\n")
+
+        stranger.settimeout(PATIENCE_S)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert ask_all(PORT, STATUS, timeout_s=PATIENCE_S) == [{"pid": 1}]
+        thread.join()
+
+
+@pytest.mark.parametrize(("size", "is_taken"), [(1000, True), (1001, False)])
+def test_line_has_a_limit(size: int, is_taken: bool) -> None:
+    """Its newline counts, and so does a line without one."""
+    for line in (b"x" * (size - 1) + b"\n", b"x" * size):
+        near, far = socket.socketpair()
+        with near, far:
+            far.sendall(line)
+            far.shutdown(socket.SHUT_WR)
+            if is_taken:
+                assert read_line(near, max_bytes=1000, timeout_s=PATIENCE_S) == line
+            else:
+                with pytest.raises(OSError, match="more than 1000 bytes"):
+                    read_line(near, max_bytes=1000, timeout_s=PATIENCE_S)
 
 
 def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:

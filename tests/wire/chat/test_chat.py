@@ -106,6 +106,8 @@ def test_malformed_request_is_refused(name: str) -> None:
         read_request(data)
     assert caught.value.status == 400
     assert json.loads(caught.value.envelope())["error"]["type"] == "invalid_request_error"
+    named = re.match("`(.*)` must", message)
+    assert caught.value.param == (named[1] if named else None)
 
 
 def test_messages_are_chats_business() -> None:

@@ -8,11 +8,14 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from tests.wire.test_claude_request import USER, Json, say, translate
+from tests.wire.test_claude_stream import join
 
 from proxy.errors import InvalidRequest
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
+from proxy.wire.claude.thinking import ThinkingBlock, carry
 from proxy.wire.made_names import plain_name
 from tests.support import claude_upstream as claude
 from tests.wire.claude.rules import violations
@@ -554,6 +557,15 @@ def test_every_call_has_one_result(messages: list[Json], results: list[tuple[str
         wire = translate(say(USER, *messages), model=model)
         assert violations(wire) == []
         assert _results(wire) == results
+
+
+@pytest.mark.parametrize("lost", ["call", "result"])
+def test_result_finds_its_call_though_one_of_them_lost_what_its_id_carried(lost: str) -> None:
+    """A program cut the ids of calls, or of results, at the separator."""
+    carried = carry("b", [ThinkingBlock(type="thinking", signature="s")])
+    first, second = ("b", carried) if lost == "call" else (carried, "b")
+    wire = translate(say(USER, _calls("a", first), _result(second, "B"), _result("a", "A")))
+    assert _results(wire) == [("a", "A"), ("b", "B")]
 
 
 def test_unanswered_call_is_an_error() -> None:

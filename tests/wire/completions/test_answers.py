@@ -257,6 +257,31 @@ def test_usage_chunk(wants: bool, chunks: list[Json], is_told: bool) -> None:
     assert made.usage == (Usage(3, 4) if is_known else None)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "total"),
+    [
+        (1, 2, 3),
+        (2**53, 1, 2**53 + 1),
+        (2**53 + 1, 1, 1),
+        (1, 2**53 + 1, 2**53 + 1),
+        (1.5, 1, 2.5),
+        (1, True, True),
+        (1, "a", "a"),
+        (1, None, 1),
+        (None, 1, 1),
+        ({"a": 1}, {"a": 2, "b": 3}, {"a": 3, "b": 3}),
+        ({"a": 1}, 2, 2),
+        (1, {"a": 2}, {"a": 2}),
+    ],
+)
+def test_counts_of_usage_are_added_up(first: Any, second: Any, total: Any) -> None:
+    """What is no count, or no exact one in JSON, is kept of the last."""
+    made = answers(prompt=["p", "q"])
+    for place, count in enumerate((first, second)):
+        made.add(chat_answer("a", usage={"x": count}), place)
+    assert json.loads(made.whole())["usage"] == {"x": total}
+
+
 def test_usage_told_with_every_chunk_counts_once() -> None:
     """The last of a prompt's is its whole; prompts are added up."""
     made = answers(prompt=["p", "q"], stream_options={"include_usage": True})
