@@ -37,6 +37,19 @@ def make_record(model: str = "m") -> Record:
     return record
 
 
+def test_a_request_of_which_nothing_is_known() -> None:
+    """It went wrong before anything was read."""
+    record = Record("req-1", endpoint="models", arrived=100.0)
+    assert record.line() == (
+        "id=req-1 caller=- endpoint=models model=- stream=0 status=0 end=- attempts=0 waited_ms=0 "
+        "in=0 out=0"
+    )
+    record.close(100.5)
+    record.close(200.0)
+    assert " end=error " in record.line()
+    assert " ms=500 " in record.line()
+
+
 def test_a_line_tells_the_whole_request() -> None:
     """Id, caller, model, attempts with reason and wait, status, bytes, times, how it ended."""
     record = make_record("gpt-4o")
