@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from proxy import errors
 from proxy.config import Secrets
 from proxy.errors import (
     MAX_MESSAGE_CHARS,
@@ -38,6 +39,67 @@ def test_hint_is_rounded_up(after_s: float, seconds: str, milliseconds: str, ret
         "x-should-retry": retries,
     }
     assert RetryHint(after_s).headers() == expected
+
+
+KINDS: dict[type[errors.ProxyError], tuple[int, str, str]] = {
+    errors.ProxyError: (500, "server_error", "internal_error"),
+    errors.CallerError: (400, "invalid_request_error", "internal_error"),
+    errors.InvalidRequest: (400, "invalid_request_error", "invalid_request"),
+    errors.UnsupportedParameter: (400, "invalid_request_error", "unsupported_parameter"),
+    errors.InvalidKey: (401, "invalid_request_error", "invalid_api_key"),
+    errors.Refused: (403, "invalid_request_error", "forbidden"),
+    errors.ModelNotFound: (404, "invalid_request_error", "model_not_found"),
+    errors.PathNotFound: (404, "invalid_request_error", "not_found"),
+    errors.BodyTooSlow: (408, "invalid_request_error", "body_too_slow"),
+    errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large"),
+    errors.UnsupportedCoding: (415, "invalid_request_error", "unsupported_content_encoding"),
+    errors.CallerGone: (499, "server_error", "caller_gone"),
+    errors.OutOfResources: (503, "server_error", "server_out_of_resources"),
+    errors.PoolError: (503, "server_error", "internal_error"),
+    errors.AllCoolingDown: (429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.NoClientFree: (503, "server_error", "no_client_free"),
+    errors.NoClientInService: (503, "server_error", "no_client_in_service"),
+    errors.ModelsUnknown: (503, "server_error", "models_unknown"),
+    errors.TooManyInFlight: (503, "server_error", "too_many_requests_in_flight"),
+    errors.CallerLimitReached: (429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.UpstreamError: (502, "upstream_error", "upstream_error"),
+    errors.UpstreamAuthentication: (502, "upstream_error", "upstream_authentication_error"),
+    errors.UpstreamUnreachable: (502, "upstream_error", "upstream_unreachable"),
+    errors.UpstreamReset: (502, "upstream_error", "upstream_reset"),
+    errors.UpstreamInvalid: (502, "upstream_error", "upstream_invalid_response"),
+    errors.UpstreamTooLarge: (502, "upstream_error", "upstream_too_large"),
+    errors.UpstreamTruncated: (502, "upstream_error", "upstream_truncated"),
+    errors.UpstreamTimeout: (504, "upstream_error", "upstream_timeout"),
+}
+OTHERS = {errors.ConfigError, errors.MethodNotAllowed, UpstreamRefusal}
+
+
+def test_each_error_has_its_status_type_and_code() -> None:
+    """Those of the contract; the table has all errors but three, which are made in another way."""
+    for kind, (status, type_, code) in KINDS.items():
+        error = kind("m", param="p")
+        told = {"message": "m", "type": type_, "param": "p", "code": code}
+        assert (error.status, json.loads(error.envelope())) == (status, {"error": told}), kind
+
+    def below(kind: type[errors.ProxyError]) -> set[type[errors.ProxyError]]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    assert {each for each in below(errors.ProxyError) if each.__module__ == "proxy.errors"} == (
+        KINDS.keys() | OTHERS
+    )
+    refusal = errors.MethodNotAllowed("m", allowed=["GET", "HEAD"])
+    assert (refusal.status, refusal.code) == (405, "method_not_allowed")
+    assert refusal.headers() == {"Allow": "GET, HEAD"}
+    assert errors.ConfigError(["a", "b"]).code == "config_error"
+
+
+def test_hint_of_ours_replaces_an_upstreams() -> None:
+    """Of several hints none may be left of the other's."""
+    passed = {"openai-version": "1", "retry-after": "9", "x-should-retry": "true"}
+    error = UpstreamRefusal("m", status=429, passed_headers=passed)
+    assert error.headers() == passed
+    error.hint = RetryHint(None)
+    assert error.headers() == {"openai-version": "1", "x-should-retry": "false"}
 
 
 def test_unknown_time_is_no_hint() -> None:

@@ -132,6 +132,14 @@ force-gpt-5-codex: true
 gemini-web: {context: true, code-mode: false, max-chars-per-request: 1000000}
 ampcode: {upstream-url: https://ampcode.com, upstream-api-key: ${UNSET}}
 oauth-model-mappings: {codex: [{name: a, alias: b}]}
+amp-upstream-url: https://ampcode.com
+amp-upstream-api-key: ${UNSET}
+amp-model-mappings: [{from: a, to: b}]
+amp-restrict-management-to-localhost: true
+restrict-management-to-localhost: true
+codex-instructions-enabled: true
+enable-gemini-cli-endpoint: true
+home: {host: x}
 generative-language-api-key: [AIzaSy0000000001, AIzaSy0000000002]
 openai-compatibility:
   - name: openrouter
@@ -223,9 +231,12 @@ def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
     serving, ignored = config.warnings
     assert serving.endswith(
         "by them: auth-dir, auth, allow-localhost-unauthenticated, gemini-web, ampcode, "
-        "oauth-model-mappings"
+        "oauth-model-mappings, amp-upstream-api-key, amp-model-mappings, home"
     )
-    assert ignored.endswith("ignored: force-gpt-5-codex")
+    assert ignored.endswith(
+        "ignored: force-gpt-5-codex, amp-upstream-url, amp-restrict-management-to-localhost, "
+        "restrict-management-to-localhost, codex-instructions-enabled, enable-gemini-cli-endpoint"
+    )
 
 
 @pytest.mark.parametrize(

@@ -525,6 +525,25 @@ def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: 
     assert summed.state(len(workers)) == said
 
 
+def test_sums_as_plain_data() -> None:
+    """For scripts: of each model the worst over all workers, and for how long."""
+    workers = [facts(m=("resting", 5.5), o=("ready", 0)), facts(m=("cooling down", 1.5))]
+    (summed,) = add_up({"clients": [each]} for each in [*workers, facts(disabled=True)])
+    assert summed.facts() == {
+        "client": LABEL,
+        "permits": 3,
+        "in_flight": 3,
+        "waiting": 6,
+        "served": 9,
+        "failed": 3,
+        "disabled_in_workers": 1,
+        "troubles": {"m": {"state": "cooling down", "for_s": 1.5}},
+    }
+    assert summed.models() == {"m": ["m"], "o": ["o"]}
+    (offering,) = add_up([{"clients": [{**facts(), "offered": {"up": ["b", "a"]}}]}])
+    assert offering.models() == {"up": ["b", "a"]}
+
+
 def test_counts_are_added_up() -> None:
     """Permits too, because each worker has its own; no limit in one is no limit."""
     (summed,) = add_up([{"clients": [facts(permits=2)]}, {"clients": [facts(permits=2)]}])
