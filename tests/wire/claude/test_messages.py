@@ -8,8 +8,6 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from tests.wire.test_claude_request import USER, Json, say, translate
-from tests.wire.test_claude_stream import join
 
 from proxy.errors import InvalidRequest
 from proxy.wire.claude.reply import to_chat

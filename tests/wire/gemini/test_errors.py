@@ -142,8 +142,12 @@ def test_field_at_fault_is_the_param() -> None:
     }
     facts = read(upstream.error(400, "INVALID_ARGUMENT", "Bad.", detail))
     assert (facts.param, facts.type) == ("generation_config.temperature", "invalid_request_error")
-    others = [{}, {"field": ""}, 7, {"field": 7}, {"field": "a"}, {"field": "b"}]
-    details = [{"fieldViolations": 7}, {"fieldViolations": others}, detail]
+    others: list[object] = [{}, {"field": ""}, 7, {"field": 7}, {"field": "a"}, {"field": "b"}]
+    details: list[upstream.Json] = [
+        {"fieldViolations": 7},
+        {"fieldViolations": others},
+        detail,
+    ]
     assert read(upstream.error(400, "INVALID_ARGUMENT", "Bad.", *details)).param == "a"
 
 
