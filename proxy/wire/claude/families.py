@@ -11,9 +11,6 @@ from typing import Literal
 
 import msgspec
 
-# Ways to switch thinking off: say nothing, one of the API's own words, or not at all.
-Off = Literal["omit", "disabled", "between_tools", "never"]
-
 _TO_HIGH = ("low", "medium", "high")
 _TO_MAX = ("low", "medium", "high", "max")
 _ALL = ("low", "medium", "high", "xhigh", "max")
@@ -31,7 +28,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     max_tokens: int = 128_000
     adaptive: bool = True
-    off: Off = "disabled"
+    # How thinking is switched off: by no word, by one of the API's own, or not at all.
+    off: Literal["omit", "disabled", "between_tools", "never"] = "disabled"
     efforts: tuple[str, ...] = _ALL
     sampling: bool = False
     forced_tools: bool = True

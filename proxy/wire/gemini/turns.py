@@ -23,7 +23,6 @@ from .family import Family
 from .names import wire_name
 
 Content = dict[str, Any]
-_Kind = Literal["user", "model"]
 
 _CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
 
@@ -56,7 +55,7 @@ class _Call(msgspec.Struct):
 class _Turn(msgspec.Struct):
     """`closed`: a result of its calls was seen, so that what the model says next is another."""
 
-    kind: _Kind
+    kind: Literal["user", "model"]
     parts: list[media.GeminiPart]
     calls: list[_Call] = []
     closed: bool = False
