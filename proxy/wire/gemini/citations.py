@@ -16,8 +16,6 @@ Annotation = dict[str, Any]
 
 def annotations_of(candidate: Candidate, text: str) -> Iterator[Annotation]:
     """What `candidate` cites; `text` is all visible text of its choice up to now."""
-    if candidate.citation_metadata is None and candidate.grounding_metadata is None:
-        return
     data = text.encode()
     if candidate.citation_metadata is not None:
         yield from _cited(candidate.citation_metadata, data)
