@@ -125,6 +125,67 @@ def test_sources_are_url_citations_in_characters() -> None:
     ]
 
 
+PAGES = [
+    {"web": {"uri": "u:a", "title": "A"}},
+    {},
+    {"web": {"title": "C"}},
+    {"web": {"uri": "u:d"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (
+            {"groundingMetadata": {"groundingChunks": PAGES}},
+            [(0, 3, "A", "u:a"), (0, 3, "u:d", "u:d")],
+        ),
+        (
+            {
+                "groundingMetadata": {
+                    "groundingChunks": PAGES,
+                    "groundingSupports": [
+                        {
+                            "segment": {"startIndex": 2},
+                            "groundingChunkIndices": [-1, 0, 1, 2, 3, 4],
+                        },
+                        {"segment": {"endIndex": 0}, "groundingChunkIndices": [0]},
+                        {"groundingChunkIndices": [3]},
+                        {"segment": {"startIndex": -5, "endIndex": 99}},
+                    ],
+                }
+            },
+            [(1, 3, "A", "u:a"), (1, 3, "u:d", "u:d"), (0, 0, "A", "u:a"), (0, 3, "u:d", "u:d")],
+        ),
+        ({"groundingMetadata": {}}, []),
+        (
+            {
+                "citationMetadata": {
+                    "citationSources": [
+                        {"uri": "u:a", "startIndex": -1, "endIndex": 99},
+                        {"uri": "u:b", "title": "B", "startIndex": 1, "endIndex": 2},
+                        {"uri": ""},
+                        {},
+                    ],
+                    "citations": [{"uri": "u:c"}],
+                }
+            },
+            [(0, 3, "u:a", "u:a"), (0, 1, "B", "u:b")],
+        ),
+        ({"citationMetadata": {"citations": [{"uri": "u:c"}]}}, [(0, 3, "u:c", "u:c")]),
+        ({"citationMetadata": {}}, []),
+    ],
+)
+def test_sources_at_any_place(metadata: Any, expected: list[tuple[Any, ...]]) -> None:
+    """Offsets within the text, places within the list, and pages that have an address."""
+    made = upstream.candidate([upstream.text("äbc")])
+    message = chat_of(upstream.unary(upstream.answer([{**made, **metadata}])))["choices"][0][
+        "message"
+    ]
+    notes = message.get("annotations", [])
+    assert [tuple(note["url_citation"].values()) for note in notes] == expected
+
+
 def test_source_without_a_segment_is_for_all_of_the_text() -> None:
     """And a chunk that is no web page for nothing; the text's signature is kept."""
     message = choice_of("grounded as a whole")["message"]
