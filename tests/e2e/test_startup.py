@@ -141,7 +141,7 @@ def test_unix_socket_in_use_is_one_line_and_status_3(
             path.write_text("theirs")
             why = f"poolproxy: cannot listen on unix:{path}: it is there, and no socket\n"
         env = {"PROXY_CONFIG": str(config), "GUNICORN_CMD_ARGS": f"--bind unix:{path}"}
-        for _ in range(3):  # each fills the backlog
+        for _ in range(2 if taken == "socket" else 1):  # the first fills the backlog
             done = run_to_end(command=command, **env)
             assert (done.returncode, done.stderr, done.stdout) == (3, why, "")
     assert path.exists()

@@ -194,7 +194,7 @@ def test_caller_who_reads_slowly_gets_all(
     monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 1.0)
     ours, theirs = taken
     CallerConnection(ours).limit_io(0.2)
-    data = os.urandom(1_200_000)
+    data = os.urandom(800_000)
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(ours.sendall, data)
         sent.add_done_callback(lambda _: ours.shutdown(socket.SHUT_WR))
@@ -205,7 +205,7 @@ def test_caller_who_reads_slowly_gets_all(
             time.sleep(0.02)  # is the case
         sent.result()
     assert whole == data
-    assert time.monotonic() - began > 2.5
+    assert time.monotonic() - began > 1.5
 
 
 def test_caller_who_takes_nothing_is_cut(

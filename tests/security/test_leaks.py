@@ -24,10 +24,11 @@ def test_key_is_found_and_its_mask_is_not(key: str) -> None:
         assert key_in(f"p/{text} b") is None
 
 
-@pytest.mark.parametrize("how", ["print", "sys.stderr.write", "logging.warning"])
-def test_test_that_shows_a_key_fails(tmp_path: Path, how: str) -> None:
+def test_test_that_shows_a_key_fails(tmp_path: Path) -> None:
     """Printed or logged, whatever else it proves."""
-    code = f"def test_it():\n    import logging, sys\n    {how}('k=' + {KEYS[0]!r})\n"
+    code = "import logging, sys\n"
+    for number, how in enumerate(["print", "sys.stderr.write", "logging.warning"]):
+        code += f"def test_{number}():\n    {how}('k=' + {KEYS[0]!r})\n"
     (tmp_path / "test_it.py").write_text(code)
     plugin = ["-p", "tests.conftest", "-c", str(ROOT / "setup.cfg"), "--rootdir", str(tmp_path)]
     done = subprocess.run(
@@ -39,4 +40,5 @@ def test_test_that_shows_a_key_fails(tmp_path: Path, how: str) -> None:
         check=False,
     )
     assert done.returncode == 1, done.stdout
+    assert "\n3 failed, " in done.stdout
     assert "a key is shown" in done.stdout
