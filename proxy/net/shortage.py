@@ -41,7 +41,7 @@ def recognised(error: BaseException) -> OutOfResources | None:
     for _ in range(_MAX_CAUSES):
         if cause is None:
             break
-        if what := _lacking(cause):
+        if what := lacking(cause):
             _tell(what)
             return OutOfResources(
                 f"this server has no more {what} at the moment; try again shortly", hint=_HINT
@@ -50,7 +50,8 @@ def recognised(error: BaseException) -> OutOfResources | None:
     return None
 
 
-def _lacking(error: BaseException) -> str | None:
+def lacking(error: BaseException) -> str | None:
+    """What the process has no more of, by this error alone."""
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, OSError):

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
 import contextlib
-import errno
 import inspect
 import math
-import os
 import select
 import selectors
 import socket
@@ -31,6 +29,7 @@ from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from ..errors import InvalidRequest, ProxyError
+from ..net import shortage
 from ..net.timed_socket import TimedSocket
 from ..net.watch import CallerConnection
 
@@ -66,8 +65,7 @@ STOP_LINGER_S = 1.0
 # A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
 WRITE_TIMEOUT_S = 20.0
 
-# A connection that is to be accepted needs what the process, or the machine, has no more of.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What a connection that is to be accepted needs may be there again after this time.
 EXHAUSTED_PAUSE_S = 0.1
 EXHAUSTED_TOLD_S = 10.0  # and so often the log says it, at most
 
@@ -132,9 +130,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             super().accept(listener)
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
+            if not shortage.lacking(error):
                 raise
-            self._tell_wait(os.strerror(error.errno))
+            self._tell_wait(str(error.strerror))
             time.sleep(EXHAUSTED_PAUSE_S)
 
     def set_accept_enabled(self, enabled: bool) -> None:
