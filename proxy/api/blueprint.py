@@ -61,7 +61,8 @@ def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Re
         try:
             if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
                 raise PathNotFound(f"there is no {request.path}: it begins with two slashes")
-            response = answer(exchange, **values)
+            # By `**` the call would have a frame on the thread's C stack.
+            response = answer(exchange, **values) if values else answer(exchange)
         except Exception as error:  # the boundary: a caller gets an answer, whatever happened
             return exchange.refuse_any(error)
         if response.direct_passthrough:

@@ -169,10 +169,11 @@ def resolve(host: str, flags: int = 0) -> list[Address]:
 def literal(host: str) -> list[Address]:
     """The address that `host` is, or nothing if it is a name. Does not block."""
     try:
-        ipaddress.ip_address(host)
+        is_ipv4 = ipaddress.ip_address(host).version == 4
     except ValueError:
         return []
-    return resolve(host, socket.AI_NUMERICHOST)
+    # `getaddrinfo` would take a page of the thread's stack, which is kept as long as the thread.
+    return [Address(socket.AF_INET, (host, 0))] if is_ipv4 else resolve(host, socket.AI_NUMERICHOST)
 
 
 NAMES = Names()
