@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import http.client
+import io
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from proxy.net.lost import Lost
 from proxy.net.watch import CLOCK, CallerConnection
 from proxy.pool.lease import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
+from tests.support.leaks import LOST_LEASE
 from tests.support.pool_tools import Desk, make_client
 from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
 
@@ -271,6 +273,19 @@ def test_who_comes_next_gives_back(comer: str) -> None:
         assert found is not None
         found.release()  # type: ignore[attr-defined]
     desk.assert_idle()
+
+
+def test_a_lost_lease_fails_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its warning comes up in a request that came next, and is logged there (tests/conftest.py)."""
+    log = logging.getLogger("proxy")
+    told = logging.StreamHandler(io.StringIO())
+    monkeypatch.setattr(log, "handlers", [told])
+    monkeypatch.setattr(log, "propagate", False)
+    desk = Desk(make_client("a"))
+    desk.take()
+    gc.collect()
+    desk.pool.snapshot()
+    assert LOST_LEASE in told.stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:a lease of:ResourceWarning")

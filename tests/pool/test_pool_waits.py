@@ -265,7 +265,8 @@ def test_those_who_wait_reckon_with_an_enabled_client() -> None:
     """Its trial takes one of them; the others have it when the trial has passed."""
     desk = Desk(make_client("a"), make_client("b", permits=0), queue_timeout_s=30)
     held = desk.lease_of("a")
-    desk.take().report(Effect.COOL, asked_s=1)
+    with desk.take() as cooled:
+        cooled.report(Effect.COOL, asked_s=1)
     trial, waiter = desk.ticket(), desk.ticket()
     desk.pool.set_disabled("b", True)
     with ThreadPoolExecutor(1) as other:  # with a bell of its own
@@ -278,7 +279,10 @@ def test_those_who_wait_reckon_with_an_enabled_client() -> None:
     assert found is not None
     assert found.client.label == "b"
     assert desk.clock.now == began + 0.5 + TRIAL_S
-    held.release()
+    for lease in (held, found):
+        lease.release()
+    desk.pool.withdraw(trial)
+    desk.assert_idle()
 
 
 def test_an_enabled_client_serves_who_waits() -> None:

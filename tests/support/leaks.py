@@ -1,4 +1,4 @@
-"""What no output of the whole suite may hold: a key, masked ones excepted, and a worker's death.
+"""What no output of the whole suite may hold: a key (unless masked), a lost lease, a dead worker.
 
 Keys in tests begin as those of real providers do, so that none has to be registered to be found.
 """
@@ -15,6 +15,10 @@ def key_in(text: str) -> str | None:
     """The first key in `text`, with what stands before it."""
     found = KEY.search(text)
     return text[max(0, found.start() - 200) : found.end()] if found else None
+
+
+# `Lost.give_back` logs what a note raises, a warning as well: it is not the fault of whoever comes.
+LOST_LEASE = "ResourceWarning: a lease of"
 
 
 # gunicorn 27.0.1, arbiter.py: what it logs when a worker crashes, hangs, or is killed. It starts
