@@ -7,7 +7,6 @@ makes for all is not on the way. Prints a line a module with its length, and the
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,7 +60,6 @@ def _stream(app: Any) -> None:
     environ = EnvironBuilder(
         messages.PATH, method="POST", data=body, content_type="application/json"
     ).get_environ()
-    chunks: Iterator[bytes]
     chunks, status, _ = run_wsgi_app(app, environ)
     answer = b"".join(chunks)
     assert status.startswith("200"), (status, answer)
