@@ -364,7 +364,7 @@ def test_what_nginx_tells_the_gateway(upstream: Upstream) -> None:
             forged = {
                 "X-Forwarded-For": "6.6.6.6",
                 "X-Forwarded-Proto": "https",
-                "Host": "ai.example",
+                "Host": "ai.example:8080",
             }
             connection.request("POST", "/v1/chat/completions?x=1", json.dumps(asked("any")), forged)
             with connection.getresponse() as response:
@@ -372,7 +372,7 @@ def test_what_nginx_tells_the_gateway(upstream: Upstream) -> None:
                 response.read()
     one, two = upstream.received()[-2:]
     assert one.connection == two.connection
-    assert (one.query, one.header["host"]) == ("x=1", "ai.example")
+    assert (one.query, one.header["host"]) == ("x=1", "ai.example:8080")
     assert one.header["x-forwarded-for"] == "127.0.0.1"
     assert one.header["x-forwarded-proto"] == "http"
     assert "connection" not in one.header
