@@ -21,7 +21,7 @@ import werkzeug.serving
 from flask import Flask
 
 from proxy import Proxy
-from tests.hostile.callers import read_all
+from tests.support.callers import read_all
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.support.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
 

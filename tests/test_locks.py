@@ -1,7 +1,7 @@
 """Locks: held wherever what they guard is used, and for nothing that takes its time.
 
 The pool's is for choices only: never held while waiting, waking or watching a caller. That it is
-held for every choice is seen to by `tests.support.pool_tools.guard` in all tests that use a desk.
+held for every choice is seen to by `tests.support.pool.guard` in all tests that use a desk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.net.watch import Bell, CallerConnection, Clock, Poll
 from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
-from tests.support.pool_tools import Desk, VirtualClock, make_client
+from tests.support.pool import Desk, VirtualClock, make_client
 
 
 class LockSeer(VirtualClock):

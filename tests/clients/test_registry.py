@@ -24,7 +24,7 @@ from proxy.errors import (
 )
 from proxy.net.helpers import HelperThreads
 from proxy.net.watch import CallerConnection, Poll
-from tests.support.pool_tools import ANYBODY, FakeClient, VirtualClock, make_client
+from tests.support.pool import ANYBODY, FakeClient, VirtualClock, make_client
 
 PATIENCE_S = 30.0
 

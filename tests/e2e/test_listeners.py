@@ -18,7 +18,7 @@ import trustme
 
 from proxy.server.settings import SPARE_THREADS
 from proxy.server.worker import HEAD_TIMEOUT_S
-from tests.hostile.callers import head, read_all, statuses, trickle
+from tests.support.callers import head, read_all, statuses, trickle
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     COMMAND,

@@ -20,7 +20,7 @@ import pytest
 
 from proxy.config import load_config
 from proxy.server.settings import settings
-from tests.hostile.callers import chat_request
+from tests.support.callers import chat_request
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     COMMAND,

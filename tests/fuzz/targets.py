@@ -39,7 +39,7 @@ from proxy.wire.http.head import HeadReader
 from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.made_names import plain_name
 from proxy.wire.sse import NamedError, SseDecoder, encode
-from tests.wire.claude.rules import violations
+from tests.support.claude_rules import violations
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_EVENT_BYTES = 64 * 1024

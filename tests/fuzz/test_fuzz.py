@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.targets import CORPUS, TARGETS, seeds
-from tests.wire import cases
+from tests.support import cases
 
 pytestmark = pytest.mark.slow
 

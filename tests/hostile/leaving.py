@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from tests.hostile.callers import LEAVE, chat_request, half_close, head, read_all
 from tests.hostile.place import (
     HEAD_TIMEOUT_S,
     Place,
@@ -19,6 +18,7 @@ from tests.hostile.place import (
     wait_until,
     waiting,
 )
+from tests.support.callers import LEAVE, chat_request, half_close, head, read_all
 from tests.support.gateway import CHAT, PATIENCE_S, Reached
 from tests.support.upstream import Step, chat, chunk, error, events, raw
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 
-from tests.hostile.callers import DEMO, chat_request, half_close, head, read_all, statuses, trickle
 from tests.hostile.place import (
     HEAD_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -15,6 +14,7 @@ from tests.hostile.place import (
     Place,
     read_answer,
 )
+from tests.support.callers import DEMO, chat_request, half_close, head, read_all, statuses, trickle
 from tests.support.gateway import CHAT
 
 # Many connections

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.hostile import leaving, sending
-from tests.hostile.callers import DEMO, Others
 from tests.hostile.place import (
     HEAD_TIMEOUT_S,
     IDLE_TIMEOUT_S,
@@ -22,6 +21,7 @@ from tests.hostile.place import (
     facts,
     wait_until,
 )
+from tests.support.callers import DEMO, Others
 from tests.support.gateway import Gateway, Lots
 from tests.support.upstream import Upstream
 

@@ -24,7 +24,7 @@ from proxy.net.watch import CallerConnection
 from proxy.server.control import ask_all
 from proxy.server.settings import SPARE_THREADS
 from proxy.server.worker import MAX_HEAD_BYTES
-from tests.hostile.callers import DEMO, half_close, head, read_all, statuses, trickle
+from tests.support.callers import DEMO, half_close, head, read_all, statuses, trickle
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway
 
 REQUEST_TIMEOUT_S = 1

@@ -23,7 +23,7 @@ from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from tests.support.calls import fetch, read_all, send, transport
 from tests.support.certificates import Authority
-from tests.support.connect_proxy import HttpProxy, SocksProxy
+from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.upstream import HANG, Gate, Hold, Pause, Upstream, chat, raw, stream
 
 Maker = Callable[..., Transport]

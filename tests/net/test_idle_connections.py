@@ -17,8 +17,8 @@ from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.wire.chat import read_request
 from tests.support.calls import WAIT_S, read_all, send
-from tests.support.connect_proxy import HttpProxy, SocksProxy
 from tests.support.dialects import BY_KIND, Said
+from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.upstream import Upstream, chat
 
 KEY = "key-0123456789"

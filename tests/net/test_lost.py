@@ -32,7 +32,7 @@ from proxy.net.watch import CLOCK, CallerConnection
 from proxy.pool.lease import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
 from tests.support.leaks import LOST_LEASE
-from tests.support.pool_tools import Desk, make_client
+from tests.support.pool import Desk, make_client
 from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
 
 KEY = "sk-lost-0123456789"

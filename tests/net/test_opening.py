@@ -20,9 +20,9 @@ from proxy.net.watch import CallerConnection
 from tests.net.test_caller_gone import NOTICED_S, Leaving
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
-from tests.support.connect_proxy import HttpProxy, SocksProxy
 from tests.support.dribble import Dribble, FullBacklog
 from tests.support.name_server import NameServer
+from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.rude import RudeUpstream
 from tests.support.upstream import CUT, Upstream, error, raw
 

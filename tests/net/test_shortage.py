@@ -18,7 +18,7 @@ from proxy.net.connections import connect_error
 from proxy.net.watch import Bell
 from proxy.pool.health import Effect
 from proxy.request.verdict import Verdict, judge
-from tests.support.dispatch_tools import ScriptedClient, ScriptedReply, Stage, error_of
+from tests.support.attempts import ScriptedClient, ScriptedReply, Stage, error_of
 from tests.support.upstream import chat, stream
 
 WANTS = [

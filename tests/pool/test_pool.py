@@ -13,7 +13,7 @@ from proxy.errors import (
 )
 from proxy.net.watch import CallerConnection
 from proxy.pool.health import Effect
-from tests.support.pool_tools import Desk, make_client
+from tests.support.pool import Desk, make_client
 
 
 def test_a_lease_holds_one_permit_until_its_end() -> None:

@@ -20,7 +20,7 @@ from proxy.errors import AllCoolingDown, NoClientFree, NoClientInService, PoolEr
 from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
-from tests.support.pool_tools import Desk, make_client
+from tests.support.pool import Desk, make_client
 
 QUEUE_TIMEOUT_S = 30.0
 MAX_RETRY_INTERVAL_S = 5.0

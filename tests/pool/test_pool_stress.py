@@ -24,7 +24,7 @@ from proxy.pool.health import Effect, State
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
 from proxy.pool.queue import Offer
-from tests.support.pool_tools import ANYBODY, Desk, make_client
+from tests.support.pool import ANYBODY, Desk, make_client
 
 # How long the threads of one test may take in all, on a loaded machine.
 PATIENCE_S = 110.0

@@ -14,7 +14,7 @@ from proxy.net.watch import CallerConnection
 from proxy.pool.client_lock import Ticket
 from proxy.pool.health import TRIAL_S, Effect
 from proxy.pool.lease import Lease
-from tests.support.pool_tools import ANYBODY, Desk, make_client
+from tests.support.pool import ANYBODY, Desk, make_client
 
 
 @pytest.fixture

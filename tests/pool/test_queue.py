@@ -13,7 +13,7 @@ from proxy.pool.client_lock import ClientLock, Ticket
 from proxy.pool.health import Effect
 from proxy.pool.pool import ClientPool
 from proxy.pool.queue import ModelQueue
-from tests.support.pool_tools import ANYBODY, Desk, FakeClient, make_client
+from tests.support.pool import ANYBODY, Desk, FakeClient, make_client
 
 
 def desk_of(**weights: int) -> Desk:

@@ -27,7 +27,7 @@ from proxy.record.record import Record
 from proxy.request.attempts import Answer
 from proxy.request.call import Asked
 from proxy.wire.chat import ChatRequest
-from tests.support.dispatch_tools import Stage, body_of, caller_leaving
+from tests.support.attempts import Stage, body_of, caller_leaving
 from tests.support.upstream import (
     CUT,
     HANG,

@@ -15,7 +15,7 @@ from proxy.errors import (
     UpstreamTooLarge,
     UpstreamTruncated,
 )
-from tests.support.dispatch_tools import Stage, body_of
+from tests.support.attempts import Stage, body_of
 from tests.support.upstream import (
     HANG,
     RESET,

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import CallerGone, ProxyError
 from proxy.request.stream import Opened
-from tests.support.dispatch_tools import WALL_S, Play, Stage, caller_leaving
+from tests.support.attempts import WALL_S, Play, Stage, caller_leaving
 from tests.support.upstream import (
     HANG,
     Pause,

@@ -18,7 +18,7 @@ from proxy.errors import (
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.request.attempts import Answer
-from tests.support.dispatch_tools import Play, Stage, error_of
+from tests.support.attempts import Play, Stage, error_of
 from tests.support.upstream import HANG, RESET, Pause, Reply, chat, error, stream
 
 OK = chat("Hello")

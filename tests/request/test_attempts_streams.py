@@ -18,7 +18,7 @@ from proxy.errors import (
 from proxy.request.attempts import Attempts
 from proxy.request.call import serve
 from proxy.request.stream import Opened, StreamBody
-from tests.support.dispatch_tools import Play, Stage, caller_leaving, error_of
+from tests.support.attempts import Play, Stage, caller_leaving, error_of
 from tests.support.upstream import (
     HANG,
     RESET,

@@ -13,7 +13,7 @@ from proxy.errors import CallerGone, UpstreamTimeout
 from proxy.pool.health import Effect
 from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
-from tests.support.dispatch_tools import Play, Stage, caller_leaving
+from tests.support.attempts import Play, Stage, caller_leaving
 from tests.support.upstream import HANG, Pause, Reply, Step, chat, error, stream
 
 OK = chat("Hello")

@@ -26,7 +26,7 @@ from proxy.request.stream import StreamBody
 from proxy.wire.chat import Usage
 from proxy.wire.completions.answers import TextAnswers
 from proxy.wire.completions.request import read_completion
-from tests.support.dispatch_tools import Stage, caller_leaving
+from tests.support.attempts import Stage, caller_leaving
 from tests.support.upstream import (
     CUT,
     HANG,

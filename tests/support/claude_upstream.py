@@ -14,7 +14,7 @@ from anthropic.types import beta
 from anthropic.types.message_create_params import MessageCreateParams
 from pydantic import TypeAdapter
 
-from tests.wire.claude.rules import violations
+from tests.support.claude_rules import violations
 
 Json = dict[str, Any]
 

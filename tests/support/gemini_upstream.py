@@ -12,9 +12,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from google.genai import models as sdk_models
 from google.genai import types
 
-from tests.wire.gemini.rules import violations
+from tests.support.gemini_rules import violations
 
 Json = dict[str, Any]
 
@@ -50,6 +51,14 @@ def read_request(body: bytes, *, model: str = "gemini-3.5-flash") -> Json:
     assert request.keys() <= {"contents", "generationConfig", *BESIDE}
     assert violations(request, model=model) == []
     return request
+
+
+def read_as_sdk(response: Json) -> types.GenerateContentResponse:
+    """What google-genai makes of it; its models forbid unknown fields."""
+    for candidate in response.get("candidates", []):
+        types.Content.model_validate(candidate["content"])
+    converted = sdk_models._GenerateContentResponse_from_mldev(response)
+    return types.GenerateContentResponse.model_validate(converted)
 
 
 def text(said: str, *, thought: bool = False, signature: str | None = None) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from google.genai import models as sdk_models
@@ -13,20 +12,12 @@ from google.genai.errors import APIError
 from tests.support import gemini_upstream as upstream
 
 
-def read_as_sdk(response: dict[str, Any]) -> types.GenerateContentResponse:
-    """What google-genai makes of it; its models forbid unknown fields."""
-    for candidate in response.get("candidates", []):
-        types.Content.model_validate(candidate["content"])
-    converted = sdk_models._GenerateContentResponse_from_mldev(response)
-    return types.GenerateContentResponse.model_validate(converted)
-
-
 @pytest.mark.parametrize("name", upstream.STREAMS)
 def test_events_are_read_by_the_official_sdk(name: str) -> None:
     """Every event and the answer joined of them is a GenerateContentResponse."""
     for event in upstream.STREAMS[name]:
-        read_as_sdk(event)
-    whole = read_as_sdk(upstream.joined(upstream.STREAMS[name]))
+        upstream.read_as_sdk(event)
+    whole = upstream.read_as_sdk(upstream.joined(upstream.STREAMS[name]))
     assert whole.response_id == upstream.RESPONSE_ID
 
 

@@ -24,7 +24,7 @@ from proxy.errors import UpstreamTruncated
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.sse import DONE, SseDecoder, encode
-from tests.wire import cases
+from tests.support import cases
 
 Json = dict[str, Any]
 

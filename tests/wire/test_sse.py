@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamTooLarge
 from proxy.wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
-from tests.wire import cases
+from tests.support import cases
 
 BOM = b"\xef\xbb\xbf"
 UNLIMITED = 1 << 30

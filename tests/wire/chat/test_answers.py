@@ -37,8 +37,8 @@ from proxy.wire.chat import (
 from proxy.wire.chat.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS
 from proxy.wire.chat.stream import MAX_HELD_BYTES
 from proxy.wire.lenient_json import encode
+from tests.support import cases
 from tests.support.upstream import chat, chunk, tool_calls
-from tests.wire import cases
 
 ANSWER = chat("Hi").wire_bytes().partition(b"\r\n\r\n")[2]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from proxy.errors import InvalidRequest
 from proxy.wire.chat import read_any, read_request
 from proxy.wire.lenient_json import shield, unshield
-from tests.wire import cases
+from tests.support import cases
 
 MESSAGES = b'"messages":[{"role":"user","content":"Hi"}]'
 

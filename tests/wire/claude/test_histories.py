@@ -18,8 +18,8 @@ from proxy.wire.claude.stream import ChatStream
 from proxy.wire.gemini.request import to_request as to_gemini
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
+from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request as read_claude
-from tests.wire.claude.rules import violations
 from tests.wire.claude.test_stream import join
 from tests.wire.gemini import chat as gemini_chat
 from tests.wire.histories import conversations

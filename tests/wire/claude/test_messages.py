@@ -16,7 +16,7 @@ from proxy.wire.claude.stream import ChatStream
 from proxy.wire.claude.thinking import ThinkingBlock, carry
 from proxy.wire.made_names import plain_name
 from tests.support import claude_upstream as claude
-from tests.wire.claude.rules import violations
+from tests.support.claude_rules import violations
 from tests.wire.claude.test_request import USER, Json, say, translate
 from tests.wire.claude.test_stream import join
 

@@ -15,8 +15,8 @@ from proxy.wire.claude.families import family_of
 from proxy.wire.claude.names import CallersNames, rename_keys
 from proxy.wire.claude.parameters import PARAMETERS
 from proxy.wire.claude.request import to_request
+from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request
-from tests.wire.claude.rules import violations
 
 Json = dict[str, Any]
 

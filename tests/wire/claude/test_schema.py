@@ -18,8 +18,8 @@ from proxy.wire.claude.names import (
 )
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.schema import close_schema
+from tests.support.claude_rules import UNIONS, violations
 from tests.support.claude_upstream import read_request
-from tests.wire.claude.rules import UNIONS, violations
 from tests.wire.json_schema import accepts
 from tests.wire.schemas import NAMES, schemas, values
 

@@ -15,7 +15,7 @@ from proxy.errors import CallerError, ProxyError, UpstreamInvalid
 from proxy.wire.chat import Usage, chunks_of
 from proxy.wire.completions.answers import TextAnswers
 from tests.support.upstream import Json, chunk
-from tests.wire.completions.tools import JSON, REQUESTS, asked, objects, read
+from tests.wire.completions.requests import JSON, REQUESTS, asked, objects, read
 
 
 def answers(**fields: Any) -> TextAnswers:

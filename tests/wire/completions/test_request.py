@@ -22,7 +22,7 @@ from proxy.wire.completions.request import (
 )
 from proxy.wire.lenient_json import shield, unshield
 from tests.support.upstream import Json
-from tests.wire.completions.tools import JSON, REQUESTS, asked, read
+from tests.wire.completions.requests import JSON, REQUESTS, asked, read
 
 
 def chats(body: bytes) -> list[Json]:

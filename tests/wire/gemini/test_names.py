@@ -8,9 +8,9 @@ import pytest
 
 from proxy.wire.gemini.names import wire_name
 from tests.support import gemini_upstream as upstream
+from tests.support.gemini_rules import NAME, violations
 from tests.wire.gemini.chat import Json, chat_of, chunks_of, join
 from tests.wire.gemini.requests import HELLO, called, result, translate
-from tests.wire.gemini.rules import NAME, violations
 from tests.wire.histories import NAMES, tool
 
 TAKEN = ["weather", "_x", "get-page", "files.read", "A" * 64, "x_0123abcd"]

@@ -20,6 +20,7 @@ from openai.types.chat import completion_create_params as openai_params
 from proxy.errors import InvalidRequest, ProxyError, UnsupportedParameter
 from proxy.wire.gemini.request import PARAMETERS, path, to_request
 from tests.support import gemini_upstream as upstream
+from tests.support.gemini_rules import violations
 from tests.wire.gemini.requests import (
     FLASH,
     HELLO,
@@ -34,7 +35,6 @@ from tests.wire.gemini.requests import (
     translate,
     user,
 )
-from tests.wire.gemini.rules import violations
 
 
 @pytest.fixture(scope="module")

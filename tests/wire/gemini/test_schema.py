@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.errors import InvalidRequest
 from proxy.wire.gemini.flat_schema import MAX_NODES, Reader
 from proxy.wire.gemini.schema import clean, function_parameters
-from tests.wire.gemini.rules import schema_violations
+from tests.support.gemini_rules import schema_violations
 from tests.wire.json_schema import accepts
 from tests.wire.schemas import schemas, values
 

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 from proxy.errors import UpstreamTruncated
 from proxy.wire.sse import SseDecoder
 from tests.support import gemini_upstream as upstream
-from tests.support.test_gemini_upstream import read_as_sdk
+from tests.support.gemini_upstream import read_as_sdk
 from tests.wire.gemini.chat import Json, chunks_of, new_stream
 
 # What google-genai leaves in parts: see test_gemini_stream.py for what becomes of these.

@@ -12,6 +12,7 @@ import pytest
 from proxy.wire.gemini import calls
 from proxy.wire.gemini.names import wire_name
 from tests.support import gemini_upstream as upstream
+from tests.support.gemini_rules import violations
 from tests.wire.gemini.requests import (
     FLASH,
     HELLO,
@@ -27,7 +28,6 @@ from tests.wire.gemini.requests import (
     translate,
     user,
 )
-from tests.wire.gemini.rules import violations
 
 MODELS = ["gemini-2.5-flash", FLASH]
 

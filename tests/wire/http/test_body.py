@@ -27,7 +27,7 @@ from proxy.wire.http.body import (
     inflater,
 )
 from proxy.wire.http.head import Head
-from tests.wire import cases
+from tests.support import cases
 
 LAST = b"0\r\n\r\n"
 

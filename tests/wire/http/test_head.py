@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamInvalid
 from proxy.wire.http.head import MAX_HEAD_BYTES, MAX_INTERIM_HEADS, Head, HeadReader, parse_head
-from tests.wire import cases
+from tests.support import cases
 
 OK = b"HTTP/1.1 200 OK\r\n"
 END = b"\r\n"
