@@ -20,7 +20,8 @@ from proxy.net.watch import Bell, CallerConnection, Clock, Poll
 from proxy.pool.client_lock import Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
-from tests.support.pool import Desk, VirtualClock, make_client
+from tests.support.clock import VirtualClock
+from tests.support.pool import Desk, make_client
 
 
 class LockSeer(VirtualClock):
@@ -60,7 +61,7 @@ def test_the_lock_is_free_during_a_wait_which_ends_by_hand_off() -> None:
     desk, clock = make_desk()
     held = [desk.take(), desk.take()]
     began = clock.now
-    clock.at(began + 1.0, held[0].release)
+    clock.after(1.0, held[0].release)
     lease = desk.pool.acquire(desk.ticket(), desk.routes["m"], math.inf)
     assert lease is not None
     assert clock.now == began + 1.0
@@ -106,7 +107,7 @@ def test_the_lock_is_free_while_a_caller_is_watched() -> None:
             assert not desk.pool._lock.locked()
             super().pause(until, clock)
 
-    clock.at(clock.now + 1.0, held[0].release)
+    clock.after(1.0, held[0].release)
     lease = desk.pool.acquire(desk.ticket("m", Watched(None)), desk.routes["m"], math.inf)
     assert lease is not None
     lease.release()

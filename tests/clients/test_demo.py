@@ -17,7 +17,7 @@ from proxy.errors import CallerGone
 from proxy.net.watch import CallerConnection
 from proxy.wire.chat import Usage, read_request
 from proxy.wire.sse import DONE, SseDecoder
-from tests.request.test_stream import VirtualClock
+from tests.support.clock import VirtualClock
 
 HELLO = "Hello from the demo provider."
 

@@ -24,7 +24,8 @@ from proxy.errors import (
 )
 from proxy.net.helpers import HelperThreads
 from proxy.net.watch import CallerConnection, Poll
-from tests.support.pool import ANYBODY, FakeClient, VirtualClock, make_client
+from tests.support.clock import VirtualClock
+from tests.support.pool import ANYBODY, FakeClient, make_client
 
 PATIENCE_S = 30.0
 

@@ -265,7 +265,7 @@ def test_a_disabled_client_gets_no_more_requests() -> None:
     desk = Desk(make_client("a"))
     held, waiting = desk.take(), desk.ticket()
     assert desk.ask(waiting) is None
-    desk.clock.at(desk.clock.now + 1, lambda: desk.pool.set_disabled("a", True))
+    desk.clock.after(1, lambda: desk.pool.set_disabled("a", True))
     with pytest.raises(NoClientInService) as caught:
         desk.wait(waiting)
     assert caught.value.headers() == {"x-should-retry": "false"}

@@ -93,7 +93,7 @@ def test_a_client_that_was_tried_is_had_at_the_end_of_the_back_off() -> None:
     held.release()
     lease = desk.take(ticket=other)
     began = desk.clock.now
-    desk.clock.at(began + 0.5, lease.release)
+    desk.clock.after(0.5, lease.release)
     found = desk.wait(retry)
     assert found is not None
     assert desk.clock.now == began + 1
@@ -218,7 +218,7 @@ def test_who_waits_learns_that_all_cool_down_now() -> None:
     desk = Desk(make_client("a"))
     held = desk.take()
     began = desk.clock.now
-    desk.clock.at(began + 3, lambda: held.report(Effect.COOL, asked_s=60))
+    desk.clock.after(3, lambda: held.report(Effect.COOL, asked_s=60))
     with pytest.raises(AllCoolingDown):
         desk.wait(desk.ticket())
     assert desk.clock.now == began + 3
@@ -273,7 +273,7 @@ def test_those_who_wait_reckon_with_an_enabled_client() -> None:
         other.submit(desk.queue, trial).result()
     desk.clock.now += 1
     began = desk.clock.now
-    desk.clock.at(began + 0.5, lambda: desk.pool.set_disabled("b", False))
+    desk.clock.after(0.5, lambda: desk.pool.set_disabled("b", False))
     found = desk.wait(waiter)
     assert trial.granted is not None
     assert found is not None
@@ -424,7 +424,7 @@ def test_a_key_on_trial_is_tried_for_all_its_models() -> None:
     trial, began = desk.take("m"), desk.clock.now
     waiting = desk.ticket("n")
     desk.queue(waiting)
-    desk.clock.at(began + 1, lambda: trial.report(Effect.BEGUN))
+    desk.clock.after(1, lambda: trial.report(Effect.BEGUN))
     lease = desk.wait(waiting)
     assert lease is not None
     assert desk.clock.now == began + 1
@@ -442,7 +442,7 @@ def test_a_caller_that_leaves_while_queued(
     desk = Desk(make_client("a"))
     held = desk.take()
     gone, waiting = desk.ticket(caller=caller), desk.ticket()
-    desk.clock.at(desk.clock.now + 1, theirs.close)
+    desk.clock.after(1, theirs.close)
     assert desk.ask(waiting) is None
     with pytest.raises(CallerGone):
         desk.wait(gone)
@@ -464,7 +464,7 @@ def test_a_caller_that_leaves_as_it_is_handed_a_client(
         theirs.close()
         held.release()
 
-    desk.clock.at(desk.clock.now + 1, hand_over_and_leave)
+    desk.clock.after(1, hand_over_and_leave)
     with pytest.raises(CallerGone):
         desk.wait(desk.ticket(caller=caller))
     with desk.take(ticket=next_one):
@@ -481,7 +481,7 @@ def test_a_wait_that_is_broken_off_strands_nothing() -> None:
         held.release()
         raise SystemExit(1)
 
-    desk.clock.at(desk.clock.now + 1, abort)
+    desk.clock.after(1, abort)
     with pytest.raises(SystemExit):
         desk.wait(desk.ticket())
     desk.assert_idle()

@@ -233,7 +233,7 @@ def test_counts_outlive_a_change_of_routes() -> None:
     desk = Desk(make_client("a"), make_client("b"))
     both, desk.routes["m"] = desk.routes["m"], desk.routes["m"][:1]
     held, waiting = desk.take(), desk.ticket()
-    desk.clock.at(desk.clock.now + 7, held.release)
+    desk.clock.after(7, held.release)
     lease = desk.wait(waiting)
     assert lease is not None
     lease.release()

@@ -51,7 +51,7 @@ def test_success_resets_the_failure_count(failure: Reply) -> None:
     stage = Stage([failure, OK], [OK])
     stage.ask()
     assert stage.state_of("a")["failures"] == 1
-    stage.clock.sleep_until(10)
+    stage.clock.sleep(10)
     stage["b"].always = OK
     stage.ask()
     stage.ask()

@@ -18,7 +18,8 @@ from proxy.errors import (
 from proxy.request.attempts import Attempts
 from proxy.request.call import serve
 from proxy.request.stream import Opened, StreamBody
-from tests.support.attempts import Play, Stage, caller_leaving, error_of
+from tests.support.attempts import Play, Stage, error_of
+from tests.support.clock import caller_leaving
 from tests.support.upstream import (
     HANG,
     RESET,
@@ -152,7 +153,7 @@ def served(stage: Stage, *, late_s: float = 0) -> StreamBody:
     The request arrived `late_s` before its first attempt.
     """
     call = stage.call(stream=True)
-    stage.clock.sleep_until(stage.now_s + late_s)
+    stage.clock.sleep(late_s)
     with ExitStack() as held:
         attempts = Attempts(call, stage.pool, stage.config, stage.clock)
         body = serve(attempts, call, held, config=stage.config, clock=stage.clock)
@@ -243,7 +244,7 @@ def test_rest_doubles_when_every_stream_breaks() -> None:
     for failures, rest_s in enumerate([1, 2, 4], start=1):
         stage.stream()
         assert stage.state_of("a") == {"state": "resting", "failures": failures, "for_s": rest_s}
-        stage.clock.sleep_until(stage.now_s + rest_s)
+        stage.clock.sleep(rest_s)
     stage.stream()
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
 

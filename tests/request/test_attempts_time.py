@@ -13,7 +13,8 @@ from proxy.errors import CallerGone, UpstreamTimeout
 from proxy.pool.health import Effect
 from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
-from tests.support.attempts import Play, Stage, caller_leaving
+from tests.support.attempts import Play, Stage
+from tests.support.clock import caller_leaving
 from tests.support.upstream import HANG, Pause, Reply, Step, chat, error, stream
 
 OK = chat("Hello")
@@ -165,7 +166,7 @@ def test_request_timeout_counts_from_arrival() -> None:
     """Time spent before the first attempt counts."""
     stage = Stage([OK.after(HANG)], request_timeout=30, request_retry=0)
     call = stage.call()
-    stage.clock.sleep_until(12)
+    stage.clock.sleep(12)
     with stage.attempts(call) as attempts, pytest.raises(UpstreamTimeout):
         attempts.advance(float("inf"))
     assert stage.now_s == 30

@@ -26,7 +26,8 @@ from proxy.request.stream import StreamBody
 from proxy.wire.chat import Usage
 from proxy.wire.completions.answers import TextAnswers
 from proxy.wire.completions.request import read_completion
-from tests.support.attempts import Stage, caller_leaving
+from tests.support.attempts import Stage
+from tests.support.clock import caller_leaving
 from tests.support.upstream import (
     CUT,
     HANG,
@@ -156,7 +157,7 @@ def test_another_request_may_come_between() -> None:
         written = [next(body)]
         with another_waiting(stage) as take:
             written += [next(body), next(body)]
-            stage.clock.at(20, take().release)
+            stage.clock.after(20 - stage.now_s, take().release)
             written += list(body)
         body.close()
     assert texts(written) == [(0, "a"), (1, "b")]
@@ -320,7 +321,7 @@ def test_idle_timeout_is_not_for_waits_in_the_queue() -> None:
         written = [next(body)]
         with another_waiting(stage) as take:
             written += [next(body), next(body)]
-            stage.clock.at(50, take().release)
+            stage.clock.after(50 - stage.now_s, take().release)
             written += list(body)
         body.close()
     assert texts(written) == [(0, "a"), (1, "b")]
@@ -369,9 +370,9 @@ def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
         assert lease is not None, "it was handed the client between the two prompts"
         lease.release()
 
-    stage.clock.at(1, come)
-    stage.clock.at(3, be_served)
-    stage.clock.at(4, lambda: stage.pool.withdraw(tickets[1]))
+    stage.clock.after(1, come)
+    stage.clock.after(3, be_served)
+    stage.clock.after(4, lambda: stage.pool.withdraw(tickets[1]))
     if stream:
         writes(stage)
     else:

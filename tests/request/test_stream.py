@@ -22,11 +22,11 @@ from proxy.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
-from proxy.net.watch import Clock, Poll
 from proxy.record.record import Record
 from proxy.request.stream import Finished, Opened, Relay, StreamBody
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
+from tests.support.clock import VirtualClock
 
 KEEPALIVE_S = 15.0
 IDLE_S = 100.0
@@ -39,20 +39,6 @@ def chunk(text: str, finish: str | None = None) -> bytes:
 
 A, B, END = chunk("a"), chunk("b"), chunk("", "stop")
 COMMENT = b": processing\n\n"
-
-
-class VirtualClock(Clock):
-    """Time that passes only when someone waits."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
-        self.now = max(self.now, until)
-        return []
 
 
 class ScriptedReply:

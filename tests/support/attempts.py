@@ -1,4 +1,4 @@
-"""A stage for attempts: scripted clients in this process, and a clock that only waits can move.
+"""A stage for attempts: scripted clients in this process, on a virtual clock.
 
 A script is made of the fake upstream's own replies (`tests.support.upstream`), played without a
 socket: a `Pause` lets virtual seconds pass, `HANG` all that are left, `CUT` and `RESET` break the
@@ -7,14 +7,11 @@ connection. An error in a script is raised by `send`. The dialect is that of the
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
 import math
 import random
-import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,7 +22,7 @@ from proxy.clients.registry import Entry, Registry
 from proxy.config import ClientConfig, load_config
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.net.transport import Transport
-from proxy.net.watch import CallerConnection, Clock, Poll
+from proxy.net.watch import CallerConnection, Clock
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
@@ -34,45 +31,10 @@ from proxy.request.attempts import Answer, Attempts, Call
 from proxy.request.call import serve
 from proxy.request.stream import StreamBody
 from proxy.wire.chat import ChatRequest, Usage, read_request
+from tests.support.clock import START_S, VirtualClock
 from tests.support.upstream import HANG, Pause, Reply, Step
 
 Play: TypeAlias = Reply | ProxyError
-
-# Fractions of powers of two are exact in floats of this size, so that moments compare equal.
-START_S = 1024.0
-WALL_S = 1_760_000_000.0
-
-
-class VirtualClock(Clock):
-    """Time that passes while somebody waits; a wait that nothing could end fails the test."""
-
-    def __init__(self) -> None:
-        self._now = START_S
-        self._numbers = itertools.count()
-        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
-        self.monotonic = lambda: self._now
-        self.wall = lambda: WALL_S + self._now - START_S
-
-    def at(self, after_s: float, action: Callable[[], object]) -> None:
-        """Do something when `after_s` seconds from the start have passed."""
-        heapq.heappush(self._agenda, (START_S + after_s, next(self._numbers), action))
-
-    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
-        while not (events := poller.poll(0)):
-            if self._agenda and self._agenda[0][0] <= max(until, self._now):
-                moment, _, action = heapq.heappop(self._agenda)
-                self._now = max(self._now, moment)
-                action()
-            elif until == math.inf:
-                raise AssertionError("this wait would never end")
-            else:
-                self._now = max(self._now, until)
-                return []
-        return events
-
-    def sleep_until(self, after_s: float) -> None:
-        """Let the time pass, up to so many seconds from the start."""
-        CallerConnection(None).pause(START_S + after_s, self)
 
 
 class Sent(NamedTuple):
@@ -242,7 +204,7 @@ class Stage:
     @property
     def now_s(self) -> float:
         """Seconds since the start."""
-        return self.clock.monotonic() - START_S
+        return self.clock.now - START_S
 
     @property
     def sent(self) -> list[Sent]:
@@ -343,7 +305,7 @@ class Stage:
         assert lease is not None, f"{label} is not free"
         self._occupied.add(lease)
         if until_s is not None:
-            self.clock.at(until_s, lambda: self.free(lease))
+            self.clock.after(until_s - self.now_s, lambda: self.free(lease))
         return lease
 
     def free(self, lease: Lease) -> None:
@@ -368,15 +330,6 @@ class Stage:
         waiting = sum(facts["waiting"] for facts in self.pool.queue_facts().values())
         still_open = [reply for one in self.clients for reply in one.replies if not reply.is_closed]
         assert (in_flight, waiting, still_open) == (len(self._occupied), 0, [])
-
-
-@contextmanager
-def caller_leaving(clock: VirtualClock, after_s: float) -> Iterator[CallerConnection]:
-    """A caller who hangs up so many seconds from the start."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        clock.at(after_s, theirs.close)
-        yield CallerConnection(ours)
 
 
 def body_of(reply: Reply) -> bytes:

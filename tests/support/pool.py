@@ -1,9 +1,7 @@
-"""What the pool's tests share: a clock that need not sleep, clients that send nothing, a pool."""
+"""What the pool's tests share: clients that send nothing, and a pool that they are lent by."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,45 +12,17 @@ from proxy.clients.registry import Route
 from proxy.config.config import ClientConfig, Model
 from proxy.config.secret import Secret
 from proxy.errors import UpstreamRefusal
-from proxy.net.watch import CallerConnection, Clock, Poll
+from proxy.net.watch import CallerConnection, Clock
 from proxy.pool.client_lock import ClientLock, Ticket
 from proxy.pool.health import Effect
 from proxy.pool.lease import Lease
 from proxy.pool.pool import ClientPool
 from proxy.pool.queue import ModelQueue
 from proxy.wire.chat import ChatRequest, Usage
+from tests.support.clock import VirtualClock
 
 # A caller that never leaves.
 ANYBODY = CallerConnection(None)
-
-
-class VirtualClock(Clock):
-    """Time passes only in waits, and at once; what was planned `at` a moment happens on the way."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-        self.waits = 0
-        self._planned: list[tuple[float, int, Callable[[], object]]] = []
-        self._numbers = itertools.count()
-        self.monotonic = lambda: self.now
-        self.wall = lambda: self.now + 1.7e9
-
-    def at(self, moment: float, action: Callable[[], object]) -> None:
-        """Do it when a wait reaches the moment."""
-        heapq.heappush(self._planned, (moment, next(self._numbers), action))
-
-    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
-        self.waits += 1
-        assert self.waits < 100_000, "a busy loop"
-        while not (events := poller.poll(0)) and self.now < until:
-            if self._planned and self._planned[0][0] <= until:
-                moment, _, action = heapq.heappop(self._planned)
-                self.now = max(self.now, moment)
-                action()
-            else:
-                assert until < math.inf, "this wait would never end"
-                self.now = until
-        return events
 
 
 class FakeClient(Client):
