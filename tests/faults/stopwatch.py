@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy.server.control import ask_all
-from tests.support.dribble import Dribble, FullBacklog
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked
+from tests.support.rude import Dribble, FullBacklog
 from tests.support.upstream import Upstream
 
 # A deadline holds within a tenth of itself and this; beside other tests the cores are not ours.
@@ -109,7 +109,7 @@ def _dribbling(words: bytes, provider: Callable[[int], dict[str, Any]]) -> Calla
 
     def make(held: ExitStack) -> Site:
         server = held.enter_context(Dribble(words))
-        return Site(provider(server.port), server.wait_left)
+        return Site(provider(server.port), server.wait_for_connections)
 
     return make
 

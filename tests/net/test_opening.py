@@ -20,10 +20,9 @@ from proxy.net.watch import CallerConnection
 from tests.net.test_caller_gone import NOTICED_S, Leaving
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
-from tests.support.dribble import Dribble, FullBacklog
 from tests.support.name_server import NameServer
 from tests.support.outbound_proxies import HttpProxy, SocksProxy
-from tests.support.rude import RudeUpstream
+from tests.support.rude import Dribble, FullBacklog, RudeUpstream
 from tests.support.upstream import CUT, Upstream, error, raw
 
 Maker = Callable[..., Transport]
@@ -105,7 +104,7 @@ class Stuck:
     def _dribble(self, words: bytes = b"", *, gap_s: float = 0.05, is_tls: bool = False) -> int:
         tls = self._authority.server() if is_tls else None
         server = self.held.enter_context(Dribble(words, gap_s=gap_s, tls=tls))
-        self.reached, self.left = server.wait_reached, server.wait_left
+        self.reached, self.left = server.wait_reached, server.wait_for_connections
         return server.port
 
 

@@ -3,131 +3,84 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import select
 import socket
 import ssl
 import struct
-import threading
-from abc import ABC, abstractmethod
-from types import TracebackType
+from abc import abstractmethod
+from contextlib import suppress
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.support.server import Connection, FakeServer
 
-class _Proxy(ABC):
+
+class Target(NamedTuple):
+    """Where a peer wants to go, and what it and the target are told when they are connected."""
+
+    address: tuple[str, int]
+    answer: bytes = b""
+    request: bytes = b""
+
+
+class _Proxy(FakeServer):
     """Relays each connection to where its first words say; `asked` keeps these, in order."""
-
-    scheme = ""
 
     def __init__(self, *, login: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[str] = []
         self._login = login
-        self._tls = tls
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"{self.scheme}{'s' if tls else ''}://127.0.0.1:{self.port}"
-        self._stopped, self._stop = socket.socketpair()
-        self._start(self._accept)
+        super().__init__(tls=tls)
 
     def url_for(self, login: str) -> str:
         """With `user:password` in it."""
         return self.url.replace("://", f"://{login}@")
 
-    def __enter__(self) -> _Proxy:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.close()
-        for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive()
-        self._stopped.close()
-        self._listener.close()
-
-    def _start(self, work: object, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, name="outbound proxy")  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while self._listener in self._readable(self._listener):
-            sock, _ = self._listener.accept()
-            self._start(self._serve, sock)
-
-    def _readable(self, *socks: socket.socket) -> list[socket.socket]:
-        """Those with something to read; none at the end of the test."""
-        ready, _, _ = select.select([*socks, self._stopped], [], [])
-        return [] if self._stopped in ready else ready
-
-    def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
-            held.enter_context(sock)
-            if self._tls:
-                sock = held.enter_context(self._tls.wrap_socket(sock, server_side=True))
-            target = self._handshake(sock)
-            if target is not None:
-                self._relay(sock, held.enter_context(target))
+    def serve(self, connection: Connection) -> None:
+        """Until either side closes, or the other cannot be reached."""
+        target = self._target(connection)
+        if target is None:
+            return
+        with suppress(OSError), socket.create_connection(target.address) as sock:
+            far = Connection(sock, self._stopped)
+            connection.send(target.answer)
+            far.send(target.request)
+            _relay(connection, far)
 
     @abstractmethod
-    def _handshake(self, sock: socket.socket) -> socket.socket | None:
-        """The connection to where the peer wants to go, or None if it may not."""
-
-    def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        other = {near: far, far: near}
-        if isinstance(near, ssl.SSLSocket) and near.pending():  # came with the head
-            far.sendall(near.recv(65536))
-        while ready := self._readable(near, far):
-            for sock in ready:
-                while True:
-                    data = sock.recv(65536)
-                    if not data:
-                        return
-                    other[sock].sendall(data)
-                    if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
-                        break
+    def _target(self, near: Connection) -> Target | None:
+        """Where the peer wants to go, or None if it may not."""
 
 
-def _read_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        byte = sock.recv(1)
-        if not byte:
-            raise ConnectionError
-        data += byte
-    return data
+def _relay(near: Connection, far: Connection) -> None:
+    while True:
+        took = 0
+        for here, there in ((near, far), (far, near)):
+            if data := here.take():
+                there.send(data)
+                took += 1
+        if not took:
+            near.wait(None, select.POLLIN, also=far)
 
 
 class HttpProxy(_Proxy):
     """CONNECT makes a tunnel; any other request goes to its URL's host as it is."""
 
-    scheme = "http"
-
-    def _handshake(self, sock: socket.socket) -> socket.socket | None:
-        head = _read_until(sock, b"\r\n\r\n")
-        lines = head.decode("latin-1").split("\r\n")
+    def _target(self, near: Connection) -> Target | None:
+        lines = near.read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ")
         self.asked.append(f"{method} {target}")
         wanted = f"proxy-authorization: basic {base64.b64encode(self._login.encode()).decode()}"
         if self._login and wanted.lower() not in [line.lower() for line in lines]:
-            sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            near.send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             return None
         if method == "CONNECT":
             host, _, port = target.rpartition(":")
-            far = socket.create_connection((host, int(port)))
-            sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            return far
+            return Target((host, int(port)), b"HTTP/1.1 200 Connection established\r\n\r\n")
         url = urlsplit(target)
-        far = socket.create_connection((url.hostname or "", url.port or 80))
         kept = [line for line in lines[1:] if not line.lower().startswith("proxy-")]
         path = target.removeprefix(f"http://{url.netloc}")
-        far.sendall("\r\n".join([f"{method} {path} HTTP/1.1", *kept]).encode("latin-1"))
-        return far
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "", ""]).encode("latin-1")
+        return Target((url.hostname or "", url.port or 80), request=head)
 
 
 class SocksProxy(_Proxy):
@@ -135,26 +88,26 @@ class SocksProxy(_Proxy):
 
     scheme = "socks5"
 
-    def _handshake(self, sock: socket.socket) -> socket.socket | None:
-        _, count = sock.recv(1), sock.recv(1)[0]
-        offered = sock.recv(count)
+    def _target(self, near: Connection) -> Target | None:
+        near.read_exactly(1)
         method = 2 if self._login else 0
-        if method not in offered:
-            sock.sendall(b"\x05\xff")
+        if method not in _counted(near):
+            near.send(b"\x05\xff")
             return None
-        sock.sendall(bytes([5, method]))
+        near.send(bytes([5, method]))
         if self._login:
-            sock.recv(1)
-            user = sock.recv(sock.recv(1)[0])
-            password = sock.recv(sock.recv(1)[0])
-            is_right = user + b":" + password == self._login.encode()
-            sock.sendall(b"\x01\x00" if is_right else b"\x01\x01")
+            near.read_exactly(1)
+            is_right = _counted(near) + b":" + _counted(near) == self._login.encode()
+            near.send(b"\x01\x00" if is_right else b"\x01\x01")
             if not is_right:
                 return None
-        kind = sock.recv(4)[3]
-        host = socket.inet_ntoa(sock.recv(4)) if kind == 1 else sock.recv(sock.recv(1)[0]).decode()
-        (port,) = struct.unpack("!H", sock.recv(2))
+        kind = near.read_exactly(4)[3]
+        host = socket.inet_ntoa(near.read_exactly(4)) if kind == 1 else _counted(near).decode()
+        (port,) = struct.unpack("!H", near.read_exactly(2))
         self.asked.append(f"{host}:{port}")
-        far = socket.create_connection((host, port))
-        sock.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-        return far
+        return Target((host, port), b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+
+
+def _counted(near: Connection) -> bytes:
+    """As many bytes as the first of them says."""
+    return near.read_exactly(near.read_exactly(1)[0])

@@ -21,6 +21,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCallFunction
 
 from tests.support.certificates import Authority
+from tests.support.server import ServerFault
 from tests.support.upstream import (
     CUT,
     HANG,
@@ -33,7 +34,6 @@ from tests.support.upstream import (
     Reply,
     Step,
     Upstream,
-    UpstreamFault,
     chat,
     chunk,
     completion,
@@ -592,7 +592,7 @@ def test_close_ends_what_is_under_way() -> None:
     assert upstream.connections_open == 0
     assert not [one for one in upstream.history if one.wait_ended().aborted]
     left = set(threading.enumerate()) - before
-    assert not [thread for thread in left if thread.name.startswith("upstream")]
+    assert not [thread for thread in left if thread.name.startswith("Upstream")]
 
 
 @pytest.mark.parametrize(
@@ -615,7 +615,7 @@ def test_malformed_request_is_raised_at_close(request_bytes: bytes) -> None:
     with connect(upstream) as sock:
         sock.sendall(request_bytes)
         assert sock.recv(1) == b""
-    with pytest.raises(UpstreamFault, match="MalformedRequest"):
+    with pytest.raises(ServerFault, match="MalformedRequest"):
         upstream.close()
 
 
@@ -625,7 +625,7 @@ def test_failing_answer_is_raised_at_close() -> None:
     with connect(upstream) as sock:
         post(sock, b"no JSON")
         assert sock.recv(1) == b""
-    with pytest.raises(UpstreamFault) as caught:
+    with pytest.raises(ServerFault) as caught:
         upstream.close()
     assert isinstance(caught.value.__cause__, json.JSONDecodeError)
 

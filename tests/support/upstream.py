@@ -14,7 +14,6 @@ from __future__ import annotations
 import enum
 import json
 import re
-import select
 import socket
 import ssl
 import threading
@@ -23,16 +22,14 @@ import weakref
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
+
+from tests.support.server import Connection, FakeServer, Over, PeerLeft
 
 Json: TypeAlias = dict[str, Any]
 Framing: TypeAlias = Literal["length", "chunked", "close", "raw"]
-T = TypeVar("T")
 
 MODEL = "gpt-4.1-mini"
 CREATED = 1_760_000_000
@@ -54,7 +51,7 @@ class Gate(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._waited_for, self._end = socket.socketpair()
-        weakref.finalize(self, _close_all, self._waited_for, self._end)
+        weakref.finalize(self, _close, self._waited_for, self._end)
 
     def set(self) -> None:
         super().set()
@@ -67,7 +64,7 @@ class Gate(threading.Event):
         return self._waited_for.fileno()
 
 
-def _close_all(*sockets: socket.socket) -> None:
+def _close(*sockets: socket.socket) -> None:
     for each in sockets:
         each.close()
 
@@ -472,160 +469,30 @@ def _usage(tokens: tuple[int, int] | None) -> Json:
     return {"usage": counts | details}
 
 
-# One connection
-
-
-class _Over(Exception):
-    """This connection has nothing more to do."""
-
-
-class _PeerLeft(_Over):
-    """The peer closed, reset, or half-closed its side."""
-
-
-class _Stopped(_Over):
-    """`Upstream.close()` was called."""
-
-
-class MalformedRequest(Exception):
-    """The peer sent what RFC 9112 does not allow."""
-
-
-# Linux tells a peer's FIN by POLLRDHUP, whatever was left unread before it; elsewhere POLLHUP,
-# which poll() always reports, has to do.
-_LEFT = getattr(select, "POLLRDHUP", 0)
-_GONE = _LEFT | select.POLLHUP | select.POLLERR
 # Only a Gate can be polled: how often a Hold looks at any other threading.Event.
 _HOLD_SLICE_S = 0.005
 
 
-class _Channel:
-    """A connection's bytes: every wait also sees the peer leave and the upstream stop.
-
-    `stopped` becomes readable when the upstream stops. Waits raise `_Over`.
-    """
-
-    def __init__(self, sock: socket.socket, stopped: socket.socket) -> None:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock = sock
-        self._stopped = stopped
-        self._buffer = bytearray()
-
-    def start_tls(self, context: ssl.SSLContext) -> None:
-        """Do the server's part of the handshake; a peer that refuses us counts as gone."""
-        try:
-            self._sock = context.wrap_socket(
-                self._sock, server_side=True, do_handshake_on_connect=False
-            )
-        except OSError as refused:  # the peer was gone before
-            raise _PeerLeft from refused
-        self._attempt(self._sock.do_handshake, select.POLLIN)
-
-    def read_until(self, end: bytes) -> bytes:
-        """What comes before `end`, which is taken too."""
-        while (at := self._buffer.find(end)) < 0:
-            self._fill()
-        line = bytes(self._buffer[:at])
-        del self._buffer[: at + len(end)]
-        return line
-
-    def read_exactly(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            self._fill()
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
-
-    def play(self, steps: Iterable[Step]) -> Ending | None:
-        """Take the steps; returns the ending that is left to the connection's owner, if any."""
-        for step in steps:
-            match step:
-                case Pause(seconds):
-                    self._wait(seconds)
-                case Hold(Gate() as gate):
-                    self._wait(None, gate=gate)
-                case Hold(event):
-                    while not event.is_set():
-                        self._wait(_HOLD_SLICE_S)
-                case Ending.HANG:
-                    self._wait(None)
-                case Ending():
-                    return step
-                case _:
-                    self._send(step)
-        return None
-
-    def close(self, *, reset: bool) -> None:
-        if reset:
-            no_lingering = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 s
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
-        else:
-            self._say_goodbye()
-        self._sock.close()
-
-    def _say_goodbye(self) -> None:
-        """Send close_notify and FIN; unread bytes must go, or the kernel makes it a RST."""
-        with suppress(OSError, ValueError):
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.unwrap()
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-            while self._sock.recv(65536):
-                pass
-
-    def _fill(self) -> None:
-        data = self._attempt(partial(self._sock.recv, 65536), select.POLLIN)
-        if not data:
-            raise _PeerLeft
-        self._buffer += data
-
-    def _send(self, data: bytes) -> None:
-        self._wait(0)
-        left = memoryview(data)
-        while left:
-            left = left[self._attempt(partial(self._sock.send, left), select.POLLOUT) :]
-
-    def _attempt(self, operation: Callable[[], T], ready: int) -> T:
-        """Try, and wait for what it lacks, until it goes through."""
-        while True:
-            try:
-                return operation()
-            except ssl.SSLWantReadError:
-                lacks = select.POLLIN
-            except ssl.SSLWantWriteError:
-                lacks = select.POLLOUT
-            except BlockingIOError:
-                lacks = ready
-            except OSError as broken:
-                raise _PeerLeft from broken
-            self._wait(None, lacks)
-
-    def _wait(self, timeout_s: float | None, ready: int = 0, gate: Gate | None = None) -> None:
-        """Wait for `ready` or `gate`, or until the time is over.
-
-        Raises `_Stopped`, and `_PeerLeft` unless it waits for input: there reading itself tells,
-        after what the peer sent before it left.
-        """
-        reading = bool(ready & select.POLLIN)
-        poller = select.poll()
-        poller.register(self._sock, ready if reading else ready | _LEFT)
-        poller.register(self._stopped, select.POLLIN)
-        if gate:
-            poller.register(gate, select.POLLIN)
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1000
-            seen = dict(poller.poll(left_ms))
-            if self._stopped.fileno() in seen:
-                raise _Stopped
-            happened = seen.get(self._sock.fileno(), 0)
-            if happened & _GONE and not reading:
-                raise _PeerLeft
-            if happened or (gate and gate.is_set()):
-                return
-            if until is not None and time.monotonic() >= until:
-                return
+def _play(steps: Iterable[Step], connection: Connection) -> None:
+    """Take the steps; raises `Over` if one of them ends the connection."""
+    for step in steps:
+        match step:
+            case Pause(seconds):
+                connection.wait(seconds)
+            case Hold(Gate() as gate):
+                connection.wait(also=gate)
+            case Hold(event):
+                while not event.is_set():
+                    connection.wait(_HOLD_SLICE_S)
+            case Ending.HANG:
+                connection.wait()
+            case Ending.RESET:
+                connection.reset()
+                raise Over
+            case Ending.CUT:
+                raise Over
+            case _:
+                connection.send(step)
 
 
 # Requests
@@ -671,9 +538,13 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(;.*)?")
 
 
-def _read_request(channel: _Channel, connection: int) -> Received:
+class MalformedRequest(Exception):
+    """The peer sent what RFC 9112 does not allow."""
+
+
+def _read_request(connection: Connection) -> Received:
     """The next request; raises MalformedRequest."""
-    head = channel.read_until(b"\r\n\r\n").decode("latin-1")
+    head = connection.read_until(b"\r\n\r\n").decode("latin-1")
     request_line, *lines = head.split("\r\n")
     match request_line.split(" "):
         case [method, target, "HTTP/1.1"]:
@@ -684,12 +555,14 @@ def _read_request(channel: _Channel, connection: int) -> Received:
     names = [name.lower() for name, _ in headers]
     if names.count("host") != 1 or names.count("content-length") > 1:
         raise MalformedRequest(f"not one Host, or several Content-Length: {names}")
-    received = Received(None, method, path, query, headers, b"", connection, time.monotonic())
+    received = Received(
+        None, method, path, query, headers, b"", connection.number, time.monotonic()
+    )
     header = received.header
     received.key = _key_of(header)
     if header.get("expect", "").lower() == "100-continue":
-        channel.play([b"HTTP/1.1 100 Continue\r\n\r\n"])
-    received.body = _read_body(channel, header)
+        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    received.body = _read_body(connection, header)
     received.arrived = time.monotonic()
     return received
 
@@ -708,20 +581,20 @@ def _key_of(header: Mapping[str, str]) -> str | None:
     return header.get("x-api-key", header.get("x-goog-api-key"))
 
 
-def _read_body(channel: _Channel, header: Mapping[str, str]) -> bytes:
+def _read_body(connection: Connection, header: Mapping[str, str]) -> bytes:
     coding, length = header.get("transfer-encoding"), header.get("content-length")
     if coding is None:
         if length is not None and not (length.isascii() and length.isdigit()):
             raise MalformedRequest(f"Content-Length {length!r}")
-        return channel.read_exactly(int(length or 0))
+        return connection.read_exactly(int(length or 0))
     if coding.lower() != "chunked" or length is not None:
         raise MalformedRequest(f"Transfer-Encoding {coding!r}, Content-Length {length!r}")
     body = bytearray()
-    while size := _chunk_size(channel.read_until(b"\r\n")):
-        body += channel.read_exactly(size)
-        if channel.read_exactly(2) != b"\r\n":
+    while size := _chunk_size(connection.read_until(b"\r\n")):
+        body += connection.read_exactly(size)
+        if connection.read_exactly(2) != b"\r\n":
             raise MalformedRequest("a chunk is longer than its size")
-    while channel.read_until(b"\r\n"):
+    while connection.read_until(b"\r\n"):
         pass  # trailers
     return bytes(body)
 
@@ -738,18 +611,16 @@ def _chunk_size(line: bytes) -> int:
 Answer: TypeAlias = Reply | Callable[[Received], Reply]
 
 
-class UpstreamFault(Exception):
-    """A handler failed: a request was malformed, a scripted answer raised, a thread did not end."""
-
-
-class Upstream:
-    """A server on loopback that answers as told, from its construction to `close()`.
+class Upstream(FakeServer):
+    """A server that answers as told.
 
     A POST to any path takes the next reply queued for its key, else one queued for None, else the
     key's standing answer (`always`), else `default`. A GET takes its path's answer from `pages`.
     `on_connect` are steps before the first byte is read, and before TLS. All of these can be
-    changed at any time. `tls`: see certificates.py.
+    changed at any time.
     """
+
+    path = "/v1"
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.default: Answer = as_asked("Hello", " there", "!")
@@ -757,34 +628,9 @@ class Upstream:
         self.pages: dict[str, Answer] = {"/v1/models": self._models_page}
         self.on_connect: Sequence[Step] = ()
         self.history: list[Received] = []
-        self.connections = 0
-        self.connections_open = 0
-        self._tls = tls
-        # guards history, connections*, _queues, _standing and _errors; notified of every change
-        self._changed = threading.Condition()
         self._queues: dict[str | None, deque[Answer]] = defaultdict(deque)
         self._standing: dict[str, Answer] = {}
-        self._errors: list[Exception] = []
-        self._threads: list[threading.Thread] = []
-        self._stopped, self._stop = socket.socketpair()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port: int = self._listener.getsockname()[1]
-        self.origin = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        self.url = f"{self.origin}/v1"
-        self._listener.setblocking(False)
-        self._acceptor = threading.Thread(target=self._accept, name="upstream", daemon=True)
-        self._acceptor.start()
-
-    def __enter__(self) -> Upstream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(tls=tls)
 
     def reply(self, key: str | None, *answers: Answer) -> None:
         """Queue answers for requests with `key`; None: for those whose key has none queued."""
@@ -806,80 +652,23 @@ class Upstream:
         self._wait(lambda: len(self.received(key)) >= n, timeout_s, f"{n} requests of {key}")
         return self.received(key)
 
-    def wait_for_connections(self, still_open: int = 0, timeout_s: float = 5) -> None:
-        """Block until at most `still_open` connections are open; raises TimeoutError."""
-        self._wait(lambda: self.connections_open <= still_open, timeout_s, "connections to close")
+    def begin(self, connection: Connection) -> None:
+        _play(self.on_connect, connection)
+        super().begin(connection)
 
-    def close(self) -> None:
-        """End every connection and thread; raises the first fault of a handler. Idempotent."""
-        if self._stop.fileno() < 0:
-            return
-        self._stop.shutdown(socket.SHUT_WR)
-        self._acceptor.join(5)
-        for thread in self._threads:
-            thread.join(5)
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
-        for sock in (self._listener, self._stop, self._stopped):
-            sock.close()
-        if stuck or self._errors:
-            faults = [*map(repr, self._errors), *stuck]
-            cause = self._errors[0] if self._errors else None
-            raise UpstreamFault("; ".join(faults)) from cause
+    def serve(self, connection: Connection) -> None:
+        while True:
+            self._answer(connection, _read_request(connection))
 
-    def _wait(self, fulfilled: Callable[[], bool], timeout_s: float, what: str) -> None:
-        with self._changed:
-            if not self._changed.wait_for(fulfilled, timeout_s):
-                asked = [(one.key, one.method, one.path) for one in self.history]
-                raise TimeoutError(
-                    f"waited {timeout_s} s for {what}; {self.connections_open} open, got {asked}"
-                )
+    def _so_far(self) -> str:
+        asked = [(one.key, one.method, one.path) for one in self.history]
+        return f"{super()._so_far()}, got {asked}"
 
     def _models_page(self, received: Received) -> Reply:
         own = {"object": "model", "created": CREATED, "owned_by": "upstream"}
         return json_reply({"object": "list", "data": [{"id": one, **own} for one in self.models]})
 
-    def _accept(self) -> None:
-        poller = select.poll()
-        poller.register(self._listener, select.POLLIN)
-        poller.register(self._stopped, select.POLLIN)
-        while self._stopped.fileno() not in dict(poller.poll()):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionError):  # gone before we looked
-                continue
-            with self._changed:
-                self.connections += 1
-                self.connections_open += 1
-                number = self.connections
-                self._changed.notify_all()
-            name = f"upstream connection {number}"
-            thread = threading.Thread(
-                target=self._serve, args=(sock, number), name=name, daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, sock: socket.socket, number: int) -> None:
-        channel = _Channel(sock, self._stopped)
-        ending: Ending | None = None
-        try:
-            ending = channel.play(self.on_connect)
-            if self._tls and not ending:
-                channel.start_tls(self._tls)
-            while not ending:
-                ending = self._answer(channel, _read_request(channel, number))
-        except _Over:
-            pass
-        except Exception as fault:  # close() raises it
-            with self._changed:
-                self._errors.append(fault)
-        finally:
-            channel.close(reset=ending is RESET)
-            with self._changed:
-                self.connections_open -= 1
-                self._changed.notify_all()
-
-    def _answer(self, channel: _Channel, received: Received) -> Ending | None:
+    def _answer(self, connection: Connection, received: Received) -> None:
         aborted = False
         with self._changed:
             self.history.append(received)
@@ -887,13 +676,14 @@ class Upstream:
             self._changed.notify_all()
         try:
             reply = answer if isinstance(answer, Reply) else answer(received)
-            ending = channel.play(reply.wire())
-        except _PeerLeft:
+            _play(reply.wire(), connection)
+        except PeerLeft:
             aborted = True
             raise
         finally:
             received.end(aborted=aborted)
-        return CUT if received.header.get("connection", "").lower() == "close" else ending
+        if received.header.get("connection", "").lower() == "close":
+            raise Over
 
     def _choose(self, received: Received) -> Answer:
         if received.method == "GET":
