@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,13 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
-import werkzeug.serving
 from flask import Flask
 
 from proxy import Proxy
 from tests.support.callers import read_all
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.support.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
+from tests.support.wsgi import running, werkzeug_server
 
 KEY = "sk-embedded-0123456789"
 
@@ -173,29 +172,6 @@ class _Quiet(WSGIRequestHandler):
 def wsgiref_server(app: Flask) -> Iterator[int]:
     with make_server("127.0.0.1", 0, app, _Threading, _Quiet) as server, running(server):
         yield server.server_port
-
-
-@contextmanager
-def werkzeug_server(app: Flask) -> Iterator[int]:
-    server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True)
-    assert isinstance(server, werkzeug.serving.ThreadedWSGIServer)
-    server.daemon_threads = False  # as above
-    try:
-        with running(server):
-            yield server.port
-    finally:
-        server.server_close()
-
-
-@contextmanager
-def running(server: Any) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
 
 
 SERVERS = {"wsgiref": wsgiref_server, "werkzeug": werkzeug_server}

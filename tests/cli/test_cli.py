@@ -23,6 +23,7 @@ from proxy.server.summary import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.key_tables import fields_of
+from tests.support.server import free_port
 from tests.support.upstream import MODEL, Upstream, json_reply
 
 GOOD = "sk-good-0123456789-aaaa"
@@ -282,8 +283,6 @@ def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream
     listing = upstream.pages["/v1/models"]
     assert callable(listing)
     upstream.pages["/v1/models"] = lambda one: refusal if one.key == BAD else listing(one)
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        closed = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
     shell.write(
         {
             "openai-compatibility": [
@@ -291,7 +290,7 @@ def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream
                     **provider("alpha", upstream.url, BAD, GOOD),
                     "headers": {"X-Gate": f"Bearer tok-{COLD}"},
                 },
-                provider("closed", closed, COLD),
+                provider("closed", f"http://127.0.0.1:{free_port()}/v1", COLD),
             ]
         }
     )

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import openai
 import pytest
-from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from proxy import create_app
 from proxy.pool.pool import ClientPool
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
 from tests.support.dialects import BY_KIND, SIGNATURE, Call, Said, configuration, gist, joined
+from tests.support.server import free_port
 from tests.support.upstream import RESET, Received, Reply, Upstream, json_reply
+from tests.support.wsgi import werkzeug_server
 
 Json = dict[str, Any]
 
@@ -40,29 +39,13 @@ def upstream() -> Iterator[Upstream]:
 def served(config: Json) -> Iterator[tuple[openai.OpenAI, ClientPool]]:
     """A gateway in this process; fails if a request that is over holds anything."""
     app = create_app(config)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    assert isinstance(server, ThreadedWSGIServer)
-    server.daemon_threads = False  # so that `server_close` waits for its threads
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     gateway = app.extensions["proxy"]["proxy"].gateway
-    try:
-        url = f"http://127.0.0.1:{server.port}/v1"
+    with closing(gateway), werkzeug_server(app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=20) as sdk:
             yield sdk, gateway.pool
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        gateway.close()
     for facts in gateway.pool.snapshot():
         assert (facts["in_flight"], facts["waiting"], facts["leases"]) == (0, 0, []), facts
-
-
-def closed_port() -> str:
-    """The origin of an upstream that is down."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def mixed(upstream: Upstream, *, openai_origin: str) -> Json:
@@ -83,7 +66,7 @@ def test_one_request_moves_on_through_all_kinds(upstream: Upstream, stream: bool
     """OpenAI-compatible down, Gemini at 429, Claude answers: three attempts, nothing held after."""
     upstream.reply(KEYS[1], json_reply(gemini.out_of_quota("17s"), 429))
     upstream.reply(KEYS[2], CLAUDE.answer(ANSWER))
-    config = mixed(upstream, openai_origin=closed_port())
+    config = mixed(upstream, openai_origin=f"http://127.0.0.1:{free_port()}")
     config["quota-exceeded"] = {"switch-preview-model": False}
     with served(config) as (sdk, pool):
         create = sdk.chat.completions.with_raw_response.create

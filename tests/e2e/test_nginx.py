@@ -29,6 +29,7 @@ from tests.support.gateway import (
 )
 from tests.support.gateway import text_of as text_in
 from tests.support.nginx import Nginx, require_nginx
+from tests.support.server import free_port
 from tests.support.upstream import (
     HANG,
     Gate,
@@ -407,9 +408,7 @@ def test_open_gateway_is_not_opened_by_nginx(shipped_front: Front, lot: Lot) -> 
 
 def test_nginx_alone_answers_in_json() -> None:
     """While the gateway is down, SDKs read an error object."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        nobody: int = sock.getsockname()[1]
-    with Nginx(shipped(nobody)) as nginx, upstream_front(nginx) as connection:
+    with Nginx(shipped(free_port())) as nginx, upstream_front(nginx) as connection:
         connection.request("POST", CHAT, b"{}")
         with connection.getresponse() as response:
             assert (response.status, response.headers["Content-Type"]) == (502, "application/json")

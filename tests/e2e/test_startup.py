@@ -34,6 +34,7 @@ from tests.support.gateway import (
     text_of,
 )
 from tests.support.leaks import death_in
+from tests.support.server import free_port
 
 # <fcntl.h>; Python 3.10 has it too, but not everywhere.
 F_SETPIPE_SZ = 1031
@@ -268,8 +269,7 @@ def test_open_proxy_is_not_bound_beyond_this_machine_by_gunicorn(
 def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
     """As behind `| head -0`."""
     path = tmp_path / "config.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     path.write_text(json.dumps({"port": port, "demo": [{"name": "demo"}]}))
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -332,8 +332,7 @@ def test_requests_go_on_though_nobody_reads_the_log(tmp_path: Path, kind: str) -
 def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
     """gunicorn would give up the old one first, and end."""
     path = tmp_path / "config.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     path.write_text(json.dumps({"port": port, "demo": [{"name": "demo"}]}))
     with socket.create_server(("127.0.0.1", 0)) as busy, Gateway(path) as running:
         taken = busy.getsockname()[1]
@@ -346,8 +345,8 @@ def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
 def test_reload_may_open_what_it_withdraws_to_this_machine(tmp_path: Path) -> None:
     """Keys may go with the address that needed them; gunicorn cannot leave it for the same port."""
     path = tmp_path / "config.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
-        port, next_port = one.getsockname()[1], other.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port, next_port = one.getsockname()[1], free_port("")
     demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
     keyed = json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]})
     path.write_text(keyed)
@@ -369,8 +368,7 @@ def test_reload_opens_nothing_that_the_command_line_binds(tmp_path: Path, port: 
     """It is refused; where the file named that address too, the server ends instead."""
     path = tmp_path / "config.yaml"
     if port is None:
-        with socket.create_server(("", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port("")
     demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
     path.write_text(json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]}))
     with Gateway(path, env={"GUNICORN_CMD_ARGS": f"--bind 0.0.0.0:{port}"}) as running:

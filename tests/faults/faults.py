@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from tests.faults.dialects import Dialect
 from tests.support.certificates import Authority
+from tests.support.rude import FullBacklog
 from tests.support.upstream import CUT, HANG, RESET, Framing, Reply, Step, Upstream, raw
 
 # None of these may reach a caller.
@@ -129,13 +130,8 @@ def _nowhere(setting: Setting) -> Site:
 
 def _full_backlog(setting: Setting) -> Site:
     """A listener that takes no more connections: the kernel drops what knocks."""
-    listener = setting.held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-    address = listener.getsockname()
-    for _ in range(4):
-        knocking = setting.held.enter_context(socket.socket())
-        knocking.setblocking(False)
-        knocking.connect_ex(address)
-    return Site(f"{_scheme(setting)}://127.0.0.1:{address[1]}")
+    port = setting.held.enter_context(FullBacklog()).port
+    return Site(f"{_scheme(setting)}://127.0.0.1:{port}")
 
 
 def _no_tls(setting: Setting) -> Site:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,17 +24,13 @@ from proxy.net.watch import CallerConnection
 from tests.support.calls import fetch, read_all, send, transport
 from tests.support.certificates import Authority
 from tests.support.outbound_proxies import HttpProxy, SocksProxy
+from tests.support.rude import FullBacklog
+from tests.support.server import free_port
 from tests.support.upstream import HANG, Gate, Hold, Pause, Upstream, chat, raw, stream
 
 Maker = Callable[..., Transport]
 LOGIN = "user:pa%20ss"
 LOGIN_PLAIN = "user:pa ss"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def failure(way: Transport) -> UpstreamError:
@@ -94,33 +90,18 @@ def test_bundle_may_be_a_directory(secure: Upstream, ca_bundle: Path, tmp_path: 
     assert "TLS failed" in failure(transport(secure.url, ca_bundle=str(tmp_path))).message
 
 
-@pytest.fixture
-def full_backlog() -> Iterator[int]:
-    """A port whose listener takes no more connections: SYNs stay unanswered."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    waiting = []
-    for _ in range(4):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        waiting.append(sock)
-    yield listener.getsockname()[1]
-    for sock in (listener, *waiting):
-        sock.close()
-
-
-def test_unanswered_connect_is_a_timeout(full_backlog: int) -> None:
+def test_unanswered_connect_is_a_timeout() -> None:
     """After connect-timeout, or what is left of the request's time."""
-    began = time.monotonic()
-    found = failure(transport(f"http://127.0.0.1:{full_backlog}/v1", connect_timeout_s=0.2))
-    assert type(found) is UpstreamTimeout
-    assert 0.15 < time.monotonic() - began < 5
-    way = transport(f"http://127.0.0.1:{full_backlog}/v1", connect_timeout_s=60)
-    reply = way.send(b"", b"", caller=CallerConnection(None), deadline=time.monotonic() + 0.2)
-    with contextlib.closing(reply), pytest.raises(UpstreamTimeout):
-        reply.head(time.monotonic() + 9)
+    with FullBacklog() as nobody:
+        url = f"http://127.0.0.1:{nobody.port}/v1"
+        began = time.monotonic()
+        found = failure(transport(url, connect_timeout_s=0.2))
+        assert type(found) is UpstreamTimeout
+        assert 0.15 < time.monotonic() - began < 5
+        way = transport(url, connect_timeout_s=60)
+        reply = way.send(b"", b"", caller=CallerConnection(None), deadline=time.monotonic() + 0.2)
+        with contextlib.closing(reply), pytest.raises(UpstreamTimeout):
+            reply.head(time.monotonic() + 9)
 
 
 def test_silent_tls_handshake_is_a_timeout(plain: Upstream, make_way: Maker) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import werkzeug.serving
 from flask import Flask, Response
 from werkzeug.test import Client
 
@@ -34,6 +33,7 @@ from tests.support.gateway import CHAT, PATIENCE_S, asked
 from tests.support.leaks import LOST_LEASE
 from tests.support.pool import Desk, make_client
 from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
+from tests.support.wsgi import werkzeug_server
 
 KEY = "sk-lost-0123456789"
 
@@ -402,19 +402,12 @@ def embedded(
     if is_forgetful:
         serve = app.wsgi_app
         app.wsgi_app = lambda *given: map(bytes, serve(*given))  # type: ignore[method-assign]
-    server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True)
-    assert isinstance(server, werkzeug.serving.ThreadedWSGIServer)
-    server.daemon_threads = False  # so that its close waits for them
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
     before = QUIET.level
     QUIET.setLevel(logging.CRITICAL)
     try:
-        yield ours, server.port
+        with werkzeug_server(app) as port:
+            yield ours, port
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
         QUIET.setLevel(before)
         ours.gateway.close()
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
 from tests.support.gateway import PATIENCE_S
+from tests.support.server import free_port
 
 # Debian's is in a directory that only root has on its PATH.
 PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -60,12 +59,7 @@ class Nginx:
     def __enter__(self) -> Nginx:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -83,7 +77,7 @@ class Nginx:
     def _start(self) -> subprocess.Popen[str]:
         """Whoever else takes the free port between our look and nginx's bind costs a new look."""
         while True:
-            self.port = _free_port()
+            self.port = free_port()
             self._write_files()
             check = subprocess.run(
                 self._command("-t"), capture_output=True, text=True, timeout=PATIENCE_S, check=False
@@ -118,9 +112,3 @@ class Nginx:
         user = "user root;" if os.geteuid() == 0 else ""
         (at / "nginx.conf").write_text(_MAIN.format(user=user))
         (at / "servers.conf").write_text(self._servers.replace("{port}", str(self.port)))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port

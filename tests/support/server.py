@@ -35,6 +35,13 @@ class Readable(Protocol):
     def fileno(self) -> int: ...
 
 
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens at."""
+    with socket.create_server((host, 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
 class Over(Exception):
     """This connection has nothing more to do."""
 
