@@ -32,6 +32,7 @@ class Named(Struct, gc=False):
 class Tool(Struct, gc=False):
     """A tool, or a call of one."""
 
+    type: str | None = None
     function: Named | None = None
     custom: Named | None = None
 

@@ -40,29 +40,36 @@ _REQUEST = {
 }
 _ANSWER = {"choices": [{"message": _SAID}]}
 
+# Tools of other kinds are the upstream's own, by its own names: Kimi's `builtin_function` with the
+# name `$web_search` (platform.kimi.ai/docs/guide/use-web-search, read 2026-11).
+_CALLERS_KINDS = (None, "function", "custom")
+
 
 def made_names(fields: Mapping[str, Raw], messages: Iterable[Message]) -> dict[str, str]:
     """By the caller's names of functions those that go out; none if all go out as they are.
 
     `fields`: the top-level members of a request, `messages` those among them.
     """
+    tools: list[Tool] = []
     found: set[str | None] = set()
     with suppress(msgspec.DecodeError, RecursionError):  # what is odd is the upstream's affair
-        if (tools := fields.get("tools")) is not None:
-            found.update(map(_called, _tools(tools)))
+        if (declared := fields.get("tools")) is not None:
+            tools += _tools(declared)
         if (functions := fields.get("functions")) is not None:
             found.update(function.name for function in _functions(functions))
     for message in messages:
         if message.tool_calls:
-            found.update(map(_called, message.tool_calls))
+            tools += message.tool_calls
         elif message.role == "tool" or message.role == "function":
             found.add(message.name)
         if message.function_call is not None:
             found.add(message.function_call.name)
+    found.update(map(_called, tools))
     names = [name for name in found if name is not None]
-    if not names or are_plain(names):
+    if are_plain(names):
         return {}
-    made = {name: plain_name(name) for name in names if not is_shielded(name)}
+    own = {_called(tool) for tool in tools if tool.type not in _CALLERS_KINDS}
+    made = {name: plain_name(name) for name in names if name not in own and not is_shielded(name)}
     return made if any(name != other for name, other in made.items()) else {}
 
 

@@ -17,7 +17,7 @@ from tests.wire.histories import NAMES, conversations, tool
 Json = dict[str, Any]
 USER = {"role": "user", "content": "Hi"}
 TAKEN = ["weather", "1password_get", "_x", "get-page", "A" * 64, "x_0123abcd"]
-CHANGED = ["files.read", "mcp:server/do it", "größe", "A" * 65, "天気", "a\n", ""]
+CHANGED = ["files.read", "mcp:server/do it", "größe", "A" * 65, "天気", "a\n", "a\nb", ""]
 MADE = plain_name("files.read")
 
 
@@ -116,6 +116,23 @@ def test_what_is_not_as_chat_has_it_passes(fields: Json) -> None:
     """The upstream says what it thinks of it; a user's name is none of a function."""
     body = json.dumps({"model": "m", "messages": [USER], **fields}).encode()
     assert read_request(body).for_model("m") == body
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_names_of_the_upstreams_own_tools_stay(is_declared: bool) -> None:
+    """Kimi's search is declared, called and answered by a name that no function may have."""
+    named = {"type": "builtin_function", "function": {"name": "$web_search"}}
+    result = {"role": "tool", "tool_call_id": "1", "name": "$web_search", "content": "{}"}
+    messages = [USER, {"role": "assistant", "tool_calls": [{"id": "1", **named}]}, result]
+    fields: Json = {"messages": messages, "tools": [named] if is_declared else []}
+    assert sent(**fields) == {"model": "other", **fields}
+    fields["tools"] += [tool("files.read")]
+    made = sent(**fields)
+    assert [at for at in violations(made) if "tool_calls" in at] == [
+        "messages[1].tool_calls[0].function"
+    ]
+    assert made["messages"] == messages
+    assert made["tools"][-1]["function"]["name"] == MADE
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
