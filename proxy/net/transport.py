@@ -145,7 +145,7 @@ class Transport:
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's, to be left alone."""
-        self._making = threading.Lock()
+        self._making = threading.Lock()  # the parent's may be held
         self._pool = None
 
 
