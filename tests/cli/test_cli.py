@@ -366,33 +366,6 @@ def test_summary_of_who_may_call(access: dict[str, object], said: str) -> None:
     assert first == f"poolproxy on x ({said})"
 
 
-@pytest.mark.parametrize("debug", [False, True])
-def test_log_has_one_line_for_a_record(shell: Shell, debug: bool) -> None:
-    """With its time to the millisecond, though another handler is at the root; by its level."""
-    script = (
-        "import logging, sys; from proxy.logs import set_up_logs\n"
-        "logging.basicConfig(stream=sys.stdout)\n"
-        f"set_up_logs(debug={debug}); set_up_logs(debug={debug})\n"
-        "log = logging.getLogger('proxy.x')\n"
-        "log.debug('fine'); log.info('a %s', 'b'); log.warning('half \\ud83d')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=shell.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
-    found = [re.fullmatch(rf"{moment} (\w proxy\.x .*)", line) for line in lines]
-    said = [line and line[1] for line in found]
-    assert said == ["D proxy.x fine"] * debug + ["I proxy.x a b", r"W proxy.x half \ud83d"]
-
-
 # The command line itself
 
 

@@ -1,0 +1,64 @@
+"""The server's log: a line for each record, and what of gunicorn's words is left out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+
+import pytest
+from gunicorn.http.errors import InvalidRequestLine, NoMoreData  # type: ignore[import-untyped]
+
+from proxy.server.logs import _is_ours_to_tell
+from tests.support.gateway import PATIENCE_S, ROOT, environment
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_log_has_one_line_for_a_record(debug: bool) -> None:
+    """With its time to the millisecond, though another handler is at the root; by its level."""
+    script = (
+        "import logging, sys; from proxy.logs import set_up_logs\n"
+        "logging.basicConfig(stream=sys.stdout)\n"
+        f"set_up_logs(debug={debug}); set_up_logs(debug={debug})\n"
+        "log = logging.getLogger('proxy.x')\n"
+        "log.debug('fine'); log.info('a %s', 'b'); log.warning('half \\ud83d')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    found = [re.fullmatch(rf"{moment} (\w proxy\.x .*)", line) for line in lines]
+    said = [line and line[1] for line in found]
+    assert said == ["D proxy.x fine"] * debug + ["I proxy.x a b", r"W proxy.x half \ud83d"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "args", "is_told"),
+    [
+        (None, (), True),
+        (None, ("a", 1), True),
+        (None, (NoMoreData(),), False),
+        (None, ("a", NoMoreData()), False),
+        (None, (InvalidRequestLine("x"),), True),
+        (TimeoutError(), (), False),
+        (TimeoutError(), ("a",), False),
+        (ValueError(), ("a",), True),
+        (ValueError(), (NoMoreData(),), False),
+    ],
+)
+def test_what_gunicorn_says_of_callers_that_went(
+    raised: Exception | None, args: tuple[object, ...], is_told: bool
+) -> None:
+    """The request's own line says how it ended; all other words are passed on."""
+    facts = None if raised is None else (type(raised), raised, None)
+    record = logging.LogRecord("gunicorn.error", logging.ERROR, "x", 1, "m", args, facts)
+    assert _is_ours_to_tell(record) is is_told
