@@ -142,6 +142,8 @@ def test_lines_that_only_other_processes_run_have_the_tests_of_their_module() ->
     assert found.tests_of("proxy/pool.py", 7) == ["tests/test_pool.py::a", "tests/test_far.py::d"]
     found = found._replace(importers={"proxy/types.py": ["proxy/pool.py"]})
     assert found.tests_of("proxy/types.py", 1) == of_module[1:] + of_module[:1]
+    found = found._replace(importers={"proxy/types.py": ["tests/test_far.py"]})
+    assert found.tests_of("proxy/types.py", 1) == of_module[1:]
     only_e2e = ["tests/test_serving.py::b", "tests/e2e/test_stop.py::c"]
     assert found.tests_of("proxy/serving.py", 7) == only_e2e
 

@@ -31,7 +31,7 @@ PASSED, NO_TESTS = 0, 5  # of pytest's exit codes
 class Selection(NamedTuple):
     """`by_line`: by module and line, the tests that run it (without parameters); `took_s`: each.
 
-    `importers`: by module, the modules in which what it defines is used.
+    `importers`: by module, those of the code and of tests that use what it defines.
     """
 
     by_line: Mapping[str, Mapping[int, list[str]]]
@@ -54,6 +54,7 @@ class Selection(NamedTuple):
             others = {test for test in self.took_s if "/e2e/" in test or near.search(test)}
             for module in (path, *self.importers.get(path, ())):
                 others = others.union(*self.by_line.get(module, {}).values())
+                others |= {test for test in self.took_s if test.startswith(f"{module}::")}
             found = others
         return sorted(found, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0)))
 
@@ -119,10 +120,11 @@ def _joined(one: Selection, other: Selection) -> Selection:
 
 def _importers(tree: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted((tree / "proxy").rglob("*.py")):
+    for path in [path for folder in ("proxy", "tests") for path in (tree / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+            if isinstance(node, ast.ImportFrom):
+                home = path.parents[node.level - 1] if node.level else tree
+                base = home / (node.module or "").replace(".", "/")
                 for target in (base, *(base / alias.name for alias in node.names)):
                     name = f"{target.relative_to(tree)}.py"
                     found[name].append(str(path.relative_to(tree)))
