@@ -114,10 +114,8 @@ class Ending(msgspec.Struct):
     stop_details: StopDetails | None = None
 
 
+# What is not here (end_turn, stop_sequence, pause_turn and those to come) is a plain end.
 _FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
     "tool_use": "tool_calls",
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -126,7 +124,7 @@ _FINISH_REASONS = {
 
 
 def finish_reason(stop_reason: str | None, *, has_calls: bool) -> str:
-    """OpenAI's word for it; a reason that is newer than this table reads as a plain end."""
+    """OpenAI's word for it."""
     finish = _FINISH_REASONS.get(stop_reason or "", "stop")
     return "tool_calls" if finish == "stop" and has_calls else finish
 

@@ -203,6 +203,16 @@ def test_candidates_without_index_count_from_zero() -> None:
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
 
 
+def test_candidates_come_in_the_order_of_their_indexes() -> None:
+    """However Gemini sends them."""
+    candidates = [
+        upstream.candidate([upstream.text(said)], index=i) for i, said in ((1, "b"), (0, "a"))
+    ]
+    answer = chat_of(upstream.unary(upstream.answer(candidates)))
+    found = [(choice["index"], choice["message"]["content"]) for choice in answer["choices"]]
+    assert found == [(0, "a"), (1, "b")]
+
+
 def test_call_without_arguments_has_an_empty_object() -> None:
     """Joined arguments are always JSON."""
     made = upstream.candidate([{"functionCall": {"name": "f", "args": None}}])
