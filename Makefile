@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Processes that run tests at once: one more than there are cores, as some tests wait.
-JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Processes that run tests at once: more than two for each core, as many tests wait for time to pass.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 2 + 1)')
+PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
@@ -15,8 +16,12 @@ INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 run: $(VENV)/run.done
 	@$(BIN)/gunicorn -c gunicorn.conf.py
 
+# Bytecode is kept, whatever the environment says: tests start hundreds of interpreters, and each
+# process that runs tests would compile all of them again.
+test coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/test.done
-	@$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	@$(PYTEST) -m "not slow and not long"
 
 test-slow: $(VENV)/test.done
 	$(BIN)/pytest -q -m slow
@@ -37,7 +42,7 @@ layers: $(VENV)/test.done
 
 coverage: $(VENV)/test.done
 	rm -f .coverage .coverage.*
-	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow" --cov --cov-report=term
+	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 # PEERS=litellm,portkey measures those too, installed into a cache of their own.
 bench: $(VENV)/test.done

@@ -77,6 +77,7 @@ def test_what_only_people_and_type_checkers_read_is_left_alone(source: str) -> N
     assert changed(source) == set()
 
 
+@pytest.mark.long
 def test_every_mutant_of_the_code_compiles() -> None:
     """Else it would show nothing when its tests fall."""
     for path in (ROOT / "proxy" / "wire").glob("*.py"):
@@ -148,6 +149,7 @@ def test_lines_that_only_other_processes_run_have_the_tests_of_their_module() ->
     assert found.tests_of("proxy/serving.py", 7) == only_e2e
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_known_mutants_of_a_small_project(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -228,7 +228,10 @@ def test_unary_answer_that_stalls(gateway: Gateway, upstream: Upstream, trio: Lo
 # Callers that take nothing
 
 
-@pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize(
+    "is_stream",
+    [pytest.param(False, id="unary", marks=pytest.mark.long), pytest.param(True, id="stream")],
+)
 def test_caller_that_does_not_read_is_cut(
     gateway: Gateway, upstream: Upstream, lot: Lot, is_stream: bool
 ) -> None:

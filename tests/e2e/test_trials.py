@@ -14,7 +14,10 @@ KEY = "sk-trial-0123456789"
 CALLERS = 12
 
 
-@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stream",
+    [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)],
+)
 def test_slow_answers_after_a_429_are_served_to_all(stream: bool) -> None:
     """An answer takes twice as long as `queue-timeout`: the trial's does not hold up the others."""
     refusal = error(429, headers={"Retry-After": "1"})
