@@ -1,7 +1,7 @@
-"""JSON in which strings may hold lone surrogates, as escapes: msgspec refuses them.
+"""JSON whose strings may hold lone surrogates as escapes, which msgspec refuses.
 
-Streams that cut text anywhere cut an emoji into two lone surrogates, a chunk each. So their escapes
-are shielded while msgspec looks, and come out as they went in.
+A stream that cuts text anywhere cuts an emoji into two lone surrogates, a chunk each. Their escapes
+are shielded while msgspec reads, and go out as they came in.
 """
 
 from __future__ import annotations
@@ -19,32 +19,24 @@ _T = TypeVar("_T")
 
 def decoder(shape: type[_T]) -> Callable[[bytes | Raw], _T]:
     """Decode as this type. Lone surrogates, which msgspec refuses, come out shielded."""
-    decode = msgspec.json.Decoder(shape).decode
-    return lambda data: _decode(decode, data)[1]
+    strict = msgspec.json.Decoder(shape).decode
 
-
-def _decode(decode: Callable[[bytes | Raw], _T], data: bytes | Raw) -> tuple[bytes | Raw, _T]:
-    """The data, shielded if need be, and what is in it."""
-    try:
-        return data, decode(data)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        shielded = shield(bytes(data))
-        if shielded == data:
+    def decode(data: bytes | Raw) -> _T:
+        try:
+            return strict(data)
+        except msgspec.ValidationError:
             raise
-        return shielded, decode(shielded)
+        except msgspec.DecodeError:
+            shielded = shield(bytes(data))
+            if shielded == data:
+                raise
+            return strict(shielded)
 
+    return decode
 
-_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 decode_object = decoder(dict[str, Raw])
 decode_any = decoder(Any)
-
-
-def decode_members(data: bytes) -> tuple[bytes | Raw, dict[str, Raw]]:
-    """An object's members, and the text that they are parts of: it is longer when shielded."""
-    return _decode(_decode_members, data)
 
 
 # In place of `\\u` before a surrogate while msgspec looks; nobody can guess it.
@@ -67,22 +59,22 @@ def shield(data: bytes) -> bytes:
 
 
 def unshield(data: bytes) -> bytes:
-    """What `shield` did, undone."""
+    """Undoes `shield`."""
     return data.replace(_SHIELD, b"\\u")
 
 
 def encode(value: Any) -> bytes:
-    """As JSON, surrogates that were shielded in their escapes again."""
+    """Encode as JSON; shielded surrogates become escapes again."""
     return unshield(msgspec.json.encode(value))
 
 
 def is_shielded(text: str) -> bool:
-    """Whether there was a surrogate in this text."""
+    """Whether the text holds a surrogate that was shielded."""
     return _SHIELD.decode() in text
 
 
 def legible(text: str) -> str:
-    """For people: what was shielded is lost."""
+    """The text for people to read: each shielded surrogate becomes U+FFFD."""
     return _SHIELDED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -1,18 +1,15 @@
-"""The messages of a request as far as this proxy looks into them: one reading for all that do.
+"""The messages of a request, as far as this proxy looks into them: parts with media, and calls.
 
-To look at 2 MB costs milliseconds, so it is done where there may be something to see only.
+`spelling` and `names` share one reading. It costs milliseconds for 2 MB, so `request` asks for it
+only where there may be something to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-
-_MAX_LOOKS = 64
-_BEFORE_ITEM = (b"{", b" ", b"\n", b"\r", b"\t")
 
 
 class Part(Struct, gc=False):
@@ -50,25 +47,8 @@ class Message(Struct, gc=False):
 _decode = msgspec.json.Decoder(list[Message]).decode
 
 
-def read_messages(fields: Mapping[str, Raw]) -> list[Message]:
-    """A request's messages; none if there is nothing to see, or they are not as chat has them."""
-    messages = fields.get("messages")
-    if messages is not None and ("functions" in fields or _may_have_lists(bytes(messages))):
-        with suppress(msgspec.DecodeError, RecursionError):
-            return _decode(messages)
+def read_messages(messages: Raw) -> list[Message]:
+    """A request's messages; none if they are not as chat has them."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        return _decode(messages)
     return []
-
-
-def _may_have_lists(messages: bytes) -> bool:
-    """Whether there may be parts or calls; of long prose this tells much sooner than a parse.
-
-    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
-    """
-    at = 0  # there the messages begin
-    for _ in range(_MAX_LOOKS):
-        at = messages.find(b"[", at + 1)
-        if at < 0:
-            return False
-        if messages[at + 1 : at + 2] in _BEFORE_ITEM:
-            return True
-    return True

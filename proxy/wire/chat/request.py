@@ -1,15 +1,19 @@
-"""What is read of a caller's chat request. All else passes through as the bytes it came in."""
+"""What is read of a caller's chat request. All else passes through as the bytes it came in.
+
+A plain request is read here alone. `messages`, `spelling` and `names` are for one that has contents
+in parts, calls, tools or a `stop`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import InvalidRequest
-from ..lenient_json import decode_any, decode_members, decode_object, decoder, encode, is_shielded
+from ..lenient_json import decode_any, decode_object, decoder, encode, is_shielded, shield
 from .messages import read_messages
 from .names import made_names, rename
 from .spelling import respelled
@@ -25,7 +29,15 @@ _KEYS = {name: _spelled(name) for name in ("model", "stream")}
 
 _FILLED_ARRAY = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")
 
-_T = TypeVar("_T")
+# What may have to be spelled or named in another way, wherever messages are plain text.
+_LOOKED_INTO = frozenset({"stop", "tools", "functions"})
+
+_MAX_LOOKS = 64
+_BEFORE_ITEM = (b"{", b" ", b"\n", b"\r", b"\t")
+
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_text = msgspec.json.Decoder(str).decode
+_flag = msgspec.json.Decoder(bool).decode
 
 
 class ChatRequest(Struct, frozen=True):
@@ -79,27 +91,55 @@ _NULL = Raw(b"null")
 
 def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
-    fields = _request_fields(body)
-    model = _value(fields.get("model"), str)
-    if not model or is_shielded(model):
+    text, fields = _request_fields(body)
+    try:
+        model = _text(fields["model"])
+    except (KeyError, msgspec.DecodeError):
+        model = ""
+    if not model or (text is not body and is_shielded(model)):
         raise InvalidRequest("`model` must be a non-empty string", param="model")
-    stream = False if fields.get("stream", _NULL) == _NULL else _value(fields["stream"], bool)
-    if stream is None:
-        raise InvalidRequest("`stream` must be true or false", param="stream")
+    try:
+        stream = fields.get("stream", _NULL) != _NULL and _flag(fields["stream"])
+    except msgspec.DecodeError as error:
+        raise InvalidRequest("`stream` must be true or false", param="stream") from error
     messages = fields.get("messages")
     if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
-    read = read_messages(fields)
+    has_lists = messages is not None and _may_have_lists(bytes(messages))
+    if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
+        return ChatRequest(body, model, stream)
+    read = read_messages(messages) if messages and (has_lists or "functions" in fields) else []
     if changed := respelled(fields, read):
         body = encode({**fields, **changed})
     return ChatRequest(body, model, stream, made_names(fields, read))
 
 
-def _request_fields(body: bytes) -> dict[str, Raw]:
+def _may_have_lists(messages: bytes) -> bool:
+    """Whether there may be parts or calls; of long prose this tells much sooner than a parse.
+
+    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
+    """
+    at = 0  # there the messages begin
+    for _ in range(_MAX_LOOKS):
+        at = messages.find(b"[", at + 1)
+        if at < 0:
+            return False
+        if messages[at + 1 : at + 2] in _BEFORE_ITEM:
+            return True
+    return True
+
+
+def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
+    """The request's members, and the text that they are parts of: `body`, or what was shielded."""
+    text = body
     try:
         if not body.isascii():
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
-        text, fields = decode_members(body)
+        try:
+            fields = _members(body)
+        except msgspec.DecodeError:  # of lone surrogates, or for good
+            text = shield(body)
+            fields = _members(text)
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:
@@ -110,10 +150,10 @@ def _request_fields(body: bytes) -> dict[str, Raw]:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
     if not _are_all(text, fields):
         _refuse_duplicates(body, fields)
-    return fields
+    return text, fields
 
 
-def _are_all(text: bytes | Raw, fields: dict[str, Raw]) -> bool:
+def _are_all(text: bytes, fields: dict[str, Raw]) -> bool:
     """Whether these are all members of the object, so that none was given twice.
 
     It is no proof of the contrary: only the spacing of `JSON.stringify` and of Python's `json` is
@@ -145,17 +185,6 @@ def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
     for name, pattern in _KEYS.items():
         if count(pattern, body) - sum(count(pattern, value) for value in fields.values()) > 1:
             raise InvalidRequest(f"`{name}` is given twice", param=name)
-
-
-def _value(raw: Raw | None, kind: type[_T]) -> _T | None:
-    """The value, or None if it is missing or of another type (or a number that is no number)."""
-    if raw is None:
-        return None
-    try:
-        found = decode_any(raw)
-    except msgspec.ValidationError:  # a number out of all range
-        return None
-    return found if isinstance(found, kind) else None
 
 
 class _StreamOptions(Struct):
