@@ -147,7 +147,7 @@ MUTANTS = [
        "        poller.register(self._read_fd, select.POLLIN)\n",
        "net/test_watch.py::test_gone_caller_ends_every_wait"),
     # Connections
-    _m("want of descriptors is blamed on the upstream", "net/connections.py",
+    _m("want of descriptors is blamed on the upstream", "net/opening.py",
        "if want := shortage.recognised(error):", "if want := None:",
        "net/test_shortage.py", "-k", "want_is_known"),
     _m("want of memory is the client's fault", "request/verdict.py",

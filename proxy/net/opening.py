@@ -17,10 +17,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
+import certifi
+from requests.adapters import HTTPAdapter
+from requests.utils import get_auth_from_url
 from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+from urllib3.util.ssl_ import create_urllib3_context
 
+from ..errors import OutOfResources, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from ..wire.tunnels import Handshake, TunnelRefused, http_connect, socks5
-from .connections import CONNECT_FAILURES, Tls, connect_error
+from . import shortage
 from .helpers import Task
 from .names import NAMES, Address, literal
 from .nested_tls import NestedTls
@@ -29,12 +36,40 @@ from .watch import CallerConnection, Clock, Poll
 # RFC 8305 section 5: the time that an address has before the next one is tried beside it.
 HEAD_START_S = 0.25
 
+# SOCKS: RFC 1928 section 3.
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
 Channel: TypeAlias = socket.socket | ssl.SSLSocket | NestedTls
 
 _T = TypeVar("_T")
 
 # Yields the moment at which to go on, even though nothing came.
 _Steps: TypeAlias = Generator[float, None, _T]
+
+
+class Tls:
+    """What connections through one transport have in common: the authorities they trust.
+
+    They are read at first need: it takes about 20 ms.
+    """
+
+    def __init__(self, ca_bundle: str) -> None:
+        self._ca_bundle = ca_bundle or certifi.where()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Checks certificates and the names in them; raises OSError."""
+        if self._context is None:
+            context = create_urllib3_context()
+            context.check_hostname = True
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.set_alpn_protocols(["http/1.1"])
+            if os.path.isdir(self._ca_bundle):
+                context.load_verify_locations(capath=self._ca_bundle)
+            else:
+                context.load_verify_locations(cafile=self._ca_bundle)
+            self._context = context
+        return self._context
 
 
 class Proxy(NamedTuple):
@@ -55,6 +90,54 @@ class Route(NamedTuple):
     is_tls: bool
     proxy: Proxy | None
     tls: Tls
+
+
+def route_to(url: str, proxy_url: str, tls: Tls) -> Route:
+    """The way to the upstream at a URL; raises ValueError."""
+    scheme, host, port = _parts(url)
+    return Route(host, port, scheme == "https", _proxy(proxy_url), tls)
+
+
+def _proxy(url: str) -> Proxy | None:
+    """The proxy at a URL; raises ValueError."""
+    if not url:
+        return None
+    return Proxy(*_parts(url), HTTPAdapter().proxy_headers(url), get_auth_from_url(url))
+
+
+def _parts(url: str) -> tuple[str, str, int]:
+    """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
+    parsed = parse_url(url)
+    if parsed.scheme not in _PORTS:
+        raise ValueError(f"no such scheme: {parsed.scheme}")
+    return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
+
+
+# Whatever can go wrong before a connection is open: in sockets, TLS, proxies and names (OSError,
+# UnicodeError), in URLs (ValueError and what libraries make of it), for want of threads.
+CONNECT_FAILURES = (OSError, RuntimeError, ValueError, HTTPError)
+
+
+def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamError | OutOfResources:
+    """What kept us from connecting, in our terms and plain words; raises a fault of our own."""
+    if want := shortage.recognised(error):
+        return want
+    if isinstance(error, RuntimeError):
+        raise error
+    if isinstance(error, TimeoutError):
+        detail = f": {error}" if str(error) and error.errno is None else ""
+        return UpstreamTimeout(f"connecting to {host} took longer than {timeout_s:.3g} s{detail}")
+    if isinstance(error, socket.gaierror):
+        reason = "its name cannot be resolved"
+    elif isinstance(error, ssl.SSLError):
+        # Why a certificate is refused, OpenSSL says best.
+        why = getattr(error, "verify_message", None) or getattr(error, "reason", None)
+        reason = f"TLS failed: {why or 'handshake'}"
+    elif isinstance(error, TunnelRefused):
+        reason = str(error)
+    else:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+    return UpstreamUnreachable(f"cannot connect to {host}: {reason}")
 
 
 class Opening:

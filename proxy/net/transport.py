@@ -1,36 +1,104 @@
-"""The ways to upstreams, and what is sent on them.
+"""The ways to upstreams, the idle connections on them, and what is sent on these.
 
-Here, in `reply`, in `opening` and in `connections` is the one boundary where errors of requests,
-urllib3, ssl and sockets become ours.
+requests' adapter and urllib3's pool keep idle connections; they open none and send nothing. Here,
+in `opening` and in `exchange` is the one boundary where errors of requests, urllib3, ssl and
+sockets become ours.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import queue
 import threading
 import weakref
 from collections.abc import Mapping
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_auth_from_url
 from urllib3.connection import HTTPConnection
-from urllib3.util import parse_url
+from urllib3.connectionpool import HTTPConnectionPool
 
 from ..errors import UpstreamTimeout
 from ..wire.http.headers import merged
-from .connections import CONNECT_FAILURES, IdlePool, Tls, connect_error, idle_pool
 from .exchange import SocketReply
-from .opening import Opening, Proxy, Route
+from .opening import CONNECT_FAILURES, Opening, Route, Tls, connect_error, route_to
 from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
 
-# SOCKS: RFC 1928 section 3.
-_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+class IdlePool(Protocol):
+    """A urllib3 connection pool that lends its connections without sending anything on them."""
+
+    def take(self) -> HTTPConnection:
+        """The connection that was used last, or one without a socket."""
+
+    def give_back(self, connection: HTTPConnection) -> None:
+        """Keep a connection for the next taker."""
+
+    def close(self) -> None:
+        """Close what is idle."""
+
+
+class _Stack:
+    """What urllib3's pools use of `queue.LifoQueue`, for those that never wait for a connection.
+
+    A list's `pop` and `append` are one step each: there is nothing to lock.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: list[HTTPConnection | None] = []
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> HTTPConnection | None:
+        """What was put last; raises queue.Empty."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: HTTPConnection | None, block: bool = False) -> None:
+        """Raises queue.Full."""
+        if len(self._items) >= self._maxsize:
+            raise queue.Full
+        self._items.append(item)
+
+
+class _Lending:
+    """Mixed into urllib3's pool classes, whose protected methods are meant for subclasses."""
+
+    QueueCls = _Stack
+
+    def take(self) -> HTTPConnection:
+        # One that has anything to be read is closed there: its upstream ended it, or said more than
+        # its answer.
+        return cast("HTTPConnection", cast("HTTPConnectionPool", self)._get_conn())
+
+    def give_back(self, connection: HTTPConnection) -> None:
+        cast("HTTPConnectionPool", self)._put_conn(connection)
+
+
+@functools.cache
+def _lending(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    return type(f"Lending{pool_class.__name__}", (_Lending, pool_class), {})
+
+
+def idle_pool(request: requests.PreparedRequest, max_connections: int) -> IdlePool:
+    """Keeps so many idle connections to where a request goes, however they were opened."""
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_connections)
+    manager = adapter.poolmanager
+    manager.pool_classes_by_scheme = {
+        scheme: _lending(pool_class)
+        for scheme, pool_class in manager.pool_classes_by_scheme.items()
+    }
+    return cast("IdlePool", adapter.get_connection_with_tls_context(request, verify=True))
 
 
 class Transport:
@@ -119,8 +187,7 @@ class Transport:
 
     @functools.cached_property
     def _route(self) -> Route:
-        scheme, host, port = _parts(self._request.url or "")
-        return Route(host, port, scheme == "https", _proxy(self._proxy_url), self._tls)
+        return route_to(self._request.url or "", self._proxy_url, self._tls)
 
     def give_back(self, connection: HTTPConnection) -> None:
         """Keep the connection for the next exchange; a closed one is forgotten."""
@@ -147,21 +214,6 @@ class Transport:
         """In a forked child: the connections are the parent's, to be left alone."""
         self._making = threading.Lock()  # the parent's may be held
         self._pool = None
-
-
-def _proxy(url: str) -> Proxy | None:
-    """The proxy at a URL; raises ValueError."""
-    if not url:
-        return None
-    return Proxy(*_parts(url), HTTPAdapter().proxy_headers(url), get_auth_from_url(url))
-
-
-def _parts(url: str) -> tuple[str, str, int]:
-    """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
-    parsed = parse_url(url)
-    if parsed.scheme not in _PORTS:
-        raise ValueError(f"no such scheme: {parsed.scheme}")
-    return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()

@@ -14,7 +14,7 @@ import pytest
 from proxy.app import create_app
 from proxy.errors import OutOfResources, UpstreamUnreachable
 from proxy.net import shortage
-from proxy.net.connections import connect_error
+from proxy.net.opening import connect_error
 from proxy.net.watch import Bell
 from proxy.pool.health import Effect
 from proxy.request.verdict import Verdict, judge

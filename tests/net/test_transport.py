@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTruncated
-from proxy.net.connections import IdlePool, idle_pool
-from proxy.net.transport import Transport
+from proxy.net.transport import IdlePool, Transport, idle_pool
 from proxy.net.watch import CallerConnection
 from tests.support import calls
 from tests.support.calls import fetch, read_all, send
