@@ -70,7 +70,8 @@ class Gateway:
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
         Both are counted per worker process.
         """
-        LOST.give_back()
+        if LOST.notes:
+            LOST.give_back()
         if self._limits and (own := self._limits.get(caller.key)) is not None:
             held.enter_context(own)
         held.enter_context(self._limit)

@@ -91,7 +91,8 @@ def _let_go(error: BaseException | None) -> None:
         if error is not None:
             stream.close()
         del stream  # it is lost here if a hook put another response in its place
-        LOST.give_back()
+        if LOST.notes:
+            LOST.give_back()
 
 
 def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:

@@ -12,14 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .watch import Poll
 
 # What a pipe holds at most by default (pipe(7)): one read empties it.
 _PIPE_BYTES = 65536
@@ -28,9 +23,10 @@ log = logging.getLogger("proxy")
 
 
 class Lost:
-    """The notes of one process. A forked child starts with none: its parent sees to its own.
+    """The notes of one process, and the descriptor that reports them.
 
-    Opens nothing before the first wait.
+    Opens nothing before the first wait. A forked child starts with no notes: its parent has them.
+    A request looks at `notes` and calls `give_back` only if there are any.
     """
 
     def __init__(self) -> None:
@@ -38,7 +34,7 @@ class Lost:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # held while the pipe is made
-        self._notes: deque[Callable[[], None]] = deque()
+        self.notes: deque[Callable[[], None]] = deque()
         self.fd = self._write_fd = -1
 
     def forget(self) -> None:
@@ -50,30 +46,22 @@ class Lost:
 
     def note(self, give_back: Callable[[], None]) -> None:
         """Have `give_back` called soon, in an ordinary frame. For finalizers: takes no lock."""
-        self._notes.append(give_back)
+        self.notes.append(give_back)
         if self._write_fd >= 0:
             try:  # noqa: SIM105 - no more calls than are needed
                 os.write(self._write_fd, b"\0")
             except OSError:
                 pass  # the pipe is full: it has been written to already
 
-    def join(self, poller: Poll) -> None:
-        """Have `poller` report `fd` when there is a note.
-
-        A process that has no descriptor left waits without: then a note waits for who comes next.
-        """
-        if self.fd < 0:
-            self._open()
-        if self.fd >= 0:
-            poller.register(self.fd, select.POLLIN)
-
-    def _open(self) -> None:
+    def open(self) -> bool:
+        """Make `fd`, if need be, for poll sets; whether there is one: it may be one too many."""
         with self._lock, contextlib.suppress(OSError):
             if self.fd < 0:
                 fd, self._write_fd = os.pipe()
                 os.set_blocking(fd, False)
                 os.set_blocking(self._write_fd, False)
                 self.fd = fd
+        return self.fd >= 0
 
     def answer(self) -> None:
         """`fd` was reported: do what was noted. One of those who wake empties the pipe."""
@@ -83,9 +71,9 @@ class Lost:
 
     def give_back(self) -> None:
         """Do what was noted, if anything. Not to be called with a lock held."""
-        while self._notes:
+        while self.notes:
             try:
-                give_back = self._notes.popleft()
+                give_back = self.notes.popleft()
             except IndexError:  # another thread was quicker
                 return
             try:

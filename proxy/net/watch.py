@@ -83,8 +83,12 @@ class CallerConnection:
         return cls(environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
 
     def join(self, poller: Poll) -> None:
-        """Have `poller` report the caller's end too, and notes of what was lost."""
-        LOST.join(poller)
+        """Have `poller` report the caller's end too, and notes of what was lost.
+
+        Without a descriptor for notes, a note waits for whoever next asks the pool.
+        """
+        if LOST.fd >= 0 or LOST.open():
+            poller.register(LOST.fd, select.POLLIN)
         if self._fd >= 0:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 

@@ -87,7 +87,8 @@ class ClientPool:
         free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
         cooldown ends within what is left of `max-retry-interval`; NoClientInService.
         """
-        LOST.give_back()
+        if LOST.notes:
+            LOST.give_back()
         while True:
             rung: list[Bell] = []
             try:

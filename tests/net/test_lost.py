@@ -41,7 +41,7 @@ PACKAGE = Path(proxy.__file__).parent
 
 # What may be called in a finalizer: none of these takes a lock.
 ALLOWED = {"LOST.note", "os.close"}
-ALLOWED_IN_NOTE = {"self._notes.append", "os.write"}
+ALLOWED_IN_NOTE = {"self.notes.append", "os.write"}
 
 # Names that have a function called when an object goes.
 WATCHERS = {"finalize", "WeakMethod", "WeakValueDictionary", "WeakKeyDictionary", "callbacks"}
