@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.clients import make_clients, registry
+from proxy.clients import listing, make_clients
+from proxy.clients.listing import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S
 from proxy.clients.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S, Entry, Registry
 from proxy.config import Secrets, load_config
 from proxy.errors import (
@@ -98,7 +99,7 @@ class Desk:
 
     def settle(self) -> None:
         """Block until no list is being fetched."""
-        for fetch in [listing.fetch for listing in self.registry._listings]:
+        for fetch in [each.fetch for each in self.registry._lists._listings]:
             assert fetch is None or fetch.task.wait(time.monotonic() + PATIENCE_S, ANYBODY)
 
 
@@ -458,7 +459,7 @@ def test_a_process_without_threads_left_says_so(monkeypatch: pytest.MonkeyPatch)
     upstream = Upstream("one")
     desk = Desk(make_client("a", provider="q"), discovering("b", upstream))
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "_threads", HelperThreads("test-models", 1))
+        patched.setattr(listing, "_threads", HelperThreads("test-models", 1))
 
         def refuse(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
