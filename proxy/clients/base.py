@@ -72,6 +72,7 @@ class Client(ABC):
     def __init__(self, config: ClientConfig) -> None:
         self.config = config
         self.label = config.label
+        self.identity = config.identity
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"

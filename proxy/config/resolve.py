@@ -5,6 +5,7 @@ Notes what no single value can show: names and keys that stand twice, files that
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
         **settings,
         path=path,
         callers=callers,
-        clients=_labelled(clients.found),
+        clients=_named(clients.found),
         providers_off=tuple(clients.off),
         warnings=tuple(notes.warnings),
     )
@@ -132,6 +133,7 @@ class _Clients:
                 kind="demo",
                 provider=demo.name,
                 label="",
+                identity="",
                 key=_NO_KEY,
                 base_url="",
                 max_concurrency=demo.max_concurrency,
@@ -153,6 +155,7 @@ class _Clients:
             kind=kind,
             provider=entry.name if isinstance(entry, ProviderEntry) else kind,
             label="",
+            identity="",
             key=_NO_KEY,
             base_url=base_url.removesuffix(version).rstrip("/"),
             api_version=version,
@@ -166,10 +169,7 @@ class _Clients:
 
     def _add(self, client: ClientConfig, at: str) -> None:
         if client.key:
-            url = urlsplit(client.base_url)
-            port = url.port or _DEFAULT_PORTS.get(url.scheme)
-            place = url._replace(netloc=f"{url.hostname}:{port}").geturl()
-            before = self._key_at.setdefault((place, client.key), at)
+            before = self._key_at.setdefault((_place(client.base_url), client.key), at)
             if before != at:
                 self._notes.problem(at, f"the same key at the same base-url as in {before}")
         self.found.append(client)
@@ -238,19 +238,35 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
     )
 
 
-def _labelled(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
-    """With a label each: provider and masked key; `#2` and so on where that stands twice."""
-    taken: Counter[str] = Counter()
-    labelled = []
+def _named(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
+    """With a label each, of provider and masked key, and an identity: see `ClientConfig`."""
+    labels, identities = Counter[str](), Counter[str]()
+    named = []
     for client in clients:
-        base = f"{client.provider}/{client.key}" if client.key else client.provider
-        label = base
-        while label in taken:
-            taken[base] += 1
-            label = f"{base}#{taken[base]}"
-        taken[label] = 1
-        labelled.append(msgspec.structs.replace(client, label=label))
-    return tuple(labelled)
+        label = f"{client.provider}/{client.key}" if client.key else client.provider
+        place = client.provider if client.kind == "demo" else _place(client.base_url)
+        parts = "\0".join([client.kind, place, client.key.reveal()])
+        identity = hashlib.sha256(parts.encode()).hexdigest()[:24]
+        label, identity = _unique(label, labels), _unique(identity, identities)
+        named.append(msgspec.structs.replace(client, label=label, identity=identity))
+    return tuple(named)
+
+
+def _unique(base: str, taken: Counter[str]) -> str:
+    """The name, or with `#2` and so on where it is taken."""
+    name = base
+    while name in taken:
+        taken[base] += 1
+        name = f"{base}#{taken[base]}"
+    taken[name] = 1
+    return name
+
+
+def _place(base_url: str) -> str:
+    """The URL with the host in lower case and the port spelled out."""
+    url = urlsplit(base_url)
+    port = url.port or _DEFAULT_PORTS.get(url.scheme)
+    return url._replace(netloc=f"{url.hostname}:{port}").geturl()
 
 
 def _report_repeats(

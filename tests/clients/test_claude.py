@@ -46,6 +46,7 @@ def make_client(plain: Upstream, make_way: Callable[..., Transport]) -> Callable
             kind="claude",
             provider="claude",
             label="claude/1",
+            identity="1",
             key=Secret(KEY),
             base_url=plain.origin,
             max_concurrency=1,

@@ -33,6 +33,7 @@ def client(clock: VirtualClock) -> DemoClient:
         kind="demo",
         provider="demo",
         label="demo",
+        identity="demo",
         key=Secret(""),
         base_url="",
         max_concurrency=0,

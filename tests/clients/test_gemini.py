@@ -44,6 +44,7 @@ def client(plain: Upstream, make_way: Callable[..., Transport]) -> GeminiClient:
         kind="gemini",
         provider="gemini",
         label="gemini/1",
+        identity="1",
         key=Secret(KEY),
         base_url=plain.origin,
         max_concurrency=1,

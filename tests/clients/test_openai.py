@@ -37,6 +37,7 @@ def make_client(plain: Upstream, make_way: Maker) -> Callable[..., OpenAIClient]
             kind="openai",
             provider="p",
             label="p/1",
+            identity="1",
             key=Secret(key),
             base_url=plain.url,
             max_concurrency=1,

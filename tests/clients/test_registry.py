@@ -14,7 +14,7 @@ import pytest
 
 from proxy.clients import listing, make_clients
 from proxy.clients.listing import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S
-from proxy.clients.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S, Entry, Registry
+from proxy.clients.registry import Entry, Registry
 from proxy.config import Secrets, load_config
 from proxy.errors import (
     CallerGone,

@@ -1,4 +1,4 @@
-"""What a file means: defaults, variables, inheritance, clients and their labels."""
+"""What a file means: defaults, variables, inheritance, clients, their labels and identities."""
 
 from __future__ import annotations
 
@@ -198,6 +198,50 @@ def test_label_tells_clients_apart_without_their_keys() -> None:
         "ollama2",
     ]
     assert not any(key in repr(config) for key in KEYS)
+
+
+def identities(*providers: dict[str, Any], **tree: Any) -> list[str]:
+    tree = {name.replace("_", "-"): value for name, value in tree.items()}
+    config = load_config({"openai-compatibility": list(providers), **tree}, environ={})
+    return [client.identity for client in config.clients]
+
+
+def test_identity_outlives_changes_of_all_but_kind_url_and_key() -> None:
+    """A client is the same in another configuration whatever else changed there."""
+    before = identities(provider(api_keys=KEYS[:2]), provider(name="q"), demo=[{"name": "demo"}])
+    after = identities(
+        provider(name="q", base_url="http://127.0.0.1:1234/v1/", weight=7),
+        provider(
+            name="renamed", max_concurrency=3, headers={"x-a": "b"}, api_keys=[KEYS[1], KEYS[0]]
+        ),
+        demo=[{"name": "demo", "delay-ms": 5}],
+    )
+    assert after == [before[2], before[1], before[0], before[3]]
+    assert identities(provider(base_url="https://a.example/v1")) == identities(
+        provider(base_url="https://A.example:443/v1")
+    )
+
+
+def test_identity_is_another_for_another_kind_url_or_key() -> None:
+    """Of a demo provider: for another name."""
+    found = [
+        *identities(
+            provider(api_keys=[KEYS[0]]),
+            provider(name="q", base_url="http://127.0.0.1:1235/v1", api_keys=KEYS[:2]),
+            provider(name="r"),
+            claude_api_key=[{"api-key": KEYS[0]}],
+            demo=[{"name": "demo"}, {"name": "another"}],
+        ),
+        *identities(claude_api_key=[{"api-key": KEYS[0], "base-url": URL}]),
+    ]
+    assert len(set(found)) == len(found) == 8
+    assert not any(key[-4:] in one for one in found for key in KEYS)
+
+
+def test_identity_counts_what_is_the_same() -> None:
+    """Two providers without a key at one URL are two clients."""
+    first, second = identities(provider(name="q"), provider(name="r"))
+    assert (first, f"{first}#2") == (*identities(provider()), second)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def make_client(
         kind="demo",
         provider=provider,
         label=label,
+        identity=label,
         key=Secret(""),
         base_url="",
         max_concurrency=permits,
