@@ -1,4 +1,4 @@
-"""What holds for every test: nothing that it prints or logs shows a key, or tells of a lost lease.
+"""What holds for every test: nothing that it prints or logs, or has printed, shows a key.
 
 Gateways and commands in processes of their own are looked at where they end
 (`tests.support.gateway`, `tests.support.commandline`).
@@ -10,21 +10,18 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.support.leaks import LOST_LEASE, key_in
+from tests.support.leaks import key_in
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test that passed, but in whose output there is a key, or a lease that was lost."""
+    """Fail a test that passed, but in whose output there is a key."""
     report = yield
     if report.passed:
         for title, text in report.sections:
             if (key := key_in(text)) is not None:
                 report.outcome = "failed"
                 report.longrepr = f"{title}: a key is shown: {key}"
-            if LOST_LEASE in text:
-                report.outcome = "failed"
-                report.longrepr = f"{title}: a lease was lost:\n{text}"
     return report

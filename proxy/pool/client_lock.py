@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Loan(NamedTuple):
-    """What is known of a lease, until it is given back: also while nobody has it any more."""
+    """What is known of a lease, until it is given back."""
 
     holder: object
     model: str
@@ -153,7 +153,6 @@ class Ticket:
         self.alias = alias
         self.caller = caller
         self.has_asked = False
-        self.is_kept = False  # by one who gives back what it is handed, lost or not
         self.tried: dict[ClientLock, None] = {}
         self.excluded: set[ClientLock] = set()
         self.tried_again_at = -math.inf  # back-off: before it no client is tried twice

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..net.lost import LOST
 from .client_lock import Ticket
 from .health import Effect
 from .queue import Offer
@@ -65,12 +63,3 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-
-    def __del__(self) -> None:
-        # The lease of a lost stream is found lost with it, maybe before it: that one is the owner.
-        if self._is_held and not self._ticket.is_kept:
-            LOST.note(self._release_lost)
-
-    def _release_lost(self) -> None:
-        self.release()
-        warnings.warn(f"a lease of {self.client} was lost", ResourceWarning, stacklevel=1)

@@ -92,7 +92,6 @@ class Attempts:
         self._ticket = pool.ticket(
             call.request.model, call.caller, holder=call.record.request_id, rank=rank
         )
-        self._ticket.is_kept = True
         self._pauses = self._run()
         self._lease: Lease | None = None
         self._reply: Reply | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 
 import pytest
@@ -46,25 +45,6 @@ def test_no_more_requests_than_permits(permits: int, at_once: int) -> None:
     for lease in [*leases, *filter(None, [more])]:
         lease.release()
     desk.assert_idle()
-
-
-def test_a_lost_lease_is_told_and_given_back(recwarn: pytest.WarningsRecorder) -> None:
-    """An owner that forgot it is found out; until then the books name the holder."""
-
-    def told() -> list[str]:
-        return [str(one.message) for one in recwarn if "was lost" in str(one.message)]
-
-    desk = Desk(make_client("a"))
-    lease = desk.pool.acquire(
-        desk.pool.ticket("m", CallerConnection(None), holder="req-1"), desk.routes["m"], 0.0
-    )
-    assert lease is not None
-    assert desk.pool.snapshot()[0]["leases"] == [{"holder": "req-1", "model": "m", "age_s": 0.0}]
-    del lease
-    gc.collect()  # of other tests' garbage too, which may have warnings of its own
-    assert not told()
-    desk.assert_idle()
-    assert told() == ["a lease of <FakeClient a> was lost"]
 
 
 def test_preference_1_an_untried_healthy_client() -> None:

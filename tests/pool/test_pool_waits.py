@@ -523,7 +523,7 @@ def test_a_withdrawn_request_passes_on_what_it_was_handed() -> None:
     assert desk.ask(first) is None
     assert desk.ask(second) is None
     held.release()
-    handed_over = first.granted  # kept: a lost lease would be given back by itself
+    handed_over = first.granted
     assert handed_over is not None
     desk.pool.withdraw(first)
     desk.pool.withdraw(first)

@@ -18,7 +18,6 @@ def key_in(text: str) -> str | None:
 
 
 # `Lost.give_back` logs what a note raises, a warning as well: it is not the fault of whoever comes.
-LOST_LEASE = "ResourceWarning: a lease of"
 
 
 # gunicorn 27.0.1, arbiter.py: what it logs when a worker crashes, hangs, or is killed. It starts
