@@ -17,7 +17,7 @@ from .config import Caller, Config
 from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
-from .pool.pool import ClientPool
+from .pool import ClientPool, Pool
 from .record.record import Record
 from .record.transcript import RequestLog
 from .request import call
@@ -42,13 +42,7 @@ class Gateway:
         self.request_log = RequestLog(config) if config.request_log else None
         self.clients = make_clients(config, clock)
         self.registry = Registry(self.clients, secrets=config.secrets, clock=clock)
-        self.pool = ClientPool(
-            self.clients,
-            max_cooldown_s=config.max_cooldown_s,
-            max_retry_interval_s=config.max_retry_interval_s,
-            queue_timeout_s=config.queue_timeout_s,
-            clock=clock,
-        )
+        self.pool: Pool = ClientPool(self.clients, clock=clock)
         self._limit = InFlightLimit(
             TooManyInFlight,
             config.max_requests_in_flight,

@@ -42,10 +42,11 @@ def _m(name: str, path: str, old: str, new: str, *tests: str) -> Mutant:
 
 MUTANTS = [
     # The pool
-    _m("a permit never comes back", "pool/pool.py", "lock.in_flight -= 1", "pass",
+    _m("a permit never comes back", "pool/pool.py",
+       "del lock.leases[lease.number]", "pass",
        "pool/test_pool.py::test_a_lease_holds_one_permit_until_its_end"),
     _m("one permit too many", "pool/client_lock.py",
-       "self.in_flight < self.permits", "self.in_flight <= self.permits",
+       "len(self.leases) < self.permits", "len(self.leases) <= self.permits",
        "pool/test_pool.py::test_no_more_requests_than_permits"),
     _m("a disabled client is lent", "pool/client_lock.py", ") and not self.is_disabled", ")",
        "pool/test_pool.py::test_a_disabled_client_gets_no_more_requests"),
@@ -68,8 +69,8 @@ MUTANTS = [
        "                    bell.wait(min(until, wait_until), ticket.caller, self._clock)\n",
        "test_locks.py"),
     _m("an undecided trial keeps its place", "pool/pool.py",
-       "            self._end_trials_locked(lease, now)\n        lock.in_flight -= 1",
-       "            pass\n        lock.in_flight -= 1",
+       "            lease.end_trials(now)\n            _settle(line)\n        del lock",
+       "            pass\n        del lock",
        "pool/test_pool.py::test_an_undecided_trial_gives_its_place_to_the_next"),
     _m("weights are ignored", "pool/queue.py", "offer.turn += offer.step", "offer.turn += 1",
        "pool/test_queue.py::test_each_round_has_the_shares_of_the_weights"),

@@ -17,9 +17,7 @@ import pytest
 import proxy
 from proxy.errors import NoClientInService
 from proxy.net.watch import Bell, CallerConnection, Clock, Poll
-from proxy.pool.client_lock import Ticket
-from proxy.pool.health import Effect
-from proxy.pool.lease import Lease
+from proxy.pool import Effect, Lease, Ticket
 from tests.support.clock import VirtualClock
 from tests.support.pool import Desk, make_client
 
@@ -184,7 +182,7 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
         one.name for one in classes
     }
     [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]
-    assert pool.names == {"_locks", "_queues"}
+    assert pool.names == {"_lines", "_queues"}
 
 
 def test_every_lock_says_what_it_is_for() -> None:

@@ -106,7 +106,7 @@ class _Endpoints:
         return exchange.reply(msgspec.json.encode(self._facts(entry)))
 
     def _is_listed(self, entry: Entry, key: Caller) -> bool:
-        return key.may_use(entry.alias) and self._gateway.pool.is_listed(entry.alias, entry.routes)
+        return key.may_use(entry.alias) and self._gateway.pool.is_listed(entry.routes)
 
     def _facts(self, entry: Entry) -> dict[str, str | int]:
         return {

@@ -1,1 +1,116 @@
-"""Who may use which client: the books of permits, queues and health, and the waits for a client."""
+"""The pool: who may use which client, and who waits for one.
+
+Each client has a lock with `max-concurrency` permits; a lease is one permit held. A request asks
+with a ticket and waits in the order of arrival. A permit that comes free goes straight to the first
+waiter who could use it, so that nobody overtakes. The rest of the program imports from here only.
+
+The nouns, from the request inwards:
+
+- `Pool`, lends clients (here, `ClientPool`: to the threads of one process);
+- `Ticket`, a request's claim: its rank, and what it has tried;
+- `Lease`, the right to send one request with one client (`ClientLease`);
+- `ClientLock`, a client's permits, by the leases that hold them;
+- `Line`, the queues that wait for a client;
+- `ModelQueue`, the waiters for one model, and the order of its clients: round robin by weight;
+- `Offer`, a client's place in that order;
+- `Health`, what a client is fit for with one model, made of a `Breaker` for each kind of failure;
+- `State` and `Standing`, that fitness and when it ends; `Effect`, how an attempt changes it.
+
+    READY ──429──> COOLING ──time──> ON_TRIAL ──request──> TRYING ──2xx, or 2 s──> READY
+      │               ^                                      ├──429──> COOLING, longer
+      │               │                                      └──undecided──> ON_TRIAL
+      ├──5xx, transport──> RESTING ──time──> READY
+      └──401 (client), 402 (client and model)──> OUT ──time──> ON_TRIAL
+
+Order of locks: `ClientPool._lock` is the innermost. Whoever holds it takes no other lock, and
+neither waits, wakes, logs nor calls back. Client locks are books, not locks of the interpreter's:
+one mutex guards them all, so that a choice among them and the hand-off to a waiter are one step.
+
+Inside, imports point one way: pool > queue > client_lock > health.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from ..clients.base import Client
+from ..clients.registry import Route
+from ..config import Config
+from ..net.watch import CallerConnection
+from .client_lock import Ticket
+from .health import Effect, doubling
+from .pool import ClientPool
+
+__all__ = ["ClientPool", "Effect", "Lease", "Pool", "Ticket", "doubling"]
+
+
+class Lease(AbstractContextManager["Lease"], Protocol):
+    """The right to send one request with one client, until `release`. A context manager."""
+
+    @property
+    def client(self) -> Client:
+        """The client that is lent."""
+
+    @property
+    def model(self) -> str:
+        """The upstream's name for the model."""
+
+    def report(self, effect: Effect, *, asked_s: float | None = None) -> None:
+        """Tell the client's health how it went; `asked_s`: the wait that the upstream asked for."""
+
+    def exclude(self) -> None:
+        """Never lend this client to this request again."""
+
+    def back_off(self, until: float) -> None:
+        """Lend this request no client for a second time before this monotonic moment."""
+
+    def release(self) -> None:
+        """Give the permit back, to the first who waits for it. Idempotent."""
+
+
+class Pool(Protocol):
+    """Lends clients to requests. All methods may be called by any thread."""
+
+    def ticket(
+        self,
+        alias: str,
+        caller: CallerConnection,
+        config: Config,
+        *,
+        holder: object = None,
+        rank: int | None = None,
+    ) -> Ticket:
+        """A place in the order of arrival, for one request; `holder` names it in the snapshot.
+
+        `rank`: the place of an earlier ticket of the same request, which waits no longer.
+        """
+
+    def acquire(self, ticket: Ticket, routes: tuple[Route, ...], until: float) -> Lease | None:
+        """The right to use the best client for this request; None when `until` came first.
+
+        After None the request still waits: call again, or `withdraw`. Blocks until a client is
+        free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
+        cooldown ends within what is left of `max-retry-interval`; NoClientInService.
+        """
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """End the request's wait, if it waits; what it was handed meanwhile goes to the next."""
+
+    def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
+        """Seconds until a client for this model is not cooling down; None: none is in service."""
+
+    def is_listed(self, routes: tuple[Route, ...]) -> bool:
+        """Whether a request for the model of these routes has a chance soon."""
+
+    def has_service(self) -> bool:
+        """Whether any client is in service."""
+
+    def set_disabled(self, label: str, disabled: bool) -> bool:
+        """Take a client out of service by hand, or put it back; whether there is one so named."""
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """The state of every client, as plain data: counts, seconds, states by model."""
+
+    def queue_facts(self) -> dict[str, dict[str, float]]:
+        """By alias: requests waiting now, and seconds waited in all."""

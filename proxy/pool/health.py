@@ -1,11 +1,5 @@
 """What a client's past says about its present: pure, `now` is a monotonic moment passed in.
 
-    READY ──429──> COOLING ──time──> ON_TRIAL ──request──> TRYING ──2xx, or 2 s──> READY
-      │               ^                                      ├──429──> COOLING, longer
-      │               │                                      └──undecided──> ON_TRIAL
-      ├──5xx, transport──> RESTING ──time──> READY
-      └──401 (client), 402 (client and model)──> OUT ──time──> ON_TRIAL
-
 COOLING and OUT exclude; RESTING only puts behind others. One trial at a time. Quotas refuse at
 once, so a trial has passed when the upstream's status line says 2xx, or after `TRIAL_S` without a
 refusal: the status line of a unary answer may come late. Failures are forgotten at a whole answer.
@@ -15,10 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .queue import Offer
+from typing import NamedTuple
 
 # 429 without a hint: 1 s doubling to 5 min. Rest after 5xx: 1 s doubling to 60 s. Out of service
 # after 401 or 402: 1 min doubling to 30 min.
@@ -145,10 +136,9 @@ class Breaker:
 class Health:
     """One client's health for one model; `service` is the client's own, shared by its models."""
 
-    __slots__ = ("_breakers", "_payment", "_quota", "_rest", "_service", "offers")
+    __slots__ = ("_breakers", "_payment", "_quota", "_rest", "_service")
 
     def __init__(self, service: Breaker) -> None:
-        self.offers: list[Offer] = []  # the aliases under which the client offers the model
         self._service = service
         self._payment = Breaker(OUT_S)
         self._quota = Breaker(COOLDOWN_S)

@@ -1,10 +1,10 @@
 """Who is next: the clients that offer one model, their order, and the requests that wait for them.
 
-Pure bookkeeping without locks, clocks or threads: `pool` calls it with its lock held and tells it
-the time. The order is smooth weighted round robin by earliest virtual deadline (as in Envoy's EDF
-scheduler): each client's `turn` moves on by 1/weight when it is chosen, and the smallest comes
-next, in O(log n) where the classic form looks at every client each time. A client that was skipped
-keeps its turn, so it is owed one; it does not save up more of them.
+Pure bookkeeping without locks, clocks or threads: the pool calls it with its own lock held and
+passes the time. The order is smooth weighted round robin by earliest virtual deadline (as in
+Envoy's EDF scheduler). Each client has a `turn`, which moves on by 1/weight when the client is
+chosen; the smallest turn comes next, in O(log n) where the classic form looks at every client each
+time. A client that was skipped keeps its turn, so it is owed one; it does not save up more of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import bisect
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import NamedTuple
 
-from ..clients.base import Client
 from ..clients.registry import Route
 from .client_lock import ClientLock, Ticket
-from .health import TRIAL_S, Health, Standing, State
+from .health import Health, Standing, State
 
 _USABLE = (State.READY, State.ON_TRIAL)
 _LENDABLE = (State.READY, State.ON_TRIAL, State.RESTING)
@@ -28,57 +26,116 @@ _rank = attrgetter("rank")
 _numbers = itertools.count()
 
 
+class Line:
+    """The way from a client back to its models: its offers, and the queues that wait for it.
+
+    The queues stand in a heap by the rank of each one's first waiter. Keys are lower bounds, put
+    right when they come to the top; a queue without waiters is dropped there. So a request that
+    begins or ceases to wait need not tell every client of its model.
+    """
+
+    def __init__(self, lock: ClientLock) -> None:
+        self.lock = lock
+        self.offers_by_name: dict[str, list[Offer]] = {}  # by the upstream's name of the model
+        self.parked: dict[Offer, None] = {}  # not to be used until the state of the lock changes
+        self._ranks: dict[ModelQueue, int] = {}  # of each queue that is listed, its one valid key
+        self._heap: list[tuple[int, int, ModelQueue]] = []
+
+    @property
+    def offers(self) -> list[Offer]:
+        """The client's offers of all its models."""
+        return [offer for offers in self.offers_by_name.values() for offer in offers]
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody may be waiting for the client."""
+        return bool(self._heap)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the client, among others."""
+        return sum(len(queue.waiters) for queue in self._ranks)
+
+    def enlist(self, queue: ModelQueue, rank: int) -> None:
+        """Note that requests of this rank or later wait in the queue."""
+        if rank < self._ranks.get(queue, math.inf):
+            self._ranks[queue] = rank
+            heapq.heappush(self._heap, (rank, queue.number, queue))
+            if len(self._heap) > 2 * len(self._ranks) + 8:
+                self._heap = [(key, listed.number, listed) for listed, key in self._ranks.items()]
+                heapq.heapify(self._heap)
+
+    def strike(self, queue: ModelQueue, offer: Offer) -> None:
+        """Forget a queue that is no more, and its offer."""
+        self._ranks.pop(queue, None)
+        self.parked.pop(offer, None)
+        self.offers_by_name[offer.name].remove(offer)
+
+    def first_waiter(self, now: float) -> Ticket | None:
+        """The first in rank who could take this client now."""
+        heap, first = self._heap, None
+        looked_at = []
+        while heap and (first is None or heap[0][0] < first.rank):
+            rank, number, queue = heap[0]
+            if self._ranks.get(queue) != rank:
+                heapq.heappop(heap)
+            elif not queue.waiters:
+                heapq.heappop(heap)
+                del self._ranks[queue]
+                queue.unlisted.append(self)
+            elif (rank_now := queue.waiters[0].rank) > rank:
+                heapq.heapreplace(heap, (rank_now, number, queue))
+                self._ranks[queue] = rank_now
+                queue.listed_rank = max(queue.listed_rank, rank_now)
+            else:
+                looked_at.append(heapq.heappop(heap))
+                found = queue.first_waiter(self.lock, now)
+                if found is not None and (first is None or found.rank < first.rank):
+                    first = found
+        for entry in looked_at:
+            heapq.heappush(heap, entry)
+        return first
+
+
 class Offer:
     """A client's offer of one alias."""
 
-    __slots__ = ("entry", "health", "lock", "name", "queue", "step", "turn")
+    __slots__ = ("entry", "health", "line", "lock", "name", "queue", "step", "turn")
 
-    def __init__(self, queue: ModelQueue, lock: ClientLock, name: str, turn: float) -> None:
+    def __init__(self, queue: ModelQueue, line: Line, name: str, turn: float) -> None:
         self.queue = queue
-        self.lock = lock
+        self.line = line
+        self.lock = line.lock
         self.name = name
-        self.step = 1 / lock.client.config.weight
+        self.step = 1 / self.lock.client.config.weight
         self.turn = turn * self.step
         self.entry = 0  # the number of its one valid entry in a heap; 0: parked; -1: retired
-        if name not in lock.health:
-            lock.health[name] = Health(lock.service)
-        self.health = lock.health[name]
-        self.health.offers.append(self)
+        if name not in self.lock.health:
+            self.lock.health[name] = Health(self.lock.service)
+        self.health = self.lock.health[name]
+        line.offers_by_name.setdefault(name, []).append(self)
 
 
 _Heap = list[tuple[float, int, Offer]]
 
 
-class Outlook(NamedTuple):
-    """What a request that cannot be served now may hope for.
-
-    `cooled_at` is only told of a request for which no client is in use or can be tried again.
-    """
-
-    changes_at: float  # the soonest end of a cooldown, a trial, or of being out of service
-    tries_again: bool = False  # some client was tried and is free: after the back-off
-    is_busy: bool = False  # some client is in use and will come free
-    tried_since: float = -math.inf  # when the latest trial began that it waits for
-    is_known: bool = True  # some client is in service at all
-    cooled_at: float = math.inf  # the soonest end of a cooldown of those that it may use
-
-
 class ModelQueue:
-    """The offers of one alias, each in one of three heaps or parked at its lock.
+    """The offers of one alias, each in one of three heaps or parked at its line.
 
-    What its offer says when it comes to the top of `_ready` decides; so a change for the worse need
-    not be told, a change for the better (`settle`) must.
+    An offer's health decides when the offer comes to the top of `_ready`. So a change for the worse
+    need not be told; a change for the better must (`settle`).
+
+    `offered`: the clients of `routes`, and the upstream's name for the model at each.
     """
 
     def __init__(
-        self, alias: str, routes: tuple[Route, ...], locks: dict[Client, ClientLock]
+        self, alias: str, routes: tuple[Route, ...], offered: Iterable[tuple[Line, str]]
     ) -> None:
         self.alias = alias
         self.routes = routes
         self.number = next(_numbers)
         self.waiters: list[Ticket] = []  # by rank
-        self.unlisted = [locks[route.client] for route in routes]  # those that don't know of them
-        self.listed_rank = -1  # no lock lists this queue under a higher one
+        self.listed_rank = -1  # no line lists this queue under a higher one
         self.mean_lease_s = 1.0
         self.waited_s = 0.0
         self._entries = itertools.count(1)
@@ -86,40 +143,34 @@ class ModelQueue:
         self._ready: _Heap = []  # by turn
         self._resting: _Heap = []  # by the moment at which it ends, as the next
         self._shut: _Heap = []  # cooling down, out of service
-        self.offers = {
-            locks[route.client]: Offer(
-                # Spread over the first round, so that light ones do not come all at once.
-                self,
-                locks[route.client],
-                route.name,
-                (index + 0.5) / len(routes),
-            )
-            for index, route in enumerate(routes)
-        }
+        self.offers: dict[ClientLock, Offer] = {}
+        for index, (line, name) in enumerate(offered):
+            # Spread over the first round, so that light ones do not come all at once.
+            turn = (index + 0.5) / len(routes)
+            self.offers[line.lock] = Offer(self, line, name, turn)
+        self.unlisted = [offer.line for offer in self.offers.values()]  # know of no waiters yet
         for offer in self.offers.values():
             self._put(self._ready, offer.turn, offer)
 
     def retire(self, now: float) -> None:
-        """Leave the locks: another queue has taken this one's place, its waiters included."""
+        """Leave the lines: another queue has taken this one's place, its waiters included."""
         for lock, offer in self.offers.items():
-            lock.strike(self)
             offer.entry = -1
-            offer.health.offers.remove(offer)
-            lock.parked.pop(offer, None)
-            if not offer.health.offers and offer.health.is_quiet(now):
-                del lock.health[offer.name]
+            offer.line.strike(self, offer)
+            if not offer.line.offers_by_name[offer.name] and offer.health.is_quiet(now):
+                del lock.health[offer.name], offer.line.offers_by_name[offer.name]
         self.waiters = []
 
     def is_idle(self, now: float) -> bool:
         """Whether nobody waits or is served, and nothing is under way: it may be forgotten."""
         return not self.waiters and all(
             offer.health.is_quiet(now)
-            and not any(loan.model == offer.name for loan in lock.loans.values())
+            and not any(lease.model == offer.name for lease in lock.leases.values())
             for lock, offer in self.offers.items()
         )
 
     def take_over(self, old: ModelQueue, now: float) -> None:
-        """The clients changed: keep turns, waiters and counts. A new one begins with the round."""
+        """Keep another's turns, waiters and counts. A new client begins with the present round."""
         for lock, offer in self.offers.items():
             before = old.offers.get(lock)
             offer.turn = before.turn if before else offer.turn + old._now_turn
@@ -140,7 +191,7 @@ class ModelQueue:
         """
         offer = self._next_healthy(ticket, now) or self._next_resting(ticket, now)
         if offer is None and ticket.tried and now >= ticket.tried_again_at:
-            offer = min(self._tried(ticket, now), key=attrgetter("turn"), default=None)
+            offer = min(self.tried(ticket, now), key=attrgetter("turn"), default=None)
         return offer
 
     def chosen(self, offer: Offer) -> None:
@@ -172,7 +223,7 @@ class ModelQueue:
             return True
         if standing.until == math.inf:
             offer.entry = 0
-            offer.lock.parked[offer] = None
+            offer.line.parked[offer] = None
         elif standing.state is State.RESTING:
             self._put(self._resting, standing.until, offer)
         else:
@@ -192,8 +243,8 @@ class ModelQueue:
         ]
         return min(resting)[2] if resting else None
 
-    def _tried(self, ticket: Ticket, now: float) -> list[Offer]:
-        """What the request tried before and could have again, were it not for the back-off."""
+    def tried(self, ticket: Ticket, now: float) -> list[Offer]:
+        """What the request tried before and could have again, but for its back-off."""
         return [
             self.offers[lock]
             for lock in ticket.tried
@@ -232,9 +283,10 @@ class ModelQueue:
             return
         self.waiters.insert(index, ticket)
         if index == 0:
-            locks = list(self.offers) if ticket.rank < self.listed_rank else self.unlisted
-            for lock in locks:
-                lock.enlist(self, ticket.rank)
+            if ticket.rank < self.listed_rank:
+                self.unlisted = [offer.line for offer in self.offers.values()]
+            for line in self.unlisted:
+                line.enlist(self, ticket.rank)
             self.unlisted = []
             self.listed_rank = ticket.rank
 
@@ -254,44 +306,34 @@ class ModelQueue:
             return None
         return next((ticket for ticket in self.waiters if ticket.may_use(lock, now)), None)
 
-    def outlook(self, ticket: Ticket, now: float) -> Outlook:
-        """What to wait for; only asked when `best` has just found nothing."""
-        changes_at = self._shut[0][0] if self._shut else math.inf
-        if self._tried(ticket, now):
-            return Outlook(changes_at, tries_again=True)
-        if any(
-            _is_in_use(lock, standing)
-            for lock, standing in self._in_service(now)
-            if lock not in ticket.excluded
-        ):
-            passing = self._trials_pass_at(ticket, now)
-            return Outlook(
-                min([changes_at, *passing]),
-                is_busy=True,
-                tried_since=max(passing, default=-math.inf) - TRIAL_S,
-            )
-        ends = {lock: standing.until for lock, standing in self._in_service(now)}
-        cooled_at = min(
-            (until for lock, until in ends.items() if lock not in ticket.excluded),
-            default=math.inf,
+    @property
+    def changes_at(self) -> float:
+        """The soonest end of a cooldown, a trial, or a time out of service."""
+        return self._shut[0][0] if self._shut else math.inf
+
+    def is_busy(self, ticket: Ticket | None, now: float) -> bool:
+        """Whether a client is in use that will come free for this request; None: for anybody."""
+        return any(
+            standing.state is State.TRYING or (standing.state in _LENDABLE and not lock.is_free)
+            for lock, standing in self.in_service(now)
+            if ticket is None or lock not in ticket.excluded
         )
-        return Outlook(changes_at, is_known=bool(ends), cooled_at=cooled_at)
 
     def concerned_by(self, offer: Offer, now: float) -> list[Ticket]:
-        """Who must look again now that this offer got worse: others need not be woken for it.
+        """The waiters who must look again now that this offer got worse.
 
-        That is who may have nothing else to wait for, or would sleep beyond its return.
+        They may have nothing else to wait for, or would sleep beyond its return.
         """
         returns_at = offer.health.standing(now).until
-        is_busy = any(_is_in_use(lock, standing) for lock, standing in self._in_service(now))
+        is_busy = self.is_busy(None, now)
         return [
             ticket
             for ticket in self.waiters
             if not is_busy or ticket.excluded or ticket.wakes_at > returns_at
         ]
 
-    def _trials_pass_at(self, ticket: Ticket, now: float) -> list[float]:
-        """When trials pass, for whose end the request waits."""
+    def trials_pass_at(self, ticket: Ticket, now: float) -> list[float]:
+        """The moments at which the trials pass that this request waits for."""
         return [
             standing.until
             for heap in (self._shut, self._resting)
@@ -303,7 +345,7 @@ class ModelQueue:
 
     def permits(self, now: float) -> float:
         """How many requests the clients in service take at once."""
-        return sum(lock.permits or math.inf for lock, _ in self._in_service(now))
+        return sum(lock.permits or math.inf for lock, _ in self.in_service(now))
 
     def in_service_at(self, now: float) -> float | None:
         """When the first of the clients that are out of service is tried again; None: never."""
@@ -314,12 +356,9 @@ class ModelQueue:
         ]
         return min(moments, default=None)
 
-    def _in_service(self, now: float) -> Iterator[tuple[ClientLock, Standing]]:
+    def in_service(self, now: float) -> Iterator[tuple[ClientLock, Standing]]:
+        """The clients that take requests now or after a cooldown, and how each stands."""
         for lock, offer in self.offers.items():
             standing = offer.health.standing(now)
             if not lock.is_disabled and standing.state is not State.OUT:
                 yield lock, standing
-
-
-def _is_in_use(lock: ClientLock, standing: Standing) -> bool:
-    return standing.state is State.TRYING or (standing.state in _LENDABLE and not lock.is_free)

@@ -26,9 +26,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool.health import Effect, doubling
-from ..pool.lease import Lease
-from ..pool.pool import ClientPool
+from ..pool import Effect, Lease, Pool, doubling
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import ChatRequest, chunks_of
 from ..wire.http.headers import passed
@@ -74,7 +72,7 @@ class Attempts:
     def __init__(
         self,
         call: Call,
-        pool: ClientPool,
+        pool: Pool,
         config: Config,
         clock: Clock,
         *,
@@ -90,7 +88,7 @@ class Attempts:
         arrived = call.record.arrived if is_first else clock.monotonic()
         self._waits = Waits(config, clock, arrived=arrived)
         self._ticket = pool.ticket(
-            call.request.model, call.caller, holder=call.record.request_id, rank=rank
+            call.request.model, call.caller, config, holder=call.record.request_id, rank=rank
         )
         self._pauses = self._run()
         self._lease: Lease | None = None
@@ -136,8 +134,7 @@ class Attempts:
         if is_over and self._lease is not None:
             self._lease.report(Effect.GOOD)
         self._end_attempt(linger_s=linger_s if is_over else 0.0)
-        if self._ticket.bell is not None:  # it waits, or was handed a lease since it last looked
-            self._pool.withdraw(self._ticket)
+        self._pool.withdraw(self._ticket)
 
     def _end_attempt(self, *, linger_s: float = 0.0) -> None:
         lease, self._lease = self._lease, None
@@ -281,7 +278,7 @@ class Attempts:
             self._retries_left -= 1
             most_s = doubling(BACK_OFF_S, self._failures)
             self._failures += 1
-            self._ticket.tried_again_at = self._waits.now() + random.uniform(0, most_s)
+            lease.back_off(self._waits.now() + random.uniform(0, most_s))
         return self._retries_left >= 0
 
     def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:

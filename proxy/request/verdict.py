@@ -11,7 +11,7 @@ from ..errors import (
     UpstreamAuthentication,
     UpstreamRefusal,
 )
-from ..pool.health import Effect
+from ..pool import Effect
 
 
 class Verdict(NamedTuple):

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from proxy import create_app
-from proxy.pool.pool import ClientPool
+from proxy.pool import ClientPool
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
 from tests.support.dialects import BY_KIND, SIGNATURE, Call, Said, configuration, gist, joined

@@ -27,7 +27,7 @@ import proxy
 from proxy import Proxy
 from proxy.net.lost import LOST, Lost
 from proxy.net.watch import CLOCK, CallerConnection
-from proxy.pool.lease import Lease
+from proxy.pool import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
 from tests.support.pool import Desk, make_client
 from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
@@ -269,12 +269,12 @@ def test_who_comes_next_gives_back(comer: str) -> None:
     """The one permit was lost with its lease."""
     desk = Desk(make_client("a"))
     Owner(desk.take())
-    [lock] = desk.pool._locks.values()
+    [line] = desk.pool._lines.values()
     with desk.lock:
-        assert lock.in_flight == 1, "a finalizer gives nothing back"
+        assert len(line.lock.leases) == 1, "a finalizer gives nothing back"
     found = COMERS[comer](desk)
     with desk.lock:
-        assert lock.in_flight == (comer == "acquire")
+        assert len(line.lock.leases) == (comer == "acquire")
     if comer == "acquire":
         assert found is not None
         found.release()  # type: ignore[attr-defined]

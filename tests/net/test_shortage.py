@@ -16,7 +16,7 @@ from proxy.errors import OutOfResources, UpstreamUnreachable
 from proxy.net import shortage
 from proxy.net.opening import connect_error
 from proxy.net.watch import Bell
-from proxy.pool.health import Effect
+from proxy.pool import Effect
 from proxy.request.verdict import Verdict, judge
 from tests.support.attempts import ScriptedClient, ScriptedReply, Stage, error_of
 from tests.support.upstream import chat, stream

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from proxy.pool.health import OUT_S, TRIAL_S, Breaker, Effect, Health, Standing, State, doubling
+from proxy.pool import Effect, doubling
+from proxy.pool.health import OUT_S, TRIAL_S, Breaker, Health, Standing, State
 
 MAX_COOLDOWN_S = 1800.0
 

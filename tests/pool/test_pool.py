@@ -10,9 +10,8 @@ from proxy.errors import (
     AllCoolingDown,
     NoClientInService,
 )
-from proxy.net.watch import CallerConnection
-from proxy.pool.health import Effect
-from tests.support.pool import Desk, make_client
+from proxy.pool import Effect
+from tests.support.pool import ANYBODY, Desk, make_client
 
 
 def test_a_lease_holds_one_permit_until_its_end() -> None:
@@ -124,11 +123,11 @@ def test_a_cooldown_ends_in_one_trial_that_decides() -> None:
     desk.clock.now += 2
     others = [desk.ticket() for _ in range(3)]
     with desk.take() as trial:
-        assert trial.is_trial
+        assert trial.trials
         desk.queue(*others)
         trial.report(Effect.GOOD)
         leases = [desk.take(ticket=ticket) for ticket in others]
-        assert not any(lease.is_trial for lease in leases)
+        assert not any(lease.trials for lease in leases)
     for lease in leases:
         lease.release()
     desk.assert_idle()
@@ -161,7 +160,7 @@ def test_an_undecided_trial_gives_its_place_to_the_next(effect: Effect | None) -
         if effect is not None:
             trial.report(effect)
     with desk.take(ticket=waiting) as trial:
-        assert trial.is_trial
+        assert trial.trials
 
 
 def test_the_trial_of_one_model_does_not_end_anothers() -> None:
@@ -195,7 +194,7 @@ def test_a_trial_that_was_handed_to_a_caller_who_left_is_passed_on() -> None:
     assert gone.granted is not None
     desk.pool.withdraw(gone)
     with desk.take(ticket=waiting) as trial:
-        assert trial.is_trial
+        assert trial.trials
     desk.take(ticket=newcomer).release()
     desk.assert_idle()
 
@@ -213,7 +212,7 @@ def test_no_client_in_service() -> None:
     desk.clock.now += 40
     assert desk.pool.has_service()
     with desk.take() as lease:
-        assert lease.is_trial
+        assert lease.trials
         lease.report(Effect.GOOD)
     desk.assert_idle()
 
@@ -261,7 +260,7 @@ def test_the_snapshot() -> None:
     desk = Desk(make_client("a"))
     desk.fail("a", Effect.COOL, asked_s=2)
     waiting = desk.ticket()
-    held = desk.wait(desk.pool.ticket("m", CallerConnection(None), holder="req-7"))
+    held = desk.wait(desk.pool.ticket("m", ANYBODY, desk.config, holder="req-7"))
     assert held is not None
     assert desk.wait(waiting, 1.5) is None
     assert desk.pool.snapshot() == [
@@ -291,9 +290,7 @@ def test_which_models_are_listed() -> None:
     desk = Desk(make_client("a", models=pairs), make_client("b", models=pairs))
 
     def listed() -> list[str]:
-        return [
-            alias for alias, routes in desk.routes.items() if desk.pool.is_listed(alias, routes)
-        ]
+        return [alias for alias, routes in desk.routes.items() if desk.pool.is_listed(routes)]
 
     assert listed() == ["m", "n"]
     desk.fail("a", Effect.OUT)

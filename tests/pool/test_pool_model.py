@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxy.errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError
-from proxy.pool.client_lock import Ticket
-from proxy.pool.health import Effect
-from proxy.pool.lease import Lease
+from proxy.pool import Effect, Ticket
+from proxy.pool.client_lock import ClientLease as Lease
 from tests.support.pool import Desk, make_client
 
 QUEUE_TIMEOUT_S = 30.0
@@ -245,9 +244,9 @@ class PoolMachine(RuleBasedStateMachine):
             passed_over = other.ticket.rank < request.ticket.rank and self.may_have(other, label)
             assert not passed_over, "an earlier request was passed over"
         account = self.accounts[label]
-        account.held.add(lease._number)
+        account.held.add(lease.number)
         for barrier, _ in account.barriers(request.alias):
-            barrier.begin(lease._number, self.now)
+            barrier.begin(lease.number, self.now)
         request.tried.add(label)
         request.lease = lease
         if request.cooling_since is not None:
@@ -260,10 +259,10 @@ class PoolMachine(RuleBasedStateMachine):
     def replay_grants(self, before: int | None = None) -> None:
         """Take note of what was handed to those who wait, in the order in which it was lent."""
         granted = [
-            (lease._number, request, lease)
+            (lease.number, request, lease)
             for request in self.waiting
             if (lease := request.ticket.granted) is not None
-            and (before is None or lease._number < before)
+            and (before is None or lease.number < before)
         ]
         for _, request, lease in sorted(granted, key=lambda grant: grant[0]):
             self.lend(request, lease)
@@ -279,7 +278,7 @@ class PoolMachine(RuleBasedStateMachine):
             lease = self.desk.ask(request.ticket)
         except PoolError as error:
             refusal = type(error)
-        self.replay_grants(lease._number if lease else None)
+        self.replay_grants(lease.number if lease else None)
         if lease is not None:
             wishes = [
                 self.preference(request, label)
@@ -309,9 +308,9 @@ class PoolMachine(RuleBasedStateMachine):
         """Release the request's lease, or withdraw it where it was handed over unseen."""
         assert request.lease is not None
         account = self.accounts[request.lease.client.label]
-        account.held.remove(request.lease._number)
+        account.held.remove(request.lease.number)
         for barrier, _ in account.barriers(request.alias):
-            barrier.end(request.lease._number, self.now)
+            barrier.end(request.lease.number, self.now)
         self.holding.remove(request)
         if request.ticket.granted is not None:
             self.desk.pool.withdraw(request.ticket)
@@ -358,11 +357,11 @@ class PoolMachine(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(self.holding))
         lease, alias = request.lease, request.alias
         account = self.accounts[lease.client.label]
-        began = lease._began
-        if effect is Effect.GOOD or (effect is Effect.BEGUN and lease.is_trial):
+        began = lease.began
+        if effect is Effect.GOOD or (effect is Effect.BEGUN and lease.trials):
             for barrier, _ in account.barriers(alias):
                 barrier.open(began)
-                barrier.end(lease._number, self.now)
+                barrier.end(lease.number, self.now)
                 if effect is Effect.GOOD:
                     barrier.forget(began)
         if effect is Effect.GOOD:
@@ -394,7 +393,8 @@ class PoolMachine(RuleBasedStateMachine):
         if is_excluded:
             request.lease.exclude()
             request.excluded.add(request.lease.client.label)
-        request.tried_again_at = request.ticket.tried_again_at = self.now + back_off_s
+        request.tried_again_at = self.now + back_off_s
+        request.lease.back_off(request.tried_again_at)
         self.end(request)
         self.ask(request)
 

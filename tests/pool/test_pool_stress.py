@@ -19,10 +19,9 @@ import pytest
 
 from proxy.errors import CallerGone, PoolError
 from proxy.net.watch import CLOCK, CallerConnection
-from proxy.pool.client_lock import Ticket
-from proxy.pool.health import Effect, State
-from proxy.pool.lease import Lease
-from proxy.pool.pool import ClientPool
+from proxy.pool import ClientPool, Effect, Ticket
+from proxy.pool.client_lock import ClientLease as Lease
+from proxy.pool.health import State
 from proxy.pool.queue import Offer
 from tests.support.pool import ANYBODY, Desk, make_client
 
@@ -224,7 +223,7 @@ def serve_in_order(desk: Desk, count: int, aliases: str = "m") -> list[int]:
         lease = desk.wait(ticket)
         assert lease is not None
         with lease:
-            served.append((lease._number, ticket.rank))
+            served.append((lease.number, ticket.rank))
 
     run_threads(count, work)
     desk.assert_idle()
@@ -284,10 +283,10 @@ def test_one_trial_at_a_time_among_threads() -> None:
             lease = desk.wait(desk.ticket())
             assert lease is not None
             with lock:
-                trials[turn] += lease.is_trial
+                trials[turn] += bool(lease.trials)
                 under_way["leases"] += 1
                 assert under_way["leases"] == 1 or trials[turn] == 0 or under_way["decided"]
-            if lease.is_trial:
+            if lease.trials:
                 with lock:
                     under_way["decided"] = 1
                 lease.report(Effect.GOOD)

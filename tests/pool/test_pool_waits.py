@@ -11,9 +11,9 @@ import pytest
 
 from proxy.errors import AllCoolingDown, CallerGone, NoClientFree
 from proxy.net.watch import CallerConnection
-from proxy.pool.client_lock import Ticket
-from proxy.pool.health import TRIAL_S, Effect
-from proxy.pool.lease import Lease
+from proxy.pool import Effect, Ticket
+from proxy.pool.client_lock import ClientLease as Lease
+from proxy.pool.health import TRIAL_S
 from tests.support.pool import ANYBODY, Desk, make_client
 
 
@@ -46,7 +46,7 @@ def test_a_freed_client_passes_over_who_cannot_use_it() -> None:
     desk = Desk(make_client("a"), make_client("b"))
     early, late = desk.ticket(), desk.ticket()
     with desk.lease_of("a"), desk.lease_of("b") as b:
-        early.excluded.update(lock for lock in desk.pool._locks.values() if lock.client is b.client)
+        early.excluded.add(b.lock)
         assert desk.ask(early) is None
         assert desk.ask(late) is None
         b.release()
@@ -316,7 +316,7 @@ def test_nobody_waits_for_a_trial_longer_than_2_s() -> None:
     desk.queue(early)
     with desk.wait(late) or pytest.fail("no lease") as lease:
         assert desk.clock.now == began + 2
-        assert not lease.is_trial
+        assert not lease.trials
         assert early.granted is not None, "who came earlier was served with it"
     for lease in (desk.take(ticket=early), trial):
         lease.release()
@@ -367,7 +367,7 @@ def test_queue_timeout_counts_from_the_begin_of_a_trial() -> None:
     held.report(Effect.COOL, asked_s=0.5)
     held.release()
     with desk.wait(retry) or pytest.fail("no lease") as trial:
-        assert trial.is_trial
+        assert trial.trials
         assert desk.clock.now == began + 2.5
         with pytest.raises(NoClientFree):
             desk.wait(waiting)
@@ -395,7 +395,7 @@ def test_a_trial_that_ends_undecided_leaves_its_place_to_a_newcomer() -> None:
         desk.queue(gone)
         desk.pool.withdraw(gone)
     with desk.take() as trial:
-        assert trial.is_trial
+        assert trial.trials
         began = desk.clock.now
         lease = desk.wait(desk.ticket())
         assert lease is not None
@@ -411,7 +411,7 @@ def test_a_trial_that_passed_by_time_is_over_when_its_caller_leaves() -> None:
     desk.clock.now += 2
     trial.release()
     leases = [desk.take() for _ in range(5)]
-    assert not any(lease.is_trial for lease in leases)
+    assert not any(lease.trials for lease in leases)
     for lease in leases:
         lease.release()
 
@@ -575,7 +575,7 @@ def test_lists_and_single_requests_are_served_in_the_order_of_arrival() -> None:
             look(each)
         left[rank] -= 1
         if left[rank]:  # the next prompt is asked for when the one before is done
-            asked[rank] = desk.pool.ticket("m", ANYBODY, rank=rank)
+            asked[rank] = desk.pool.ticket("m", ANYBODY, desk.config, rank=rank)
             look(rank)
     assert not asked
     assert not refused & begun

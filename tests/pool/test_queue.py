@@ -7,13 +7,11 @@ from collections import Counter
 
 import pytest
 
-from proxy.clients.base import Client
 from proxy.clients.registry import Route
-from proxy.pool.client_lock import ClientLock, Ticket
-from proxy.pool.health import Effect
-from proxy.pool.pool import ClientPool
-from proxy.pool.queue import ModelQueue
-from tests.support.pool import ANYBODY, Desk, FakeClient, make_client
+from proxy.pool import ClientPool, Effect, Ticket
+from proxy.pool.client_lock import ClientLock
+from proxy.pool.queue import Line, ModelQueue
+from tests.support.pool import ANYBODY, DEFAULTS, Desk, FakeClient, make_client
 
 
 def desk_of(**weights: int) -> Desk:
@@ -113,10 +111,9 @@ def books_of(desk: Desk) -> int:
     """Entries in all heaps and lists of the pool."""
     pool = desk.pool
     queues = pool._queues.values()
-    locks = pool._locks.values()
     heaps = [heap for one in queues for heap in (one._ready, one._resting, one._shut)]
     with desk.lock:
-        lines = sum(len(lock.parked) + len(lock._line) for lock in locks)
+        lines = sum(len(line.parked) + len(line._heap) for line in pool._lines.values())
     return sum(map(len, heaps)) + lines
 
 
@@ -165,20 +162,21 @@ def test_retries_that_wait_do_not_make_a_line_grow() -> None:
     desk.assert_idle()
 
 
-def queue_of(locks: dict[Client, ClientLock], clients: list[FakeClient]) -> ModelQueue:
-    return ModelQueue("m", tuple(Route(client, "m") for client in clients), locks)
+def queue_of(lines: dict[FakeClient, Line], clients: list[FakeClient]) -> ModelQueue:
+    routes = tuple(Route(client, "m") for client in clients)
+    return ModelQueue("m", routes, [(lines[client], "m") for client in clients])
 
 
 def test_a_client_that_joins_later_begins_with_the_round() -> None:
     """A discovered model's new client does not get all that it missed since the start."""
     clients = [make_client(label, permits=0) for label in "abc"]
-    locks: dict[Client, ClientLock] = {client: ClientLock(client) for client in clients}
-    old = queue_of(locks, clients[:2])
+    lines = {client: Line(ClientLock(client)) for client in clients}
+    old = queue_of(lines, clients[:2])
 
     def turns(queue: ModelQueue, count: int) -> str:
         labels = ""
         for rank in range(count):
-            ticket = Ticket(rank, "m", ANYBODY, retry_budget_s=0.0, holder=None)
+            ticket = Ticket(rank, "m", ANYBODY, DEFAULTS, holder=None)
             offer = queue.best(ticket, 0.0)
             assert offer is not None
             queue.chosen(offer)
@@ -186,7 +184,7 @@ def test_a_client_that_joins_later_begins_with_the_round() -> None:
         return labels
 
     turns(old, 500)
-    new = queue_of(locks, clients)
+    new = queue_of(lines, clients)
     new.take_over(old, 0.0)
     labels = turns(new, 30)
     assert longest_run(labels, "c") <= 2
@@ -244,9 +242,7 @@ def test_counts_outlive_a_change_of_routes() -> None:
 
 def test_the_pool_is_told_of_all_clients() -> None:
     """A client without models takes part in the snapshot all the same."""
-    pool = ClientPool(
-        [make_client("a", models=())], max_cooldown_s=1, max_retry_interval_s=1, queue_timeout_s=1
-    )
+    pool = ClientPool([make_client("a", models=())])
     assert [facts["client"] for facts in pool.snapshot()] == ["a"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import CallerGone, UpstreamTimeout
-from proxy.pool.health import Effect
+from proxy.pool import Effect
 from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
 from tests.support.attempts import Play, Stage

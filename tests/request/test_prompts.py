@@ -16,8 +16,7 @@ from proxy.errors import (
     UpstreamRefusal,
 )
 from proxy.net.watch import CallerConnection
-from proxy.pool.client_lock import Ticket
-from proxy.pool.lease import Lease
+from proxy.pool import Lease, Ticket
 from proxy.record.record import Record
 from proxy.request.attempts import Answer, Attempts, Call
 from proxy.request.call import serve
@@ -135,7 +134,7 @@ def test_one_mutex_streams_all_prompts() -> None:
 def another_waiting(stage: Stage) -> Iterator[Callable[[], Lease]]:
     """Another request in the queue for the only client; yields what it calls to get it."""
     entry = stage.entry("m")
-    ticket = stage.pool.ticket("m", CallerConnection(None))
+    ticket = stage.pool.ticket("m", CallerConnection(None), stage.config)
 
     def look() -> Lease | None:
         return stage.pool.acquire(ticket, entry.routes, stage.clock.monotonic())
@@ -362,7 +361,7 @@ def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
 
     def come() -> None:
         for _ in range(2):
-            tickets.append(stage.pool.ticket("m", CallerConnection(None)))
+            tickets.append(stage.pool.ticket("m", CallerConnection(None), stage.config))
             assert stage.pool.acquire(tickets[-1], entry.routes, 0.0) is None
 
     def be_served() -> None:

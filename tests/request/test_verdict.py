@@ -17,7 +17,7 @@ from proxy.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
-from proxy.pool.health import Effect
+from proxy.pool import Effect
 from proxy.request.verdict import Verdict, judge, shown
 
 

@@ -23,9 +23,7 @@ from proxy.config import ClientConfig, load_config
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection, Clock
-from proxy.pool.health import Effect
-from proxy.pool.lease import Lease
-from proxy.pool.pool import ClientPool
+from proxy.pool import ClientPool, Effect, Lease
 from proxy.record.record import Record
 from proxy.request.attempts import Answer, Attempts, Call
 from proxy.request.call import serve
@@ -185,13 +183,7 @@ class Stage:
             ScriptedClient(config, self.clock, script)
             for config, script in zip(self.config.clients, scripts, strict=True)
         ]
-        self.pool = ClientPool(
-            self.clients,
-            max_cooldown_s=self.config.max_cooldown_s,
-            max_retry_interval_s=self.config.max_retry_interval_s,
-            queue_timeout_s=self.config.queue_timeout_s,
-            clock=self.clock,
-        )
+        self.pool = ClientPool(self.clients, clock=self.clock)
         secrets = self.config.secrets
         self.registry = Registry(self.clients, secrets=secrets, clock=self.clock)
         self.record = Record("req_0", endpoint="", arrived=START_S)  # of the latest request
@@ -300,7 +292,7 @@ class Stage:
         `alias`: "only" is the same model by a name of this client's own, "other" another model.
         """
         entry = self.entry(f"{alias}-{label}")
-        ticket = self.pool.ticket(entry.alias, CallerConnection(None))
+        ticket = self.pool.ticket(entry.alias, CallerConnection(None), self.config)
         lease = self.pool.acquire(ticket, entry.routes, self.clock.monotonic())
         assert lease is not None, f"{label} is not free"
         self._occupied.add(lease)

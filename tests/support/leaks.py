@@ -17,9 +17,6 @@ def key_in(text: str) -> str | None:
     return text[max(0, found.start() - 200) : found.end()] if found else None
 
 
-# `Lost.give_back` logs what a note raises, a warning as well: it is not the fault of whoever comes.
-
-
 # gunicorn 27.0.1, arbiter.py: what it logs when a worker crashes, hangs, or is killed. It starts
 # another in its place, so that callers may notice nothing.
 DEATH = re.compile(

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from proxy.clients.base import ChunkTranslator, Client, Reply
 from proxy.clients.registry import Route
+from proxy.config import load_config
 from proxy.config.config import ClientConfig, Model
 from proxy.config.secret import Secret
 from proxy.errors import UpstreamRefusal
 from proxy.net.watch import CallerConnection, Clock
-from proxy.pool.client_lock import ClientLock, Ticket
-from proxy.pool.health import Effect
-from proxy.pool.lease import Lease
-from proxy.pool.pool import ClientPool
-from proxy.pool.queue import ModelQueue
+from proxy.pool import ClientPool, Effect, Ticket
+from proxy.pool.client_lock import ClientLease, ClientLock
+from proxy.pool.queue import Line, ModelQueue
 from proxy.wire.chat import ChatRequest, Usage
 from tests.support.clock import VirtualClock
 
 # A caller that never leaves.
 ANYBODY = CallerConnection(None)
+
+DEFAULTS = load_config({})
 
 
 class FakeClient(Client):
@@ -72,13 +75,17 @@ def make_client(
     provider: str = "p",
     models: Sequence[tuple[str, str]] | None = (("m", "m"),),
     listing: Callable[[CallerConnection, float], list[str]] | None = None,
+    identity: str = "",
 ) -> FakeClient:
-    """A client; `models` are pairs of alias and name, None: the upstream's own list."""
+    """A client; `models` are pairs of alias and name, None: the upstream's own list.
+
+    Its identity is its label, unless told otherwise.
+    """
     config = ClientConfig(
         kind="demo",
         provider=provider,
         label=label,
-        identity=label,
+        identity=identity or label,
         key=Secret(""),
         base_url="",
         max_concurrency=permits,
@@ -116,17 +123,17 @@ class GuardedClientLock(ClientLock):
     """A lock that may only be looked at, or changed, with the pool's lock held."""
 
     def __init__(self, client: Client, lock: OwnedLock) -> None:
-        object.__setattr__(self, "lock", lock)
+        object.__setattr__(self, "guard", lock)
         with lock:
             super().__init__(client)
 
     def __getattribute__(self, name: str) -> Any:
-        if name not in ("client", "lock"):  # these never change
-            object.__getattribute__(self, "lock").check()
+        if name != "guard":
+            object.__getattribute__(self, "guard").check()
         return object.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        object.__getattribute__(self, "lock").check()
+        object.__getattribute__(self, "guard").check()
         object.__setattr__(self, name, value)
 
 
@@ -158,43 +165,43 @@ def guard(pool: ClientPool) -> OwnedLock:
     """Have every use of the pool's state fail that is made without its lock. Before any request."""
     lock = OwnedLock()
     pool._lock = lock  # type: ignore[assignment]
-    pool._locks = {client: GuardedClientLock(client, lock) for client in pool._locks}
+    for identity, line in pool._lines.items():
+        pool._lines[identity] = Line(GuardedClientLock(line.lock.client, lock))
     pool._queues = GuardedDict(lock)
     return lock
 
 
 class Desk:
-    """A pool on a virtual clock, asked for one model unless told otherwise."""
+    """A pool on a virtual clock, asked for one model unless told otherwise.
+
+    `settings` are fields of the configuration under which its requests begin.
+    """
 
     def __init__(
         self,
         *clients: FakeClient,
         clock: Clock | None = None,
         kind: type[ClientPool] = ClientPool,
-        max_cooldown_s: float = 1800.0,
-        max_retry_interval_s: float = 5.0,
-        queue_timeout_s: float = 30.0,
+        **settings: float,
     ) -> None:
         self.clock = VirtualClock()
+        self.config = msgspec.structs.replace(DEFAULTS, **settings)
+        self._name(clients)
+        self.pool = kind(clients, clock=clock or self.clock)
+        self.lock = guard(self.pool)
+
+    def _name(self, clients: Iterable[FakeClient]) -> None:
         self.clients = {client.label: client for client in clients}
         self.routes: dict[str, tuple[Route, ...]] = {}
         for client in clients:
             for model in client.config.models or ():
                 others = self.routes.get(model.alias, ())
                 self.routes[model.alias] = (*others, Route(client, model.name))
-        self.pool = kind(
-            clients,
-            max_cooldown_s=max_cooldown_s,
-            max_retry_interval_s=max_retry_interval_s,
-            queue_timeout_s=queue_timeout_s,
-            clock=clock or self.clock,
-        )
-        self.lock = guard(self.pool)
 
     def ticket(self, alias: str = "m", caller: CallerConnection = ANYBODY) -> Ticket:
-        return self.pool.ticket(alias, caller)
+        return self.pool.ticket(alias, caller, self.config)
 
-    def ask(self, ticket: Ticket) -> Lease | None:
+    def ask(self, ticket: Ticket) -> ClientLease | None:
         """A lease if there is one now; else the request waits."""
         return self.pool.acquire(ticket, self.routes[ticket.alias], -math.inf)
 
@@ -203,18 +210,18 @@ class Desk:
         for ticket in tickets:
             assert self.ask(ticket) is None
 
-    def wait(self, ticket: Ticket, for_s: float = math.inf) -> Lease | None:
+    def wait(self, ticket: Ticket, for_s: float = math.inf) -> ClientLease | None:
         """A lease, waited for up to `for_s`."""
         until = self.pool._clock.monotonic() + for_s
         return self.pool.acquire(ticket, self.routes[ticket.alias], until)
 
-    def take(self, alias: str = "m", ticket: Ticket | None = None) -> Lease:
+    def take(self, alias: str = "m", ticket: Ticket | None = None) -> ClientLease:
         """A lease that is to be had at once."""
         lease = self.ask(ticket or self.ticket(alias))
         assert lease is not None
         return lease
 
-    def lease_of(self, label: str, alias: str = "m") -> Lease:
+    def lease_of(self, label: str, alias: str = "m") -> ClientLease:
         """A lease of this client, which must be free."""
         ticket = self.ticket(alias)
         for _ in self.clients:
