@@ -1,7 +1,7 @@
 """Every failure that the proxy can name: one tree, a status and a code per class.
 
-What a caller receives is always the OpenAI envelope (`ProxyError.envelope`); messages say what was
-tried and what to do, and never hold an upstream key.
+Messages say what was tried and what to do, and never hold an upstream key. How an error looks to a
+caller is its dialect's affair.
 
     ProxyError
     ├── ConfigError                   the configuration cannot be served
@@ -40,24 +40,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
-
-import msgspec
-
-if TYPE_CHECKING:
-    from .config import Secrets
+from typing import ClassVar, NamedTuple, Protocol
 
 # The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
 # past that they retry on a schedule of their own unless `x-should-retry: false` stops them.
 MAX_USEFUL_RETRY_S = 60.0
 
-# What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
-MAX_MESSAGE_CHARS = 4000
-
 RETRY_HINTS = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
 
 
-class RetryHint(msgspec.Struct, frozen=True):
+class RetryHint(NamedTuple):
     """When a retry is worth while: `after_s` from now; None: this proxy does not know."""
 
     after_s: float | None = None
@@ -72,6 +64,14 @@ class RetryHint(msgspec.Struct, frozen=True):
             "retry-after-ms": str(math.ceil(after_s * 1000)),
             "x-should-retry": "true" if after_s <= MAX_USEFUL_RETRY_S else "false",
         }
+
+
+class Masks(Protocol):
+    """What hides secrets in texts (`config.Secrets`)."""
+
+    def mask_quote(self, text: str, /) -> str: ...
+    def mask_json(self, data: bytes, /) -> bytes: ...
+    def mask_ascii(self, text: str, /) -> str: ...
 
 
 class ProxyError(Exception):
@@ -89,29 +89,14 @@ class ProxyError(Exception):
         self.param = param
         self.hint = hint
 
-    def envelope(self) -> bytes:
-        """The JSON body for the caller."""
-        return envelope(self.message, type=self.type, param=self.param, code=self.code)
-
     def headers(self) -> dict[str, str]:
-        """The headers that go with the body, besides its content type."""
+        """The headers that go with the answer, besides its content type."""
         return self.hint.headers() if self.hint else {}
 
-    def hide(self, secrets: Secrets) -> None:
+    def hide(self, secrets: Masks) -> None:
         """Mask what the error says of secrets: upstreams have been seen to quote them."""
         self.message = secrets.mask_quote(self.message)
         self.args = (self.message,)
-
-
-def envelope(
-    message: str, *, type: str, param: str | None = None, code: str | int | None = None
-) -> bytes:
-    """OpenAI's error object: platform.openai.com/docs/guides/error-codes, read 2026-11."""
-    if len(message) > MAX_MESSAGE_CHARS:
-        message = f"{message[:MAX_MESSAGE_CHARS]}…"
-    return msgspec.json.encode(
-        {"error": {"message": message, "type": type, "param": param, "code": code}}
-    )
 
 
 class ConfigError(ProxyError):
@@ -259,7 +244,7 @@ class UpstreamRefusal(UpstreamError):
     """The upstream answered with an error status, forwarded with its body when nothing else helps.
 
     `upstream_code` is the `code` of the upstream's error object; `retry_after_s` what it asked for.
-    `body` is whole and in the envelope, whatever the upstream sent.
+    `body` is whole and in OpenAI's envelope, whatever the upstream sent.
     """
 
     def __init__(
@@ -277,10 +262,7 @@ class UpstreamRefusal(UpstreamError):
         self.retry_after_s = retry_after_s
         self.code = self.upstream_code = upstream_code
         self.passed_headers = passed_headers or {}
-        self._body = body
-
-    def envelope(self) -> bytes:
-        return super().envelope() if self._body is None else self._body
+        self.body = body
 
     def headers(self) -> dict[str, str]:
         if self.hint is None:
@@ -291,10 +273,10 @@ class UpstreamRefusal(UpstreamError):
         }
         return {**kept, **ours}
 
-    def hide(self, secrets: Secrets) -> None:
+    def hide(self, secrets: Masks) -> None:
         super().hide(secrets)
-        if self._body is not None:
-            self._body = secrets.mask_json(self._body)
+        if self.body is not None:
+            self.body = secrets.mask_json(self.body)
         if self.code is not None:
             self.code = self.upstream_code = secrets.mask_quote(self.code)
         self.passed_headers = {

@@ -9,13 +9,13 @@ import pytest
 from proxy import errors
 from proxy.config import Secrets
 from proxy.errors import (
-    MAX_MESSAGE_CHARS,
     ModelNotFound,
     RetryHint,
     UpstreamRefusal,
     UpstreamReset,
 )
-from proxy.wire.chat import read_error
+from proxy.wire.chat import error_body, read_error
+from proxy.wire.chat.errors import MAX_MESSAGE_CHARS
 
 KEY, MASK = "sk-or-v1-0123456789b780", "sk-…b780"
 
@@ -79,7 +79,7 @@ def test_each_error_has_its_status_type_and_code() -> None:
     for kind, (status, type_, code) in KINDS.items():
         error = kind("m", param="p")
         told = {"message": "m", "type": type_, "param": "p", "code": code}
-        assert (error.status, json.loads(error.envelope())) == (status, {"error": told}), kind
+        assert (error.status, json.loads(error_body(error))) == (status, {"error": told}), kind
 
     def below(kind: type[errors.ProxyError]) -> set[type[errors.ProxyError]]:
         return {kind}.union(*map(below, kind.__subclasses__()))
@@ -109,7 +109,7 @@ def test_unknown_time_is_no_hint() -> None:
 
 def test_message_is_bounded() -> None:
     """Whatever was quoted in it."""
-    found = json.loads(ModelNotFound("x" * 1_000_000).envelope())
+    found = json.loads(error_body(ModelNotFound("x" * 1_000_000)))
     assert found["error"]["message"] == "x" * MAX_MESSAGE_CHARS + "…"
 
 
@@ -124,7 +124,7 @@ def test_what_an_upstream_says_is_bounded() -> None:
     body = json.dumps({"error": {"message": "m" * 5000, "code": "c" * 200}}).encode()
     found = read_error(400, body)
     assert (found.message, found.code) == ("m" * 2000, "c" * 100)
-    assert found.envelope() == body
+    assert error_body(found) == body
     assert read_error(400, b"x" * 5000).message == "x" * 2000
 
 
@@ -139,10 +139,10 @@ def test_hidden_key_is_in_no_part() -> None:
         passed_headers={"openai-key": KEY},
     )
     error.hide(Secrets(["sk-or-v"]))  # too short to be more than a dummy
-    assert error.envelope() == body
+    assert error_body(error) == body
     error.hide(Secrets([KEY]))
-    assert KEY not in f"{error} {error!r} {error.envelope()!r} {error.headers()} {error.code}"
-    assert json.loads(error.envelope())["error"]["message"] == f"no {MASK}"
+    assert KEY not in f"{error} {error!r} {error_body(error)!r} {error.headers()} {error.code}"
+    assert json.loads(error_body(error))["error"]["message"] == f"no {MASK}"
     assert error.headers() == {"openai-key": "sk-...b780"}
     other = UpstreamReset(f"broke at {KEY}")
     other.hide(Secrets([KEY]))

@@ -29,6 +29,7 @@ from ..net.watch import CallerConnection
 from ..record.record import Record
 from ..record.transcript import Transcript
 from ..request.stream import StreamBody
+from ..wire.chat import error_body
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED
 
@@ -239,7 +240,7 @@ class Exchange:
     def refuse(self, error: ProxyError) -> Response:
         """The error as a response: JSON, whatever the upstream called its own."""
         return self.reply(
-            error.envelope(),
+            error_body(error),
             status=error.status,
             headers={**error.headers(), **self.attempt_headers()},
         )

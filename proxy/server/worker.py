@@ -32,6 +32,7 @@ from ..errors import InvalidRequest, ProxyError
 from ..net import shortage
 from ..net.timed_socket import TimedSocket
 from ..net.watch import CallerConnection
+from ..wire.chat import error_body
 
 # `Worker` knows the insides of these versions, as `setup.cfg` says: the first, up to the second.
 GUNICORNS = (27, 0, 1), (28,)
@@ -275,7 +276,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             )
         else:
             self.log.error("a request failed", exc_info=exc)
-        body = error.envelope()
+        body = error_body(error)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             "Connection: close\r\n"

@@ -17,7 +17,7 @@ from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
-from proxy.wire.chat import Usage, read_request
+from proxy.wire.chat import Usage, error_body, read_request
 from proxy.wire.claude.request import to_request
 from tests.support import claude_upstream as claude
 from tests.support.calls import WAIT_S, read_all
@@ -185,7 +185,7 @@ def test_refusals_tell_status_and_wait(
     plain.reply(KEY, CLAUDE.refused(status, "Slower.", **headers))
     refusal = ask(make_client(), refused=True)
     assert (refusal.status, refusal.retry_after_s) == (status, asked_s)
-    error = json.loads(refusal.envelope())["error"]
+    error = json.loads(error_body(refusal))["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert error["message"] == "Slower."
     assert refusal.headers().items() >= headers.items()

@@ -22,7 +22,7 @@ from proxy.errors import (
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
-from proxy.wire.chat import Usage, read_request
+from proxy.wire.chat import Usage, error_body, read_request
 from tests.support.calls import read_all
 from tests.support.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
 
@@ -117,7 +117,7 @@ def test_wait_in_an_errors_body_is_heeded(
     reply.close()
     assert found.retry_after_s == asked_s
     assert found.headers()["retry-after"] == str(int(asked_s))
-    assert json.loads(found.envelope()) == error
+    assert json.loads(error_body(found)) == error
 
 
 def test_end_without_a_finish_reason_is_warned_of_once(
@@ -193,7 +193,7 @@ def test_refusal_keeps_body_hints_and_code(
     found = client.refusal(reply, body)
     assert (found.status, found.message, found.upstream_code) == (429, "Slow down.", "rate")
     assert found.retry_after_s == 3.0
-    assert found.envelope() == body
+    assert error_body(found) == body
     assert found.headers() == {"retry-after": "3", "openai-version": "1"}
 
 

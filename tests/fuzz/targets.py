@@ -23,6 +23,7 @@ from proxy.server.settings import settings
 from proxy.wire.chat import (
     ChunkStream,
     chunks_of,
+    error_body,
     read_answer,
     read_error,
     read_named_error,
@@ -65,7 +66,7 @@ def sse(data: bytes) -> None:
         decoder.finish()
         chunks.finish()
     except NamedError as named:
-        read_named_error(named.data).envelope()
+        error_body(read_named_error(named.data))
     except UpstreamError:
         pass
 
@@ -138,7 +139,7 @@ def refusal(data: bytes) -> None:
     for status in (400, 429, 503):
         found = read_error(status, data)
         assert isinstance(found, UpstreamRefusal)
-        assert len(found.envelope()) <= max(len(data) + len('{"error":}'), 64 * 1024)
+        assert len(error_body(found)) <= max(len(data) + len('{"error":}'), 64 * 1024)
 
 
 def retry_after(data: bytes) -> None:

@@ -26,7 +26,7 @@ from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
 from proxy.request.attempts import Answer
 from proxy.request.call import Asked
-from proxy.wire.chat import ChatRequest
+from proxy.wire.chat import ChatRequest, error_body
 from tests.support.attempts import Stage, body_of
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
@@ -68,7 +68,7 @@ def test_quota_without_switch_project_is_forwarded_as_it_came() -> None:
     stage = Stage([reply], [OK], **NO_SWITCH)
     caught = stage.refused()
     assert stage.sent_to == "a"
-    assert (caught.status, caught.envelope()) == (429, body_of(reply))
+    assert (caught.status, error_body(caught)) == (429, body_of(reply))
     assert caught.headers() == {"retry-after": "7200", "openai-version": "1"}
     assert stage.state_of("a")["state"] == "cooling down"
 
@@ -101,7 +101,7 @@ def test_refused_key_is_never_forwarded_as_401(as_stream: bool) -> None:
         stage.stream() if as_stream else stage.ask()
     assert caught.value.status == 502
     assert caught.value.code == "upstream_authentication_error"
-    assert b"sk-123" not in caught.value.envelope()
+    assert b"sk-123" not in error_body(caught.value)
     assert stage.sent_to == "a"
 
 
@@ -167,7 +167,7 @@ def test_failing_upstream_moves_on_and_counts(status: int) -> None:
     stage = Stage([reply], [reply], [OK], request_retry=1)
     caught = stage.refused()
     assert stage.sent_to == "ab"
-    assert (caught.status, caught.envelope()) == (status, body_of(reply))
+    assert (caught.status, error_body(caught)) == (status, body_of(reply))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_model_not_found_is_forwarded_if_all_say_so() -> None:
     reply = error(404, "No such model.", code="model_not_found")
     stage = Stage([reply], [reply])
     caught = stage.refused()
-    assert (caught.status, caught.envelope()) == (404, body_of(reply))
+    assert (caught.status, error_body(caught)) == (404, body_of(reply))
     assert stage.sent_to == "ab"
 
 
@@ -310,7 +310,7 @@ def test_other_4xx_is_forwarded_at_once(status: int) -> None:
     caught = stage.refused()
     assert isinstance(caught, UpstreamRefusal)
     assert (caught.status, stage.sent_to) == (status, "a")
-    assert caught.envelope() == b'{ "error":{"message":"no","odd":1e2}}'
+    assert error_body(caught) == b'{ "error":{"message":"no","odd":1e2}}'
     assert caught.headers() == {}
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
 

@@ -18,6 +18,7 @@ from proxy.errors import (
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.request.attempts import Answer
+from proxy.wire.chat import error_body
 from tests.support.attempts import Play, Stage, error_of
 from tests.support.upstream import HANG, RESET, Pause, Reply, chat, error, stream
 
@@ -48,7 +49,7 @@ def test_error_body_outside_the_envelope_is_wrapped(status: int, body: bytes, me
     caught = stage.refused()
     assert isinstance(caught, UpstreamRefusal)
     assert caught.status == status
-    found = error_of(caught.envelope())["message"]
+    found = error_of(error_body(caught))["message"]
     assert message in found
     assert len(found) <= 2000
     assert caught.headers()["openai-version"] == "1"
@@ -60,9 +61,9 @@ def test_huge_error_body_is_not_read_to_its_end() -> None:
     caught = stage.refused()
     (reply,) = stage["a"].replies
     assert len(reply.body) == 9
-    assert (caught.status, len(error_of(caught.envelope())["message"])) == (500, 2000)
+    assert (caught.status, len(error_of(error_body(caught))["message"])) == (500, 2000)
     stage = Stage([error(500, "x" * 3_000_000)], request_retry=0)
-    assert len(stage.refused().envelope()) < 3000
+    assert len(error_body(stage.refused())) < 3000
 
 
 @pytest.mark.parametrize(("tail", "end_s"), [(HANG, 10), (RESET, 0)])
@@ -71,7 +72,7 @@ def test_error_body_without_an_end_costs_ten_seconds(tail: Any, end_s: float) ->
     stage = Stage([Reply([b'{"error": ', tail], 422)])
     caught = stage.refused()
     assert (caught.status, stage.now_s) == (422, end_s)
-    assert error_of(caught.envelope())["message"] == '{"error":'
+    assert error_of(error_body(caught))["message"] == '{"error":'
 
 
 def test_error_body_is_awaited_no_longer_than_request_timeout() -> None:
@@ -90,7 +91,7 @@ def test_all_clients_cooling_down_is_429() -> None:
     stage.cool("a", 90)
     stage.cool("b", 40)
     caught = stage.refused()
-    facts = error_of(caught.envelope())
+    facts = error_of(error_body(caught))
     assert (caught.status, facts["code"]) == (429, "rate_limit_exceeded")
     assert facts["type"] == "rate_limit_error"
     assert caught.headers()["retry-after"] == "40"
@@ -119,7 +120,7 @@ def test_unknown_model_is_404() -> None:
     gateway = Gateway(load_config({"demo": [{}]}))
     with pytest.raises(ModelNotFound) as caught:
         gateway.registry.find("gpt-0", CallerConnection(None), -math.inf)
-    facts = error_of(caught.value.envelope())
+    facts = error_of(error_body(caught.value))
     assert (caught.value.status, facts["code"]) == (404, "model_not_found")
 
 
@@ -131,7 +132,7 @@ def test_too_many_requests_in_flight_is_503() -> None:
         gateway.admit(ANYONE, held)
         with pytest.raises(TooManyInFlight) as caught:
             gateway.admit(ANYONE, held)
-    facts = error_of(caught.value.envelope())
+    facts = error_of(error_body(caught.value))
     assert (caught.value.status, facts["code"]) == (503, "too_many_requests_in_flight")
     assert caught.value.headers()["x-should-retry"] == "true"
     with ExitStack() as held:

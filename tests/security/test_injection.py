@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from proxy.config import load_config
-from proxy.errors import MAX_MESSAGE_CHARS, ConfigError
+from proxy.errors import ConfigError
 from proxy.request.waits import MAX_ERROR_BYTES
+from proxy.wire.chat.errors import MAX_MESSAGE_CHARS
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
 from tests.support.gateway import CHAT, Gateway, Lots
 from tests.support.upstream import Upstream, chat, error, error_object, events, json_reply, raw

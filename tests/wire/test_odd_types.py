@@ -251,7 +251,7 @@ def _prompt_answers() -> TextAnswers:
 def _openai_error(data: bytes) -> None:
     found = openai.read_error(429, data)
     assert isinstance(found, UpstreamRefusal)
-    found.envelope()
+    openai.error_body(found)
 
 
 def _openai_hidden(data: bytes) -> None:
@@ -265,7 +265,7 @@ def _claude_unary(data: bytes) -> None:
 
 
 def _claude_error(data: bytes) -> None:
-    claude_errors.read_error(429, {}, data, now_s=NOW_S).refusal().envelope()
+    openai.error_body(claude_errors.read_error(429, {}, data, now_s=NOW_S).refusal())
     with contextlib.suppress(UpstreamError):
         claude_chat(data, model="m", created=NOW_S)
     _claude_stream().feed([data])
@@ -280,7 +280,7 @@ def _gemini_unary(data: bytes) -> None:
 
 
 def _gemini_error(data: bytes) -> None:
-    gemini_errors.read_error(429, {}, data, now_s=NOW_S).refusal().envelope()
+    openai.error_body(gemini_errors.read_error(429, {}, data, now_s=NOW_S).refusal())
     with contextlib.suppress(UpstreamError):
         _gemini_unary(data)
     _gemini_stream(data)

@@ -4,6 +4,7 @@ Everything that is not read here passes through as the bytes it came in. Source 
 platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the openai SDK's types.
 """
 
+from .errors import envelope, error_body, error_event
 from .names import CallersNames
 from .reply import (
     Usage,
@@ -24,7 +25,7 @@ from .request import (
     wants_usage,
     with_model,
 )
-from .stream import ChunkStream, chunks_of, error_event
+from .stream import ChunkStream, chunks_of
 
 __all__ = [
     "CallersNames",
@@ -33,6 +34,8 @@ __all__ = [
     "Usage",
     "choices_asked",
     "chunks_of",
+    "envelope",
+    "error_body",
     "error_event",
     "read_answer",
     "read_any",

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ...errors import UpstreamInvalid, UpstreamRefusal, envelope
+from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..lenient_json import decode_any, decoder, encode, legible, unshield
+from .errors import envelope
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000

@@ -9,19 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ...errors import (
-    AllCoolingDown,
-    NoClientFree,
-    ProxyError,
-    UpstreamAuthentication,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamRefusal,
-    UpstreamTimeout,
-    UpstreamTooLarge,
-    UpstreamTruncated,
-    envelope,
-)
+from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
@@ -189,33 +177,3 @@ def _streamed(index: int, choice: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in choice.items() if key != "message"}
     finish = choice.get("finish_reason") or "stop"
     return {"index": index, **rest, "delta": delta, "finish_reason": finish}
-
-
-def error_event(error: ProxyError, *, code: str | None) -> bytes:
-    """The event that ends a stream that failed, in a shape that makes the official SDKs raise.
-
-    openai-python and openai-node raise on an event whose `error` is an object with a string
-    `message`, when no `event:` line came with it (their streaming modules, read 2026-11). There is
-    no status any more: agents know a fault that passes by words in its message, and try again.
-    """
-    fault = _passing_fault(error)
-    message = f"upstream {fault}: {error.message}" if fault else error.message
-    return envelope(message, type=error.type, code=code)
-
-
-def _passing_fault(error: ProxyError) -> str | None:
-    """Words that agents look for in errors (`isRetryable`, `shouldRetry` and the like of several,
-    read 2026-11); None: to try again would be in vain.
-    """
-    if isinstance(error, UpstreamRefusal):
-        if error.status in (429, 503, 529) or "overloaded" in (error.code or ""):
-            return "overloaded"
-        if error.status in (408, 504):
-            return "timeout"
-        return "server error" if error.status >= 500 else None
-    if isinstance(error, UpstreamTimeout):
-        return "timeout"
-    if isinstance(error, (AllCoolingDown, NoClientFree)):
-        return "overloaded"
-    is_lasting = isinstance(error, (UpstreamTooLarge, UpstreamAuthentication))
-    return "connection error" if isinstance(error, UpstreamError) and not is_lasting else None

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...errors import UpstreamRefusal, envelope
-from ..chat import read_retry_info, unlisted
+from ...errors import UpstreamRefusal
+from ..chat import envelope, read_retry_info, unlisted
 from ..http.headers import read_retry_after
 from .parameters import PARAMETERS
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from ...errors import UpstreamRefusal, envelope
-from ..chat import read_object, read_retry_info, unlisted
+from ...errors import UpstreamRefusal
+from ..chat import envelope, read_object, read_retry_info, unlisted
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
 

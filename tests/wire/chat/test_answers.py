@@ -27,6 +27,7 @@ from proxy.wire.chat import (
     Usage,
     choices_asked,
     chunks_of,
+    error_body,
     error_event,
     read_answer,
     read_error,
@@ -138,7 +139,7 @@ def test_object_that_is_called_an_error_is_one(name: str) -> None:
         with pytest.raises(UpstreamRefusal) as caught:
             read(body)
         assert caught.value.status == status
-        assert json.loads(caught.value.envelope()) == {"error": json.loads(body)}
+        assert json.loads(error_body(caught.value)) == {"error": json.loads(body)}
 
 
 def test_what_only_mentions_an_error_is_none() -> None:
@@ -166,7 +167,7 @@ def test_event_named_error_is_one_whatever_its_data(data: bytes, status: int, me
     """With the status that it tells, else like 502."""
     found = read_named_error(data)
     assert (found.status, found.message) == (status, message)
-    assert isinstance(json.loads(found.envelope())["error"], dict)
+    assert isinstance(json.loads(error_body(found))["error"], dict)
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -177,7 +178,7 @@ def test_error_hidden_in_a_success_is_found(name: str) -> None:
         with pytest.raises(UpstreamRefusal) as caught:
             read(body)
         assert (caught.value.status, caught.value.upstream_code) == (status, code)
-        told = json.loads(caught.value.envelope())["error"]
+        told = json.loads(error_body(caught.value))["error"]
         asked = json.loads(body)["error"]
         assert told == asked if isinstance(asked, dict) else isinstance(told["message"], str)
 
@@ -225,7 +226,7 @@ def test_answer_with_choices_is_an_answer() -> None:
 def test_error_without_an_error_object_is_wrapped(body: bytes, message: str) -> None:
     """Its text, bounded, is the message."""
     found = read_error(500, body)
-    assert json.loads(found.envelope()) == {
+    assert json.loads(error_body(found)) == {
         "error": {"message": message, "type": "upstream_error", "param": None, "code": None}
     }
 
@@ -245,7 +246,7 @@ def test_error_object_is_forwarded_as_it_came(body: bytes, message: str, code: s
     """Byte for byte."""
     found = read_error(418, body)
     assert (found.message, found.upstream_code, found.status) == (message, code, 418)
-    assert found.envelope() == body
+    assert error_body(found) == body
     assert found.retry_after_s is None
 
 
@@ -274,7 +275,7 @@ def test_wait_that_an_error_asks_for_in_its_body(body: object, asked_s: float | 
     """google.rpc.RetryInfo; a list of one error is that error."""
     found = read_error(429, dump(body))
     assert found.retry_after_s == asked_s
-    told = json.loads(found.envelope())["error"]
+    told = json.loads(error_body(found))["error"]
     if isinstance(body, dict) or len(body) == 1:  # type: ignore[arg-type]
         assert told["message"] == "Quota exceeded"
     for read in (read_answer, lambda event: ChunkStream().feed([event])):
@@ -568,8 +569,8 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         try:
             read(body)
         except UpstreamError as error:
-            json.loads(error.envelope())
-    told = json.loads(read_error(500, body).envelope())
+            json.loads(error_body(error))
+    told = json.loads(error_body(read_error(500, body)))
     assert isinstance(told["error"], dict)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.chat import read_any, read_request
+from proxy.wire.chat import error_body, read_any, read_request
 from proxy.wire.lenient_json import shield, unshield
 from tests.support import cases
 
@@ -105,7 +105,7 @@ def test_malformed_request_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(message)) as caught:
         read_request(data)
     assert caught.value.status == 400
-    assert json.loads(caught.value.envelope())["error"]["type"] == "invalid_request_error"
+    assert json.loads(error_body(caught.value))["error"]["type"] == "invalid_request_error"
     named = re.match("`(.*)` must", message)
     assert caught.value.param == (named[1] if named else None)
 

@@ -13,7 +13,7 @@ from openai.lib.streaming._deltas import accumulate_delta
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
-from proxy.wire.chat import Usage
+from proxy.wire.chat import Usage, error_body
 from proxy.wire.claude.names import CallersNames
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
@@ -486,12 +486,12 @@ def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, 
     with pytest.raises(UpstreamRefusal, match="Sorry") as caught:
         stream.feed(claude.data([*events, claude.error(kind, "Sorry")]))
     assert (caught.value.status, caught.value.upstream_code) == (status, code)
-    assert json.loads(caught.value.envelope())["error"]["code"] == code
+    assert json.loads(error_body(caught.value))["error"]["code"] == code
     with pytest.raises(UpstreamRefusal):
         stream.finish()
     with pytest.raises(UpstreamRefusal, match="Sorry") as hidden:
         to_chat(json.dumps(claude.error(kind, "Sorry")).encode(), model="m", created=0)
-    assert (hidden.value.status, hidden.value.envelope()) == (status, caught.value.envelope())
+    assert (hidden.value.status, error_body(hidden.value)) == (status, error_body(caught.value))
 
 
 def test_error_after_chunks_of_the_same_batch_is_raised_next() -> None:

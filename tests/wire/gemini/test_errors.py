@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.wire.chat import error_body
 from proxy.wire.gemini.errors import ErrorFacts, read_error, read_status
 from tests.support import gemini_upstream as upstream
 
@@ -156,7 +157,7 @@ def test_keys_never_reach_the_caller() -> None:
     key = "AIzaSyA1234567890abcdefghijklmnopqrstuv"
     made = upstream.error(403, "PERMISSION_DENIED", f"Consumer 'api_key:{key}' was suspended.")
     refusal = read(made).refusal()
-    assert key.encode() not in refusal.envelope()
+    assert key.encode() not in error_body(refusal)
     assert "suspended" in refusal.message
 
 
@@ -197,7 +198,7 @@ _json = st.recursive(
 def test_any_body_can_be_read(status: int, body: bytes, retry_after: str) -> None:
     """An error page never makes another error."""
     facts = read_error(status, {"retry-after": retry_after}, body, now_s=0.0)
-    assert facts.refusal().envelope()
+    assert error_body(facts.refusal())
 
 
 def test_half_a_character_does_not_hide_what_is_said() -> None:

@@ -1,0 +1,70 @@
+"""OpenAI's error object as it goes to callers: an answer's body, or the event that ends a stream.
+
+Source: platform.openai.com/docs/guides/error-codes, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...errors import (
+    AllCoolingDown,
+    NoClientFree,
+    ProxyError,
+    UpstreamAuthentication,
+    UpstreamError,
+    UpstreamRefusal,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+)
+
+# What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
+MAX_MESSAGE_CHARS = 4000
+
+
+def envelope(
+    message: str, *, type: str, param: str | None = None, code: str | int | None = None
+) -> bytes:
+    """The error object in its envelope."""
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = f"{message[:MAX_MESSAGE_CHARS]}…"
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": type, "param": param, "code": code}}
+    )
+
+
+def error_body(error: ProxyError) -> bytes:
+    """An error's answer: of an upstream's own refusal the bytes that it sent."""
+    if isinstance(error, UpstreamRefusal) and error.body is not None:
+        return error.body
+    return envelope(error.message, type=error.type, param=error.param, code=error.code)
+
+
+def error_event(error: ProxyError, *, code: str | None) -> bytes:
+    """The event that ends a stream that failed, in a shape that makes the official SDKs raise.
+
+    openai-python and openai-node raise on an event whose `error` is an object with a string
+    `message`, when no `event:` line came with it (their streaming modules, read 2026-11). There is
+    no status any more: agents know a fault that passes by words in its message, and try again.
+    """
+    fault = _passing_fault(error)
+    message = f"upstream {fault}: {error.message}" if fault else error.message
+    return envelope(message, type=error.type, code=code)
+
+
+def _passing_fault(error: ProxyError) -> str | None:
+    """Words that agents look for in errors (`isRetryable`, `shouldRetry` and the like of several,
+    read 2026-11); None: to try again would be in vain.
+    """
+    if isinstance(error, UpstreamRefusal):
+        if error.status in (429, 503, 529) or "overloaded" in (error.code or ""):
+            return "overloaded"
+        if error.status in (408, 504):
+            return "timeout"
+        return "server error" if error.status >= 500 else None
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, (AllCoolingDown, NoClientFree)):
+        return "overloaded"
+    is_lasting = isinstance(error, (UpstreamTooLarge, UpstreamAuthentication))
+    return "connection error" if isinstance(error, UpstreamError) and not is_lasting else None
