@@ -20,7 +20,7 @@ from ..net.lost import LOST
 from ..net.watch import Clock
 from ..record.record import Record
 from ..wire.chat import Usage, error_event, read_named_error
-from ..wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
+from ..wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode
 
 
 class Relay:
@@ -70,6 +70,8 @@ class Relay:
         try:
             for event in self._decoder.feed(data) if data else self._decoder.finish():
                 self.progress += 1
+                if type(event) is NamedEvent and event.is_error:
+                    raise self._told(event)
                 chunks += translator.feed([event])
                 if translator.ended:
                     self.is_over = True
@@ -77,10 +79,10 @@ class Relay:
             if not data:
                 chunks += translator.finish()
                 self.is_over = True
-        except (UpstreamError, NamedError) as error:
-            self._failure = self._told(error.data) if isinstance(error, NamedError) else error
+        except UpstreamError as error:
+            self._failure = error
             if not chunks:
-                raise self._failure  # noqa: B904 -- itself, or what the event's name stands for
+                raise
         return chunks
 
     def _told(self, data: bytes) -> UpstreamError:

@@ -1,9 +1,9 @@
 """Server-sent events: bytes to events and back.
 
 The standard: html.spec.whatwg.org, "Server-sent events", 9.2.6. An event here is the payload of its
-`data:` fields; `event:`, `id:`, `retry:` and comments are dropped, because the official OpenAI SDKs
-mistake some of them for data (openai-python parses an empty string after a data-less event). Of all
-names only `error` is told: it makes an error of data that does not look like one.
+`data:` fields, which knows its name if it came with one (`NamedEvent`). `id:`, `retry:`, comments
+and events without data are dropped, because the official OpenAI SDKs mistake some of them for data
+(openai-python parses an empty string after a data-less event). An event named `error` always comes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ KEEP_ALIVE = b": keep-alive\n\n"
 _BOM = b"\xef\xbb\xbf"
 
 
-class NamedError(Exception):
-    """An event that is named `error`, whatever its data: nothing that follows it is read."""
+class NamedEvent(bytes):
+    """An event's data, with the name that it came with."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.data = data
+    name: bytes
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the name says that it is an error."""
+        return self.name == b"error"
 
 
 class SseDecoder:
@@ -36,8 +39,7 @@ class SseDecoder:
         self._started = False
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """The events that end in `data`; after those that came before raises UpstreamTooLarge,
-        or NamedError at an event of that name.
+        """The events that end in `data`; after those that came before raises UpstreamTooLarge.
 
         Lazy: exhaust it before the next call.
         """
@@ -70,7 +72,8 @@ class SseDecoder:
         *blocks, rest = data.split(b"\n\n")
         pending += rest
         for block in blocks:
-            if event := self._event(block):
+            event = self._event(block)
+            if event or (type(event) is NamedEvent and event.is_error):
                 yield event
         self._limit(len(pending))
 
@@ -78,7 +81,7 @@ class SseDecoder:
         """At the end of the stream: an unfinished event is dropped unless it is `[DONE]`."""
         rest = bytes(self._pending)
         self._limit(len(rest))
-        return [DONE] if _read(rest)[0].strip() == DONE else []
+        return [DONE] if _read(rest).strip() == DONE else []
 
     def _limit(self, size: int) -> None:
         if size > self._max_event_bytes:
@@ -110,25 +113,28 @@ class SseDecoder:
             return block[6:] if block[5:6] == b" " else block[5:]
         if block[:7] == b"event: ":  # as Claude has them
             head, _, line = block.partition(b"\n")
-            if line[:6] == b"data: " and b"\n" not in line and b"error" not in head:
-                return line[6:]
-        data, name = _read(block)
-        if name == b"error":
-            raise NamedError(data)
-        return data
+            if line[:6] == b"data: " and b"\n" not in line:
+                return _named(line[6:], head[7:].strip())
+        return _read(block)
 
 
-def _read(block: bytes) -> tuple[bytes, bytes]:
-    """The data of an event, and its name."""
+def _named(data: bytes, name: bytes) -> NamedEvent:
+    event = NamedEvent(data)
+    event.name = name
+    return event
+
+
+def _read(block: bytes) -> bytes:
     values = []
-    event = b""
+    event_name = b""
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"data":
             values.append(value[1:] if value[:1] == b" " else value)
         elif name == b"event":
-            event = value.strip()
-    return b"\n".join(values), event
+            event_name = value.strip()
+    data = b"\n".join(values)
+    return _named(data, event_name) if event_name else data
 
 
 def encode(events: Sequence[bytes]) -> bytes:

@@ -39,7 +39,7 @@ from proxy.wire.http.body import body_reader, inflater
 from proxy.wire.http.head import HeadReader
 from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.made_names import plain_name
-from proxy.wire.sse import NamedError, SseDecoder, encode
+from proxy.wire.sse import NamedEvent, SseDecoder, encode
 from tests.support.claude_rules import violations
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -62,11 +62,12 @@ def sse(data: bytes) -> None:
     try:
         for block in _blocks(data):
             for event in decoder.feed(block):
+                if isinstance(event, NamedEvent) and event.is_error:
+                    error_body(read_named_error(event))
+                    return
                 encode(chunks.feed([event]))
         decoder.finish()
         chunks.finish()
-    except NamedError as named:
-        error_body(read_named_error(named.data))
     except UpstreamError:
         pass
 
@@ -75,7 +76,7 @@ def claude(data: bytes) -> None:
     """What comes of Anthropic's API, or of what looks like it: a stream, an answer, an error."""
     decoder = SseDecoder(max_event_bytes=MAX_EVENT_BYTES)
     stream = ChatStream(model="m", created=1, include_usage=True)
-    with contextlib.suppress(UpstreamError, NamedError):
+    with contextlib.suppress(UpstreamError):
         for block in _blocks(data):
             for event in decoder.feed(block):
                 encode(stream.feed([event]))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import UpstreamTooLarge
-from proxy.wire.sse import DONE, KEEP_ALIVE, NamedError, SseDecoder, encode
+from proxy.wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode
 from tests.support import cases
+from tests.wire import cases
 
 BOM = b"\xef\xbb\xbf"
 UNLIMITED = 1 << 30
@@ -86,13 +87,39 @@ def feed_into(found: list[bytes], pieces: Iterable[bytes], *, max_event_bytes: i
         (b": hi\nid: 1\nevent:error\nretry: 1\ndata: {}", b"{}"),
     ],
 )
-def test_event_named_error_is_told_after_those_before_it(block: bytes, data: bytes) -> None:
-    """Whatever its data, however it is cut."""
+def test_event_named_error_is_told_whatever_its_data(block: bytes, data: bytes) -> None:
+    """However it is cut."""
     for pieces in cases.every_way(b"data: before\n\n" + block + b"\n\ndata: after\n\n"):
-        found: list[bytes] = []
-        with pytest.raises(NamedError) as caught:
-            feed_into(found, pieces, max_event_bytes=UNLIMITED)
-        assert (found, caught.value.data) == ([b"before"], data)
+        found = decode(pieces)
+        assert found == [b"before", data, b"after"]
+        assert [name_of(event) for event in found] == [b"", b"error", b""]
+        assert isinstance(found[1], NamedEvent)
+        assert found[1].is_error
+
+
+def name_of(event: bytes) -> bytes:
+    return event.name if isinstance(event, NamedEvent) else b""
+
+
+@pytest.mark.parametrize(
+    ("stream", "named"),
+    [
+        (b"event: m\ndata: a\n\nevent: n\ndata: b\n\n", [(b"m", b"a"), (b"n", b"b")]),
+        (b"event: m\ndata: a\n\ndata: b\n\n", [(b"m", b"a"), (b"", b"b")]),
+        (b"data: a\nevent:m\n\nevent:\ndata: b\n\n", [(b"m", b"a"), (b"", b"b")]),
+        (b"event: m\nevent: n\ndata: a\ndata: b\n\n", [(b"n", b"a\nb")]),
+        (b"id: 1\revent: m \rdata: a\r\r", [(b"m", b"a")]),
+        (b"event: ping\n\nevent: m\ndata:\n\ndata: a\n\n", [(b"", b"a")]),
+    ],
+)
+def test_event_keeps_its_name(stream: bytes, named: list[tuple[bytes, bytes]]) -> None:
+    """Its own: none stays for the next, and none is told without data."""
+    for pieces in cases.every_way(stream):
+        found = decode(pieces)
+        assert [(name_of(event), event) for event in found] == named
+        assert [isinstance(event, NamedEvent) and event.is_error for event in found] == [
+            False
+        ] * len(found)
 
 
 def reference(stream: bytes) -> list[bytes]:
