@@ -56,7 +56,7 @@ class ChunkTranslator(Protocol):
         """The tokens, as far as the answer told them by now."""
 
     @property
-    def ended(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the upstream's own end mark came: nothing follows that matters."""
 
     def feed(self, events: list[bytes]) -> list[bytes]:

@@ -203,7 +203,7 @@ class SocketReply:
                     return content
             if body.fault is not None:
                 raise body.fault
-            if body.done:
+            if body.is_whole:
                 if self._inflater is not None:
                     self._inflater.end()
                 return b""
@@ -229,7 +229,7 @@ class SocketReply:
                 content = self._inflate(content)
             if content:
                 return content
-            if self._transport.clock.monotonic() >= until and not body.done:
+            if self._transport.clock.monotonic() >= until and not body.is_whole:
                 return None
 
     def _inflate(self, data: bytes) -> bytes:
@@ -245,7 +245,7 @@ class SocketReply:
 
     @property
     def is_whole(self) -> bool:
-        return self._body is not None and self._body.done
+        return self._body is not None and self._body.is_whole
 
     def close(self, *, linger_s: float = 0.0) -> None:
         """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
@@ -265,7 +265,7 @@ class SocketReply:
         self._transport.give_back(connection)
 
     def _abandon(self, connection: HTTPConnection) -> None:
-        if self._unsent or self._body is None or not self._body.done:
+        if self._unsent or self._body is None or not self._body.is_whole:
             # A FIN would wait behind what an upstream that does not read has not taken yet, and
             # many a server takes it for half a close only: a RST ends its work at once.
             with contextlib.suppress(OSError):
@@ -280,7 +280,7 @@ class SocketReply:
             return False
         if self._sock.fileno() < 0:  # the collector closed it, with all that it was lost with
             return False
-        return head.keep_alive and body.done and not body.excess and not self._behind_head
+        return head.keep_alive and body.is_whole and not body.excess and not self._behind_head
 
     def _linger(self, linger_s: float) -> None:
         self._caller = CallerConnection(None)

@@ -73,7 +73,7 @@ class Relay:
                 if type(event) is NamedEvent and event.is_error:
                     raise self._told(event)
                 chunks += translator.feed([event])
-                if translator.ended:
+                if translator.is_over:
                     self.is_over = True
                     return chunks
             if not data:

@@ -110,7 +110,7 @@ def answer(data: bytes) -> None:
         body, undo = body_reader(head), inflater(head)
         content = bytearray()
         for block in (rest, *blocks):
-            if body.done or body.fault or len(content) > MAX_EVENT_BYTES:
+            if body.is_whole or body.fault or len(content) > MAX_EVENT_BYTES:
                 break
             part = body.feed(block)
             content += undo.feed(part) if undo and part else part

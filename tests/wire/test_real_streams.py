@@ -223,7 +223,7 @@ def relayed(pieces: Iterable[bytes], translator: ChunkTranslator) -> bytes:
     for piece in pieces:
         for event in decoder.feed(piece):
             made += translator.feed([event])
-            if translator.ended:
+            if translator.is_over:
                 return encode([*made, DONE])
     return encode([*made, *translator.finish(), DONE])
 
@@ -256,7 +256,7 @@ def test_chat_passes_as_it_came(name: str, newline: bytes) -> None:
         decoder = SseDecoder(max_event_bytes=1 << 20)
         seen = [event for event in decoder.feed(raw[:cut]) if stream.feed([event]) is not None]
         has_finished = b'"finish_reason": "' in b"".join(seen)
-        if not stream.ended:
+        if not stream.is_over:
             with nullcontext() if has_finished else pytest.raises(UpstreamTruncated):
                 stream.finish()
 

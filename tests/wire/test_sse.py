@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from proxy.errors import UpstreamTooLarge
 from proxy.wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode
 from tests.support import cases
-from tests.wire import cases
 
 BOM = b"\xef\xbb\xbf"
 UNLIMITED = 1 << 30

@@ -52,8 +52,8 @@ class ChunkStream:
     """Chat chunks on their way through: they pass as they are, and are watched for their end.
 
     An end without `[DONE]` is whole if every choice that was seen or asked for has its
-    `finish_reason`. `ended`: `[DONE]` came. Until there is a choice nothing is passed on: a stream
-    without any is no answer, and another client can still be asked.
+    `finish_reason`. `is_over`: `[DONE]` came. Until there is a choice nothing is passed on: a
+    stream without any is no answer, and another client can still be asked.
 
     `choices_asked` is looked up only where it matters; `names` are those of the request;
     `on_bare_end` is called if `[DONE]` came though no choice had a `finish_reason`.
@@ -66,7 +66,7 @@ class ChunkStream:
         names: Mapping[str, str] | None = None,
         on_bare_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ended = False
+        self.is_over = False
         self.usage: Usage | None = None
         self._choices_asked = choices_asked
         self._names = CallersNames(names) if names else None
@@ -116,7 +116,7 @@ class ChunkStream:
     def _end(self) -> None:
         if not self._seen:
             raise no_choices()
-        self.ended = True
+        self.is_over = True
         if not self._finished:
             self._on_bare_end()
 

@@ -82,7 +82,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChatStream:
-    """One answer. `ended`: the upstream's own end was seen, nothing follows."""
+    """One answer. `is_over`: the upstream's own end was seen, nothing follows."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ChatStream:
         include_usage: bool,
         names: CallersNames | None = None,
     ) -> None:
-        self.ended = False
+        self.is_over = False
         self._names = names or CallersNames()
         self._message_id: str | None = None
         self._counts: Counts | None = None
@@ -126,7 +126,7 @@ class ChatStream:
             raise self._failure
         chunks: list[bytes] = []
         for data in events:
-            if self.ended:
+            if self.is_over:
                 break
             try:
                 self._take(_decode(data), chunks)
@@ -153,7 +153,7 @@ class ChatStream:
         if self._failure is not None:
             raise self._failure
         chunks: list[bytes] = []
-        if not self.ended:
+        if not self.is_over:
             if self._ending.stop_reason is None:
                 raise UpstreamTruncated("the upstream's stream ended before message_stop.")
             self._stop(chunks)
@@ -308,7 +308,7 @@ class ChatStream:
     def _stop(self, chunks: list[bytes]) -> None:
         for index in list(self._open):
             self._stop_block(index, chunks)
-        self.ended = True
+        self.is_over = True
         refusal = refusal_text(self._ending)
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:

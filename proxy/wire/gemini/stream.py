@@ -28,14 +28,14 @@ class ChatStream:
     """Feed it the `data:` payloads of the upstream's events, then `finish()`, once.
 
     `request`: the body of the chat request that it answers.
-    `ended`: an end mark came. The chunks' id is Gemini's `responseId`, `reply_id` where there is
+    `is_over`: an end mark came. The chunks' id is Gemini's `responseId`, `reply_id` where there is
     none. After an exception it is of no more use.
     """
 
     def __init__(
         self, *, request: bytes, model: str, created: int, include_usage: bool, reply_id: str
     ) -> None:
-        self.ended = False
+        self.is_over = False
         self._asked = Asked(request)
         self._model = model
         self._created = created
@@ -69,7 +69,7 @@ class ChatStream:
                     if payload.strip() != DONE:
                         raise
                     chunks += self.finish()
-                    self.ended = True
+                    self.is_over = True
                     break
                 self._event(response, chunks)
         except UpstreamError as error:
@@ -88,7 +88,7 @@ class ChatStream:
         Raises UpstreamTruncated if the answer was cut off.
         """
         self._raise_failure()
-        if self.ended:
+        if self.is_over:
             return []
         if not self._choices or not all(choice.finished for choice in self._choices.values()):
             what = "in the middle of" if self._choices else "before"

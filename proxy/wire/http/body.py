@@ -35,12 +35,12 @@ _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
 class BodyReader(Protocol):
-    """`done`: the body's end was read; `excess`: bytes came behind it.
+    """`is_whole`: the body's end was read; `excess`: bytes came behind it.
 
     `fault`: the framing is broken behind the content that was given; nothing more can be read.
     """
 
-    done: bool
+    is_whole: bool
     excess: bool
     fault: UpstreamInvalid | None
 
@@ -65,7 +65,7 @@ class LengthBody:
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self.done = length == 0
+        self.is_whole = length == 0
         self.excess = False
         self.fault: UpstreamInvalid | None = None
 
@@ -74,11 +74,11 @@ class LengthBody:
             self.excess = True
             data = data[: self._left]
         self._left -= len(data)
-        self.done = self._left == 0
+        self.is_whole = self._left == 0
         return data
 
     def end(self) -> None:
-        if not self.done:
+        if not self.is_whole:
             raise UpstreamTruncated(
                 f"the upstream's answer was cut off, {self._left} bytes short of its Content-Length"
             )
@@ -88,7 +88,7 @@ class UntilClose:
     """A body that only the end of the connection ends."""
 
     def __init__(self) -> None:
-        self.done = False
+        self.is_whole = False
         self.excess = False
         self.fault: UpstreamInvalid | None = None
 
@@ -96,14 +96,14 @@ class UntilClose:
         return data
 
     def end(self) -> None:
-        self.done = True
+        self.is_whole = True
 
 
 class ChunkedBody:
     """A body in chunks. States: a size line, content, the line end behind it, trailers, done."""
 
     def __init__(self) -> None:
-        self.done = False
+        self.is_whole = False
         self.excess = False
         self.fault: UpstreamInvalid | None = None
         self._left = 0  # content bytes of this chunk still to come
@@ -125,7 +125,7 @@ class ChunkedBody:
         content: list[bytes] = []
         at = 0
         try:
-            while at < len(data) and not self.done:
+            while at < len(data) and not self.is_whole:
                 if self._is_between:
                     at = self._whole_chunks(data, at, content)
                     if at == len(data):
@@ -133,12 +133,12 @@ class ChunkedBody:
                 at = self._state(data, at, content)
         except UpstreamInvalid as error:
             self.fault = error
-        if self.done and at < len(data):
+        if self.is_whole and at < len(data):
             self.excess = True
         return content[0] if len(content) == 1 else b"".join(content)
 
     def end(self) -> None:
-        if not self.done:
+        if not self.is_whole:
             raise UpstreamTruncated("the upstream's answer was cut off between its chunks")
 
     def _line(self, data: bytes, at: int, left: int, limit: str) -> int:
@@ -201,7 +201,7 @@ class ChunkedBody:
         if not end:
             return len(data)
         self._trailer_left -= end - at
-        self.done = data[at:end] in (b"\r\n", b"\n")
+        self.is_whole = data[at:end] in (b"\r\n", b"\n")
         return end
 
 

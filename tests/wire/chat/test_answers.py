@@ -360,7 +360,7 @@ def test_white_space_around_the_end_mark_is_nothing(done: bytes) -> None:
     found = ChunkStream()
     event = dump(chunk({"content": "a"}))
     assert found.feed([event, done, b"rubbish"]) == [event]
-    assert found.ended
+    assert found.is_over
 
 
 def finished(*choices: tuple[object, object]) -> ChunkStream:
@@ -452,7 +452,7 @@ def test_stream_without_done_lacks_no_choice_that_was_asked_for() -> None:
     assert found.finish() == []
     marked = ChunkStream(lambda: 2)
     marked.feed([first, b"[DONE]"])
-    assert marked.ended
+    assert marked.is_over
 
 
 @pytest.mark.parametrize(("finish", "bare"), [(None, 1), ("", 1), ("stop", 0)])
@@ -462,7 +462,7 @@ def test_end_mark_without_a_finish_reason_is_whole_and_told(finish: str | None, 
     found = ChunkStream(on_bare_end=lambda: told.append(None))
     event = dump({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": finish}]})
     assert found.feed([event, b"[DONE]"]) == [event]
-    assert found.ended
+    assert found.is_over
     assert len(told) == bare
 
 

@@ -137,7 +137,7 @@ def _check_stream(batches: list[list[bytes]]) -> None:
             chunks += stream.feed(batch)
         chunks += stream.finish()
     except UpstreamError:
-        assert not stream.ended
+        assert not stream.is_over
     for chunk in chunks:
         ChatCompletionChunk.model_validate_json(chunk)
 

@@ -39,7 +39,7 @@ def run(batches: Sequence[Sequence[bytes]], *, include_usage: bool = True) -> li
     stream = new_stream(include_usage=include_usage)
     chunks = [chunk for batch in batches for chunk in stream.feed(list(batch))]
     chunks += stream.finish()
-    assert stream.ended
+    assert stream.is_over
     for chunk in chunks:
         ChatCompletionChunk.model_validate_json(chunk, strict=True)
     return [json.loads(chunk) for chunk in chunks]
@@ -94,7 +94,7 @@ def test_a_stream_cut_at_any_event_never_looks_whole(name: str) -> None:
         chunks = [json.loads(chunk) for chunk in stream.feed(events[:cut])]
         with pytest.raises(UpstreamTruncated):
             stream.finish()
-        assert not stream.ended
+        assert not stream.is_over
         for chunk in chunks:
             assert chunk["usage"] is None
             assert chunk["choices"][0]["finish_reason"] is None
@@ -121,7 +121,7 @@ def test_end_mark_does_not_make_a_cut_message_whole(end: bytes | None) -> None:
     stream.feed(claude.data(claude.events(claude.ANSWERS["text"])[:-2]))
     with pytest.raises((UpstreamTruncated, UpstreamInvalid)):
         stream.finish() if end is None else stream.feed([end])
-    assert not stream.ended
+    assert not stream.is_over
 
 
 def test_later_events_do_not_erase_the_stop_reason() -> None:

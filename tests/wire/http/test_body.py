@@ -88,7 +88,7 @@ def test_chunked_content_is_the_same_however_it_is_cut(name: str) -> None:
     for pieces in cases.every_way(data):
         body = ChunkedBody()
         assert read(body, pieces) == content
-        assert (body.done, body.excess, body.fault) == (True, False, None)
+        assert (body.is_whole, body.excess, body.fault) == (True, False, None)
         body.end()
 
 
@@ -99,7 +99,7 @@ def test_trailing_data_is_excess(name: str) -> None:
     for pieces in cases.every_way(data + b"x"):
         body = ChunkedBody()
         assert read(body, pieces) == content
-        assert (body.done, body.excess) == (True, True)
+        assert (body.is_whole, body.excess) == (True, True)
 
 
 @pytest.mark.parametrize("name", CHUNKED)
@@ -109,7 +109,7 @@ def test_chunked_body_cut_anywhere_is_truncated(name: str) -> None:
     for count in range(len(data)):
         body = ChunkedBody()
         assert content.startswith(read(body, [data[:count]]))
-        assert not body.done
+        assert not body.is_whole
         with pytest.raises(UpstreamTruncated):
             body.end()
 
@@ -122,7 +122,7 @@ def test_broken_chunks_are_a_fault_behind_their_content(name: str) -> None:
         body = ChunkedBody()
         assert read(body, pieces) == content
         assert isinstance(body.fault, UpstreamInvalid)
-        assert not body.done
+        assert not body.is_whole
         with pytest.raises(UpstreamTruncated):
             body.end()
 
@@ -161,7 +161,7 @@ def test_any_chunks_are_read_back(data: st.DataObject, contents: list[bytes]) ->
     """Content may hold whatever looks like framing."""
     body = ChunkedBody()
     assert read(body, data.draw(cases.cuts(chunks(*contents)))) == b"".join(contents)
-    assert body.done
+    assert body.is_whole
     assert not body.excess
 
 
@@ -176,7 +176,7 @@ def test_any_bytes_have_one_outcome(data: st.DataObject, stream: bytes) -> None:
 
     def outcome(pieces: list[bytes]) -> tuple[bytes, bool, bool]:
         body = ChunkedBody()
-        return read(body, pieces), body.done, body.fault is not None
+        return read(body, pieces), body.is_whole, body.fault is not None
 
     assert outcome(data.draw(cases.cuts(stream))) == outcome([stream])
 
@@ -187,7 +187,7 @@ def test_body_of_a_length_ends_there(rest: bytes) -> None:
     for pieces in cases.every_way(b"hello" + rest):
         body = LengthBody(5)
         assert read(body, pieces) == b"hello"
-        assert (body.done, body.excess) == (True, bool(rest))
+        assert (body.is_whole, body.excess) == (True, bool(rest))
         body.end()
 
 
@@ -196,7 +196,7 @@ def test_body_short_of_its_length_is_truncated() -> None:
     for count in range(5):
         body = LengthBody(5)
         body.feed(b"hello"[:count])
-        assert not body.done
+        assert not body.is_whole
         with pytest.raises(UpstreamTruncated, match=f"{5 - count} bytes short"):
             body.end()
 
@@ -204,7 +204,7 @@ def test_body_short_of_its_length_is_truncated() -> None:
 def test_empty_body_is_done_from_the_start() -> None:
     """Nothing is waited for."""
     body = LengthBody(0)
-    assert body.done
+    assert body.is_whole
     body.feed(b"x")
     assert body.excess
 
@@ -213,9 +213,9 @@ def test_body_without_framing_ends_with_the_connection() -> None:
     """All that comes is content."""
     body = UntilClose()
     assert read(body, [b"a", b"", b"b"]) == b"ab"
-    assert not body.done
+    assert not body.is_whole
     body.end()
-    assert body.done
+    assert body.is_whole
 
 
 @pytest.mark.parametrize(
