@@ -72,6 +72,11 @@ MUTANTS = [
        "            lease.end_trials(now)\n            _settle(line)\n        del lock",
        "            pass\n        del lock",
        "pool/test_pool.py::test_an_undecided_trial_gives_its_place_to_the_next"),
+    _m("a client that drains is forgotten", "pool/pool.py", "self._leaving |= {", "_ = {",
+       "pool/test_adopt.py::"
+       "test_a_client_that_comes_back_while_it_drains_has_its_permits_in_use"),
+    _m("routes of before replace newer ones", "pool/pool.py",
+       " or self._are_outdated_locked(routes)", "", "pool/test_adopt.py"),
     _m("weights are ignored", "pool/queue.py", "offer.turn += offer.step", "offer.turn += 1",
        "pool/test_queue.py::test_each_round_has_the_shares_of_the_weights"),
     # Health and verdicts

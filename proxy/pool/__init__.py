@@ -31,11 +31,12 @@ Inside, imports point one way: pool > queue > client_lock > health.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..clients.base import Client
-from ..clients.registry import Route
+from ..clients.registry import Entry, Route
 from ..config import Config
 from ..net.watch import CallerConnection
 from .client_lock import Ticket
@@ -72,6 +73,14 @@ class Lease(AbstractContextManager["Lease"], Protocol):
 class Pool(Protocol):
     """Lends clients to requests. All methods may be called by any thread."""
 
+    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> None:
+        """Take over a new configuration's clients, and its models by alias.
+
+        A client that stays, by `Client.identity`, keeps its lock: permits in use, health, counters.
+        Fewer permits come into force as leases end. A client that is gone is lent to nobody; its
+        leases end as they would have. Waiters keep their rank, and look again at once.
+        """
+
     def ticket(
         self,
         alias: str,
@@ -91,7 +100,8 @@ class Pool(Protocol):
 
         After None the request still waits: call again, or `withdraw`. Blocks until a client is
         free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
-        cooldown ends within what is left of `max-retry-interval`; NoClientInService.
+        cooldown ends within what is left of `max-retry-interval`; NoClientInService; ModelNotFound
+        when a new configuration has left the model out.
         """
 
     def withdraw(self, ticket: Ticket) -> None:

@@ -17,7 +17,10 @@ from .health import OUT_S, Breaker, Effect, Health, Standing
 
 
 class ClientLock:
-    """A client's lock: its permits, the leases that hold them, and its health by model."""
+    """A client's lock: its permits, the leases that hold them, and its health by model.
+
+    It outlives its client object: where a new configuration has the same client, the lock stays.
+    """
 
     def __init__(self, client: Client) -> None:
         self.client = client

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..clients.base import Client
-from ..clients.registry import Route
+from ..clients.registry import Entry, Route
 from ..config import Config
 from ..errors import (
     AllCoolingDown,
+    ModelNotFound,
     NoClientFree,
     NoClientInService,
-    PoolError,
+    ProxyError,
     RetryHint,
 )
 from ..net.lost import LOST
@@ -47,8 +48,38 @@ class ClientPool:
         self._ranks = itertools.count()
         self._lease_numbers = itertools.count()
         self._lock = threading.Lock()  # guards all below, and whatever they hold
-        self._lines = {client.identity: Line(ClientLock(client)) for client in clients}
+        self._lines: dict[str, Line] = {}  # of the configured clients, by their identity
+        self._leaving: dict[str, ClientLock] = {}  # no longer configured, and still in use
         self._queues: dict[str, ModelQueue] = {}
+        self.adopt(clients, {})
+
+    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> None:
+        rung: list[Bell] = []
+        with self._lock:
+            # Critical section: one configuration's clients take the place of another's.
+            now = self._clock.monotonic()
+            before, self._lines = self._lines, {}
+            for client in clients:
+                line = before.pop(client.identity, None)
+                if line is None:
+                    lock = self._leaving.pop(client.identity, None)
+                    line = Line(lock or ClientLock(client))
+                line.lock.client, line.lock.permits = client, client.config.max_concurrency
+                self._lines[client.identity] = line
+            self._leaving |= {key: line.lock for key, line in before.items() if line.lock.leases}
+            for queue in list(self._queues.values()):
+                entry = entries.get(queue.alias)
+                # Gone, or of a list that is not there yet.
+                kept = [
+                    Route(line.lock.client, name)
+                    for line, name in self._offered_locked(queue.routes)
+                    if line.lock.client.config.models is None
+                ]
+                routes = entry.routes if entry else tuple(kept)
+                self._open_queue_locked(queue.alias, routes, now, rung)
+            for line in self._lines.values():
+                self._serve_locked(line, now, rung)
+        _ring(rung)
 
     def ticket(
         self,
@@ -101,7 +132,7 @@ class ClientPool:
         old = self._queues.get(ticket.alias)
         is_new, ticket.has_asked = not ticket.has_asked, True
         if old is not None:
-            if not is_new or old.routes is routes:
+            if not is_new or old.routes is routes or self._are_outdated_locked(routes):
                 return old
         elif len(self._queues) >= MAX_QUEUES:
             for idle in [one for one in self._queues.values() if one.is_idle(now)]:
@@ -124,8 +155,14 @@ class ClientPool:
         return queue
 
     def _offered_locked(self, routes: tuple[Route, ...]) -> list[tuple[Line, str]]:
-        """The clients of these routes, and their names for the model."""
-        return [(self._lines[route.client.identity], route.name) for route in routes]
+        """The clients of these routes that are configured, and their names for the model."""
+        lines = [(self._lines.get(route.client.identity), route.name) for route in routes]
+        return [(line, name) for line, name in lines if line is not None]
+
+    def _are_outdated_locked(self, routes: tuple[Route, ...]) -> bool:
+        """Whether they are an earlier configuration's."""
+        clients = {line.lock.client for line, _ in self._offered_locked(routes)}
+        return clients != {route.client for route in routes}
 
     def _take_locked(
         self, queue: ModelQueue, ticket: Ticket, now: float, rung: list[Bell]
@@ -167,7 +204,7 @@ class ClientPool:
     def _wait_until_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> float:
         """When to look again at the latest; only asked when nothing is to be had now.
 
-        Raises PoolError when there is nothing to wait for.
+        Raises PoolError, ModelNotFound when there is nothing to wait for.
         """
         ticket.spend_retry_budget(now)
         try:
@@ -181,6 +218,11 @@ class ClientPool:
                 back_off_at = ticket.tried_again_at if ticket.tried_again_at > now else math.inf
                 return min(end, queue.changes_at, back_off_at, *passing)
             ends = {lock: standing.until for lock, standing in queue.in_service(now)}
+            if not queue.offers:
+                raise ModelNotFound(
+                    f"the model {ticket.alias!r} does not exist any more; see /v1/models",
+                    param="model",
+                )
             if not ends:
                 raise NoClientInService(
                     f"no client for {ticket.alias!r} is in service: upstreams refuse their keys",
@@ -193,7 +235,7 @@ class ClientPool:
                     f"every client for {ticket.alias!r} is cooling down (rate limits)",
                     hint=_hint(cooled_at, now),
                 )
-        except PoolError:
+        except ProxyError:
             self._leave_locked(queue, ticket, now)
             raise
         ticket.cooling_since = now
@@ -255,12 +297,14 @@ class ClientPool:
 
     def _take_back_locked(self, lease: ClientLease, now: float, rung: list[Bell]) -> None:
         lock = lease.lock
-        line = self._lines[lock.client.identity]
+        line = self._lines.get(lock.client.identity) or Line(lock)
         lease.is_held = False
         if lease.trials:
             lease.end_trials(now)
             _settle(line)
         del lock.leases[lease.number]
+        if self._leaving and not lock.leases:
+            self._leaving.pop(lock.client.identity, None)
         if line.parked or line.is_awaited:
             self._unpark_locked(line, now, rung)
 
@@ -288,7 +332,7 @@ class ClientPool:
         with self._lock:
             # Critical section: the client's state changes, and with it what waiters may hope for.
             now = self._clock.monotonic()
-            line = self._lines[lock.client.identity]
+            line = self._lines.get(lock.client.identity) or Line(lock)
             before = health.standing(now), lock.service.standing(now)
             most_s = lease.ticket.max_cooldown_s
             health.apply(effect, began=lease.began, now=now, asked_s=asked_s, most_s=most_s)

@@ -125,7 +125,8 @@ class ModelQueue:
     An offer's health decides when the offer comes to the top of `_ready`. So a change for the worse
     need not be told; a change for the better must (`settle`).
 
-    `offered`: the clients of `routes`, and the upstream's name for the model at each.
+    `offered` are the clients that `routes` names, as far as they are still configured, and the
+    upstream's name for the model at each.
     """
 
     def __init__(

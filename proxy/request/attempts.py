@@ -16,6 +16,7 @@ from ..config import Config
 from ..errors import (
     AllCoolingDown,
     CallerError,
+    ModelNotFound,
     NoClientFree,
     PoolError,
     ProxyError,
@@ -171,7 +172,7 @@ class Attempts:
             until = min(self._waits.pause_at, self._waits.deadline)
             try:
                 lease = self._pool.acquire(self._ticket, self._call.entry.routes, until)
-            except PoolError as error:
+            except (PoolError, ModelNotFound) as error:
                 unserved: ProxyError = error
                 break
             now = self._waits.now()

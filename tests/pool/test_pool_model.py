@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -91,26 +91,45 @@ class Barrier:
             self.trial = None
 
 
-@dataclass
+class Barriers(NamedTuple):
+    """Those of a client and model; the first is the client's."""
+
+    service: Barrier
+    payment: Barrier
+    quota: Barrier
+    rest: Barrier
+
+    @property
+    def with_trials(self) -> tuple[Barrier, Barrier, Barrier]:
+        return self.service, self.payment, self.quota
+
+
+@dataclass(eq=False)
 class Account:
     """A client."""
 
     permits: int
     held: set[int] = field(default_factory=set)
+    most: int = 0  # held when the number of permits changed
     is_disabled: bool = False
     service: Barrier = field(default_factory=lambda: Barrier(60, 1800))
-    payment: dict[str, Barrier] = field(default_factory=dict)
-    quota: dict[str, Barrier] = field(default_factory=dict)
-    rest: dict[str, Barrier] = field(default_factory=dict)
+    barriers: dict[str, Barriers] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for alias in "mn":
+            self.forget(alias)
+
+    def forget(self, alias: str) -> None:
+        """Begin anew with a model."""
+        quota, rest = Barrier(1, MAX_COOLDOWN_S), Barrier(1, 60)
+        self.barriers[alias] = Barriers(self.service, Barrier(60, 1800), quota, rest)
 
     def is_free(self) -> bool:
         return not self.is_disabled and (not self.permits or len(self.held) < self.permits)
 
-    def barriers(self, alias: str) -> list[tuple[Barrier, str]]:
-        return [(self.service, OUT), (self.payment[alias], OUT), (self.quota[alias], COOLING)]
-
     def state(self, alias: str, now: float) -> tuple[str, float]:
-        barriers = self.barriers(alias)
+        service, payment, quota, rest = self.barriers[alias]
+        barriers = [(service, OUT), (payment, OUT), (quota, COOLING)]
         for name in (OUT, COOLING):
             ends = [b.until for b, kind in barriers if kind == name and b.is_shut and now < b.until]
             if ends:
@@ -122,7 +141,6 @@ class Account:
         ]
         if ends:
             return TRYING, max(ends)
-        rest = self.rest[alias]
         return (RESTING, rest.until) if now < rest.until else (OK, math.inf)
 
 
@@ -142,29 +160,33 @@ class Request:
 
     ticket: Ticket
     alias: str
-    tried: set[str] = field(default_factory=set)
-    excluded: set[str] = field(default_factory=set)
+    tried: set[Account] = field(default_factory=set)
+    excluded: set[Account] = field(default_factory=set)
     tried_again_at: float = -math.inf
     budget_s: float = MAX_RETRY_INTERVAL_S
     cooling_since: float | None = None
     queued_at: float | None = None
     counts_from: float = -math.inf
     lease: Lease | None = None
+    account: Account | None = None  # of the lease
+    barriers: Barriers | None = None  # for which it was lent
+
+
+PAIRS = (("m", "m"), ("n", "n"))
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Random requests, failures, trials, waits, departures, disabled clients."""
+    """Random requests, failures, trials, waits, departures, disabled clients, configurations."""
 
     @initialize(
         permits=st.lists(st.sampled_from([1, 1, 2, 0]), min_size=1, max_size=4),
         weights=st.lists(st.integers(1, 5), min_size=4, max_size=4),
     )
     def open(self, permits: list[int], weights: list[int]) -> None:
-        pairs = (("m", "m"), ("n", "n"))
         labels = "abcd"[: len(permits)]
         self.desk = Desk(
             *[
-                make_client(label, permits=count, weight=weight, models=pairs)
+                make_client(label, permits=count, weight=weight, models=PAIRS)
                 for label, count, weight in zip(labels, permits, weights, strict=False)
             ],
             max_cooldown_s=MAX_COOLDOWN_S,
@@ -172,14 +194,9 @@ class PoolMachine(RuleBasedStateMachine):
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
         self.accounts = {
-            label: Account(
-                count,
-                payment={alias: Barrier(60, 1800) for alias in "mn"},
-                quota={alias: Barrier(1, MAX_COOLDOWN_S) for alias in "mn"},
-                rest={alias: Barrier(1, 60) for alias in "mn"},
-            )
-            for label, count in zip(labels, permits, strict=True)
+            label: Account(count) for label, count in zip(labels, permits, strict=True)
         }
+        self.leaving: dict[str, Account] = {}
         self.waiting: list[Request] = []
         self.holding: list[Request] = []
 
@@ -193,14 +210,14 @@ class PoolMachine(RuleBasedStateMachine):
         account = self.accounts[label]
         return (
             account.is_free()
-            and label not in request.excluded
-            and (label not in request.tried or self.now >= request.tried_again_at)
+            and account not in request.excluded
+            and (account not in request.tried or self.now >= request.tried_again_at)
             and account.state(request.alias, self.now)[0] in (OK, RESTING)
         )
 
     def preference(self, request: Request, label: str) -> tuple[int, float]:
         state, until = self.accounts[label].state(request.alias, self.now)
-        if label in request.tried:
+        if self.accounts[label] in request.tried:
             return 3, 0.0
         return (2, until) if state == RESTING else (1, 0.0)
 
@@ -215,7 +232,7 @@ class PoolMachine(RuleBasedStateMachine):
             if not account.is_disabled and account.state(request.alias, self.now)[0] != OUT
         }
         known = {
-            label: account for label, account in served.items() if label not in request.excluded
+            label: account for label, account in served.items() if account not in request.excluded
         }
         states = {label: account.state(request.alias, self.now) for label, account in known.items()}
         open_ones = [label for label, (state, _) in states.items() if state in (OK, RESTING)]
@@ -245,10 +262,11 @@ class PoolMachine(RuleBasedStateMachine):
             assert not passed_over, "an earlier request was passed over"
         account = self.accounts[label]
         account.held.add(lease.number)
-        for barrier, _ in account.barriers(request.alias):
+        request.barriers = account.barriers[request.alias]
+        for barrier in request.barriers.with_trials:
             barrier.begin(lease.number, self.now)
-        request.tried.add(label)
-        request.lease = lease
+        request.tried.add(account)
+        request.lease, request.account = lease, account
         if request.cooling_since is not None:
             request.budget_s -= self.now - request.cooling_since
         request.cooling_since = request.queued_at = None
@@ -307,10 +325,15 @@ class PoolMachine(RuleBasedStateMachine):
     def end(self, request: Request) -> None:
         """Release the request's lease, or withdraw it where it was handed over unseen."""
         assert request.lease is not None
-        account = self.accounts[request.lease.client.label]
-        account.held.remove(request.lease.number)
-        for barrier, _ in account.barriers(request.alias):
+        assert request.account is not None
+        assert request.barriers is not None
+        request.account.held.remove(request.lease.number)
+        for barrier in request.barriers.with_trials:
             barrier.end(request.lease.number, self.now)
+        if not request.account.held:
+            self.leaving = {
+                label: one for label, one in self.leaving.items() if one is not request.account
+            }
         self.holding.remove(request)
         if request.ticket.granted is not None:
             self.desk.pool.withdraw(request.ticket)
@@ -355,26 +378,25 @@ class PoolMachine(RuleBasedStateMachine):
     )
     def report(self, data: Any, effect: Effect, asked_s: float | None, in_order: bool) -> None:
         request = data.draw(st.sampled_from(self.holding))
-        lease, alias = request.lease, request.alias
-        account = self.accounts[lease.client.label]
+        lease, barriers = request.lease, request.barriers
         began = lease.began
         if effect is Effect.GOOD or (effect is Effect.BEGUN and lease.trials):
-            for barrier, _ in account.barriers(alias):
+            for barrier in barriers.with_trials:
                 barrier.open(began)
                 barrier.end(lease.number, self.now)
                 if effect is Effect.GOOD:
                     barrier.forget(began)
         if effect is Effect.GOOD:
-            account.rest[alias].open(began)
-            account.rest[alias].forget(began)
+            barriers.rest.open(began)
+            barriers.rest.forget(began)
         elif effect is Effect.COOL:
-            account.quota[alias].shut(began, self.now, asked_s)
+            barriers.quota.shut(began, self.now, asked_s)
         elif effect is Effect.REST:
-            account.rest[alias].shut(began, self.now, None)
+            barriers.rest.shut(began, self.now, None)
         elif effect is Effect.OUT:
-            account.service.shut(began, self.now, None)
+            barriers.service.shut(began, self.now, None)
         elif effect is Effect.OUT_OF_MODEL:
-            account.payment[alias].shut(began, self.now, None)
+            barriers.payment.shut(began, self.now, None)
         lease.report(effect, asked_s=asked_s)
         self.replay_grants()
         self.assert_nobody_waits_in_vain()
@@ -392,7 +414,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.ask(request)
         if is_excluded:
             request.lease.exclude()
-            request.excluded.add(request.lease.client.label)
+            request.excluded.add(request.account)
         request.tried_again_at = self.now + back_off_s
         request.lease.back_off(request.tried_again_at)
         self.end(request)
@@ -419,6 +441,32 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.desk.pool.set_disabled(label, False)
             self.replay_grants()
 
+    @rule(
+        permits=st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 1, 2, 0]), min_size=1),
+        weight=st.integers(1, 5),
+        in_order=st.booleans(),
+    )
+    def adopt(self, permits: dict[str, int], weight: int, in_order: bool) -> None:
+        asked_for = self.desk.pool.queue_facts()
+        present, before = self.accounts, {**self.leaving, **self.accounts}
+        self.accounts = {label: before.pop(label, Account(0)) for label in permits}
+        for label, account in self.accounts.items():
+            account.permits, account.most = permits[label], len(account.held)
+        self.leaving = {label: account for label, account in before.items() if account.held}
+        for label in self.leaving.keys() & present.keys():
+            for alias in asked_for:
+                if self.leaving[label].state(alias, self.now)[0] == OK:
+                    self.leaving[label].forget(alias)
+        self.desk.adopt(
+            *[
+                make_client(label, permits=count, weight=weight, models=PAIRS)
+                for label, count in permits.items()
+            ]
+        )
+        self.replay_grants()
+        self.assert_nobody_waits_in_vain()
+        self.wake(in_order)
+
     # What always holds.
 
     @invariant()
@@ -426,7 +474,7 @@ class PoolMachine(RuleBasedStateMachine):
         for facts in self.desk.pool.snapshot():
             account = self.accounts[facts["client"]]
             assert facts["in_flight"] == len(account.held) == len(facts["leases"])
-            assert not account.permits or len(account.held) <= account.permits
+            assert not account.permits or len(account.held) <= max(account.permits, account.most)
         queues = self.desk.pool.queue_facts()
         for alias, queue in queues.items():
             assert queue["waiting"] == sum(request.alias == alias for request in self.waiting)

@@ -55,6 +55,22 @@ def test_client_that_comes_free_ends_the_back_off() -> None:
     assert [(sent.client, sent.at_s) for sent in stage.sent] == [("a", 0), ("b", 0.015625)]
 
 
+@pytest.mark.parametrize(("is_tried", "status"), [(True, 503), (False, 404)])
+def test_model_that_a_new_configuration_left_out_ends_the_wait(is_tried: bool, status: int) -> None:
+    """With the last upstream error, or 404 where nothing was tried."""
+    stage = Stage([BAD], seed=1)
+    if not is_tried:
+        stage.occupy("a")
+
+    def change() -> None:
+        stage.pool.adopt([], {})
+        stage.free_all()
+
+    stage.clock.after(0.03125, change)
+    assert stage.refused().status == status
+    assert stage.now_s == 0.03125
+
+
 def test_caller_is_watched_during_back_off() -> None:
     """A caller that leaves is noticed in back-off."""
     stage = Stage([BAD], seed=1)

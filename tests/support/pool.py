@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from proxy.clients.base import ChunkTranslator, Client, Reply
-from proxy.clients.registry import Route
+from proxy.clients.registry import Entry, Route
 from proxy.config import load_config
 from proxy.config.config import ClientConfig, Model
 from proxy.config.secret import Secret
@@ -197,6 +197,12 @@ class Desk:
             for model in client.config.models or ():
                 others = self.routes.get(model.alias, ())
                 self.routes[model.alias] = (*others, Route(client, model.name))
+
+    def adopt(self, *clients: FakeClient) -> None:
+        """Have these be the clients, as a new configuration would."""
+        self._name(clients)
+        entries = {alias: Entry(alias, "p", routes) for alias, routes in self.routes.items()}
+        self.pool.adopt(clients, entries)
 
     def ticket(self, alias: str = "m", caller: CallerConnection = ANYBODY) -> Ticket:
         return self.pool.ticket(alias, caller, self.config)
