@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from urllib3.connection import HTTPConnection
 
 from ..errors import OutOfResources, ProxyError, UpstreamError, UpstreamInvalid, UpstreamReset
-from ..wire.http.body import BodyReader, Inflater, body_reader, inflater
+from ..wire.http.body import BodyReader, body_reader
+from ..wire.http.content_coding import Inflater, inflater
 from ..wire.http.head import Head, HeadReader
 from . import shortage
 from .nested_tls import NestedTls
@@ -111,8 +112,10 @@ class SocketReply:
         self.headers = head.headers
         self._body = body_reader(head)
         self._behind_head = rest
+        if (coding := head.headers.get("content-encoding")) is None:
+            return
         try:
-            self._inflater = inflater(head)
+            self._inflater = inflater(coding)
         except UpstreamInvalid:
             if head.status < 300:
                 raise

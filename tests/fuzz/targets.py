@@ -35,7 +35,8 @@ from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.completions.answers import TextAnswers
 from proxy.wire.completions.request import read_completion
-from proxy.wire.http.body import body_reader, inflater
+from proxy.wire.http.body import body_reader
+from proxy.wire.http.content_coding import inflater
 from proxy.wire.http.head import HeadReader
 from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.made_names import plain_name
@@ -107,7 +108,7 @@ def answer(data: bytes) -> None:
         head, rest = found
         passed(head.headers, with_hints=True)
         read_retry_after(head.headers, now_s=NOW_S)
-        body, undo = body_reader(head), inflater(head)
+        body, undo = body_reader(head), inflater(head.headers.get("content-encoding", ""))
         content = bytearray()
         for block in (rest, *blocks):
             if body.is_whole or body.fault or len(content) > MAX_EVENT_BYTES:

@@ -7,30 +7,19 @@ at once, and knows whether it was whole: a body cut short never looks finished.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from ...errors import UpstreamInvalid, UpstreamTooLarge, UpstreamTruncated
+from ...errors import UpstreamInvalid, UpstreamTruncated
 from .head import Head
 
 # A chunk-size line with its extensions; trailers. Both unused by LLM upstreams.
 MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILER_BYTES = 16 * 1024
 
-# Compressed bytes undone at once: each gzip member that ends in them costs a copy of the rest.
-INFLATE_BYTES = 4096
-# Content given at once, as much as a plain read gives.
-PIECE_BYTES = 64 * 1024
-# Compression makes JSON 5 to 50 times smaller; deflate can do 1032. Small answers may be all alike.
-MAX_RATIO = 100
-UNSUSPICIOUS_BYTES = 4 * 1024 * 1024
-
 _LONG_CHUNK_LINE = f"a chunk-size line of more than {MAX_CHUNK_LINE_BYTES} bytes"
 _LONG_TRAILERS = f"more than {MAX_TRAILER_BYTES} bytes of trailers"
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
-_MEMBER = b"\x1f\x8b\x08"  # RFC 1952 section 2.3.1: two magic bytes, and deflate, its only method
-_BROKEN = "the upstream's compressed answer is broken"
 _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
@@ -203,101 +192,3 @@ class ChunkedBody:
         self._trailer_left -= end - at
         self.is_whole = data[at:end] in (b"\r\n", b"\n")
         return end
-
-
-class Inflater:
-    """Undoes `Content-Encoding: gzip` or `deflate`, the latter with or without zlib's wrapper.
-
-    Gives content in pieces of at most PIECE_BYTES, so that whoever takes it can stop at a limit of
-    its own. `has_more`: `feed(b"")` may give more of what was fed. `excess`: what follows the end
-    of the data is none, and was dropped.
-    """
-
-    def __init__(self, coding: str) -> None:
-        self.has_more = False
-        self.excess = False
-        self._is_gzip = coding != "deflate"
-        self._fed = b""
-        self._at = 0  # what stands before it in _fed was undone
-        self._inflate: zlib._Decompress | None = None  # within data
-        self._is_first = True  # nothing was whole yet
-        self._taken = self._given = 0  # bytes before and after, in all
-
-    def feed(self, data: bytes) -> bytes:
-        """The next piece of the content; raises UpstreamInvalid, UpstreamTooLarge for a bomb."""
-        if data:
-            self._fed = self._fed[self._at :] + data
-            self._at = 0
-        out: list[bytes] = []
-        left = PIECE_BYTES
-        while left and (self.has_more or self._at < len(self._fed)) and self._is_within():
-            self.has_more = False
-            piece = self._undo(self._fed[self._at : self._at + INFLATE_BYTES], left)
-            left -= len(piece)
-            out.append(piece)
-        self.has_more = not left
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _undo(self, data: bytes, most: int) -> bytes:
-        inflate = self._inflate
-        assert inflate is not None
-        try:
-            content = inflate.decompress(data, most)
-        except zlib.error as error:
-            raise UpstreamInvalid(_BROKEN) from error
-        taken = len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
-        self._at += taken
-        self._taken += taken
-        self._given += len(content)
-        if self._given > max(UNSUSPICIOUS_BYTES, MAX_RATIO * self._taken):
-            raise UpstreamTooLarge(
-                f"the upstream's compressed answer is more than {MAX_RATIO} times as large as it"
-                " came"
-            )
-        if inflate.eof:
-            self._inflate = None
-            self._is_first = False
-        return content
-
-    def _is_within(self) -> bool:
-        """Whether what comes next is data. What only looks like its beginning is waited for."""
-        if self._inflate is not None:
-            return True
-        start = self._fed[self._at : self._at + 3]
-        # After its end a further gzip member may follow (RFC 1952 section 2.2), and nothing else.
-        if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
-            if self._is_first:
-                raise UpstreamInvalid(_BROKEN)
-            self.excess = True
-        if self.excess:
-            self._at = len(self._fed)
-        elif len(start) >= (3 if self._is_gzip else 2):
-            self._inflate = zlib.decompressobj(self._window_bits(start))
-        return self._inflate is not None
-
-    def _window_bits(self, start: bytes) -> int:
-        if self._is_gzip:
-            return zlib.MAX_WBITS | 16
-        # RFC 1950 section 2.2: method 8 in the low bits, and a multiple of 31 in all.
-        is_wrapped = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
-        return zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS
-
-    @property
-    def rest(self) -> bytes:
-        """What was fed and not undone, as it came."""
-        return self._fed[self._at :]
-
-    def end(self) -> None:
-        """The body ended; raises UpstreamTruncated if its content did not."""
-        if self._inflate is not None or self._at < len(self._fed):
-            raise UpstreamTruncated("the upstream's compressed answer was cut off")
-
-
-def inflater(head: Head) -> Inflater | None:
-    """What undoes this answer's content encoding; raises UpstreamInvalid if nothing here can."""
-    coding = head.headers.get("content-encoding", "").strip().lower()
-    if coding in ("", "identity"):
-        return None
-    if coding in ("gzip", "x-gzip", "deflate"):
-        return Inflater(coding)
-    raise UpstreamInvalid(f"the upstream's answer is encoded as {coding[:40]!r}")
