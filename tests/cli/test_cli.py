@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +21,7 @@ from proxy.cli.table import count, names, printable, table
 from proxy.config import load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
+from proxy.server.settings import _why_not_unix
 from proxy.server.summary import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
@@ -501,6 +504,24 @@ def test_serve_says_when_the_port_is_taken(shell: Shell) -> None:
         status, _, err = shell.run("serve", "--port", port)
     assert status == 3
     assert err.startswith(f"poolproxy: port {port} is in use"), err
+
+
+def test_unix_socket_of_one_who_is_busy_is_in_use() -> None:
+    """No room for another connection: it is not waited for, and the socket stays."""
+    with tempfile.TemporaryDirectory(prefix="pp-") as directory, contextlib.ExitStack() as stack:
+        path = f"{directory}/s"
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(path)
+        busy.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other = stack.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(path)
+        assert (
+            _why_not_unix(path)
+            == f"unix:{path} is in use: bind another, or stop what listens there"
+        )
 
 
 def test_serve_takes_further_settings_of_gunicorn_from_the_environment(shell: Shell) -> None:

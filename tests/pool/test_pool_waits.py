@@ -285,6 +285,29 @@ def test_those_who_wait_reckon_with_an_enabled_client() -> None:
     desk.assert_idle()
 
 
+def test_those_who_wait_reckon_with_a_client_that_is_new_to_their_model() -> None:
+    """A list has changed, as a later request knows: the end of its cooldown is awaited too."""
+    desk = Desk(make_client("a"), make_client("b", models=(("n", "m"),)), queue_timeout_s=30)
+    held = desk.lease_of("a")
+    desk.take("n").report(Effect.COOL, asked_s=3)
+    waiter, newcomer = desk.ticket(), desk.ticket()
+    began = desk.clock.now
+
+    def come() -> None:
+        desk.routes["m"] += desk.routes["n"]
+        with ThreadPoolExecutor(1) as other:  # with a bell of its own
+            other.submit(desk.queue, newcomer).result()
+
+    desk.clock.at(began + 0.5, come)
+    found = desk.wait(waiter)
+    assert found is not None
+    assert (found.client.label, desk.clock.now) == ("b", began + 3)
+    found.release()
+    desk.pool.withdraw(newcomer)
+    held.release()
+    desk.assert_idle()
+
+
 def test_an_enabled_client_serves_who_waits() -> None:
     """As many as it has permits."""
     desk = Desk(make_client("a"), make_client("b", permits=2))

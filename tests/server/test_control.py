@@ -24,6 +24,7 @@ from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.server.control import Control, ask_all, forget, running_ports
 from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, read_line
+from proxy.server.control.listener import _MOST_ASKERS
 from proxy.server.control.paths import MAX_PATH_BYTES
 from proxy.version import __version__
 
@@ -230,6 +231,23 @@ def test_line_has_a_limit(size: int, is_taken: bool) -> None:
             else:
                 with pytest.raises(OSError, match="more than 1000 bytes"):
                     read_line(near, max_bytes=1000, timeout_s=PATIENCE_S)
+
+
+def test_too_many_askers_cost_the_oldest_its_place(runtime: Path) -> None:
+    """So that they hold no more descriptors; the others are answered."""
+    with worker(), contextlib.ExitStack() as stack:
+        askers = []
+        for _ in range(_MOST_ASKERS + 2):
+            asker = stack.enter_context(socket.socket(socket.AF_UNIX))
+            asker.connect(str(socket_in(runtime)))
+            asker.settimeout(PATIENCE_S)
+            askers.append(asker)
+            asker.sendall(b" ")  # not yet a line
+        ended = [asker.recv(1) for asker in askers[:2]]
+        assert ended == [b"", b""]
+        for asker in askers[2:]:
+            asker.sendall(b'{"do":"status"}\n')
+            assert asker.recv(1) == b"{"
 
 
 def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:

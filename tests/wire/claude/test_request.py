@@ -411,6 +411,9 @@ def test_demanded_tool_call_where_the_model_refuses_it() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         translate(ask(tools=[_WEATHER], tool_choice="required"), model="claude-opus-5-5")
     assert caught.value.param == "tool_choice"
+    named = {"type": "function", "function": {"name": "weather"}}
+    request = ask(tools=[_WEATHER], tool_choice=named, reasoning_effort="max")
+    assert "thinking" not in translate(request)
     request = ask(tools=[_WEATHER], tool_choice="required", reasoning_effort="max")
     assert "thinking" not in translate(request)
     wire = translate(request, model="claude-opus-5")
