@@ -85,6 +85,8 @@ def list_models(client: GeminiClient) -> list[str]:
 @pytest.mark.parametrize("name", gemini.STREAMS)
 def test_sdk_reads_the_fakes_answers(plain: Upstream, sdk: genai.Client, name: str) -> None:
     """Over the wire, unary and as a stream that says the same."""
+    if name == "words" and genai.__version__ < "3":  # the newest for Python 3.10
+        pytest.skip("google-genai 2 cuts an event at U+2028")
     responses = gemini.STREAMS[name]
     plain.reply(KEY, json_reply(gemini.joined(responses)), gemini_stream(responses))
     whole = sdk.models.generate_content(model=GEMINI.model, contents="Hi")
