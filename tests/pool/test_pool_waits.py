@@ -298,7 +298,7 @@ def test_those_who_wait_reckon_with_a_client_that_is_new_to_their_model() -> Non
         with ThreadPoolExecutor(1) as other:  # with a bell of its own
             other.submit(desk.queue, newcomer).result()
 
-    desk.clock.at(began + 0.5, come)
+    desk.clock.after(0.5, come)
     found = desk.wait(waiter)
     assert found is not None
     assert (found.client.label, desk.clock.now) == ("b", began + 3)

@@ -29,7 +29,7 @@ from proxy.wire.http.content_coding import (
     read_coding,
     undo,
 )
-from tests.wire import cases
+from tests.support import cases
 
 BODY = b'{"model": "m"}' * 1000
 
