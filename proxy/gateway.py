@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from typing import NamedTuple
 
 from .clients import make_clients
 from .clients.registry import Entry, Registry
-from .config import Caller, Config
-from .errors import CallerLimitReached, PoolError, RetryHint, TooManyInFlight
+from .config import Caller, Config, Secret
+from .dialects.base import Ask
+from .errors import (
+    CallerLimitReached,
+    ModelNotFound,
+    PoolError,
+    ProxyError,
+    RetryHint,
+    TooManyInFlight,
+)
+from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
 from .record.record import Record
-from .record.transcript import RequestLog
-from .request import call
-from .request.attempts import Answer, Attempts, Call
-from .request.call import Asked, Sought, Source
+from .record.transcript import RequestLog, Transcript
+from .request.attempts import Attempts, Call
 from .request.prompts import Series
 from .request.stream import StreamBody
 from .request.waits import Waits
-from .wire.completions.answers import TextAnswers
-from .wire.completions.request import read_completion
+
+# Who calls where there are no keys.
+ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
 # Nobody knows when a request in flight will end: soon, as a rule.
 _SOON = RetryHint(1.0)
@@ -58,12 +65,26 @@ class Gateway:
             if caller.max_concurrency
         }
 
-    def admit(self, caller: Caller, held: ExitStack) -> None:
+    def keep(self, record: Record, held: ExitStack) -> None:
+        """Close the record when `held` ends, with what was raised meanwhile as its end."""
+
+        def close(_: object, error: BaseException | None, __: object) -> None:
+            if error is not None:
+                known = error if isinstance(error, ProxyError) else shortage.recognised(error)
+                if known is not None:
+                    record.status = known.status
+                    record.end = known.code or str(known.status)
+            record.close(self.clock.monotonic())
+
+        held.push(close)
+
+    def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.
 
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
-        Both are counted per worker process.
+        Both are counted per worker process. Comes before the request is read: that takes memory.
         """
+        record.caller = caller.name
         if LOST.notes:
             LOST.give_back()
         if self._limits and (own := self._limits.get(caller.key)) is not None:
@@ -85,48 +106,75 @@ class Gateway:
         """All models that are known; may block for first lists, up to `request-timeout`."""
         return self.registry.entries(caller, self._waits(record).deadline)
 
-    def chat(self, asked: Asked, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
-        """Serve a chat request (`answering.serve`), and what its headers are to be taken from."""
+    def serve(
+        self,
+        ask: Ask,
+        caller: Caller,
+        connection: CallerConnection,
+        *,
+        record: Record,
+        held: ExitStack,
+        transcript: Transcript | None = None,
+    ) -> Served:
+        """Answer a request that was admitted; raises ProxyError. What `held` holds ends with it.
 
-        def begin(entry: Entry) -> Source:
-            return self._attempts(asked.call(entry))
-
-        return self._serve(begin, asked, held)
-
-    def complete(self, asked: Asked, held: ExitStack) -> tuple[Answer | StreamBody, Source]:
-        """The same for a completions request."""
-
-        def begin(entry: Entry) -> Source:
-            completion = read_completion(asked.request.body, is_native=entry.is_native)
-            call = asked.call(entry)
-            calls = [call._replace(request=request) for request in completion.requests]
-            return Series(calls, TextAnswers(completion), self._attempts)
-
-        return self._serve(begin, asked, held)
-
-    def _attempts(self, call: Call, rank: int | None = None) -> Attempts:
-        return Attempts(call, self.pool, self.config, self.clock, rank=rank)
+        A stream is returned at its first chunks or at the time to commit it, and takes over `held`;
+        its attempts go on in its iteration then.
+        """
+        record.model = ask.model
+        record.stream = ask.stream
+        if transcript is not None:
+            transcript.begin()
+        check_model(caller, ask.model)
+        writer = ask.writer() if ask.stream else None
+        call = Call(ask, writer, connection, record)
+        attempts = Attempts(call, self.registry, self.pool, self.config, self.clock)
+        source = Series(attempts, record) if ask.may_have_prompts else attempts
+        held.callback(source.close)
+        if writer is None:
+            body = ask.whole(source.answers())
+            record.status = 200
+            record.end = "ok"
+            record.bytes_out = len(body)
+            return Served(body, source.headers)
+        opened = source.advance(
+            record.arrived + (self.config.streaming.commit_after_seconds or math.inf)
+        )
+        stream = StreamBody(
+            source,
+            opened,
+            writer,
+            first=b"" if opened is None else writer.feed(opened.chunks),
+            record=record,
+            held=held.pop_all(),
+            keepalive_s=self.config.streaming.keepalive_seconds,
+            idle_timeout_s=self.config.idle_timeout_s,
+            clock=self.clock,
+        )
+        record.status = 200
+        return Served(stream, source.headers)
 
     def _waits(self, record: Record) -> Waits:
         return Waits(self.config, self.clock, arrived=record.arrived)
-
-    def _serve(
-        self, begin: Callable[[Entry], Source], asked: Asked, held: ExitStack
-    ) -> tuple[Answer | StreamBody, Source]:
-        find = partial(self.registry.find, asked.request.model, asked.caller)
-        entry = find(-math.inf)
-        if entry is not None:
-            source = begin(entry)
-        else:
-            source = Sought(find, begin, self._waits(asked.record))
-        answer = call.serve(source, asked, held, config=self.config, clock=self.clock)
-        return answer, source
 
     def close(self) -> None:
         """Close idle connections."""
         LOST.give_back()
         for client in self.clients:
             client.close()
+
+
+class Served(NamedTuple):
+    """An answer. `headers`: of the upstream's, those that go back; none while nobody answered."""
+
+    body: bytes | StreamBody
+    headers: dict[str, str]
+
+
+def check_model(caller: Caller, alias: str) -> None:
+    """Raise ModelNotFound for a model that this caller may not use."""
+    if not caller.may_use(alias):
+        raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
 
 
 class InFlightLimit:

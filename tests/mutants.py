@@ -103,16 +103,16 @@ MUTANTS = [
        "            self._lease = None\n        raise self._final()",
        "test_seed_bugs.py", "-k", "bug_1_"),
     _m("a stream is retried after its first event", "request/stream.py",
-       "            data = encode([self._event_for(known)])\n",
-       "            self._event_for(known)\n"
+       "            data = self._failed(known)\n",
+       "            self._failed(known)\n"
        "            self._is_over, self._opened = False, None\n"
        "            again = getattr(self._opening, '_attempts', self._opening)\n"
        "            again._end_attempt()\n"
        "            again._pauses = again._run()\n"
        "            return next(self)\n",
        "test_seed_bugs.py", "-k", "bug_4_"),
-    _m("[DONE] follows an error", "request/stream.py", "data = encode([self._event_for(known)])",
-       "data = encode([self._event_for(known), DONE])", "request/test_stream.py"),
+    _m("[DONE] follows an error", "request/stream.py", "data = self._failed(known)",
+       "data = self._failed(known) + self._writer.end()", "request/test_stream.py"),
     _m("a closed stream releases nothing", "request/stream.py",
        "        self._is_over = True\n        self._held.close()", "        self._is_over = True",
        "request/test_stream.py::test_close_frees_once_in_every_state"),
@@ -188,8 +188,9 @@ MUTANTS = [
     _m("who waits for a model's list waits for all", "net/helpers.py",
        "any(task.is_over for task in tasks)", "all(task.is_over for task in tasks)",
        "clients/test_registry.py::test_a_name_in_one_list_is_found_though_another_hangs"),
-    _m("a model list may take all the time", "request/call.py",
-       "min(pause_at, self._waits.deadline)", "pause_at",
+    _m("a model list may take all the time", "request/attempts.py",
+       "find(ask.model, connection, waits.until(math.inf))",
+       "find(ask.model, connection, waits.pause_at)",
        "e2e/test_model_lists.py::test_server_ends_though_a_list_hangs"),
     _m("an opening connection has no limit", "net/opening.py",
        "if now >= self._deadline:", "if now >= self._deadline and self._lookup:",

@@ -14,8 +14,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ..config import Caller, Config, Secret, is_loopback
-from ..errors import InvalidKey, ModelNotFound, Refused
+from ..config import Caller, Config, is_loopback
+from ..errors import InvalidKey, Refused
+from ..gateway import ANYONE
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
@@ -24,8 +25,6 @@ _SCHEME = re.compile(r"[A-Za-z][0-9A-Za-z+.-]*")
 
 # A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-
-ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
 
 class Doorkeeper:
@@ -71,12 +70,6 @@ class Doorkeeper:
                 "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
                 "to everybody who can connect, by any name"
             )
-
-
-def check_model(caller: Caller, alias: str) -> None:
-    """Raise ModelNotFound for a model that this caller may not use."""
-    if not caller.may_use(alias):
-        raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
 
 
 def _given_key(environ: Mapping[str, str]) -> bytes | None:

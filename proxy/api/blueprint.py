@@ -12,6 +12,8 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
+from ..dialects.base import Dialect
+from ..dialects.chat import CHAT
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
 from ..net.lost import LOST
@@ -37,7 +39,7 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
         blueprint.add_url_rule(
             route.path,
             endpoint=route.path.strip("/").replace(".", "_") or ABOUT,
-            view_func=_view(gateway, route.view),
+            view_func=_view(gateway, route.view, route.dialect),
             methods=route.methods,
             provide_automatic_options=False,
             merge_slashes=False,
@@ -50,14 +52,16 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     return blueprint
 
 
-def _view(gateway: Gateway, answer: Callable[..., Response]) -> Callable[..., Response]:
+def _view(
+    gateway: Gateway, answer: Callable[..., Response], dialect: Dialect
+) -> Callable[..., Response]:
     """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
 
     def view(**values: str) -> Response:
         environ = request.environ
         # PEP 3333; what stands for a server in tests has no name.
         _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
-        exchange = Exchange(gateway, environ)
+        exchange = Exchange(gateway, environ, dialect)
         try:
             if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
                 raise PathNotFound(f"there is no {request.path}: it begins with two slashes")
@@ -102,7 +106,8 @@ def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
     """
 
     def handle(error: Exception) -> Response:
-        return Exchange(gateway, request.environ).refuse_any(error)
+        dialect = endpoints.dialect_at(request.path)
+        return Exchange(gateway, request.environ, dialect).refuse_any(error)
 
     return handle
 
@@ -141,7 +146,7 @@ class _Others:
 
     def __init__(self, gateway: Gateway, known: Map) -> None:
         self._known = known.bind("")
-        self._view = _view(gateway, self.answer)
+        self._view = _view(gateway, self.answer, CHAT)
 
     def add_rules(self, state: BlueprintSetupState) -> None:
         """Add them to the application in which the blueprint is being registered."""
@@ -154,6 +159,7 @@ class _Others:
 
     def answer(self, exchange: Exchange, rest: str = "") -> Response:
         """204 for OPTIONS, else raise PathNotFound, MethodNotAllowed, InvalidRequest."""
+        exchange.dialect = endpoints.dialect_at(f"/{rest}")
         methods = self._methods_of(f"/{rest}")
         if not methods:
             above = request.path.removesuffix(f"/{rest}")

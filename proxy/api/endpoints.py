@@ -1,8 +1,10 @@
-"""OpenAI's endpoints: /v1/models, /v1/chat/completions, /v1/completions."""
+"""What callers ask for: a row for each dialect that they may speak, and the models.
+
+Errors are in the dialect's words on its path and below it, everywhere else in OpenAI's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import msgspec
@@ -10,16 +12,28 @@ from flask import Response
 
 from ..clients.registry import Entry
 from ..config import Caller
-from ..errors import ModelNotFound, ProxyError
-from ..gateway import Gateway
-from ..net import shortage
-from ..request.attempts import Answer
-from ..request.call import Asked, Source
+from ..dialects.base import Dialect
+from ..dialects.chat import CHAT
+from ..dialects.completions import COMPLETIONS
+from ..errors import ModelNotFound
+from ..gateway import Gateway, check_model
 from ..request.stream import StreamBody
-from ..wire.chat import ChatRequest, read_request
-from .auth import Doorkeeper, check_model
+from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
 from .routes import Route
+
+DIALECTS: dict[str, Dialect] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+}
+
+
+def dialect_at(path: str) -> Dialect:
+    """The dialect of a path, whatever prefix is before it."""
+    for place, dialect in DIALECTS.items():
+        if f"{place}/" in f"{path}/":
+            return dialect
+    return CHAT
 
 
 def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
@@ -28,8 +42,7 @@ def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
     return [
         Route("/v1/models", ("GET",), endpoints.list_models),
         Route("/v1/models/<path:alias>", ("GET",), endpoints.show_model),
-        Route("/v1/chat/completions", ("POST",), endpoints.chat_completions),
-        Route("/v1/completions", ("POST",), endpoints.completions),
+        *(Route(path, ("POST",), endpoints.answer, dialect) for path, dialect in DIALECTS.items()),
     ]
 
 
@@ -38,58 +51,28 @@ class _Endpoints:
         self._gateway = gateway
         self._doorkeeper = doorkeeper
 
-    def chat_completions(self, exchange: Exchange) -> Response:
-        return self._answer(exchange, self._chat)
-
-    def completions(self, exchange: Exchange) -> Response:
-        return self._answer(exchange, self._complete)
-
-    def _answer(
-        self, exchange: Exchange, serve: Callable[[Exchange, Caller, ExitStack], Response]
-    ) -> Response:
-        record = exchange.record
+    def answer(self, exchange: Exchange) -> Response:
+        """A request in a dialect."""
+        gateway, record = self._gateway, exchange.record
         with ExitStack() as held:
             exchange.keep_transcript(held)
-            held.callback(lambda: record.close(self._gateway.clock.monotonic()))
-            try:
-                key = self._doorkeeper.admit(exchange.environ)
-                record.caller = key.name
-                self._gateway.admit(key, held)
-                return serve(exchange, key, held)
-            except Exception as error:
-                known = error if isinstance(error, ProxyError) else shortage.recognised(error)
-                if known is not None:
-                    record.status = known.status
-                    record.end = known.code or str(known.status)
-                raise
-
-    def _chat(self, exchange: Exchange, key: Caller, held: ExitStack) -> Response:
-        request = read_request(exchange.read_body())
-        asked = self._asked(exchange, request, key)
-        return self._reply(exchange, *self._gateway.chat(asked, held))
-
-    def _complete(self, exchange: Exchange, key: Caller, held: ExitStack) -> Response:
-        request = read_request(exchange.read_body(), needs_messages=False)
-        asked = self._asked(exchange, request, key)
-        return self._reply(exchange, *self._gateway.complete(asked, held))
-
-    def _asked(self, exchange: Exchange, request: ChatRequest, key: Caller) -> Asked:
-        exchange.record.model = request.model
-        exchange.record.stream = request.stream
-        if exchange.transcript is not None:
-            exchange.transcript.begin()
-        check_model(key, request.model)
-        return Asked(request, exchange.upstream_headers(), exchange.caller, exchange.record)
-
-    def _reply(self, exchange: Exchange, answer: Answer | StreamBody, source: Source) -> Response:
-        exchange.record.status = 200
-        headers = {**source.headers, **exchange.attempt_headers()}
-        if isinstance(answer, Answer):
-            exchange.record.bytes_out = len(answer.body)
-            return exchange.reply(answer.body, headers=headers)
-        if not answer.is_opened:  # committed by a comment: nobody has answered yet
-            headers = {}
-        return exchange.reply(answer, content_type=EVENT_STREAM, headers=headers)
+            gateway.keep(record, held)
+            caller = self._doorkeeper.admit(exchange.environ)
+            gateway.admit(caller, record, held)
+            ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
+            body, headers = gateway.serve(
+                ask,
+                caller,
+                exchange.caller,
+                record=record,
+                held=held,
+                transcript=exchange.transcript,
+            )
+            if not isinstance(body, StreamBody):
+                return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
+            if body.is_opened:
+                headers = {**headers, **exchange.attempt_headers()}
+            return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
 
     def list_models(self, exchange: Exchange) -> Response:
         key = self._doorkeeper.admit(exchange.environ)

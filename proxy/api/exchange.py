@@ -15,6 +15,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
+from ..dialects.base import Dialect
 from ..errors import (
     RETRY_HINTS,
     BodyTooLarge,
@@ -29,7 +30,6 @@ from ..net.watch import CallerConnection
 from ..record.record import Record
 from ..record.transcript import Transcript
 from ..request.stream import StreamBody
-from ..wire.chat import error_body
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED
 
@@ -91,12 +91,13 @@ class _Response(Response):
 
 
 class Exchange:
-    """One HTTP request and its response."""
+    """One HTTP request and its response; `dialect` is that of errors."""
 
-    def __init__(self, gateway: Gateway, environ: Mapping[str, Any]) -> None:
+    def __init__(self, gateway: Gateway, environ: Mapping[str, Any], dialect: Dialect) -> None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
+        self.dialect = dialect
         self.environ = environ
         self.caller = CallerConnection.from_environ(environ)
         self.record = Record(
@@ -238,9 +239,9 @@ class Exchange:
         )
 
     def refuse(self, error: ProxyError) -> Response:
-        """The error as a response: JSON, whatever the upstream called its own."""
+        """The error as a response, in the caller's dialect."""
         return self.reply(
-            error_body(error),
+            self.dialect.error(error),
             status=error.status,
             headers={**error.headers(), **self.attempt_headers()},
         )

@@ -7,6 +7,7 @@ from flask import Response
 
 from ..gateway import Gateway
 from ..version import __version__
+from .endpoints import DIALECTS
 from .exchange import Exchange
 from .routes import Route
 
@@ -14,13 +15,7 @@ _ABOUT = msgspec.json.encode(
     {
         "name": "poolproxy",
         "version": __version__,
-        "endpoints": [
-            "/v1/models",
-            "/v1/chat/completions",
-            "/v1/completions",
-            "/healthz",
-            "/readyz",
-        ],
+        "endpoints": ["/v1/models", *DIALECTS, "/healthz", "/readyz"],
     }
 )
 

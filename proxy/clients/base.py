@@ -7,13 +7,13 @@ who may use it is the pool's business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
 from ..net.watch import CallerConnection
-from ..wire.chat import ChatRequest, Usage
+from ..wire.chat import ChatRequest, Speech, Usage
 
 
 class Reply(Protocol):
@@ -67,7 +67,12 @@ class ChunkTranslator(Protocol):
 
 
 class Client(ABC):
-    """One upstream account, and the dialect its provider speaks."""
+    """One upstream account.
+
+    It takes chat, by translating where need be, and what its upstream `speaks`, as it came.
+    """
+
+    speaks: Collection[Speech] = ()
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config
@@ -81,10 +86,6 @@ class Client(ABC):
         """Other models of the upstream's to ask when the quota of this one is out, in order."""
         return ()
 
-    def is_native(self, request: ChatRequest) -> bool:
-        """Whether the request goes out in the caller's own dialect, not as chat."""
-        return False
-
     @abstractmethod
     def send(
         self,
@@ -95,7 +96,7 @@ class Client(ABC):
         caller: CallerConnection,
         deadline: float,
     ) -> Reply:
-        """Send a chat request to the upstream's `model`. Does not block: its reply waits.
+        """Send a request to the upstream's `model`. Does not block: its reply waits.
 
         `headers`: of the caller's, those that go on. Raises InvalidRequest for what this upstream
         cannot do, UpstreamUnreachable, UpstreamTimeout.
@@ -107,7 +108,7 @@ class Client(ABC):
 
     @abstractmethod
     def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
-        """A unary answer as a chat completion; raises UpstreamError if it is none."""
+        """A unary answer, in the request's dialect; raises UpstreamError if it is none."""
 
     @abstractmethod
     def chunks(self, request: ChatRequest) -> ChunkTranslator:

@@ -13,7 +13,7 @@ from ..net.watch import CallerConnection
 from ..version import USER_AGENT
 from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.completions.request import PromptRequest
+from ..wire.completions.request import SPEECH as COMPLETIONS
 from ..wire.http import headers as header_fields
 from ..wire.model_list import read_list, read_text
 from .base import ChunkTranslator, Client, Reply, read_whole
@@ -46,11 +46,10 @@ class OpenAIClient(Client):
         self._list_head = transport.head("GET", "/models", own)
         lines["Content-Type"] = "application/json"
         lines = header_fields.merged(lines, config.headers)
-        self._chat_head = transport.head("POST", "/chat/completions", lines)
-        self._completions_head = transport.head("POST", "/completions", lines)
-
-    def is_native(self, request: wire.ChatRequest) -> bool:
-        return self.config.completions == "native" and isinstance(request, PromptRequest)
+        self._heads = {wire.HUB: transport.head("POST", "/chat/completions", lines)}
+        if config.completions == "native":
+            self._heads[COMPLETIONS] = transport.head("POST", "/completions", lines)
+        self.speaks = self._heads.keys()
 
     def send(
         self,
@@ -68,15 +67,11 @@ class OpenAIClient(Client):
                 if name.lower() not in self._own_names
             ]
         )
-        if isinstance(request, PromptRequest) and self.is_native(request):
-            head, body = self._completions_head, request.native_for_model(model)
-        else:
-            head, body = self._chat_head, request.for_model(model)
-            if self._strips_ids:
-                body = call_ids.strip(body)
-        return self._transport.send(
-            head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
-        )
+        body = request.for_model(model)
+        if self._strips_ids and request.speech == wire.HUB:
+            body = call_ids.strip(body)
+        head = self._heads[request.speech] + lines.encode("latin-1")
+        return self._transport.send(head, body, caller=caller, deadline=deadline)
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         refusal = wire.read_error(reply.status, body)
@@ -93,11 +88,8 @@ class OpenAIClient(Client):
         return (wire.CallersNames(request.names).answer(body) if request.names else body), usage
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
-        body = request.body
-        if isinstance(request, PromptRequest) and self.is_native(request):
-            body = request.native
         return wire.ChunkStream(
-            lambda: wire.choices_asked(body),
+            lambda: wire.choices_asked(request.body),
             names=request.names,
             on_bare_end=self._warn_of_bare_end,
         )

@@ -30,11 +30,6 @@ class Entry(NamedTuple):
     owned_by: str
     routes: tuple[Route, ...]
 
-    @property
-    def is_native(self) -> bool:
-        """Whether every client has a /completions of its own."""
-        return all(route.client.config.completions == "native" for route in self.routes)
-
 
 class Registry:
     """Finds models. Its table is replaced whole when a list has changed: readers need no lock."""

@@ -7,12 +7,15 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from ..clients.base import Reply
-from ..clients.registry import Entry
+from ..clients.registry import Registry, Route
 from ..config import Config
+from ..dialects.base import Answer, Ask, Prompt, Writer
 from ..errors import (
     AllCoolingDown,
     CallerError,
@@ -27,11 +30,11 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool import Effect, Lease, Pool, doubling
+from ..pool import Effect, Lease, Pool, Ticket, doubling
 from ..record.record import AttemptRecord, Record
-from ..wire.chat import ChatRequest, chunks_of
+from ..wire.chat import HUB, chunks_of
 from ..wire.http.headers import passed
-from .stream import Finished, Opened, Relay
+from .stream import Opened, Relay, WholeRelay
 from .verdict import Verdict, judge, shown
 from .waits import (
     OutOfTime,
@@ -52,44 +55,49 @@ LINGER_S = 0.05
 
 
 class Call(NamedTuple):
-    """A request as dispatch needs it. `headers`: the caller's that go on to the upstream."""
+    """A request as attempts need it. `writer`: what its stream is written by, if it is one."""
 
-    request: ChatRequest
-    entry: Entry
-    headers: dict[str, str]
-    caller: CallerConnection
+    ask: Ask
+    writer: Writer | None
+    connection: CallerConnection
     record: Record
 
 
-class Answer(NamedTuple):
-    """A unary answer."""
-
-    body: bytes
-
-
 class Attempts:
-    """The attempts of one request. Owns its lease and its reply until `close()`."""
+    """The attempts for one prompt of a request. Owns its lease and its reply until `close()`.
+
+    `before`: those for the prompt before it, whose rank and model they keep.
+    """
 
     def __init__(
         self,
         call: Call,
+        registry: Registry,
         pool: Pool,
         config: Config,
         clock: Clock,
         *,
-        rank: int | None = None,
+        before: Attempts | None = None,
     ) -> None:
         self.headers: dict[str, str] = {}  # of the upstream's, those that go back
-        self.is_native = False  # whether the present client speaks the caller's own dialect
         self._call = call
+        self._registry = registry
         self._pool = pool
         self._config = config
+        self._clock = clock
+        self._at: int = 0 if before is None else before._at + 1
+        self._prompts: Sequence[Prompt] = () if before is None else before._prompts
+        self._routes: tuple[Route, ...] = () if before is None else before._routes
         # A later prompt of a stream that has begun has a time of its own.
         is_first = call.record.first_event is None
         arrived = call.record.arrived if is_first else clock.monotonic()
         self._waits = Waits(config, clock, arrived=arrived)
-        self._ticket = pool.ticket(
-            call.request.model, call.caller, config, holder=call.record.request_id, rank=rank
+        self._ticket: Ticket = pool.ticket(
+            call.ask.model,
+            call.connection,
+            config,
+            holder=call.record.request_id,
+            rank=None if before is None else before._ticket.rank,
         )
         self._pauses = self._run()
         self._lease: Lease | None = None
@@ -104,11 +112,29 @@ class Attempts:
         self._quota_hits: dict[str, int] = {}
 
     @property
-    def rank(self) -> int:
-        """The request's place in the order of arrival."""
-        return self._ticket.rank
+    def is_last(self) -> bool:
+        """Whether the request has no further prompt; known once there is an outcome."""
+        return self._at + 1 == len(self._prompts)
 
-    def advance(self, pause_at: float) -> Answer | Opened | None:
+    def for_next_prompt(self) -> Attempts:
+        """The attempts for the next prompt, to be made when these are closed."""
+        return Attempts(
+            self._call, self._registry, self._pool, self._config, self._clock, before=self
+        )
+
+    def answers(self) -> list[Answer]:
+        """The answer of a unary request; raises ProxyError as `go_on` does."""
+        outcome = self.go_on(math.inf)
+        assert isinstance(outcome, Answer)
+        return [outcome]
+
+    def advance(self, pause_at: float) -> Opened | None:
+        """As `go_on`, for a stream."""
+        outcome = self.go_on(pause_at)
+        assert not isinstance(outcome, Answer)
+        return outcome
+
+    def go_on(self, pause_at: float) -> Answer | Opened | None:
         """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.
 
         Raises ProxyError: the caller's gone, or the error that is to be its answer.
@@ -151,6 +177,8 @@ class Attempts:
             reply.close(linger_s=linger_s)
 
     def _run(self) -> Pausing[Answer | Opened]:
+        if not self._prompts:
+            yield from self._find()
         goes_on = True
         while goes_on:
             self._lease = lease = yield from self._acquire()
@@ -166,12 +194,27 @@ class Attempts:
             self._end_attempt()
         raise self._final()
 
+    def _find(self) -> Pausing[None]:
+        """Wait until the model is found, and read the prompts for those who may serve it."""
+        ask, waits = self._call.ask, self._waits
+        find, connection = self._registry.find, self._call.connection
+        while (entry := find(ask.model, connection, waits.until(math.inf))) is None:
+            waits.check(math.inf, "")
+            yield
+        self._routes = entry.routes
+        # Chat can be asked of all, whoever they are.
+        routes = entry.routes if ask.speech != HUB else ()
+        speak = [ask.speech in route.client.speaks for route in routes]
+        self._prompts = ask.prompts(natively=all(speak))
+        if not any(speak):
+            _ = self._prompts[0].hub  # raises InvalidRequest now, while nobody is waited for
+
     def _acquire(self) -> Pausing[Lease]:
         asked_at = self._waits.now()
         while True:
             until = min(self._waits.pause_at, self._waits.deadline)
             try:
-                lease = self._pool.acquire(self._ticket, self._call.entry.routes, until)
+                lease = self._pool.acquire(self._ticket, self._routes, until)
             except (PoolError, ModelNotFound) as error:
                 unserved: ProxyError = error
                 break
@@ -209,15 +252,15 @@ class Attempts:
             raise
 
     def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Opened]:
-        request = self._call.request
-        self.is_native = lease.client.is_native(request)
-        if not self.is_native:
-            request.check()
+        ask, writer, connection, record = self._call
+        prompt = self._prompts[self._at]
+        is_native = ask.speech in lease.client.speaks
+        request = prompt.native if is_native else prompt.hub
         self._reply = reply = lease.client.send(
             request,
             model=model,
-            headers=self._call.headers,
-            caller=self._call.caller,
+            headers=ask.headers,
+            caller=connection,
             deadline=self._waits.deadline,
         )
         yield from await_head(reply, self._waits)
@@ -230,7 +273,7 @@ class Attempts:
             name: secrets.mask_ascii(value) for name, value in passed(reply.headers).items()
         }
         first = b""
-        if request.stream:
+        if writer is not None:
             # Whatever its content type says: no event begins like an object does.
             first = yield from first_data(reply, self._waits)
             if not first.startswith(b"{"):
@@ -238,14 +281,17 @@ class Attempts:
                 most = self._config.max_event_bytes
                 relay = Relay(reply, translator, first=first, max_event_bytes=most)
                 self._relay = relay
-                return Opened(relay, (yield from first_chunks(relay, self._waits)))
+                chunks = yield from first_chunks(relay, self._waits)
+                writer.begin(self._at, is_native=is_native)
+                return Opened(relay, chunks)
         body = yield from whole_body(reply, self._waits, first=first)
         body, usage = lease.client.answer(request, body)
-        self._call.record.usage = usage
-        if request.stream:
-            chunks = chunks_of(body, with_usage=request.wants_usage())
-            return Opened(Finished(usage), chunks)
-        return Answer(body)
+        record.usage = usage
+        if writer is None:
+            return Answer(body, is_native)
+        chunks = chunks_of(body, with_usage=ask.wants_usage)
+        writer.begin(self._at, is_native=False)
+        return Opened(WholeRelay(usage), chunks)
 
     def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
         """Raise the error that the upstream answered with."""
@@ -271,7 +317,7 @@ class Attempts:
             lease.exclude()
         if not verdict.moves_on or isinstance(error, OutOfTime):
             return False
-        if isinstance(error, UpstreamTimeout) and not self._call.request.stream:
+        if isinstance(error, UpstreamTimeout) and not self._call.ask.stream:
             self._timeouts += 1
             if self._timeouts > 1:
                 return False
@@ -304,7 +350,7 @@ class Attempts:
             if isinstance(unserved, NoClientFree):
                 error.hint = unserved.hint
             else:
-                after_s = self._pool.cooled_in(self._call.request.model, self._call.entry.routes)
+                after_s = self._pool.cooled_in(self._call.ask.model, self._routes)
                 error.hint = RetryHint(after_s)
         return error
 

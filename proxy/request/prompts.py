@@ -1,45 +1,29 @@
-"""Several prompts of one completions request, served one after the other as one answer.
+"""Several prompts of one request, served one after the other as one answer.
 
-Each prompt goes its own way through the pool, with a lease of its own and the rank of its request;
-their chat answers become one text completion. A final failure of one fails the whole.
+Each prompt goes its own way through the pool, with a lease of its own and the rank of its request.
+A final failure of one fails the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
+from ..dialects.base import Answer
 from ..errors import ProxyError
 from ..record.record import Record
 from ..wire.chat import Usage
-from ..wire.completions.answers import TextAnswers
-from .attempts import LINGER_S, Answer, Attempts, Call
-from .stream import Finished, Opened, Relayed
+from .attempts import LINGER_S, Attempts
+from .stream import Opened, Relayed
 
 
 class Series:
-    """The attempts for all prompts, and the chunks of their streams. Owns them until `close()`.
+    """The attempts for all prompts, and the chunks of their streams. Owns them until `close()`."""
 
-    Raises InvalidRequest, without waiting for a client, for what none of them could serve.
-    """
-
-    def __init__(
-        self,
-        calls: Sequence[Call],
-        answers: TextAnswers,
-        attempt: Callable[[Call, int | None], Attempts],
-    ) -> None:
-        first = calls[0]
-        if not any(route.client.is_native(first.request) for route in first.entry.routes):
-            first.request.check()
+    def __init__(self, attempts: Attempts, record: Record) -> None:
         self.is_over = False
         self.progress = 0  # data events of all prompts, and more
-        self._calls = calls
-        self._answers = answers
-        self._attempt = attempt
-        self._record: Record = first.record
-        self._at = 0
-        self._attempts = attempt(first, None)
+        self._attempts = attempts
+        self._record = record
         self._relay: Relayed | None = None  # the present prompt's stream, once it is open
+        self._spent: Usage | None = None  # on the prompts before it
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,42 +33,37 @@ class Series:
     @property
     def usage(self) -> Usage | None:
         """The tokens of all prompts."""
-        if self._relay is not None and self._is_passed_on():
-            return self._relay.usage
-        return self._answers.usage
+        return _sum(self._spent, None if self._relay is None else self._relay.usage)
 
     @property
-    def lingers(self) -> bool:
-        """Whether the last prompt's upstream has something still to come behind its answer."""
-        return self.is_over and self._relay is not None and self._relay.lingers
+    def is_whole(self) -> bool:
+        """Whether the last prompt's upstream has nothing still to come behind its answer."""
+        return self._relay is not None and self._relay.is_whole
 
-    def advance(self, pause_at: float) -> Answer | Opened | None:
-        """As `Attempts.advance`, for all prompts of a unary request, for the first of a stream."""
-        while True:
-            outcome = self._attempts.advance(pause_at)
-            if outcome is None:
-                return None
-            if isinstance(outcome, Opened):
-                return Opened(self, self._take(outcome.relay, outcome.chunks))
-            if self._is_passed_on():
-                return outcome
-            self._answers.add(outcome.body, self._at)
-            self._record.usage = self.usage
-            if self._is_at_last():
-                return Answer(self._answers.whole())
+    def answers(self) -> list[Answer]:
+        """As `Attempts.answers`, for all prompts."""
+        answers = self._attempts.answers()
+        while not self._attempts.is_last:
+            self._spent = self._record.usage
             self._begin_next()
+            answers += self._attempts.answers()
+            self._record.usage = _sum(self._spent, self._record.usage)
+        return answers
+
+    def advance(self, pause_at: float) -> Opened | None:
+        """As `Attempts.advance`, for the first prompt."""
+        opened = self._attempts.advance(pause_at)
+        return None if opened is None else Opened(self, self._take(opened.relay, opened.chunks))
 
     def read(self, until: float) -> list[bytes] | None:
         """As `Relay.read`; opens the next prompt's stream where one ended."""
         if self._relay is not None and self._relay.is_over:
+            self._spent = self.usage
             self._begin_next()  # not before: the last chunks need not wait for the connection's end
         if self._relay is None:
             self.progress += 1  # no upstream is idle: until it is open, attempts watch the time
             opened = self._attempts.advance(until)
-            if opened is None:
-                return None
-            assert isinstance(opened, Opened)
-            return self._take(opened.relay, opened.chunks)
+            return None if opened is None else self._take(opened.relay, opened.chunks)
         before = self._relay.progress
         chunks = self._relay.read(until)
         self.progress += self._relay.progress - before
@@ -92,25 +71,13 @@ class Series:
 
     def _take(self, relay: Relayed, chunks: list[bytes]) -> list[bytes]:
         self._relay = relay
-        self.is_over = relay.is_over and self._is_at_last()
-        if self._is_passed_on():
-            return chunks
-        chunks = self._answers.chunks(chunks, self._at)
-        return chunks + self._answers.last_chunk() if self.is_over else chunks
-
-    def _is_passed_on(self) -> bool:
-        """Whether the upstream's own completion goes to the caller as it is."""
-        is_made_up = isinstance(self._relay, Finished)  # chunks that a JSON body was cut into
-        return len(self._calls) == 1 and self._attempts.is_native and not is_made_up
-
-    def _is_at_last(self) -> bool:
-        return self._at + 1 == len(self._calls)
+        self.is_over = relay.is_over and self._attempts.is_last
+        return chunks
 
     def _begin_next(self) -> None:
         self._attempts.close()
-        self._at += 1
         self._relay = None
-        self._attempts = self._attempt(self._calls[self._at], self._attempts.rank)
+        self._attempts = self._attempts.for_next_prompt()
 
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after it was opened; attempts that failed have told so themselves."""
@@ -120,3 +87,17 @@ class Series:
     def close(self, *, linger_s: float = LINGER_S) -> None:
         """Give back what is held. Idempotent."""
         self._attempts.close(linger_s=linger_s)
+
+
+def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
+    """The tokens of both, as far as they were told."""
+    if one is None or other is None:
+        return one or other
+
+    def plus(count: int | None, more: int | None) -> int | None:
+        return more if count is None else count + (more or 0)
+
+    return Usage(
+        plus(one.prompt_tokens, other.prompt_tokens),
+        plus(one.completion_tokens, other.completion_tokens),
+    )

@@ -1,8 +1,8 @@
 """Streams on their way to the caller: the WSGI body that owns lease and reply until `close()`.
 
 Two phases. Before the first chunk only comments were written, if anything, and attempts go on;
-after it nothing is retried. A failure then becomes an error event and no `[DONE]` follows, so that
-no half answer looks whole.
+after it nothing is retried. A failure then becomes the dialect's error event in place of its end,
+so that no half answer looks whole.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from ..clients.base import ChunkTranslator, Reply
+from ..dialects.base import Writer
 from ..errors import CallerGone, ProxyError, UpstreamError, UpstreamRefusal, UpstreamTimeout
 from ..net import shortage
 from ..net.lost import LOST
 from ..net.watch import Clock
 from ..record.record import Record
-from ..wire.chat import Usage, error_event, read_named_error
-from ..wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode
+from ..wire.chat import Usage, read_named_error
+from ..wire.sse import NamedEvent, SseDecoder
 
 
 class Relay:
@@ -48,8 +49,8 @@ class Relay:
         return self._translator.usage
 
     @property
-    def lingers(self) -> bool:
-        return self.is_over and not self._reply.is_whole
+    def is_whole(self) -> bool:
+        return self._reply.is_whole
 
     def read(self, until: float) -> list[bytes] | None:
         """The chunks of one read, none for mere comments; None: nothing came until then.
@@ -96,18 +97,17 @@ class Relay:
         return read_named_error(data)
 
 
-class Finished:
-    """An answer that is whole already, in the form of a relay that has ended."""
+class WholeRelay:
+    """In place of a relay where all chunks are in hand."""
 
-    is_over = True
-    lingers = False
+    is_over = is_whole = True
     progress = 0
 
     def __init__(self, usage: Usage | None) -> None:
         self.usage = usage
 
     def read(self, until: float) -> list[bytes] | None:
-        raise AssertionError("a finished relay is not read")
+        raise AssertionError("what is over is not read")
 
 
 class Relayed(Protocol):
@@ -118,8 +118,8 @@ class Relayed(Protocol):
         """Whether all of it was read."""
 
     @property
-    def lingers(self) -> bool:
-        """Whether it is over, but the upstream's answer has an end still to come behind it."""
+    def is_whole(self) -> bool:
+        """Whether the upstream's answer was read to its end, which comes behind the stream's."""
 
     @property
     def progress(self) -> int:
@@ -141,7 +141,7 @@ class Opened:
 
 
 class Opening(Protocol):
-    """The attempts to open a stream (`dispatch.Attempts`, `series.Series`)."""
+    """The attempts to open a stream (`Attempts`, `Series`)."""
 
     def advance(self, pause_at: float) -> Opened | None:
         """The opened stream, or None when `pause_at` came first; raises ProxyError."""
@@ -154,13 +154,18 @@ class Opening(Protocol):
 
 
 class StreamBody:
-    """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds."""
+    """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds.
+
+    `first`: what its first chunks are to the caller, if it was opened already.
+    """
 
     def __init__(
         self,
         opening: Opening,
         opened: Opened | None,
+        writer: Writer,
         *,
+        first: bytes = b"",
         record: Record,
         held: ExitStack,
         keepalive_s: float,
@@ -170,6 +175,8 @@ class StreamBody:
         self.tap: Callable[[bytes], None] | None = None  # is told each write
         self._opening = opening
         self._opened = opened
+        self._writer = writer
+        self._first = first
         self._relay: Relayed | None = None  # once its first chunks are taken
         self._record = record
         self._held = held
@@ -204,13 +211,18 @@ class StreamBody:
             if known is None:
                 raise
             self._is_over = True
-            data = encode([self._event_for(known)])
+            data = self._failed(known)
         self._record.bytes_out += len(data)
         if self.tap is not None:
             self.tap(data)
-        if self._is_over and not (self._opened and self._opened.relay.lingers):
+        if self._is_over and not self._has_end_to_come():
             self.close()  # the client is free again, however slowly the caller takes the end
         return data
+
+    def _has_end_to_come(self) -> bool:
+        """Whether the upstream's answer ends behind its stream, so that to wait is worth while."""
+        relay = self._relay
+        return relay is not None and relay.is_over and not relay.is_whole
 
     def close(self) -> None:
         """Close the reply, release the lease, log the request. Idempotent."""
@@ -234,13 +246,11 @@ class StreamBody:
         finally:
             self.close()
 
-    def _event_for(self, error: ProxyError) -> bytes:
+    def _failed(self, error: ProxyError) -> bytes:
         if self._opened is not None:
             self._opening.interrupted(error)
         self._end = error.code or str(error.status)
-        if self._opened is None:
-            return error_event(error, code=str(error.status))
-        return error_event(error, code=self._end)
+        return self._writer.fail(error)
 
     def _next_write(self) -> bytes:
         """The next bytes for the caller, who has taken the last ones by now."""
@@ -250,7 +260,7 @@ class StreamBody:
             return self._first_write(now)
         if self._wrote_chunks:
             self._progress_at = now  # the time that the caller took does not count
-        return self._write(relay, None, now)
+        return self._write(relay, b"", now)
 
     def _first_write(self, now: float) -> bytes:
         if self._opened is None:
@@ -258,20 +268,24 @@ class StreamBody:
                 self._opened = self._opening.advance(now + self._keepalive_s)
             if self._opened is None:
                 self._is_committed = True
-                return KEEP_ALIVE
+                return self._writer.keep_alive
             now = self._now()
+            self._first = self._writer.feed(self._opened.chunks)
         self._record.first_event = self._progress_at = now
         self._relay = self._opened.relay
-        return self._write(self._relay, self._opened.chunks, now)
+        first, self._first = self._first, b""
+        return self._write(self._relay, first, now)
 
-    def _write(self, relay: Relayed, chunks: list[bytes] | None, now: float) -> bytes:
-        """These chunks or the next, or a keep-alive when it is due, or the end."""
+    def _write(self, relay: Relayed, data: bytes, now: float) -> bytes:
+        """This or the next data, or a keep-alive when it is due, or the end."""
         keepalive_at = now + self._keepalive_s
-        while not chunks and not relay.is_over and now < keepalive_at:
+        while not data and not relay.is_over and now < keepalive_at:
             idle_at = self._progress_at + self._idle_timeout_s
             before = relay.progress
             chunks = relay.read(keepalive_at if keepalive_at < idle_at else idle_at)
-            if not chunks:
+            if chunks:
+                data = self._writer.feed(chunks)
+            if not data:
                 now = self._now()
                 if relay.progress != before:
                     self._progress_at = now
@@ -282,10 +296,11 @@ class StreamBody:
                     )
         if relay.is_over:
             self._is_over = True
+            data += self._writer.end()
             self._end = "ok"
-            return encode([*(chunks or ()), DONE])
-        self._wrote_chunks = bool(chunks)
-        return encode(chunks) if chunks else KEEP_ALIVE
+            return data
+        self._wrote_chunks = bool(data)
+        return data or self._writer.keep_alive
 
 
 def _hung_up() -> ConnectionResetError:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.clients import listing, make_clients
+from proxy.clients import listing
 from proxy.clients.listing import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S
 from proxy.clients.registry import Entry, Registry
-from proxy.config import Secrets, load_config
+from proxy.config import Secrets
 from proxy.errors import (
     CallerGone,
     ModelNotFound,
@@ -130,27 +130,6 @@ def test_a_client_is_one_route_of_an_alias() -> None:
     """Though its configuration should give the alias twice."""
     desk = Desk(make_client("a", models=(("m", "m-1"), ("m", "m-2"))))
     assert desk.routes("m") == [("a", "m-1")]
-
-
-@pytest.mark.parametrize(
-    ("completions", "is_native"),
-    [(["native", "native"], True), (["native", "chat"], False), (["chat", "chat"], False)],
-)
-def test_a_model_is_native_if_every_client_of_it_is(
-    completions: list[str], is_native: bool
-) -> None:
-    """Else its completions become chat, which all understand."""
-    providers = [
-        {"name": name, "base-url": f"http://{name}.test", "models": ["m"], "completions": how}
-        for name, how in zip("ab", completions, strict=True)
-    ]
-    config = load_config({"openai-compatibility": providers}, environ={})
-    clients = make_clients(config)
-    entry = Registry(clients, secrets=config.secrets).find("m", ANYBODY, math.inf)
-    for client in clients:
-        client.close()
-    assert entry is not None
-    assert entry.is_native is is_native
 
 
 def test_an_unknown_model_is_404() -> None:

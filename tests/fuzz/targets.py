@@ -127,8 +127,8 @@ def unary(data: bytes) -> None:
     for read in (read_answer, chunks_of):
         with contextlib.suppress(UpstreamError):
             read(data)
-    completion = read_completion(b'{"model":"m","prompt":["a","b"]}', is_native=False)
-    made = TextAnswers(completion)
+    asked = read_request(b'{"model":"m","prompt":["a","b"]}', needs_messages=False)
+    made = TextAnswers(read_completion(asked, is_native=False))
     with contextlib.suppress(UpstreamError):
         made.add(data, 0)
         made.whole()
@@ -158,12 +158,11 @@ def request(data: bytes) -> None:
         read_request(data).for_model("other")
     for is_native in (False, True):
         with contextlib.suppress(CallerError):
-            read_request(data, needs_messages=False)
-            for each in read_completion(data, is_native=is_native).requests:
-                each.native_for_model("other")
-                each.check()
+            asked = read_request(data, needs_messages=False)
+            for each in read_completion(asked, is_native=is_native).requests:
+                each.native.for_model("other")
                 if not is_native:
-                    each.for_model("other")
+                    each.hub.for_model("other")
 
 
 _GUNICORN = GunicornConfig()

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from proxy.config import Secret, load_config
+from proxy.dialects.chat import CHAT
 from proxy.errors import (
     CallerGone,
     InvalidRequest,
@@ -21,12 +22,10 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from proxy.gateway import Gateway
+from proxy.gateway import ANYONE, Gateway
 from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
-from proxy.request.attempts import Answer
-from proxy.request.call import Asked
-from proxy.wire.chat import ChatRequest, error_body
+from proxy.wire.chat import error_body
 from tests.support.attempts import Stage, body_of
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
@@ -283,11 +282,14 @@ def test_stale_connection_is_replaced_within_the_attempt() -> None:
         upstream.reply(None, OK, raw(CUT), chat("Fresh"))
         for text in (b"Hello", b"Fresh"):
             record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
-            request = ChatRequest(b'{"model":"m"}', "m", False)
+            ask = CHAT.read(b'{"model":"m","messages":[1]}', {})
             with ExitStack() as held:
-                answer, _ = gateway.chat(Asked(request, {}, CallerConnection(None), record), held)
-                assert isinstance(answer, Answer)
-                assert text in answer.body
+                gateway.admit(ANYONE, record, held)
+                served = gateway.serve(
+                    ask, ANYONE, CallerConnection(None), record=record, held=held
+                )
+                assert isinstance(served.body, bytes)
+                assert text in served.body
             assert len(record.attempts) == 1
         gateway.close()
         assert [received.connection for received in upstream.received()] == [1, 1, 2]

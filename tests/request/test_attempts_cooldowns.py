@@ -165,9 +165,9 @@ def test_trial_has_passed_at_its_status_line(is_stream: bool) -> None:
     waiting = Reply([Pause(1), b" ", Pause(9), *(stream("Hi") if is_stream else OK).body])
     stage = half_open(waiting, permits=1)
     with stage.attempts(stage.call(stream=is_stream)) as trial:
-        assert trial.advance(stage.clock.monotonic() + 0.5) is None
+        assert trial.go_on(stage.clock.monotonic() + 0.5) is None
         assert stage.state_of("a") == {"state": "ready", "failures": 1}
-        opened = trial.advance(float("inf"))
+        opened = trial.go_on(float("inf"))
         assert stage.state_of("a") == {"state": "ready", "failures": int(is_stream)}
         if isinstance(opened, Opened):
             while not opened.relay.is_over:

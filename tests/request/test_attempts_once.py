@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from proxy.api.auth import ANYONE
 from proxy.config import load_config
+from proxy.dialects.base import Answer
 from proxy.errors import (
     ModelNotFound,
     TooManyInFlight,
     UpstreamRefusal,
 )
-from proxy.gateway import Gateway
+from proxy.gateway import ANYONE, Gateway
 from proxy.net.watch import CallerConnection
-from proxy.request.attempts import Answer
+from proxy.record.record import Record
 from proxy.wire.chat import error_body
 from tests.support.attempts import Play, Stage, error_of
 from tests.support.upstream import HANG, RESET, Pause, Reply, chat, error, stream
@@ -127,16 +127,17 @@ def test_unknown_model_is_404() -> None:
 def test_too_many_requests_in_flight_is_503() -> None:
     """503 `too_many_requests_in_flight`, at once, and only while they are."""
     gateway = Gateway(load_config({"demo": [{}], "max-requests-in-flight": 2}))
+    record = Record("req_1", endpoint="", arrived=0.0)
     with ExitStack() as held:
-        gateway.admit(ANYONE, held)
-        gateway.admit(ANYONE, held)
+        gateway.admit(ANYONE, record, held)
+        gateway.admit(ANYONE, record, held)
         with pytest.raises(TooManyInFlight) as caught:
-            gateway.admit(ANYONE, held)
+            gateway.admit(ANYONE, record, held)
     facts = error_of(error_body(caught.value))
     assert (caught.value.status, facts["code"]) == (503, "too_many_requests_in_flight")
     assert caught.value.headers()["x-should-retry"] == "true"
     with ExitStack() as held:
-        gateway.admit(ANYONE, held)
+        gateway.admit(ANYONE, record, held)
 
 
 # Retry hints
@@ -264,7 +265,7 @@ def test_headers_back_are_few() -> None:
     for is_stream, reply in ((False, OK), (True, STREAM)):
         stage = Stage([reply.with_headers(theirs)])
         with stage.attempts(stage.call(stream=is_stream)) as attempts:
-            assert attempts.advance(math.inf)
+            assert attempts.go_on(math.inf)
             assert attempts.headers == back
     stage = Stage([error(422, headers=theirs)])
     assert stage.refused().headers() == {**back, "retry-after": "9", "x-should-retry": "true"}
@@ -274,5 +275,5 @@ def test_headers_of_a_failed_attempt_do_not_stay() -> None:
     """The headers back are those of the client that answered."""
     stage = Stage([Reply([b"{"], headers=[("openai-version", "a")])], [OK])
     with stage.attempts(stage.call()) as attempts:
-        assert isinstance(attempts.advance(math.inf), Answer)
+        assert isinstance(attempts.go_on(math.inf), Answer)
         assert attempts.headers == {}

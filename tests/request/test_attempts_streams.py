@@ -15,8 +15,6 @@ from proxy.errors import (
     UpstreamError,
     UpstreamRefusal,
 )
-from proxy.request.attempts import Attempts
-from proxy.request.call import serve
 from proxy.request.stream import Opened, StreamBody
 from tests.support.attempts import Play, Stage, error_of
 from tests.support.clock import caller_leaving
@@ -155,8 +153,7 @@ def served(stage: Stage, *, late_s: float = 0) -> StreamBody:
     call = stage.call(stream=True)
     stage.clock.sleep(late_s)
     with ExitStack() as held:
-        attempts = Attempts(call, stage.pool, stage.config, stage.clock)
-        body = serve(attempts, call, held, config=stage.config, clock=stage.clock)
+        body = stage.serve(call, held)
         assert isinstance(body, StreamBody)
         return body
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.completions import COMPLETIONS
 from proxy.errors import (
     CallerGone,
     InvalidRequest,
@@ -18,13 +19,9 @@ from proxy.errors import (
 from proxy.net.watch import CallerConnection
 from proxy.pool import Lease, Ticket
 from proxy.record.record import Record
-from proxy.request.attempts import Answer, Attempts, Call
-from proxy.request.call import serve
-from proxy.request.prompts import Series
+from proxy.request.attempts import Call
 from proxy.request.stream import StreamBody
 from proxy.wire.chat import Usage
-from proxy.wire.completions.answers import TextAnswers
-from proxy.wire.completions.request import read_completion
 from tests.support.attempts import Stage
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
@@ -47,24 +44,15 @@ KEEP_ALIVE = b": keep-alive\n\n"
 @contextmanager
 def served(
     stage: Stage, *, caller: CallerConnection | None = None, **fields: Any
-) -> Iterator[Answer | StreamBody]:
+) -> Iterator[bytes | StreamBody]:
     """The answer to a completions request that arrives now; checks that all was given back."""
     stage.record = Record("req_1", endpoint="", arrived=stage.clock.monotonic())
     body = json.dumps({"model": "m", "prompt": ["p", "q"], **fields}).encode()
-    completion = read_completion(body, is_native=False)
-    entry = stage.entry("m")
-    calls = [
-        Call(request, entry, {}, caller or CallerConnection(None), stage.record)
-        for request in completion.requests
-    ]
-
-    def attempt(call: Call, rank: int | None) -> Attempts:
-        return Attempts(call, stage.pool, stage.config, stage.clock, rank=rank)
-
+    ask = COMPLETIONS.read(body, {})
     try:
         with ExitStack() as held:
-            series = Series(calls, TextAnswers(completion), attempt)
-            yield serve(series, calls[0], held, config=stage.config, clock=stage.clock)
+            call = Call(ask, None, caller or CallerConnection(None), stage.record)
+            yield stage.serve(call, held)
     finally:
         stage.check()
 
@@ -72,8 +60,8 @@ def served(
 def ask(stage: Stage, **more: Any) -> Json:
     """The unary answer; raises ProxyError."""
     with served(stage, **more) as answer:
-        assert isinstance(answer, Answer)
-        found: Json = json.loads(answer.body)
+        assert isinstance(answer, bytes)
+        found: Json = json.loads(answer)
         return found
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from proxy.dialects.chat import ChatWriter
 from proxy.errors import (
     AllCoolingDown,
     CallerGone,
@@ -23,7 +24,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.record.record import Record
-from proxy.request.stream import Finished, Opened, Relay, StreamBody
+from proxy.request.stream import Opened, Relay, StreamBody, WholeRelay
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
 from tests.support.clock import VirtualClock
@@ -122,6 +123,9 @@ class Made:
             ScriptedReply(self.clock, list(script)), ChunkStream(), max_event_bytes=max_event_bytes
         )
         opened = Opened(self.relay, first or [])
+        writer = ChatWriter()
+        if opening is None:
+            writer.begin(0, is_native=True)
         self.opening = opening(self.clock, opened) if opening else ScriptedOpening(self.clock)
         self.record = Record("r", endpoint="e", arrived=self.clock.now)
         self.freed: list[str] = []
@@ -130,6 +134,8 @@ class Made:
         self.body = StreamBody(
             self.opening,
             None if opening else opened,
+            writer,
+            first=b"" if opening else writer.feed(opened.chunks),
             record=self.record,
             held=held,
             keepalive_s=keepalive_s,
@@ -166,12 +172,12 @@ def test_whole_events_of_a_read_leave_in_one_write() -> None:
 
 def test_answer_that_is_whole_goes_out_in_one_write() -> None:
     """A stream of one JSON body."""
-    finished = Opened(Finished(Usage(1, 2)), [A])
+    finished = Opened(WholeRelay(Usage(1, 2)), [A])
     made = Made(opening=lambda clock, _: ScriptedOpening(clock, 0.0, finished))
     assert made.writes() == [KEEP_ALIVE, encode([A, DONE])]
     assert made.record.usage == Usage(1, 2)
     with pytest.raises(AssertionError):
-        Finished(None).read(0.0)
+        WholeRelay(None).read(0.0)
 
 
 def test_done_ends_the_stream_at_once() -> None:

@@ -20,15 +20,16 @@ from proxy.clients.base import Reply as ClientReply
 from proxy.clients.openai import OpenAIClient
 from proxy.clients.registry import Entry, Registry
 from proxy.config import ClientConfig, load_config
+from proxy.dialects.chat import CHAT
 from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
+from proxy.gateway import ANYONE, Gateway
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection, Clock
 from proxy.pool import ClientPool, Effect, Lease
 from proxy.record.record import Record
-from proxy.request.attempts import Answer, Attempts, Call
-from proxy.request.call import serve
+from proxy.request.attempts import Attempts, Call
 from proxy.request.stream import StreamBody
-from proxy.wire.chat import ChatRequest, Usage, read_request
+from proxy.wire.chat import ChatRequest, Usage
 from tests.support.clock import START_S, VirtualClock
 from tests.support.upstream import HANG, Pause, Reply, Step
 
@@ -186,6 +187,8 @@ class Stage:
         self.pool = ClientPool(self.clients, clock=self.clock)
         secrets = self.config.secrets
         self.registry = Registry(self.clients, secrets=secrets, clock=self.clock)
+        self.gateway = Gateway(self.config, clock=self.clock)
+        self.gateway.pool, self.gateway.registry = self.pool, self.registry
         self.record = Record("req_0", endpoint="", arrived=START_S)  # of the latest request
         self._occupied: set[Lease] = set()
         self._under_way = 0
@@ -226,9 +229,9 @@ class Stage:
         """A request that arrives now."""
         self.record = Record("req_1", endpoint="", arrived=self.clock.monotonic())
         asked = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
-        request = read_request(json.dumps(asked).encode())
-        entry = self.entry("m")
-        return Call(request, entry, headers or {}, caller or CallerConnection(None), self.record)
+        ask = CHAT.read(json.dumps(asked).encode(), headers or {})
+        writer = ask.writer() if stream else None
+        return Call(ask, writer, caller or CallerConnection(None), self.record)
 
     def entry(self, alias: str) -> Entry:
         """A configured model."""
@@ -238,9 +241,9 @@ class Stage:
 
     def ask(self, caller: CallerConnection | None = None, **more: Any) -> bytes:
         """The unary answer; raises ProxyError."""
-        with self._served(self.call(caller=caller, **more)) as answer:
-            assert isinstance(answer, Answer)
-            return answer.body
+        with self._served(self.call(caller=caller, **more)) as body:
+            assert isinstance(body, bytes)
+            return body
 
     def refused(self) -> ProxyError:
         """The error that a unary request ends with."""
@@ -260,16 +263,20 @@ class Stage:
                 body.close()
 
     @contextmanager
-    def _served(self, call: Call) -> Iterator[Answer | StreamBody]:
+    def _served(self, call: Call) -> Iterator[bytes | StreamBody]:
         with self._checked(), ExitStack() as held:
-            attempts = Attempts(call, self.pool, self.config, self.clock)
-            yield serve(attempts, call, held, config=self.config, clock=self.clock)
+            yield self.serve(call, held)
+
+    def serve(self, call: Call, held: ExitStack) -> bytes | StreamBody:
+        """The answer, or a stream's body."""
+        ask, record = call.ask, call.record
+        return self.gateway.serve(ask, ANYONE, call.connection, record=record, held=held).body
 
     @contextmanager
     def attempts(self, call: Call) -> Iterator[Attempts]:
         """The attempts of a request, to be advanced by hand."""
         with self._checked():
-            attempts = Attempts(call, self.pool, self.config, self.clock)
+            attempts = Attempts(call, self.registry, self.pool, self.config, self.clock)
             try:
                 yield attempts
             finally:

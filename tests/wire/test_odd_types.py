@@ -22,11 +22,11 @@ from proxy.wire.claude import models as claude_models
 from proxy.wire.claude.reply import to_chat as claude_chat
 from proxy.wire.claude.stream import ChatStream as ClaudeStream
 from proxy.wire.completions.answers import TextAnswers
-from proxy.wire.completions.request import read_completion
 from proxy.wire.gemini import errors as gemini_errors
 from proxy.wire.gemini import models as gemini_models
 from proxy.wire.gemini.reply import to_chat as gemini_chat
 from proxy.wire.gemini.stream import ChatStream as GeminiStream
+from tests.wire.completions.requests import completion_of
 
 NOW_S = 1_760_000_000
 MISSING = object()
@@ -245,7 +245,7 @@ def _openai_stream(data: bytes) -> None:
 
 def _prompt_answers() -> TextAnswers:
     asked = b'{"model":"m","prompt":["a","b"],"stream_options":{"include_usage":true}}'
-    return TextAnswers(read_completion(asked, is_native=False))
+    return TextAnswers(completion_of(asked, is_native=False))
 
 
 def _openai_error(data: bytes) -> None:

@@ -17,20 +17,23 @@ from .reply import (
     usage_object,
 )
 from .request import (
+    HUB,
     ChatRequest,
+    Speech,
     choices_asked,
     read_any,
     read_fields,
     read_request,
     wants_usage,
-    with_model,
 )
 from .stream import ChunkStream, chunks_of
 
 __all__ = [
+    "HUB",
     "CallersNames",
     "ChatRequest",
     "ChunkStream",
+    "Speech",
     "Usage",
     "choices_asked",
     "chunks_of",
@@ -48,5 +51,4 @@ __all__ = [
     "unlisted",
     "usage_object",
     "wants_usage",
-    "with_model",
 ]

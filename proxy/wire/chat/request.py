@@ -40,16 +40,24 @@ _text = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool).decode
 
 
-class ChatRequest(Struct, frozen=True):
-    """A caller's request: its body, and what of it decides its way.
+# An operation and a dialect.
+Speech = tuple[str, str]
 
-    `names`: by the caller's names of functions those that OpenAI takes, if there are others.
+HUB: Speech = ("chat", "chat")
+
+
+class ChatRequest(Struct, frozen=True):
+    """A request for an upstream: its body, and what of it decides its way.
+
+    It is chat, unless its `speech` is another that the client speaks. `names`: by the caller's
+    names of functions those that OpenAI takes, if there are others.
     """
 
     body: bytes
     model: str
     stream: bool
     names: dict[str, str] = {}
+    speech: Speech = HUB
 
     def for_model(self, name: str) -> bytes:
         """The body for an upstream that calls the model `name`: every other value as it came, but
@@ -57,13 +65,6 @@ class ChatRequest(Struct, frozen=True):
         """
         body = self.body if name == self.model else with_model(self.body, name)
         return rename(body, self.names) if self.names else body
-
-    def check(self) -> None:
-        """Raise InvalidRequest if no chat upstream can serve it."""
-
-    def wants_usage(self) -> bool:
-        """Whether the caller of a stream asked for a last chunk with the usage."""
-        return wants_usage(self.body)
 
 
 def with_model(body: bytes, name: str) -> bytes:
@@ -75,7 +76,10 @@ def with_model(body: bytes, name: str) -> bytes:
 
 def read_fields(body: bytes) -> dict[str, Raw]:
     """The top-level values of a body that `read_request` has checked; `unshield` what is made."""
-    return decode_object(body)
+    try:
+        return decode_object(body)
+    except RecursionError as error:  # the stack is deeper here than it was at the first reading
+        raise _too_deep() from error
 
 
 def read_any(value: Raw) -> Any:
@@ -84,6 +88,8 @@ def read_any(value: Raw) -> Any:
         return decode_any(value)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"the request body cannot be read: {error}") from error
+    except RecursionError as error:
+        raise _too_deep() from error
 
 
 _NULL = Raw(b"null")
@@ -143,7 +149,7 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:
-        raise InvalidRequest("the request body is nested too deeply") from error
+        raise _too_deep() from error
     except msgspec.ValidationError as error:
         raise InvalidRequest("the request body must be a JSON object") from error
     except msgspec.DecodeError as error:
@@ -151,6 +157,10 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
     if not _are_all(text, fields):
         _refuse_duplicates(body, fields)
     return text, fields
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("the request body is nested too deeply")
 
 
 def _are_all(text: bytes, fields: dict[str, Raw]) -> bool:

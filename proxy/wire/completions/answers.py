@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...errors import UpstreamInvalid
-from ..chat import Usage, read_object
+from ..chat import read_object
 from ..lenient_json import encode
 from .request import Completion
 
@@ -36,17 +36,6 @@ class TextAnswers:
         self._choices: list[dict[str, Any]] = []
         self._offsets: dict[int, int] = {}  # characters of each choice that went out already
         self._echoed: set[int] = set()
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens of all answers up to now."""
-        prompt, completion = self._count("prompt_tokens"), self._count("completion_tokens")
-        return None if prompt is completion is None else Usage(prompt, completion)
-
-    def _count(self, name: str) -> int | None:
-        told = [usage.get(name) for usage in self._usages.values()]
-        counts = [count for count in told if isinstance(count, int)]
-        return sum(counts) if counts else None
 
     def add(self, body: bytes, prompt: int) -> None:
         """Take in one unary chat answer; raises UpstreamInvalid."""

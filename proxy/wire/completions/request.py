@@ -1,7 +1,7 @@
 """Legacy completions as chat requests, for callers of /v1/completions.
 
 A request has one or more prompts; each becomes a chat request of its own, and their answers one
-answer (`text_answers`). Source of the shapes: platform.openai.com/docs/api-reference/completions
+answer (`answers`). Source of the shapes: platform.openai.com/docs/api-reference/completions
 and /chat, read 2026-11.
 """
 
@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..chat import ChatRequest, read_any, read_fields, read_request, with_model
+from ..chat import ChatRequest, Speech, read_any, read_fields
 from ..lenient_json import encode
+
+SPEECH: Speech = ("chat", "completions")
 
 # As many prompts as a list may hold: they are served one after the other.
 MAX_PROMPTS = 128
@@ -25,25 +27,21 @@ MAX_REPEATED_BYTES = 16 * 1024 * 1024
 EMPTY_PROMPT = "Complete this:"
 
 
-class PromptRequest(ChatRequest, frozen=True, kw_only=True):
-    """One prompt as a chat request, and as it goes to an upstream's own /completions.
+class PromptRequest(NamedTuple):
+    """One prompt as it goes to an upstream's own /completions, and as chat.
 
-    `problem`: why no chat upstream can serve it.
+    `chat` may be why no chat upstream can serve it.
     """
 
-    native: bytes
-    problem: InvalidRequest | None = None
+    native: ChatRequest
+    chat: ChatRequest | InvalidRequest
 
-    def wants_usage(self) -> bool:
-        return True  # for the sum of all prompts; `TextAnswers` leaves it out of the answer
-
-    def check(self) -> None:
-        if self.problem is not None:
-            raise self.problem
-
-    def native_for_model(self, name: str) -> bytes:
-        """The body for an upstream's own /completions."""
-        return with_model(self.native, name) if name != self.model else self.native
+    @property
+    def hub(self) -> ChatRequest:
+        """The chat request; raises InvalidRequest."""
+        if isinstance(self.chat, InvalidRequest):
+            raise self.chat
+        return self.chat
 
 
 class Completion(NamedTuple):
@@ -60,15 +58,15 @@ class Completion(NamedTuple):
     wants_usage: bool
 
 
-def read_completion(body: bytes, *, is_native: bool) -> Completion:
-    """Check a request as far as the proxy answers for it; raises InvalidRequest.
+def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
+    """Check what `read_request` has read as far as the proxy answers for it; raises InvalidRequest.
 
     `is_native`: every client that could serve it has a /completions of its own, so it stays whole.
     """
-    head = read_request(body, needs_messages=False)
-    body = head.body
+    body, model, stream = request.body, request.model, request.stream
+    native = ChatRequest(body, model, stream, speech=SPEECH)
     if is_native:
-        whole = PromptRequest(b"", head.model, head.stream, native=body)
+        whole = PromptRequest(native, InvalidRequest("a client has no /completions"))
         return Completion((whole,), ("",), 1, echo=False, wants_usage=False)
     fields = read_fields(body)
     own = _OwnFields(**{name: read_any(fields[name]) for name in _OWN if name in fields})
@@ -79,16 +77,15 @@ def read_completion(body: bytes, *, is_native: bool) -> Completion:
     problem = problem or _unsupported(own, choices)
     requests = tuple(
         PromptRequest(
-            _chat_body(fields, own, prompt),
-            head.model,
-            head.stream,
-            native=body if len(prompts) == 1 else _with(fields, prompt=prompt),
-            problem=problem,
+            native
+            if len(prompts) == 1
+            else ChatRequest(_with(fields, prompt=prompt), model, stream, speech=SPEECH),
+            problem or ChatRequest(_chat_body(fields, own, prompt), model, stream),
         )
         for prompt in prompts
     )
-    if not requests:  # for upstreams that understand it as it is
-        requests = (PromptRequest(b"", head.model, head.stream, native=body, problem=problem),)
+    if problem and not requests:  # for upstreams that understand it as it is
+        requests = (PromptRequest(native, problem),)
     options = own.stream_options
     return Completion(
         requests,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.chat import read_request
-from proxy.wire.completions.request import read_completion
+from tests.wire.completions.requests import completion_of
 
 Json = dict[str, Any]
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -107,9 +107,9 @@ def test_empty_stop_is_left_out(stop: Any, expected: Any) -> None:
     assert sent(messages=messages, stop=stop)["stop"] == expected
     body = json.dumps({"model": "m", "prompt": "p", "stop": stop}).encode()
     for is_native in (True, False):
-        [request] = read_completion(body, is_native=is_native).requests
-        found = request.native if is_native else request.body
-        assert json.loads(found)["stop"] == expected
+        [request] = completion_of(body, is_native=is_native).requests
+        found = request.native if is_native else request.hub
+        assert json.loads(found.body)["stop"] == expected
 
 
 @pytest.mark.parametrize("stop", [b'["",1e999]', b'{"":""}', b'"\\u0022"'])

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from proxy.wire.chat import read_request
 from proxy.wire.completions.request import Completion, read_completion
 
 
@@ -14,8 +15,12 @@ def asked(**fields: Any) -> bytes:
     return json.dumps({"model": "m", **fields}).encode()
 
 
+def completion_of(body: bytes, *, is_native: bool) -> Completion:
+    return read_completion(read_request(body, needs_messages=False), is_native=is_native)
+
+
 def read(body: bytes) -> Completion:
-    return read_completion(body, is_native=False)
+    return completion_of(body, is_native=False)
 
 
 JSON = st.recursive(

@@ -18,22 +18,21 @@ from proxy.wire.completions.request import (
     MAX_PROMPTS,
     MAX_REPEATED_BYTES,
     PromptRequest,
-    read_completion,
 )
 from proxy.wire.lenient_json import shield, unshield
 from tests.support.upstream import Json
-from tests.wire.completions.requests import JSON, REQUESTS, asked, read
+from tests.wire.completions.requests import JSON, REQUESTS, asked, completion_of, read
 
 
 def chats(body: bytes) -> list[Json]:
     """The chat requests that it becomes."""
-    return [json.loads(request.for_model("up")) for request in read(body).requests]
+    return [json.loads(request.hub.for_model("up")) for request in read(body).requests]
 
 
 def problem(body: bytes) -> InvalidRequest:
     """Why chat cannot serve it."""
     with pytest.raises(InvalidRequest) as raised:
-        read(body).requests[0].check()
+        _ = read(body).requests[0].hub
     assert raised.value.status == 400
     return raised.value
 
@@ -75,7 +74,7 @@ def test_list_of_prompts() -> None:
         assert chat == {
             "model": "up", "n": 2, "seed": 7, "messages": [{"role": "user", "content": prompt}]
         }  # fmt: skip
-    assert all(request.stream for request in completion.requests)
+    assert all(request.hub.stream for request in completion.requests)
 
 
 @pytest.mark.parametrize(("n", "choices"), [(2, 2), (1, 1), (0, 1), (-1, 1), ("2", 1), (None, 1)])
@@ -124,7 +123,7 @@ def test_fields_are_carried_over_byte_for_byte() -> None:
     members = b",".join(b'"%b": %b' % (name.encode(), value) for name, value in CARRIED.items())
     body = b'{"model":"m","prompt":["a","b"],' + members + b"}"
     for request in read(body).requests:
-        sent = request.for_model("up")
+        sent = request.hub.for_model("up")
         raw = msgspec.json.decode(shield(sent), type=dict[str, msgspec.Raw])
         assert {name: unshield(bytes(raw[name])) for name in CARRIED} == CARRIED
         assert list(raw) == ["model", *CARRIED, "messages"]
@@ -140,7 +139,7 @@ def test_prompt_survives_as_it_was_meant() -> None:
 def test_logprobs_become_top_logprobs(value: bytes) -> None:
     """0 asks for those of the chosen tokens alone."""
     (request,) = read(b'{"model":"m","prompt":"p","logprobs":' + value + b"}").requests
-    assert b'"logprobs":true,"top_logprobs":' + value + b"}" in request.body
+    assert b'"logprobs":true,"top_logprobs":' + value + b"}" in request.hub.body
 
 
 @pytest.mark.parametrize("value", [None, False])
@@ -182,22 +181,19 @@ def test_unsupported_parameters(fields: Json, param: str) -> None:
 def test_harmless_values_pass(fields: Json) -> None:
     """And what chat does not know is not sent."""
     completion = read(asked(prompt="p", **fields))
-    completion.requests[0].check()
-    assert (
-        not {"suffix", "best_of", "echo", "prompt"} & json.loads(completion.requests[0].body).keys()
-    )
+    hub = json.loads(completion.requests[0].hub.body)
+    assert not {"suffix", "best_of", "echo", "prompt"} & hub.keys()
 
 
 def native(request: PromptRequest, name: str = "m") -> bytes:
-    return request.native_for_model(name)
+    return request.native.for_model(name)
 
 
 def test_native_request_is_whole_and_untouched() -> None:
     """Lists, tokens and all; another model's name is all that changes."""
     body = b'{ "model":"m", "prompt":[[1,2]], "suffix":"x", "best_of":1e999, "n": 9 }'
-    completion = read_completion(body, is_native=True)
+    completion = completion_of(body, is_native=True)
     (request,) = completion.requests
-    request.check()
     assert native(request) == body
     assert native(request, "up") == (
         b'{"model":"up","prompt":[[1,2]],"suffix":"x","best_of":1e999,"n":9}'
@@ -224,12 +220,11 @@ def test_request_that_either_kind_may_serve() -> None:
 def test_any_request_is_read_or_refused(fields: Json, is_native: bool) -> None:
     """By CallerError and nothing else; what is read makes JSON with one message each."""
     with suppress(CallerError):
-        completion = read_completion(asked(**fields), is_native=is_native)
+        completion = completion_of(asked(**fields), is_native=is_native)
         for request in completion.requests:
-            assert json.loads(request.native_for_model("up"))["model"] == "up"
-            request.check()
+            assert json.loads(native(request, "up"))["model"] == "up"
             if not is_native:
-                (message,) = json.loads(request.for_model("up"))["messages"]
+                (message,) = json.loads(request.hub.for_model("up"))["messages"]
                 assert message["role"] == "user"
 
 
@@ -257,13 +252,13 @@ def test_fields_are_not_repeated_for_each_prompt_without_end() -> None:
     def with_others(times: int, other: int) -> bytes:
         return json.dumps({"model": "m", "x": "x" * other, "prompt": ["a"] * times}).encode()
 
-    assert len(read_completion(with_others(1, 30 << 20), is_native=False).requests) == 1
-    assert len(read_completion(with_others(128, 100_000), is_native=False).requests) == 128
+    assert len(completion_of(with_others(1, 30 << 20), is_native=False).requests) == 1
+    assert len(completion_of(with_others(128, 100_000), is_native=False).requests) == 128
     large = with_others(128, 8 << 20)
     tracemalloc.start()
     try:
         with pytest.raises(InvalidRequest, match="128 strings in `prompt`") as caught:
-            read_completion(large, is_native=False)
+            completion_of(large, is_native=False)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -279,6 +274,6 @@ def test_limit_of_repeated_fields_holds_to_the_byte(more: int) -> None:
     body %= b"x" * (left + more)
     if more:
         with pytest.raises(InvalidRequest):
-            read_completion(body, is_native=False)
+            completion_of(body, is_native=False)
     else:
-        assert len(read_completion(body, is_native=False).requests) == 2
+        assert len(completion_of(body, is_native=False).requests) == 2

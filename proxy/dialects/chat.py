@@ -1,0 +1,65 @@
+"""/v1/chat/completions: the hub itself, so that nothing is translated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import ProxyError
+from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request, wants_usage
+from ..wire.sse import DONE, KEEP_ALIVE, encode
+from .base import Answer, Ask, Dialect, Writer
+
+_END = encode([DONE])
+
+
+class ChatWriter(Writer):
+    """Chunks as they are."""
+
+    keep_alive = KEEP_ALIVE
+    feed = staticmethod(encode)
+
+    def __init__(self) -> None:
+        self._is_begun = False
+
+    def begin(self, at: int, *, is_native: bool) -> None:
+        self._is_begun = True
+
+    def end(self) -> bytes:
+        return _END
+
+    def fail(self, error: ProxyError) -> bytes:
+        """An error event; where nothing but comments came before it, `code` is its status."""
+        code = (self._is_begun and error.code) or str(error.status)
+        return encode([error_event(error, code=code)])
+
+
+class ChatAsk(Ask):
+    """Its own and only prompt."""
+
+    speech = HUB
+
+    def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
+        self.native = self.hub = request
+        self.model = request.model
+        self.stream = request.stream
+        self.headers = headers
+
+    @property
+    def wants_usage(self) -> bool:
+        return wants_usage(self.hub.body)
+
+    def prompts(self, *, natively: bool) -> Sequence[ChatAsk]:
+        return (self,)
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        return answers[0].body
+
+    def writer(self) -> ChatWriter:
+        return ChatWriter()
+
+
+def _read(body: bytes, headers: Mapping[str, str]) -> ChatAsk:
+    return ChatAsk(read_request(body), headers)
+
+
+CHAT = Dialect(_read, error_body)
