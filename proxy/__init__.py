@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from .app import create_app
+import importlib
+import typing
+
 from .errors import ConfigError, ProxyError
-from .extension import Proxy
 from .version import __version__
 
+if typing.TYPE_CHECKING:
+    from .app import create_app
+    from .extension import Proxy
+
 __all__ = ["ConfigError", "Proxy", "ProxyError", "__version__", "create_app"]
+
+_WITH_FLASK = {"Proxy": ".extension", "create_app": ".app"}
+
+
+def __getattr__(name: str) -> object:
+    """What needs Flask is imported when it is asked for: the gateway does without."""
+    if name not in _WITH_FLASK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_WITH_FLASK[name], __name__), name)
+    return value
