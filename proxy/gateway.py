@@ -1,4 +1,4 @@
-"""One configured gateway: its clients, pool and models, and how many requests it takes at once.
+"""The gateway: the object that stays while configurations come and go.
 
 Opens no socket and starts no thread: a process may fork after making one.
 """
@@ -6,28 +6,20 @@ Opens no socket and starts no thread: a process may fork after making one.
 from __future__ import annotations
 
 import math
-import threading
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from .clients import make_clients
-from .clients.registry import Entry, Registry
+from .clients.registry import Entry
 from .config import Caller, Config, Secret
 from .dialects.base import Ask
-from .errors import (
-    CallerLimitReached,
-    ModelNotFound,
-    PoolError,
-    ProxyError,
-    RetryHint,
-    TooManyInFlight,
-)
+from .errors import ModelNotFound, ProxyError, TooManyInFlight
+from .generation import Generation, InFlightLimit
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
 from .record.record import Record
-from .record.transcript import RequestLog, Transcript
+from .record.transcript import Transcript
 from .request.attempts import Attempts, Call
 from .request.prompts import Series
 from .request.stream import StreamBody
@@ -36,34 +28,33 @@ from .request.waits import Waits
 # Who calls where there are no keys.
 ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
-# Nobody knows when a request in flight will end: soon, as a rule.
-_SOON = RetryHint(1.0)
-
 
 class Gateway:
     """What the endpoints stand on. Shared by all threads."""
 
     def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
-        self.config = config
         self.clock = clock
-        self.request_log = RequestLog(config) if config.request_log else None
-        self.clients = make_clients(config, clock)
-        self.registry = Registry(self.clients, secrets=config.secrets, clock=clock)
-        self.pool: Pool = ClientPool(self.clients, clock=clock)
+        self.generation = Generation.of(config, clock)
+        self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._limit = InFlightLimit(
             TooManyInFlight,
             config.max_requests_in_flight,
             "requests are in flight already (max-requests-in-flight)",
         )
-        self._limits = {
-            caller.key: InFlightLimit(
-                CallerLimitReached,
-                caller.max_concurrency,
-                "requests with this API key are in flight already (its max-concurrency)",
-            )
-            for caller in config.callers
-            if caller.max_concurrency
-        }
+
+    @property
+    def config(self) -> Config:
+        """The present configuration."""
+        return self.generation.config
+
+    def adopt(self, config: Config) -> None:
+        """Serve requests that come from now on under this configuration.
+
+        Those that have begun end under theirs, with clients that are still configured.
+        """
+        new = Generation.of(config, self.clock)
+        self.pool.adopt(new.clients, new.registry.table)
+        self.generation = new
 
     def keep(self, record: Record, held: ExitStack) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end."""
@@ -87,7 +78,8 @@ class Gateway:
         record.caller = caller.name
         if LOST.notes:
             LOST.give_back()
-        if self._limits and (own := self._limits.get(caller.key)) is not None:
+        limits = self.generation.limits
+        if limits and (own := limits.get(caller.identity)) is not None:
             held.enter_context(own)
         held.enter_context(self._limit)
 
@@ -97,14 +89,14 @@ class Gateway:
         Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
         """
         waits = self._waits(record)
-        entry = self.registry.find(alias, caller, waits.deadline)
+        entry = self.generation.registry.find(alias, caller, waits.deadline)
         if entry is None:
             raise waits.out_of_time()
         return entry
 
     def entries(self, caller: CallerConnection, record: Record) -> list[Entry]:
         """All models that are known; may block for first lists, up to `request-timeout`."""
-        return self.registry.entries(caller, self._waits(record).deadline)
+        return self.generation.registry.entries(caller, self._waits(record).deadline)
 
     def serve(
         self,
@@ -121,6 +113,7 @@ class Gateway:
         A stream is returned at its first chunks or at the time to commit it, and takes over `held`;
         its attempts go on in its iteration then.
         """
+        generation = self.generation  # the request keeps it, whatever is adopted meanwhile
         record.model = ask.model
         record.stream = ask.stream
         if transcript is not None:
@@ -128,7 +121,8 @@ class Gateway:
         check_model(caller, ask.model)
         writer = ask.writer() if ask.stream else None
         call = Call(ask, writer, connection, record)
-        attempts = Attempts(call, self.registry, self.pool, self.config, self.clock)
+        config = generation.config
+        attempts = Attempts(call, generation.registry, self.pool, config, self.clock)
         source = Series(attempts, record) if ask.may_have_prompts else attempts
         held.callback(source.close)
         if writer is None:
@@ -138,7 +132,7 @@ class Gateway:
             record.bytes_out = len(body)
             return Served(body, source.headers)
         opened = source.advance(
-            record.arrived + (self.config.streaming.commit_after_seconds or math.inf)
+            record.arrived + (config.streaming.commit_after_seconds or math.inf)
         )
         stream = StreamBody(
             source,
@@ -147,8 +141,8 @@ class Gateway:
             first=b"" if opened is None else writer.feed(opened.chunks),
             record=record,
             held=held.pop_all(),
-            keepalive_s=self.config.streaming.keepalive_seconds,
-            idle_timeout_s=self.config.idle_timeout_s,
+            keepalive_s=config.streaming.keepalive_seconds,
+            idle_timeout_s=config.idle_timeout_s,
             clock=self.clock,
         )
         record.status = 200
@@ -160,7 +154,7 @@ class Gateway:
     def close(self) -> None:
         """Close idle connections."""
         LOST.give_back()
-        for client in self.clients:
+        for client in self.generation.clients:
             client.close()
 
 
@@ -175,25 +169,3 @@ def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
     if not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
-
-
-class InFlightLimit:
-    """A counter with a limit: takes a place, or raises at once. Never waits."""
-
-    def __init__(self, refusal: type[PoolError], limit: int, what: str) -> None:
-        self._refusal = refusal
-        self._message = f"{limit} {what}"
-        self._lock = threading.Lock()  # guards _left
-        self._left = limit
-
-    def __enter__(self) -> None:
-        with self._lock:
-            is_full = not self._left
-            if not is_full:
-                self._left -= 1
-        if is_full:
-            raise self._refusal(self._message, hint=_SOON)
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._left += 1

@@ -95,6 +95,6 @@ class _Endpoints:
         return {
             "id": entry.alias,
             "object": "model",
-            "created": self._gateway.registry.created,
+            "created": self._gateway.generation.registry.created,
             "owned_by": entry.owned_by,
         }

@@ -42,7 +42,7 @@ class Registry:
         self._lists = Lists(self._clients, self._rebuild, secrets=secrets, clock=clock)
         self._has_lists = bool(self._lists.names())
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
-        self._table: dict[str, Entry] = {}
+        self.table: dict[str, Entry] = {}  # by alias
         self._rebuild()
 
     def find(self, alias: str, caller: CallerConnection, until: float) -> Entry | None:
@@ -51,11 +51,11 @@ class Registry:
         Waits for nothing where the model is known. Raises CallerGone, ModelNotFound, ModelsUnknown
         if a list could not be had that may have it.
         """
-        while (entry := self._table.get(alias)) is None:
+        while (entry := self.table.get(alias)) is None:
             awaited = self._lists.begin_first()
             fault = self._lists.fault(alias)
             # Looked for after these two: what a list brought meanwhile is in the table.
-            if (entry := self._table.get(alias)) is not None:
+            if (entry := self.table.get(alias)) is not None:
                 break
             if not awaited:
                 raise fault or ModelNotFound(
@@ -74,7 +74,7 @@ class Registry:
         """
         while (awaited := self._lists.begin_first()) and self._lists.wait(awaited, caller, until):
             pass
-        return list(self._table.values())
+        return list(self.table.values())
 
     def _rebuild(self) -> None:
         with self._building:
@@ -92,6 +92,6 @@ class Registry:
                 owner = next(iter(by_client)).config.provider
                 entry = Entry(alias, owner, tuple(by_client.values()))
                 # The pool knows a model's routes by identity: keep what did not change.
-                old = self._table.get(alias)
+                old = self.table.get(alias)
                 table[alias] = old if old == entry and old is not None else entry
-            self._table = table
+            self.table = table

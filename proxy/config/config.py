@@ -59,6 +59,11 @@ class Caller(msgspec.Struct, frozen=True):
     models: tuple[str, ...] | None  # aliases that it sees and may use; None: all
     max_concurrency: int  # 0: no limit
 
+    @property
+    def identity(self) -> str | Secret:
+        """What it is known by from one configuration to the next: its name, else its key."""
+        return self.name or self.key
+
     def may_use(self, alias: str) -> bool:
         """Whether it sees this model and may use it."""
         return self.models is None or alias in self.models

@@ -52,7 +52,7 @@ def gateway_to(upstream: Upstream, kind: str) -> Gateway:
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_closed_client_has_no_connection(plain: Upstream, kind: str) -> None:
     """Whatever its dialect; until then they are kept."""
-    (client,) = gateway_to(plain, kind).clients
+    (client,) = gateway_to(plain, kind).generation.clients
     leave_idle(client, BY_KIND[kind].model)
     assert plain.connections_open == 2
     client.close()
@@ -67,7 +67,7 @@ def test_closed_client_has_no_connection(plain: Upstream, kind: str) -> None:
 def test_closed_gateway_has_no_connection(plain: Upstream, kind: str) -> None:
     """However many it had."""
     gateway = gateway_to(plain, kind)
-    leave_idle(gateway.clients[0], BY_KIND[kind].model)
+    leave_idle(gateway.generation.clients[0], BY_KIND[kind].model)
     gateway.close()
     plain.wait_for_connections(0)
 

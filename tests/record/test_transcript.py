@@ -401,7 +401,8 @@ def test_a_stream_outlives_its_file(
 def test_a_fault_of_ours_is_written(tmp_path: Path, upstream: Upstream) -> None:
     """The 500 that stands for it."""
     caller = caller_of(tmp_path, upstream.url)
-    caller.application.extensions["proxy"]["proxy"].gateway.registry = None
+    gateway = caller.application.extensions["proxy"]["proxy"].gateway
+    gateway.generation = gateway.generation._replace(registry=None)
     answer = caller.post(CHAT, json=asked(), headers=HEADERS)
     assert answer.status_code == 500
     found = sections(only_file(tmp_path))

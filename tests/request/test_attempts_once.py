@@ -119,7 +119,7 @@ def test_unknown_model_is_404() -> None:
     """404 `model_not_found`: nobody offers it."""
     gateway = Gateway(load_config({"demo": [{}]}))
     with pytest.raises(ModelNotFound) as caught:
-        gateway.registry.find("gpt-0", CallerConnection(None), -math.inf)
+        gateway.generation.registry.find("gpt-0", CallerConnection(None), -math.inf)
     facts = error_of(error_body(caught.value))
     assert (caught.value.status, facts["code"]) == (404, "model_not_found")
 

@@ -91,7 +91,7 @@ def test_no_object_of_ours_shows_a_key() -> None:
 def test_no_traceback_shows_a_key() -> None:
     """Of an attempt that fails, causes included."""
     app = create_app(whole_config())
-    (client,) = app.extensions["proxy"]["proxy"].gateway.clients
+    (client,) = app.extensions["proxy"]["proxy"].gateway.generation.clients
     request = read_request(b'{"model":"m","messages":[1]}')
     until = time.monotonic() + 5
     reply = client.send(

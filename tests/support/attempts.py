@@ -188,7 +188,8 @@ class Stage:
         secrets = self.config.secrets
         self.registry = Registry(self.clients, secrets=secrets, clock=self.clock)
         self.gateway = Gateway(self.config, clock=self.clock)
-        self.gateway.pool, self.gateway.registry = self.pool, self.registry
+        self.gateway.pool = self.pool
+        self.gateway.generation = self.gateway.generation._replace(registry=self.registry)
         self.record = Record("req_0", endpoint="", arrived=START_S)  # of the latest request
         self._occupied: set[Lease] = set()
         self._under_way = 0

@@ -231,10 +231,10 @@ class Control:
         """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list."""
         offered = {
             client.label: client.config.models and _by_name(client.config.models)
-            for client in self._gateway.clients
+            for client in self._gateway.generation.clients
         }
         return [
-            {**facts, "offered": offered[facts["client"]]}
+            {**facts, "offered": offered.get(facts["client"])}
             for facts in self._gateway.pool.snapshot()
         ]
 
