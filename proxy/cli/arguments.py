@@ -87,12 +87,12 @@ instance is restarted. A reload and new workers don't change that.
 
 def serve(args: argparse.Namespace) -> int:
     """Serve in this process; returns when a signal has ended that, or raises SystemExit."""
-    from ..server import settings  # gunicorn: no other command needs it
+    from ..server import addresses, settings  # gunicorn: no other command needs it
 
     def read() -> Config:
         given = {"host": args.host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
-        return settings.servable(msgspec.structs.replace(load_config(args.file), **changes))
+        return addresses.servable(msgspec.structs.replace(load_config(args.file), **changes))
 
     settings.run(read, workers=args.workers)
     return Exit.OK

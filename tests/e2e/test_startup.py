@@ -456,7 +456,7 @@ def test_only_our_application_is_made_before_the_fork(
     monkeypatch: pytest.MonkeyPatch, uri: str | None, made: int
 ) -> None:
     """Another's may hold what a fork does not survive; None: `poolproxy serve` has no URI."""
-    monkeypatch.setattr("proxy.server.settings.settle", lambda: None)
+    monkeypatch.setattr("proxy.server.hooks.settle", lambda: None)
     calls: list[str] = []
     app = SimpleNamespace(wsgi=lambda: calls.append("made"), callable="old")
     if uri is not None:
