@@ -15,10 +15,10 @@ for workers of the same instance that start later, and for the instance that tak
 upgrade. A socket at which nobody listens, or a file of an instance that is gone, is left from a
 crash: whoever finds it removes it.
 
-places   where the sockets are, and whose
-lines    the messages, their limits in size and time
-worker   a worker's end
-asker    the command line's end
+paths     where the sockets are, and whose
+framing   the messages, their limits in size and time
+listener  a worker's end
+query     the command line's end
 """
 
 from __future__ import annotations
