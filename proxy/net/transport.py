@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -29,19 +29,6 @@ from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
-
-
-class IdlePool(Protocol):
-    """A urllib3 connection pool that lends its connections without sending anything on them."""
-
-    def take(self) -> HTTPConnection:
-        """The connection that was used last, or one without a socket."""
-
-    def give_back(self, connection: HTTPConnection) -> None:
-        """Keep a connection for the next taker."""
-
-    def close(self) -> None:
-        """Close what is idle."""
 
 
 class _Stack:
@@ -71,23 +58,23 @@ class _Stack:
         self._items.append(item)
 
 
-class _Lending:
-    """Mixed into urllib3's pool classes, whose protected methods are meant for subclasses."""
+class IdlePool(HTTPConnectionPool):
+    """A pool that lends its connections without sending anything on them.
 
-    QueueCls = _Stack
+    Mixed into urllib3's pool classes, whose protected methods are meant for subclasses.
+    """
+
+    QueueCls: Any = _Stack
 
     def take(self) -> HTTPConnection:
+        """The connection that was used last, or one without a socket."""
         # One that has anything to be read is closed there: its upstream ended it, or said more than
         # its answer.
-        return cast("HTTPConnection", cast("HTTPConnectionPool", self)._get_conn())
+        return cast("HTTPConnection", self._get_conn())
 
     def give_back(self, connection: HTTPConnection) -> None:
-        cast("HTTPConnectionPool", self)._put_conn(connection)
-
-
-@functools.cache
-def _lending(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
-    return type(f"Lending{pool_class.__name__}", (_Lending, pool_class), {})
+        """Keep a connection for the next taker."""
+        self._put_conn(connection)
 
 
 def idle_pool(request: requests.PreparedRequest, max_connections: int) -> IdlePool:
@@ -95,7 +82,7 @@ def idle_pool(request: requests.PreparedRequest, max_connections: int) -> IdlePo
     adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_connections)
     manager = adapter.poolmanager
     manager.pool_classes_by_scheme = {
-        scheme: _lending(pool_class)
+        scheme: type(pool_class.__name__, (IdlePool, pool_class), {})
         for scheme, pool_class in manager.pool_classes_by_scheme.items()
     }
     return cast("IdlePool", adapter.get_connection_with_tls_context(request, verify=True))
