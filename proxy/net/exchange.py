@@ -20,7 +20,6 @@ from ..wire.http.body import BodyReader, body_reader
 from ..wire.http.content_coding import Inflater, inflater
 from ..wire.http.head import Head, HeadReader
 from . import shortage
-from .nested_tls import NestedTls
 from .opening import Opening
 from .watch import CallerConnection, SocketWatch
 
@@ -81,7 +80,8 @@ class SocketReply:
         self._connection = connection
         assert connection.sock is not None
         self._sock = connection.sock
-        self._has_buffered = _buffer_check(self._sock)
+        # Of TLS: how much it holds that a poll of the descriptor does not see.
+        self._pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         self._reader = HeadReader()
         self._unsent = [memoryview(part) for part in self._parts]
@@ -182,7 +182,7 @@ class SocketReply:
 
         Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
         """
-        may_be_buffered = self._has_buffered is not None and self._has_buffered()
+        may_be_buffered = self._pending is not None and self._pending() > 0
         if may_be_buffered:
             self._caller.raise_if_gone()
         writing = False
@@ -295,13 +295,6 @@ class SocketReply:
                 pass
         except UpstreamError:
             pass  # the connection is closed then, and the answer was whole before
-
-
-def _buffer_check(sock: object) -> Callable[[], bool] | None:
-    """What tells whether a socket may hold data that a poll of its descriptor does not see."""
-    if isinstance(sock, (ssl.SSLSocket, NestedTls)):
-        return lambda: sock.pending() > 0
-    return None
 
 
 def _reason(error: OSError | None) -> str:
