@@ -275,7 +275,7 @@ MUTANTS = [
     _m("the example's keys are keys", "config/secret.py",
        "    return _PLACEHOLDER.fullmatch(key.reveal()) is not None", "    return False",
        "config/test_cliproxyapi.py", "-k", "placeholders"),
-    _m("cookies come back", "wire/http/headers.py", 'name.startswith("openai-")',
+    _m("cookies come back", "wire/http/head.py", 'name.startswith("openai-")',
        'name.startswith(("openai-", "set-cookie"))', "wire/http/test_headers.py"),
     _m("a header changes the path", "server/settings.py", '"forwarder_headers": ""',
        '"forwarder_headers": "SCRIPT_NAME"', "security/test_smuggling.py", "-k", "path"),

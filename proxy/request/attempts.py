@@ -33,7 +33,7 @@ from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool, Ticket, doubling
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import HUB, chunks_of
-from ..wire.http.headers import passed
+from ..wire.http.head import passed
 from .stream import Opened, Relay, WholeRelay
 from .verdict import Verdict, judge, shown
 from .waits import (

@@ -37,8 +37,8 @@ from proxy.wire.completions.answers import TextAnswers
 from proxy.wire.completions.request import read_completion
 from proxy.wire.http.body import body_reader
 from proxy.wire.http.content_coding import inflater
-from proxy.wire.http.head import HeadReader
-from proxy.wire.http.headers import passed, read_retry_after
+from proxy.wire.http.head import HeadReader, passed
+from proxy.wire.http.headers import read_retry_after
 from proxy.wire.made_names import plain_name
 from proxy.wire.sse import NamedEvent, SseDecoder, encode
 from tests.support.claude_rules import violations

@@ -1,4 +1,4 @@
-"""The head of an HTTP/1.1 answer, from bytes (RFC 9112, sections 4 to 6).
+"""The head of an HTTP/1.1 answer, from bytes (RFC 9112, sections 4 to 6), and what of it goes back.
 
 Lenient where upstreams are known to stray (bare LF, folded lines, no reason phrase), strict where
 leniency would let two readers see two answers (framing fields).
@@ -7,9 +7,10 @@ leniency would let two readers see two answers (framing fields).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from ...errors import UpstreamInvalid
+from ...errors import RETRY_HINTS, UpstreamInvalid
 
 # Twice what http.client (64 KiB a line) and nginx (32 KiB in all) are met with in practice.
 MAX_HEAD_BYTES = 64 * 1024
@@ -20,6 +21,9 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\0\n]*)?")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\r*\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")  # RFC 9112 section 5.2
+
+# What http.client and gunicorn take: no control characters, above all no line ends.
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Head(NamedTuple):
@@ -124,3 +128,16 @@ def _framed(status: int, headers: dict[str, str], *, is_http_11: bool) -> Head:
     else:
         keep_alive = False
     return Head(status, headers, length, chunked, keep_alive)
+
+
+def passed(headers: Mapping[str, str], *, with_hints: bool = False) -> dict[str, str]:
+    """Of an upstream's headers (by lower-case name) those that the caller gets.
+
+    Never Set-Cookie, hop-by-hop fields or the `x-ratelimit-*` of one key among many.
+    """
+    return {
+        name: value
+        for name, value in headers.items()
+        if (name.startswith("openai-") or (with_hints and name in RETRY_HINTS))
+        and _VALUE.fullmatch(value)
+    }

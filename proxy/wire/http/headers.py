@@ -1,4 +1,4 @@
-"""Header fields: what goes on to the upstream, what comes back, and the waits that they ask for."""
+"""Header fields: what goes on to the upstream, and the waits that an error asks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from datetime import timezone
 
-from ...errors import RETRY_HINTS, RetryHint
+from ...errors import RetryHint
+from .head import passed
 
 # A caller's headers that go on. Never its Authorization, cookies or X-Forwarded-*: they are ours.
 FORWARDED = (
@@ -19,8 +20,6 @@ FORWARDED = (
 )
 
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
-# What http.client and gunicorn take: no control characters, above all no line ends.
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
@@ -28,19 +27,6 @@ def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     names = {name.lower() for name in given}
     kept = {name: value for name, value in ours.items() if name.lower() not in names}
     return {**kept, **given}
-
-
-def passed(headers: Mapping[str, str], *, with_hints: bool = False) -> dict[str, str]:
-    """Of an upstream's headers (by lower-case name) those that the caller gets.
-
-    Never Set-Cookie, hop-by-hop fields or the `x-ratelimit-*` of one key among many.
-    """
-    return {
-        name: value
-        for name, value in headers.items()
-        if (name.startswith("openai-") or (with_hints and name in RETRY_HINTS))
-        and _VALUE.fullmatch(value)
-    }
 
 
 def passed_with_hints(headers: Mapping[str, str], retry_after_s: float | None) -> dict[str, str]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http.headers import FORWARDED, merged, passed, passed_with_hints, read_retry_after
+from proxy.wire.http.head import passed
+from proxy.wire.http.headers import FORWARDED, merged, passed_with_hints, read_retry_after
 
 NOW_S = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
 
