@@ -26,6 +26,9 @@ _SCHEME = re.compile(r"[A-Za-z][0-9A-Za-z+.-]*")
 # A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
+# Nearly all callers ask for this machine by one of these.
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 class Doorkeeper:
     """Checks callers' keys."""
@@ -101,7 +104,7 @@ def _is_local(place: tuple[str, str] | None) -> bool:
     if place is None:
         return False
     name, _ = place
-    return is_loopback(name) or name.endswith(".localhost")
+    return name in _OWN_NAMES or is_loopback(name) or name.endswith(".localhost")
 
 
 def _is_own_page(origin: str, host: str | None) -> bool:
