@@ -31,7 +31,7 @@ from . import shortage
 from .helpers import Task
 from .names import NAMES, Address, literal
 from .nested_tls import NestedTls
-from .watch import CallerConnection, Clock, Poll
+from .watch import CallerConnection, Clock
 
 # RFC 8305 section 5: the time that an address has before the next one is tried beside it.
 HEAD_START_S = 0.25
@@ -165,7 +165,7 @@ class Opening:
         self._clock = clock
         self._deadline = clock.monotonic() + limit_s
         self._lookup: Task[list[Address]] | None = None  # what is waited for, if not a socket
-        self._poll: Poll = select.poll()
+        self._poll = select.poll()
         self._events: Sequence[tuple[int, int]] = ()  # that ended the last wait
         self._connecting: dict[int, socket.socket] = {}
         self._channel: Channel | None = None

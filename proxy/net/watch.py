@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from ..errors import CallerGone
 from .lost import LOST
@@ -33,14 +33,7 @@ _MAX_POLL_MS = 2**31 - 1
 # What an eventfd takes: a count, eight bytes in the machine's order.
 _ONE = (1).to_bytes(8, sys.byteorder)
 
-
-class Poll(Protocol):
-    """What of `select.poll` objects is used."""
-
-    def register(self, fd: int, eventmask: int = ..., /) -> None: ...
-    def modify(self, fd: int, eventmask: int, /) -> None: ...
-    def unregister(self, fd: int, /) -> None: ...
-    def poll(self, timeout: float | None = ..., /) -> list[tuple[int, int]]: ...
+Poll: TypeAlias = "select.poll"
 
 
 class Clock:
@@ -111,7 +104,7 @@ class CallerConnection:
 
     def pause(self, until: float, clock: Clock = CLOCK) -> None:
         """Wait for nothing but the monotonic moment `until`; raises CallerGone."""
-        poller: Poll = select.poll()
+        poller = select.poll()
         self.join(poller)
         while events := clock.poll(poller, until):
             self.check(events, poller)
@@ -149,7 +142,7 @@ class SocketWatch:
         self._caller = caller
         self._clock = clock
         self._writing = False
-        self._poll: Poll = select.poll()
+        self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         caller.join(self._poll)
 
@@ -196,7 +189,7 @@ class Bell:
 
     def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
         """Whether it rang before the monotonic moment `until`; raises CallerGone."""
-        poller: Poll = select.poll()
+        poller = select.poll()
         poller.register(self._read_fd, select.POLLIN)
         caller.join(poller)
         while True:

@@ -19,9 +19,6 @@ from ...errors import (
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
 
-# Compressed bytes undone at once: what comes behind a gzip member is copied with each of them.
-_PIECE_BYTES = 4096
-
 # Programs that pack in parallel make one of each 64 KiB or more. Tiny ones are work for nothing.
 _MAX_MEMBERS = 1000
 
@@ -76,7 +73,7 @@ def undo(body: bytes, coding: str, *, max_bytes: int) -> bytes:
                         f"the request body has more than {_MAX_MEMBERS} gzip members"
                     )
                 inflate = zlib.decompressobj(_GZIP_WINDOW)
-            data = body[at : at + _PIECE_BYTES]
+            data = body[at : at + INFLATE_BYTES]
             part = inflate.decompress(data, left + 1)
             at += len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
             parts.append(part)
