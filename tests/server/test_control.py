@@ -23,9 +23,9 @@ from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.server.control import Control, ask_all, forget, running_ports
-from proxy.server.control.framing import MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S, read_line
-from proxy.server.control.listener import _MOST_ASKERS
-from proxy.server.control.paths import MAX_PATH_BYTES
+from proxy.server.control.listener import _MOST_ASKERS, MAX_REQUEST_BYTES
+from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S
+from proxy.server.control.query import read_line
 from proxy.version import __version__
 
 # Nobody listens on it. Of this process alone, because all look into /tmp, too.

@@ -16,7 +16,6 @@ upgrade. A socket at which nobody listens, or a file of an instance that is gone
 crash: whoever finds it removes it.
 
 paths     where the sockets are, and whose
-framing   the messages, their limits in size and time
 listener  a worker's end
 query     the command line's end
 """

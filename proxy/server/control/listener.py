@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...version import __version__
-from .framing import ANSWER_TIMEOUT_S, MAX_REQUEST_BYTES, REQUEST_TIMEOUT_S
-from .paths import make_directory, orders_path, sweep, unlink
-from .query import ask_all
+from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, sweep, unlink
+from .query import ANSWER_TIMEOUT_S, ask_all
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
@@ -30,6 +29,9 @@ _ACCEPT_PAUSE_S = 0.1
 _MOST_ASKERS = 64
 
 _PIECE_BYTES = 64 * 1024
+
+# A request is a verb and a label.
+MAX_REQUEST_BYTES = 64 * 1024
 
 # A directory can vanish before it is used: once for each worker that ends just then.
 _MAX_LISTEN_ATTEMPTS = 5

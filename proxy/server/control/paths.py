@@ -9,14 +9,15 @@ import stat
 import tempfile
 from collections.abc import Iterator
 
-from .framing import REQUEST_TIMEOUT_S
-
 # What an AF_UNIX address may have, without the NUL: sun_path is 108 bytes on Linux (unix(7)), 104
 # on macOS and the BSDs.
 MAX_PATH_BYTES = 103
 
 # pid_max on 64-bit Linux is 4194304 (proc(5)).
 _LONGEST_NAME = "/65535/4194304.sock"
+
+# For a connection to be taken, and for the request on it to come.
+REQUEST_TIMEOUT_S = 2.0
 
 _ORDERS = ".disabled"
 
