@@ -167,5 +167,5 @@ class Served(NamedTuple):
 
 def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
-    if not caller.may_use(alias):
+    if caller.models is not None and not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
