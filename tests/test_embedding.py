@@ -6,7 +6,7 @@ On real servers: test_embedding_servers.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flask
@@ -295,12 +295,6 @@ def test_failing_hook_is_answered_in_our_shape() -> None:
     assert (failed.status_code, error_of(failed)["code"]) == (500, "internal_error")
     assert b"secret" not in failed.data
     assert http.post(CHAT, json=ASKED, headers={"X-Who": "me"}).status_code == 200
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
 
 
 HOOKS: dict[str, Callable[[Flask], Any]] = {

@@ -27,12 +27,6 @@ from tests.support.wsgi import running, werkzeug_server
 KEY = "sk-embedded-0123456789"
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
 def config(upstream: Upstream, **more: Any) -> dict[str, Any]:
     provider = {"name": "up", "base-url": upstream.url, "api-keys": [KEY], "models": [MODEL]}
     return {"openai-compatibility": [provider], **more}

@@ -42,12 +42,6 @@ STREAMED = {**ASKED, "stream": True}
 QUEUE_S = 15
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
 class Served:
     """An application in front of clients with the keys `one` and `two`, a mutex each."""
 

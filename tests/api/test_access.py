@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,12 +27,6 @@ KEY = "caller-key-0123456789"
 SAFE_METHODS = {"GET", "HEAD", "POST"}
 SAFE_TYPES = {"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}
 SAFE_TO_READ = {"cache-control", "content-language", "content-length", "content-type"}
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
 
 
 def served(upstream: Upstream, **settings: Any) -> FlaskClient:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -19,12 +17,6 @@ ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content"
 KEY = "caller-key-0123456789"
 WIDE_KEY = "wide-key-0123456789"
 LIMITED = {"name": "limited", "key": KEY, "max-concurrency": 2}
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
 
 
 def served(upstream: Upstream, **settings: Any) -> FlaskClient:

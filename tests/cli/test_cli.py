@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from proxy.server.summary import summary
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
@@ -22,7 +23,6 @@ from proxy.config import load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
 from proxy.server.settings import _why_not_unix
-from proxy.server.summary import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.key_tables import fields_of
@@ -34,12 +34,6 @@ BAD = "sk-bad-0123456789-bbbb"
 COLD = "sk-cold-0123456789-cccc"
 CALLER = "caller-0123456789-dddd"
 SECRETS = (GOOD, BAD, COLD, CALLER)
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
 
 
 @pytest.fixture

@@ -39,12 +39,6 @@ QUICK = ("answer", "events", "error")
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def lots(upstream: Upstream) -> Lots:
     return Lots(upstream.url, {1: 2 * len(BOMBS) + 1}, options={"max-concurrency": 0})
 

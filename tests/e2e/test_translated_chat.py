@@ -58,12 +58,6 @@ THOUGHT = Said("It is 4.", reasoning="2 + 2 is 4.", reasoning_tokens=3)
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     clients = [one.client(upstream.origin, f"key-{one.kind}", one.kind) for one in DIALECTS]
     config = configuration(*clients)

@@ -24,12 +24,6 @@ CASES: dict[int, tuple[int, str | None]] = {
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     """A client for each case, since most of them leave it out of service for a while."""
     names = [(kind, f"{kind}-{status}") for kind in KINDS for status in CASES]

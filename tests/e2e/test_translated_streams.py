@@ -33,12 +33,6 @@ CASES: dict[str, tuple[str, Reply, Reply]] = {
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     kinds = ("claude", "gemini")
     clients = [BY_KIND[kind].client(upstream.origin, f"key-{kind}", kind) for kind in kinds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import ssl
 import threading
@@ -85,7 +86,7 @@ def test_what_comes_behind_an_answer_is_nobodys_answer(upstream: Upstream, way: 
 def test_three_thousand_requests_use_one_connection(plain: Upstream) -> None:
     """Nothing of an exchange stays behind."""
     plain.always("k", stream("a"))
-    with calls.opened(calls.transport(plain.url)) as way:
+    with contextlib.closing(calls.transport(plain.url)) as way:
         for _ in range(3000):
             reply = send(way)
             data = b""
@@ -207,7 +208,7 @@ def test_broken_connection_is_told_with_its_reason(plain: Upstream) -> None:
     """Before an answer and in the middle of one; what had come is there."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
     plain.reply("k", raw(RESET), raw(head, Pause(0.05), RESET))
-    with calls.opened(calls.transport(plain.url)) as way:
+    with contextlib.closing(calls.transport(plain.url)) as way:
         with pytest.raises(UpstreamReset, match=r"whole answer \(Connection reset by peer\)$"):
             fetch(way)
         reply = send(way)
@@ -403,7 +404,7 @@ def test_what_was_compressed_comes_before_its_cut(plain: Upstream) -> None:
     body = packer.compress(b"data: [DONE]") + packer.flush(zlib.Z_SYNC_FLUSH)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     plain.reply("k", raw(head + body))
-    with calls.opened(calls.transport(plain.url)) as way:
+    with contextlib.closing(calls.transport(plain.url)) as way:
         reply = send(way)
         assert reply.head(time.monotonic() + 9)
         assert reply.read(time.monotonic() + 9) == b"data: [DONE]"
@@ -417,7 +418,7 @@ def test_compressed_nothing_does_not_hold_the_reader(plain: Upstream) -> None:
     """Members without content come without end: the moment to look up is kept all the same."""
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
     plain.reply("k", raw(head, *[gzip.compress(b"") * 3000] * 300))
-    with calls.opened(calls.transport(plain.url)) as way:
+    with contextlib.closing(calls.transport(plain.url)) as way:
         reply = send(way)
         assert reply.head(time.monotonic() + 9)
         assert reply.read(0.0) is None

@@ -44,12 +44,6 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 HEADERS = {"Authorization": f"Bearer {CALLERS_KEY}", "X-Request-Id": "req:1"}
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
-
-
 def caller_of(directory: Path, base_url: str, **more: Any) -> FlaskClient:
     """A caller of a gateway whose configuration file is in `directory`."""
     config = {

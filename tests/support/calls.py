@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from proxy.errors import UpstreamTimeout
 from proxy.net.exchange import SocketReply
@@ -30,15 +28,6 @@ def transport(
         max_connections=16,
         clock=clock,
     )
-
-
-@contextmanager
-def opened(way: Transport) -> Iterator[Transport]:
-    """Idle connections are closed at the end."""
-    try:
-        yield way
-    finally:
-        way.close()
 
 
 def send(
