@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,15 @@ from proxy.cli import main
 from proxy.config import load_config, mask
 from proxy.record.record import AttemptRecord, Record
 from proxy.wire.chat import Usage
-from tests.support.gateway import PATIENCE_S, ROOT, Gateway, data_of, environment, text_of
+from tests.support.gateway import (
+    PATIENCE_S,
+    ROOT,
+    Gateway,
+    data_of,
+    environment,
+    run_python,
+    text_of,
+)
 from tests.support.key_tables import renewed
 from tests.support.leaks import death_in
 
@@ -224,21 +231,6 @@ def test_tables_of_keys() -> None:
 
 
 # The rest
-
-
-def run_python(*arguments: str, cwd: Path) -> str:
-    """What Python prints; fails where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture

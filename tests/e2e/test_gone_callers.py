@@ -6,43 +6,22 @@ must end, the record must say `caller_gone`, and the one permit of the client mu
 
 from __future__ import annotations
 
-import json
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.callers import LEAVE, chat_request, fin, half_close
 from tests.support.certificates import Authority
-from tests.support.gateway import CHAT, Gateway, Lot, Lots, Reached, asked
-from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, error, events, raw
+from tests.support.gateway import Gateway, Lot, Lots, Reached
+from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, endless, error, events, raw
 
 # What the contract allows.
 NOTICED_S = 1.0
 
 CASES_PER_UPSTREAM = 90
-
-
-def fin(sock: socket.socket) -> None:
-    sock.close()
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def half_close(sock: socket.socket) -> None:
-    sock.shutdown(socket.SHUT_WR)
-
-
-LEAVE: dict[str, Callable[[socket.socket], None]] = {
-    "fin": fin,
-    "reset": reset,
-    "half-close": half_close,
-}
 
 
 class Upstreams(NamedTuple):
@@ -118,10 +97,8 @@ STATES: dict[str, tuple[list[Step], list[Step]]] = {
 
 def ask(gateway: Gateway, lot: Lot, *, stream: bool, request_id: str) -> socket.socket:
     """A request by hand, on a connection of its own."""
-    body = json.dumps(asked(lot.model, stream=stream)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nx-request-id: {request_id}\r\n"
     sock = gateway.connect()
-    sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    sock.sendall(chat_request(lot.model, request_id, stream=stream))
     return sock
 
 
@@ -131,6 +108,21 @@ def check_free(gateway: Gateway, lot: Lot) -> None:
     assert answer.status == 200
     record = gateway.record_of(answer.headers["x-request-id"])
     assert int(record["waited_ms"]) < NOTICED_S * 1000
+
+
+def check_noticed(
+    gateway: Gateway, upstream: Upstream, lot: Lot, leave: Callable[[], None]
+) -> None:
+    """Its request is ended at once when the caller leaves, and the client is free."""
+    left_at = time.monotonic()
+    leave()
+    (received,) = upstream.received(lot.key)
+    received.wait_ended()
+    assert received.aborted
+    assert received.ended is not None
+    assert received.ended - left_at < NOTICED_S
+    assert gateway.record_of(lot.model)["end"] == "caller_gone"
+    check_free(gateway, lot)
 
 
 @pytest.mark.parametrize("leave", LEAVE)
@@ -145,21 +137,7 @@ def test_caller_leaves_a_silent_upstream(
     sock = ask(gateway, lot, stream=stream, request_id=lot.model)
     with sock:
         reached.wait_reached()
-        left_at = time.monotonic()
-        LEAVE[leave](sock)
-        (received,) = upstream.received(lot.key)
-        received.wait_ended()
-        assert received.aborted
-        assert received.ended is not None
-        assert received.ended - left_at < NOTICED_S
-        assert gateway.record_of(lot.model)["end"] == "caller_gone"
-        check_free(gateway, lot)
-
-
-def endless() -> Reply:
-    """Events, a hundred each second."""
-    steps: list[Step] = [EVENT, Pause(0.01)] * 2000
-    return events(*steps)
+        check_noticed(gateway, upstream, lot, lambda: LEAVE[leave](sock))
 
 
 @pytest.mark.parametrize("leave", LEAVE)
@@ -172,15 +150,7 @@ def test_caller_leaves_in_mid_stream(
         got = b""
         while got.count(b"data: ") < 3:
             got += sock.recv(65536)
-        left_at = time.monotonic()
-        LEAVE[leave](sock)
-        (received,) = upstream.received(lot.key)
-        received.wait_ended()
-        assert received.aborted
-        assert received.ended is not None
-        assert received.ended - left_at < NOTICED_S
-        assert gateway.record_of(lot.model)["end"] == "caller_gone"
-        check_free(gateway, lot)
+        check_noticed(gateway, upstream, lot, lambda: LEAVE[leave](sock))
 
 
 @pytest.mark.parametrize("kind", ["plain"], indirect=True)
@@ -206,7 +176,7 @@ def test_caller_half_closes_in_a_flood(gateway: Gateway, upstream: Upstream, lot
         check_free(gateway, lot)
 
 
-@pytest.mark.parametrize("leave", ["fin", "reset", "half-close"])
+@pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize("kind", ["plain"], indirect=True)
 def test_caller_leaves_the_queue(
@@ -235,7 +205,7 @@ def test_caller_leaves_the_queue(
     assert len(upstream.received(lot.key)) == 2
 
 
-@pytest.mark.parametrize("leave", ["fin", "reset", "half-close"])
+@pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize(
     "failure",

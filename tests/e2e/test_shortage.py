@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import resource
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from proxy.server.control import ask_all
-from tests.support.gateway import CHAT, PATIENCE_S, ROOT, Gateway, asked, environment
+from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, run_python
 from tests.support.upstream import Received, Reply, Upstream, as_asked
 
 pytestmark = pytest.mark.skipif(
@@ -193,18 +192,8 @@ print(json.dumps([found, states], default=bytes.decode))
 
 def asked_for_little(config: dict[str, Any], margin_bytes: int) -> list[tuple[int, str]]:
     """Statuses and codes, or ends, of a unary and a streamed request before, and so on."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, json.dumps(config), str(margin_bytes)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    found, states = json.loads(done.stdout)
+    printed = run_python("-c", SCRIPT, json.dumps(config), str(margin_bytes))
+    found, states = json.loads(printed)
     for client in states:
         assert client["in_flight"] == client["failed"] == 0
         assert client["models"]["m"] == {"state": "ready", "failures": 0}

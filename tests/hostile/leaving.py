@@ -11,16 +11,15 @@ import pytest
 from tests.hostile.place import (
     HEAD_TIMEOUT_S,
     Place,
-    endless,
     is_open,
     json_event,
     send_for_ever,
-    wait_until,
     waiting,
 )
 from tests.support.callers import LEAVE, chat_request, half_close, head, read_all
+from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, PATIENCE_S, Reached
-from tests.support.upstream import Step, chat, chunk, error, events, raw
+from tests.support.upstream import Step, chat, chunk, endless, error, events, raw
 
 # Gone
 
@@ -49,7 +48,7 @@ def gone_in_queue(place: Place) -> None:
         ids = [f"{lot.model}-{number}" for number in range(len(WAYS))]
         requests = [chat_request(lot.model, one, stream=True) for one in ids]
         socks = place.send(stack, *requests)
-        wait_until(lambda: waiting(place.gateway, lot) == len(ids))
+        wait_for(lambda: waiting(place.gateway, lot) == len(ids))
         for sock, leave in zip(socks, WAYS, strict=True):
             leave(sock)
         assert {place.gateway.record_of(one)["end"] for one in ids} == {"caller_gone"}
@@ -138,7 +137,7 @@ def reads_no_answer(place: Place) -> None:
         socks = place.send(stack, *(chat_request(lot.model, lot.model) for lot in lots))
         assert {place.gateway.record_of(lot.model)["end"] for lot in lots} == {"ok"}
         for sock in socks:
-            wait_until(lambda sock=sock: not is_open(place.gateway, sock))  # type: ignore[misc]
+            wait_for(lambda sock=sock: not is_open(place.gateway, sock))  # type: ignore[misc]
             assert len(read_all(sock)) < 30_000_000
 
 

@@ -1,19 +1,17 @@
-"""Where the cases play: a gateway with short waits, what it says of itself, and how to wait."""
+"""Where the cases play: a gateway with short waits, and what it says of itself."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proxy.server.control import ask_all
 from tests.support.gateway import PATIENCE_S, Gateway, Lot, Lots
-from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, events
+from tests.support.upstream import Upstream, chunk
 
 IDLE_TIMEOUT_S = 3
 REQUEST_TIMEOUT_S = 8
@@ -49,21 +47,6 @@ class Place:
 
 def json_event(text: str) -> bytes:
     return b"data: " + json.dumps(chunk({"content": text})).encode() + b"\n\n"
-
-
-def endless() -> Reply:
-    """Events, a hundred each second."""
-    steps: list[Step] = [json_event("a"), Pause(0.01)] * 2000
-    return events(*steps)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Ask again and again; for what the gateway tells to those only who ask."""
-    until = time.monotonic() + PATIENCE_S
-    while not is_so():
-        if time.monotonic() > until:
-            raise TimeoutError("it never was so")
-        time.sleep(0.01)
 
 
 def is_open(gateway: Gateway, sock: socket.socket) -> bool:

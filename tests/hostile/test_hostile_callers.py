@@ -19,9 +19,9 @@ from tests.hostile.place import (
     SLACK_S,
     Place,
     facts,
-    wait_until,
 )
 from tests.support.callers import DEMO, Others
+from tests.support.commandline import wait_for
 from tests.support.gateway import Gateway, Lots
 from tests.support.upstream import Upstream
 
@@ -117,4 +117,4 @@ def test_nobody_else_notices(place: Place, case: str, capsys: pytest.CaptureFixt
         )
     assert took_s < LIMITS_S[case]
     assert others.p95_s < OTHERS_P95_S
-    wait_until(lambda: not any(one["leases"] or one["waiting"] for one in facts(place.gateway)))
+    wait_for(lambda: not any(one["leases"] or one["waiting"] for one in facts(place.gateway)))

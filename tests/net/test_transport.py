@@ -43,11 +43,6 @@ from tests.support.upstream import (
 LARGE = b"x" * (32 << 20)
 
 
-def content(reply: Reply) -> bytes:
-    """The body that a reply of plain steps has."""
-    return b"".join(step for step in reply.body if isinstance(step, bytes))
-
-
 def test_answers_of_all_kinds_leave_the_connection_usable(
     upstream: Upstream, way: Transport
 ) -> None:
@@ -64,10 +59,10 @@ def test_answers_of_all_kinds_leave_the_connection_usable(
     ]
     upstream.reply("k", *answers)
     for answer in answers[:-3]:
-        assert fetch(way) == (answer.status, content(answer))
+        assert fetch(way) == (answer.status, answer.content())
     assert fetch(way) == (204, b"")
-    assert fetch(way) == (200, content(chat("b")))
-    assert fetch(way) == (200, content(chat("c")))
+    assert fetch(way) == (200, chat("b").content())
+    assert fetch(way) == (200, chat("c").content())
     assert upstream.connections == 1
 
 
@@ -76,10 +71,10 @@ def test_what_comes_behind_an_answer_is_nobodys_answer(upstream: Upstream, way: 
     gate = Gate()
     late = chat("not for you").wire_bytes()
     upstream.reply("k", raw(chat("a").wire_bytes(), Hold(gate), late), chat("b"))
-    assert fetch(way) == (200, content(chat("a")))
+    assert fetch(way) == (200, chat("a").content())
     gate.set()
     time.sleep(0.05)  # on loopback it is here by then, or this test shows nothing
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
     assert upstream.connections == 2
 
 
@@ -128,7 +123,7 @@ def test_unfinished_answer_closes_the_connection(
     reply.close()
     assert time.monotonic() - began < 2
     assert upstream.wait_for()[0].wait_ended().aborted
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
     assert upstream.connections == 2
 
 
@@ -140,7 +135,7 @@ def test_closed_connection_does_not_hide_an_idle_one(upstream: Upstream, way: Tr
     assert given_up.head(time.monotonic() + 9)
     kept.close()
     given_up.close()
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
     assert upstream.connections == 2
 
 
@@ -167,7 +162,7 @@ def test_connection_out_of_step_is_not_used_again(
     if is_read:
         assert read_all(reply) in (b"ok", b"")
     reply.close()
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
     assert upstream.connections == 2
 
 
@@ -175,8 +170,8 @@ def test_connection_out_of_step_is_not_used_again(
 def test_stale_connection_is_replaced_once(upstream: Upstream, way: Transport, how: Ending) -> None:
     """A reused one that ends before any byte of the answer: once more on a fresh one."""
     upstream.reply("k", chat("a"), raw(how), chat("b"))
-    assert fetch(way) == (200, content(chat("a")))
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("a").content())
+    assert fetch(way) == (200, chat("b").content())
     assert (upstream.connections, len(upstream.received("k"))) == (2, 3)
 
 
@@ -189,7 +184,7 @@ def test_connection_closed_while_idle_is_replaced(
     upstream.reply("k", raw(answer.wire_bytes(), how), chat("b"))
     fetch(way)
     upstream.wait_for_connections()
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
 
 
 @pytest.mark.parametrize("how", [CUT, RESET])
@@ -330,7 +325,7 @@ def test_compression_is_undone(
 ) -> None:
     """Although we ask for identity; event by event."""
     upstream.reply("k", answer.compressed(coding))  # type: ignore[arg-type]
-    assert fetch(way) == (answer.status, content(answer))
+    assert fetch(way) == (answer.status, answer.content())
     assert upstream.received("k")[0].header["accept-encoding"] == "identity"
 
 
@@ -349,7 +344,7 @@ def test_error_that_is_not_compressed_as_it_says_comes_as_it_is(
     """Its status counts."""
     answer = error(503)
     upstream.reply("k", answer.with_headers({"Content-Encoding": "gzip"}))
-    assert fetch(way) == (503, content(answer))
+    assert fetch(way) == (503, answer.content())
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw-deflate"])
@@ -361,8 +356,8 @@ def test_rubbish_behind_compressed_data_costs_the_connection_only(
     compressed = answer.compressed(coding)  # type: ignore[arg-type]
     padded = replace(compressed, body=[*compressed.body, b"\0" * 512])
     upstream.reply("k", padded, chat("b"))
-    assert fetch(way) == (answer.status, content(answer))
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (answer.status, answer.content())
+    assert fetch(way) == (200, chat("b").content())
     assert upstream.connections == 2
 
 
@@ -448,8 +443,8 @@ def test_early_answer_is_read_while_the_request_goes_out(
         answer.wire_bytes(), stays=ending == "stay", tls=authority.server() if is_tls else None
     ) as rude:
         way = make_way(rude.url)
-        assert fetch(way, LARGE) == (413, content(answer))
-        assert fetch(way, LARGE) == (413, content(answer))
+        assert fetch(way, LARGE) == (413, answer.content())
+        assert fetch(way, LARGE) == (413, answer.content())
         assert rude.connections == 2
 
 
@@ -478,7 +473,7 @@ def test_wait_in_the_past_only_looks(upstream: Upstream, way: Transport) -> None
     assert reply.status == 0
     gate.set()
     assert reply.head(time.monotonic() + 9)
-    assert read_all(reply) == content(chat("a"))
+    assert read_all(reply) == chat("a").content()
     assert reply.read(0.0) == b""
     reply.close()
 
@@ -522,7 +517,7 @@ def test_threads_share_a_transport(upstream: Upstream, way: Transport) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == {name: {(200, content(chat(name)))} for name in answers}
+    assert answers == {name: {(200, chat(name).content())} for name in answers}
     assert len(answers) == 8
     assert upstream.connections <= 8
 
@@ -560,7 +555,7 @@ def test_closed_transport_opens_anew_and_keeps_nothing_of_before(
     way.close()
     reply.close()
     upstream.wait_for_connections()
-    assert fetch(way) == (200, content(chat("b")))
+    assert fetch(way) == (200, chat("b").content())
 
 
 def test_errors_are_of_our_tree(upstream: Upstream, way: Transport) -> None:

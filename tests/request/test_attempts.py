@@ -26,7 +26,7 @@ from proxy.gateway import ANYONE, Gateway
 from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
 from proxy.wire.chat import error_body
-from tests.support.attempts import Stage, body_of
+from tests.support.attempts import Stage
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
     CUT,
@@ -67,7 +67,7 @@ def test_quota_without_switch_project_is_forwarded_as_it_came() -> None:
     stage = Stage([reply], [OK], **NO_SWITCH)
     caught = stage.refused()
     assert stage.sent_to == "a"
-    assert (caught.status, error_body(caught)) == (429, body_of(reply))
+    assert (caught.status, error_body(caught)) == (429, reply.content())
     assert caught.headers() == {"retry-after": "7200", "openai-version": "1"}
     assert stage.state_of("a")["state"] == "cooling down"
 
@@ -166,7 +166,7 @@ def test_failing_upstream_moves_on_and_counts(status: int) -> None:
     stage = Stage([reply], [reply], [OK], request_retry=1)
     caught = stage.refused()
     assert stage.sent_to == "ab"
-    assert (caught.status, error_body(caught)) == (status, body_of(reply))
+    assert (caught.status, error_body(caught)) == (status, reply.content())
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_model_not_found_is_forwarded_if_all_say_so() -> None:
     reply = error(404, "No such model.", code="model_not_found")
     stage = Stage([reply], [reply])
     caught = stage.refused()
-    assert (caught.status, error_body(caught)) == (404, body_of(reply))
+    assert (caught.status, error_body(caught)) == (404, reply.content())
     assert stage.sent_to == "ab"
 
 

@@ -15,7 +15,7 @@ from proxy.errors import (
     UpstreamTooLarge,
     UpstreamTruncated,
 )
-from tests.support.attempts import Stage, body_of
+from tests.support.attempts import Stage
 from tests.support.upstream import (
     HANG,
     RESET,
@@ -40,7 +40,7 @@ def test_whole_answer_passes_untouched() -> None:
     """2xx, whole: done, with the upstream's bytes."""
     odd = Reply([b'{"choices" :[ {}], ', b'"big":123456789012345678901234567890.10}'])
     stage = Stage([odd])
-    assert stage.ask() == body_of(odd)
+    assert stage.ask() == odd.content()
     assert (stage.sent_to, stage.record.end) == ("a", "ok")
     assert stage["a"].sent[0].model == "a-m"
 
@@ -87,7 +87,7 @@ def test_success_that_is_no_answer_is_like_502(reply: Reply, kind: type[Upstream
 
 def test_answer_of_the_largest_size_passes() -> None:
     """`max-answer-size` itself is allowed."""
-    body = body_of(OK)
+    body = OK.content()
     assert Stage([OK], max_answer_size=len(body)).ask() == body
     assert isinstance(
         Stage([OK], max_answer_size=len(body) - 1, request_retry=0).refused(), UpstreamTooLarge
@@ -120,7 +120,7 @@ def test_error_in_a_success_is_like_its_code(
 def test_success_without_a_choice_moves_on(body: Json) -> None:
     """Like 502: the next client; counted against `request-retry`."""
     stage = Stage([json_reply(body)], [OK], request_retry=1)
-    assert stage.ask() == body_of(OK)
+    assert stage.ask() == OK.content()
     assert stage.sent_to == "ab"
     assert stage.state_of("a")["failures"] == 1
     stage = Stage([json_reply(body)], request_retry=0)
@@ -131,7 +131,7 @@ def test_success_without_a_choice_moves_on(body: Json) -> None:
 def test_error_beside_choices_is_an_answer() -> None:
     """2xx with `error` and `choices`: what the model said is not thrown away."""
     reply = json_reply({"choices": [{"index": 0}], "error": {"message": "cut", "code": 502}})
-    assert Stage([reply]).ask() == body_of(reply)
+    assert Stage([reply]).ask() == reply.content()
 
 
 @pytest.mark.parametrize(

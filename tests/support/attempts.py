@@ -332,11 +332,6 @@ class Stage:
         assert (in_flight, waiting, still_open) == (len(self._occupied), 0, [])
 
 
-def body_of(reply: Reply) -> bytes:
-    """The body that a reply would send."""
-    return b"".join(step for step in reply.body if isinstance(step, bytes))
-
-
 def error_of(body: bytes) -> dict[str, Any]:
     """The error object of an envelope, which has all of OpenAI's fields."""
     found: dict[str, Any] = json.loads(body)["error"]

@@ -70,6 +70,22 @@ def run_to_end(
     )
 
 
+def run_python(*arguments: str, cwd: Path = ROOT) -> str:
+    """What Python prints; fails where it fails, warns or shows a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
 def curl(*arguments: str, data: str = "") -> str:
     """What curl prints; fails when curl does. `data` can be sent as `@-`."""
     command = ["curl", "--silent", "--show-error", "--max-time", str(PATIENCE_S), *arguments]

@@ -99,7 +99,7 @@ def payloads(reply: Reply) -> list[Any]:
 
 def whole(reply: Reply) -> Any:
     """The JSON of a unary reply."""
-    return json.loads(b"".join(step for step in reply.body if isinstance(step, bytes)))
+    return json.loads(reply.content())
 
 
 def connect(upstream: Upstream, context: ssl.SSLContext | None = None) -> socket.socket:

@@ -123,6 +123,10 @@ class Reply:
             body = _ended(body, CUT)
         return [*self.before_head, self._head(added), *body]
 
+    def content(self) -> bytes:
+        """The body without its framing, in one piece."""
+        return b"".join(_bytes_in(self.body))
+
     def wire_bytes(self) -> bytes:
         """All that goes over the wire, in one piece."""
         return b"".join(_bytes_in(self.wire()))
@@ -316,6 +320,12 @@ def stream(
     deltas: list[Json] = [{"role": "assistant", "content": "", "refusal": None}]
     deltas += [{"content": text} for text in texts]
     return _stream(deltas, finish, done=done, usage=usage, more=more, sent=sent)
+
+
+def endless() -> Reply:
+    """A stream with a hundred events each second, which outlasts a test."""
+    steps: list[Json | Step] = [chunk({"content": "a"}), Pause(0.01)]
+    return events(*steps * 2000)
 
 
 def tool_calls(*calls: tuple[str, Json], **more: Any) -> Reply:
