@@ -88,7 +88,7 @@ class Gateway:
 
         Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
         """
-        waits = self._waits(record)
+        waits = Waits(self.config, self.clock, arrived=record.arrived)
         entry = self.generation.registry.find(alias, caller, waits.deadline)
         if entry is None:
             raise waits.out_of_time()
@@ -96,7 +96,8 @@ class Gateway:
 
     def entries(self, caller: CallerConnection, record: Record) -> list[Entry]:
         """All models that are known; may block for first lists, up to `request-timeout`."""
-        return self.generation.registry.entries(caller, self._waits(record).deadline)
+        until = record.arrived + self.config.request_timeout_s
+        return self.generation.registry.entries(caller, until)
 
     def serve(
         self,
@@ -131,14 +132,13 @@ class Gateway:
             record.end = "ok"
             record.bytes_out = len(body)
             return Served(body, source.headers)
-        opened = source.advance(
-            record.arrived + (config.streaming.commit_after_seconds or math.inf)
-        )
+        commit_s = config.streaming.commit_after_seconds or math.inf
+        relay = source.advance(record.arrived + commit_s)
         stream = StreamBody(
             source,
-            opened,
+            relay,
             writer,
-            first=b"" if opened is None else writer.feed(opened.chunks),
+            first=b"" if relay is None else writer.feed(relay.first),
             record=record,
             held=held.pop_all(),
             keepalive_s=config.streaming.keepalive_seconds,
@@ -147,9 +147,6 @@ class Gateway:
         )
         record.status = 200
         return Served(stream, source.headers)
-
-    def _waits(self, record: Record) -> Waits:
-        return Waits(self.config, self.clock, arrived=record.arrived)
 
     def close(self) -> None:
         """Close idle connections."""

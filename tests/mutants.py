@@ -105,7 +105,7 @@ MUTANTS = [
     _m("a stream is retried after its first event", "request/stream.py",
        "            data = self._failed(known)\n",
        "            self._failed(known)\n"
-       "            self._is_over, self._opened = False, None\n"
+       "            self._is_over = self._is_begun = False\n            self._relay = None\n"
        "            again = getattr(self._opening, '_attempts', self._opening)\n"
        "            again._end_attempt()\n"
        "            again._pauses = again._run()\n"

@@ -17,7 +17,7 @@ from ..dialects.chat import CHAT
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
 from ..net.lost import LOST
-from . import endpoints, status
+from . import endpoints
 from .auth import Doorkeeper
 from .exchange import Exchange
 
@@ -32,9 +32,8 @@ ABOUT = "about"
 
 def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
-    doorkeeper = Doorkeeper(gateway.config)
     blueprint = Blueprint(name, __name__)
-    routes = [*status.routes(gateway), *endpoints.routes(gateway, doorkeeper)]
+    routes = endpoints.routes(gateway, Doorkeeper(gateway.config))
     for route in routes:
         blueprint.add_url_rule(
             route.path,

@@ -1,11 +1,13 @@
-"""What callers ask for: a row for each dialect that they may speak, and the models.
+"""The endpoints: a row for each dialect that callers may speak, the models, and the gateway itself.
 
 Errors are in the dialect's words on its path and below it, everywhere else in OpenAI's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 from flask import Response
@@ -18,9 +20,9 @@ from ..dialects.completions import COMPLETIONS
 from ..errors import ModelNotFound
 from ..gateway import Gateway, check_model
 from ..request.stream import StreamBody
+from ..version import __version__
 from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
-from .routes import Route
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
@@ -36,10 +38,25 @@ def dialect_at(path: str) -> Dialect:
     return CHAT
 
 
+class Route(NamedTuple):
+    """`path`: a werkzeug rule, relative to the prefix. The view takes the `Exchange` and values.
+
+    `dialect`: that of its errors, and of what it reads.
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    view: Callable[..., Response]
+    dialect: Dialect = CHAT
+
+
 def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
-    """These endpoints, for one gateway."""
+    """All of them, for one gateway."""
     endpoints = _Endpoints(gateway, doorkeeper)
     return [
+        Route("/", ("GET",), endpoints.about),
+        Route("/healthz", ("GET",), endpoints.healthz),
+        Route("/readyz", ("GET",), endpoints.readyz),
         Route("/v1/models", ("GET",), endpoints.list_models),
         Route("/v1/models/<path:alias>", ("GET",), endpoints.show_model),
         *(Route(path, ("POST",), endpoints.answer, dialect) for path, dialect in DIALECTS.items()),
@@ -73,6 +90,21 @@ class _Endpoints:
             if body.is_opened:
                 headers = {**headers, **exchange.attempt_headers()}
             return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
+
+    # Of itself the gateway tells whoever asks: no key is asked for, and none is told.
+
+    def about(self, exchange: Exchange) -> Response:
+        paths = ["/v1/models", *DIALECTS, "/healthz", "/readyz"]
+        told = {"name": "poolproxy", "version": __version__, "endpoints": paths}
+        return exchange.reply(msgspec.json.encode(told))
+
+    def healthz(self, exchange: Exchange) -> Response:
+        return exchange.reply(b'{"status":"ok"}')
+
+    def readyz(self, exchange: Exchange) -> Response:
+        if self._gateway.pool.has_service():
+            return exchange.reply(b'{"status":"ready"}')
+        return exchange.reply(b'{"status":"no client in service"}', status=503)
 
     def list_models(self, exchange: Exchange) -> Response:
         key = self._doorkeeper.admit(exchange.environ)

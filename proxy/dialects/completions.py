@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..wire.chat import ChatRequest, error_body, read_request
 from ..wire.completions.answers import TextAnswers
-from ..wire.completions.request import SPEECH, Completion, PromptRequest, read_completion
+from ..wire.completions.request import SPEECH, PromptRequest, read_completion
 from ..wire.sse import DONE, encode
 from .base import Answer, Ask, Dialect
 from .chat import ChatWriter
@@ -21,25 +21,19 @@ class CompletionsAsk(Ask):
     def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
         super().__init__(request.model, headers, stream=request.stream)
         self._request = request
-        self._completion: Completion | None = None
 
     def prompts(self, *, natively: bool) -> Sequence[PromptRequest]:
-        self._completion = read_completion(self._request, is_native=natively)
-        return self._completion.requests
-
-    @property
-    def completion(self) -> Completion:
-        """What `prompts` has read."""
-        assert self._completion is not None, "prompts() comes first"
-        return self._completion
+        completion = read_completion(self._request, is_native=natively)
+        self.answers = TextAnswers(completion)
+        self.has_one = len(completion.requests) == 1
+        return completion.requests
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
-        if len(answers) == 1 and answers[0].is_native:
+        if self.has_one and answers[0].is_native:
             return answers[0].body
-        made = TextAnswers(self.completion)
         for at, answer in enumerate(answers):
-            made.add(answer.body, at)
-        return made.whole()
+            self.answers.add(answer.body, at)
+        return self.answers.whole()
 
     def writer(self) -> TextWriter:
         return TextWriter(self)
@@ -51,26 +45,19 @@ class TextWriter(ChatWriter):
     def __init__(self, ask: CompletionsAsk) -> None:
         super().__init__()
         self._ask = ask
-        self._answers: TextAnswers | None = None
         self._at = 0
         self._passes = False
 
     def begin(self, at: int, *, is_native: bool) -> None:
         super().begin(at, is_native=is_native)
-        if self._answers is None:
-            self._answers = TextAnswers(self._ask.completion)
         self._at = at
-        self._passes = is_native and len(self._ask.completion.requests) == 1
+        self._passes = is_native and self._ask.has_one
 
     def feed(self, chunks: Sequence[bytes]) -> bytes:
-        if self._passes:
-            return encode(chunks)
-        assert self._answers is not None, "begin() comes first"
-        return encode(self._answers.chunks(chunks, self._at))
+        return encode(chunks if self._passes else self._ask.answers.chunks(chunks, self._at))
 
     def end(self) -> bytes:
-        last = [] if self._answers is None else self._answers.last_chunk()
-        return encode([*last, DONE])
+        return encode([*self._ask.answers.last_chunk(), DONE])
 
 
 def _read(body: bytes, headers: Mapping[str, str]) -> CompletionsAsk:

@@ -30,11 +30,11 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool import Effect, Lease, Pool, Ticket, doubling
+from ..pool import Effect, Lease, Pool, doubling
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import HUB, chunks_of
 from ..wire.http.head import passed
-from .stream import Opened, Relay, WholeRelay
+from .stream import Relay, Relayed, WholeRelay
 from .verdict import Verdict, judge, shown
 from .waits import (
     OutOfTime,
@@ -64,20 +64,13 @@ class Call(NamedTuple):
 
 
 class Attempts:
-    """The attempts for one prompt of a request. Owns its lease and its reply until `close()`.
+    """The attempts for a request's prompts, one after the other.
 
-    `before`: those for the prompt before it, whose rank and model they keep.
+    Owns its lease and its reply until `close()`.
     """
 
     def __init__(
-        self,
-        call: Call,
-        registry: Registry,
-        pool: Pool,
-        config: Config,
-        clock: Clock,
-        *,
-        before: Attempts | None = None,
+        self, call: Call, registry: Registry, pool: Pool, config: Config, clock: Clock
     ) -> None:
         self.headers: dict[str, str] = {}  # of the upstream's, those that go back
         self._call = call
@@ -85,25 +78,26 @@ class Attempts:
         self._pool = pool
         self._config = config
         self._clock = clock
-        self._at: int = 0 if before is None else before._at + 1
-        self._prompts: Sequence[Prompt] = () if before is None else before._prompts
-        self._routes: tuple[Route, ...] = () if before is None else before._routes
-        # A later prompt of a stream that has begun has a time of its own.
-        is_first = call.record.first_event is None
-        arrived = call.record.arrived if is_first else clock.monotonic()
-        self._waits = Waits(config, clock, arrived=arrived)
-        self._ticket: Ticket = pool.ticket(
-            call.ask.model,
-            call.connection,
-            config,
-            holder=call.record.request_id,
-            rank=None if before is None else before._ticket.rank,
-        )
-        self._pauses = self._run()
+        self._prompts: Sequence[Prompt] = ()  # read when it is known who may serve them
+        self._routes: tuple[Route, ...] = ()
+        self._at = 0  # the prompt
         self._lease: Lease | None = None
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
         self._attempt = AttemptRecord("", 0.0)  # the present one's record
+        self._begin(rank=None)
+
+    def _begin(self, *, rank: int | None) -> None:
+        """Begin with a prompt."""
+        call, config = self._call, self._config
+        # A later prompt of a stream that has begun has a time of its own.
+        is_first = call.record.first_event is None
+        arrived = call.record.arrived if is_first else self._clock.monotonic()
+        self._waits = Waits(config, self._clock, arrived=arrived)
+        self._ticket = self._pool.ticket(
+            call.ask.model, call.connection, config, holder=call.record.request_id, rank=rank
+        )
+        self._pauses = self._run()
         self._last_error: ProxyError | None = None
         self._speaks_for_one = False  # the last error is its client's matter, others may serve
         self._retries_left = config.request_retry
@@ -116,11 +110,11 @@ class Attempts:
         """Whether the request has no further prompt; known once there is an outcome."""
         return self._at + 1 == len(self._prompts)
 
-    def for_next_prompt(self) -> Attempts:
-        """The attempts for the next prompt, to be made when these are closed."""
-        return Attempts(
-            self._call, self._registry, self._pool, self._config, self._clock, before=self
-        )
+    def begin_next(self) -> None:
+        """Give back what is held, and begin with the next prompt, in the rank of this one."""
+        self.close()
+        self._at += 1
+        self._begin(rank=self._ticket.rank)
 
     def answers(self) -> list[Answer]:
         """The answer of a unary request; raises ProxyError as `go_on` does."""
@@ -128,13 +122,13 @@ class Attempts:
         assert isinstance(outcome, Answer)
         return [outcome]
 
-    def advance(self, pause_at: float) -> Opened | None:
+    def advance(self, pause_at: float) -> Relayed | None:
         """As `go_on`, for a stream."""
         outcome = self.go_on(pause_at)
         assert not isinstance(outcome, Answer)
         return outcome
 
-    def go_on(self, pause_at: float) -> Answer | Opened | None:
+    def go_on(self, pause_at: float) -> Answer | Relayed | None:
         """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.
 
         Raises ProxyError: the caller's gone, or the error that is to be its answer.
@@ -143,7 +137,7 @@ class Attempts:
         try:
             next(self._pauses)
         except StopIteration as stop:
-            outcome: Answer | Opened = stop.value
+            outcome: Answer | Relayed = stop.value
             return outcome
         return None
 
@@ -176,7 +170,7 @@ class Attempts:
         if reply is not None:
             reply.close(linger_s=linger_s)
 
-    def _run(self) -> Pausing[Answer | Opened]:
+    def _run(self) -> Pausing[Answer | Relayed]:
         if not self._prompts:
             yield from self._find()
         goes_on = True
@@ -231,7 +225,7 @@ class Attempts:
             yield
         raise self._final(unserved)
 
-    def _try(self, lease: Lease) -> Pausing[Answer | Opened]:
+    def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:
         """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
 
         A model whose quota is out is stood in for by its preview variants, on the same lease.
@@ -251,7 +245,7 @@ class Attempts:
                     continue  # the first one says how long it lasts
             raise
 
-    def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Opened]:
+    def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record = self._call
         prompt = self._prompts[self._at]
         is_native = ask.speech in lease.client.speaks
@@ -281,17 +275,17 @@ class Attempts:
                 most = self._config.max_event_bytes
                 relay = Relay(reply, translator, first=first, max_event_bytes=most)
                 self._relay = relay
-                chunks = yield from first_chunks(relay, self._waits)
+                relay.first = yield from first_chunks(relay, self._waits)
                 writer.begin(self._at, is_native=is_native)
-                return Opened(relay, chunks)
+                return relay
         body = yield from whole_body(reply, self._waits, first=first)
         body, usage = lease.client.answer(request, body)
         record.usage = usage
         if writer is None:
             return Answer(body, is_native)
-        chunks = chunks_of(body, with_usage=ask.wants_usage)
+        whole = WholeRelay(chunks_of(body, with_usage=ask.wants_usage), usage)
         writer.begin(self._at, is_native=False)
-        return Opened(WholeRelay(usage), chunks)
+        return whole
 
     def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
         """Raise the error that the upstream answered with."""

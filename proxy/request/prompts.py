@@ -11,13 +11,14 @@ from ..errors import ProxyError
 from ..record.record import Record
 from ..wire.chat import Usage
 from .attempts import LINGER_S, Attempts
-from .stream import Opened, Relayed
+from .stream import Relayed
 
 
 class Series:
     """The attempts for all prompts, and the chunks of their streams. Owns them until `close()`."""
 
     def __init__(self, attempts: Attempts, record: Record) -> None:
+        self.first: list[bytes] = []
         self.is_over = False
         self.progress = 0  # data events of all prompts, and more
         self._attempts = attempts
@@ -45,25 +46,29 @@ class Series:
         answers = self._attempts.answers()
         while not self._attempts.is_last:
             self._spent = self._record.usage
-            self._begin_next()
+            self._attempts.begin_next()
             answers += self._attempts.answers()
             self._record.usage = _sum(self._spent, self._record.usage)
         return answers
 
-    def advance(self, pause_at: float) -> Opened | None:
+    def advance(self, pause_at: float) -> Series | None:
         """As `Attempts.advance`, for the first prompt."""
-        opened = self._attempts.advance(pause_at)
-        return None if opened is None else Opened(self, self._take(opened.relay, opened.chunks))
+        relay = self._attempts.advance(pause_at)
+        if relay is None:
+            return None
+        self.first = self._take(relay, relay.first)
+        return self
 
     def read(self, until: float) -> list[bytes] | None:
         """As `Relay.read`; opens the next prompt's stream where one ended."""
         if self._relay is not None and self._relay.is_over:
-            self._spent = self.usage
-            self._begin_next()  # not before: the last chunks need not wait for the connection's end
+            self._spent, self._relay = self.usage, None
+            # Not before: the last chunks need not wait for the connection's end.
+            self._attempts.begin_next()
         if self._relay is None:
             self.progress += 1  # no upstream is idle: until it is open, attempts watch the time
-            opened = self._attempts.advance(until)
-            return None if opened is None else self._take(opened.relay, opened.chunks)
+            relay = self._attempts.advance(until)
+            return None if relay is None else self._take(relay, relay.first)
         before = self._relay.progress
         chunks = self._relay.read(until)
         self.progress += self._relay.progress - before
@@ -73,11 +78,6 @@ class Series:
         self._relay = relay
         self.is_over = relay.is_over and self._attempts.is_last
         return chunks
-
-    def _begin_next(self) -> None:
-        self._attempts.close()
-        self._relay = None
-        self._attempts = self._attempts.for_next_prompt()
 
     def interrupted(self, error: ProxyError) -> None:
         """The stream broke after it was opened; attempts that failed have told so themselves."""

@@ -11,7 +11,7 @@ import errno
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..clients.base import ChunkTranslator, Reply
 from ..dialects.base import Writer
@@ -37,6 +37,7 @@ class Relay:
     ) -> None:
         self.is_over = False
         self.progress = 0  # data events so far
+        self.first: list[bytes] = []
         self._ahead = first  # what was read of the reply already
         self._translator = translator
         self._reply = reply
@@ -97,14 +98,14 @@ class Relay:
         return read_named_error(data)
 
 
-class WholeRelay:
+class WholeRelay(NamedTuple):
     """In place of a relay where all chunks are in hand."""
 
-    is_over = is_whole = True
-    progress = 0
-
-    def __init__(self, usage: Usage | None) -> None:
-        self.usage = usage
+    first: list[bytes]
+    usage: Usage | None
+    is_over: bool = True
+    is_whole: bool = True
+    progress: int = 0
 
     def read(self, until: float) -> list[bytes] | None:
         raise AssertionError("what is over is not read")
@@ -112,6 +113,10 @@ class WholeRelay:
 
 class Relayed(Protocol):
     """A stream of chunks. `usage`: the tokens, as far as it told them by now."""
+
+    @property
+    def first(self) -> list[bytes]:
+        """Its first chunks, which were read when it was opened."""
 
     @property
     def is_over(self) -> bool:
@@ -132,18 +137,10 @@ class Relayed(Protocol):
         """As `Relay.read`; may raise any ProxyError where it needs a further upstream."""
 
 
-class Opened:
-    """A stream whose first chunks are in hand."""
-
-    def __init__(self, relay: Relayed, chunks: list[bytes]) -> None:
-        self.relay = relay
-        self.chunks = chunks
-
-
 class Opening(Protocol):
     """The attempts to open a stream (`Attempts`, `Series`)."""
 
-    def advance(self, pause_at: float) -> Opened | None:
+    def advance(self, pause_at: float) -> Relayed | None:
         """The opened stream, or None when `pause_at` came first; raises ProxyError."""
 
     def interrupted(self, error: ProxyError) -> None:
@@ -162,7 +159,7 @@ class StreamBody:
     def __init__(
         self,
         opening: Opening,
-        opened: Opened | None,
+        relay: Relayed | None,
         writer: Writer,
         *,
         first: bytes = b"",
@@ -174,17 +171,17 @@ class StreamBody:
     ) -> None:
         self.tap: Callable[[bytes], None] | None = None  # is told each write
         self._opening = opening
-        self._opened = opened
+        self._relay = relay  # once it is opened
         self._writer = writer
         self._first = first
-        self._relay: Relayed | None = None  # once its first chunks are taken
         self._record = record
         self._held = held
         self._keepalive_s = keepalive_s or math.inf
         self._idle_timeout_s = idle_timeout_s
         self._now = clock.monotonic
         self._end = "caller_gone"
-        self._is_committed = opened is not None
+        self._is_committed = relay is not None
+        self._is_begun = False
         self._is_over = False
         self._is_closed = False
         self._progress_at = 0.0  # when the last chunks came, or were taken by the caller
@@ -193,7 +190,7 @@ class StreamBody:
     @property
     def is_opened(self) -> bool:
         """Whether an upstream's first chunks are in hand; else a comment commits the answer."""
-        return self._opened is not None
+        return self._relay is not None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -227,8 +224,8 @@ class StreamBody:
     def close(self) -> None:
         """Close the reply, release the lease, log the request. Idempotent."""
         self._is_closed = True
-        if self._opened is not None:
-            self._record.usage = self._opened.relay.usage
+        if self._relay is not None:
+            self._record.usage = self._relay.usage
         self._record.end = self._record.end or self._end
         self._is_over = True
         self._held.close()
@@ -247,7 +244,7 @@ class StreamBody:
             self.close()
 
     def _failed(self, error: ProxyError) -> bytes:
-        if self._opened is not None:
+        if self._relay is not None:
             self._opening.interrupted(error)
         self._end = error.code or str(error.status)
         return self._writer.fail(error)
@@ -256,25 +253,25 @@ class StreamBody:
         """The next bytes for the caller, who has taken the last ones by now."""
         now = self._now()
         relay = self._relay
-        if relay is None:
+        if relay is None or not self._is_begun:
             return self._first_write(now)
         if self._wrote_chunks:
             self._progress_at = now  # the time that the caller took does not count
         return self._write(relay, b"", now)
 
     def _first_write(self, now: float) -> bytes:
-        if self._opened is None:
+        relay, first = self._relay, self._first
+        if relay is None:
             if self._is_committed:
-                self._opened = self._opening.advance(now + self._keepalive_s)
-            if self._opened is None:
+                self._relay = relay = self._opening.advance(now + self._keepalive_s)
+            if relay is None:
                 self._is_committed = True
                 return self._writer.keep_alive
             now = self._now()
-            self._first = self._writer.feed(self._opened.chunks)
+            first = self._writer.feed(relay.first)
         self._record.first_event = self._progress_at = now
-        self._relay = self._opened.relay
-        first, self._first = self._first, b""
-        return self._write(self._relay, first, now)
+        self._is_begun, self._first = True, b""
+        return self._write(relay, first, now)
 
     def _write(self, relay: Relayed, data: bytes, now: float) -> bytes:
         """This or the next data, or a keep-alive when it is due, or the end."""

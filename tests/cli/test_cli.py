@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from proxy.server.summary import summary
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
@@ -22,7 +21,8 @@ from proxy.cli.table import count, names, printable, table
 from proxy.config import load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
-from proxy.server.settings import _why_not_unix
+from proxy.server.addresses import _why_not_unix
+from proxy.server.hooks import _summary as summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.key_tables import fields_of

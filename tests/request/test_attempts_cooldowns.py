@@ -7,7 +7,7 @@ import email.utils
 import pytest
 
 from proxy.errors import CallerGone, ProxyError
-from proxy.request.stream import Opened
+from proxy.request.stream import Relay
 from tests.support.attempts import Play, Stage
 from tests.support.clock import WALL_S, caller_leaving
 from tests.support.upstream import (
@@ -169,9 +169,9 @@ def test_trial_has_passed_at_its_status_line(is_stream: bool) -> None:
         assert stage.state_of("a") == {"state": "ready", "failures": 1}
         opened = trial.go_on(float("inf"))
         assert stage.state_of("a") == {"state": "ready", "failures": int(is_stream)}
-        if isinstance(opened, Opened):
-            while not opened.relay.is_over:
-                opened.relay.read(float("inf"))
+        if isinstance(opened, Relay):
+            while not opened.is_over:
+                opened.read(float("inf"))
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
 
 

@@ -15,7 +15,7 @@ from proxy.errors import (
     UpstreamError,
     UpstreamRefusal,
 )
-from proxy.request.stream import Opened, StreamBody
+from proxy.request.stream import StreamBody
 from tests.support.attempts import Play, Stage, error_of
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
@@ -44,8 +44,7 @@ def paused(stage: Stage, pause_s: float) -> list[float]:
     with stage.attempts(stage.call(stream=True)) as attempts:
         while (found := attempts.advance(stage.clock.monotonic() + pause_s)) is None:
             pauses_s.append(stage.now_s)
-        assert isinstance(found, Opened)
-        assert found.chunks
+        assert found.first
     return pauses_s
 
 

@@ -24,7 +24,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.record.record import Record
-from proxy.request.stream import Opened, Relay, StreamBody, WholeRelay
+from proxy.request.stream import Relay, Relayed, StreamBody, WholeRelay
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
 from tests.support.clock import VirtualClock
@@ -85,14 +85,14 @@ class ScriptedOpening:
     """Attempts: seconds that pass, then the opened stream or the error."""
 
     def __init__(
-        self, clock: VirtualClock, wait_s: float = 0.0, outcome: Opened | ProxyError | None = None
+        self, clock: VirtualClock, wait_s: float = 0.0, outcome: Relayed | ProxyError | None = None
     ) -> None:
         self._clock = clock
         self._due_at = clock.now + wait_s
         self._outcome = outcome
         self.told: list[ProxyError] = []
 
-    def advance(self, pause_at: float) -> Opened | None:
+    def advance(self, pause_at: float) -> Relayed | None:
         self._clock.now = max(self._clock.now, min(pause_at, self._due_at))
         if self._due_at > pause_at:
             return None
@@ -114,7 +114,7 @@ class Made:
         self,
         *script: bytes | float | ProxyError,
         first: list[bytes] | None = None,
-        opening: Callable[[VirtualClock, Opened], ScriptedOpening] | None = None,
+        opening: Callable[[VirtualClock, Relayed], ScriptedOpening] | None = None,
         keepalive_s: float = KEEPALIVE_S,
         max_event_bytes: int = 10_000,
     ) -> None:
@@ -122,20 +122,20 @@ class Made:
         self.relay = Relay(
             ScriptedReply(self.clock, list(script)), ChunkStream(), max_event_bytes=max_event_bytes
         )
-        opened = Opened(self.relay, first or [])
+        self.relay.first = first or []
         writer = ChatWriter()
         if opening is None:
             writer.begin(0, is_native=True)
-        self.opening = opening(self.clock, opened) if opening else ScriptedOpening(self.clock)
+        self.opening = opening(self.clock, self.relay) if opening else ScriptedOpening(self.clock)
         self.record = Record("r", endpoint="e", arrived=self.clock.now)
         self.freed: list[str] = []
         held = ExitStack()
         held.callback(self.freed.append, "held")
         self.body = StreamBody(
             self.opening,
-            None if opening else opened,
+            None if opening else self.relay,
             writer,
-            first=b"" if opening else writer.feed(opened.chunks),
+            first=b"" if opening else writer.feed(self.relay.first),
             record=self.record,
             held=held,
             keepalive_s=keepalive_s,
@@ -172,12 +172,12 @@ def test_whole_events_of_a_read_leave_in_one_write() -> None:
 
 def test_answer_that_is_whole_goes_out_in_one_write() -> None:
     """A stream of one JSON body."""
-    finished = Opened(WholeRelay(Usage(1, 2)), [A])
-    made = Made(opening=lambda clock, _: ScriptedOpening(clock, 0.0, finished))
+    whole = WholeRelay([A], Usage(1, 2))
+    made = Made(opening=lambda clock, _: ScriptedOpening(clock, 0.0, whole))
     assert made.writes() == [KEEP_ALIVE, encode([A, DONE])]
     assert made.record.usage == Usage(1, 2)
     with pytest.raises(AssertionError):
-        WholeRelay(None).read(0.0)
+        whole.read(0.0)
 
 
 def test_done_ends_the_stream_at_once() -> None:
