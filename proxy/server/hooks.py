@@ -69,7 +69,7 @@ class Hooks:
     def when_ready(self, server: Any) -> None:
         """The socket is bound: callers can connect."""
         self._note_bound(server)
-        said = _summary(
+        said = summary(
             self._config,
             [str(listener) for listener in server.LISTENERS] or list(server.cfg.bind),
             workers=server.cfg.workers,
@@ -142,7 +142,7 @@ class Hooks:
         forget(_instance(server.pid))
 
 
-def _summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:
+def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:
     """What the server says at its start: what it serves, in a few lines."""
     access = f"{len(config.callers)} callers' keys" if config.callers else "open, this machine only"
     if not config.callers and config.allow_unauthenticated:
