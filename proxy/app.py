@@ -12,7 +12,7 @@ from flask.sessions import NullSession, SecureCookieSession, SecureCookieSession
 from werkzeug.routing import Map, MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
-from .api import make_error_handler
+from .api.blueprint import make_error_handler
 from .config import Config
 from .extension import Proxy
 

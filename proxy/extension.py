@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask
 
-from .api import make_blueprint
+from .api.blueprint import make_blueprint
 from .config import Config, load_config
 from .gateway import Gateway
 

@@ -59,7 +59,7 @@ class Gateway:
     def keep(self, record: Record, held: ExitStack) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end."""
 
-        def close(_: object, error: BaseException | None, __: object) -> None:
+        def close(_kind: object, error: BaseException | None, _trace: object) -> None:
             if error is not None:
                 known = error if isinstance(error, ProxyError) else shortage.recognised(error)
                 if known is not None:

@@ -196,7 +196,7 @@ class Attempts:
             waits.check(math.inf, "")
             yield
         self._routes = entry.routes
-        # Chat can be asked of all, whoever they are.
+        # Chat is what all take, so that none needs to be looked at.
         routes = entry.routes if ask.speech != HUB else ()
         speak = [ask.speech in route.client.speaks for route in routes]
         self._prompts = ask.prompts(natively=all(speak))

@@ -58,11 +58,13 @@ class Server:
     def answer(self, kind: str, *replies: Reply) -> None:
         self._upstream.reply(f"key-{kind}", *replies)
 
-    def ask(self, kind: str, *, key: str = KEY, method: str = "POST", **fields: Any) -> Response:
+    def ask(
+        self, kind: str, *, key: str = KEY, method: str = "POST", path: str = PATH, **fields: Any
+    ) -> Response:
         fields = {"model": kind, "say": "Hi", **fields}
         headers = {"Authorization": f"Bearer {key}"}
         with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as caller:
-            caller.request(method, PATH, json.dumps(fields), headers)
+            caller.request(method, path, json.dumps(fields), headers)
             got = caller.getresponse()
             return Response(got.status, got.headers["Content-Type"], got.read())
 
@@ -167,6 +169,7 @@ def test_stream_that_waits_is_committed_in_the_dialects_own_words(
         ({"key": "wrong-key-0123456789"}, 401),
         ({"model": "unknown"}, 404),
         ({"method": "PUT"}, 405),
+        ({"path": f"{PATH}/x"}, 404),
         ({"say": ["no", "string"]}, 400),
         ({"say": ["no", "string"], "live": True}, 400),
     ],
@@ -174,7 +177,20 @@ def test_stream_that_waits_is_committed_in_the_dialects_own_words(
 def test_our_own_errors_have_the_dialects_own_shape(
     server: Server, asked: Json, status: int
 ) -> None:
-    """Who calls, which model, which method; what chat cannot say is refused before any attempt."""
+    """Who calls, which model, path, method; what chat cannot say is refused before any attempt."""
     answer = server.ask("openai", **asked)
     assert answer.status == status
     assert json.loads(answer.body)["problem"]["status"] == status
+
+
+def test_elsewhere_errors_are_openais(server: Server) -> None:
+    """Paths that are no dialect's, and the list of models."""
+    for path, status in (("/v1/turn", 404), ("/v1/models", 401)):
+        answer = server.ask("openai", path=path, method="GET", key="wrong-key-0123456789")
+        assert answer.status == status
+        assert set(json.loads(answer.body)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_gateway_lists_it(server: Server) -> None:
+    """Among the endpoints."""
+    assert PATH in json.loads(server.ask("openai", path="/", method="GET").body)["endpoints"]
