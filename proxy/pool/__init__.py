@@ -49,13 +49,8 @@ __all__ = ["ClientPool", "Effect", "Lease", "Pool", "Ticket", "doubling"]
 class Lease(AbstractContextManager["Lease"], Protocol):
     """The right to send one request with one client, until `release`. A context manager."""
 
-    @property
-    def client(self) -> Client:
-        """The client that is lent."""
-
-    @property
-    def model(self) -> str:
-        """The upstream's name for the model."""
+    client: Client
+    model: str  # the upstream's name for it
 
     def report(self, effect: Effect, *, asked_s: float | None = None) -> None:
         """Tell the client's health how it went; `asked_s`: the wait that the upstream asked for."""

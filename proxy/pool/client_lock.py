@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..clients.base import Client
@@ -113,36 +114,26 @@ class Ticket:
             self.cooling_since = None
 
 
+@dataclass(eq=False, slots=True)
 class ClientLease:
     """One permit of a client's lock, held for one request."""
 
-    __slots__ = (
-        "_give_back", "_tell", "began", "client", "health", "is_held", "lock", "model", "number",
-        "ticket", "trials",
-    )  # fmt: skip
+    lock: ClientLock
+    ticket: Ticket
+    model: str
+    number: int
+    began: float
+    _give_back: Callable[[ClientLease], None]
+    _tell: Callable[[ClientLease, Effect, float | None], None]
+    client: Client = field(init=False)
+    health: Health = field(init=False)
+    trials: tuple[Breaker, ...] = field(init=False)
+    is_held: bool = True
 
-    def __init__(
-        self,
-        lock: ClientLock,
-        ticket: Ticket,
-        name: str,
-        number: int,
-        now: float,
-        *,
-        give_back: Callable[[ClientLease], None],
-        tell: Callable[[ClientLease, Effect, float | None], None],
-    ) -> None:
-        self.client = lock.client
-        self.model = name
-        self.number = number
-        self.began = now
-        self.lock = lock
-        self.ticket = ticket
-        self.health = lock.health[name]
-        self.trials = self.health.begin_trials(number, now)
-        self.is_held = True
-        self._give_back = give_back
-        self._tell = tell
+    def __post_init__(self) -> None:
+        self.client = self.lock.client
+        self.health = self.lock.health[self.model]
+        self.trials = self.health.begin_trials(self.number, self.began)
 
     def report(self, effect: Effect, *, asked_s: float | None = None) -> None:
         self._tell(self, effect, asked_s)

@@ -22,12 +22,12 @@ TRIAL_S = 2.0
 
 
 class State(enum.Enum):
-    """What a client is fit for, for one model."""
+    """What a client is fit for, for one model; the worst comes last."""
 
     READY = "ready"
+    RESTING = "resting"
     ON_TRIAL = "on trial"  # half-open: one request may try
     TRYING = "trying"  # half-open, and that request is under way: at most for TRIAL_S
-    RESTING = "resting"
     COOLING = "cooling down"
     OUT = "out of service"
 
@@ -199,14 +199,7 @@ class Health:
         return service.failures + payment.failures + quota.failures + self._rest.failures
 
 
-_GRAVITY = {
-    State.READY: 0,
-    State.RESTING: 0,
-    State.ON_TRIAL: 1,
-    State.TRYING: 2,
-    State.COOLING: 3,
-    State.OUT: 4,
-}
+_GRAVITY = {state: gravity for gravity, state in enumerate(State)}
 
 
 def _gravity(standing: Standing) -> tuple[int, float]:

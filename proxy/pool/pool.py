@@ -192,9 +192,7 @@ class ClientPool:
         lock = offer.lock
         offer.queue.chosen(offer)
         number = next(self._lease_numbers)
-        lease = ClientLease(
-            lock, ticket, offer.name, number, now, give_back=self._release, tell=self._report
-        )
+        lease = ClientLease(lock, ticket, offer.name, number, now, self._release, self._report)
         if lease.trials:  # who waits looks for when they pass, also where no permit is left
             _settle(offer.line)
         lock.leases[number] = lease
