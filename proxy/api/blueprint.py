@@ -37,7 +37,7 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     for route in routes:
         blueprint.add_url_rule(
             route.path,
-            endpoint=route.path.strip("/").replace(".", "_") or ABOUT,
+            endpoint=route.path.strip("/") or ABOUT,
             view_func=_view(gateway, route.view, route.dialect),
             methods=route.methods,
             provide_automatic_options=False,

@@ -22,7 +22,6 @@ from proxy.config import load_config
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
 from proxy.server.addresses import _why_not_unix
-from proxy.server.hooks import _summary as summary
 from proxy.server.hooks import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import PATIENCE_S, ROOT

@@ -115,6 +115,14 @@ def test_not_ready_while_no_client_is_in_service() -> None:
             assert again.error["code"] == "no_client_in_service"
 
 
+@pytest.mark.parametrize("alias", ["a//b", "a///b", "a/", "a//"])
+def test_slashes_of_a_models_id_stay(gateway: Gateway, alias: str) -> None:
+    """No redirect to another model's."""
+    answer = gateway.call("GET", f"/v1/models/{alias}")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert repr(alias) in answer.error["message"]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
 @pytest.mark.parametrize(
     "path",
