@@ -67,6 +67,13 @@ def test_credentials_in_headers_are_secret(name: str, value: str, hidden: list[s
     assert [text for text in hidden if not is_hidden(secrets, text)] == []
 
 
+def test_basic_credentials_that_are_no_base64_hold_no_pair() -> None:
+    """They are a secret as they stand, and nothing else."""
+    secrets = secrets_of({}, {"Authorization": "Basic bWU6!cGFzc3dvcmQx"})
+    assert is_hidden(secrets, "bWU6!cGFzc3dvcmQx")
+    assert not is_hidden(secrets, "me:password1")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
