@@ -1,4 +1,4 @@
-"""What follows from a failed attempt: the table of the README's "Attempts", as code. Pure."""
+"""What follows from a failed attempt: the table in the README, as code. Pure."""
 
 from __future__ import annotations
 

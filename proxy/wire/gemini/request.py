@@ -1,6 +1,6 @@
 """An OpenAI chat request as a generateContent request (v1beta).
 
-`PARAMETERS` says what becomes of every parameter; the README's table is checked against it. What
+`PARAMETERS` says what becomes of every parameter; docs/parameters.md is checked against it. What
 Gemini can't honour is dropped only if the answer stays what the caller asked for, else it is a 400
 `unsupported_parameter`. No safety settings are sent: Google's defaults hold.
 

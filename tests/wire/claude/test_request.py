@@ -54,7 +54,7 @@ def say(*messages: Json) -> Json:
 
 
 def test_every_parameter_of_openai_has_its_line() -> None:
-    """PARAMETERS is complete: the table in the README is made of it."""
+    """PARAMETERS is complete: docs/parameters.md repeats it."""
     base, _ = CompletionCreateParams.__args__  # type: ignore[attr-defined]
     names = {name for kind in base.__mro__ for name in getattr(kind, "__annotations__", {})}
     base = {name for each in base.__orig_bases__ for name in each.__annotations__}

@@ -129,7 +129,7 @@ CASES: dict[str, tuple[Any, Json | type[ProxyError] | None]] = {
 
 
 def test_every_parameter_of_openai_has_a_fate() -> None:
-    """The table, from which the README's is made, names all that the openai SDK can send."""
+    """The table, which docs/parameters.md repeats, names all that the openai SDK can send."""
     known = set(inspect.get_annotations(openai_params.CompletionCreateParamsBase))
     assert known | {"stream"} <= PARAMETERS.keys()
     assert PARAMETERS.keys() == CASES.keys() | {"model", "messages"}
