@@ -51,9 +51,9 @@ bench: $(VENV)/test.done
 bench-growth: $(VENV)/test.done
 	$(BIN)/python -m bench growth
 
-# The modules that one streamed request goes through.
+# The modules that one streamed request goes through, printed and put into docs/ARCHITECTURE.md.
 map: $(VENV)/test.done
-	@$(BIN)/python -m bench.map
+	@$(BIN)/python -m bench.map docs/ARCHITECTURE.md
 
 # N examples for each input that comes from outside.
 fuzz: $(VENV)/test.done

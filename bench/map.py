@@ -1,12 +1,17 @@
-"""The way of one streamed request: which of our modules it enters, in order. `python -m bench.map`.
+"""The way of one streamed request: which of our modules it enters, in order.
+
+    python -m bench.map docs/ARCHITECTURE.md
 
 The second request is traced (`sys.setprofile`), in the thread that serves it: what the first one
-makes for all is not on the way. Prints a line a module with its length, and the sums.
+makes for all is not on the way. Prints a line a module with its length, and the sums; writes the
+names between two marks of the page.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +22,11 @@ import proxy
 from bench import messages, processes
 
 ROOT = Path(proxy.__file__).parent
+BETWEEN_MARKS = re.compile(r"(?<=<!-- map -->\n).*(?=<!-- end of map -->\n)", re.DOTALL)
 
 
-def main() -> None:
-    """Print the map."""
+def main(page: Path) -> None:
+    """Print the map, and renew it in the page."""
     with processes.mock_upstream() as (_, port):
         upstream = {
             "name": "mock",
@@ -37,6 +43,10 @@ def main() -> None:
         lines += length
         print(f"{length:5} {module}")
     print(f"{lines:5} lines in {len(entered)} modules")
+    names = textwrap.fill(", ".join(f"`{module}`" for module in entered), width=115)
+    text, count = BETWEEN_MARKS.subn(f"{names}\n", page.read_text())
+    assert count == 1, f"{page} has no place for the map"
+    page.write_text(text)
 
 
 def _entered(app: Any) -> list[str]:
@@ -70,4 +80,4 @@ def _stream(app: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
