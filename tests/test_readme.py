@@ -35,6 +35,7 @@ from tests.support.key_tables import renewed
 from tests.support.leaks import death_in
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = "http://127.0.0.1:8317"
 
 
@@ -61,9 +62,16 @@ def test_every_command_is_known() -> None:
     assert found == ["\n".join(lines).strip() for lines in known]
 
 
+def test_other_pages_have_no_commands() -> None:
+    """Nor snippets: those of the README are run here."""
+    fences = {line for page in PAGES[1:] for line in page.read_text().split("\n") if "```" in line}
+    assert fences <= {"```"}
+
+
 def test_every_make_target_is_there() -> None:
-    """As far as the README names them."""
-    targets = set(re.findall(r"\bmake ([a-z-]+)`", README)) | {"run", "test"}
+    """As far as the pages name them."""
+    text = "".join(page.read_text() for page in PAGES)
+    targets = set(re.findall(r"\bmake ([a-z-]+)`", text)) | {"run", "test"}
     assert targets >= {"run", "test", "check", "test-slow", "bench"}
     done = subprocess.run(
         ["make", "--dry-run", *sorted(targets)], cwd=ROOT, capture_output=True, check=False
@@ -72,10 +80,13 @@ def test_every_make_target_is_there() -> None:
 
 
 def test_every_file_is_there() -> None:
-    """As far as the README names them."""
+    """As far as the README names them, and where links of the pages lead."""
     named = re.findall(r"`((?:deploy/)?[\w.-]+\.(?:yaml|conf|service))`", README)
     assert len(set(named)) >= 3
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    paths = [ROOT / name for name in named]
+    for page in PAGES:
+        paths += [page.parent / to for to in re.findall(r"\]\((?!http)([^)#]+)", page.read_text())]
+    assert [path for path in paths if not path.exists()] == []
 
 
 # The first commands
