@@ -26,8 +26,8 @@ from .trial import Bench, Outcome
 
 ROOT = Path(__file__).parents[2]
 COPIED = (
-    *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "Makefile"),
-    *("config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml"),
+    *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("Makefile", "config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml"),
 )
 NOTICED_SHARE = 0.96
 
