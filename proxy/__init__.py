@@ -1,4 +1,17 @@
-"""Poolproxy: one OpenAI-compatible endpoint in front of a pool of LLM accounts."""
+"""Poolproxy: one OpenAI-compatible endpoint in front of a pool of LLM accounts.
+
+The rooms, from the top layer down (docs/ARCHITECTURE.md has the whole map):
+
+cli, server          the command `poolproxy`; gunicorn's process, never imported when embedded
+app, extension       `create_app`, a WSGI application; `Proxy`, mounted in one
+api                  Flask: environ in, response out
+gateway, generation  serves one request; all that one configuration makes
+request, record      a request's attempts, waits and stream; what is kept of it
+pool, clients        who may use which client; the kinds of upstream
+net                  sockets and the clock
+dialects, wire       what callers speak; bytes to values and back
+config, errors       the file made a `Config`; every failure, its status and its code
+"""
 
 from __future__ import annotations
 
