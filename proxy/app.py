@@ -20,7 +20,7 @@ from .extension import Proxy
 def create_app(
     config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
 ) -> Flask:
-    """The application, with the endpoints at its root; `config` as for `Proxy`."""
+    """Make a WSGI application with the endpoints at its root. `config` is as for `Proxy`."""
     app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config)
     proxy.init_app(app)
@@ -30,7 +30,7 @@ def create_app(
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Sessions for whoever gives the application a key; without one there is none to be opened."""
+    """Opens a session only if the application was given a secret key."""
 
     _none = NullSession()
 
@@ -39,7 +39,7 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 class _Application(Flask):
-    """Flask, less what it works out anew for each request though it is always the same here."""
+    """Flask without work that it repeats for each request, though its result is always the same."""
 
     session_interface = _Sessions()
 
@@ -65,7 +65,7 @@ class _Application(Flask):
 
 
 class _Adapter(MapAdapter):
-    """Where one path leads: worked out once, as all rules are there before the first request."""
+    """Finds where its path leads once: all rules are there before the first request."""
 
     _found: tuple[Rule, Mapping[str, Any]] | None = None
 

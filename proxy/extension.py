@@ -1,4 +1,4 @@
-"""`Proxy`: the gateway as a Flask extension, for an application that does other things as well."""
+"""`Proxy`: the gateway as a Flask extension, for an application that serves other things too."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .gateway import Gateway
 
 
 class Proxy:
-    """A gateway to be mounted in Flask applications, in as many as there are.
+    """The gateway as a Flask extension. One may be mounted in several applications.
 
         Proxy("config.yaml").init_app(app, url_prefix="/llm")
 
-    Its paths, errors and hooks stay under the prefix, the application's own are left alone; `name`
-    tells several in one application apart. It is found again as `app.extensions["proxy"][name]`.
-    It may be made and mounted before a fork. `config` is a path, a mapping of the file's
-    shape, or a loaded `Config`; None: `$PROXY_CONFIG`, else `./config.yaml`. Raises ConfigError.
+    Its paths, errors and hooks stay under the prefix and change nothing else in the application.
+    `config` is a path, a mapping of the file's shape, or a loaded `Config`; None means
+    `$PROXY_CONFIG`, else `./config.yaml`. `name` tells several in one application apart: each is
+    `app.extensions["proxy"][name]`. May be made and mounted before a fork. Raises ConfigError.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Proxy:
             self.init_app(app, url_prefix=url_prefix)
 
     def init_app(self, app: Flask, *, url_prefix: str = "") -> None:
-        """Mount the endpoints in `app` below `url_prefix`; "": all paths that it has no route for.
+        """Mount the endpoints in `app` below `url_prefix`, or at all paths without another route.
 
-        Raises RuntimeError when one of this name is mounted there already.
+        Raises RuntimeError if one of this name is mounted there already.
         """
         instances = app.extensions.setdefault("proxy", {})
         if self.name in instances:

@@ -1,12 +1,7 @@
-"""The command line `poolproxy`: serve, look at a configuration, look after a running instance.
+"""The command `poolproxy`: serve, check a configuration, and control a running instance.
 
-arguments   the commands and their options
-checking    `check`: what a configuration would serve, and whether its upstreams answer
-running     `status`, `disable`, `enable`: over the control sockets
-table       columns of text
-
-Results go to stdout, problems to stderr. What can be foreseen ends in a line and an exit status,
-never in a traceback; no key is ever printed.
+Results go to stdout, problems to stderr. A problem that can be foreseen is a line and an exit
+status, never a traceback. No key is ever printed.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process's exit status."""
+    """Run one command, and return the exit status of the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without `…` gets an escape

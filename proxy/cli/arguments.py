@@ -34,7 +34,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; `command` of what it parses is to be called with that."""
+    """Make the parser. Call `command` of its result with that result to run the command."""
     top = argparse.ArgumentParser(
         prog="poolproxy",
         description="One OpenAI-compatible endpoint in front of a pool of LLM accounts.",
@@ -86,7 +86,7 @@ instance is restarted. A reload and new workers don't change that.
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve in this process; returns when a signal has ended that, or raises SystemExit."""
+    """Serve in this process until a signal ends it. May raise SystemExit."""
     from ..server import addresses, settings  # gunicorn: no other command needs it
 
     def read() -> Config:

@@ -35,7 +35,7 @@ MAX_PROBES = 32
 
 
 def check(args: argparse.Namespace) -> int:
-    """Print what would be served; with `--probe` ask each upstream. Raises ConfigError."""
+    """Print what would be served, and with `--probe` ask each upstream. Raises ConfigError."""
     if args.schema:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return Exit.OK

@@ -1,4 +1,4 @@
-"""How a command ends."""
+"""Exit statuses, and the error that ends a command with one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Exit(enum.IntEnum):
-    """The exit statuses; documented in `--help`."""
+    """The exit statuses. `--help` explains them."""
 
     OK = 0
     FAILED = 1
@@ -17,7 +17,7 @@ class Exit(enum.IntEnum):
 
 
 class Failure(Exception):
-    """What was asked for cannot be done, said in a line."""
+    """Ends a command with a one-line message and an exit status."""
 
     def __init__(self, message: str, status: Exit = Exit.FAILED) -> None:
         super().__init__(message)

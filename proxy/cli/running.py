@@ -1,4 +1,4 @@
-"""`poolproxy status`, `disable`, `enable`: the workers of a running instance, asked all at once."""
+"""`poolproxy status`, `disable`, `enable`: ask all workers of a running instance."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def _report_errors(answers: Answers) -> int:
 
 
 def _find(wanted: str, labels: list[str]) -> str:
-    """The label that is `wanted`, or the only one that has it in it; raises Failure.
+    """The label that is `wanted`, or the only one that contains it; raises Failure.
 
-    Also as `x-proxy-client` spells it, with dots for the ellipsis.
+    Dots may stand for the ellipsis, as in `x-proxy-client`.
     """
     wanted = wanted.replace("...", "…")
     if wanted in labels:

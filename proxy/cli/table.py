@@ -1,4 +1,4 @@
-"""Columns of text for a terminal."""
+"""Text for a terminal: tables, names, counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_NAMES = 6
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Rows under a head, each column as wide as its widest cell; `right`: columns of numbers."""
+    """Rows under a head, each column as wide as its widest cell. `right` columns are numbers."""
     lines = [head, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
     return "\n".join(
@@ -22,7 +22,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
 
 
 def names(items: Sequence[str]) -> str:
-    """A list of names in one cell, shortened."""
+    """A list of names for one cell. Only the first few are shown if there are many."""
     left_out = len(items) - MAX_NAMES
     if left_out > 1:
         return f"{', '.join(items[:MAX_NAMES])} and {left_out} more"
@@ -35,5 +35,5 @@ def count(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere in one line, without anything that a terminal would obey."""
+    """Text from elsewhere in one line, without control characters for the terminal."""
     return "".join(char if char.isprintable() else " " for char in text).strip()

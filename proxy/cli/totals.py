@@ -1,4 +1,4 @@
-"""The facts of all workers about a client, added up: each worker has a pool of its own."""
+"""Sums of what all workers say about a client, because each worker has a pool of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GRAVITY = ("resting", "on trial", "cooling down", "out of service")
 
 
 class Trouble(NamedTuple):
-    """What keeps a client from being used for a model: the worst over all workers."""
+    """Why a client cannot be used for a model: the worst state in any worker."""
 
     gravity: int
     for_s: float  # 0: until something happens
@@ -25,7 +25,7 @@ class Trouble(NamedTuple):
 
 
 class ClientSum:
-    """One client over all workers."""
+    """Sums the facts of one client over all workers."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -38,7 +38,7 @@ class ClientSum:
         self._troubled_in = 0
 
     def add(self, facts: dict[str, Any]) -> None:
-        """Add what one worker says (`ClientPool.snapshot`)."""
+        """Add the facts of one worker (`ClientPool.snapshot`)."""
         own = facts["permits"]
         self.permits = self.permits + own if own and self.permits is not None else None
         self.in_flight += facts["in_flight"]
@@ -58,7 +58,7 @@ class ClientSum:
             self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
 
     def state(self, workers: int) -> str:
-        """In words; in how many of the workers, unless it is so in all."""
+        """The state in words, with the number of workers unless it is the same in all."""
         if self._disabled_in:
             return _in_some("disabled", self._disabled_in, workers)
         if not self.troubles:
@@ -66,7 +66,7 @@ class ClientSum:
         return _in_some(str(max(self.troubles.values())), self._troubled_in, workers)
 
     def models(self) -> dict[str, list[str]]:
-        """By the upstream's names, the aliases; of those not configured, what was asked for."""
+        """The aliases by the upstream's name. Without configured models, those asked for so far."""
         return self._offered or {name: [name] for name in sorted(self._asked_for)}
 
     def facts(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class ClientSum:
 
 
 def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
-    """The clients of all workers that answered, in the order of the configuration."""
+    """Sum the answers of all workers, by client, in the order of the configuration."""
     sums: dict[str, ClientSum] = {}
     for answer in answers:
         for facts in answer["clients"]:

@@ -1,4 +1,4 @@
-"""Upstream clients, one module per kind, and the sockets below them."""
+"""The kinds of upstream client, a module each, and the registry of the models they offer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Client", "make_clients"]
 
 
 def make_clients(config: Config, clock: Clock = CLOCK) -> list[Client]:
-    """A client for each of the configuration's; those of one upstream share its connections."""
+    """Make a client for each in the configuration. Those of one upstream share connections."""
     transports: dict[tuple[str, str, str], Transport] = {}
 
     def transport(client: ClientConfig) -> Transport:

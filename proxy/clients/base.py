@@ -1,7 +1,6 @@
-"""What every kind of upstream client offers to dispatch: send a request, read its reply.
+"""The interface of every kind of client: it sends a request, and its reply is read.
 
-A client is one account at one provider. It keeps no state of a request: that is the reply's, and
-who may use it is the pool's business.
+A client is one account at one provider. It keeps no state of a request: the reply does.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from ..wire.chat import ChatRequest, Speech, Usage
 
 
 class Reply(Protocol):
-    """An upstream's answer on its way. Used by one thread; owned by whoever sent the request.
+    """The answer to one request, read as it comes. One thread uses it; the sender owns it.
 
-    `open`, `head` and `read` wait until a moment on the monotonic clock and can be called again;
-    they raise CallerGone, UpstreamError. `close` is idempotent.
+    `open`, `head` and `read` wait until a monotonic moment, and may be called again if that came
+    first. They raise CallerGone, UpstreamError. `close` is idempotent.
     """
 
     @property
     def status(self) -> int:
-        """0 before `head` was there."""
+        """The HTTP status; 0 until `head` has returned True."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By lower-case name."""
+        """The headers by lower-case name."""
 
     def open(self, until: float) -> bool:
         """Whether there is a connection for the request to go out on."""
@@ -38,7 +37,7 @@ class Reply(Protocol):
         """Whether the status and the headers are there; opens the connection if need be."""
 
     def read(self, until: float) -> bytes | None:
-        """What came of the body; None: nothing until then; b"": it is whole."""
+        """The next bytes of the body; b"" at its end, None if nothing came until then."""
 
     @property
     def is_whole(self) -> bool:
@@ -49,28 +48,25 @@ class Reply(Protocol):
 
 
 class ChunkTranslator(Protocol):
-    """An upstream's events to chat chunks, both without SSE framing."""
+    """Translates the events of one streamed answer to chat chunks, both without SSE framing."""
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens, as far as the answer told them by now."""
+        """The tokens, as far as the answer has told them."""
 
     @property
     def is_over(self) -> bool:
         """Whether the upstream's own end mark came: nothing follows that matters."""
 
     def feed(self, events: list[bytes]) -> list[bytes]:
-        """The chunks in these events; raises UpstreamError."""
+        """Translate these events; raises UpstreamError."""
 
     def finish(self) -> list[bytes]:
         """The chunks still due when the upstream's answer ended; raises UpstreamTruncated."""
 
 
 class Client(ABC):
-    """One upstream account.
-
-    It takes chat, by translating where need be, and what its upstream `speaks`, as it came.
-    """
+    """One upstream account. It takes chat, and whatever else its upstream `speaks` as it came."""
 
     speaks: Collection[Speech] = ()
 
@@ -96,27 +92,27 @@ class Client(ABC):
         caller: CallerConnection,
         deadline: float,
     ) -> Reply:
-        """Send a request to the upstream's `model`. Does not block: its reply waits.
+        """Send a request to the upstream's `model`. Does not block: its reply does the waiting.
 
-        `headers`: of the caller's, those that go on. Raises InvalidRequest for what this upstream
-        cannot do, UpstreamUnreachable, UpstreamTimeout.
+        `headers` are the caller's that go on. Raises InvalidRequest for what this upstream cannot
+        do, UpstreamUnreachable, UpstreamTimeout.
         """
 
     @abstractmethod
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        """The error in an answer whose status is not 2xx."""
+        """Read the error from an answer whose status is not 2xx."""
 
     @abstractmethod
     def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
-        """A unary answer, in the request's dialect; raises UpstreamError if it is none."""
+        """Read a unary answer, in the request's dialect; raises UpstreamError if it is none."""
 
     @abstractmethod
     def chunks(self, request: ChatRequest) -> ChunkTranslator:
-        """The translator for one streamed answer."""
+        """Make the translator for one streamed answer."""
 
     @abstractmethod
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
-        """The upstream's own list of models, by its names; raises UpstreamError."""
+        """Fetch the names in the upstream's own list of models; raises UpstreamError."""
 
     @abstractmethod
     def close(self) -> None:
@@ -124,7 +120,7 @@ class Client(ABC):
 
 
 class Collected:
-    """The bytes of a body, up to a limit."""
+    """Collects the bytes of a body, up to a limit."""
 
     def __init__(self, max_bytes: int, limit_name: str) -> None:
         self._parts: list[bytes] = []
@@ -132,19 +128,19 @@ class Collected:
         self._limit = f"{max_bytes} bytes ({limit_name})"
 
     def add(self, data: bytes) -> None:
-        """Keep some more; raises UpstreamTooLarge."""
+        """Add the next bytes; raises UpstreamTooLarge."""
         self._left -= len(data)
         if self._left < 0:
             raise UpstreamTooLarge(f"the upstream's answer is larger than {self._limit}")
         self._parts.append(data)
 
     def whole(self) -> bytes:
-        """All of it."""
+        """All bytes added so far."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 def read_whole(reply: Reply, *, deadline: float, max_bytes: int) -> bytes:
-    """A reply's body in one go; raises UpstreamTimeout, UpstreamTooLarge, CallerGone."""
+    """Read a reply's whole body; raises UpstreamTimeout, UpstreamTooLarge, CallerGone."""
     body = Collected(max_bytes, "the limit of a model list")
     if reply.head(deadline):
         while (data := reply.read(deadline)) is not None:

@@ -1,4 +1,4 @@
-"""Clients at Anthropic's Messages API."""
+"""The client for Anthropic's Messages API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .translating import TranslatingClient
 
 
 class ClaudeClient(TranslatingClient):
-    """One API key."""
+    """One API key of Anthropic's."""
 
     models_path = models.PATH
 

@@ -1,7 +1,7 @@
-"""The demo provider: in-process, without key or network, so that a first try has an answer.
+"""The client that answers in this process, without key or network, for a first try.
 
-It says back what it was told, the same each time, a word each `delay-ms`, in OpenAI's own format,
-so that everything behind it works as with a real upstream.
+It repeats what it was told, a word each `delay-ms`, and the same each time. Its answers have
+OpenAI's format, so that everything behind it works as with a real upstream.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEAD = {"id": "chatcmpl-demo", "created": 0}
 
 
 class DemoClient(Client):
-    """An account at no provider."""
+    """A client without an upstream."""
 
     def __init__(self, config: ClientConfig, clock: Clock = CLOCK) -> None:
         super().__init__(config)
@@ -59,7 +59,7 @@ class DemoClient(Client):
 
 
 class DemoReply:
-    """An answer that is made up as it is read."""
+    """Makes its answer while it is read."""
 
     status = 200
     is_whole = True
@@ -126,7 +126,7 @@ def _stream(asked: dict[str, Any], model: str) -> Iterator[bytes]:
 
 
 def _answer(asked: dict[str, Any]) -> tuple[list[str], str, dict[str, int]]:
-    """The words, the reason to stop after them, and what they cost at a token a word."""
+    """The words, the finish reason, and the usage, at one token a word."""
     messages = [text for message in _list(asked.get("messages")) if (text := _text(message))]
     said = messages[-1].split()[:MAX_WORDS] if messages else []
     words = ["Hello", "from", "the", "demo", "provider."]

@@ -1,4 +1,4 @@
-"""Clients at Google's Gemini API (the service for API keys, v1beta)."""
+"""The client for Google's Gemini API (the service for API keys, v1beta)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .translating import TranslatingClient
 
 
 class GeminiClient(TranslatingClient):
-    """One API key."""
+    """One API key for Gemini."""
 
     models_path = models.PATH
 

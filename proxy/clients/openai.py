@@ -1,4 +1,4 @@
-"""Clients that speak OpenAI's own dialect: bytes pass through, but for names of functions."""
+"""The client for OpenAI's own dialect: bytes pass through, except names of functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients share whose upstream speaks a dialect of its own: heads, refusals, model lists."""
+"""The base of clients that translate: request heads, refusals, and lists of models."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MAX_PAGES = 20
 
 
 class TranslatingClient(Client):
-    """One key at a provider that is asked in its own dialect; the key stays out of addresses.
+    """One key at a provider with a dialect of its own. The key goes into a header, not the URL.
 
-    `headers`: ours and the provider's, without those that all requests have.
+    `headers` are those of this dialect and of the configuration.
     """
 
     models_path: ClassVar[str]
@@ -43,11 +43,11 @@ class TranslatingClient(Client):
     def _error(
         self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
     ) -> UpstreamRefusal:
-        """An error answer in OpenAI's terms; `now_s` is Unix time."""
+        """Read an error answer. `now_s` is Unix time."""
 
     @abstractmethod
     def _page(self, body: bytes) -> ModelPage:
-        """One page of the model list; raises UpstreamInvalid."""
+        """Read one page of the model list; raises UpstreamInvalid."""
 
     def _post(
         self,
@@ -74,7 +74,7 @@ class TranslatingClient(Client):
         )
 
     def _meant(self, path: str) -> str:
-        """The path with the version that the configuration names, in place of the usual one."""
+        """The path, with the version of the API that the configuration names, if it names one."""
         version = self.config.api_version
         return f"{version}/{path.split('/', 2)[2]}" if version else path
 

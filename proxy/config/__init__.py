@@ -1,4 +1,4 @@
-"""The configuration: `load_config` makes a `Config`, immutable from then on.
+"""The configuration: `load_config` makes an immutable `Config` of a file.
 
 document   the file's bytes -> a tree of plain values
 variables  ${NAME} -> the environment's value

@@ -1,8 +1,7 @@
-"""Holds a tree against `schema`: every problem is noted, not only the first one.
+"""Checks a tree against `schema`, and notes every problem, not only the first one.
 
-One walk over the types that msgspec knows of the Structs; nothing here knows a single key. What
-does not fit is replaced by its default or by something blank, so that the walk, and after it
-`resolve`, see the rest: the result counts for nothing once `Notes.problems` has an entry.
+It walks over the types that msgspec knows of the Structs. A value that does not fit becomes its
+default or a blank, so that the rest is seen too; a result with `Notes.problems` must not be used.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _Section = TypeVar("_Section", bound=msgspec.Struct)
 
 
 class Notes:
-    """What came up, each entry with the path it belongs to."""
+    """Collects problems and warnings, each with its path in the file."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -48,7 +47,7 @@ class _LeftOut(Exception):
 
 
 def check(tree: Any, shape: type[_Section], notes: Notes, environ: Mapping[str, str]) -> _Section:
-    """`tree` as a `shape`, with what is wrong in `notes`."""
+    """Make a `shape` of `tree`. Whatever is wrong with it goes into `notes`."""
     section = inspect.type_info(shape)
     assert isinstance(section, inspect.StructType)
     result = _Walk(notes, environ).value(tree, section, "")
@@ -178,7 +177,7 @@ class _Walk:
 
 
 def unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
-    """The type itself, without `| None`, and what its annotations add."""
+    """The type itself, without `| None`, and the rules that its annotations add."""
     rules: dict[str, Any] = {}
     while isinstance(declared, (inspect.Metadata, inspect.UnionType)):
         if isinstance(declared, inspect.Metadata):
@@ -238,7 +237,7 @@ def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
 
 
 def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
-    """The type and its range in words."""
+    """The type and its range in words, for errors and the README."""
     if "expected" in rules:
         return str(rules["expected"])
     if isinstance(bare, inspect.BoolType):

@@ -1,6 +1,4 @@
-"""Keys that CLIProxyAPI's files may hold and this program lacks: warned about, ignored.
-
-They are told in two lines, so that those which change what is served are seen.
+"""Keys of CLIProxyAPI's files that this program ignores, and the two warnings about them.
 
 From its `config.example.yaml` and the yaml tags of `internal/config` (github.com/router-for-me/
 CLIProxyAPI, read 2026-11), with the spellings of its earlier releases. What lies below such a key
@@ -141,9 +139,10 @@ _SERVING = frozenset(
 
 
 def warnings(ignored: Mapping[str, Any]) -> Iterator[str]:
-    """What to say of ignored keys, by path; entries of a list are not told apart.
+    """Up to two warnings about ignored keys; those that change who is served come first.
 
-    What is off in the file (`false`, 0, nothing) serves nobody otherwise.
+    Keys are named by path, without the index in a list. A key that is off in the file (`false`, 0,
+    nothing) changes nothing.
     """
     serving: dict[str, None] = {}
     others: dict[str, None] = {}

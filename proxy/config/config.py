@@ -1,6 +1,6 @@
-"""What the program runs on: defaults applied, inheritance resolved, everything checked, immutable.
+"""What the program runs on: checked and immutable, with defaults and inheritance applied.
 
-The shape of the file is `schema`; `resolve` makes one from the other.
+`schema` has the shape of the file. `resolve` makes a `Config` of it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls: known by its key, with what it may use."""
+    """A caller with its key and what it may use."""
 
     name: str  # "": unnamed
     key: Secret
@@ -70,7 +70,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Config(Settings, frozen=True, kw_only=True, dict=True):
-    """The whole configuration: the file's settings, and what was made of its other keys."""
+    """The whole configuration: the settings of the file, and what its other keys make."""
 
     path: str  # of the file, as it was given; "": made from a mapping
     callers: tuple[Caller, ...]  # none: open
@@ -87,13 +87,13 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def secrets(self) -> Secrets:
-        """What hides every secret in here; made once."""
+        """Masks every secret of this configuration. Made once."""
         return secrets_of(self)
 
     def listen_problems(self, *others: str) -> list[str]:
-        """Why a server must not listen at `host`, or `others`, with this; empty: it may.
+        """The reasons why a server must not listen at `host` or `others`; empty if it may.
 
-        A step of its own, because an embedding application listens by itself.
+        Not part of loading, because an embedding application listens by itself.
         """
         known = [
             f"api-keys[{i}]" for i, each in enumerate(self.callers) if is_placeholder(each.key)

@@ -1,7 +1,7 @@
-"""From the file's bytes to a tree of plain values, with a line for everything that is no YAML.
+"""Reads the bytes of a file as a tree of plain values, and says where they are no YAML.
 
-YAML 1.1 as PyYAML reads it, with three differences: dates are strings, a key that stands twice in
-a mapping is a problem, and `${NAME}` needs no quotes inside `[...]` and `{...}`.
+This is YAML 1.1 as PyYAML reads it, with three differences: dates are strings, a mapping must not
+have a key twice, and `${NAME}` needs no quotes inside `[...]` and `{...}`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAIN = frozenset(_TAG + name for name in ("null", "bool", "int", "float"))
 
 
 class Unreadable(Exception):
-    """There is no tree to look at; `problems` say why, a line each."""
+    """The bytes make no tree; `problems` say why, a line each."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -40,7 +40,7 @@ class Unreadable(Exception):
 
 
 def read(path: str | os.PathLike[str]) -> Tree:
-    """The tree in the file at `path`; raises `Unreadable`."""
+    """Read the tree in the file at `path`; raises `Unreadable`."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -52,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> Tree:
 
 
 def parse(data: bytes) -> Tree:
-    """The tree in `data`; raises `Unreadable` with the line of each problem."""
+    """Read the tree in `data`; raises `Unreadable` with the line of each problem."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -74,7 +74,7 @@ def parse(data: bytes) -> Tree:
 
 
 def plain_value(text: str) -> Tree:
-    """What `text` would be as a plain scalar of its own: a number, a boolean, None or a string."""
+    """The value of `text` as a plain scalar: a number, a boolean, None or a string."""
     loader = yaml.SafeLoader("")
     tag = loader.resolve(ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     if tag not in _PLAIN:

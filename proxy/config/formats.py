@@ -1,4 +1,4 @@
-"""What a string of the file must look like: predicates, each with the words for its error."""
+"""Predicates for strings of the file: names, addresses, keys, headers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ NO_PROXY = ("direct", "none")  # CLIProxyAPI's words for "not even the one confi
 def meta(
     expected: str, valid: Callable[[Any], bool], *, private: bool = False, **schema: Any
 ) -> msgspec.Meta:
-    """The annotation of a field whose value `valid` accepts, described as `expected` in errors.
-
-    What is `private` is never shown in one.
-    """
+    """Annotate a field: errors say what is `expected`, and never show what is `private`."""
     return msgspec.Meta(
         extra={"expected": expected, "valid": valid, "private": private},
         extra_json_schema=schema or None,
@@ -48,7 +45,7 @@ def is_model_name(text: str) -> bool:
 
 
 def is_bind_host(text: str) -> bool:
-    """A host name, an IPv4 or IPv6 address (brackets allowed), or nothing: all interfaces."""
+    """A host name, an IPv4 or IPv6 address with or without brackets, or "" (all interfaces)."""
     if _HOST_NAME.fullmatch(text):
         return True
     try:
@@ -70,7 +67,7 @@ def is_base_url(text: str) -> bool:
 
 
 def is_proxy_url(text: str) -> bool:
-    """An address of a proxy, or a word that says none; empty: the one configured above."""
+    """An address of a proxy, a word for none, or "" (the proxy that is configured above)."""
     if text in ("", *NO_PROXY):
         return True
     url = _split(text)
@@ -78,7 +75,7 @@ def is_proxy_url(text: str) -> bool:
 
 
 def is_key(key: Secret) -> bool:
-    """Fit for a header; an upstream's may be empty."""
+    """Fit for a header. An upstream's key may be empty."""
     return _VISIBLE_ASCII.fullmatch(key.reveal()) is not None
 
 

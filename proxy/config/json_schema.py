@@ -15,7 +15,7 @@ _FILLED_IN = ("integer", "number", "boolean")  # types whose place a `${NAME}` m
 
 
 def json_schema() -> dict[str, Any]:
-    """A schema of `config.yaml`, JSON values only."""
+    """Make the JSON Schema of `config.yaml`, of JSON values only."""
     made = msgspec.json.schema(schema.File, schema_hook=_string_for_secret)
     definitions = made["$defs"]
     for name, definition in definitions.items():

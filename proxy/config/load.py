@@ -1,4 +1,4 @@
-"""`load_config`: from a file or a mapping to a `Config`, or to one error with every problem."""
+"""`load_config`: makes a `Config` of a file or a mapping, or one error with every problem."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ def load_config(
 ) -> Config:
     """Read, fill in, check and resolve the configuration; raises `ConfigError` with all problems.
 
-    `path` is a file's, or a mapping of the same shape as the file; None: what `$PROXY_CONFIG`
-    names, else `./config.yaml`. `${NAME}` is looked up in `environ`, in a mapping too. A string
-    stays the text that was filled in; where a number or boolean is wanted it is read as YAML
-    would read it, and empty means left out.
+    `path` is that of a file, or a mapping of the file's shape; None means `$PROXY_CONFIG`, else
+    `./config.yaml`. `${NAME}` is looked up in `environ`. The text from there is a string where a
+    string is wanted; a number or boolean is read as YAML reads it, and empty means left out.
     """
     if isinstance(path, Mapping):
         return _from_tree(path, "", environ)

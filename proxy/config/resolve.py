@@ -1,6 +1,6 @@
-"""From what stands in the file to what the program runs on: inheritance, clients, their labels.
+"""Makes a `Config` of the file's values: applies inheritance, makes clients and their labels.
 
-Notes what no single value can show: names and keys that stand twice, files that are missing.
+Notes problems that no single value shows: repeated names and keys, files that are missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": (
 
 
 def resolve(file: File, notes: Notes, *, path: str) -> Config:
-    """The configuration that `file` means; `path` is where it stands, "" for nowhere."""
+    """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
     clients = _Clients(file, notes, directory=os.path.dirname(path))
     clients.add_all()
     callers = _callers(file.api_keys, notes)

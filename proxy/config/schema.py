@@ -1,12 +1,12 @@
 """The shape of the file: every key is declared here, and nowhere else.
 
-A key's name, type, range, unit, default and help are what a file is held against, what the JSON
-Schema and the README's tables say, and what `poolproxy check` lists. The help of a number goes on
-from its unit: "s to wait for a free client".
+A field has the key's name, type, range, unit, default and help. The check of a file, the JSON
+Schema, the README's tables and the list of `poolproxy check` follow from them. The help of a number
+goes on from its unit: "s to wait for a free client".
 
-Key names are CLIProxyAPI's. `None` is "left out": what holds then is decided in `resolve`.
-A Struct's `foreign` are the keys to ignore with a warning; where `shorthand` names a field, a bare
-string stands for a mapping that holds only that field.
+Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what holds then. The keys in
+a Struct's `foreign` are ignored with a warning. Where `shorthand` names a field, a bare string
+stands for a mapping with only that field.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class KeyEntry(_Section, frozen=True, kw_only=True):
 
 
 class _Upstream(_Section, frozen=True, kw_only=True):
-    """What every upstream over the network may say."""
+    """The keys of every upstream over the network."""
 
     max_concurrency: Permits = 1
     weight: Weight = 1
@@ -205,7 +205,7 @@ class Streaming(_Section, frozen=True, kw_only=True):
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """What the program runs on as it stands in the file."""
+    """The keys that the program runs on as they are in the file."""
 
     host: Annotated[Host, says("where to listen; empty: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535), says("0: any free one")] = 8317

@@ -1,4 +1,4 @@
-"""An API key that does not show itself: not in a log, an error, a repr or a traceback."""
+"""`Secret`, an API key that is masked in logs, errors, reprs and tracebacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MASKED_WHOLE_BELOW = 12  # characters; of a shorter key the mask would give too
 
 
 class Secret:
-    """A key; everything but `reveal()` gives its mask. Empty is falsy."""
+    """Holds a key. Everything but `reveal()` gives its mask. An empty one is falsy."""
 
     __slots__ = ("_value",)
 
@@ -55,5 +55,5 @@ def mask(key: str) -> str:
 
 
 def is_placeholder(key: Secret) -> bool:
-    """Whether it is no key, but stands where one is to be put: everybody knows it."""
+    """Whether it is the placeholder of a published example, which everybody knows."""
     return _PLACEHOLDER.fullmatch(key.reveal()) is not None

@@ -1,8 +1,7 @@
-"""All secrets of one configuration, and how they are hidden in whatever leaves the process.
+"""`Secrets`: knows all secrets of one configuration, and masks them in whatever leaves.
 
-Errors, the log, the request log and `check --probe` mask with the one `Secrets` of their
-configuration. It knows callers' keys, clients' keys, and the credentials in `headers` and
-`proxy-url`, each in the spellings in which an upstream or a program in between may quote it.
+These are callers' keys, clients' keys, and the credentials in `headers` and `proxy-url`, each in
+the spellings in which an upstream or a program in between may quote it.
 
 A search costs as much with a thousand keys as with one: it looks at every fourth place of the text,
 for four bytes with which a secret may end.
@@ -70,13 +69,13 @@ class Secrets:
         self._alphabet = bytes({byte for spelling in self._sorted for byte in spelling})
 
     def mask(self, text: str) -> str:
-        """`text`, in which no whole secret is left."""
+        """Mask all whole secrets in `text`."""
         data = text.encode("utf-8", "surrogatepass")
         masked = self.mask_bytes(data)
         return text if masked is data else masked.decode("utf-8", "surrogatepass")
 
     def mask_quote(self, text: str) -> str:
-        """The same for what an upstream said: text that was cut may end in the half of a secret."""
+        """As `mask`, for what an upstream said: a text that was cut may end in half a secret."""
         masked = self.mask(text)
         whole = masked.removesuffix("…")
         data = whole.encode("utf-8", "surrogatepass")
@@ -86,12 +85,12 @@ class Secrets:
         return data[:-begun].decode("utf-8", "surrogatepass") + "…"
 
     def mask_ascii(self, text: str) -> str:
-        """The same for a header's value: header fields carry ASCII (RFC 9110 section 5.5)."""
+        """As `mask`, for a header's value, which has to be ASCII (RFC 9110 section 5.5)."""
         masked = self.mask(text)
         return text if masked is text else masked.replace("…", "...")
 
     def mask_bytes(self, data: bytes) -> bytes:
-        """`data`, in which no whole secret is left; itself, if there was none."""
+        """Mask all whole secrets in `data`. Returns `data` itself if there is none."""
         found = self._find(data)
         if not found:
             return data
@@ -103,7 +102,7 @@ class Secrets:
         return b"".join([*parts, data[at:]])
 
     def mask_json(self, data: bytes) -> bytes:
-        """`data`, a JSON text that quotes an upstream, however that is escaped; as `mask_quote`."""
+        """As `mask_quote`, for a JSON text that quotes an upstream, however that is escaped."""
         data = self.mask_bytes(data)
         try:
             tree = msgspec.json.decode(data)
@@ -122,7 +121,7 @@ class Secrets:
         return tree
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Of a stream: what is certain by now, masked, and the rest, with which a secret may begin.
+        """Mask a piece of a stream. Returns what is certain, and a rest that may begin a secret.
 
         The rest belongs before the next piece.
         """
@@ -168,7 +167,7 @@ class Secrets:
 
 
 def secrets_of(config: Config) -> Secrets:
-    """All that must not leave, as the configuration has it."""
+    """Collect the secrets of a configuration."""
     found = {caller.key.reveal(): None for caller in config.callers}
     for client in config.clients:
         found[client.key.reveal()] = None

@@ -1,6 +1,6 @@
 """`${NAME}` and `${NAME:-default}` in strings, filled in from the environment.
 
-As in a shell, the default holds where the variable is unset or empty; it has no braces itself.
+As in a shell, the default holds if the variable is unset or empty; it must not contain braces.
 `$${` stands for `${`. Filling in comes after parsing, so that no value can add to the structure.
 """
 
@@ -16,7 +16,7 @@ _REFERENCE_OR_NOT = re.compile(rf"(?P<escaped>\$\$\{{)|{REFERENCE.pattern}|\$\{{
 
 
 class Filled(msgspec.Struct, frozen=True):
-    """A text after filling in: `names` were asked for, `problems` say what could not be had."""
+    """A text after filling in, the `names` that it asked for, and `problems` with them."""
 
     text: str
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How a value of the file is named in an error: short, and never a key."""
+"""Shows values of the file in errors: in few characters, and never a key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shown(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What kind of value it is, without it."""
+    """What kind of value it is, without the value."""
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
     if isinstance(value, Mapping):
         return "a mapping"

@@ -1,1 +1,1 @@
-"""What is kept of a request: its record, and its transcript where that is asked for."""
+"""What is kept of a request: its record, and its transcript if the configuration asks for one."""

@@ -1,6 +1,6 @@
-"""What is kept of each request: one record, one line in the log when it ends.
+"""The record of a request, which becomes one line in the log when the request ends.
 
-Logs, metrics and pages read it. It never holds a key or what was said.
+It never holds a key, nor what the caller or a model said.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_NAME_CHARS = 80
 
 
 class AttemptRecord:
-    """One try with one client. `reason` is how it ended: `ok`, an error's code, or a status."""
+    """One try with one client. `reason` says how it ended: `ok`, an error's code, or a status."""
 
     __slots__ = ("client", "reason", "status", "waited_s")
 
@@ -38,9 +38,9 @@ class AttemptRecord:
 
 
 class Record:
-    """One request. Moments are monotonic seconds, sizes are bytes.
+    """The facts of one request. Moments are monotonic seconds, sizes are bytes.
 
-    `end`: `ok`, `caller_gone`, or the code of the error that ended it.
+    `end` is `ok`, `caller_gone`, or the code of the error that ended the request.
     """
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Record:
         self.usage: Usage | None = None
 
     def close(self, now: float) -> None:
-        """The request is over: log its line."""
+        """Note that the request is over, and log its line. Idempotent."""
         if self.ended is None:
             self.ended = now
             self.end = self.end or "error"

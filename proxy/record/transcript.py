@@ -1,13 +1,12 @@
-"""`request-log`: each request and its answer, whole, in a file of its own, keys masked.
+"""The files that `request-log` asks for: each request and its whole answer, with keys masked.
 
-The files stand in `request-logs` beside the configuration file (of a mapping: in the working
-directory), in sections named as in CLIProxyAPI's. A request is written before an upstream is asked,
-a stream's writes as they leave, so that a crash leaves what there was; between writes nothing is
-open. No request fails because its file cannot be written: what was written before stays, an empty
-file does not, and the next request tries anew.
+The files are in `request-logs`, beside the configuration file or in the working directory. Their
+sections are named as in CLIProxyAPI's. The request is written before an upstream is asked, and each
+piece of a stream as it leaves, so that a crash leaves what there was; no file stays open between
+writes. A request does not fail because its file cannot be written, and the next one tries again.
 
-A secret of the configuration is masked wherever it stands, unless a model spells it in pieces, and
-every header of the caller's whose name says that it holds one.
+Every secret of the configuration is masked, unless a model spells it in pieces. So is every header
+of the caller whose name says that it holds a secret.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class RequestLog:
-    """The files of one gateway. Touches no disk before the first request."""
+    """Makes the files of one gateway. Touches no disk before the first request."""
 
     def __init__(self, config: Config) -> None:
         place = os.path.join(os.path.dirname(config.path), DIRECTORY)
@@ -48,11 +47,11 @@ class RequestLog:
         self._warned_at = -math.inf
 
     def begin(self, record: Record, environ: Mapping[str, Any]) -> Transcript:
-        """The file-to-be of a request that has just come."""
+        """Begin the transcript of a request. Writes nothing yet."""
         return Transcript(self, record, environ)
 
     def create(self, request_id: str, data: bytes) -> str:
-        """A new file that holds `data`; its path. Raises OSError."""
+        """Make a new file that holds `data`, and return its path. Raises OSError."""
         with suppress(FileExistsError):  # if it is no directory, to open a file in it fails
             os.mkdir(self.directory, 0o700)
         stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}-{self._safe(request_id)}"
@@ -76,7 +75,7 @@ class RequestLog:
         return _UNSAFE_IN_NAMES.sub("_", masked)
 
     def warn(self, error: OSError) -> None:
-        """Say that requests are not logged, once in a while."""
+        """Warn that requests are not logged, once in a while."""
         now = time.monotonic()
         with self._lock:
             is_due = now - self._warned_at >= WARNING_PAUSE_S
@@ -93,8 +92,8 @@ class RequestLog:
 class Transcript:
     """The file of one request, written by the thread that serves it.
 
-    A unary answer is written when the request is over and its lease given back; an error, which is
-    put in words later than that, at once.
+    A unary answer is written when the request is over and its lease is given back. An error is
+    written at once, because its answer is made later than that.
     """
 
     def __init__(self, owner: RequestLog, record: Record, environ: Mapping[str, Any]) -> None:
@@ -136,7 +135,7 @@ class Transcript:
     def answer(
         self, status: int, headers: Sequence[tuple[str, str]], body: bytes | None = None
     ) -> None:
-        """The answer; of a stream (None) the head only, which is written at once."""
+        """Keep the answer to write it at the end. The head of a stream (no body) is written now."""
         self.begin()
         attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
         self._answer = b"".join(
@@ -155,13 +154,13 @@ class Transcript:
             self.end()
 
     def write(self, data: bytes) -> None:
-        """What is going to the caller now, of a stream."""
+        """Write the next piece of a stream, which is going to the caller now."""
         ready, self._tail = self._owner.secrets.split(self._tail + data)
         if ready:
             self._put(ready)
 
     def end(self) -> None:
-        """The request is over; not yet, if its answer is still to come."""
+        """Write the end of the file. Does nothing while the answer is still to come."""
         if self._is_answered:
             self._put_answer()
             line = self._record.line().encode("utf-8", "backslashreplace")
@@ -173,7 +172,7 @@ class Transcript:
             self._answer = None
 
     def _put(self, data: bytes) -> None:
-        """Append what is masked already. After a failure there is no more to be had."""
+        """Append data that is masked already. Does nothing after a failure."""
         if self._is_broken:
             return
         try:
@@ -187,7 +186,7 @@ class Transcript:
 
 
 def _shown_headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The caller's headers, without its credentials, under names as they are usually spelled."""
+    """The caller's headers with credentials masked, and names as they are usually spelled."""
     for key, value in environ.items():
         if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             name = key.removeprefix("HTTP_").replace("_", "-").title()
@@ -197,7 +196,7 @@ def _shown_headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _masked(name: str, value: str) -> str:
-    """A header's value masked, but for the scheme of credentials (RFC 9110 section 11.4)."""
+    """A header's value, masked except the scheme of credentials (RFC 9110 section 11.4)."""
     scheme, space, credentials = value.partition(" ")
     if space and scheme.isalpha() and name.endswith("Authorization"):
         return f"{scheme} {mask(credentials.strip())}"
