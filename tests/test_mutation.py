@@ -67,6 +67,7 @@ def test_each_kind_of_mutant(source: str, expected: set[str]) -> None:
         "y = x\n# The usual is one of them.\nif x == 1:\n    z = x",
         "y = x\nif x == 1:\n    # The usual is two of them,\n    # which is quick.\n    z = x + 1",
         "try:\n    x = y\nexcept E:\n    pass",
+        "try:\n    x = y\nexcept E:\n    log.warning('a')",
         "def f():\n    return None",
         "x = cast('T', y)",
         "x: TypeAlias = A[int]",

@@ -144,7 +144,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
-        if not all(isinstance(each, ast.Pass) for each in node.body):
+        if not all(isinstance(each, ast.Pass) or _is_word(each) for each in node.body):
             begin, end = self._begin(node.body[0]), self._end(node.body[-1])
             self._add(node.body[0], "except branch emptied", begin, end, "pass")
         self.generic_visit(node)
@@ -281,6 +281,11 @@ class _Finder(ast.NodeVisitor):
 
 def _is_abstract(decorator: ast.expr) -> bool:
     return ast.unparse(decorator).endswith(("abstractmethod", "overload"))
+
+
+def _is_word(statement: ast.stmt) -> bool:
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and _is_unwatched(call)
 
 
 def _is_unwatched(call: ast.Call) -> bool:
