@@ -62,3 +62,29 @@ def test_what_gunicorn_says_of_callers_that_went(
     facts = None if raised is None else (type(raised), raised, None)
     record = logging.LogRecord("gunicorn.error", logging.ERROR, "x", 1, "m", args, facts)
     assert _is_ours_to_tell(record) is is_told
+
+
+def test_gunicorns_logs_go_where_they_went() -> None:
+    """To standard output or standard error, and a file's handler stays."""
+    script = (
+        "import logging, sys; from proxy.logs import unblock_gunicorns_logs\n"
+        "for name, stream in (('error', sys.stderr), ('access', sys.stdout)):\n"
+        "    log = logging.getLogger(f'gunicorn.{name}')\n"
+        "    log.addHandler(logging.StreamHandler(stream))\n"
+        "    log.addHandler(logging.NullHandler())\n"
+        "unblock_gunicorns_logs()\n"
+        "for name in ('error', 'access'):\n"
+        "    log = logging.getLogger(f'gunicorn.{name}')\n"
+        "    assert type(log.handlers[0]) is logging.NullHandler, log.handlers\n"
+        "    log.warning(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("access\n", "error\n")
