@@ -289,7 +289,8 @@ def test_those_who_wait_reckon_with_a_client_that_is_new_to_their_model() -> Non
     """A list has changed, as a later request knows: the end of its cooldown is awaited too."""
     desk = Desk(make_client("a"), make_client("b", models=(("n", "m"),)), queue_timeout_s=30)
     held = desk.lease_of("a")
-    desk.take("n").report(Effect.COOL, asked_s=3)
+    with desk.take("n") as lease:
+        lease.report(Effect.COOL, asked_s=3)
     waiter, newcomer = desk.ticket(), desk.ticket()
     began = desk.clock.now
 
