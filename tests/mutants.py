@@ -158,7 +158,7 @@ MUTANTS = [
        "        self._poll.register(self._fd, select.POLLIN)\n        caller.join(self._poll)\n",
        "        self._poll.register(self._fd, select.POLLIN)\n",
        "net/test_watch.py::test_gone_caller_ends_every_wait"),
-    _m("the queue forgets the caller", "net/watch.py",
+    _m("the queue forgets the caller", "net/bell.py",
        "        poller.register(self._read_fd, select.POLLIN)\n        caller.join(poller)\n",
        "        poller.register(self._read_fd, select.POLLIN)\n",
        "net/test_watch.py::test_gone_caller_ends_every_wait"),

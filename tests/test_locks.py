@@ -16,7 +16,8 @@ import pytest
 
 import proxy
 from proxy.errors import NoClientInService
-from proxy.net.watch import Bell, CallerConnection, Clock, Poll
+from proxy.net.bell import Bell
+from proxy.net.watch import CallerConnection, Clock, Poll
 from proxy.pool import Effect, Lease, Ticket
 from tests.support.clock import VirtualClock
 from tests.support.pool import Desk, make_client

@@ -15,7 +15,8 @@ import weakref
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar, cast
 
-from .watch import CLOCK, Bell, CallerConnection, Clock, my_bell
+from .bell import Bell, my_bell
+from .watch import CLOCK, CallerConnection, Clock
 
 _T = TypeVar("_T")
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..clients.base import Client
 from ..config import Config
-from ..net.watch import Bell, CallerConnection
+from ..net.bell import Bell
+from ..net.watch import CallerConnection
 from .health import OUT_S, Breaker, Effect, Health, Standing
 
 

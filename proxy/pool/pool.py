@@ -23,8 +23,9 @@ from ..errors import (
     ProxyError,
     RetryHint,
 )
+from ..net.bell import Bell, my_bell
 from ..net.lost import LOST
-from ..net.watch import CLOCK, Bell, CallerConnection, Clock, my_bell
+from ..net.watch import CLOCK, CallerConnection, Clock
 from .client_lock import ClientLease, ClientLock, Ticket
 from .health import TRIAL_S, Effect, State
 from .queue import Line, ModelQueue, Offer

@@ -81,7 +81,7 @@ def test_finalizers_only_make_a_note() -> None:
                 is_with = any(isinstance(node, ast.With) for node in ast.walk(function))
                 assert not is_with, f"{name}: `with` in a finalizer"
                 assert calls(function) <= ALLOWED, f"{name}: {calls(function) - ALLOWED}"
-    assert {"request/stream.py", "net/watch.py"} <= found.keys()
+    assert {"request/stream.py", "net/bell.py"} <= found.keys()
 
 
 def test_making_a_note_is_an_append_and_a_write() -> None:

@@ -14,8 +14,8 @@ import pytest
 from proxy.app import create_app
 from proxy.errors import OutOfResources, UpstreamUnreachable
 from proxy.net import shortage
+from proxy.net.bell import Bell
 from proxy.net.opening import connect_error
-from proxy.net.watch import Bell
 from proxy.pool import Effect
 from proxy.request.verdict import Verdict, judge
 from tests.support.attempts import ScriptedClient, ScriptedReply, Stage, error_of

@@ -14,7 +14,8 @@ import pytest
 
 from proxy.errors import CallerGone
 from proxy.net import watch
-from proxy.net.watch import CLOCK, Bell, CallerConnection, Poll, SocketWatch, my_bell
+from proxy.net.bell import Bell, my_bell
+from proxy.net.watch import CLOCK, CallerConnection, Poll, SocketWatch
 
 Pair = tuple[socket.socket, socket.socket]
 
