@@ -21,7 +21,7 @@ class Bell:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._read_fd = self._write_fd = -1  # until there is one: it may be one too many
+        self._read_fd = self._write_fd = -1  # for `__del__`, if no descriptor can be had
         if hasattr(os, "eventfd"):
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -31,7 +31,7 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the waiter, or have its next wait end at once."""
-        with contextlib.suppress(BlockingIOError):  # it is rung already
+        with contextlib.suppress(BlockingIOError):  # it has been rung already
             os.write(self._write_fd, _ONE)
 
     def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
@@ -57,7 +57,7 @@ _thread = threading.local()
 
 
 def my_bell() -> Bell:
-    """The calling thread's bell: made at its first wait, freed with it, not shared over a fork."""
+    """The calling thread's bell. A thread makes it at its first wait, a forked child anew."""
     bell: Bell | None = getattr(_thread, "bell", None)
     if bell is None or bell.pid != os.getpid():
         bell = _thread.bell = Bell()

@@ -1,7 +1,6 @@
-"""One exchange with an upstream, from the opening of a connection on, non-blocking.
+"""One exchange with an upstream, non-blocking from the opening of its connection to its end.
 
-So every wait sees data, silence and a caller who left (`watch`), and can be taken up again after a
-pause.
+Every wait sees data, silence and a caller who left (`watch`), and can be resumed after a pause.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 class SocketReply:
     """One exchange on a connection: its opening, the request's way out, the answer's way in.
 
-    A connection that had served before and ends before any byte of the answer is replaced once by a
-    fresh one: the upstream closed it while idle.
+    The upstream may have closed a connection while it was idle. So one that has served before, and
+    ends before any byte of the answer, is replaced once by a fresh one.
     """
 
     status = 0
@@ -119,7 +118,7 @@ class SocketReply:
         except UpstreamInvalid:
             if head.status < 300:
                 raise
-            # Of an error the status counts, whatever can be read of its body.
+            # An error's status counts, even if its body cannot be read.
 
     def _renew(self, error: OSError | None) -> None:
         """Take a fresh connection if the old one had merely gone stale."""
@@ -131,7 +130,7 @@ class SocketReply:
         self._take(fresh=True)
 
     def _broken(self, what: str, error: OSError | None) -> ProxyError:
-        """What the end of a connection is to the caller: the upstream's doing, or our own want."""
+        """The caller's error for a connection that ended: the upstream's fault, or our own want."""
         want = None if error is None else shortage.recognised(error)
         return want or UpstreamReset(f"{self._transport.host} {what}{_reason(error)}")
 
@@ -140,8 +139,8 @@ class SocketReply:
         while self._unsent:
             if not self._flush(until):
                 return None
-            # An answer that comes early does not wait for the rest of the request, nor the rest
-            # for an answer (what was readable may have been a TLS session ticket).
+            # An early answer is taken before the rest of the request is out. But the rest does not
+            # wait for an answer: what was readable may have been a TLS session ticket.
             if self._unsent and (data := self._receive(0.0)) is not None:
                 return data
         return self._receive(until)
@@ -166,21 +165,21 @@ class SocketReply:
                     raise
                 if want := shortage.recognised(error):
                     raise want from error
-                # Refused in mid-request: an answer that says why may come all the same.
+                # The upstream refuses the rest; an answer that says why may still come.
                 self._unsent.clear()
                 self._is_cut = True
                 break
             self._unsent[0] = self._unsent[0][sent:]
             if not self._unsent[0]:
                 del self._unsent[0]
-            # OpenSSL 4 reads nothing more once a write has failed: first look what came.
+            # OpenSSL 4 reads nothing more once a write has failed, so look first what came.
             look_until = None if type(self._sock) is socket.socket else 0.0
         return True
 
     def _receive(self, until: float) -> bytes | None:
-        """What came, b"" at the end of the connection; None: nothing until then.
+        """What came, b"" at the end of the connection, or None if nothing came until then.
 
-        Polls first: to find out by `recv` that nothing is there would cost a switch of threads.
+        Polls first, because a `recv` that finds nothing would cost a switch of threads.
         """
         may_be_buffered = self._pending is not None and self._pending() > 0
         if may_be_buffered:
@@ -217,7 +216,7 @@ class SocketReply:
                 try:
                     if self._unsent and self.status < 300:
                         data = self._converse(until)
-                    else:  # of a request that is refused the rest may stay (RFC 9112 section 9.3)
+                    else:  # the rest of a refused request need not be sent (RFC 9112 section 9.3)
                         data = self._receive(until)
                 except OSError as error:
                     raise self._broken("broke the connection in mid-answer", error) from error
@@ -269,8 +268,8 @@ class SocketReply:
 
     def _abandon(self, connection: HTTPConnection) -> None:
         if self._unsent or self._body is None or not self._body.is_whole:
-            # A FIN would wait behind what an upstream that does not read has not taken yet, and
-            # many a server takes it for half a close only: a RST ends its work at once.
+            # A RST ends the upstream's work at once. A FIN would wait behind what the upstream has
+            # not read yet, and many servers take it for half a close only.
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         connection.close()

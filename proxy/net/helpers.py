@@ -1,9 +1,8 @@
 """Work that blocks and cannot be polled for, done by a few threads of the process.
 
-A request has one thread, and every wait in it watches the caller and the clock. Some calls cannot
-be waited for like that: `getaddrinfo` has no descriptor, and a model list is wanted by many
-requests at once. Such a call is a `Task`: a helper thread runs it, and any number of requests wait
-for it.
+A request has one thread, and each of its waits watches the caller and the clock. Some calls cannot
+be waited for in this way: `getaddrinfo` has no descriptor, and many requests want the same model
+list. Such a call is a `Task`: a helper thread runs it, and any number of requests wait for it.
 """
 
 from __future__ import annotations
@@ -100,8 +99,8 @@ def wait_any(
 class HelperThreads:
     """At most `limit` daemon threads, each started when a task finds all others busy.
 
-    Daemons, because nothing can end a call of `getaddrinfo`: the process must not wait for it when
-    it ends. A forked child starts with none, and with an empty queue.
+    They are daemons, because nothing can end a call of `getaddrinfo`, and the process must not wait
+    for one when it ends. A forked child starts without threads, and with an empty queue.
     """
 
     def __init__(self, name: str, limit: int) -> None:

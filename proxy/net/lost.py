@@ -1,10 +1,10 @@
-"""What was lost, and is still to be given back: notes that finalizers make.
+"""Notes that finalizers make of what is still to be given back.
 
 A finalizer runs wherever the garbage collector does, also in a thread that holds a lock of ours, of
 the logging module or of a library. If it took a lock, that thread could wait for itself. So a
-finalizer only makes a note, which takes none. The descriptor that it writes to stands in the poll
-set of every wait of a request (`CallerConnection.join`): whoever wakes does what was noted. If
-nobody waits, whoever next asks the pool for something does.
+finalizer only makes a note, which takes no lock. A note writes to a descriptor that is in the poll
+set of every wait of a request (`CallerConnection.join`): the request that wakes does what was
+noted. If no request waits, the next one that asks the pool for a client does it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Lost:
         self.fd = self._write_fd = -1
 
     def forget(self) -> None:
-        """In a forked child: start anew, without the parent's notes and pipe."""
+        """Start anew in a forked child, without the parent's notes and pipe."""
         fds = {self.fd, self._write_fd} - {-1}
         self._begin()
         for fd in fds:
@@ -54,7 +54,7 @@ class Lost:
                 pass  # the pipe is full: it has been written to already
 
     def open(self) -> bool:
-        """Make `fd`, if need be, for poll sets; whether there is one: it may be one too many."""
+        """Make `fd` if need be; False if the process can have no more descriptors."""
         with self._lock, contextlib.suppress(OSError):
             if self.fd < 0:
                 fd, self._write_fd = os.pipe()
@@ -64,7 +64,7 @@ class Lost:
         return self.fd >= 0
 
     def answer(self) -> None:
-        """`fd` was reported: do what was noted. One of those who wake empties the pipe."""
+        """Do what was noted after a poll reported `fd`. The first that wakes empties the pipe."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, _PIPE_BYTES)  # first, so that no later note goes unseen
         self.give_back()

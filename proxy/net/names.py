@@ -1,9 +1,9 @@
-"""Host names to addresses, without a wait in a request's thread.
+"""Looks up the addresses of host names without blocking a request's thread.
 
 `getaddrinfo` blocks for as long as the resolver likes, and nothing can end it. So a few helper
-threads call it, and a request waits for its `Task` as it waits for a socket. A name is looked up
-by one thread at a time, whoever asks for it. Only hosts of the configuration come here: upstreams
-and outbound proxies.
+threads call it, and a request waits for its `Task` as it waits for a socket. One thread at a time
+looks up a name, for all requests that need it. All names are the configuration's: upstreams and
+outbound proxies.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .helpers import HelperThreads, Task
 # The number of names whose resolvers may hang without holding up the names of others.
 MAX_THREADS = 8
 
-# Long enough for a burst of new connections to need one lookup, and short against the lifetime
-# of any address: `getaddrinfo` tells none, and load balancers of the large clouds use 60 s.
+# Long enough that a burst of new connections needs one lookup, and short against the lifetime of
+# addresses: `getaddrinfo` does not tell it, and load balancers of the large clouds use 60 s.
 FRESH_S = 10.0
 
-# So long after it came, a stale answer is used at once while it is renewed. An older one may have
-# become somebody else's address: its renewal is waited for a moment first (RFC 8767 section 5, the
-# client response timer).
+# A stale answer of this age is used at once while it is renewed. An older one may have become
+# somebody else's address, so a request waits a moment for its renewal first (RFC 8767 section 5,
+# the client response timer).
 AT_ONCE_S = 60.0
 RENEWAL_S = 1.8
 
-# More names than any configuration has; after many reloads old ones make room.
+# More names than any configuration has. After many reloads old names make room for new ones.
 MAX_NAMES = 1024
 
 

@@ -1,7 +1,7 @@
 """Opening a connection to an upstream: its name, its addresses, the proxy before it, TLS.
 
-All in the request's own thread, in non-blocking steps: each wait sees data, the clock and a caller
-who left, and can be taken up again after a pause. One limit holds for the steps together.
+All steps are non-blocking and run in the request's own thread. Each wait sees data, the clock and a
+caller who left, and can be resumed after a pause. One limit holds for all steps together.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _Steps: TypeAlias = Generator[float, None, _T]
 
 
 class Tls:
-    """What connections through one transport have in common: the authorities they trust.
+    """The certificate authorities that one transport's connections trust.
 
-    They are read at first need: it takes about 20 ms.
+    They are read when first needed, which takes about 20 ms.
     """
 
     def __init__(self, ca_bundle: str) -> None:
@@ -113,13 +113,13 @@ def _parts(url: str) -> tuple[str, str, int]:
     return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
 
 
-# Whatever can go wrong before a connection is open: in sockets, TLS, proxies and names (OSError,
-# UnicodeError), in URLs (ValueError and what libraries make of it), for want of threads.
+# All errors before a connection is open: of sockets, TLS, proxies and names (OSError,
+# UnicodeError), of URLs (ValueError, and libraries' own), and for want of threads (RuntimeError).
 CONNECT_FAILURES = (OSError, RuntimeError, ValueError, HTTPError)
 
 
 def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamError | OutOfResources:
-    """What kept us from connecting, in our terms and plain words; raises a fault of our own."""
+    """The caller's error for a failed connection; raises what is a fault of our own."""
     if want := shortage.recognised(error):
         return want
     if isinstance(error, RuntimeError):

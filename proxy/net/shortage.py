@@ -1,8 +1,8 @@
-"""What this process can have no more of: file descriptors, memory, threads.
+"""Recognises errors that mean that this process has run out of descriptors, memory or threads.
 
-Such a want is our own: no upstream's fault and no caller's. Whoever catches errors that may mean it
-asks `recognised` first; the error that it returns is for the caller, ends the request at once, and
-leaves every client's health and the other clients alone.
+Such a shortage is our own, not an upstream's or a caller's fault. Code that catches errors which
+may mean it asks `recognised` first. The error that it returns is for the caller: it ends the
+request at once, and changes no client's health.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 
 from ..errors import OutOfResources, RetryHint
 
-# Where each of these is lacking, one of these is raised; by far not only then.
+# The types of errors that a shortage may raise. Most errors of these types mean something else.
 SIGNS = (OSError, MemoryError, RuntimeError)
 
-TOLD_S = 10.0  # the log says it so often at most
+TOLD_S = 10.0  # at least so long between two lines in the log about the same shortage
 
 # It passes when requests that are under way end.
 _HINT = RetryHint(1.0)

@@ -1,7 +1,7 @@
-"""A caller's connection whose time-outs cost nothing until something is waited for.
+"""A caller's socket whose time-outs cost nothing until a read has to wait.
 
-Servers set a time-out before and after whatever they read: with a socket's own each is a system
-call, at which the interpreter's lock changes hands. Here it is noted, and heeded by `recv`.
+Servers set a time-out before and after each read. On an ordinary socket this is a system call, at
+which the interpreter's lock changes hands. Here the time-out is only noted, and `recv` heeds it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import time
 from ssl import SSLSocket
 from typing import Any
 
-# A body's first piece up to this size goes out with its head: to copy it is cheaper than a write.
+# A body's first piece up to this size goes out with its head: copying costs less than a write.
 MAX_JOINED_BYTES = 64 * 1024
 
-# So many bytes may wait in the kernel for a peer's window (tcp(7), TCP_NOTSENT_LOWAT): a write that
-# finds more waits, until half of them have left. By itself Linux lets megabytes wait, and has room
-# again when a third of them is taken: a slow caller seems to take nothing for minutes.
-# What most answers have, so that no thread waits for the reader of one.
+# Bytes that may wait in the kernel for a peer's window (tcp(7), TCP_NOTSENT_LOWAT). A write that
+# finds more of them waits until half have left. Linux by itself lets megabytes wait and has room
+# again when a third is taken, so that a slow caller seems to take nothing for minutes. Most answers
+# are smaller, so that no thread waits for their readers.
 MAX_UNSENT_BYTES = 64 * 1024
 
-# A caller's kernel tells in steps what was read there, of a good part of its buffer each: one that
-# reads 40 KB a second shows progress every 2.4 to 3.2 s (Linux 6.18). Limits of writes are no
-# smaller than this, or who reads slowly would be cut for doing nothing.
+# Limits of writes are no smaller than this, or slow readers would be cut off. A caller's kernel
+# acknowledges reads in steps of a good part of its buffer: a caller that reads 40 KB a second shows
+# progress every 2.4 to 3.2 s (Linux 6.18).
 MIN_WRITE_TIMEOUT_S = 6.0
 
-# There may be room before the kernel says so: for Unix sockets it waits until three quarters are.
+# There may be room before the kernel says so: a Unix socket's has to be free by three quarters.
 _ROOM_LOOK_S = 1.0
 
 _LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -49,8 +49,8 @@ def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
     """Have a write fail if the peer takes nothing for `timeout_s`.
 
     TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window,
-    whatever the peer takes meanwhile; a time-out of Python's is for all of a write, and each would
-    poll first. False: TLS, which has one of Python's for each of its records, and for its reads.
+    whatever the peer takes meanwhile. A time-out of Python's holds for a whole write, and each
+    write would poll first. False for TLS: it has one of Python's for each record, and for reads.
     """
     timeout_s = max(timeout_s, MIN_WRITE_TIMEOUT_S)
     if _LOWAT is not None and sock.family in _TCP_FAMILIES:
@@ -67,9 +67,9 @@ def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
 
 
 class LimitedSocket(socket.socket):
-    """What another server's socket becomes: a write has its time anew whenever something is taken.
+    """Another server's socket with a limit on writes: its time begins anew with all that is taken.
 
-    Its SO_SNDTIMEO, that is. The kernel by itself heeds it once for each part of a write.
+    The limit is SO_SNDTIMEO, which the kernel by itself heeds once for each part of a write.
     """
 
     __slots__ = ()

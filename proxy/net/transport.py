@@ -32,9 +32,9 @@ MAX_JOINED_BYTES = 64 * 1024
 
 
 class _Stack:
-    """What urllib3's pools use of `queue.LifoQueue`, for those that never wait for a connection.
+    """A stack in place of `queue.LifoQueue`, for urllib3's pools where nobody waits.
 
-    A list's `pop` and `append` are one step each: there is nothing to lock.
+    It needs no lock, because a list's `pop` and `append` are one step each.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -68,8 +68,8 @@ class IdlePool(HTTPConnectionPool):
 
     def take(self) -> HTTPConnection:
         """The connection that was used last, or one without a socket."""
-        # One that has anything to be read is closed there: its upstream ended it, or said more than
-        # its answer.
+        # urllib3 closes a connection that has anything to be read: the upstream has ended it, or
+        # has said more than its answer.
         return cast("HTTPConnection", self._get_conn())
 
     def give_back(self, connection: HTTPConnection) -> None:
@@ -78,7 +78,7 @@ class IdlePool(HTTPConnectionPool):
 
 
 def idle_pool(request: requests.PreparedRequest, max_connections: int) -> IdlePool:
-    """Keeps so many idle connections to where a request goes, however they were opened."""
+    """A pool of at most so many idle connections to where the request goes."""
     adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_connections)
     manager = adapter.poolmanager
     manager.pool_classes_by_scheme = {
@@ -105,7 +105,7 @@ class Transport:
         max_connections: int,
         clock: Clock = CLOCK,
     ) -> None:
-        # Prepared, so that a host name or a path beyond ASCII goes out as on the connection.
+        # Preparing encodes a host name or a path that is not ASCII.
         prepared = requests.Request("POST", base_url).prepare()
         url = urlsplit(prepared.url or "")
         self.host = url.netloc.rpartition("@")[2]
@@ -139,7 +139,7 @@ class Transport:
     def send(
         self, head: bytes, body: bytes, *, caller: CallerConnection, deadline: float
     ) -> SocketReply:
-        """Send a request; the reply does the waiting. Does not block; raises UpstreamTimeout.
+        """Send a request. Does not block, as the reply does all waiting; raises UpstreamTimeout.
 
         `head` ends with a line end; the length and the blank line are added here.
         """
@@ -150,9 +150,9 @@ class Transport:
     def take(
         self, *, caller: CallerConnection, deadline: float, fresh: bool
     ) -> HTTPConnection | Opening:
-        """A connection that has served before, or one that is to be opened.
+        """An idle connection, or, where there is none or it has to be `fresh`, an opening one.
 
-        `fresh`: the latter in any case. Raises UpstreamUnreachable, UpstreamTimeout.
+        Raises UpstreamUnreachable, UpstreamTimeout.
         """
         left_s = deadline - self.clock.monotonic()
         if left_s <= 0:
@@ -198,7 +198,7 @@ class Transport:
             pool.close()
 
     def forget(self) -> None:
-        """In a forked child: the connections are the parent's, to be left alone."""
+        """Forget the connections in a forked child, as they are its parent's."""
         self._making = threading.Lock()  # the parent's may be held
         self._pool = None
 

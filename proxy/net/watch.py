@@ -30,7 +30,7 @@ Poll: TypeAlias = "select.poll"
 
 
 class Clock:
-    """The time, and the passing of it: tests put a clock in its place that need not sleep."""
+    """Clock and poll. Tests substitute a virtual one that need not sleep."""
 
     monotonic = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
@@ -47,9 +47,9 @@ CLOCK = Clock()
 
 
 class CallerConnection:
-    """The connection of whoever called us, as far as the server lets us see it.
+    """The caller's connection, as far as the server shows it: tells when the caller hangs up.
 
-    Without a socket (`CallerConnection(None)`) a caller never seems to leave.
+    Without a socket (`CallerConnection(None)`) the caller never seems to leave.
     """
 
     __slots__ = ("_fd", "_sock")
@@ -62,7 +62,7 @@ class CallerConnection:
     def from_environ(cls, environ: Mapping[str, Any]) -> CallerConnection:
         """The caller of a WSGI request under gunicorn or werkzeug.
 
-        HTTP/2 shares one socket between requests: its end says nothing about one of them.
+        Requests over HTTP/2 share one socket, whose end says nothing about one of them.
         """
         if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
             return cls(None)
@@ -87,7 +87,7 @@ class CallerConnection:
                 continue
             if event & _ENDED or self._at_end():
                 raise CallerGone("the caller closed the connection")
-            # Bytes of a pipelined request: from here on its end cannot be told from them.
+            # These are bytes of a pipelined request, which hide the caller's end from here on.
             poller.unregister(fd)
             self._fd = -1
 
@@ -108,13 +108,13 @@ class CallerConnection:
             return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
-        except (OSError, ValueError):  # a TLS socket takes no flags, and tells no more than this
+        except (OSError, ValueError):  # a TLS socket takes no flags, so that bytes count as an end
             return True
 
     def limit_io(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
-        """Have a read from or a write to the caller fail if nothing comes, or is taken, so long.
+        """Limit reads from and writes to the caller to `timeout_s` without any progress.
 
-        Reads fail at the moment `receive_until` as well, where the server's sockets are ours.
+        Where the server's sockets are ours, reads also fail at the moment `receive_until`.
         """
         sock = self._sock
         if sock is None:
