@@ -6,14 +6,22 @@ Opens no socket and starts no thread: a process may fork after making one.
 from __future__ import annotations
 
 import math
+import threading
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from .clients.registry import Entry
 from .config import Caller, Config, Secret
 from .dialects.base import Ask
-from .errors import ModelNotFound, ProxyError, TooManyInFlight
-from .generation import Generation, InFlightLimit
+from .errors import (
+    CallerLimitReached,
+    ModelNotFound,
+    PoolError,
+    ProxyError,
+    RetryHint,
+    TooManyInFlight,
+)
+from .generation import Generation
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
@@ -37,10 +45,10 @@ class Gateway:
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._limit = InFlightLimit(
-            TooManyInFlight,
-            config.max_requests_in_flight,
-            "requests are in flight already (max-requests-in-flight)",
+            TooManyInFlight, "requests are in flight already (max-requests-in-flight)"
         )
+        self._limits: dict[str | Secret, InFlightLimit] = {}  # of callers, by their identities
+        self._set_limits(config)
 
     @property
     def config(self) -> Config:
@@ -54,7 +62,22 @@ class Gateway:
         """
         new = Generation.of(config, self.clock)
         self.pool.adopt(new.clients, new.registry.table)
+        self._set_limits(config)
         self.generation = new
+
+    def _set_limits(self, config: Config) -> None:
+        """Change the limits in force; the places that are taken count on."""
+        self._limit.limit = config.max_requests_in_flight
+        limits = {}
+        for caller in config.callers:
+            if caller.max_concurrency:
+                limit = self._limits.get(caller.identity) or InFlightLimit(
+                    CallerLimitReached,
+                    "requests with this API key are in flight already (its max-concurrency)",
+                )
+                limit.limit = caller.max_concurrency
+                limits[caller.identity] = limit
+        self._limits = limits
 
     def keep(self, record: Record, held: ExitStack) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end."""
@@ -78,8 +101,7 @@ class Gateway:
         record.caller = caller.name
         if LOST.notes:
             LOST.give_back()
-        limits = self.generation.limits
-        if limits and (own := limits.get(caller.identity)) is not None:
+        if self._limits and (own := self._limits.get(caller.identity)) is not None:
             held.enter_context(own)
         held.enter_context(self._limit)
 
@@ -166,3 +188,30 @@ def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
     if caller.models is not None and not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
+
+
+# Nobody knows when a request in flight will end: soon, as a rule.
+_SOON = RetryHint(1.0)
+
+
+class InFlightLimit:
+    """A counter with a limit: takes a place, or raises at once. Never waits."""
+
+    def __init__(self, refusal: type[PoolError], what: str) -> None:
+        self.limit = 0
+        self._refusal = refusal
+        self._what = what
+        self._lock = threading.Lock()  # guards _taken
+        self._taken = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            is_full = self._taken >= self.limit
+            if not is_full:
+                self._taken += 1
+        if is_full:
+            raise self._refusal(f"{self.limit} {self._what}", hint=_SOON)
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._taken -= 1

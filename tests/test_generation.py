@@ -70,16 +70,25 @@ def test_a_stream_ends_under_the_configuration_with_which_it_began(stays: bool) 
     gateway.close()
 
 
-def test_limits_of_callers_are_the_configurations() -> None:
-    """Who came under an earlier one keeps the place that it has there."""
-    entry = {"name": "ci", "key": KEY, "max-concurrency": 1}
-    _, gateway = made({**config_of("m"), "api-keys": [entry]})
-    [ci] = gateway.config.callers
+def test_a_caller_keeps_its_places_under_another_key() -> None:
+    """It is known by its name; the limit is the present configuration's."""
+
+    def entry(key: str, most: int) -> dict[str, object]:
+        return {"name": "ci", "key": key, "max-concurrency": most}
+
+    client, gateway = made({**config_of("m"), "api-keys": [entry(KEY, 1)]})
     record = Record("req_0", endpoint="", arrived=0.0)
     with ExitStack() as held:
-        gateway.admit(ci, record, held)
-        with pytest.raises(CallerLimitReached):
-            gateway.admit(ci, record, held)
-        gateway.adopt(load_config({**config_of("m"), "api-keys": [KEY]}))
-        gateway.admit(ci, record, held)
+        gateway.admit(gateway.config.callers[0], record, held)
+        for most in (1, 2):
+            gateway.adopt(load_config({**config_of("m"), "api-keys": [entry(f"{KEY}-new", most)]}))
+            [ci] = gateway.config.callers
+            with ExitStack() as other:
+                if most == 2:
+                    gateway.admit(ci, record, other)
+                with pytest.raises(CallerLimitReached, match=f"{most} requests"):
+                    gateway.admit(ci, record, held)
+    for key, status in ((KEY, 401), (f"{KEY}-new", 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.post(CHAT, json=asked("m"), headers=headers).status_code == status
     gateway.close()

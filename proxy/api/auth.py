@@ -34,6 +34,7 @@ class Doorkeeper:
     """Checks callers' keys."""
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self.is_open = not config.callers
         self._takes_any_host = config.allow_unauthenticated
         self._keys = [(caller.key.reveal().encode(), caller) for caller in config.callers]

@@ -18,7 +18,6 @@ from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
 from ..net.lost import LOST
 from . import endpoints
-from .auth import Doorkeeper
 from .exchange import Exchange
 
 log = logging.getLogger("proxy")
@@ -33,7 +32,7 @@ ABOUT = "about"
 def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
-    routes = endpoints.routes(gateway, Doorkeeper(gateway.config))
+    routes = endpoints.routes(gateway)
     for route in routes:
         blueprint.add_url_rule(
             route.path,

@@ -50,9 +50,9 @@ class Route(NamedTuple):
     dialect: Dialect = CHAT
 
 
-def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
+def routes(gateway: Gateway) -> list[Route]:
     """All of them, for one gateway."""
-    endpoints = _Endpoints(gateway, doorkeeper)
+    endpoints = _Endpoints(gateway)
     return [
         Route("/", ("GET",), endpoints.about),
         Route("/healthz", ("GET",), endpoints.healthz),
@@ -64,9 +64,16 @@ def routes(gateway: Gateway, doorkeeper: Doorkeeper) -> list[Route]:
 
 
 class _Endpoints:
-    def __init__(self, gateway: Gateway, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._doorkeeper = doorkeeper
+        self._doorkeeper = Doorkeeper(gateway.config)
+
+    def _caller(self, exchange: Exchange) -> Caller:
+        """Who calls, by the present configuration; raises InvalidKey, Refused."""
+        config = self._gateway.config
+        if config is not self._doorkeeper.config:
+            self._doorkeeper = Doorkeeper(config)
+        return self._doorkeeper.admit(exchange.environ)
 
     def answer(self, exchange: Exchange) -> Response:
         """A request in a dialect."""
@@ -74,7 +81,7 @@ class _Endpoints:
         with ExitStack() as held:
             exchange.keep_transcript(held)
             gateway.keep(record, held)
-            caller = self._doorkeeper.admit(exchange.environ)
+            caller = self._caller(exchange)
             gateway.admit(caller, record, held)
             ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
             body, headers = gateway.serve(
@@ -107,13 +114,13 @@ class _Endpoints:
         return exchange.reply(b'{"status":"no client in service"}', status=503)
 
     def list_models(self, exchange: Exchange) -> Response:
-        key = self._doorkeeper.admit(exchange.environ)
+        key = self._caller(exchange)
         entries = self._gateway.entries(exchange.caller, exchange.record)
         shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
         return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
 
     def show_model(self, exchange: Exchange, alias: str) -> Response:
-        key = self._doorkeeper.admit(exchange.environ)
+        key = self._caller(exchange)
         check_model(key, alias)
         entry = self._gateway.find(alias, exchange.caller, exchange.record)
         if not self._is_listed(entry, key):
