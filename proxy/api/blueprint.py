@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
-from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
 from ..gateway import Gateway
-from ..net.lost import LOST
 from . import endpoints
-from .exchange import Exchange
-
-log = logging.getLogger("proxy")
+from .exchange import Exchange, let_go, make_view
 
 # How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
 PREFLIGHT_KEPT_S = "600"
@@ -37,7 +31,7 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
         blueprint.add_url_rule(
             route.path,
             endpoint=route.path.strip("/") or ABOUT,
-            view_func=_view(gateway, route.view, route.dialect),
+            view_func=make_view(gateway, route.view, route.dialect),
             methods=route.methods,
             provide_automatic_options=False,
             merge_slashes=False,
@@ -46,55 +40,8 @@ def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
     others = _Others(gateway, Map(known, merge_slashes=False))
     blueprint.record(others.add_rules)
     blueprint.register_error_handler(Exception, make_error_handler(gateway))
-    blueprint.teardown_request(_let_go)
+    blueprint.teardown_request(let_go)
     return blueprint
-
-
-def _view(
-    gateway: Gateway, answer: Callable[..., Response], dialect: Dialect
-) -> Callable[..., Response]:
-    """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
-
-    def view(**values: str) -> Response:
-        environ = request.environ
-        # PEP 3333; what stands for a server in tests has no name.
-        _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
-        exchange = Exchange(gateway, environ, dialect)
-        try:
-            if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
-                raise PathNotFound(f"there is no {request.path}: it begins with two slashes")
-            # By `**` the call would have a frame on the thread's C stack.
-            response = answer(exchange, **values) if values else answer(exchange)
-        except Exception as error:  # the boundary: a caller gets an answer, whatever happened
-            return exchange.refuse_any(error)
-        if response.direct_passthrough:
-            g.poolproxy_stream = response
-        return response
-
-    return view
-
-
-@functools.cache
-def _warn_of_server(has_threads: bool) -> None:
-    """Warn, once in a process, of a server that takes one request at a time."""
-    if not has_threads:
-        log.warning(
-            "this server serves one request at a time (wsgi.multithread is false): every stream"
-            " holds up all other callers, and gunicorn's sync worker cuts it off at gunicorn's"
-            " `timeout`, without a word; with gunicorn set `worker_class` to"
-            ' "proxy.worker.Worker", and `threads`'
-        )
-
-
-def _let_go(error: BaseException | None) -> None:
-    """A stream is the server's from here on; nobody's, where a hook spoilt it after the view."""
-    stream = g.pop("poolproxy_stream", None)
-    if stream is not None:
-        if error is not None:
-            stream.close()
-        del stream  # it is lost here if a hook put another response in its place
-        if LOST.notes:
-            LOST.give_back()
 
 
 def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
@@ -144,7 +91,7 @@ class _Others:
 
     def __init__(self, gateway: Gateway, known: Map) -> None:
         self._known = known.bind("")
-        self._view = _view(gateway, self.answer, CHAT)
+        self._view = make_view(gateway, self.answer, CHAT)
 
     def add_rules(self, state: BlueprintSetupState) -> None:
         """Add them to the application in which the blueprint is being registered."""

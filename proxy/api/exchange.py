@@ -1,16 +1,17 @@
-"""What an HTTP request needs besides its endpoint: id, record, error shape, headers back."""
+"""One HTTP request, from its environ to its Response: id, record, body, headers, errors."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, request
+from flask import Response, g, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
@@ -22,10 +23,12 @@ from ..errors import (
     BodyTooSlow,
     InvalidRequest,
     MethodNotAllowed,
+    PathNotFound,
     ProxyError,
 )
 from ..gateway import Gateway
 from ..net import shortage
+from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
 from ..record.transcript import Transcript
@@ -245,6 +248,53 @@ class Exchange:
             status=error.status,
             headers={**error.headers(), **self.attempt_headers()},
         )
+
+
+def make_view(
+    gateway: Gateway, answer: Callable[..., Response], dialect: Dialect
+) -> Callable[..., Response]:
+    """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
+
+    def view(**values: str) -> Response:
+        environ = request.environ
+        # PEP 3333; what stands for a server in tests has no name.
+        _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
+        exchange = Exchange(gateway, environ, dialect)
+        try:
+            if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
+                raise PathNotFound(f"there is no {request.path}: it begins with two slashes")
+            # By `**` the call would have a frame on the thread's C stack.
+            response = answer(exchange, **values) if values else answer(exchange)
+        except Exception as error:  # the boundary: a caller gets an answer, whatever happened
+            return exchange.refuse_any(error)
+        if response.direct_passthrough:
+            g.poolproxy_stream = response
+        return response
+
+    return view
+
+
+@functools.cache
+def _warn_of_server(has_threads: bool) -> None:
+    """Warn, once in a process, of a server that takes one request at a time."""
+    if not has_threads:
+        log.warning(
+            "this server serves one request at a time (wsgi.multithread is false): every stream"
+            " holds up all other callers, and gunicorn's sync worker cuts it off at gunicorn's"
+            " `timeout`, without a word; with gunicorn set `worker_class` to"
+            ' "proxy.worker.Worker", and `threads`'
+        )
+
+
+def let_go(error: BaseException | None) -> None:
+    """A stream is the server's from here on; nobody's, where a hook spoilt it after the view."""
+    stream = g.pop("poolproxy_stream", None)
+    if stream is not None:
+        if error is not None:
+            stream.close()
+        del stream  # it is lost here if a hook put another response in its place
+        if LOST.notes:
+            LOST.give_back()
 
 
 def _read(stream: Any, most: int) -> bytes:
