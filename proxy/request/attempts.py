@@ -8,8 +8,8 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 from ..clients.base import Reply
@@ -17,25 +17,22 @@ from ..clients.registry import Registry, Route
 from ..config import Config
 from ..dialects.base import Answer, Ask, Prompt, Writer
 from ..errors import (
-    AllCoolingDown,
     CallerError,
     ModelNotFound,
-    NoClientFree,
     PoolError,
     ProxyError,
-    RetryHint,
     UpstreamError,
     UpstreamInvalid,
     UpstreamRefusal,
-    UpstreamTimeout,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool import Effect, Lease, Pool, doubling
+from ..pool import Effect, Lease, Pool
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import HUB, chunks_of
 from ..wire.http.head import passed
+from .failures import Failures, asked_s
 from .stream import Relay, Relayed, WholeRelay
-from .verdict import Verdict, judge, shown
+from .verdict import judge
 from .waits import (
     OutOfTime,
     Pausing,
@@ -46,9 +43,6 @@ from .waits import (
     first_data,
     whole_body,
 )
-
-# Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
-BACK_OFF_S = (0.25, 4.0)
 
 # After the end of an answer its connection gets this long to become reusable.
 LINGER_S = 0.05
@@ -98,12 +92,7 @@ class Attempts:
             call.ask.model, call.connection, config, holder=call.record.request_id, rank=rank
         )
         self._pauses = self._run()
-        self._last_error: ProxyError | None = None
-        self._speaks_for_one = False  # the last error is its client's matter, others may serve
-        self._retries_left = config.request_retry
-        self._failures = 0
-        self._timeouts = 0
-        self._quota_hits: dict[str, int] = {}
+        self._failures: Failures | None = None  # until the first one
 
     @property
     def is_last(self) -> bool:
@@ -146,7 +135,7 @@ class Attempts:
         if self._lease is not None:
             effect = judge(error, switch_project=False).effect
             error.hide(self._config.secrets)
-            self._lease.report(effect, asked_s=_asked_s(error))
+            self._lease.report(effect, asked_s=asked_s(error))
         self._attempt.reason = error.code or "error"
 
     def close(self, *, linger_s: float = LINGER_S) -> None:
@@ -179,14 +168,22 @@ class Attempts:
             try:
                 outcome = yield from self._try(lease)
             except (UpstreamError, CallerError) as error:
-                goes_on = self._goes_on(lease, error)
+                goes_on = self._failed().goes_on(lease, error, now=self._waits.now())
+                self._attempt.reason = error.code or "error"
             else:
                 if self._relay is None:
                     lease.report(Effect.GOOD)
                 self._attempt.reason = "ok"
                 return outcome
             self._end_attempt()
-        raise self._final()
+        raise self._failed().final()
+
+    def _failed(self) -> Failures:
+        """What has failed until now."""
+        if self._failures is None:
+            cooled_in = partial(self._pool.cooled_in, self._call.ask.model, self._routes)
+            self._failures = Failures(self._config, cooled_in, is_stream=self._call.ask.stream)
+        return self._failures
 
     def _find(self) -> Pausing[None]:
         """Wait until the model is found, and read the prompts for those who may serve it."""
@@ -223,7 +220,7 @@ class Attempts:
                 self._call.record.attempts.append(self._attempt)
                 return lease
             yield
-        raise self._final(unserved)
+        raise self._failed().final(unserved)
 
     def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:
         """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
@@ -295,67 +292,3 @@ class Attempts:
                 "check its base-url"
             )
         raise lease.client.refusal(reply, (yield from error_body(reply, self._waits)))
-
-    def _goes_on(self, lease: Lease, error: ProxyError) -> bool:
-        """Draw the consequences of a failed attempt; whether there is to be another."""
-        verdict = judge(error, switch_project=self._config.quota_exceeded.switch_project)
-        # Frames hold all that was read of the answer: it goes now, not with the request's end.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        error.hide(self._config.secrets)
-        lease.report(verdict.effect, asked_s=_asked_s(error))
-        self._attempt.reason = error.code or "error"
-        if not (isinstance(error, OutOfTime) and self._last_error):
-            self._last_error = shown(error, lease.client.label)
-            self._speaks_for_one = verdict.excludes
-        if verdict.excludes or self._is_second_quota_hit(lease, verdict):
-            lease.exclude()
-        if not verdict.moves_on or isinstance(error, OutOfTime):
-            return False
-        if isinstance(error, UpstreamTimeout) and not self._call.ask.stream:
-            self._timeouts += 1
-            if self._timeouts > 1:
-                return False
-        if verdict.counts:
-            self._retries_left -= 1
-            most_s = doubling(BACK_OFF_S, self._failures)
-            self._failures += 1
-            lease.back_off(self._waits.now() + random.uniform(0, most_s))
-        return self._retries_left >= 0
-
-    def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:
-        if verdict.effect is not Effect.COOL:
-            return False
-        hits = self._quota_hits[lease.client.label] = (
-            self._quota_hits.get(lease.client.label, 0) + 1
-        )
-        return hits > 1
-
-    def _final(self, unserved: ProxyError | None = None) -> ProxyError:
-        """The error that the caller gets; on a quota's, with the pool's own retry hints.
-
-        `unserved`: why there is no client for another attempt.
-        """
-        error = self._last_error
-        if error is None or (self._speaks_for_one and _is_passing(unserved)):
-            error = unserved
-        assert error is not None
-        is_quota = isinstance(error, UpstreamRefusal) and error.status == 429
-        if is_quota and self._config.quota_exceeded.switch_project:
-            if isinstance(unserved, NoClientFree):
-                error.hint = unserved.hint
-            else:
-                after_s = self._pool.cooled_in(self._call.ask.model, self._routes)
-                error.hint = RetryHint(after_s)
-        return error
-
-
-def _asked_s(error: ProxyError) -> float | None:
-    """The wait that the upstream asked for."""
-    return error.retry_after_s if isinstance(error, UpstreamRefusal) else None
-
-
-def _is_passing(error: ProxyError | None) -> bool:
-    """Whether a client that this request could use is merely in use or cooling down."""
-    if not isinstance(error, (AllCoolingDown, NoClientFree)):
-        return False
-    return error.hint is not None and error.hint.after_s is not None

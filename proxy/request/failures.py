@@ -1,0 +1,100 @@
+"""What a request's failed attempts add up to: another one, or the error that it ends with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from ..config import Config
+from ..errors import (
+    AllCoolingDown,
+    NoClientFree,
+    ProxyError,
+    RetryHint,
+    UpstreamRefusal,
+    UpstreamTimeout,
+)
+from ..pool import Effect, Lease, doubling
+from .verdict import Verdict, judge, shown
+from .waits import OutOfTime
+
+# Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
+BACK_OFF_S = (0.25, 4.0)
+
+
+class Failures:
+    """Those of one prompt. `cooled_in`: when the first of its clients is to be had again, in s."""
+
+    def __init__(
+        self, config: Config, cooled_in: Callable[[], float | None], *, is_stream: bool
+    ) -> None:
+        self._config = config
+        self._cooled_in = cooled_in
+        self._is_stream = is_stream
+        self._last_error: ProxyError | None = None
+        self._speaks_for_one = False  # the last error is its client's matter, others may serve
+        self._retries_left = config.request_retry
+        self._counted = 0
+        self._timeouts = 0
+        self._quota_hits: dict[str, int] = {}
+
+    def goes_on(self, lease: Lease, error: ProxyError, *, now: float) -> bool:
+        """Draw the consequences of a failed attempt; whether there is to be another."""
+        verdict = judge(error, switch_project=self._config.quota_exceeded.switch_project)
+        # Frames hold all that was read of the answer: it goes now, not with the request's end.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error.hide(self._config.secrets)
+        lease.report(verdict.effect, asked_s=asked_s(error))
+        if not (isinstance(error, OutOfTime) and self._last_error):
+            self._last_error = shown(error, lease.client.label)
+            self._speaks_for_one = verdict.excludes
+        if verdict.excludes or self._is_second_quota_hit(lease, verdict):
+            lease.exclude()
+        if not verdict.moves_on or isinstance(error, OutOfTime):
+            return False
+        if isinstance(error, UpstreamTimeout) and not self._is_stream:
+            self._timeouts += 1
+            if self._timeouts > 1:
+                return False
+        if verdict.counts:
+            self._retries_left -= 1
+            most_s = doubling(BACK_OFF_S, self._counted)
+            self._counted += 1
+            lease.back_off(now + random.uniform(0, most_s))
+        return self._retries_left >= 0
+
+    def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:
+        if verdict.effect is not Effect.COOL:
+            return False
+        label = lease.client.label
+        hits = self._quota_hits[label] = self._quota_hits.get(label, 0) + 1
+        return hits > 1
+
+    def final(self, unserved: ProxyError | None = None) -> ProxyError:
+        """The error that the caller gets; on a quota's, with the pool's own retry hints.
+
+        `unserved`: why there is no client for another attempt.
+        """
+        error = self._last_error
+        if error is None or (self._speaks_for_one and _is_passing(unserved)):
+            error = unserved
+        assert error is not None
+        is_quota = isinstance(error, UpstreamRefusal) and error.status == 429
+        if is_quota and self._config.quota_exceeded.switch_project:
+            if isinstance(unserved, NoClientFree):
+                error.hint = unserved.hint
+            else:
+                error.hint = RetryHint(self._cooled_in())
+        return error
+
+
+def asked_s(error: ProxyError) -> float | None:
+    """The wait that the upstream asked for."""
+    return error.retry_after_s if isinstance(error, UpstreamRefusal) else None
+
+
+def _is_passing(error: ProxyError | None) -> bool:
+    """Whether a client that this request could use is merely in use or cooling down."""
+    if not isinstance(error, (AllCoolingDown, NoClientFree)):
+        return False
+    return error.hint is not None and error.hint.after_s is not None
