@@ -28,7 +28,7 @@ MAX_UNSENT_BYTES = 64 * 1024
 # progress every 2.4 to 3.2 s (Linux 6.18).
 MIN_WRITE_TIMEOUT_S = 6.0
 
-# There may be room before the kernel says so: a Unix socket's has to be free by three quarters.
+# The kernel reports room late: for a Unix socket once three quarters of its buffer are free.
 _ROOM_LOOK_S = 1.0
 
 _LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)

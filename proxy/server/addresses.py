@@ -1,7 +1,7 @@
-"""Where the server may listen, and whether it can.
+"""Checks where the server may listen, and whether it can.
 
-Addresses may be the configuration's, the command line's or inherited: each is checked, before the
-socket is bound where that is possible.
+Addresses come from the configuration, from the command line, or are inherited. Each is checked
+before its socket is bound, where that is possible.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _bound: list[tuple[str, int]] = []  # where the server listens, once it does
 
 
 def note_bound(names: Iterable[Any]) -> list[str]:
-    """Keep the addresses at which the server listens; the hosts in them."""
+    """Remember the addresses at which the server listens; returns their hosts."""
     _bound[:] = [name[:2] for name in names if isinstance(name, tuple)]
     return [host for host, _ in _bound]
 
 
 def servable(config: Config, *hosts: str) -> Config:
-    """The configuration, if a server may listen with it, `hosts` too; else raises ConfigError."""
+    """The configuration, if a server may listen with it, at `hosts` too; else ConfigError."""
     if problems := config.listen_problems(*hosts):
         raise ConfigError(problems)
     return config
 
 
 def successor(old: Config | None, new: Config) -> Config:
-    """`new`, if it may take the place of `old` in a server that listens; else raises ConfigError.
+    """`new`, if it may replace `old` in a server that listens; else raises ConfigError.
 
-    gunicorn gives its old address up before it tries the new one, and ends where that fails.
+    gunicorn gives up its old address before it tries the new one, and ends if that fails.
     """
     if old is None:
         return servable(new)
@@ -46,7 +46,7 @@ def successor(old: Config | None, new: Config) -> Config:
     servable(new, *(host for host, port in _bound if (host, port) != old_address))
     new_address = new.host or "0.0.0.0", new.port
     moves = new_address != old_address and old.port in [port for _, port in _bound]
-    # Workers of before the reload listen on for a while: what is in use may be in part our own.
+    # An address in use may be our own: workers from before the reload listen on for a while.
     if moves and (why := _why_not(new_address)):
         raise ConfigError([why])
     return new
@@ -55,7 +55,7 @@ def successor(old: Config | None, new: Config) -> Config:
 def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
     """Exit with status 3 and one clear line if gunicorn could not listen at one of these.
 
-    `shared`: with others that share it as well (its `reuse_port`).
+    `shared`: other processes may listen there as well (gunicorn's `reuse_port`).
     """
     for address in addresses:
         if isinstance(address, tuple):
@@ -68,7 +68,7 @@ def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:
 
 
 def _why_not_unix(path: str) -> str | None:
-    """Why a server cannot listen on this Unix socket, which gunicorn would replace in silence."""
+    """Why a server cannot listen on this Unix socket; gunicorn would replace it in silence."""
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         return f"cannot listen on unix:{path}: it is there, and no socket"
     with socket.socket(socket.AF_UNIX) as probe:

@@ -1,4 +1,4 @@
-"""What the server does besides serving, and when: gunicorn's hooks.
+"""gunicorn's hooks: what the server does besides serving, and when.
 
 docs.gunicorn.org/en/stable/settings.html#server-hooks
 """
@@ -20,16 +20,16 @@ from .control import Control, forget
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
 
-# What `settings` has workers serve.
+# The application that workers serve.
 APPLICATION = "proxy.server.settings:application()"
 
 EXIT_CONFIG = 2
 
-# Tells this server from another that had, or will have, the same process id. Made once, before
-# any worker is forked, and not again at a reload.
+# Tells this server from another one with the same process id, earlier or later. It is made once,
+# before any worker is forked, and stays the same at a reload.
 _TOKEN = secrets.token_hex(4)
 
-# In an upgrade by SIGUSR2 the old server tells the new one by this variable whose place it takes.
+# In an upgrade by SIGUSR2 the old server tells its name to the new one in this variable.
 _PREDECESSOR = "POOLPROXY_PREDECESSOR"
 
 log = logging.getLogger("proxy.serving")
@@ -38,12 +38,12 @@ _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def _instance(pid: int) -> str:
-    """This server's name among those that were and will be."""
+    """The name of a server, which no earlier or later one has."""
     return f"{pid}-{_TOKEN}"
 
 
 def _exit(number: int, frame: object) -> None:
-    """Nothing has begun that would have to be ended in order."""
+    """A signal handler for a worker that has not begun anything that needs an orderly end."""
     os._exit(0)
 
 
@@ -55,19 +55,19 @@ class Hooks:
         self._control: Control | None = None
 
     def on_starting(self, server: Any) -> None:
-        """Once, before the socket is bound; not if it is inherited (upgrade by USR2, systemd)."""
+        """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
     def on_reload(self, server: Any) -> None:
-        """SIGHUP: before the new workers are forked."""
+        """At SIGHUP, before the new workers are forked."""
         unblock_gunicorns_logs()
         server.app.callable = None
         self._note_bound(server)
 
     def when_ready(self, server: Any) -> None:
-        """The socket is bound: callers can connect."""
+        """Print the summary: the socket is bound, and callers can connect."""
         self._note_bound(server)
         said = summary(
             self._config,
@@ -75,11 +75,11 @@ class Hooks:
             workers=server.cfg.workers,
             threads=server.cfg.threads,
         )
-        with contextlib.suppress(BrokenPipeError):  # whoever started it may not listen any more
+        with contextlib.suppress(BrokenPipeError):  # nobody may be reading any more
             print(said, flush=True)
 
     def _note_bound(self, server: Any) -> None:
-        """Addresses may be the command line's, or inherited; end at one that is too open."""
+        """Check the bound addresses, which may be inherited; end the server if one is too open."""
         # With gunicorn's `reuse_port` each worker opens its own.
         names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
         try:
@@ -89,19 +89,20 @@ class Hooks:
             server.halt(exit_status=EXIT_CONFIG)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
-        """In the master, which knows the cores of all its workers."""
+        """Give the worker a core, in the master, which knows those of all workers."""
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
         if getattr(server.app, "app_uri", APPLICATION) == APPLICATION:
-            # Once for all workers: they share what they do not write to. Another's application is
-            # its own worker's: it may hold what a fork does not survive.
+            # Load it once for all workers, which share what they do not write to. Any other
+            # application is left to each worker: it may hold what does not survive a fork.
             server.app.wsgi()
         settle()
 
     def post_fork(self, server: Any, worker: Any) -> None:
-        """In the worker, before gunicorn has set its handlers: until then those of the master hold.
+        """Obey signals to end in the worker, until gunicorn has set its handlers.
 
-        They would put a signal to end into a queue that nobody reads, and it is sent only once.
+        The master's handlers would put such a signal into a queue that nobody in a worker reads,
+        and it is sent only once.
         """
         for number in _ENDINGS:
             signal.signal(number, _exit)
@@ -110,7 +111,7 @@ class Hooks:
                 _exit(number, None)
 
     def post_worker_init(self, worker: Any) -> None:
-        """The worker has loaded the application, and takes no request before this returns."""
+        """Tune the worker and open its control socket, before it takes a request."""
         tune(worker.core, worker.cfg.threads)
         proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
         if "proxy" not in proxies:
@@ -129,16 +130,16 @@ class Hooks:
             log.warning("`poolproxy status` will not find worker %s: %s", worker.pid, error)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """The worker has served its last request."""
+        """Close the control socket, after the worker has served its last request."""
         if self._control is not None:
             self._control.close()
 
     def pre_exec(self, server: Any) -> None:
-        """SIGUSR2: in the process that is about to become the new server."""
+        """Tell our name to the new server, in the process that is about to become it (SIGUSR2)."""
         server.cfg.env_orig[_PREDECESSOR] = _instance(server.pid)
 
     def on_exit(self, server: Any) -> None:
-        """In the master, whose workers have ended."""
+        """Remove the orders of this server, in the master, when all workers have ended."""
         forget(_instance(server.pid))
 
 
@@ -167,7 +168,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
 
 
 def _in_all(permits: int, workers: int) -> str:
-    """Each worker has a pool of its own."""
+    """The permits of all workers, each of which has a pool of its own."""
     return str(permits) if workers == 1 else f"{permits * workers} ({permits} per worker)"
 
 

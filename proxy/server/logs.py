@@ -1,7 +1,7 @@
-"""Where the server's log goes: to standard error, a line for a record, none behind a lock.
+"""Writes the server's log to standard error, a line for each record, without a lock.
 
-Nor behind a reader: where nobody reads standard error (a pipe, a terminal that is stopped) lines
-are lost and counted, and requests go on.
+Nor does a request wait for a reader: where nobody reads standard error (a pipe, a terminal that is
+stopped), lines are lost and counted, and requests go on.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
 
 _STDOUT, _STDERR = 1, 2  # descriptors: gunicorn's `--capture-output` may have put a file there
 
-# A reader may be slow for a moment. The first line that finds no room waits so long, those behind
-# it do not, until there is room again.
+# How long the first line that finds no room waits: a reader may be slow for a moment. Later lines
+# do not wait, until there is room again.
 _ROOM_WAIT_S = 0.1
 
 
 def set_up_logs(*, debug: bool) -> None:
-    """Have this process write what `proxy` logs; an embedding application does so itself."""
+    """Have this process write the log of `proxy`. An embedding application sets up its own."""
     log = logging.getLogger("proxy")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
-    # No line tells where in the code it was logged, or by which thread:
+    # Our lines do not say where in the code, or by which thread, they were logged:
     # docs.python.org/3/howto/logging.html, "Optimization".
     logging._srcfile = None
     logging.logThreads = logging.logMultiprocessing = False
@@ -44,7 +44,7 @@ def set_up_logs(*, debug: bool) -> None:
 
 
 class _LineFormatter(logging.Formatter):
-    """logging's own lines; the text of the time is made once a second."""
+    """Formats as logging does, but makes the text of the time once a second only."""
 
     _second: tuple[int, str] = (-1, "")
 
@@ -60,9 +60,9 @@ class _LineFormatter(logging.Formatter):
 
 
 def unblock_gunicorns_logs() -> None:
-    """Have gunicorn's own loggers write as ours does, where they write to a standard stream.
+    """Have gunicorn's loggers that write to a standard stream write as ours does.
 
-    Whenever gunicorn has set them up: at the start, and at each reload.
+    To be called whenever gunicorn has set them up: at the start, and at each reload.
     """
     for name in ("gunicorn.error", "gunicorn.access"):
         log = logging.getLogger(name)
@@ -161,7 +161,7 @@ class _Lines:
 
 @cache
 def _lines_to(fd: int) -> _Lines:
-    """One for each descriptor, whatever is set up anew at reloads."""
+    """The lines of a descriptor: one object each, which reloads keep."""
     return _Lines(fd)
 
 
@@ -170,10 +170,10 @@ def _send_at_once(sock: socket.socket, data: bytes) -> int:
 
 
 def _is_ours_to_tell(record: logging.LogRecord) -> bool:
-    """False for gunicorn's words on callers that sent, or took, nothing for too long, or went.
+    """Whether a record of gunicorn's is worth a line: not of callers that were idle, or left.
 
-    The request's own line says how it ended; where there is none, there was no request. What came
-    of it is quoted in full, with its key.
+    The request's own line says how it ended, and without one there was no request. gunicorn would
+    quote in full what came of it, with its key.
     """
     if record.exc_info and isinstance(record.exc_info[1], TimeoutError):
         return False

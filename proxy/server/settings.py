@@ -23,8 +23,8 @@ from .addresses import successor
 from .hooks import APPLICATION, EXIT_CONFIG, Hooks
 from .logs import set_up_logs
 
-# Threads beyond `max-requests-in-flight`: they refuse at once what is too much, instead of letting
-# it wait unseen in gthread's executor, and answer for health and models meanwhile.
+# Threads beyond `max-requests-in-flight`. They refuse excess requests at once, which would wait
+# unseen in gthread's executor otherwise, and answer for health and models meanwhile.
 SPARE_THREADS = 32
 
 # Connections beyond the threads: idle ones of callers that keep theirs open.
@@ -33,11 +33,11 @@ IDLE_CONNECTIONS = 4096
 # Files of a worker beside its connections: listeners, log, control socket, bells and the like.
 OTHER_FILES = 64
 
-# Longer than nginx keeps an idle upstream connection (60 s by default), so that it never sends a
-# request into one that we are closing.
+# Longer than nginx keeps an idle upstream connection (60 s by default), so that nginx never sends a
+# request into a connection that we are closing.
 KEEP_ALIVE_S = 75
 
-# After SIGTERM streams may go on for so long.
+# How long streams may go on after SIGTERM.
 GRACEFUL_TIMEOUT_S = 120
 
 log = logging.getLogger("proxy.serving")
@@ -46,10 +46,10 @@ _loaded: list[Config] = []  # by `load_or_exit`, the last one
 
 
 def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration to serve; at a start prints every problem and exits with status 2.
+    """The configuration to serve. At a start, prints every problem and exits with status 2.
 
-    Later, when gunicorn reads its own file again at SIGHUP, what cannot be served is logged and
-    changes nothing.
+    At SIGHUP gunicorn reads its own file again: then a configuration that cannot be served is
+    logged, and the last one stays.
     """
     try:
         _loaded[:] = [successor(_loaded[0] if _loaded else None, load_config(environ=environ))]
@@ -62,7 +62,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def application() -> Flask:
-    """What workers serve: that configuration, also if they start when its file was edited."""
+    """The application of the loaded configuration, even if its file was edited meanwhile."""
     return create_app(_loaded[0])
 
 
@@ -81,8 +81,8 @@ def settings(config: Config) -> dict[str, Any]:
         "keepalive": KEEP_ALIVE_S,
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "forwarded_allow_ips": "127.0.0.1,::1",
-        # None: by SCRIPT_NAME, which gunicorn takes from these addresses by default, any caller on
-        # this machine could have a path served other than the one that a proxy in front checked.
+        # gunicorn by default takes SCRIPT_NAME from these addresses. With it any caller on this
+        # machine could get another path served than the one that a proxy in front checked.
         "forwarder_headers": "",
         "loglevel": "debug" if config.debug else "warning",
         "control_socket_disable": True,
@@ -97,7 +97,7 @@ def run(read: Callable[[], Config], *, workers: int | None = None) -> None:
     `read` is called at the start, and again at SIGHUP; raises what it raises at the start only.
     Settings in `$GUNICORN_CMD_ARGS` win over ours, `workers` over both.
     """
-    # By the words of its own command line the server starts itself anew at SIGUSR2.
+    # At SIGUSR2 the server starts itself anew by the words of its own command line.
     sys.argv = sys.orig_argv[1:]
     _Server(read, workers).run()
 
@@ -105,8 +105,8 @@ def run(read: Callable[[], Config], *, workers: int | None = None) -> None:
 class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's idea of an application: its settings, and the WSGI callable for the workers.
 
-    Workers get the configuration that the server has read: one that starts later does not see a
-    file that was edited meanwhile.
+    Workers get the configuration that the server has read, so that a later one does not see a file
+    that was edited meanwhile.
     """
 
     def __init__(self, read: Callable[[], Config], workers: int | None) -> None:
@@ -131,7 +131,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         return create_app(self._config)
 
     def reload(self) -> None:
-        """SIGHUP: read the file again; what cannot be served is logged and changes nothing."""
+        """Read the file again, at SIGHUP. What cannot be served is logged and changes nothing."""
         try:
             self._config = successor(self._config, self._read())
         except ConfigError as error:
@@ -149,7 +149,7 @@ def set_up_process(config: Config) -> None:
 
 
 def _most_connections(threads: int) -> int:
-    """What the limit on open files leaves for callers, beside a thread's upstream each."""
+    """How many callers the limit on open files allows, beside an upstream for each thread."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = threads + IDLE_CONNECTIONS
     return wanted if most == resource.RLIM_INFINITY else min(wanted, most - threads - OTHER_FILES)

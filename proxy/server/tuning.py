@@ -1,4 +1,4 @@
-"""What the server's processes are tuned to: a core each, few thread switches, large blocks.
+"""Tunes the server's processes: a core each, few thread switches, large blocks of memory.
 
 Process-wide, so only gunicorn's hooks call it (`serving`), never an import or an embedding
 application. The figures behind each setting are in `bench/RESULTS.md` and its commit.
@@ -16,11 +16,11 @@ from collections.abc import Collection, Mapping
 # "0" leaves the workers to the scheduler.
 PIN_VARIABLE = "PROXY_PIN_WORKERS"
 
-# A thread that waits for the interpreter looks up once in each switch interval. With the default of
-# 5 ms, two thousand threads on one core that had to wait once (a stall of the machine, a burst) did
-# nothing else from then on: of 2,000 streams none ended. So together they look up so many times a
-# second; the price is how long a thread that computes may keep the others waiting. Nearly all leave
-# the interpreter much sooner, at their next wait.
+# How often all waiting threads together look whether the interpreter is free: each looks once in a
+# switch interval. With the default of 5 ms, two thousand threads on one core that had to wait once
+# (a stall of the machine, a burst) did nothing else from then on: of 2,000 streams none ended.
+# The price is that a thread that computes may keep the others waiting longer. Nearly all threads
+# leave the interpreter much sooner, at their next wait.
 LOOKS_PER_S = 5_000
 MIN_SWITCH_INTERVAL_S = 0.05
 MAX_SWITCH_INTERVAL_S = 1.0
@@ -38,10 +38,10 @@ log = logging.getLogger("proxy.tuning")
 def free_core(
     taken: Collection[int | None], workers: int, environ: Mapping[str, str] = os.environ
 ) -> int | None:
-    """A core for one more worker, among those that the process may use; None: leave it free.
+    """A core for one more worker, of those that the process may use; None: do not pin it.
 
-    On a core of its own the interpreter's lock does not wander between caches, which halves the
-    cost of a request under load. With more workers than cores they would only wait for each other.
+    With a core of its own, a worker's interpreter lock does not wander between caches, which halves
+    the cost of a request under load. More workers than cores would only wait for each other.
     """
     if environ.get(PIN_VARIABLE, "1") == "0" or not hasattr(os, "sched_getaffinity"):
         return None
@@ -52,10 +52,10 @@ def free_core(
 
 
 def settle() -> None:
-    """Before a fork: what is loaded stays, and no collection looks at it again.
+    """Before a fork, exempt all that is loaded from further garbage collections.
 
-    To look is to write, and a page that a worker writes to is no longer shared with its master.
-    Settings of malloc are inherited.
+    A collection writes to what it looks at, and a page that a worker writes to is no longer shared
+    with its master. Workers inherit the settings of malloc.
     """
     _set_malloc()
     gc.collect()
@@ -68,7 +68,7 @@ def switch_interval_s(threads: int) -> float:
 
 
 def tune(core: int | None, threads: int) -> None:
-    """Tune this process, a worker that has loaded its application and will have so many threads."""
+    """Tune this process, a worker of `threads` threads that has loaded its application."""
     if core is not None:
         try:
             os.sched_setaffinity(0, {core})

@@ -1,10 +1,10 @@
-"""gunicorn's threaded worker, so that slow callers hold up nobody but themselves.
+"""gunicorn's threaded worker, changed so that slow callers hold up nobody but themselves.
 
-gthread by itself gives each new connection a thread for 5 s before its first byte, waits for a
-request's head for ever, waits for ever until a short answer is taken, and lingers on a connection
-that it closes in the one thread that accepts all others (2 s each). Here a connection has no thread
-until a request's head is whole, and each of these waits is bounded and a thread of the pool's own.
-Over TLS a handshake and a head need a thread: at most a quarter of all do that.
+gthread gives each new connection a thread for 5 s before its first byte. It waits for ever for a
+request's head, and for a short answer to be taken. It lingers on each connection that it closes for
+2 s, in the one thread that accepts all others. Here a connection has no thread until a request's
+head is whole, and each of these waits is bounded and happens in a thread of the pool. Over TLS a
+handshake and a head need a thread: at most a quarter of all threads do that.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ from ..wire.chat import error_body
 # `Worker` knows the insides of these versions, as `setup.cfg` says: the first, up to the second.
 GUNICORNS = (27, 0, 1), (28,)
 
-# What it reads of gthread's workers and connections; gthread itself reads these, too.
+# The attributes of gthread's workers and connections that `Worker` reads, as gthread itself does.
 _READ = {"buf", "data_ready", "initialized", "nr_conns", "parser", "poller", "tpool", "unreader"}
 
-# For a connection's first byte, and from a request's first byte to the end of its head. What
-# callers send has a few hundred bytes; nginx gives them 60 s, Apache 20 s and more.
+# The limit for a connection's first byte, and from a request's first byte to the end of its head.
+# Callers send a few hundred bytes. nginx allows 60 s, Apache 20 s and more.
 HEAD_TIMEOUT_S = 20.0
 
-# No request with a longer head is waited for; proxies in front allow less (nginx 32 KB). It bounds
-# what all connections of a worker can have it keep without a key.
+# The longest head that is waited for. Proxies in front allow less (nginx 32 KB). The limit bounds
+# the memory that connections without a key can take.
 MAX_HEAD_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 8192  # gunicorn allows no longer request line
 _PIECE_BYTES = 8192
 
-# One thread in so many may be busy with handshakes and heads of TLS; the oldest has to go for more.
+# One thread in so many may be busy with handshakes and heads of TLS. One more ends the oldest.
 TLS_HEADS_SHARE = 4
 
 _PRIOR_KNOWLEDGE = ("prior-knowledge", "both")  # of gunicorn's `http2_cleartext`
 
-_UNFINISHED = object()  # what comes of a head that is not whole: the main thread waits for the rest
+_UNFINISHED = object()  # the result for a head whose rest the main thread has to wait for
 
-HEADS_LOOK_S = 0.25  # so often those are looked for whose time is up
+HEADS_LOOK_S = 0.25  # between two looks for heads whose time is up
 
-# A worker that is to end waits so long for the first byte of a connection that it has accepted: the
-# byte may be on its way.
+# How long a worker that is to end waits for the first byte of a connection that it has accepted.
+# The byte may be on its way.
 STOP_LINGER_S = 1.0
 
-# A write of which nothing is taken for so long fails, where the endpoint sets no time of its own.
+# How long a write waits while the caller takes nothing, where the endpoint does not set a limit.
 WRITE_TIMEOUT_S = 20.0
 
 # What a connection that is to be accepted needs may be there again after this time.
 EXHAUSTED_PAUSE_S = 0.1
-EXHAUSTED_TOLD_S = 10.0  # and so often the log says it, at most
+EXHAUSTED_TOLD_S = 10.0  # at least so long between two lines in the log about it
 
-# Why a request cannot be read, by the name of gunicorn's error. Nothing of it is quoted, to its
-# caller or in the log: a key may stand anywhere in it.
+# Why a request cannot be read, by the name of gunicorn's error. Neither the answer nor the log
+# quotes the request, because a key may stand anywhere in it.
 _UNREAD: dict[str, tuple[HTTPStatus, str]] = {
     "LimitRequestLine": (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
     "LimitRequestHeaders": (
@@ -97,29 +97,29 @@ BRISK_S = 0.01
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The hooks of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py) that this takes."""
+    """Overrides methods of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py)."""
 
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
     exhausted_at = -math.inf  # when the log said so
     looks_at = -math.inf  # for heads that did not come
 
     def get_thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
-        """Before the worker's process has begun its work."""
+        """Make the pool of threads, before the worker's process has begun its work."""
         return _Threads(self._tell_wait, max_workers=self.cfg.threads)
 
     def _tell_wait(self, why: str) -> None:
-        """Main thread, once in a while: something is wanting to serve a caller."""
+        """Main thread: log, once in a while, that callers wait for want of resources."""
         if time.monotonic() - self.exhausted_at > EXHAUSTED_TOLD_S:
             self.exhausted_at = time.monotonic()
             self.log.error("callers have to wait: %s", why)
 
     def init_process(self) -> None:
-        """The worker's process has begun."""
-        # By themselves settings are found by two calls each, and a request looks at thirty.
+        """Set up the worker's process."""
+        # gunicorn finds a setting by two calls, and each request looks at thirty.
         self.cfg.__dict__.update({name: each.get() for name, each in self.cfg.settings.items()})
         self.is_tls = self.cfg.is_ssl
-        # Connections, and until when a head may come: those that the poller waits for, and those
-        # that have a thread.
+        # Until when a head may come, by connection: for those that the poller waits for, and for
+        # those that have a thread.
         self.heads: dict[Any, float] = {}
         self.tls_heads: dict[Any, float] = {}
         # A connection that may turn out to be HTTP/2 is gunicorn's to read.
@@ -127,7 +127,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def accept(self, listener: Any) -> None:
-        """Main thread: a caller has come. Where there is no room those before it are served on."""
+        """Main thread: accept a caller. If there are no resources, the others are served on."""
         try:
             super().accept(listener)
         except OSError as error:
@@ -137,7 +137,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             time.sleep(EXHAUSTED_PAUSE_S)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Main thread. A worker that is to end has callers refused, who would wait in vain."""
+        """Main thread. A worker that is to end refuses callers, who would wait in vain."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -157,7 +157,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_head, conn))
 
     def _on_head(self, conn: Any, sock: Any) -> None:
-        """Main thread: something of it is here."""
+        """Main thread: a part of the head has come."""
         self.poller.unregister(sock)
         del self.heads[conn]
         conn.data_ready = True
@@ -168,7 +168,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         self.tpool.make_up()
         self._murder_tls_heads(now)
-        if now < self.looks_at:  # there may be thousands, and a wait ends with each request
+        if now < self.looks_at:  # each request ends a wait, and there may be thousands of heads
             return
         self.looks_at = now + HEADS_LOOK_S
         if not self.alive:
@@ -192,7 +192,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         """A thread of the pool: serve a request, and those that follow it at once.
 
-        Falsy: the connection is over, and closed. `_UNFINISHED`: there was none, but a part.
+        Falsy: the connection is closed. `_UNFINISHED`: only a part of a request's head has come.
         """
         keeps = self._serve(conn)
         while keeps is True and self._goes_on(conn):
@@ -232,7 +232,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _goes_on(self, conn: Any) -> bool:
         """Whether the next request is here at once: then it saves the way by the main thread.
 
-        Waits for it only where the last one was as quick, and there are threads for everybody.
+        Waits for it only if the last one came as quickly, and there are threads for all callers.
         """
         if not (isinstance(conn.sock, TimedSocket) and conn.sock.is_brisk and self.alive):
             return False
@@ -268,7 +268,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle_http2(conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """The same thread: what came is no request, or serving it failed before it was answered."""
+        """The same thread: answer what is no request, or failed before it was answered."""
         error = _in_our_terms(exc, is_read=req is not None)
         if isinstance(error, InvalidRequest):
             self.log.warning(
@@ -301,7 +301,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
 
 class _Threads(concurrent.futures.ThreadPoolExecutor):
-    """Where no thread can be had what is to be done waits for one; the main thread's alone."""
+    """A pool whose tasks wait if the process can have no more threads. Of the main thread alone."""
 
     def __init__(self, tell: Callable[[str], None], *, max_workers: int) -> None:
         super().__init__(max_workers)
@@ -319,15 +319,15 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
             self._is_short = False
 
     def make_up(self) -> None:
-        """Try again what failed: those that run may be busy for long, or there may be none."""
+        """Try again to start a thread: those that run may be busy for long, if there are any."""
         if self._is_short:
             self._adjust_thread_count()
 
 
 def _has_head(conn: Any) -> bool:
-    """Whether the parser need not wait for the rest of a head; what is there of it is the parser's.
+    """Whether the parser need not wait for the rest of a head. Gives the parser what has come.
 
-    Also if it is none, or ends too soon: that is the parser's to say. Raises LimitRequestHeaders.
+    True also for what is no head, or ends too soon: the parser says so. Raises LimitRequestHeaders.
     """
     conn.init()
     held = conn.parser.unreader.buf
@@ -347,7 +347,7 @@ def _has_head(conn: Any) -> bool:
 
 
 def _is_whole(head: bytes) -> bool:
-    """Whether its end is here, or gunicorn's parser refuses what there is."""
+    """Whether the head's end is here, or gunicorn's parser refuses what has come of it."""
     if b"\r\n\r\n" in head:
         return True
     has_bare_lf = head.count(b"\n") != head.count(b"\r\n")
@@ -355,7 +355,7 @@ def _is_whole(head: bytes) -> bool:
 
 
 def _limit(sock: Any) -> None:
-    """What the last endpoint set holds until this request's sets its own."""
+    """Keep the last endpoint's limit on writes until this request's endpoint sets its own."""
     if isinstance(sock, TimedSocket):
         sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
     else:
@@ -372,7 +372,7 @@ def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
             error = InvalidRequest(why)
             error.status = status
             return error
-    # Of a request that was read the header at fault is the answer's.
+    # If the request was read, a header at fault is the answer's.
     headers = (unread.InvalidHeader, unread.InvalidHeaderName)
     if isinstance(fault, unread.ParseException) and not (is_read and isinstance(fault, headers)):
         return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
@@ -380,7 +380,7 @@ def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
 
 
 def _unknown() -> str | None:
-    """What of this gunicorn is not as `Worker` takes it to be; None: nothing."""
+    """What `Worker` does not know of this gunicorn; None if it knows all that it uses."""
     if not GUNICORNS[0] <= gunicorn.version_info < GUNICORNS[1]:
         return "its version"
     names: set[str] = set()

@@ -22,10 +22,10 @@ from .query import ANSWER_TIMEOUT_S, ask_all
 if TYPE_CHECKING:
     from ...gateway import Gateway
 
-# After a failure to accept (no descriptor is free) the next attempt waits so long.
+# The pause after a failure to accept, when no descriptor is free.
 _ACCEPT_PAUSE_S = 0.1
 
-# So many are served at once; the oldest has to go for one more.
+# Connections that are served at once. One more ends the oldest.
 _MOST_ASKERS = 64
 
 _PIECE_BYTES = 64 * 1024
@@ -33,7 +33,7 @@ _PIECE_BYTES = 64 * 1024
 # A request is a verb and a label.
 MAX_REQUEST_BYTES = 64 * 1024
 
-# A directory can vanish before it is used: once for each worker that ends just then.
+# A directory can vanish before it is used, once for each worker that ends at that moment.
 _MAX_LISTEN_ATTEMPTS = 5
 
 log = logging.getLogger("proxy.control")
@@ -45,7 +45,7 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Asker:
-    """A connection: a line is read from it, then the answer is written, each within its time."""
+    """A connection. A line is read from it, then the answer is written, each within its time."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -56,10 +56,10 @@ class _Asker:
 
 
 class Control:
-    """Listens from the start, and obeys at once what the instance's workers were told before.
+    """A worker's control socket, which listens at once and takes over the instance's orders.
 
-    Made after the fork; `instance` begins with the server's pid and a dash, is the same for all its
-    workers, and no other's. `predecessor`: the one whose place it takes, and whose orders hold on.
+    Made after the fork. `instance` begins with the server's pid and a dash; its workers have it in
+    common, and no others. `predecessor`: the instance that is replaced, whose orders stay in force.
     Raises OSError where no such socket can be had; with `alone` also if another instance answers
     on that port.
     """
@@ -80,7 +80,7 @@ class Control:
         self._path, self._listener = _listen(port)
         self._directory = os.path.dirname(self._path)
         self._orders_path = orders_path(self._directory, instance)
-        # After listening: an order given meanwhile is in the file, or comes by the socket.
+        # The socket listens already, so that an order given now is in the file or comes by it.
         self._obey_orders(predecessor)
         sweep(self._directory, instance)
         self._stopped, self._stop = socket.socketpair()
@@ -135,7 +135,7 @@ class Control:
         os.replace(draft, self._orders_path)
 
     def _run(self) -> None:
-        """Serve all askers at once: one that says nothing holds up nobody."""
+        """Serve all askers at once, so that a silent one holds up nobody."""
         self._poller.register(self._listener, select.POLLIN)
         self._poller.register(self._stopped, select.POLLIN)
         until = math.inf
@@ -270,7 +270,7 @@ def _listen(port: int) -> tuple[str, socket.socket]:
 
 
 def _listen_at(path: str) -> socket.socket:
-    """A socket that listens before anybody can see it, so that one that refuses is a dead one's."""
+    """A socket that listens before anybody can see it: one that refuses has no owner any more."""
     draft = path.removesuffix("sock") + "new"
     listener = socket.socket(socket.AF_UNIX)
     try:

@@ -1,4 +1,4 @@
-"""Where the control sockets are: directories of this user's alone, and what the dead left there."""
+"""Finds and cleans the control sockets' directories, which are this user's alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDERS = ".disabled"
 
 
 def make_directory(port: int) -> str:
-    """Where a worker on this port may have its socket; raises OSError."""
+    """Make the directory for the sockets of workers on this port; raises OSError."""
     refusal = OSError("the paths of all temporary directories are too long for a socket's address")
     for home in _homes():
         try:
@@ -41,9 +41,9 @@ def make_directory(port: int) -> str:
 
 
 def sockets(port: int) -> Iterator[str]:
-    """Those of this user's workers on this port, dead ones included."""
+    """The sockets of this user's workers on this port, those of dead workers included."""
     for home in _homes():
-        # Checked first: another owner of the directory could pose as our server.
+        # Another owner of the directory could pose as our server.
         if _is_private(home):
             directory = os.path.join(home, str(port))
             for name in _listing(directory):
@@ -58,18 +58,18 @@ def ports() -> list[int]:
 
 
 def orders_path(directory: str, instance: str) -> str:
-    """Where the orders of an instance are: beside all ports, because a reload may change its."""
+    """Where the orders of an instance are: beside all ports, as a reload may change its port."""
     return os.path.join(os.path.dirname(directory), f"{instance}{_ORDERS}")
 
 
 def forget(instance: str) -> None:
-    """Remove the orders of an instance, which ends."""
+    """Remove the orders of an instance that ends."""
     for home in filter(_is_private, _homes()):
         unlink(os.path.join(home, f"{instance}{_ORDERS}"))
 
 
 def sweep(directory: str, instance: str) -> None:
-    """Remove what the dead left behind; a new worker of `instance` may have a dead one's pid."""
+    """Remove what dead workers left; a new worker of `instance` may have the pid of a dead one."""
     for name in _listing(directory):
         if name.endswith(".sock"):
             is_alive(os.path.join(directory, name))
@@ -83,7 +83,7 @@ def sweep(directory: str, instance: str) -> None:
 
 
 def is_alive(path: str) -> bool:
-    """Whether somebody listens; a dead one's socket is removed."""
+    """Whether a worker listens on the socket; removes the socket of a dead one."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(REQUEST_TIMEOUT_S)
@@ -99,7 +99,7 @@ def is_alive(path: str) -> bool:
 
 
 def unlink(path: str) -> None:
-    """Remove a file that another process may have removed already; a folder is none of ours."""
+    """Remove a file that may be gone already. Folders are not ours, and stay."""
     with contextlib.suppress(FileNotFoundError):
         if not os.path.isdir(path):
             os.unlink(path)
@@ -108,7 +108,7 @@ def unlink(path: str) -> None:
 def _homes() -> Iterator[str]:
     """The directories for sockets, by preference.
 
-    All are looked into: the server and who asks it may differ in their environment.
+    A question looks into all of them, as the server may have another environment.
     """
     own = f"poolproxy-{os.geteuid()}"
     shared = "/tmp"  # noqa: S108 (whose the directory in it is gets checked)

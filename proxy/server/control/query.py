@@ -1,4 +1,4 @@
-"""The command line's end of the control sockets: one question to all workers."""
+"""The command line's end of the control sockets: asks all workers one question."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ANSWER_TIMEOUT_S = 10.0
 def ask_all(
     port: int, request: dict[str, str], *, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> list[dict[str, Any]]:
-    """The answers of all workers on this port, by pid; empty: no instance of this user's is there.
+    """The answers of all workers on this port, by pid; none if no instance of this user's runs.
 
-    One that does not answer in time has `error` in place of facts. One that starts meanwhile is
-    asked too, so that none misses an order. Blocks for `timeout_s` a worker at most.
+    A worker that does not answer in time has `error` in place of facts. A worker that starts
+    meanwhile is asked too, so that none misses an order. Blocks for `timeout_s` a worker at most.
     """
     answers: dict[str, dict[str, Any] | None] = {}
     while found := [path for path in sockets(port) if path not in answers]:
