@@ -1,7 +1,7 @@
-"""Names of functions that OpenAI does not take, and how they come back.
+"""Replaces names of functions that OpenAI does not take, and puts them back into the answer.
 
-OpenAI takes `[a-zA-Z0-9_-]{1,64}` and refuses a whole request for one bad name, be it in the
-history; so do Azure, DeepSeek and Groq (platform.openai.com/docs/api-reference/chat/create, read
+OpenAI takes `[a-zA-Z0-9_-]{1,64}` and refuses a whole request for one bad name, even in the
+history. So do Azure, DeepSeek and Groq (platform.openai.com/docs/api-reference/chat/create, read
 2026-11; openai/openai-dotnet#441, langgenius/dify#22867, xorbitsai/xagent#1340). llama.cpp, vLLM
 and others take any: there nobody but the model sees the other name.
 """
@@ -46,13 +46,13 @@ _CALLERS_KINDS = (None, "function", "custom")
 
 
 def made_names(fields: Mapping[str, Raw], messages: Iterable[Message]) -> dict[str, str]:
-    """By the caller's names of functions those that go out; none if all go out as they are.
+    """The names that go out, by the caller's names of functions; none if no name changes.
 
-    `fields`: the top-level members of a request, `messages` those among them.
+    `fields`: the top-level members of a request; `messages`: what was read of those among them.
     """
     tools: list[Tool] = []
     found: set[str | None] = set()
-    with suppress(msgspec.DecodeError, RecursionError):  # what is odd is the upstream's affair
+    with suppress(msgspec.DecodeError, RecursionError):  # the upstream answers for what is odd
         if (declared := fields.get("tools")) is not None:
             tools += _tools(declared)
         if (functions := fields.get("functions")) is not None:
@@ -79,7 +79,7 @@ def _called(tool: Tool) -> str | None:
 
 
 def rename(body: bytes, names: Mapping[str, str]) -> bytes:
-    """A request with these names for the caller's, and every other value as it came."""
+    """The request with these names for the caller's; all other values stay as they came."""
     return _rename(body, _REQUEST, names)
 
 
@@ -105,7 +105,7 @@ def _renamed(value: Raw, place: Any, names: Mapping[str, str]) -> Raw:
 
 
 class CallersNames:
-    """The caller's names in the answer to a request for which others were made.
+    """Puts the caller's names back into the answer to a request that went out with others.
 
     A streamed name may come in pieces, again in each delta, or late (continuedev/continue#5849,
     NousResearch/hermes-agent#11984, vercel/ai#14722): what may be the beginning of a made one waits
@@ -145,7 +145,7 @@ class CallersNames:
         return encode(chunk) if is_changed else event
 
     def _restore(self, key: tuple[int, int], function: dict[str, Any]) -> bool:
-        """Put the name that is meant into a call's delta; whether it is another now."""
+        """Put the meant name into a call's delta. Tells whether that changed it."""
         piece = function.get("name")
         piece = piece if isinstance(piece, str) else ""
         name = self._held.pop(key, "") + piece
@@ -160,7 +160,7 @@ class CallersNames:
         return True
 
     def _let_go(self, number: int, said: dict[str, Any]) -> bool:
-        """Put what was held back for a choice into its last delta; whether there was any."""
+        """Put what was held back for a choice into its last delta. Tells whether there was any."""
         keys = [key for key in self._held if key[0] == number]
         for key in keys:
             function = {"name": self._held.pop(key)}
@@ -173,7 +173,7 @@ class CallersNames:
 
 
 def _calls(said: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """By number the functions, or custom tools, that a message or delta calls."""
+    """The functions, or custom tools, that a message or delta calls, with their numbers."""
     for place, call in enumerate(_objects(said.get("tool_calls"))):
         index = call.get("index")
         for function in (call.get("function"), call.get("custom")):

@@ -29,7 +29,7 @@ _KEYS = {name: _spelled(name) for name in ("model", "stream")}
 
 _FILLED_ARRAY = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")
 
-# What may have to be spelled or named in another way, wherever messages are plain text.
+# Members that may have to be spelled or named in another way, even if all messages are plain text.
 _LOOKED_INTO = frozenset({"stop", "tools", "functions"})
 
 _MAX_LOOKS = 64
@@ -60,8 +60,9 @@ class ChatRequest(Struct, frozen=True):
     speech: Speech = HUB
 
     def for_model(self, name: str) -> bytes:
-        """The body for an upstream that calls the model `name`: every other value as it came, but
-        for names of functions that it may not take.
+        """The body for an upstream that calls the model `name`.
+
+        All other values stay as they came, except names of functions that OpenAI does not take.
         """
         body = self.body if name == self.model else with_model(self.body, name)
         return rename(body, self.names) if self.names else body
@@ -121,9 +122,9 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
 
 
 def _may_have_lists(messages: bytes) -> bool:
-    """Whether there may be parts or calls; of long prose this tells much sooner than a parse.
+    """Whether the messages may have parts or calls. Much quicker than a parse of long prose.
 
-    To look for one byte is quick as long as it is rare: in code it is not, and a parse is quicker.
+    Looking for one byte is quick as long as it is rare. In code it is not, and a parse is quicker.
     """
     at = 0  # there the messages begin
     for _ in range(_MAX_LOOKS):
@@ -166,8 +167,8 @@ def _too_deep() -> InvalidRequest:
 def _are_all(text: bytes, fields: dict[str, Raw]) -> bool:
     """Whether these are all members of the object, so that none was given twice.
 
-    It is no proof of the contrary: only the spacing of `JSON.stringify` and of Python's `json` is
-    known here. To search 2 MB for a key takes longer than to parse them.
+    False proves nothing, as this knows the spacing of `JSON.stringify` and of Python's `json` only.
+    It is here because searching 2 MB for a key takes longer than parsing them.
     """
     spare = len(text) - sum(map(len, fields)) - sum(map(len, fields.values()))
     if spare == 4 * len(fields) + 1:
@@ -185,8 +186,8 @@ def _are_all(text: bytes, fields: dict[str, Raw]) -> bool:
 def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
     """Raise InvalidRequest if `model` or `stream` is twice at the top level.
 
-    A decoder keeps the last of equal keys. So the occurrences that no kept value accounts for are
-    the keys themselves, or are in a value that another key twice given hides: malformed as well.
+    A decoder keeps the last of equal keys. An occurrence outside of the kept values is therefore a
+    key itself, or is in a value that another duplicate key hides, which is malformed as well.
     """
 
     def count(pattern: re.Pattern[bytes], text: bytes | Raw) -> int:

@@ -1,7 +1,7 @@
-"""What programs write in requests and many services refuse: sent as it is meant, to every kind.
+"""Respells what programs write in requests and many services refuse, for every kind of client.
 
-An image's address without its object, base64 with line breaks, media types by names that are not
-registered, empty stop sequences. Whatever is well spelled stays as the bytes it came in.
+That is an image's address without its object, base64 with line breaks, media types by names that
+are not registered, and empty stop sequences. All that is well spelled stays as the bytes it was.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 def respelled(fields: _Members, messages: Iterable[Message]) -> _Members:
-    """Of a request's top-level members those that go out in another spelling; mostly none.
+    """The top-level members of a request that need another spelling, respelled; mostly none.
 
-    `messages`: those among them, as far as they are read.
+    `messages`: what was read of the messages among them.
     """
     changed: _Members = {}
     stop = fields.get("stop")
-    # What is not as chat has it is the upstream's affair.
+    # The upstream answers for what is not as chat has it.
     if stop is not None and b'""' in bytes(stop):
         with suppress(msgspec.DecodeError, RecursionError):
             changed["stop"] = _stop(stop)
@@ -70,10 +70,10 @@ def _is_suspect(message: Message) -> bool:
 
 
 def _is_odd(value: bytes) -> bool:
-    """Whether it is a plain string, or may hold a blank, an escape or a misspelt type."""
+    """Whether a medium is a plain string, or may hold a blank, an escape or a misspelt type."""
     if value[:1] == b'"' or b"\\" in value or _NAMES.search(value, 0, _HEAD_BYTES):
         return True
-    blank = value.find(b" ", _HEAD_BYTES)  # in between members there are some
+    blank = value.find(b" ", _HEAD_BYTES)  # before it, blanks may stand between members
     return blank > 0 or b" " in value[:_HEAD_BYTES].partition(b";base64,")[2]
 
 
@@ -104,14 +104,14 @@ def _part(raw: Raw) -> Raw:
 
 
 def _each(array: Raw, respell: Callable[[Raw], Raw]) -> Raw:
-    """The items spelled anew; the array as it came if none was."""
+    """The array with its items respelled, or the same array if no item changed."""
     items = _items(array)
     found = [respell(item) for item in items]
     return array if all(map(is_, items, found)) else Raw(_encode(found))
 
 
 def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
-    """An object with another value of this member; as it came if the value is the same."""
+    """The object with another value of this member, or the same object if the value is the same."""
     if value is members[name]:
         return raw
     members[name] = value
@@ -119,7 +119,7 @@ def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
 
 
 def _data(raw: Raw) -> Raw:
-    """An address or base64 in one piece, its type by the registered name; any other as it came."""
+    """A data URL, or base64, in one piece and with the registered type; all else stays as it is."""
     text = _text(raw)
     head = _DATA_URL.match(text)
     if head is None:

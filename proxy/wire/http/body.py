@@ -13,7 +13,7 @@ from typing import Protocol
 from ...errors import UpstreamInvalid, UpstreamTruncated
 from .head import Head
 
-# A chunk-size line with its extensions; trailers. Both unused by LLM upstreams.
+# The limits for a chunk-size line with its extensions, and for trailers. LLM upstreams use neither.
 MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILER_BYTES = 16 * 1024
 
@@ -74,7 +74,7 @@ class LengthBody:
 
 
 class UntilClose:
-    """A body that only the end of the connection ends."""
+    """A body without a length, which ends with the connection."""
 
     def __init__(self) -> None:
         self.is_whole = False
@@ -106,7 +106,7 @@ class ChunkedBody:
             data = self._pending + data
             self._pending = b""
         elif self._is_between:
-            # The usual is a read that gave one whole chunk: then its size line can only be this.
+            # Most reads give one whole chunk, whose size line can only be this.
             line_end = data.find(b"\r\n", 0, 16)
             size = len(data) - line_end - 4
             if size > 0 and data[:line_end] == b"%x" % size and data[-2:] == b"\r\n":
@@ -131,9 +131,9 @@ class ChunkedBody:
             raise UpstreamTruncated("the upstream's answer was cut off between its chunks")
 
     def _line(self, data: bytes, at: int, left: int, limit: str) -> int:
-        """Where the line ends (behind its LF), or 0 when that has not come yet.
+        """Where the line ends (behind its LF), or 0 if its end has not come yet.
 
-        `left`: bytes that it may have, by a `limit` in words.
+        `left`: the bytes that it may have; `limit`: that limit in words, for the error.
         """
         end = data.find(b"\n", at) + 1
         if (end or len(data)) - at > left:
@@ -144,7 +144,7 @@ class ChunkedBody:
 
     @staticmethod
     def _whole_chunks(data: bytes, at: int, content: list[bytes]) -> int:
-        """Take the chunks that are whole and plain, as nearly all are; where the next begins."""
+        """Take whole and plain chunks, as nearly all are; returns where the next begins."""
         while line := _PLAIN_CHUNK_LINE.match(data, at):
             begin = line.end()
             end = begin + int(line[1], 16)

@@ -19,14 +19,16 @@ from ...errors import (
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
 
-# Programs that pack in parallel make one of each 64 KiB or more. Tiny ones are work for nothing.
+# Programs that pack in parallel make a gzip member of each 64 KiB or more. A request of more and
+# tinier members only costs work.
 _MAX_MEMBERS = 1000
 
 _MAX_SHOWN_CHARS = 40
 
-# Compressed bytes undone at once: each gzip member that ends in them costs a copy of the rest.
+# Compressed bytes that are undone at once. Each gzip member that ends in them costs a copy of the
+# rest.
 INFLATE_BYTES = 4096
-# Content given at once, as much as a plain read gives.
+# Content that is given at once, as much as a plain read gives.
 PIECE_BYTES = 64 * 1024
 # Compression makes JSON 5 to 50 times smaller; deflate can do 1032. Small answers may be all alike.
 MAX_RATIO = 100
@@ -51,10 +53,10 @@ def read_coding(field: str) -> str:
 
 
 def undo(body: bytes, coding: str, *, max_bytes: int) -> bytes:
-    """The content of a body that is not empty, and whose coding `read_coding` named.
+    """The content of a request's body. The body is not empty, `coding` is `read_coding`'s.
 
-    Never holds much more than `max_bytes` of it. Raises InvalidRequest for what is no such data, or
-    not whole; BodyTooLarge.
+    Never holds much more than `max_bytes` of content. Raises BodyTooLarge beyond them, and
+    InvalidRequest for what is no such data, or not whole.
     """
     is_gzip = coding in _GZIP
     inflate = zlib.decompressobj(_window_bits(body, is_gzip))
@@ -93,8 +95,8 @@ def undo(body: bytes, coding: str, *, max_bytes: int) -> bytes:
 def _window_bits(start: bytes, is_gzip: bool) -> int:
     if is_gzip:
         return _GZIP_WINDOW
-    # With zlib's wrapper, as it should be, or without, as some send it. RFC 1950 section 2.2:
-    # method 8 in the low bits, and a multiple of 31 in all.
+    # Deflate should come in zlib's wrapper, but some programs send it without. The wrapper has
+    # method 8 in the low bits, and is a multiple of 31 in all (RFC 1950 section 2.2).
     is_wrapped = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
     return zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS
 
@@ -154,11 +156,11 @@ class Inflater:
         return content
 
     def _is_within(self) -> bool:
-        """Whether what comes next is data. What only looks like its beginning is waited for."""
+        """Whether data come next. Waits for more of what may be the beginning of data."""
         if self._inflate is not None:
             return True
         start = self._fed[self._at : self._at + 3]
-        # After its end a further gzip member may follow (RFC 1952 section 2.2), and nothing else.
+        # Behind the end only a further gzip member may follow (RFC 1952 section 2.2).
         if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
             if self._is_first:
                 raise UpstreamInvalid(_BROKEN)

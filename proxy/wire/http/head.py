@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ...errors import RETRY_HINTS, UpstreamInvalid
 
-# Twice what http.client (64 KiB a line) and nginx (32 KiB in all) are met with in practice.
+# As much as http.client takes for one line, and twice what nginx takes in all by default.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM_HEADS = 32
 
@@ -41,7 +41,7 @@ class Head(NamedTuple):
 
 
 class HeadReader:
-    """Reads until the final head is there; interim answers (1xx) are passed over."""
+    """Reads until the final head is there, and passes over interim answers (1xx)."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -117,7 +117,7 @@ def _framed(status: int, headers: dict[str, str], *, is_http_11: bool) -> Head:
         chunked = coding.lower().split(",")[-1].strip() == "chunked"
         if not chunked or coding.count(","):
             raise UpstreamInvalid(f"the upstream's transfer encoding is {coding[:40]!r}")
-        # Both framings at once: chunked wins, and the connection is not to be trusted after.
+        # With both framings at once chunked wins, and the connection is not trusted afterwards.
         keep_alive = keep_alive and "content-length" not in headers
     elif (text := headers.get("content-length")) is not None:
         lengths = {part.strip() for part in text.split(",")}

@@ -10,7 +10,7 @@ from datetime import timezone
 from ...errors import RetryHint
 from .head import passed
 
-# A caller's headers that go on. Never its Authorization, cookies or X-Forwarded-*: they are ours.
+# A caller's headers that go on. Authorization, cookies and X-Forwarded-* are for us, and never do.
 FORWARDED = (
     "OpenAI-Beta",
     "OpenAI-Organization",
@@ -23,14 +23,14 @@ _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
 
 
 def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """`given`, and those of `ours` that it does not replace, whatever the case of their names."""
+    """The headers in `given`, and those of `ours` that it does not replace, in any letter case."""
     names = {name.lower() for name in given}
     kept = {name: value for name, value in ours.items() if name.lower() not in names}
     return {**kept, **given}
 
 
 def passed_with_hints(headers: Mapping[str, str], retry_after_s: float | None) -> dict[str, str]:
-    """As `passed`, for an error, which may ask for a wait in its body only."""
+    """As `passed`, for an error. `retry_after_s`: the wait that its body alone may ask for."""
     found = passed(headers, with_hints=True)
     return found if retry_after_s is None else {**RetryHint(retry_after_s).headers(), **found}
 
