@@ -5,6 +5,7 @@ platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the op
 """
 
 from .errors import envelope, error_body, error_event
+from .fields import choices_asked, read_any, read_fields, wants_usage
 from .names import CallersNames
 from .reply import (
     Usage,
@@ -16,16 +17,7 @@ from .reply import (
     unlisted,
     usage_object,
 )
-from .request import (
-    HUB,
-    ChatRequest,
-    Speech,
-    choices_asked,
-    read_any,
-    read_fields,
-    read_request,
-    wants_usage,
-)
+from .request import HUB, ChatRequest, Speech, read_request
 from .stream import ChunkStream, chunks_of
 
 __all__ = [

@@ -7,13 +7,13 @@ in parts, calls, tools or a `stop`.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import InvalidRequest
-from ..lenient_json import decode_any, decode_object, decoder, encode, is_shielded, shield
+from ..lenient_json import encode, is_shielded, shield
+from .fields import too_deep, with_model
 from .messages import read_messages
 from .names import made_names, rename
 from .spelling import respelled
@@ -66,31 +66,6 @@ class ChatRequest(Struct, frozen=True):
         """
         body = self.body if name == self.model else with_model(self.body, name)
         return rename(body, self.names) if self.names else body
-
-
-def with_model(body: bytes, name: str) -> bytes:
-    """The body with another `model`, and every other value as it came."""
-    values = decode_object(body)
-    values["model"] = Raw(encode(name))
-    return encode(values)
-
-
-def read_fields(body: bytes) -> dict[str, Raw]:
-    """The top-level values of a body that `read_request` has checked; `unshield` what is made."""
-    try:
-        return decode_object(body)
-    except RecursionError as error:  # the stack is deeper here than it was at the first reading
-        raise _too_deep() from error
-
-
-def read_any(value: Raw) -> Any:
-    """A value as plain data; raises InvalidRequest for a number that is out of all range."""
-    try:
-        return decode_any(value)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the request body cannot be read: {error}") from error
-    except RecursionError as error:
-        raise _too_deep() from error
 
 
 _NULL = Raw(b"null")
@@ -150,7 +125,7 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:
-        raise _too_deep() from error
+        raise too_deep() from error
     except msgspec.ValidationError as error:
         raise InvalidRequest("the request body must be a JSON object") from error
     except msgspec.DecodeError as error:
@@ -158,10 +133,6 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
     if not _are_all(text, fields):
         _refuse_duplicates(body, fields)
     return text, fields
-
-
-def _too_deep() -> InvalidRequest:
-    return InvalidRequest("the request body is nested too deeply")
 
 
 def _are_all(text: bytes, fields: dict[str, Raw]) -> bool:
@@ -196,36 +167,3 @@ def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
     for name, pattern in _KEYS.items():
         if count(pattern, body) - sum(count(pattern, value) for value in fields.values()) > 1:
             raise InvalidRequest(f"`{name}` is given twice", param=name)
-
-
-class _StreamOptions(Struct):
-    include_usage: bool | None = None
-
-
-class _Options(Struct):
-    stream_options: _StreamOptions | None = None
-
-
-_decode_options = decoder(_Options)
-
-
-def choices_asked(body: bytes) -> int:
-    """How many choices an answer is to have: `n`, for each prompt of a completions request."""
-    try:
-        fields = decode_object(body)
-        n, prompt = (decode_any(fields.get(name, _NULL)) for name in ("n", "prompt"))
-    except msgspec.DecodeError:
-        return 1
-    prompts = 1
-    if isinstance(prompt, list) and not any(isinstance(token, int) for token in prompt):
-        prompts = len(prompt) or 1
-    return prompts * (n if isinstance(n, int) and n > 0 else 1)
-
-
-def wants_usage(body: bytes) -> bool:
-    """Whether the caller of a stream asked for a last chunk with the usage."""
-    try:
-        options = _decode_options(body).stream_options
-    except msgspec.DecodeError:
-        return False
-    return options is not None and options.include_usage is True

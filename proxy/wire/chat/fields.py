@@ -1,0 +1,76 @@
+"""Looks into a request's body after `request` has read it, for those who need more of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ...errors import InvalidRequest
+from ..lenient_json import decode_any, decode_object, decoder, encode
+
+_NULL = Raw(b"null")
+
+
+def with_model(body: bytes, name: str) -> bytes:
+    """The body with another `model`, and every other value as it came."""
+    values = decode_object(body)
+    values["model"] = Raw(encode(name))
+    return encode(values)
+
+
+def read_fields(body: bytes) -> dict[str, Raw]:
+    """The top-level values of a body that `read_request` has checked; `unshield` what is made."""
+    try:
+        return decode_object(body)
+    except RecursionError as error:  # the stack is deeper here than it was at the first reading
+        raise too_deep() from error
+
+
+def read_any(value: Raw) -> Any:
+    """A value as plain data; raises InvalidRequest for a number that is out of all range."""
+    try:
+        return decode_any(value)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the request body cannot be read: {error}") from error
+    except RecursionError as error:
+        raise too_deep() from error
+
+
+def too_deep() -> InvalidRequest:
+    """The error for JSON that is nested deeper than the interpreter's stack allows."""
+    return InvalidRequest("the request body is nested too deeply")
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Options(Struct):
+    stream_options: _StreamOptions | None = None
+
+
+_decode_options = decoder(_Options)
+
+
+def choices_asked(body: bytes) -> int:
+    """How many choices an answer is to have: `n`, for each prompt of a completions request."""
+    try:
+        fields = decode_object(body)
+        n, prompt = (decode_any(fields.get(name, _NULL)) for name in ("n", "prompt"))
+    except msgspec.DecodeError:
+        return 1
+    prompts = 1
+    if isinstance(prompt, list) and not any(isinstance(token, int) for token in prompt):
+        prompts = len(prompt) or 1
+    return prompts * (n if isinstance(n, int) and n > 0 else 1)
+
+
+def wants_usage(body: bytes) -> bool:
+    """Whether the caller of a stream asked for a last chunk with the usage."""
+    try:
+        options = _decode_options(body).stream_options
+    except msgspec.DecodeError:
+        return False
+    return options is not None and options.include_usage is True
