@@ -16,12 +16,13 @@ from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_request
 from ..wire.claude.stream import ChatStream
+from ..wire.http.headers import passed_with_hints
 from ..wire.model_list import ModelPage
-from .base import ChunkTranslator
-from .translating import TranslatingClient
+from .base import ChunkTranslator, Reply
+from .remote import RemoteClient
 
 
-class ClaudeClient(TranslatingClient):
+class ClaudeClient(RemoteClient):
     """One API key of Anthropic's."""
 
     models_path = models.PATH
@@ -57,10 +58,11 @@ class ClaudeClient(TranslatingClient):
             names=CallersNames(lambda: request.body),
         )
 
-    def _error(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
-    ) -> UpstreamRefusal:
-        return errors.read_error(status, headers, body, now_s=now_s).refusal()
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        facts = errors.read_error(reply.status, reply.headers, body, now_s=self._wall())
+        refusal = facts.refusal()
+        refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
+        return refusal
 
     def _page(self, body: bytes) -> ModelPage:
         return models.read_page(body)

@@ -16,13 +16,13 @@ from ..wire.gemini import errors, models
 from ..wire.gemini.reply import to_chat
 from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
-from ..wire.http.headers import merged
+from ..wire.http.headers import merged, passed_with_hints
 from ..wire.model_list import ModelPage
-from .base import ChunkTranslator
-from .translating import TranslatingClient
+from .base import ChunkTranslator, Reply
+from .remote import RemoteClient
 
 
-class GeminiClient(TranslatingClient):
+class GeminiClient(RemoteClient):
     """One API key for Gemini."""
 
     models_path = models.PATH
@@ -78,10 +78,11 @@ class GeminiClient(TranslatingClient):
         self._listed = tuple(names)
         return names
 
-    def _error(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
-    ) -> UpstreamRefusal:
-        return errors.read_error(status, headers, body, now_s=now_s).refusal()
+    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
+        facts = errors.read_error(reply.status, reply.headers, body, now_s=self._wall())
+        refusal = facts.refusal()
+        refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
+        return refusal
 
     def _page(self, body: bytes) -> ModelPage:
         return models.read_page(body)

@@ -11,7 +11,7 @@ import anthropic
 import pytest
 
 from proxy.clients.claude import ClaudeClient
-from proxy.clients.translating import MAX_PAGES
+from proxy.clients.remote import MAX_PAGES
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.net.transport import Transport

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.clients import openai
+from proxy.clients import remote
 from proxy.clients.base import Collected, read_whole
 from proxy.clients.openai import OpenAIClient
 from proxy.config import ClientConfig, Secret
@@ -81,9 +81,9 @@ def test_request_has_our_headers_and_the_upstreams_model(
     assert received.headers == [
         ("Host", f"127.0.0.1:{plain.port}"),
         ("Accept-Encoding", "identity"),
+        ("Content-Type", "application/json"),
         ("User-Agent", USER_AGENT),
         ("Authorization", "Bearer sk-0123456789abcdef"),
-        ("Content-Type", "application/json"),
         ("x-request-id", "r1"),
         ("Content-Length", str(len(received.body))),
     ]
@@ -252,9 +252,9 @@ def test_model_list_has_a_limit(
     page = json_reply({"data": [{"id": "x"}]})
     plain.pages["/v1/models"] = page.in_pieces(5)
     size = sum(map(len, page.body))  # type: ignore[arg-type]
-    monkeypatch.setattr(openai, "MAX_LIST_BYTES", size)
+    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size)
     assert list_models(make_client()) == ["x"]
-    monkeypatch.setattr(openai, "MAX_LIST_BYTES", size - 1)
+    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size - 1)
     with pytest.raises(UpstreamTooLarge, match="limit of a model list"):
         list_models(make_client())
 

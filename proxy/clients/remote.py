@@ -1,4 +1,4 @@
-"""The base of clients that translate: request heads, refusals, and lists of models."""
+"""The base of clients whose upstream is a server: request heads and lists of models."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ..config import ClientConfig
-from ..errors import UpstreamInvalid, UpstreamRefusal
+from ..errors import UpstreamInvalid
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..version import USER_AGENT
-from ..wire.http import headers as header_fields
+from ..wire.http.headers import merged
 from ..wire.model_list import ModelPage
-from .base import Client, Reply, read_whole
+from .base import Client, read_whole
 
-# A page of 1000 models with all that Google tells of them is about 1 MB.
+# A list of 10,000 models is about 1.5 MB (OpenRouter's, with prices, in 2026), a page of 1000 with
+# all that Google tells of them about 1 MB.
 MAX_PAGE_BYTES = 32 * 1024 * 1024
 # An upstream whose list has no end must not keep us.
 MAX_PAGES = 20
 
 
-class TranslatingClient(Client):
-    """One key at a provider with a dialect of its own. The key goes into a header, not the URL.
+class RemoteClient(Client):
+    """One key at a provider. The key goes into a header, not the URL.
 
-    `headers` are those of this dialect and of the configuration.
+    `headers` are those of the dialect and of the configuration.
     """
 
     models_path: ClassVar[str]
@@ -35,15 +36,9 @@ class TranslatingClient(Client):
     ) -> None:
         super().__init__(config)
         self._transport = transport
-        self._lines = header_fields.merged({"User-Agent": USER_AGENT}, headers)
+        self._lines = merged({"User-Agent": USER_AGENT}, headers)
         self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
         self._heads: dict[str, bytes] = {}  # by path: one or two for each model that is asked for
-
-    @abstractmethod
-    def _error(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, now_s: float
-    ) -> UpstreamRefusal:
-        """Read an error answer. `now_s` is Unix time."""
 
     @abstractmethod
     def _page(self, body: bytes) -> ModelPage:
@@ -60,7 +55,7 @@ class TranslatingClient(Client):
     ) -> SocketReply:
         head = self._heads.get(path)
         if head is None:
-            ours = header_fields.merged({"Content-Type": "application/json"}, self._lines)
+            ours = merged({"Content-Type": "application/json"}, self._lines)
             head = self._heads[path] = self._transport.head("POST", self._meant(path), ours)
         lines = "".join(
             [
@@ -77,13 +72,6 @@ class TranslatingClient(Client):
         """The path, with the version of the API that the configuration names, if it names one."""
         version = self.config.api_version
         return f"{version}/{path.split('/', 2)[2]}" if version else path
-
-    def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        refusal = self._error(reply.status, reply.headers, body, now_s=self._wall())
-        refusal.passed_headers = header_fields.passed_with_hints(
-            reply.headers, refusal.retry_after_s
-        )
-        return refusal
 
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         names: list[str] = []
