@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ..wire.chat import Usage
 
@@ -18,16 +19,14 @@ log = logging.getLogger("proxy.request")
 MAX_NAME_CHARS = 80
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class AttemptRecord:
     """One try with one client. `reason` says how it ended: `ok`, an error's code, or a status."""
 
-    __slots__ = ("client", "reason", "status", "waited_s")
-
-    def __init__(self, client: str, waited_s: float) -> None:
-        self.client = client
-        self.waited_s = waited_s  # in the queue and in back-off, before it was sent
-        self.status = 0  # the upstream's, if it came to one
-        self.reason = "open"
+    client: str
+    waited_s: float  # in the queue and in back-off, before it was sent
+    status: int = 0  # the upstream's, if it came to one
+    reason: str = "open"
 
     def __str__(self) -> str:
         # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
@@ -37,53 +36,28 @@ class AttemptRecord:
         return f"{self.client} ({reason}, waited {self.waited_s:.3f} s)"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Record:
     """The facts of one request. Moments are monotonic seconds, sizes are bytes.
 
     `end` is `ok`, `caller_gone`, or the code of the error that ended the request.
     """
 
-    __slots__ = (
-        "_mask",
-        "arrived",
-        "attempts",
-        "bytes_in",
-        "bytes_out",
-        "caller",
-        "end",
-        "ended",
-        "endpoint",
-        "first_event",
-        "model",
-        "request_id",
-        "status",
-        "stream",
-        "usage",
-    )
-
-    def __init__(
-        self,
-        request_id: str,
-        *,
-        endpoint: str,
-        arrived: float,
-        mask: Callable[[str], str] = str,
-    ) -> None:
-        self._mask = mask  # hides secrets: callers may choose one as id, model or path
-        self.request_id = request_id
-        self.endpoint = endpoint
-        self.arrived = arrived
-        self.caller = ""
-        self.model = ""
-        self.stream = False
-        self.attempts: list[AttemptRecord] = []
-        self.status = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.first_event: float | None = None
-        self.ended: float | None = None
-        self.end = ""
-        self.usage: Usage | None = None
+    request_id: str
+    endpoint: str
+    arrived: float
+    mask: Callable[[str], str] = str  # hides secrets: callers may choose one as id, model or path
+    caller: str = ""
+    model: str = ""
+    stream: bool = False
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    status: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    first_event: float | None = None
+    ended: float | None = None
+    end: str = ""
+    usage: Usage | None = None
 
     def close(self, now: float) -> None:
         """Note that the request is over, and log its line. Idempotent."""
@@ -97,7 +71,7 @@ class Record:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""
         waited_s = sum([attempt.waited_s for attempt in self.attempts])
         # All else is ours, but for upstreams' words, in which errors have hidden secrets already.
-        line = self._mask(
+        line = self.mask(
             f"id={_quoted(self.request_id)} caller={_quoted(self.caller)} "
             f"endpoint={_quoted(self.endpoint)} model={_quoted(self.model[:MAX_NAME_CHARS])}"
         )
