@@ -233,7 +233,7 @@ MUTANTS = [
     _m("fields are repeated without end", "wire/completions/request.py",
        "if size * times > MAX_REPEATED_BYTES:", "if False:",
        "wire/completions/test_request.py", "-k", "repeated"),
-    _m("a call that is no object passes", "wire/chat/stream.py",
+    _m("a call that is no object passes", "wire/chat/reply.py",
        "if isinstance(call, dict)", "if True", "wire/test_odd_types.py", "-k", "openai"),
     _m("a day has a second more", "config/schema.py", "_DAY_S = 86_400", "_DAY_S = 86_401",
        "config/test_errors.py", "-k", "bounds"),

@@ -9,6 +9,7 @@ from .fields import choices_asked, read_any, read_fields, wants_usage
 from .names import CallersNames
 from .reply import (
     Usage,
+    chunks_of,
     read_answer,
     read_error,
     read_named_error,
@@ -17,8 +18,13 @@ from .reply import (
     unlisted,
     usage_object,
 )
-from .request import HUB, ChatRequest, Speech, read_request
-from .stream import ChunkStream, chunks_of
+from .request import (
+    HUB,
+    ChatRequest,
+    Speech,
+    read_request,
+)
+from .stream import ChunkStream
 
 __all__ = [
     "HUB",

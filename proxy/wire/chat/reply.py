@@ -1,4 +1,4 @@
-"""What is read of an upstream's answer, whole or an error. All else passes through."""
+"""What is read of an upstream's answer, whole or an error, and a whole one made chunks."""
 
 from __future__ import annotations
 
@@ -211,3 +211,33 @@ def _enveloped(body: bytes) -> tuple[bytes, Any]:
 def _text(value: Any) -> str:
     """Text for people, of whatever type."""
     return legible(str(value or ""))
+
+
+def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
+    """A unary answer as the chunks of a stream; raises as `read_answer` does.
+
+    For upstreams that answer a stream request with one JSON body. The first chunk carries the whole
+    message; `with_usage`: the last one the usage, as streams with `include_usage` do.
+    """
+    read_answer(body)
+    answer = read_object(body)
+    head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
+    head["object"] = "chat.completion.chunk"
+    choices = [each for each in answer["choices"] if isinstance(each, dict)]
+    chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
+    if with_usage and answer.get("usage"):
+        chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
+    return chunks
+
+
+def _streamed(index: int, choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice.get("message")
+    delta = dict(message) if isinstance(message, dict) else {}
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):
+        delta["tool_calls"] = [
+            {"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)
+        ]
+    rest = {key: value for key, value in choice.items() if key != "message"}
+    finish = choice.get("finish_reason") or "stop"
+    return {"index": index, **rest, "delta": delta, "finish_reason": finish}

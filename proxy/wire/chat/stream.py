@@ -1,10 +1,9 @@
-"""Chat completions in chunks: on their way through, or made from a whole answer."""
+"""Chat completions in chunks, on their way through."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -13,14 +12,7 @@ from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
-from .reply import (
-    Usage,
-    no_choices,
-    read_answer,
-    read_object,
-    refuse_error_object,
-    refuse_hidden_error,
-)
+from .reply import Usage, no_choices, read_object, refuse_error_object, refuse_hidden_error
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
 MAX_HELD_BYTES = 65_536
@@ -147,33 +139,3 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
     if "error" in found:
         chunk.error = Raw(encode(found["error"]))
     return chunk
-
-
-def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
-    """A unary answer as the chunks of a stream; raises as `read_answer` does.
-
-    For upstreams that answer a stream request with one JSON body. The first chunk carries the whole
-    message; `with_usage`: the last one the usage, as streams with `include_usage` do.
-    """
-    read_answer(body)
-    answer = read_object(body)
-    head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
-    head["object"] = "chat.completion.chunk"
-    choices = [each for each in answer["choices"] if isinstance(each, dict)]
-    chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
-    if with_usage and answer.get("usage"):
-        chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
-    return chunks
-
-
-def _streamed(index: int, choice: dict[str, Any]) -> dict[str, Any]:
-    message = choice.get("message")
-    delta = dict(message) if isinstance(message, dict) else {}
-    calls = delta.get("tool_calls")
-    if isinstance(calls, list):
-        delta["tool_calls"] = [
-            {"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)
-        ]
-    rest = {key: value for key, value in choice.items() if key != "message"}
-    finish = choice.get("finish_reason") or "stop"
-    return {"index": index, **rest, "delta": delta, "finish_reason": finish}
