@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ..config import Caller, Config, is_loopback
 from ..errors import InvalidKey, Refused
-from ..gateway import ANYONE
+from ..gateway import ANYONE, Gateway
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
@@ -33,47 +33,50 @@ _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 class Doorkeeper:
     """Checks callers' keys."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.is_open = not config.callers
-        self._takes_any_host = config.allow_unauthenticated
-        self._keys = [(caller.key.reveal().encode(), caller) for caller in config.callers]
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._known: tuple[Config, list[tuple[bytes, Caller]]] | None = None
 
     def admit(self, environ: Mapping[str, str]) -> Caller:
-        """Whose key the request carries; raises InvalidKey, Refused."""
-        if self.is_open:
-            self._check_origin(environ)
+        """Whose key, of the present configuration, it carries; raises InvalidKey, Refused."""
+        config = self._gateway.config
+        if self._known is None or self._known[0] is not config:
+            self._known = config, [(one.key.reveal().encode(), one) for one in config.callers]
+        _, keys = self._known
+        if not keys:
+            _check_origin(environ, takes_any_host=config.allow_unauthenticated)
             return ANYONE
         given = _given_key(environ)
         if given is None:
             raise InvalidKey("no API key was given: send it as `Authorization: Bearer KEY`")
         found = None
-        for key, caller in self._keys:  # all of them, so that the time taken tells nothing
+        for key, caller in keys:  # all of them, so that the time taken tells nothing
             if hmac.compare_digest(key, given):
                 found = caller
         if found is None:
             raise InvalidKey("the API key is not one of this proxy's `api-keys`")
         return found
 
-    def _check_origin(self, environ: Mapping[str, str]) -> None:
-        origin = environ.get("HTTP_ORIGIN")
-        host = environ.get("HTTP_HOST")
-        if origin is not None and not _is_own_page(origin, host if self._takes_any_host else None):
-            way_out = (
-                "a proxy in front has to pass on the `Host` that the browser sent, with its port"
-                if self._takes_any_host
-                else "`allow-unauthenticated: true` lets in those of the site that it is part of"
-            )
-            raise Refused(
-                "web pages of other sites must not use this proxy, which has no `api-keys`: "
-                f"configure keys for their callers; {way_out}"
-            )
-        if not self._takes_any_host and host is not None and not _is_local(_place(host)):
-            raise Refused(
-                "this proxy has no `api-keys` and answers to this machine's own names only: "
-                "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
-                "to everybody who can connect, by any name"
-            )
+
+def _check_origin(environ: Mapping[str, str], *, takes_any_host: bool) -> None:
+    origin = environ.get("HTTP_ORIGIN")
+    host = environ.get("HTTP_HOST")
+    if origin is not None and not _is_own_page(origin, host if takes_any_host else None):
+        way_out = (
+            "a proxy in front has to pass on the `Host` that the browser sent, with its port"
+            if takes_any_host
+            else "`allow-unauthenticated: true` lets in those of the site that it is part of"
+        )
+        raise Refused(
+            "web pages of other sites must not use this proxy, which has no `api-keys`: "
+            f"configure keys for their callers; {way_out}"
+        )
+    if not takes_any_host and host is not None and not _is_local(_place(host)):
+        raise Refused(
+            "this proxy has no `api-keys` and answers to this machine's own names only: "
+            "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
+            "to everybody who can connect, by any name"
+        )
 
 
 def _given_key(environ: Mapping[str, str]) -> bytes | None:

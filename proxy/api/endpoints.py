@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
-import msgspec
 from flask import Response
 
-from ..clients.registry import Entry
-from ..config import Caller
 from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..dialects.completions import COMPLETIONS
-from ..errors import ModelNotFound
-from ..gateway import Gateway, check_model
+from ..gateway import Gateway
 from ..request.stream import StreamBody
-from ..version import __version__
 from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
+from .facts import Facts
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
@@ -52,88 +49,38 @@ class Route(NamedTuple):
 
 def routes(gateway: Gateway) -> list[Route]:
     """All of them, for one gateway."""
-    endpoints = _Endpoints(gateway)
+    doorkeeper = Doorkeeper(gateway)
+    answer = partial(_answer, gateway, doorkeeper)
+    facts = Facts(gateway, doorkeeper, ["/v1/models", *DIALECTS, "/healthz", "/readyz"])
     return [
-        Route("/", ("GET",), endpoints.about),
-        Route("/healthz", ("GET",), endpoints.healthz),
-        Route("/readyz", ("GET",), endpoints.readyz),
-        Route("/v1/models", ("GET",), endpoints.list_models),
-        Route("/v1/models/<path:alias>", ("GET",), endpoints.show_model),
-        *(Route(path, ("POST",), endpoints.answer, dialect) for path, dialect in DIALECTS.items()),
+        Route("/", ("GET",), facts.about),
+        Route("/healthz", ("GET",), facts.healthz),
+        Route("/readyz", ("GET",), facts.readyz),
+        Route("/v1/models", ("GET",), facts.list_models),
+        Route("/v1/models/<path:alias>", ("GET",), facts.show_model),
+        *(Route(path, ("POST",), answer, dialect) for path, dialect in DIALECTS.items()),
     ]
 
 
-class _Endpoints:
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._doorkeeper = Doorkeeper(gateway.config)
-
-    def _caller(self, exchange: Exchange) -> Caller:
-        """Who calls, by the present configuration; raises InvalidKey, Refused."""
-        config = self._gateway.config
-        if config is not self._doorkeeper.config:
-            self._doorkeeper = Doorkeeper(config)
-        return self._doorkeeper.admit(exchange.environ)
-
-    def answer(self, exchange: Exchange) -> Response:
-        """A request in a dialect."""
-        gateway, record = self._gateway, exchange.record
-        with ExitStack() as held:
-            exchange.keep_transcript(held)
-            gateway.keep(record, held)
-            caller = self._caller(exchange)
-            gateway.admit(caller, record, held)
-            ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
-            body, headers = gateway.serve(
-                ask,
-                caller,
-                exchange.caller,
-                record=record,
-                held=held,
-                transcript=exchange.transcript,
-            )
-            if not isinstance(body, StreamBody):
-                return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
-            if body.is_opened:
-                headers = {**headers, **exchange.attempt_headers()}
-            return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
-
-    # Of itself the gateway tells whoever asks: no key is asked for, and none is told.
-
-    def about(self, exchange: Exchange) -> Response:
-        paths = ["/v1/models", *DIALECTS, "/healthz", "/readyz"]
-        told = {"name": "poolproxy", "version": __version__, "endpoints": paths}
-        return exchange.reply(msgspec.json.encode(told))
-
-    def healthz(self, exchange: Exchange) -> Response:
-        return exchange.reply(b'{"status":"ok"}')
-
-    def readyz(self, exchange: Exchange) -> Response:
-        if self._gateway.pool.has_service():
-            return exchange.reply(b'{"status":"ready"}')
-        return exchange.reply(b'{"status":"no client in service"}', status=503)
-
-    def list_models(self, exchange: Exchange) -> Response:
-        key = self._caller(exchange)
-        entries = self._gateway.entries(exchange.caller, exchange.record)
-        shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
-        return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
-
-    def show_model(self, exchange: Exchange, alias: str) -> Response:
-        key = self._caller(exchange)
-        check_model(key, alias)
-        entry = self._gateway.find(alias, exchange.caller, exchange.record)
-        if not self._is_listed(entry, key):
-            raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
-        return exchange.reply(msgspec.json.encode(self._facts(entry)))
-
-    def _is_listed(self, entry: Entry, key: Caller) -> bool:
-        return key.may_use(entry.alias) and self._gateway.pool.is_listed(entry.routes)
-
-    def _facts(self, entry: Entry) -> dict[str, str | int]:
-        return {
-            "id": entry.alias,
-            "object": "model",
-            "created": self._gateway.generation.registry.created,
-            "owned_by": entry.owned_by,
-        }
+def _answer(gateway: Gateway, doorkeeper: Doorkeeper, exchange: Exchange) -> Response:
+    """A request in a dialect."""
+    record = exchange.record
+    with ExitStack() as held:
+        exchange.keep_transcript(held)
+        gateway.keep(record, held)
+        caller = doorkeeper.admit(exchange.environ)
+        gateway.admit(caller, record, held)
+        ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
+        body, headers = gateway.serve(
+            ask,
+            caller,
+            exchange.caller,
+            record=record,
+            held=held,
+            transcript=exchange.transcript,
+        )
+        if not isinstance(body, StreamBody):
+            return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
+        if body.is_opened:
+            headers = {**headers, **exchange.attempt_headers()}
+        return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)

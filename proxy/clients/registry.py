@@ -43,6 +43,7 @@ class Registry:
         self._has_lists = bool(self._lists.names())
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
         self.table: dict[str, Entry] = {}  # by alias
+        self.fixed: dict[str, Entry] = {}  # the same, unless providers' lists have a say
         self._rebuild()
 
     def find(self, alias: str, caller: CallerConnection, until: float) -> Entry | None:
@@ -95,3 +96,4 @@ class Registry:
                 old = self.table.get(alias)
                 table[alias] = old if old == entry and old is not None else entry
             self.table = table
+            self.fixed = {} if self._has_lists else table

@@ -187,11 +187,13 @@ class Attempts:
 
     def _find(self) -> Pausing[None]:
         """Wait until the model is found, and read the prompts for those who may serve it."""
-        ask, waits = self._call.ask, self._waits
-        find, connection = self._registry.find, self._call.connection
-        while (entry := find(ask.model, connection, waits.until(math.inf))) is None:
-            waits.check(math.inf, "")
-            yield
+        ask, waits, registry = self._call.ask, self._waits, self._registry
+        entry = registry.fixed.get(ask.model)
+        while entry is None:
+            entry = registry.find(ask.model, self._call.connection, waits.until(math.inf))
+            if entry is None:
+                waits.check(math.inf, "")
+                yield
         self._routes = entry.routes
         # Chat is what all take, so that none needs to be looked at.
         routes = entry.routes if ask.speech != HUB else ()

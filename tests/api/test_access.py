@@ -17,6 +17,7 @@ from proxy import create_app
 from proxy.api.auth import Doorkeeper
 from proxy.config import load_config
 from proxy.errors import InvalidKey, Refused
+from proxy.gateway import Gateway
 from tests.support.upstream import MODEL, Upstream, chat, error
 
 CHAT = "/v1/chat/completions"
@@ -194,7 +195,7 @@ NOT_OURS = [
 @pytest.mark.parametrize("host", OURS)
 def test_names_of_this_machine(host: str) -> None:
     """As `Host` and in an `Origin` of any scheme, in any case, with any port."""
-    door = Doorkeeper(load_config({"demo": [{}]}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}]})))
     door.admit({"HTTP_HOST": host})
     for scheme in ("http", "https", "HTTP", "tauri"):
         door.admit({"HTTP_HOST": "localhost", "HTTP_ORIGIN": f"{scheme}://{host}"})
@@ -203,7 +204,7 @@ def test_names_of_this_machine(host: str) -> None:
 @pytest.mark.parametrize("host", NOT_OURS)
 def test_names_that_are_not_this_machine(host: str) -> None:
     """Nor what only looks like one. Numbers that mean one are written out by browsers."""
-    door = Doorkeeper(load_config({"demo": [{}]}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}]})))
     with pytest.raises(Refused):
         door.admit({"HTTP_HOST": host})
     with pytest.raises(Refused):
@@ -227,13 +228,13 @@ NOT_OUR_ORIGINS = [
 @pytest.mark.parametrize("origin", NOT_OUR_ORIGINS)
 def test_origins_that_are_not_this_machine(origin: str) -> None:
     """`null` is a sandboxed frame's or a local file's: anybody's."""
-    door = Doorkeeper(load_config({"demo": [{}], "allow-unauthenticated": True}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "allow-unauthenticated": True})))
     with pytest.raises(Refused):
         door.admit({"HTTP_HOST": "localhost", "HTTP_ORIGIN": origin})
 
 
 def open_to_all() -> Doorkeeper:
-    return Doorkeeper(load_config({"demo": [{}], "allow-unauthenticated": True}))
+    return Doorkeeper(Gateway(load_config({"demo": [{}], "allow-unauthenticated": True})))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_open_to_everybody_takes_no_other_pages(host: str | None, origin: str) -
 def test_refusal_names_the_ways_out(environ: dict[str, str]) -> None:
     """Keys, or leave for everybody."""
     with pytest.raises(Refused, match=r"`api-keys`.*keys.*`allow-unauthenticated: true`"):
-        Doorkeeper(load_config({"demo": [{}]})).admit(environ)
+        Doorkeeper(Gateway(load_config({"demo": [{}]}))).admit(environ)
 
 
 def test_page_of_an_embedding_application_calls_it(upstream: Upstream) -> None:
@@ -321,7 +322,7 @@ def test_page_of_an_embedding_application_calls_it(upstream: Upstream) -> None:
 
 def test_program_without_host_gets_in() -> None:
     """HTTP/1.0 has no `Host`; browsers always send one."""
-    Doorkeeper(load_config({"demo": [{}]})).admit({})
+    Doorkeeper(Gateway(load_config({"demo": [{}]}))).admit({})
 
 
 # Pages and a gateway with keys
@@ -402,7 +403,7 @@ HEADERS = ["HTTP_AUTHORIZATION", "HTTP_X_API_KEY", "HTTP_X_GOOG_API_KEY"]
 )
 def test_wrong_keys(wrong: str) -> None:
     """Compared byte by byte, whatever they are; only HTTP's own white space around is left out."""
-    door = Doorkeeper(load_config({"demo": [{}], "api-keys": [KEY, "another-key"]}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "api-keys": [KEY, "another-key"]})))
     for form in ("{}", " {}\t"):
         for name, value in zip(HEADERS, (f"Bearer {form}", form, form), strict=True):
             assert door.admit({name: value.format(KEY)}).key.reveal() == KEY
@@ -412,7 +413,7 @@ def test_wrong_keys(wrong: str) -> None:
 
 def test_other_schemes_are_no_keys() -> None:
     """`Bearer` in any case (RFC 9110 section 11.1) is the one."""
-    door = Doorkeeper(load_config({"demo": [{}], "api-keys": [KEY]}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "api-keys": [KEY]})))
     door.admit({"HTTP_AUTHORIZATION": f"bEARER   {KEY}"})
     for wrong in (KEY, f"Basic {KEY}", f"Bearer{KEY}", f"Bearer, {KEY}", "Bearer"):
         with pytest.raises(InvalidKey):
@@ -422,7 +423,7 @@ def test_other_schemes_are_no_keys() -> None:
 @pytest.mark.parametrize("first", range(3))
 def test_first_header_present_decides(first: int) -> None:
     """`Authorization`, then `x-api-key`, then `x-goog-api-key`; an empty one is present too."""
-    door = Doorkeeper(load_config({"demo": [{}], "api-keys": [KEY]}))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "api-keys": [KEY]})))
     form = {"HTTP_AUTHORIZATION": "Bearer {}"}
     values = {name: form.get(name, "{}").format(KEY) for name in HEADERS[first:]}
     door.admit({**values, **dict.fromkeys(HEADERS[first + 1 :], "wrong")})

@@ -23,6 +23,7 @@ from proxy.api.auth import Doorkeeper
 from proxy.app import create_app
 from proxy.config import Config, load_config
 from proxy.errors import ConfigError, InvalidKey, UpstreamError
+from proxy.gateway import Gateway as OurGateway
 from proxy.net.watch import CallerConnection
 from proxy.record.transcript import DIRECTORY
 from proxy.server.control.paths import make_directory
@@ -270,7 +271,7 @@ LONG = 1_000_000
 
 def doorkeeper(*keys: str) -> Doorkeeper:
     tree = {"api-keys": [*keys], "demo": [{"name": "demo", "models": [{"name": "m"}]}]}
-    return Doorkeeper(load_config(tree, environ={}))
+    return Doorkeeper(OurGateway(load_config(tree, environ={})))
 
 
 @pytest.mark.parametrize(
