@@ -105,21 +105,21 @@ class Gateway:
             held.enter_context(own)
         held.enter_context(self._limit)
 
-    def find(self, alias: str, caller: CallerConnection, record: Record) -> Entry:
+    def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
         """The model. May block for a provider's own list, up to `request-timeout`.
 
         Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
         """
         waits = Waits(self.config, self.clock, arrived=record.arrived)
-        entry = self.generation.registry.find(alias, caller, waits.deadline)
+        entry = self.generation.registry.find(alias, connection, waits.deadline)
         if entry is None:
             raise waits.out_of_time()
         return entry
 
-    def entries(self, caller: CallerConnection, record: Record) -> list[Entry]:
+    def entries(self, connection: CallerConnection, record: Record) -> list[Entry]:
         """All models that are known; may block for first lists, up to `request-timeout`."""
         until = record.arrived + self.config.request_timeout_s
-        return self.generation.registry.entries(caller, until)
+        return self.generation.registry.entries(connection, until)
 
     def serve(
         self,

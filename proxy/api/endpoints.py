@@ -74,7 +74,7 @@ def _answer(gateway: Gateway, doorkeeper: Doorkeeper, exchange: Exchange) -> Res
         body, headers = gateway.serve(
             ask,
             caller,
-            exchange.caller,
+            exchange.connection,
             record=record,
             held=held,
             transcript=exchange.transcript,

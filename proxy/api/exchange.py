@@ -102,7 +102,7 @@ class Exchange:
         self.gateway = gateway
         self.dialect = dialect
         self.environ = environ
-        self.caller = CallerConnection.from_environ(environ)
+        self.connection = CallerConnection.from_environ(environ)
         self.record = Record(
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),
@@ -134,13 +134,13 @@ class Exchange:
         """
         config = self.gateway.config
         deadline = self.record.arrived + config.request_timeout_s
-        self.caller.limit_io(config.idle_timeout_s, receive_until=deadline)
+        self.connection.limit_io(config.idle_timeout_s, receive_until=deadline)
         try:
             return self._receive()
         except (TimeoutError, BlockingIOError) as error:  # how servers' sockets say it
             raise BodyTooSlow("the request body did not come in time") from error
         finally:
-            self.caller.limit_io(config.idle_timeout_s)
+            self.connection.limit_io(config.idle_timeout_s)
 
     def _receive(self) -> bytes:
         most = self.gateway.config.max_body_bytes

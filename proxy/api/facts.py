@@ -22,7 +22,7 @@ class Facts:
         self._doorkeeper = doorkeeper
         self._paths = paths
 
-    # Of itself the gateway tells whoever asks: no key is asked for, and none is told.
+    # Of itself the gateway tells whoever asks: no caller is asked for, and none is told.
 
     def about(self, exchange: Exchange) -> Response:
         told = {"name": "poolproxy", "version": __version__, "endpoints": self._paths}
@@ -37,21 +37,21 @@ class Facts:
         return exchange.reply(b'{"status":"no client in service"}', status=503)
 
     def list_models(self, exchange: Exchange) -> Response:
-        key = self._doorkeeper.admit(exchange.environ)
-        entries = self._gateway.entries(exchange.caller, exchange.record)
-        shown = [self._facts(entry) for entry in entries if self._is_listed(entry, key)]
+        caller = self._doorkeeper.admit(exchange.environ)
+        entries = self._gateway.entries(exchange.connection, exchange.record)
+        shown = [self._facts(entry) for entry in entries if self._is_listed(entry, caller)]
         return exchange.reply(msgspec.json.encode({"object": "list", "data": shown}))
 
     def show_model(self, exchange: Exchange, alias: str) -> Response:
-        key = self._doorkeeper.admit(exchange.environ)
-        check_model(key, alias)
-        entry = self._gateway.find(alias, exchange.caller, exchange.record)
-        if not self._is_listed(entry, key):
+        caller = self._doorkeeper.admit(exchange.environ)
+        check_model(caller, alias)
+        entry = self._gateway.find(alias, exchange.connection, exchange.record)
+        if not self._is_listed(entry, caller):
             raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
         return exchange.reply(msgspec.json.encode(self._facts(entry)))
 
-    def _is_listed(self, entry: Entry, key: Caller) -> bool:
-        return key.may_use(entry.alias) and self._gateway.pool.is_listed(entry.routes)
+    def _is_listed(self, entry: Entry, caller: Caller) -> bool:
+        return caller.may_use(entry.alias) and self._gateway.pool.is_listed(entry.routes)
 
     def _facts(self, entry: Entry) -> dict[str, str | int]:
         return {

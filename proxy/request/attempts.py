@@ -272,7 +272,7 @@ class Attempts:
             if not first.startswith(b"{"):
                 translator = lease.client.chunks(request)
                 most = self._config.max_event_bytes
-                relay = Relay(reply, translator, first=first, max_event_bytes=most)
+                relay = Relay(reply, translator, ahead=first, max_event_bytes=most)
                 self._relay = relay
                 relay.first = yield from first_chunks(relay, self._waits)
                 writer.begin(self._at, is_native=is_native)

@@ -32,13 +32,13 @@ class Relay:
         reply: Reply,
         translator: ChunkTranslator,
         *,
-        first: bytes = b"",
+        ahead: bytes = b"",
         max_event_bytes: int,
     ) -> None:
         self.is_over = False
         self.progress = 0  # data events so far
         self.first: list[bytes] = []
-        self._ahead = first  # what was read of the reply already
+        self._ahead = ahead  # what was read of the reply already
         self._translator = translator
         self._reply = reply
         self._decoder = SseDecoder(max_event_bytes=max_event_bytes)
