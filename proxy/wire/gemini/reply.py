@@ -10,7 +10,7 @@ from ...errors import UpstreamInvalid
 from . import events
 from .choice import Choice, Delta, logprobs_of
 from .names import Asked
-from .usage import UNKNOWN, counts_of
+from .usage import chat_usage
 
 
 def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: str) -> bytes:
@@ -34,7 +34,6 @@ def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: 
     if not choices:
         raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
     choices.sort(key=lambda choice: choice["index"])
-    counts = counts_of(response.usage_metadata) if response.usage_metadata else UNKNOWN
     return msgspec.json.encode(
         {
             "id": response.response_id or reply_id,
@@ -42,7 +41,7 @@ def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: 
             "created": created,
             "model": model,
             "choices": choices,
-            "usage": counts.as_chat(),
+            "usage": chat_usage(response.usage_metadata),
         }
     )
 

@@ -19,7 +19,7 @@ from ..sse import DONE
 from . import events
 from .choice import Choice, Delta, logprobs_of
 from .names import Asked
-from .usage import UNKNOWN, counts_of
+from .usage import chat_usage, tokens
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -50,7 +50,7 @@ class ChatStream:
     @property
     def usage(self) -> Usage | None:
         """The tokens, as far as the answer told them by now."""
-        return None if self._told is None else counts_of(self._told).told()
+        return None if self._told is None else tokens(self._told)
 
     def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
         """The chunks that these events make.
@@ -97,8 +97,7 @@ class ChatStream:
         for choice in self._choices.values():
             self._chunk(choice, choice.closing, chunks, finish_reason=choice.finish_reason)
         if self._include_usage:
-            counts = UNKNOWN if self._told is None else counts_of(self._told)
-            usage = _encode(counts.as_chat())
+            usage = _encode(chat_usage(self._told))
             chunks.append(self._head + b'],"usage":' + usage + b"}")
         return chunks
 
