@@ -49,7 +49,7 @@ class _OutputDetails(msgspec.Struct):
     thinking_tokens: int | None = None
 
 
-class WireUsage(msgspec.Struct):
+class Counts(msgspec.Struct):
     """Claude's counts: `input_tokens` leaves out what was read from or written to the cache."""
 
     input_tokens: int | None = None
@@ -58,46 +58,26 @@ class WireUsage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
     output_tokens_details: _OutputDetails | None = None
 
-
-class Counts(msgspec.Struct):
-    """Tokens as OpenAI counts them: the prompt's hold what came from the cache."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-
-    def update(self, wire: WireUsage | None) -> None:
-        """Take over what `wire` says; its counts are cumulative, what it leaves out stays."""
-        if wire is None:
-            return
-        uncached = self.input_tokens - self.cached_tokens - self.cache_write_tokens
-        self.cached_tokens = _or(wire.cache_read_input_tokens, self.cached_tokens)
-        self.cache_write_tokens = _or(wire.cache_creation_input_tokens, self.cache_write_tokens)
-        uncached = _or(wire.input_tokens, uncached)
-        self.input_tokens = uncached + self.cached_tokens + self.cache_write_tokens
-        self.output_tokens = _or(wire.output_tokens, self.output_tokens)
-        if wire.output_tokens_details is not None:
-            told = wire.output_tokens_details.thinking_tokens
-            self.reasoning_tokens = _or(told, self.reasoning_tokens)
+    def update(self, later: Counts) -> None:
+        """Take over what `later` says: counts are cumulative, what is left out stays."""
+        for name in self.__struct_fields__:
+            if (value := getattr(later, name)) not in (None, _OutputDetails()):
+                setattr(self, name, value)
 
     def told(self) -> Usage:
-        """What the request's record keeps."""
-        return Usage(self.input_tokens, self.output_tokens)
+        """What the request's record keeps: as OpenAI counts, the prompt holds what was cached."""
+        read, written = self.cache_read_input_tokens or 0, self.cache_creation_input_tokens or 0
+        return Usage((self.input_tokens or 0) + read + written, self.output_tokens or 0)
 
     def to_chat(self) -> dict[str, Any]:
         """The object `usage` of a chat completion."""
+        details = self.output_tokens_details or _OutputDetails()
         return usage_object(
             self.told(),
-            reasoning_tokens=self.reasoning_tokens,
-            cached_tokens=self.cached_tokens,
-            cache_write_tokens=self.cache_write_tokens,
+            reasoning_tokens=details.thinking_tokens or 0,
+            cached_tokens=self.cache_read_input_tokens or 0,
+            cache_write_tokens=self.cache_creation_input_tokens or 0,
         )
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 class StopDetails(msgspec.Struct):

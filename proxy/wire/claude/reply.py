@@ -15,7 +15,6 @@ from .answer import (
     Block,
     Counts,
     Ending,
-    WireUsage,
     annotation,
     finish_reason,
     refusal_text,
@@ -30,7 +29,7 @@ class _Message(Ending, kw_only=True):
     type: str
     content: list[Block] | None
     id: str | None = None
-    usage: WireUsage | None = None
+    usage: Counts | None = None
 
 
 _messages = msgspec.json.Decoder(_Message)
@@ -58,8 +57,6 @@ def _completion(message: _Message, model: str, created: int, names: CallersNames
     gathered = _Gathered(names)
     for block in message.content or ():
         gathered.add(block)
-    counts = Counts()
-    counts.update(message.usage)
     choice = {
         "index": 0,
         "message": gathered.message(refusal=refusal_text(message)),
@@ -72,7 +69,7 @@ def _completion(message: _Message, model: str, created: int, names: CallersNames
         "created": created,
         "model": model,
         "choices": [choice],
-        "usage": counts.to_chat(),
+        "usage": (message.usage or Counts()).to_chat(),
     }
 
 

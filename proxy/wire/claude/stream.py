@@ -22,7 +22,6 @@ from .answer import (
     Counts,
     Ending,
     StopDetails,
-    WireUsage,
     annotation,
     finish_reason,
     refusal_text,
@@ -35,7 +34,7 @@ from .thinking import ThinkingBlock, carry
 
 class _Start(Ending):
     id: str | None = None
-    usage: WireUsage | None = None
+    usage: Counts | None = None
     content: list[Block] | None = None
 
 
@@ -52,7 +51,7 @@ class _Event(msgspec.Struct):
     delta: _Delta | None = None
     content_block: Block | None = None
     message: _Start | None = None
-    usage: WireUsage | None = None
+    usage: Counts | None = None
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -202,9 +201,9 @@ class ChatStream:
         if told.stop_reason is not None:
             self._ending = Ending(told.stop_reason, told.stop_details)
 
-    def _count(self, usage: WireUsage | None) -> None:
+    def _count(self, usage: Counts | None) -> None:
         self._counts = self._counts or Counts()
-        self._counts.update(usage)
+        self._counts.update(usage or Counts())
 
     def _take_delta(self, index: int, delta: _Delta, chunks: list[bytes]) -> None:
         if delta.type == "text_delta":
