@@ -6,12 +6,14 @@ version, and clients have to read over those that they don't know (docs/en/api/v
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from ..chat import Usage, usage_object
-from .thinking import ThinkingBlock
+from .names import CallersNames
+from .thinking import ThinkingBlock, carry
 
 
 class Citation(msgspec.Struct):
@@ -118,31 +120,48 @@ def refusal_text(ending: Ending) -> str | None:
     return details.explanation or f"The model's safety system stopped this answer{category}."
 
 
-def thinking_block(
-    block: Block, *, index: int, content_offset: int, tool_call_offset: int
-) -> ThinkingBlock:
-    """The block as it goes to the caller."""
-    if block.type == "redacted_thinking":
-        shown = ThinkingBlock(type=block.type, data=block.data or "")
-    else:
-        shown = ThinkingBlock(
-            type="thinking", thinking=block.thinking or "", signature=block.signature or ""
-        )
-    shown.index = index
-    shown.content_offset = content_offset
-    shown.tool_call_offset = tool_call_offset
-    return shown
+class Said:
+    """What an answer said up to now, as far as what follows depends on it."""
 
+    def __init__(self, names: CallersNames) -> None:
+        self.names = names
+        self.text_chars = 0
+        self.calls = 0
+        self._thinking: list[ThinkingBlock] = []
+        self._carried = 0  # so many of _thinking are in the id of a call
+        self._citations = 0
 
-def annotation(citation: Citation, *, index: int, start: int, end: int) -> dict[str, Any]:
-    """A citation of a page for the characters from `start` to `end` of the content."""
-    return {
-        "index": index,
-        "type": "url_citation",
-        "url_citation": {
-            "start_index": start,
-            "end_index": end,
-            "title": citation.title or citation.url,
-            "url": citation.url,
-        },
-    }
+    def think(self, block: Block) -> ThinkingBlock:
+        """The block, whole, as it goes to the caller."""
+        if block.type == "redacted_thinking":
+            shown = ThinkingBlock(type=block.type, data=block.data or "")
+        else:
+            shown = ThinkingBlock(
+                type="thinking", thinking=block.thinking or "", signature=block.signature or ""
+            )
+        shown.index = len(self._thinking)
+        shown.content_offset = self.text_chars
+        shown.tool_call_offset = self.calls
+        self._thinking.append(shown)
+        return shown
+
+    def call(self, block: Block) -> dict[str, Any]:
+        """The call of a tool, without its arguments."""
+        carried = self._thinking[self._carried :]
+        self._carried = len(self._thinking)
+        self.calls += 1
+        function = {"name": self.names.tool(block.name or ""), "arguments": ""}
+        return {"id": carry(block.id or "", carried), "type": "function", "function": function}
+
+    def cite(self, citations: Iterable[Citation], start: int) -> Iterator[dict[str, Any]]:
+        """The citations of pages, for the text from `start` on."""
+        for citation in citations:
+            if citation.url:
+                cited = {
+                    "start_index": start,
+                    "end_index": self.text_chars,
+                    "title": citation.title or citation.url,
+                    "url": citation.url,
+                }
+                yield {"index": self._citations, "type": "url_citation", "url_citation": cited}
+                self._citations += 1

@@ -11,18 +11,10 @@ from typing import Any
 import msgspec
 
 from ...errors import UpstreamInvalid
-from .answer import (
-    Block,
-    Counts,
-    Ending,
-    annotation,
-    finish_reason,
-    refusal_text,
-    thinking_block,
-)
+from .answer import Block, Counts, Ending, Said, finish_reason, refusal_text
 from .errors import hidden_refusal
 from .names import CallersNames, rename_keys
-from .thinking import ThinkingBlock, carry
+from .thinking import ThinkingBlock
 
 
 class _Message(Ending, kw_only=True):
@@ -54,14 +46,13 @@ def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None
 
 
 def _completion(message: _Message, model: str, created: int, names: CallersNames) -> dict[str, Any]:
-    gathered = _Gathered(names)
-    for block in message.content or ():
-        gathered.add(block)
+    said = Said(names)
+    shown = _chat_message(message, said)
     choice = {
         "index": 0,
-        "message": gathered.message(refusal=refusal_text(message)),
+        "message": shown,
         "logprobs": None,
-        "finish_reason": finish_reason(message.stop_reason, has_calls=bool(gathered.calls)),
+        "finish_reason": finish_reason(message.stop_reason, has_calls=said.calls > 0),
     }
     return {
         "id": f"chatcmpl-{message.id or ''}",
@@ -73,63 +64,36 @@ def _completion(message: _Message, model: str, created: int, names: CallersNames
     }
 
 
-class _Gathered:
-    """The blocks of a message, sorted into the places that OpenAI has for them."""
-
-    def __init__(self, names: CallersNames) -> None:
-        self._names = names
-        self.calls: list[dict[str, Any]] = []
-        self._text = ""
-        self._reasoning = ""
-        self._thinking: list[ThinkingBlock] = []
-        self._carried = 0  # so many of _thinking are in the id of a call
-        self._annotations: list[dict[str, Any]] = []
-
-    def add(self, block: Block) -> None:
-        """Blocks that OpenAI has no place for, such as those of server tools, are left out."""
+def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
+    """Blocks that OpenAI has no place for, such as those of server tools, are left out."""
+    text = reasoning = ""
+    annotations: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    thinking: list[ThinkingBlock] = []
+    for block in message.content or ():
         if block.type == "text":
-            self._add_text(block)
+            start = said.text_chars
+            text += block.text or ""
+            said.text_chars = len(text)
+            annotations += said.cite(block.citations or (), start)
         elif block.type in ("thinking", "redacted_thinking"):
-            self._reasoning += block.thinking or ""
-            self._thinking.append(
-                thinking_block(
-                    block,
-                    index=len(self._thinking),
-                    content_offset=len(self._text),
-                    tool_call_offset=len(self.calls),
-                )
-            )
+            reasoning += block.thinking or ""
+            thinking.append(said.think(block))
         elif block.type == "tool_use":
-            carried = self._thinking[self._carried :]
-            self._carried = len(self._thinking)
-            wire_name = block.name or ""
-            arguments = rename_keys(block.arguments(), self._names.properties(wire_name))
-            function = {"name": self._names.tool(wire_name), "arguments": arguments.decode()}
-            self.calls.append(
-                {"id": carry(block.id or "", carried), "type": "function", "function": function}
-            )
-
-    def _add_text(self, block: Block) -> None:
-        start = len(self._text)
-        self._text += block.text or ""
-        for citation in block.citations or ():
-            if citation.url:
-                self._annotations.append(
-                    annotation(
-                        citation, index=len(self._annotations), start=start, end=len(self._text)
-                    )
-                )
-
-    def message(self, *, refusal: str | None) -> dict[str, Any]:
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": self._text or (None if self.calls or refusal else ""),
-            "refusal": refusal,
-        }
-        extras = {
-            "annotations": self._annotations,
-            "tool_calls": self.calls,
-            "reasoning_content": self._reasoning,
-            "thinking_blocks": self._thinking,
-        }
-        return message | {name: value for name, value in extras.items() if value}
+            call = said.call(block)
+            properties = said.names.properties(block.name or "")
+            call["function"]["arguments"] = rename_keys(block.arguments(), properties).decode()
+            calls.append(call)
+    refusal = refusal_text(message)
+    extras = {
+        "annotations": annotations,
+        "tool_calls": calls,
+        "reasoning_content": reasoning,
+        "thinking_blocks": thinking,
+    }
+    return {
+        "role": "assistant",
+        "content": text or (None if calls or refusal else ""),
+        "refusal": refusal,
+        **{name: value for name, value in extras.items() if value},
+    }

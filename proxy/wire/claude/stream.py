@@ -21,15 +21,13 @@ from .answer import (
     Citation,
     Counts,
     Ending,
+    Said,
     StopDetails,
-    annotation,
     finish_reason,
     refusal_text,
-    thinking_block,
 )
 from .errors import refusal_of_event
 from .names import CallersNames, rename_keys
-from .thinking import ThinkingBlock, carry
 
 
 class _Start(Ending):
@@ -92,7 +90,7 @@ class ChatStream:
         names: CallersNames | None = None,
     ) -> None:
         self.is_over = False
-        self._names = names or CallersNames()
+        self._said = Said(names or CallersNames())
         self._message_id: str | None = None
         self._counts: Counts | None = None
         self._model = model
@@ -102,11 +100,6 @@ class ChatStream:
         self._open: dict[int, _Open] = {}
         self._ending = Ending()
         self._has_role = False
-        self._text_chars = 0
-        self._calls = 0
-        self._citations = 0
-        self._thinking: list[ThinkingBlock] = []
-        self._carried = 0  # so many of _thinking are in the id of a call
         self._head = self._tail = b""
         self._set_id("")
 
@@ -231,23 +224,14 @@ class ChatStream:
 
     def _start_block(self, index: int, block: Block, chunks: list[bytes]) -> None:
         self._stop_block(index, chunks)
-        self._open[index] = _Open(block, start=self._text_chars, call=self._calls)
+        self._open[index] = _Open(block, start=self._said.text_chars, call=self._said.calls)
         if block.type == "text" and block.text:
             self._add_text(block.text, chunks)
         elif block.type == "thinking" and block.thinking:
             self._add({"reasoning_content": block.thinking}, chunks)
         elif block.type == "tool_use":
-            carried = self._thinking[self._carried :]
-            self._carried = len(self._thinking)
-            wire_name = block.name or ""
-            self._open[index].properties = self._names.properties(wire_name)
-            call = {
-                "index": self._calls,
-                "id": carry(block.id or "", carried),
-                "type": "function",
-                "function": {"name": self._names.tool(wire_name), "arguments": ""},
-            }
-            self._calls += 1
+            self._open[index].properties = self._said.names.properties(block.name or "")
+            call = {"index": self._said.calls, **self._said.call(block)}
             self._add({"tool_calls": [call]}, chunks)
 
     def _stop_block(self, index: int, chunks: list[bytes]) -> None:
@@ -257,19 +241,14 @@ class ChatStream:
         block = opened.block
         if block.type in ("thinking", "redacted_thinking"):
             block.thinking = "".join(opened.thoughts)
-            shown = thinking_block(
-                block,
-                index=len(self._thinking),
-                content_offset=self._text_chars,
-                tool_call_offset=self._calls,
-            )
-            self._thinking.append(shown)
-            self._add({"thinking_blocks": [shown]}, chunks)
+            self._add({"thinking_blocks": [self._said.think(block)]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:
             whole = "".join(opened.thoughts).encode() or block.arguments()
             self._add_arguments(opened, self._renamed(whole, opened).decode(), chunks)
         elif block.type == "text":
-            self._add_citations(opened, chunks)
+            citations = (block.citations or []) + opened.citations
+            for cited in self._said.cite(citations, opened.start):
+                self._add({"annotations": [cited]}, chunks)
 
     def _renamed(self, arguments: bytes, opened: _Open) -> bytes:
         try:
@@ -277,21 +256,12 @@ class ChatStream:
         except _UNREADABLE:
             return arguments  # cut off by max_tokens: the caller sees what there is
 
-    def _add_citations(self, opened: _Open, chunks: list[bytes]) -> None:
-        cited = [each for each in (opened.block.citations or []) + opened.citations if each.url]
-        for citation in cited:
-            shown = annotation(
-                citation, index=self._citations, start=opened.start, end=self._text_chars
-            )
-            self._citations += 1
-            self._add({"annotations": [shown]}, chunks)
-
     def _add_arguments(self, opened: _Open, text: str, chunks: list[bytes]) -> None:
         opened.has_arguments = True
         self._add({"tool_calls": [{"index": opened.call, "function": {"arguments": text}}]}, chunks)
 
     def _add_text(self, text: str, chunks: list[bytes]) -> None:
-        self._text_chars += len(text)
+        self._said.text_chars += len(text)
         if self._has_role:
             chunks.append(self._head + b'{"content":' + _encode(text) + self._tail)
         else:
@@ -312,11 +282,12 @@ class ChatStream:
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:
             delta = {"role": "assistant", "content": None if refusal else "", **delta}
+        has_calls = self._said.calls > 0
         choice = {
             "index": 0,
             "delta": delta,
             "logprobs": None,
-            "finish_reason": finish_reason(self._ending.stop_reason, has_calls=self._calls > 0),
+            "finish_reason": finish_reason(self._ending.stop_reason, has_calls=has_calls),
         }
         nothing: dict[str, Any] = {"usage": None} if self._include_usage else {}
         chunks.append(_encode({**self._envelope, "choices": [choice], **nothing}))
