@@ -22,7 +22,7 @@ class Facts:
         self._doorkeeper = doorkeeper
         self._paths = paths
 
-    # Of itself the gateway tells whoever asks: no caller is asked for, and none is told.
+    # Of itself the gateway tells whoever asks: no key is asked for, and none is told.
 
     def about(self, exchange: Exchange) -> Response:
         told = {"name": "poolproxy", "version": __version__, "endpoints": self._paths}
