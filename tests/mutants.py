@@ -95,7 +95,7 @@ MUTANTS = [
     _m("one retry too few", "request/failures.py", "return self._retries_left >= 0",
        "return self._retries_left > 0",
        "request/test_attempts.py::test_failing_upstream_moves_on_and_counts"),
-    _m("a redirect passes for a refusal", "request/attempts.py", "if reply.status < 400:",
+    _m("a redirect passes for a refusal", "request/failures.py", "if reply.status < 400:",
        "if reply.status < 300:", "request/test_attempts.py::test_redirect_is_not_followed"),
     # Leases, streams, ends
     _m("a retry keeps the client before it", "request/attempts.py",
@@ -219,7 +219,7 @@ MUTANTS = [
     # Limits and words
     _m("an event has no limit", "wire/sse.py", "if size > self._max_event_bytes:", "if False:",
        "wire/test_sse.py", "-k", "larger or bounded"),
-    _m("an error body has no limit", "request/waits.py", "while len(body) < MAX_ERROR_BYTES:",
+    _m("an error body has no limit", "request/failures.py", "while len(body) < MAX_ERROR_BYTES:",
        "while True:", "request/test_attempts_once.py::test_huge_error_body_is_not_read_to_its_end"),
     _m("the body limit is off by one", "api/exchange.py", "        if len(body) > most:",
        "        if len(body) >= most:",

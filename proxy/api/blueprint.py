@@ -52,7 +52,7 @@ def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
 
     def handle(error: Exception) -> Response:
         dialect = endpoints.dialect_at(request.path)
-        return Exchange(gateway, request.environ, dialect).refuse_any(error)
+        return Exchange(gateway, request.environ, dialect).refuse(error)
 
     return handle
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, g, request
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from ..dialects.base import Dialect
@@ -22,12 +21,10 @@ from ..errors import (
     BodyTooLarge,
     BodyTooSlow,
     InvalidRequest,
-    MethodNotAllowed,
     PathNotFound,
     ProxyError,
 )
 from ..gateway import Gateway
-from ..net import shortage
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
@@ -35,6 +32,7 @@ from ..record.transcript import Transcript
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED
+from .faults import in_our_terms
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -228,25 +226,13 @@ class Exchange:
             "x-proxy-attempts": str(len(attempts)),
         }
 
-    def refuse_any(self, error: Exception) -> Response:
-        """Whatever an endpoint raised as a response."""
-        if isinstance(error, ProxyError):
-            return self.refuse(error)
-        if isinstance(error, HTTPException):
-            return self.refuse(_in_our_terms(error))
-        if want := shortage.recognised(error):
-            return self.refuse(want)
-        log.exception("request %s failed", self.request_id, exc_info=error)
-        return self.refuse(
-            ProxyError(f"the proxy failed; its log says why under {self.request_id}")
-        )
-
-    def refuse(self, error: ProxyError) -> Response:
-        """The error as a response, in the caller's dialect."""
+    def refuse(self, error: Exception) -> Response:
+        """Whatever an endpoint raised as a response, in the caller's dialect."""
+        known = error if isinstance(error, ProxyError) else in_our_terms(error, self.request_id)
         return self.reply(
-            self.dialect.error(error),
-            status=error.status,
-            headers={**error.headers(), **self.attempt_headers()},
+            self.dialect.error(known),
+            status=known.status,
+            headers={**known.headers(), **self.attempt_headers()},
         )
 
 
@@ -266,7 +252,7 @@ def make_view(
             # By `**` the call would have a frame on the thread's C stack.
             response = answer(exchange, **values) if values else answer(exchange)
         except Exception as error:  # the boundary: a caller gets an answer, whatever happened
-            return exchange.refuse_any(error)
+            return exchange.refuse(error)
         if response.direct_passthrough:
             g.poolproxy_stream = response
         return response
@@ -324,15 +310,3 @@ def _too_large(most: int) -> BodyTooLarge:
 def _ascii(label: str) -> str:
     """A client's label as a header's value: header fields carry ASCII (RFC 9110 section 5.5)."""
     return label.replace("…", "...").encode("ascii", "backslashreplace").decode()
-
-
-def _in_our_terms(error: HTTPException) -> ProxyError:
-    if error.code == 405:
-        allowed = getattr(error, "valid_methods", None) or ()
-        return MethodNotAllowed("this path does not take this method", allowed=allowed)
-    if error.code is None:
-        return ProxyError("the proxy failed")
-    shape = InvalidRequest if error.code < 500 else ProxyError
-    found = shape(error.description or error.name)
-    found.status = error.code
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ..clients.base import Reply
 from ..clients.registry import Registry, Route
@@ -22,7 +22,6 @@ from ..errors import (
     PoolError,
     ProxyError,
     UpstreamError,
-    UpstreamInvalid,
     UpstreamRefusal,
 )
 from ..net.watch import CallerConnection, Clock
@@ -30,15 +29,15 @@ from ..pool import Effect, Lease, Pool
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import HUB, chunks_of
 from ..wire.http.head import passed
-from .failures import Failures, asked_s
-from .stream import Relay, Relayed, WholeRelay
+from .failures import Failures, asked_s, refused
+from .relayed import Relayed, WholeRelay
+from .stream import Relay
 from .verdict import judge
 from .waits import (
     OutOfTime,
     Pausing,
     Waits,
     await_head,
-    error_body,
     first_chunks,
     first_data,
     whole_body,
@@ -259,7 +258,7 @@ class Attempts:
         yield from await_head(reply, self._waits)
         self._attempt.status = reply.status
         if not 200 <= reply.status < 300:
-            yield from self._refused(lease, reply)
+            yield from refused(lease.client, reply, self._waits)
         lease.report(Effect.BEGUN)
         secrets = self._config.secrets
         self.headers = {
@@ -285,12 +284,3 @@ class Attempts:
         whole = WholeRelay(chunks_of(body, with_usage=ask.wants_usage), usage)
         writer.begin(self._at, is_native=False)
         return whole
-
-    def _refused(self, lease: Lease, reply: Reply) -> Pausing[NoReturn]:
-        """Raise the error that the upstream answered with."""
-        if reply.status < 400:
-            raise UpstreamInvalid(
-                f"{lease.client.label} answered {reply.status}, a redirect, which is not followed: "
-                "check its base-url"
-            )
-        raise lease.client.refusal(reply, (yield from error_body(reply, self._waits)))

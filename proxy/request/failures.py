@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import NoReturn
 
+from ..clients.base import Client, Reply
 from ..config import Config
 from ..errors import (
     AllCoolingDown,
     NoClientFree,
     ProxyError,
     RetryHint,
+    UpstreamError,
+    UpstreamInvalid,
     UpstreamRefusal,
     UpstreamTimeout,
 )
 from ..pool import Effect, Lease, doubling
 from .verdict import Verdict, judge, shown
-from .waits import OutOfTime
+from .waits import OutOfTime, Pausing, Waits
+
+# Of an upstream's error answer no more is read, and its end not awaited longer.
+MAX_ERROR_BYTES = 1024 * 1024
+ERROR_BODY_S = 10.0
 
 # Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
 BACK_OFF_S = (0.25, 4.0)
@@ -98,3 +106,31 @@ def _is_passing(error: ProxyError | None) -> bool:
     if not isinstance(error, (AllCoolingDown, NoClientFree)):
         return False
     return error.hint is not None and error.hint.after_s is not None
+
+
+def refused(client: Client, reply: Reply, waits: Waits) -> Pausing[NoReturn]:
+    """Raise the error that the upstream answered with."""
+    if reply.status < 400:
+        raise UpstreamInvalid(
+            f"{client.label} answered {reply.status}, a redirect, which is not followed: "
+            "check its base-url"
+        )
+    raise client.refusal(reply, (yield from _error_body(reply, waits)))
+
+
+def _error_body(reply: Reply, waits: Waits) -> Pausing[bytes]:
+    """An error's body, as far as it comes: its status is what counts."""
+    body = bytearray()
+    due_at = min(waits.deadline, waits.now() + ERROR_BODY_S)
+    try:
+        while len(body) < MAX_ERROR_BYTES:
+            data = reply.read(min(waits.pause_at, due_at))
+            if data:
+                body += data
+            elif data == b"" or waits.now() >= due_at:
+                break
+            else:
+                yield
+    except UpstreamError:
+        pass
+    return bytes(body[:MAX_ERROR_BYTES])

@@ -11,7 +11,7 @@ from ..errors import ProxyError
 from ..record.record import Record
 from ..wire.chat import Usage
 from .attempts import LINGER_S, Attempts
-from .stream import Relayed
+from .relayed import Relayed
 
 
 class Series:

@@ -12,13 +12,9 @@ from typing import TypeVar
 
 from ..clients.base import Collected, Reply
 from ..config import Config
-from ..errors import UpstreamError, UpstreamTimeout, UpstreamTruncated
+from ..errors import UpstreamTimeout, UpstreamTruncated
 from ..net.watch import Clock
 from .stream import Relay
-
-# Of an upstream's error answer no more is read, and its end not awaited longer.
-MAX_ERROR_BYTES = 1024 * 1024
-ERROR_BODY_S = 10.0
 
 _T = TypeVar("_T")
 
@@ -126,21 +122,3 @@ def whole_body(reply: Reply, waits: Waits, *, first: bytes = b"") -> Pausing[byt
         body.add(data)
         due_at = waits.now() + limit_s
     return body.whole()
-
-
-def error_body(reply: Reply, waits: Waits) -> Pausing[bytes]:
-    """An error's body, as far as it comes: its status is what counts."""
-    body = bytearray()
-    due_at = min(waits.deadline, waits.now() + ERROR_BODY_S)
-    try:
-        while len(body) < MAX_ERROR_BYTES:
-            data = reply.read(min(waits.pause_at, due_at))
-            if data:
-                body += data
-            elif data == b"" or waits.now() >= due_at:
-                break
-            else:
-                yield
-    except UpstreamError:
-        pass
-    return bytes(body[:MAX_ERROR_BYTES])

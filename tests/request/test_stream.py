@@ -24,7 +24,8 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.record.record import Record
-from proxy.request.stream import Relay, Relayed, StreamBody, WholeRelay
+from proxy.request.relayed import Relayed, WholeRelay
+from proxy.request.stream import Relay, StreamBody
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
 from tests.support.clock import VirtualClock

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.config import load_config
 from proxy.errors import ConfigError
-from proxy.request.waits import MAX_ERROR_BYTES
+from proxy.request.failures import MAX_ERROR_BYTES
 from proxy.wire.chat.errors import MAX_MESSAGE_CHARS
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
 from tests.support.gateway import CHAT, Gateway, Lots
