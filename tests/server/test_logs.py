@@ -18,7 +18,7 @@ from tests.support.gateway import PATIENCE_S, ROOT, environment
 def test_log_has_one_line_for_a_record(debug: bool) -> None:
     """With its time to the millisecond, though another handler is at the root; by its level."""
     script = (
-        "import logging, sys; from proxy.logs import set_up_logs\n"
+        "import logging, sys; from proxy.server.logs import set_up_logs\n"
         "logging.basicConfig(stream=sys.stdout)\n"
         f"set_up_logs(debug={debug}); set_up_logs(debug={debug})\n"
         "log = logging.getLogger('proxy.x')\n"
@@ -67,7 +67,7 @@ def test_what_gunicorn_says_of_callers_that_went(
 def test_gunicorns_logs_go_where_they_went() -> None:
     """To standard output or standard error, and a file's handler stays."""
     script = (
-        "import logging, sys; from proxy.logs import unblock_gunicorns_logs\n"
+        "import logging, sys; from proxy.server.logs import unblock_gunicorns_logs\n"
         "for name, stream in (('error', sys.stderr), ('access', sys.stdout)):\n"
         "    log = logging.getLogger(f'gunicorn.{name}')\n"
         "    log.addHandler(logging.StreamHandler(stream))\n"
