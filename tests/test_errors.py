@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,36 @@ def test_hidden_key_is_in_no_part() -> None:
     other = UpstreamReset(f"broke at {KEY}")
     other.hide(Secrets([KEY]))
     assert str(other) == other.message == f"broke at {MASK}"
+
+
+def texts_of_errors() -> Iterator[tuple[str, str]]:
+    """Of every error that the program makes: where, and its message; {} for what is filled in."""
+    kinds = {kind for kind, one in vars(errors).items() if isinstance(one, type)}
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            name = node.func.id if isinstance(node.func, ast.Name) else name
+            text = node.args[0]
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            if name in kinds:
+                yield (
+                    f"{path.name}:{node.lineno}",
+                    "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "{}"
+                        for part in parts
+                    ),
+                )
+
+
+def test_errors_speak_in_one_voice() -> None:
+    """A message begins like the middle of a sentence, but for names, and has no full stop."""
+    names = ("Claude", "Gemini")
+    found = list(texts_of_errors())
+    assert len(found) > 100
+    assert [
+        (where, text)
+        for where, text in found
+        if text.endswith(".") or (text[:1].isupper() and not text.startswith(names))
+    ] == []

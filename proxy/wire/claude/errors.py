@@ -152,7 +152,7 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
 
 
 def _refusal(status: int, error: _Error, retry_after_s: float | None) -> Refusal:
-    message = error.message[:_MAX_MESSAGE_CHARS] or f"The upstream answered with status {status}."
+    message = error.message[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
     kind = error.type
     if _is_spent(error):
         status, kind = 402, "billing_error"

@@ -111,7 +111,7 @@ class _Builder:
         elif isinstance(message, chat.UserMessage):
             blocks = content_blocks(message.content, path)
             if not blocks:
-                raise InvalidRequest(f"{path}: there is no text in it.", param=path)
+                raise InvalidRequest(f"{path}: there is no text in it", param=path)
             self._say_as_user(_marked(blocks, message))
         elif isinstance(message, chat.AssistantMessage):
             self._assistant(message, path)
@@ -123,7 +123,7 @@ class _Builder:
             # OpenAI answers a lone system message; here it has to be what the user says.
             self._say_as_user([self._system.pop()])
         if not self._turns:
-            raise InvalidRequest("messages: there is no text to answer.", param="messages")
+            raise InvalidRequest("messages: there is no text to answer", param="messages")
         self._place_held()
         turns = self._wire_turns()
         loop_thinks = _loop_thinks(turns)
@@ -180,7 +180,7 @@ class _Builder:
     def _assistant(self, message: chat.AssistantMessage, path: str) -> None:
         if message.audio:
             raise UnsupportedParameter(
-                f"{path}.audio: Claude has no such thing.", param=f"{path}.audio"
+                f"{path}.audio: Claude has no such thing", param=f"{path}.audio"
             )
         text = assistant_text(message.content) or message.refusal or ""
         blocks: list[Block] = []
@@ -217,7 +217,7 @@ class _Builder:
         function = call.as_function()
         if function is None:
             raise UnsupportedParameter(
-                f"{path}.type: expected a call of a function or custom tool.", param=f"{path}.type"
+                f"{path}.type: expected a call of a function or custom tool", param=f"{path}.type"
             )
         bare, carried = unpack(call.id or "")
         name = function.name

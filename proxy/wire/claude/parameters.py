@@ -84,4 +84,4 @@ def check(fields: Mapping[str, msgspec.Raw]) -> None:
             continue
         if msgspec.json.decode(value):
             reason = _REFUSED.get(name, "Claude has nothing like it")
-            raise UnsupportedParameter(f"{name}: {reason}.", param=name)
+            raise UnsupportedParameter(f"{name}: {reason}", param=name)

@@ -48,7 +48,7 @@ def _check_text_only(content: list[chat.Part], path: str) -> None:
     for index, part in enumerate(content):
         if not isinstance(part, (chat.TextPart, chat.RefusalPart)):
             at = f"{path}.content[{index}]"
-            raise UnsupportedParameter(f"{at}: only text can stand here.", param=at)
+            raise UnsupportedParameter(f"{at}: only text can stand here", param=at)
 
 
 def text_block(text: str, **extra: Any) -> list[Block]:
@@ -85,7 +85,7 @@ def _part_to_block(part: chat.Part, path: str) -> Block:
         return {"type": "image", "source": source, **_cache_control(part)}
     if isinstance(part, chat.FilePart):
         return {**_document(part, f"{path}.file"), **_cache_control(part)}
-    raise UnsupportedParameter(f"{path}: Claude takes no audio.", param=path)
+    raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
 
 
 def _image_source(url: str, path: str) -> Block:
@@ -94,7 +94,7 @@ def _image_source(url: str, path: str) -> Block:
     media_type, data = _split_data_url(url, path)
     if media_type not in _IMAGE_TYPES:
         raise UnsupportedParameter(
-            f"{path}: Claude takes {', '.join(_IMAGE_TYPES)}, not {media_type[:80]!r}.", param=path
+            f"{path}: Claude takes {', '.join(_IMAGE_TYPES)}, not {media_type[:80]!r}", param=path
         )
     return {"type": "base64", "media_type": media_type, "data": data}
 
@@ -107,7 +107,7 @@ def _split_data_url(url: str, path: str) -> tuple[str, str]:
     """Media type and base64 data."""
     match = _DATA_URL.match(url)
     if match is None or match[2] is None:
-        raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL.", param=path)
+        raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL", param=path)
     media_type = match[1].strip().lower()
     return _MISSPELT.get(media_type, media_type), _base64(url[match.end() :], path)
 
@@ -116,7 +116,7 @@ def _base64(text: str, path: str) -> str:
     """Base64 in one piece; what is in it is Claude's to judge."""
     data = joined(text)
     if not _BASE64.fullmatch(data):
-        raise InvalidRequest(f"{path}: the data is not valid base64.", param=path)
+        raise InvalidRequest(f"{path}: the data is not valid base64", param=path)
     return data
 
 
@@ -124,7 +124,7 @@ def _document(part: chat.FilePart, path: str) -> Block:
     file = part.file
     if not file.file_data:
         raise UnsupportedParameter(
-            f"{path}: Claude can't see files uploaded elsewhere; send file_data.", param=path
+            f"{path}: Claude can't see files uploaded elsewhere; send file_data", param=path
         )
     title = {"title": file.filename} if file.filename else {}
     if _is_web_address(file.file_data):  # of a PDF: Claude fetches no other
@@ -149,12 +149,12 @@ def _document_source(media_type: str, data: str, path: str) -> Block:
         return {"type": "base64", "media_type": media_type, "data": data}
     if not media_type.startswith("text/"):
         raise UnsupportedParameter(
-            f"{path}: Claude takes PDF and text, not {media_type[:80]!r}.", param=path
+            f"{path}: Claude takes PDF and text, not {media_type[:80]!r}", param=path
         )
     try:
         text = b64decode(data, validate=True).decode()
     except ValueError as error:
-        raise InvalidRequest(f"{path}: expected UTF-8 text in base64.", param=path) from error
+        raise InvalidRequest(f"{path}: expected UTF-8 text in base64", param=path) from error
     if not text.strip():
-        raise InvalidRequest(f"{path}: there is no text in it.", param=path)
+        raise InvalidRequest(f"{path}: there is no text in it", param=path)
     return {"type": "text", "media_type": "text/plain", "data": text}

@@ -37,7 +37,7 @@ def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None
     try:
         message = _messages.decode(body)
         if message.type != "message":
-            raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}.")
+            raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}")
         return msgspec.json.encode(_completion(message, model, created, names or CallersNames()))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         if (refusal := hidden_refusal(body)) is not None:

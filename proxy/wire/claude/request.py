@@ -84,7 +84,7 @@ def _read(body: bytes) -> chat.ChatRequest:
         head = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         parameters.check(head)
         if "modalities" in head and msgspec.json.decode(head["modalities"]) not in (None, ["text"]):
-            raise UnsupportedParameter("modalities: Claude answers in text.", param="modalities")
+            raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
         return msgspec.json.decode(body, type=chat.ChatRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message, _, path = str(error).partition(" - at `$")
@@ -133,7 +133,7 @@ def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
         value: int | None = getattr(request, name)
         if value is not None:
             if value < 1:
-                raise InvalidRequest(f"{name}: expected at least 1.", param=name)
+                raise InvalidRequest(f"{name}: expected at least 1", param=name)
             return value
     return family.max_tokens
 
@@ -150,12 +150,12 @@ def _tool_choice(request: chat.ChatRequest, family: Family) -> _Json | None:
     elif choice is not None:
         if choice.function is None:
             raise UnsupportedParameter(
-                "tool_choice: Claude has functions only.", param="tool_choice"
+                "tool_choice: Claude has functions only", param="tool_choice"
             )
         wire = {"type": "tool", "name": wire_name(choice.function.name)}
     if wire is not None and wire["type"] in ("any", "tool") and not family.forced_tools:
         raise UnsupportedParameter(
-            "tool_choice: this model can't be made to call a tool; send auto.", param="tool_choice"
+            "tool_choice: this model can't be made to call a tool; send auto", param="tool_choice"
         )
     if request.parallel_tool_calls is False and (wire or {}).get("type") != "none":
         wire = {**(wire or {"type": "auto"}), "disable_parallel_tool_use": True}
@@ -182,7 +182,7 @@ def _tools(
         if tool.function is None:
             raise UnsupportedParameter(
                 f"tools[{index}]: Claude takes functions only; a custom tool can be declared as a "
-                "function with one string parameter.",
+                "function with one string parameter",
                 param=f"tools[{index}]",
             )
         if allowed is None or tool.function.name in allowed:
@@ -227,7 +227,7 @@ def _closed(schema: _Json, path: str) -> _Json:
     try:
         return close_schema(schema)
     except ValueError as error:
-        raise InvalidRequest(f"{path}: {error}.", param=path) from error
+        raise InvalidRequest(f"{path}: {error}", param=path) from error
 
 
 def _thinking(
@@ -278,7 +278,7 @@ def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _
     for name, most in (("temperature", 2), ("top_p", 1)):
         value: float | None = getattr(request, name)
         if value is not None and not 0 <= value <= most:
-            raise InvalidRequest(f"{name}: expected 0 to {most}.", param=name)
+            raise InvalidRequest(f"{name}: expected 0 to {most}", param=name)
     if thinking or not family.sampling:
         return {}
     wire: _Json = {} if request.top_k is None else {"top_k": request.top_k}
@@ -296,7 +296,7 @@ def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, w
     path = "response_format.json_schema.schema"
     schema = wanted.json_schema.schema if wanted.json_schema else None
     if wanted.type == "json_schema" and schema is None:
-        raise InvalidRequest(f"{path}: expected a JSON Schema.", param=path)
+        raise InvalidRequest(f"{path}: expected a JSON Schema", param=path)
     if schema is not None and wanted.type == "json_schema" and family.structured:
         wanted_format = {"type": "json_schema", "schema": _closed(schema, path)}
         wire["output_config"] = {**wire.get("output_config", {}), "format": wanted_format}
@@ -310,12 +310,12 @@ def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, w
 def _rest(request: chat.ChatRequest) -> _Json:
     wire: _Json = {}
     if request.n not in (None, 1):
-        raise UnsupportedParameter("n: Claude gives one answer per request.", param="n")
+        raise UnsupportedParameter("n: Claude gives one answer per request", param="n")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     for index, stop in enumerate(stops):
         if stop and not stop.strip():
             path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
-            raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence.", param=path)
+            raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence", param=path)
     if any(stops):
         wire["stop_sequences"] = [stop for stop in stops if stop]
     user = request.user or request.safety_identifier

@@ -147,7 +147,7 @@ class ChatStream:
         chunks: list[bytes] = []
         if not self.is_over:
             if self._ending.stop_reason is None:
-                raise UpstreamTruncated("the upstream's stream ended before message_stop.")
+                raise UpstreamTruncated("the upstream's stream ended before message_stop")
             self._stop(chunks)
         return chunks
 
@@ -179,7 +179,7 @@ class ChatStream:
         message_id = message.id or ""
         if self._message_id is not None:
             if message_id not in ("", self._message_id):
-                raise UpstreamTruncated("the upstream's message was cut off by another one.")
+                raise UpstreamTruncated("the upstream's message was cut off by another one")
             return
         self._message_id = message_id
         self._set_id(message_id)

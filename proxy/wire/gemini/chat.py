@@ -153,7 +153,7 @@ def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
         at = f"{path}: " if path else ""
         raise InvalidRequest(f"{at}{problem}", param=path) from error
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
 
 
 def unsupported(name: str, why: str = "") -> UnsupportedParameter:

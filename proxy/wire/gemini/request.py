@@ -125,7 +125,7 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
         request.update(_account(asked))
         return msgspec.json.encode(request)
     except RecursionError as error:
-        raise InvalidRequest("The request is nested too deeply") from error
+        raise InvalidRequest("the request is nested too deeply") from error
 
 
 def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:

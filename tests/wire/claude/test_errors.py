@@ -112,7 +112,7 @@ def test_each_type_of_error(kind: str, status: int, code: str | None) -> None:
     assert (event.status, event.upstream_code, event.message) == (status, code, "m")
     alone = read_error(status, {}, b"", now_s=_NOW_S)
     assert (alone.type, alone.code) == (kind, code)
-    assert alone.message == f"The upstream answered with status {status}."
+    assert alone.message == f"the upstream answered with status {status}"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_wait_in_the_body_is_heeded(listed: bool, headers: dict[str, str], asked
     ("body", "message"),
     [
         (b'{"error":"boom"}', "boom"),
-        (b'{"error":{"message":5}}', "The upstream answered with status 500."),
+        (b'{"error":{"message":5}}', "the upstream answered with status 500"),
         (b'{"error":{"type":5,"message":"m","details":"x"}}', "m"),
         (b'{"error":{"message":"m","details":{"error_code":7}}}', "m"),
         (b'[{"error":{"message":"m"}},{}]', '[{"error":{"message":"m"}},{}]'),

@@ -240,7 +240,7 @@ def test_refusal_says_why() -> None:
     for name, why in (("logprobs", "Claude gives none"), ("x", "Claude has nothing like it")):
         with pytest.raises(UnsupportedParameter) as caught:
             translate(ask(**{name: True}))
-        assert caught.value.message == f"{name}: {why}."
+        assert caught.value.message == f"{name}: {why}"
 
 
 def test_last_marks_for_the_cache_are_kept() -> None:

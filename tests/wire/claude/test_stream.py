@@ -320,9 +320,9 @@ def test_arguments_that_were_cut_off_are_shown_as_they_came() -> None:
         (b'{"error":{"type":"overloaded_error","message":"m"}}', 529, "m"),
         (b'{"error":"m"}', 500, "m"),
         (b'{"type":"error","error":"m"}', 500, "m"),
-        (b'{"type":"error"}', 500, "The upstream answered with status 500."),
-        (b'{"type":"error","error":null}', 500, "The upstream answered with status 500."),
-        (b'{"type":"error","error":{"message":null}}', 500, "The upstream answered"),
+        (b'{"type":"error"}', 500, "the upstream answered with status 500"),
+        (b'{"type":"error","error":null}', 500, "the upstream answered with status 500"),
+        (b'{"type":"error","error":{"message":null}}', 500, "the upstream answered"),
         (b'{"type":"error","error":{"message":"m","code":503,"type":null}}', 500, "m"),
     ],
 )
