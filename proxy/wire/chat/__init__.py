@@ -10,6 +10,7 @@ from .names import CallersNames
 from .reply import (
     Usage,
     chunks_of,
+    objects,
     read_answer,
     read_error,
     read_named_error,
@@ -38,6 +39,7 @@ __all__ = [
     "envelope",
     "error_body",
     "error_event",
+    "objects",
     "read_answer",
     "read_any",
     "read_error",

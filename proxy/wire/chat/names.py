@@ -18,7 +18,7 @@ from msgspec import Raw
 from ..lenient_json import decode_object, encode, is_shielded
 from ..made_names import are_plain, plain_name
 from .messages import Message, Named, Tool
-from .reply import read_object
+from .reply import objects, read_object
 
 _tools = msgspec.json.Decoder(list[Tool]).decode
 _functions = msgspec.json.Decoder(list[Named]).decode
@@ -132,7 +132,7 @@ class CallersNames:
     def _chunk(self, event: bytes) -> bytes:
         chunk = read_object(event)
         is_changed = False
-        for choice in _objects(chunk.get("choices")):
+        for choice in objects(chunk.get("choices")):
             index, delta = choice.get("index"), choice.get("delta")
             number = index if isinstance(index, int) else 0
             said = delta if isinstance(delta, dict) else {}
@@ -168,20 +168,16 @@ class CallersNames:
                 said["function_call"] = function
             else:
                 call = {"index": key[1], "function": function}
-                said["tool_calls"] = [*_objects(said.get("tool_calls")), call]
+                said["tool_calls"] = [*objects(said.get("tool_calls")), call]
         return bool(keys)
 
 
 def _calls(said: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The functions, or custom tools, that a message or delta calls, with their numbers."""
-    for place, call in enumerate(_objects(said.get("tool_calls"))):
+    """By number the functions, or custom tools, that a message or delta calls."""
+    for place, call in enumerate(objects(said.get("tool_calls"))):
         index = call.get("index")
         for function in (call.get("function"), call.get("custom")):
             if isinstance(function, dict):
                 yield (index if isinstance(index, int) else place), function
     if isinstance(said.get("function_call"), dict):
         yield -1, said["function_call"]
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

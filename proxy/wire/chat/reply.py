@@ -158,6 +158,11 @@ def read_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none if it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def read_error(status: int, body: bytes) -> UpstreamRefusal:
     """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded.
 
@@ -191,9 +196,8 @@ def read_retry_info(error: Any) -> float | None:
     Google's services send it, the OpenAI-compatible one too, and gateways pass it on
     (google/rpc/error_details.proto; ai.google.dev/gemini-api/docs/openai, read 2026-11).
     """
-    details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+    for detail in objects(error.get("details")) if isinstance(error, dict) else ():
+        delay = detail.get("retryDelay")
         if isinstance(delay, str) and (found := _DURATION.fullmatch(delay.strip())):
             return float(found[1])
     return None
@@ -223,8 +227,8 @@ def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
     answer = read_object(body)
     head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
     head["object"] = "chat.completion.chunk"
-    choices = [each for each in answer["choices"] if isinstance(each, dict)]
-    chunks = [encode({**head, "choices": [_streamed(*each) for each in enumerate(choices)]})]
+    choices = [_streamed(*each) for each in enumerate(objects(answer["choices"]))]
+    chunks = [encode({**head, "choices": choices})]
     if with_usage and answer.get("usage"):
         chunks.append(encode({**head, "choices": [], "usage": answer["usage"]}))
     return chunks

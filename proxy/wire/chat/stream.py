@@ -12,7 +12,14 @@ from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
-from .reply import Usage, no_choices, read_object, refuse_error_object, refuse_hidden_error
+from .reply import (
+    Usage,
+    no_choices,
+    objects,
+    read_object,
+    refuse_error_object,
+    refuse_hidden_error,
+)
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
 MAX_HELD_BYTES = 65_536
@@ -127,15 +134,12 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
     found = read_object(event)
     if not found:
         raise UpstreamInvalid("the upstream sent an event that is not a JSON object")
-    choices = found.get("choices")
-    chunk = _Chunk(choices=[])
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict):
-            index, reason = choice.get("index"), choice.get("finish_reason")
-            assert chunk.choices is not None
-            chunk.choices.append(
-                _Choice(index if isinstance(index, int) else 0, str(reason) if reason else None)
-            )
+    choices = []
+    for choice in objects(found.get("choices")):
+        index, reason = choice.get("index"), choice.get("finish_reason")
+        index = index if isinstance(index, int) else 0
+        choices.append(_Choice(index, str(reason) if reason else None))
+    chunk = _Chunk(choices)
     if "error" in found:
         chunk.error = Raw(encode(found["error"]))
     return chunk

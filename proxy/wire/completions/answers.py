@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...errors import UpstreamInvalid
-from ..chat import read_object
+from ..chat import objects, read_object
 from ..lenient_json import encode
 from .request import Completion
 
@@ -40,7 +40,7 @@ class TextAnswers:
     def add(self, body: bytes, prompt: int) -> None:
         """Take in one unary chat answer; raises UpstreamInvalid."""
         answer = _read(body)
-        choices = _objects(answer.get("choices"))
+        choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamInvalid("the upstream's answer has no choices")
         self._note(answer, prompt)
@@ -75,7 +75,7 @@ class TextAnswers:
         self._note(chunk, prompt)
         said = [
             (choice, _said(choice, "delta"), at)
-            for at, choice in enumerate(_objects(chunk.get("choices")))
+            for at, choice in enumerate(objects(chunk.get("choices")))
         ]
         choices = [
             self._choice(choice, text, prompt, at)
@@ -152,10 +152,6 @@ def _is_count(value: Any) -> bool:
     return is_number and abs(value) <= _MAX_COUNT
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _said(choice: dict[str, Any], where: str) -> str:
     """The text of a chat choice, or of a native one, which has it in `text`."""
     if "text" in choice:
@@ -163,7 +159,7 @@ def _said(choice: dict[str, Any], where: str) -> str:
     said = choice.get(where)
     content = said.get("content") if isinstance(said, dict) else None
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in _objects(content) if _is_text(part))
+        return "".join(_text(part.get("text")) for part in objects(content) if _is_text(part))
     return _text(content)
 
 
@@ -192,7 +188,7 @@ def _length(text: str) -> int:
 
 def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
     """Chat's list of tokens as parallel lists; `offset`: characters of the text before them."""
-    tokens = _objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
+    tokens = objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
     if not tokens:
         return None
     legacy: dict[str, list[Any]] = {
@@ -208,7 +204,7 @@ def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
         legacy["top_logprobs"].append(
             {
                 _text(top.get("token")): top.get("logprob")
-                for top in _objects(token.get("top_logprobs"))
+                for top in objects(token.get("top_logprobs"))
             }
         )
         legacy["text_offset"].append(offset)
