@@ -4,7 +4,7 @@ Everything that is not read here passes through as the bytes it came in. Source 
 platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the openai SDK's types.
 """
 
-from .errors import envelope, error_body, error_event
+from .errors import ErrorFacts, envelope, error_body, error_event
 from .fields import choices_asked, read_any, read_fields, wants_usage
 from .names import CallersNames
 from .reply import (
@@ -32,6 +32,7 @@ __all__ = [
     "CallersNames",
     "ChatRequest",
     "ChunkStream",
+    "ErrorFacts",
     "Speech",
     "Usage",
     "choices_asked",

@@ -5,6 +5,8 @@ Source: platform.openai.com/docs/guides/error-codes, read 2026-11.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from ...errors import (
@@ -31,6 +33,33 @@ def envelope(
     return msgspec.json.encode(
         {"error": {"message": message, "type": type, "param": param, "code": code}}
     )
+
+
+class ErrorFacts(NamedTuple):
+    """An upstream's error in OpenAI's terms; `type`, `code` and `param` are for the error object.
+
+    `status`: what it stands for, whatever the upstream's was; `retry_after_s`: the wait asked for.
+    """
+
+    status: int
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+    retry_after_s: float | None
+
+    def envelope(self) -> bytes:
+        """OpenAI's error object."""
+        return envelope(self.message, type=self.type, param=self.param, code=self.code)
+
+    def refusal(self) -> UpstreamRefusal:
+        return UpstreamRefusal(
+            self.message,
+            status=self.status,
+            body=self.envelope(),
+            upstream_code=self.code,
+            retry_after_s=self.retry_after_s,
+        )
 
 
 def error_body(error: ProxyError) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import UpstreamRefusal
-from ..chat import envelope, read_retry_info, unlisted
+from ..chat import ErrorFacts, read_retry_info, unlisted
 from ..http.headers import read_retry_after
 from .parameters import PARAMETERS
 
@@ -51,33 +51,6 @@ _SPENT_CODES = frozenset(
 _SPENT_WORDS = ("credit balance is too low", "specified api usage limits")
 _BUCKET, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
 _MAX_MESSAGE_CHARS = 2_000
-
-
-class Refusal(NamedTuple):
-    """An error answer. `status`: what it stands for, which a used-up account's 400 is not.
-
-    `type`, `code`, `param`: for OpenAI's error object.
-    """
-
-    status: int
-    message: str
-    type: str
-    code: str | None
-    param: str | None
-    retry_after_s: float | None
-
-    def envelope(self) -> bytes:
-        """OpenAI's error object."""
-        return envelope(self.message, type=self.type, param=self.param, code=self.code)
-
-    def refusal(self) -> UpstreamRefusal:
-        return UpstreamRefusal(
-            self.message,
-            status=self.status,
-            body=self.envelope(),
-            upstream_code=self.code,
-            retry_after_s=self.retry_after_s,
-        )
 
 
 class _Error(NamedTuple):
@@ -124,7 +97,7 @@ def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[_Error, float | N
     return error, read_retry_info(fields)
 
 
-def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> Refusal:
+def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> ErrorFacts:
     """The facts of an error answer, whatever its body is.
 
     `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
@@ -151,7 +124,7 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
     return None if raw is None else refusal_of_event(raw)
 
 
-def _refusal(status: int, error: _Error, retry_after_s: float | None) -> Refusal:
+def _refusal(status: int, error: _Error, retry_after_s: float | None) -> ErrorFacts:
     message = error.message[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
     kind = error.type
     if _is_spent(error):
@@ -161,7 +134,7 @@ def _refusal(status: int, error: _Error, retry_after_s: float | None) -> Refusal
         code = "context_length_exceeded"
     name = message.partition(":")[0]
     param = name if kind == "invalid_request_error" and name in PARAMETERS else None
-    return Refusal(status, message, kind, code, param, retry_after_s)
+    return ErrorFacts(status, message, kind, code, param, retry_after_s)
 
 
 def _is_spent(error: _Error) -> bool:

@@ -12,11 +12,10 @@ Sources: google/rpc/error_details.proto, ai.google.dev/gemini-api/docs/troublesh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
-from ...errors import UpstreamRefusal
-from ..chat import envelope, read_object, read_retry_info, unlisted
+from ..chat import ErrorFacts, objects, read_object, read_retry_info, unlisted
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
 
@@ -33,29 +32,6 @@ _KEY_REASONS: Final = {"API_KEY_INVALID", "API_KEY_EXPIRED", "CONSUMER_SUSPENDED
 _LEAKED: Final = "reported as leaked"
 
 _CODES: Final = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
-
-
-class ErrorFacts(NamedTuple):
-    """An error of Gemini's in OpenAI's terms.
-
-    `status` is 401 for a bad key, whatever Gemini said; `retry_after_s` what it asked for.
-    """
-
-    message: str
-    type: str
-    code: str
-    param: str | None
-    retry_after_s: float | None
-    status: int
-
-    def refusal(self) -> UpstreamRefusal:
-        return UpstreamRefusal(
-            self.message,
-            status=self.status,
-            body=envelope(self.message, type=self.type, param=self.param, code=self.code),
-            upstream_code=self.code,
-            retry_after_s=self.retry_after_s,
-        )
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> ErrorFacts:
@@ -78,23 +54,25 @@ def read_status(
     Without `now_s` the end of a daily quota is not reckoned.
     """
     fields: dict[str, Any] = error if isinstance(error, dict) else {"message": str(error)}
-    details = _details(fields.get("details"))
-    reasons = {detail.get("reason") for detail in details}
+    details = objects(fields.get("details"))
+    reasons = {str(detail.get("reason", "")) for detail in details}
     message = _message(fields)
     number = status if status is not None else _http_status(fields.get("code"))
     if reasons & _KEY_REASONS or (number == 403 and _LEAKED in message):
         number = 401
     retry_after_s = read_retry_info(fields)
-    if now_s is not None and any("PerDay" in quota for quota in _quotas(details)):
+    quotas = _violated(details, "violations", "quotaId")
+    # Such as GenerateRequestsPerDayPerProjectPerModel-FreeTier.
+    if now_s is not None and any("PerDay" in quota for quota in quotas):
         # The delay beside a daily quota is that of a passing one; the day ends later.
         retry_after_s = max(retry_after_s or 0.0, _until_next_day_s(now_s))
     return ErrorFacts(
-        message=message,
-        type=_type(number),
-        code=_CODES.get(number) or _own_code(fields),
-        param=_field(details),
-        retry_after_s=retry_after_s,
-        status=number,
+        number,
+        message,
+        _type(number),
+        _CODES.get(number) or _own_code(fields),
+        next(_violated(details, "fieldViolations", "field"), None),
+        retry_after_s,
     )
 
 
@@ -121,34 +99,13 @@ def _type(status: int) -> str:
     return "invalid_request_error" if status < 500 else "upstream_error"
 
 
-def _details(details: object) -> list[dict[str, Any]]:
-    found = details if isinstance(details, list) else []
-    return [
-        {**detail, "reason": str(detail.get("reason", ""))}
-        for detail in found
-        if isinstance(detail, dict)
-    ]
-
-
-def _quotas(details: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    """The ids of exhausted quotas (GenerateRequestsPerDayPerProjectPerModel-FreeTier)."""
+def _violated(details: Iterable[Mapping[str, Any]], kind: str, name: str) -> Iterator[str]:
+    """What a google.rpc.QuotaFailure or BadRequest names, in Gemini's words."""
     for detail in details:
-        violations = detail.get("violations")
-        for violation in violations if isinstance(violations, list) else ():
-            quota = violation.get("quotaId") if isinstance(violation, dict) else None
-            if isinstance(quota, str):
-                yield quota
-
-
-def _field(details: Iterable[Mapping[str, Any]]) -> str | None:
-    """The first field of a google.rpc.BadRequest: Gemini's name for it, not the caller's."""
-    for detail in details:
-        violations = detail.get("fieldViolations")
-        for violation in violations if isinstance(violations, list) else ():
-            field = violation.get("field") if isinstance(violation, dict) else None
-            if isinstance(field, str) and field:
-                return field
-    return None
+        for violation in objects(detail.get(kind)):
+            named = violation.get(name)
+            if isinstance(named, str) and named:
+                yield named
 
 
 def _until_next_day_s(now_s: float) -> float:
