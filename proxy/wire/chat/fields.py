@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from ...errors import InvalidRequest
-from ..lenient_json import decode_any, decode_object, decoder, encode
+from ..lenient_json import decode_any, decode_object, encode
 
 _NULL = Raw(b"null")
 
@@ -43,22 +43,10 @@ def too_deep() -> InvalidRequest:
     return InvalidRequest("the request body is nested too deeply")
 
 
-class _StreamOptions(Struct):
-    include_usage: bool | None = None
-
-
-class _Options(Struct):
-    stream_options: _StreamOptions | None = None
-
-
-_decode_options = decoder(_Options)
-
-
 def choices_asked(body: bytes) -> int:
     """How many choices an answer is to have: `n`, for each prompt of a completions request."""
     try:
-        fields = decode_object(body)
-        n, prompt = (decode_any(fields.get(name, _NULL)) for name in ("n", "prompt"))
+        n, prompt = _asked(body, "n", "prompt")
     except msgspec.DecodeError:
         return 1
     prompts = 1
@@ -70,7 +58,12 @@ def choices_asked(body: bytes) -> int:
 def wants_usage(body: bytes) -> bool:
     """Whether the caller of a stream asked for a last chunk with the usage."""
     try:
-        options = _decode_options(body).stream_options
-    except msgspec.DecodeError:
+        [options] = _asked(body, "stream_options")
+    except (msgspec.DecodeError, RecursionError):
         return False
-    return options is not None and options.include_usage is True
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _asked(body: bytes, *names: str) -> list[Any]:
+    fields = decode_object(body)
+    return [decode_any(fields.get(name, _NULL)) for name in names]
