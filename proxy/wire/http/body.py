@@ -7,8 +7,8 @@ at once, and knows whether it was whole: a body cut short never looks finished.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 from ...errors import UpstreamInvalid, UpstreamTruncated
 from .head import Head
@@ -23,19 +23,21 @@ _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?")
 _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
-class BodyReader(Protocol):
+class BodyReader(ABC):
     """`is_whole`: the body's end was read; `excess`: bytes came behind it.
 
     `fault`: the framing is broken behind the content that was given; nothing more can be read.
     """
 
-    is_whole: bool
-    excess: bool
-    fault: UpstreamInvalid | None
+    is_whole = False
+    excess = False
+    fault: UpstreamInvalid | None = None
 
+    @abstractmethod
     def feed(self, data: bytes) -> bytes:
         """The content in `data`, up to a fault."""
 
+    @abstractmethod
     def end(self) -> None:
         """The connection ended; raises UpstreamTruncated unless the body may end so."""
 
@@ -49,14 +51,12 @@ def body_reader(head: Head) -> BodyReader:
     return UntilClose()
 
 
-class LengthBody:
+class LengthBody(BodyReader):
     """A body of as many bytes as its head said."""
 
     def __init__(self, length: int) -> None:
         self._left = length
         self.is_whole = length == 0
-        self.excess = False
-        self.fault: UpstreamInvalid | None = None
 
     def feed(self, data: bytes) -> bytes:
         if len(data) > self._left:
@@ -73,13 +73,8 @@ class LengthBody:
             )
 
 
-class UntilClose:
+class UntilClose(BodyReader):
     """A body without a length, which ends with the connection."""
-
-    def __init__(self) -> None:
-        self.is_whole = False
-        self.excess = False
-        self.fault: UpstreamInvalid | None = None
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -88,13 +83,10 @@ class UntilClose:
         self.is_whole = True
 
 
-class ChunkedBody:
+class ChunkedBody(BodyReader):
     """A body in chunks. States: a size line, content, the line end behind it, trailers, done."""
 
     def __init__(self) -> None:
-        self.is_whole = False
-        self.excess = False
-        self.fault: UpstreamInvalid | None = None
         self._left = 0  # content bytes of this chunk still to come
         self._pending = b""  # the beginning of a line
         self._trailer_left = MAX_TRAILER_BYTES
