@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Candidate, CitationMetadata, GroundingMetadata
+from .events import Candidate, Citation, CitationMetadata, GroundingMetadata
 
 Annotation = dict[str, Any]
 
@@ -25,38 +25,35 @@ def annotations_of(candidate: Candidate, text: str) -> Iterator[Annotation]:
 
 def _cited(metadata: CitationMetadata, data: bytes) -> Iterator[Annotation]:
     for source in metadata.citation_sources or metadata.citations or ():
-        if source.uri:
-            yield _annotation(source.uri, source.title, source.start_index, source.end_index, data)
+        yield from _annotation(source, source, data)
 
 
 def _grounded(metadata: GroundingMetadata, data: bytes) -> Iterator[Annotation]:
     pages = [chunk.web for chunk in metadata.grounding_chunks or ()]
     supports = metadata.grounding_supports or ()
     for support in supports:
-        start = support.segment.start_index if support.segment else None
-        end = support.segment.end_index if support.segment else None
         for place in support.grounding_chunk_indices or ():
-            page = pages[place] if 0 <= place < len(pages) else None
-            if page is not None and page.uri:
-                yield _annotation(page.uri, page.title, start, end, data)
+            if 0 <= place < len(pages):
+                yield from _annotation(pages[place], support.segment, data)
     if not supports:
         for page in pages:
-            if page is not None and page.uri:
-                yield _annotation(page.uri, page.title, None, None, data)
+            yield from _annotation(page, None, data)
 
 
 def _annotation(
-    url: str, title: str | None, start: int | None, end: int | None, data: bytes
-) -> Annotation:
-    return {
-        "type": "url_citation",
-        "url_citation": {
-            "start_index": _characters(data, start or 0),
-            "end_index": _characters(data, len(data) if end is None else end),
-            "title": title or url,
-            "url": url,
-        },
+    page: Citation | None, segment: Citation | None, data: bytes
+) -> Iterator[Annotation]:
+    """None for what has no address; without a segment it is for all of the text."""
+    if page is None or not page.uri:
+        return
+    start, end = (segment.start_index, segment.end_index) if segment else (None, None)
+    cited = {
+        "start_index": _characters(data, start or 0),
+        "end_index": _characters(data, len(data) if end is None else end),
+        "title": page.title or page.uri,
+        "url": page.uri,
     }
+    yield {"type": "url_citation", "url_citation": cited}
 
 
 def _characters(data: bytes, offset: int) -> int:

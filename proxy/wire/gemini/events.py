@@ -57,6 +57,8 @@ class Content(msgspec.Struct, rename="camel"):
 
 
 class Citation(msgspec.Struct, rename="camel"):
+    """A page, a segment of the text in bytes of UTF-8, or both."""
+
     uri: str | None = None
     title: str | None = None
     start_index: int | None = None
@@ -70,24 +72,12 @@ class CitationMetadata(msgspec.Struct, rename="camel"):
     citations: list[Citation] | None = None
 
 
-class Web(msgspec.Struct, rename="camel"):
-    uri: str | None = None
-    title: str | None = None
-
-
 class GroundingChunk(msgspec.Struct, rename="camel"):
-    web: Web | None = None
-
-
-class Segment(msgspec.Struct, rename="camel"):
-    """Offsets in bytes of UTF-8."""
-
-    start_index: int | None = None
-    end_index: int | None = None
+    web: Citation | None = None
 
 
 class GroundingSupport(msgspec.Struct, rename="camel"):
-    segment: Segment | None = None
+    segment: Citation | None = None
     grounding_chunk_indices: list[int] | None = None
 
 
