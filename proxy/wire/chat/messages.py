@@ -44,6 +44,11 @@ class Message(Struct, gc=False):
     function_call: Named | None = None
 
 
+# Values of a request one by one, each as it came.
+read_members = msgspec.json.Decoder(dict[str, Raw]).decode
+read_items = msgspec.json.Decoder(list[Raw]).decode
+read_text = msgspec.json.Decoder(str).decode
+
 _decode = msgspec.json.Decoder(list[Message]).decode
 
 

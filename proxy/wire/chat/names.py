@@ -17,15 +17,11 @@ from msgspec import Raw
 
 from ..lenient_json import decode_object, encode, is_shielded
 from ..made_names import are_plain, plain_name
-from .messages import Message, Named, Tool
+from .messages import Message, Named, Tool, read_items, read_text
 from .reply import objects, read_object
 
 _tools = msgspec.json.Decoder(list[Tool]).decode
 _functions = msgspec.json.Decoder(list[Named]).decode
-_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_items = msgspec.json.Decoder(list[Raw]).decode
-_text = msgspec.json.Decoder(str).decode
-_encode = msgspec.json.Encoder().encode
 
 # Where names stand in a request, and in an answer.
 _NAMED = {"name": True}
@@ -80,28 +76,23 @@ def _called(tool: Tool) -> str | None:
 
 def rename(body: bytes, names: Mapping[str, str]) -> bytes:
     """The request with these names for the caller's; all other values stay as they came."""
-    return _rename(body, _REQUEST, names)
-
-
-def _rename(body: bytes, places: dict[str, Any], names: Mapping[str, str]) -> bytes:
-    fields = decode_object(body)
-    for name in places.keys() & fields.keys():
-        fields[name] = _renamed(fields[name], places[name], names)
-    return encode(fields)
+    return bytes(_renamed(Raw(body), _REQUEST, names))
 
 
 def _renamed(value: Raw, place: Any, names: Mapping[str, str]) -> Raw:
-    first = bytes(value)[:1]
+    first = bytes(value).lstrip()[:1]
+    found: Any
     if first == b"{" and isinstance(place, dict):
-        members = _members(value)
-        for name in place.keys() & members.keys():
-            members[name] = _renamed(members[name], place[name], names)
-        return Raw(_encode(members))
-    if first == b"[" and isinstance(place, list):
-        return Raw(_encode([_renamed(item, place[0], names) for item in _items(value)]))
-    if first == b'"' and place is True and (name := _text(value)) in names:
-        return Raw(_encode(names[name]))
-    return value
+        found = decode_object(value)
+        for name in place.keys() & found.keys():
+            found[name] = _renamed(found[name], place[name], names)
+    elif first == b"[" and isinstance(place, list):
+        found = [_renamed(item, place[0], names) for item in read_items(value)]
+    elif first == b'"' and place is True and (found := read_text(value)) in names:
+        found = names[found]
+    else:
+        return value
+    return Raw(encode(found))
 
 
 class CallersNames:
@@ -121,7 +112,7 @@ class CallersNames:
         is_there = any(
             made != name and made.encode() in body for made, name in self._callers.items()
         )
-        return _rename(body, _ANSWER, self._callers) if is_there else body
+        return bytes(_renamed(Raw(body), _ANSWER, self._callers)) if is_there else body
 
     def chunks(self, events: list[bytes]) -> list[bytes]:
         """Some chunks of a stream."""

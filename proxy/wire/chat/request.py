@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
 from .fields import too_deep, with_model
-from .messages import read_messages
+from .messages import read_members, read_messages, read_text
 from .names import made_names, rename
 from .spelling import respelled
 
@@ -35,8 +35,6 @@ _LOOKED_INTO = frozenset({"stop", "tools", "functions"})
 _MAX_LOOKS = 64
 _BEFORE_ITEM = (b"{", b" ", b"\n", b"\r", b"\t")
 
-_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_text = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool).decode
 
 
@@ -75,7 +73,7 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
     text, fields = _request_fields(body)
     try:
-        model = _text(fields["model"])
+        model = read_text(fields["model"])
     except (KeyError, msgspec.DecodeError):
         model = ""
     if not model or (text is not body and is_shielded(model)):
@@ -118,10 +116,10 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
         if not body.isascii():
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         try:
-            fields = _members(body)
+            fields = read_members(body)
         except msgspec.DecodeError:  # of lone surrogates, or for good
             text = shield(body)
-            fields = _members(text)
+            fields = read_members(text)
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:

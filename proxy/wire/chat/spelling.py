@@ -17,7 +17,7 @@ from msgspec import Raw, UnsetType
 
 from ..lenient_json import decode_any, encode
 from ..media_types import MISSPELT, joined
-from .messages import Message
+from .messages import Message, read_items, read_members, read_text
 
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _BROKEN = re.compile(r"[ \t\r\n]")
@@ -25,9 +25,6 @@ _HEAD_BYTES = 200  # of an object in which a type stands
 _NAMES = re.compile("|".join(map(re.escape, MISSPELT)).encode(), re.IGNORECASE)
 
 _Members = dict[str, Raw]
-_members = msgspec.json.Decoder(_Members).decode
-_items = msgspec.json.Decoder(list[Raw]).decode
-_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -78,7 +75,7 @@ def _is_odd(value: bytes) -> bool:
 
 
 def _message(raw: Raw) -> Raw:
-    message = _members(raw)
+    message = read_members(raw)
     content = message.get("content")
     if content is None or not bytes(content).startswith(b"["):
         return raw
@@ -88,7 +85,7 @@ def _message(raw: Raw) -> Raw:
 def _part(raw: Raw) -> Raw:
     if not bytes(raw).startswith(b"{"):
         return raw
-    part = _members(raw)
+    part = read_members(raw)
     for name, inside in (("image_url", "url"), ("file", "file_data"), ("input_audio", "data")):
         value = part.get(name)
         if value is None:
@@ -96,7 +93,7 @@ def _part(raw: Raw) -> Raw:
         if name == "image_url" and bytes(value).startswith(b'"'):
             return _with(raw, part, name, Raw(_encode({inside: _data(value)})))
         if bytes(value).startswith(b"{"):
-            members = _members(value)
+            members = read_members(value)
             data = members.get(inside)
             if data is not None and bytes(data).startswith(b'"'):
                 raw = _with(raw, part, name, _with(value, members, inside, _data(data)))
@@ -105,7 +102,7 @@ def _part(raw: Raw) -> Raw:
 
 def _each(array: Raw, respell: Callable[[Raw], Raw]) -> Raw:
     """The array with its items respelled, or the same array if no item changed."""
-    items = _items(array)
+    items = read_items(array)
     found = [respell(item) for item in items]
     return array if all(map(is_, items, found)) else Raw(_encode(found))
 
@@ -120,7 +117,7 @@ def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
 
 def _data(raw: Raw) -> Raw:
     """A data URL, or base64, in one piece and with the registered type; all else stays as it is."""
-    text = _text(raw)
+    text = read_text(raw)
     head = _DATA_URL.match(text)
     if head is None:
         is_address = ":" in text[:16]
