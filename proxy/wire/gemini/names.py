@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from ..chat.messages import Message, Tool
 from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made
 
@@ -31,21 +32,9 @@ def wire_name(name: str) -> str:
     return made_name(name, legible)
 
 
-class _Function(msgspec.Struct):
-    name: str = ""
-
-
-class _Tool(msgspec.Struct):
-    function: _Function | None = None
-
-
-class _Message(msgspec.Struct):
-    tool_calls: list[_Tool] | None = None
-
-
 class _Request(msgspec.Struct):
-    messages: list[_Message] = []
-    tools: list[_Tool] | None = None
+    messages: list[Message] = []
+    tools: list[Tool] | None = None
     parallel_tool_calls: bool | None = None
 
 
@@ -78,7 +67,7 @@ class Asked:
             for message in request.messages:
                 used += message.tool_calls or ()
             names = [tool.function.name for tool in used if tool.function is not None]
-            self._names = {wire_name(name): name for name in reversed(names)}
+            self._names = {wire_name(n): n for n in reversed(names) if n is not None}
         return self._names.get(wire, wire)
 
     def _read(self) -> _Request:
