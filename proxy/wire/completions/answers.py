@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from ...errors import UpstreamInvalid
@@ -191,22 +192,11 @@ def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
     tokens = objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
     if not tokens:
         return None
-    legacy: dict[str, list[Any]] = {
-        "tokens": [],
-        "token_logprobs": [],
-        "top_logprobs": [],
-        "text_offset": [],
+    texts = [_text(token.get("token")) for token in tokens]
+    tops = [objects(token.get("top_logprobs")) for token in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.get("logprob") for token in tokens],
+        "top_logprobs": [{_text(t.get("token")): t.get("logprob") for t in top} for top in tops],
+        "text_offset": list(accumulate(map(_length, texts[:-1]), initial=offset)),
     }
-    for token in tokens:
-        text = _text(token.get("token"))
-        legacy["tokens"].append(text)
-        legacy["token_logprobs"].append(token.get("logprob"))
-        legacy["top_logprobs"].append(
-            {
-                _text(top.get("token")): top.get("logprob")
-                for top in objects(token.get("top_logprobs"))
-            }
-        )
-        legacy["text_offset"].append(offset)
-        offset += _length(text)
-    return legacy
