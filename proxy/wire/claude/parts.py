@@ -32,23 +32,17 @@ def content_blocks(content: chat.Content, path: str, *, text_only: bool = False)
     """
     if content is None or isinstance(content, str):
         return text_block(content or "")
-    if text_only:
-        _check_text_only(content, path)
     blocks: list[Block] = []
     for index, part in enumerate(content):
+        at = f"{path}.content[{index}]"
         if isinstance(part, (chat.TextPart, chat.RefusalPart)):
             text = part.text if isinstance(part, chat.TextPart) else part.refusal
             blocks += text_block(text, **_cache_control(part))
-        else:
-            blocks.append(_part_to_block(part, f"{path}.content[{index}]"))
-    return blocks
-
-
-def _check_text_only(content: list[chat.Part], path: str) -> None:
-    for index, part in enumerate(content):
-        if not isinstance(part, (chat.TextPart, chat.RefusalPart)):
-            at = f"{path}.content[{index}]"
+        elif text_only:
             raise UnsupportedParameter(f"{at}: only text can stand here", param=at)
+        else:
+            blocks.append(_part_to_block(part, at))
+    return blocks
 
 
 def text_block(text: str, **extra: Any) -> list[Block]:
