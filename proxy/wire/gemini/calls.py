@@ -69,10 +69,6 @@ def invented_id(reply_id: str, choice: int, call: int) -> str:
     return f"call_{tail}_{choice}_{call}"
 
 
-def usable_id(gemini_id: str | None) -> bool:
-    return bool(gemini_id) and THOUGHT not in str(gemini_id)
-
-
 def is_signature(text: str) -> bool:
     """Whether `text` can stand in a JSON field of protobuf type bytes."""
     try:

@@ -14,12 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UpstreamInvalid, UpstreamRefusal
+from ..call_ids import THOUGHT
 from . import calls
 from .citations import annotations_of
 from .events import (
     Candidate,
     FunctionCall,
-    LogprobsResult,
     Part,
     PromptFeedback,
     TokenLogprob,
@@ -170,8 +170,8 @@ class Choice:
         if self._ids and self._asked.one_call:
             return
         place = len(self._ids)
-        bare = call.id if call.id and calls.usable_id(call.id) else None
-        if bare is None or bare in self._ids:
+        bare = call.id or ""
+        if not bare or THOUGHT in bare or bare in self._ids:
             bare = calls.invented_id(self._reply_id, self.index, place)
         self._ids.add(bare)
         made: dict[str, Any] = {
@@ -223,8 +223,11 @@ def _arguments(raw: bytes, name: str) -> str:
     return text
 
 
-def logprobs_of(result: LogprobsResult) -> dict[str, Any]:
+def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     """`logprobs` of a choice (openai types/chat/chat_completion_token_logprob.py)."""
+    result = candidate.logprobs_result
+    if result is None:
+        return None
     tops = result.top_candidates or []
     content = []
     for place, chosen in enumerate(result.chosen_candidates or ()):

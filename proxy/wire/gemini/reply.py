@@ -51,8 +51,7 @@ def _choice(candidate: events.Candidate, place: int, reply_id: str, asked: Asked
     delta = choice.add(candidate)
     if not choice.finished:
         raise UpstreamInvalid("Gemini's answer has a candidate without a finishReason")
-    result = candidate.logprobs_result
-    return _as_chat(choice, delta, None if result is None else logprobs_of(result))
+    return _as_chat(choice, delta, logprobs_of(candidate))
 
 
 def _as_chat(choice: Choice, delta: Delta, logprobs: dict[str, Any] | None) -> dict[str, Any]:

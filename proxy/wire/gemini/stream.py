@@ -109,8 +109,7 @@ class ChatStream:
         for place, candidate in enumerate(response.candidates or ()):
             choice = self._choice(place if candidate.index is None else candidate.index)
             delta = choice.add(candidate)
-            result = candidate.logprobs_result
-            logprobs = None if result is None else logprobs_of(result)
+            logprobs = logprobs_of(candidate)
             if delta or logprobs or not choice.started:
                 self._chunk(choice, delta, chunks, logprobs=logprobs)
         feedback = response.prompt_feedback
