@@ -53,23 +53,20 @@ class _Event(msgspec.Struct):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Open:
+class _Open(msgspec.Struct):
     """A block that has started. `start`: where its text begins; `call`: the index of its call.
 
     `properties`: those that the caller knows by other names, so that the arguments wait till they
     are whole.
     """
 
-    __slots__ = ("block", "call", "citations", "has_arguments", "properties", "start", "thoughts")
-
-    def __init__(self, block: Block, *, start: int, call: int) -> None:
-        self.block = block
-        self.properties: dict[str, str] = {}
-        self.start = start
-        self.call = call
-        self.citations: list[Citation] = []
-        self.has_arguments = False
-        self.thoughts = [block.thinking or ""]
+    block: Block
+    start: int
+    call: int
+    thoughts: list[str]
+    properties: dict[str, str] = {}
+    citations: list[Citation] = []
+    has_arguments: bool = False
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
@@ -224,14 +221,16 @@ class ChatStream:
 
     def _start_block(self, index: int, block: Block, chunks: list[bytes]) -> None:
         self._stop_block(index, chunks)
-        self._open[index] = _Open(block, start=self._said.text_chars, call=self._said.calls)
+        said = self._said
+        opened = _Open(block, said.text_chars, said.calls, [block.thinking or ""])
+        self._open[index] = opened
         if block.type == "text" and block.text:
             self._add_text(block.text, chunks)
         elif block.type == "thinking" and block.thinking:
             self._add({"reasoning_content": block.thinking}, chunks)
         elif block.type == "tool_use":
-            self._open[index].properties = self._said.names.properties(block.name or "")
-            call = {"index": self._said.calls, **self._said.call(block)}
+            opened.properties = said.names.properties(block.name or "")
+            call = {"index": opened.call, **said.call(block)}
             self._add({"tool_calls": [call]}, chunks)
 
     def _stop_block(self, index: int, chunks: list[bytes]) -> None:
