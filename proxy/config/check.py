@@ -9,17 +9,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import inspect
 
 from .document import plain_value
+from .schema import File
 from .secret import Secret
 from .variables import fill
 from .wording import kind_of, shown, shown_key
-
-_Section = TypeVar("_Section", bound=msgspec.Struct)
 
 
 class Notes:
@@ -39,19 +38,13 @@ class Notes:
 
 
 class _Unfit(Exception):
-    """The value does not fit; the problem is noted already."""
+    """The value does not fit and the problem is noted, or it is empty and means that it is none."""
 
 
-class _LeftOut(Exception):
-    """The value is empty where that means that there is none."""
-
-
-def check(tree: Any, shape: type[_Section], notes: Notes, environ: Mapping[str, str]) -> _Section:
-    """Make a `shape` of `tree`. Whatever is wrong with it goes into `notes`."""
-    section = inspect.type_info(shape)
-    assert isinstance(section, inspect.StructType)
-    result = _Walk(notes, environ).value(tree, section, "")
-    assert isinstance(result, shape)
+def check(tree: Any, notes: Notes, environ: Mapping[str, str]) -> File:
+    """Make a `File` of `tree`. Whatever is wrong with it goes into `notes`."""
+    result = _Walk(notes, environ).value(tree, inspect.type_info(File), "")
+    assert isinstance(result, File)
     return result
 
 
@@ -80,7 +73,12 @@ class _Walk:
     def _section(self, value: Any, declared: inspect.StructType, at: str) -> Any:
         shorthand = getattr(declared.cls, "shorthand", "")
         if shorthand and isinstance(value, str):
-            return self._short(value, declared, shorthand, at)
+            # The one field that a bare string stands for has the string's own path.
+            fields = {
+                field.name: self._field(value if field.name == shorthand else None, field, at)
+                for field in declared.fields
+            }
+            return declared.cls(**fields)
         if not isinstance(value, Mapping):
             what = "a string or a mapping" if shorthand else "a mapping"
             self._unfit(at, f"expected {what}, got {kind_of(value)}")
@@ -94,14 +92,6 @@ class _Walk:
         }
         return declared.cls(**fields)
 
-    def _short(self, value: str, declared: inspect.StructType, shorthand: str, at: str) -> Any:
-        """The section that a bare string stands for; its one field has the string's own path."""
-        fields = {
-            field.name: self._field(value if field.name == shorthand else None, field, at)
-            for field in declared.fields
-        }
-        return declared.cls(**fields)
-
     def _field(self, value: Any, field: inspect.Field, at: str) -> Any:
         bare, rules = unwrap(field.type)
         if value is None:
@@ -110,7 +100,7 @@ class _Walk:
             return _default(field)
         try:
             return self._fitting(value, bare, {**rules, "required": field.required}, at)
-        except (_LeftOut, _Unfit):
+        except _Unfit:
             return _default(field)
 
     def _stray(
@@ -120,12 +110,10 @@ class _Walk:
         if key in getattr(section, "foreign", ()):
             self._notes.ignored[_join(at, key)] = value
             return
-        path = _join(at, shown_key(key))
         alike = str(key).lower().replace("_", "-")
         near = difflib.get_close_matches(alike, known, n=1)
-        self._notes.problem(
-            path, f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-        )
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self._notes.problem(_join(at, shown_key(key)), f"unknown key{hint}")
 
     def _list(self, value: Any, declared: inspect.VarTupleType, at: str) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
@@ -161,14 +149,14 @@ class _Walk:
                 got = "the value of " + " and ".join(f"${{{name}}}" for name in filled.names)
             value = filled.text if textual else _typed(filled.text, bare)
             if value is None and not rules.get("required", True):
-                raise _LeftOut
+                raise _Unfit
         if textual and not isinstance(value, str) and value is not None:
             got += ": put it in quotes"
         result = _converted(value, bare)
         if result is not None and ("valid" not in rules or rules["valid"](result)):
             return result
         if value == "" and textual and not rules.get("required", True):
-            raise _LeftOut
+            raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
 
     def _unfit(self, at: str, text: str) -> NoReturn:
@@ -227,12 +215,12 @@ def _converted(value: Any, bare: inspect.Type) -> Any:
 
 
 def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
-    if value != value or value in (math.inf, -math.inf):
-        return False
-    return not (
-        (bare.ge is not None and value < bare.ge)
-        or (bare.gt is not None and value <= bare.gt)
-        or (bare.le is not None and value > bare.le)
+    """False for NaN, too."""
+    return (
+        -math.inf < value < math.inf
+        and (bare.ge is None or value >= bare.ge)
+        and (bare.gt is None or value > bare.gt)
+        and (bare.le is None or value <= bare.le)
     )
 
 
@@ -246,10 +234,6 @@ def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
         return " or ".join(map(str, bare.values))
     if not isinstance(bare, (inspect.IntType, inspect.FloatType)):
         return "a string"
-    return _range(bare)
-
-
-def _range(bare: inspect.IntType | inspect.FloatType) -> str:
     noun = "a whole number" if isinstance(bare, inspect.IntType) else "a number"
     if bare.le is None:
         return f"{noun}, {bare.ge} or more"

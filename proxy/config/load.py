@@ -11,7 +11,6 @@ from . import cliproxyapi, document
 from .check import Notes, check
 from .config import Config
 from .resolve import resolve
-from .schema import File
 from .wording import kind_of
 
 PATH_VARIABLE = "PROXY_CONFIG"
@@ -47,7 +46,7 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
         problem = f"expected a mapping of settings, got {kind_of(tree)}"
         raise ConfigError(_prefixed(path, [problem]))
     notes = Notes()
-    file = check(tree, File, notes, environ)
+    file = check(tree, notes, environ)
     for text in cliproxyapi.warnings(notes.ignored):
         notes.warning("", text)
     config = resolve(file, notes, path=path)
