@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -11,7 +12,7 @@ from ..config import Config, load_config
 from ..version import __version__
 from .checking import check
 from .exit import Exit
-from .running import disable, enable, status
+from .running import order, status
 
 EPILOG = f"""\
 exit status:
@@ -66,10 +67,13 @@ def parser() -> argparse.ArgumentParser:
     sub = add("status", status, "print the state of a running instance's clients", CONTROL)
     sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
     _add_instance(sub)
-    sub = add("disable", disable, "take a client of a running instance out of service", DISABLE)
-    _add_client(sub)
-    sub = add("enable", enable, "put a disabled client back into service", CONTROL)
-    _add_client(sub)
+    for verb, what, more in (
+        ("disable", "take a client of a running instance out of service", DISABLE),
+        ("enable", "put a disabled client back into service", CONTROL),
+    ):
+        sub = add(verb, partial(order, verb=verb), what, more)
+        sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
+        _add_instance(sub)
     return top
 
 
@@ -102,7 +106,8 @@ def _add_serve(sub: argparse.ArgumentParser) -> None:
     _add_file(sub)
     sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
     sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
-    sub.add_argument("--workers", type=_positive, metavar="N", help="processes (default: 1)")
+    workers = partial(_whole_number, least=1, most=1024)
+    sub.add_argument("--workers", type=workers, metavar="N", help="processes (default: 1)")
     sub.add_argument("--debug", action="store_true", help="log more")
 
 
@@ -113,11 +118,6 @@ def _add_check(sub: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--schema", action="store_true", help="print a JSON Schema of FILE, for editors, and end"
     )
-
-
-def _add_client(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
-    _add_instance(sub)
 
 
 def _add_instance(sub: argparse.ArgumentParser) -> None:
@@ -133,15 +133,10 @@ def _host(text: str) -> str:
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
-def _port(text: str) -> int:
-    return _whole_number(text, 0, 65_535)
-
-
-def _positive(text: str) -> int:
-    return _whole_number(text, 1, 1024)
-
-
 def _whole_number(text: str, least: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(f"expected {least} to {most}, got {text!r}")
     return int(text)
+
+
+_port = partial(_whole_number, least=0, most=65_535)

@@ -31,17 +31,8 @@ def status(args: argparse.Namespace) -> int:
     return _report_errors(answers)
 
 
-def disable(args: argparse.Namespace) -> int:
-    """Take a client out of service; raises Failure, ConfigError."""
-    return _order(args, "disable")
-
-
-def enable(args: argparse.Namespace) -> int:
-    """Put a client back into service; raises Failure, ConfigError."""
-    return _order(args, "enable")
-
-
-def _order(args: argparse.Namespace, verb: str) -> int:
+def order(args: argparse.Namespace, *, verb: str) -> int:
+    """Have all workers `disable` or `enable` a client; raises Failure, ConfigError."""
     port, answers = _ask(args, {"do": "status"})
     labels = {facts["client"] for answer in answers for facts in answer.get("clients", ())}
     label = _find(args.client, sorted(labels))
