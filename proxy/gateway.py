@@ -33,12 +33,12 @@ from .request.prompts import Series
 from .request.stream import StreamBody
 from .request.waits import Waits
 
-# Who calls where there are no keys.
+# The caller of a gateway without keys.
 ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
 
 class Gateway:
-    """What the endpoints stand on. Shared by all threads."""
+    """Serves calls from one pool of clients, whatever the caller's dialect. Shared by all threads."""
 
     def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
         self.clock = clock
@@ -190,7 +190,7 @@ def check_model(caller: Caller, alias: str) -> None:
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
 
 
-# Nobody knows when a request in flight will end: soon, as a rule.
+# The wait to hint at: nobody knows when a request in flight will end, and most end soon.
 _SOON = RetryHint(1.0)
 
 
