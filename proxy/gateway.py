@@ -38,7 +38,7 @@ ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
 
 
 class Gateway:
-    """Serves calls from one pool of clients, whatever the caller's dialect. Shared by all threads."""
+    """Serves calls from one pool of clients, in any caller's dialect. Shared by all threads."""
 
     def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
         self.clock = clock
