@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from ...errors import UpstreamRefusal
-from ..chat import ErrorFacts, read_retry_info, unlisted
+from ..chat import ErrorFacts, read_object, read_retry_info, unlisted
 from ..http.headers import read_retry_after
+from ..lenient_json import without_lone
 from .parameters import PARAMETERS
 
 _STATUSES = {
@@ -53,95 +54,62 @@ _BUCKET, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
 _MAX_MESSAGE_CHARS = 2_000
 
 
-class _Error(NamedTuple):
-    """What is read of the object `error` of an answer or of an event."""
-
-    type: str
-    message: str
-    error_code: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    error: msgspec.Raw
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_any = msgspec.json.Decoder()
-
-
-def _error_in(body: bytes) -> msgspec.Raw | None:
-    try:
-        return _answer.decode(unlisted(body)).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _wire_error(raw: msgspec.Raw | None, status: int) -> tuple[_Error, float | None]:
-    """An error as Claude tells it, or as a look-alike does; and the wait that it asks for."""
-    try:
-        found: Any = _any.decode(raw) if raw is not None else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found = {}
-    fields: dict[str, Any] = found if isinstance(found, dict) else {"message": found}
-    kind, message = fields.get("type"), fields.get("message")
-    code = fields.get("code")
-    if isinstance(code, int) and 400 <= code <= 599 and kind not in _STATUSES:
-        kind = _type_of(code)
-    details = fields.get("details")
-    error_code = details.get("error_code") if isinstance(details, dict) else None
-    error = _Error(
-        kind if isinstance(kind, str) and kind else _type_of(status),
-        message if isinstance(message, str) else "",
-        error_code if isinstance(error_code, str) else None,
-    )
-    return error, read_retry_info(fields)
-
-
 def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> ErrorFacts:
     """The facts of an error answer, whatever its body is.
 
     `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
     """
+    text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
+    facts = _facts(_answer(body).get("error", text), status)
     retry_after_s = _retry_after(status, headers, now_s)
-    raw = _error_in(body)
-    if raw is None:
-        text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
-        error, in_body_s = _Error(_type_of(status), text), None
-    else:
-        error, in_body_s = _wire_error(raw, status)
-    return _refusal(status, error, in_body_s if retry_after_s is None else retry_after_s)
+    return facts if retry_after_s is None else facts._replace(retry_after_s=retry_after_s)
 
 
 def refusal_of_event(raw: msgspec.Raw | None) -> UpstreamRefusal:
     """The exception for the error of an event, with the status that its type stands for."""
-    error, retry_after_s = _wire_error(raw, 500)
-    return _refusal(_STATUSES.get(error.type, 500), error, retry_after_s).refusal()
+    answer = {} if raw is None else _answer(b'{"error":%b}' % bytes(raw))
+    return _facts(answer.get("error")).refusal()
 
 
 def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
     """The exception for an error object that was sent as a success; None: there is none."""
-    raw = _error_in(body)
-    return None if raw is None else refusal_of_event(raw)
+    answer = _answer(body)
+    return _facts(answer["error"]).refusal() if "error" in answer else None
 
 
-def _refusal(status: int, error: _Error, retry_after_s: float | None) -> ErrorFacts:
-    message = error.message[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
-    kind = error.type
-    if _is_spent(error):
+def _answer(body: bytes) -> dict[str, Any]:
+    return read_object(without_lone(unlisted(body)))
+
+
+def _facts(error: Any, status: int | None = None) -> ErrorFacts:
+    """An error as Claude tells it, or as a look-alike does; without a status its type has one."""
+    fields: dict[str, Any] = error if isinstance(error, dict) else {"message": error}
+    kind, said, code = _text(fields, "type"), _text(fields, "message"), fields.get("code")
+    if isinstance(code, int) and 400 <= code <= 599 and kind not in _STATUSES:
+        kind = _type_of(code)
+    kind = kind or _type_of(status or 500)
+    status = status or _STATUSES.get(kind, 500)
+    message = said[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
+    if _is_spent(kind, said, fields.get("details")):
         status, kind = 402, "billing_error"
-    code = _CODES.get(kind, kind)
-    if code is None and message.startswith("prompt is too long"):
-        code = "context_length_exceeded"
+    named = _CODES.get(kind, kind)
+    if named is None and message.startswith("prompt is too long"):
+        named = "context_length_exceeded"
     name = message.partition(":")[0]
     param = name if kind == "invalid_request_error" and name in PARAMETERS else None
-    return ErrorFacts(status, message, kind, code, param, retry_after_s)
+    return ErrorFacts(status, message, kind, named, param, read_retry_info(fields))
 
 
-def _is_spent(error: _Error) -> bool:
-    if error.type not in ("invalid_request_error", "billing_error"):
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _is_spent(kind: str, said: str, details: object) -> bool:
+    if kind not in ("invalid_request_error", "billing_error"):
         return False
-    said = error.message.lower()
-    return error.error_code in _SPENT_CODES or any(word in said for word in _SPENT_WORDS)
+    is_told = isinstance(details, dict) and _text(details, "error_code") in _SPENT_CODES
+    return is_told or any(word in said.lower() for word in _SPENT_WORDS)
 
 
 def _type_of(status: int) -> str:

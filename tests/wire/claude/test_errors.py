@@ -234,6 +234,7 @@ def test_wait_in_the_body_is_heeded(listed: bool, headers: dict[str, str], asked
         (b'{"error":{"message":5}}', "the upstream answered with status 500"),
         (b'{"error":{"type":5,"message":"m","details":"x"}}', "m"),
         (b'{"error":{"message":"m","details":{"error_code":7}}}', "m"),
+        (b'{"error":{"message":"m","code":500,"type":[]}}', "m"),
         (b'[{"error":{"message":"m"}},{}]', '[{"error":{"message":"m"}},{}]'),
     ],
 )
