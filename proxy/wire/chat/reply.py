@@ -169,24 +169,21 @@ def read_error(status: int, body: bytes) -> UpstreamRefusal:
     `retry_after_s` is what the body asks for.
     """
     body, error = _enveloped(body)
-    retry_after_s = read_retry_info(error)
+    code = None
     if isinstance(error, dict):
-        message = error.get("message")
         code = error.get("code")
-        return UpstreamRefusal(
-            _text(message)[:MAX_QUOTED_CHARS] or f"the upstream answered {status}",
-            status=status,
-            body=body,
-            upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
-            retry_after_s=retry_after_s,
-        )
-    text = _text(error) if isinstance(error, str) else body.decode("utf-8", "replace").strip()
-    message = text[:MAX_QUOTED_CHARS] or f"the upstream answered {status} without a body"
+        message = _text(error.get("message"))[:MAX_QUOTED_CHARS]
+        message = message or f"the upstream answered {status}"
+    else:
+        text = _text(error) if isinstance(error, str) else body.decode("utf-8", "replace").strip()
+        message = text[:MAX_QUOTED_CHARS] or f"the upstream answered {status} without a body"
+        body = envelope(message, type="upstream_error", code=None)
     return UpstreamRefusal(
         message,
         status=status,
-        body=envelope(message, type="upstream_error", code=None),
-        retry_after_s=retry_after_s,
+        body=body,
+        upstream_code=None if code is None else _text(code)[:MAX_CODE_CHARS],
+        retry_after_s=read_retry_info(error),
     )
 
 
