@@ -82,31 +82,24 @@ class Array(NamedTuple):
         return self.part.at(self.first[place] if place < len(self.first) else self.rest)
 
 
-class Flat:
+class Flat(msgspec.Struct):
     """Schemas that have to hold at once, as one, without references."""
 
-    __slots__ = (
-        *("is_never", "types", "enum", "numbers", "words", "told"),
-        *("objects", "required", "ordering", "arrays", "unions"),
-    )
-
-    def __init__(self) -> None:
-        self.is_never = False
-        self.types: frozenset[str] | None = None
-        self.enum: list[Any] | None = None
-        self.numbers: dict[str, int | float] = {}
-        self.words: dict[str, str] = {}
-        self.told: dict[str, str] = {}
-        self.objects: list[Object] = []
-        self.required: dict[str, None] = {}
-        self.ordering: list[str] = []
-        self.arrays: list[Array] = []
-        self.unions: list[list[Part]] = []
+    is_never: bool = False
+    types: frozenset[str] | None = None
+    enum: list[Any] | None = None
+    numbers: dict[str, int | float] = {}
+    words: dict[str, str] = {}
+    told: dict[str, str] = {}
+    objects: list[Object] = []
+    required: dict[str, None] = {}
+    ordering: list[str] = []
+    arrays: list[Array] = []
+    unions: list[list[Part]] = []
 
     def without_words(self) -> Flat:
         """The same, to add to; `words` and `told` stay with the one that has all options."""
-        made = Flat()
-        made.is_never, made.types, made.enum = self.is_never, self.types, self.enum
+        made = Flat(self.is_never, self.types, self.enum)
         made.numbers = dict(self.numbers)
         made.objects, made.arrays = list(self.objects), list(self.arrays)
         made.required, made.ordering = dict(self.required), self.ordering
