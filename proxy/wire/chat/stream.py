@@ -12,14 +12,7 @@ from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
-from .reply import (
-    Usage,
-    no_choices,
-    objects,
-    read_object,
-    refuse_error_object,
-    refuse_hidden_error,
-)
+from .reply import Usage, no_choices, objects, read_object, refuse_error_object, refuse_hidden_error
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
 MAX_HELD_BYTES = 65_536

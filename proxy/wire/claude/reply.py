@@ -65,7 +65,7 @@ def _completion(message: _Message, model: str, created: int, names: CallersNames
 
 
 def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
-    """Blocks that OpenAI has no place for, such as those of server tools, are left out."""
+    """The assistant's message, without the blocks of server tools and others unknown to OpenAI."""
     text = reasoning = ""
     annotations: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []

@@ -16,16 +16,7 @@ import msgspec
 from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
 from ..sse import DONE
-from .answer import (
-    Block,
-    Citation,
-    Counts,
-    Ending,
-    Said,
-    StopDetails,
-    finish_reason,
-    refusal_text,
-)
+from .answer import Block, Citation, Counts, Ending, Said, StopDetails, finish_reason, refusal_text
 from .errors import refusal_of_event
 from .names import CallersNames, rename_keys
 

@@ -17,13 +17,7 @@ from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
 from . import calls
 from .citations import annotations_of
-from .events import (
-    Candidate,
-    FunctionCall,
-    Part,
-    PromptFeedback,
-    TokenLogprob,
-)
+from .events import Candidate, FunctionCall, Part, PromptFeedback, TokenLogprob
 from .names import Asked
 from .open_calls import OpenCall
 

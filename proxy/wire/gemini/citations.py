@@ -43,7 +43,7 @@ def _grounded(metadata: GroundingMetadata, data: bytes) -> Iterator[Annotation]:
 def _annotation(
     page: Citation | None, segment: Citation | None, data: bytes
 ) -> Iterator[Annotation]:
-    """None for what has no address; without a segment it is for all of the text."""
+    """The annotation for a page that has an address; without a segment it is for all the text."""
     if page is None or not page.uri:
         return
     start, end = (segment.start_index, segment.end_index) if segment else (None, None)
