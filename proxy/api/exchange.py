@@ -112,7 +112,7 @@ class Exchange:
     def keep_transcript(self, held: ExitStack) -> None:
         """Have all of the request written to a file that ends with `held`, if this is wanted."""
         if (log := self.gateway.generation.request_log) is not None:
-            self.transcript = log.begin(self.record, self.environ)
+            self.transcript = Transcript(log, self.record, self.environ)
             held.callback(self.transcript.end)
 
     def upstream_headers(self) -> dict[str, str]:

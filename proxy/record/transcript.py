@@ -46,15 +46,12 @@ class RequestLog:
         self._lock = threading.Lock()  # guards _warned_at
         self._warned_at = -math.inf
 
-    def begin(self, record: Record, environ: Mapping[str, Any]) -> Transcript:
-        """Begin the transcript of a request. Writes nothing yet."""
-        return Transcript(self, record, environ)
-
     def create(self, request_id: str, data: bytes) -> str:
         """Make a new file that holds `data`, and return its path. Raises OSError."""
         with suppress(FileExistsError):  # if it is no directory, to open a file in it fails
             os.mkdir(self.directory, 0o700)
-        stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}-{self._safe(request_id)}"
+        safe_id = _UNSAFE_IN_NAMES.sub("_", self.secrets.mask(request_id))
+        stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}-{safe_id}"
         name, again = f"{stem}.log", 1
         while True:
             path = os.path.join(self.directory, name)
@@ -69,10 +66,6 @@ class RequestLog:
                 raise
             else:
                 return path
-
-    def _safe(self, request_id: str) -> str:
-        masked = self.secrets.mask(request_id)
-        return _UNSAFE_IN_NAMES.sub("_", masked)
 
     def warn(self, error: OSError) -> None:
         """Warn that requests are not logged, once in a while."""
@@ -90,7 +83,7 @@ class RequestLog:
 
 
 class Transcript:
-    """The file of one request, written by the thread that serves it.
+    """The file of one request, written by the thread that serves it. Making it writes nothing.
 
     A unary answer is written when the request is over and its lease is given back. An error is
     written at once, because its answer is made later than that.

@@ -229,7 +229,7 @@ def test_cost_of_a_write_does_not_grow_with_keys(tmp_path: Path) -> None:
         demo = [{"name": "demo", "models": [{"name": "m"}]}]
         place.write_text(json.dumps({"api-keys": keys, "demo": demo}))
         record = Record("req_1", endpoint=CHAT, arrived=0.0)
-        transcripts.append(RequestLog(load_config(place)).begin(record, {}))
+        transcripts.append(Transcript(RequestLog(load_config(place)), record, {}))
 
     def cpu_s(transcript: Transcript) -> float:
         taken = []
