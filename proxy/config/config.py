@@ -30,12 +30,12 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["openai", "gemini", "claude", "demo"]
     provider: str
-    label: str  # unique, without the key: for logs, headers, metrics
+    label: str = ""  # unique, without the key: for logs, headers, metrics
     # Unique, and the same in every configuration that has this client: a digest of its kind, base
     # URL and key (demo: its name), with `#2` and so on for further keyless ones at one URL.
-    identity: str
-    key: Secret  # empty: the upstream wants none
-    base_url: str  # no slash at the end, and no version of the API's; "": in-process
+    identity: str = ""
+    key: Secret = Secret("")  # empty: the upstream wants none
+    base_url: str = ""  # no slash at the end, and no version of the API's; "": in-process
     max_concurrency: int  # requests in flight; 0: no limit
     weight: int
     models: tuple[Model, ...] | None  # None: the upstream's own list

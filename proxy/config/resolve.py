@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,7 +33,6 @@ from .wording import shown
 
 _Entry = TypeVar("_Entry")
 
-_NO_KEY = Secret("")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Versions of the API that a base-url may end with, though its clients know one to put there.
@@ -108,7 +107,7 @@ class _Clients:
                 self._add(
                     msgspec.structs.replace(
                         common,
-                        key=entry.api_key or _NO_KEY,
+                        key=entry.api_key or common.key,
                         max_concurrency=_first(entry.max_concurrency, common.max_concurrency),
                         weight=_first(entry.weight, common.weight),
                         proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
@@ -132,10 +131,6 @@ class _Clients:
             ClientConfig(
                 kind="demo",
                 provider=demo.name,
-                label="",
-                identity="",
-                key=_NO_KEY,
-                base_url="",
                 max_concurrency=demo.max_concurrency,
                 weight=demo.weight,
                 models=self._models(demo.models, at),
@@ -144,19 +139,13 @@ class _Clients:
         )
 
     def _common(self, entry: ProviderEntry | GeminiEntry | ClaudeEntry, at: str) -> ClientConfig:
-        """A client of this upstream, but for its key."""
-        kind: Literal["openai", "gemini", "claude"] = "openai"
-        if not isinstance(entry, ProviderEntry):
-            kind = "gemini" if isinstance(entry, GeminiEntry) else "claude"
+        """A client of this upstream, but for its key, label and identity."""
         base_url = entry.base_url.rstrip("/")
         path = urlsplit(base_url).path
-        version = next((version for version in _VERSIONS[kind] if path.endswith(version)), "")
+        version = next((version for version in _VERSIONS[entry.kind] if path.endswith(version)), "")
         return ClientConfig(
-            kind=kind,
-            provider=entry.name if isinstance(entry, ProviderEntry) else kind,
-            label="",
-            identity="",
-            key=_NO_KEY,
+            kind=entry.kind,
+            provider=entry.name if isinstance(entry, ProviderEntry) else entry.kind,
             base_url=base_url.removesuffix(version).rstrip("/"),
             api_version=version,
             max_concurrency=entry.max_concurrency,

@@ -134,6 +134,7 @@ class _Upstream(_Section, frozen=True, kw_only=True):
 class ProviderEntry(_Upstream, frozen=True, kw_only=True):
     """An upstream that speaks OpenAI's dialect. Without keys: one client that sends none."""
 
+    kind: ClassVar[Literal["openai"]] = "openai"
     foreign: ClassVar[frozenset[str]] = cliproxyapi.PROVIDER
 
     name: Annotated[Name, says("what its clients are called, in the log and in headers")]
@@ -149,6 +150,7 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
 class GeminiEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Google's Gemini API."""
 
+    kind: ClassVar[Literal["gemini"]] = "gemini"
     foreign: ClassVar[frozenset[str]] = cliproxyapi.GEMINI
     shorthand: ClassVar[str] = "api_key"
 
@@ -159,6 +161,7 @@ class GeminiEntry(_Upstream, frozen=True, kw_only=True):
 class ClaudeEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Anthropic's Messages API."""
 
+    kind: ClassVar[Literal["claude"]] = "claude"
     foreign: ClassVar[frozenset[str]] = cliproxyapi.CLAUDE
     shorthand: ClassVar[str] = "api_key"
 
