@@ -168,14 +168,12 @@ class Secrets:
 
 def secrets_of(config: Config) -> Secrets:
     """Collect the secrets of a configuration."""
-    found = {caller.key.reveal(): None for caller in config.callers}
-    for client in config.clients:
-        found[client.key.reveal()] = None
-    headers = {pair: None for client in config.clients for pair in client.headers.items()}
-    for name, value in headers:
-        found.update(dict.fromkeys(_in_header(name, value)))
-    for url in dict.fromkeys(client.proxy_url for client in config.clients):
-        found.update(dict.fromkeys(_in_url(url)))
+    found = {caller.key.reveal() for caller in config.callers}
+    found |= {client.key.reveal() for client in config.clients}
+    for name, value in {pair for client in config.clients for pair in client.headers.items()}:
+        found.update(_in_header(name, value))
+    for url in {client.proxy_url for client in config.clients}:
+        found.update(_in_url(url))
     return Secrets(found)
 
 
