@@ -12,7 +12,7 @@ from ..config import load_config
 from ..server.control import ask_all, running_ports
 from .exit import Exit, Failure
 from .table import count, names, printable, table
-from .totals import ClientSum, add_up
+from .totals import COUNTED, ClientSum, add_up
 
 Answers = list[dict[str, Any]]
 
@@ -98,10 +98,8 @@ def _client_table(sums: list[ClientSum], *, workers: int) -> str:
             (
                 each.label,
                 each.state(workers),
-                f"{each.in_flight}/{each.permits or '∞'}",
-                str(each.waiting),
-                str(each.served),
-                str(each.failed),
+                f"{each.counts['in_flight']}/{each.permits or '∞'}",
+                *(str(each.counts[name]) for name in COUNTED[1:]),
                 _models(each),
             )
             for each in sums

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+COUNTED = ("in_flight", "waiting", "served", "failed")
+
 # The worse, the later. A model in none of these states is ready.
 GRAVITY = ("resting", "on trial", "cooling down", "out of service")
 
@@ -30,7 +32,7 @@ class ClientSum:
     def __init__(self, label: str) -> None:
         self.label = label
         self.permits: int | None = 0  # None: no limit
-        self.in_flight = self.waiting = self.served = self.failed = 0
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
         self._offered: dict[str, list[str]] = {}
         self._asked_for: set[str] = set()
@@ -41,10 +43,8 @@ class ClientSum:
         """Add the facts of one worker (`ClientPool.snapshot`)."""
         own = facts["permits"]
         self.permits = self.permits + own if own and self.permits is not None else None
-        self.in_flight += facts["in_flight"]
-        self.waiting += facts["waiting"]
-        self.served += facts["served"]
-        self.failed += facts["failed"]
+        for name in COUNTED:
+            self.counts[name] += facts[name]
         self._disabled_in += facts["disabled"]
         self._offered |= facts["offered"] or {}
         self._asked_for |= set(facts["models"])
@@ -74,10 +74,7 @@ class ClientSum:
         return {
             "client": self.label,
             "permits": self.permits,
-            "in_flight": self.in_flight,
-            "waiting": self.waiting,
-            "served": self.served,
-            "failed": self.failed,
+            **self.counts,
             "disabled_in_workers": self._disabled_in,
             "troubles": {
                 name: {"state": trouble.state, "for_s": trouble.for_s}
