@@ -6,6 +6,7 @@ application. The figures behind each setting are in `bench/RESULTS.md` and its c
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -57,7 +58,10 @@ def settle() -> None:
     A collection writes to what it looks at, and a page that a worker writes to is no longer shared
     with its master. Workers inherit the settings of malloc.
     """
-    _set_malloc()
+    with contextlib.suppress(OSError, AttributeError):  # another libc, with thresholds of its own
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, value in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX):
+            mallopt(name, value)
     gc.collect()
     gc.freeze()
 
@@ -76,12 +80,3 @@ def tune(core: int | None, threads: int) -> None:
             log.warning("the worker stays unpinned: %s", error)
     sys.setswitchinterval(switch_interval_s(threads))
     gc.freeze()
-
-
-def _set_malloc() -> None:
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another libc, with thresholds of its own
-    for name, value in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX):
-        mallopt(name, value)
