@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import NamedTuple
 
 from flask import Response
@@ -50,7 +49,7 @@ class Route(NamedTuple):
 def routes(gateway: Gateway) -> list[Route]:
     """All of them, for one gateway."""
     doorkeeper = Doorkeeper(gateway)
-    answer = partial(_answer, gateway, doorkeeper)
+    answer = _answering(gateway, doorkeeper)
     facts = Facts(gateway, doorkeeper, ["/v1/models", *DIALECTS, "/healthz", "/readyz"])
     return [
         Route("/", ("GET",), facts.about),
@@ -62,25 +61,29 @@ def routes(gateway: Gateway) -> list[Route]:
     ]
 
 
-def _answer(gateway: Gateway, doorkeeper: Doorkeeper, exchange: Exchange) -> Response:
-    """A request in a dialect."""
-    record = exchange.record
-    with ExitStack() as held:
-        exchange.keep_transcript(held)
-        gateway.keep(record, held)
-        caller = doorkeeper.admit(exchange.environ)
-        gateway.admit(caller, record, held)
-        ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
-        body, headers = gateway.serve(
-            ask,
-            caller,
-            exchange.connection,
-            record=record,
-            held=held,
-            transcript=exchange.transcript,
-        )
-        if not isinstance(body, StreamBody):
-            return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
-        if body.is_opened:
-            headers = {**headers, **exchange.attempt_headers()}
-        return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
+def _answering(gateway: Gateway, doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
+    """The view for a request in a dialect."""
+
+    def answer(exchange: Exchange) -> Response:
+        record = exchange.record
+        with ExitStack() as held:
+            exchange.keep_transcript(held)
+            gateway.keep(record, held)
+            caller = doorkeeper.admit(exchange.environ)
+            gateway.admit(caller, record, held)
+            ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
+            body, headers = gateway.serve(
+                ask,
+                caller,
+                exchange.connection,
+                record=record,
+                held=held,
+                transcript=exchange.transcript,
+            )
+            if not isinstance(body, StreamBody):
+                return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
+            if body.is_opened:
+                headers = {**headers, **exchange.attempt_headers()}
+            return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
+
+    return answer
