@@ -85,7 +85,7 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     messages = fields.get("messages")
     if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
-    has_lists = messages is not None and _may_have_lists(bytes(messages))
+    has_lists = messages is not None and _may_have_lists(text, messages)
     if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
         return ChatRequest(body, model, stream)
     read = read_messages(messages) if messages and (has_lists or "functions" in fields) else []
@@ -94,18 +94,22 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     return ChatRequest(body, model, stream, made_names(fields, read))
 
 
-def _may_have_lists(messages: bytes) -> bool:
+def _may_have_lists(text: bytes, messages: Raw) -> bool:
     """Whether the messages may have parts or calls. Much quicker than a parse of long prose.
 
+    All of the text is looked at, which needs no copy: a list elsewhere costs a parse for nothing.
     Looking for one byte is quick as long as it is rare. In code it is not, and a parse is quicker.
     """
-    at = 0  # there the messages begin
+    is_own = memoryview(messages)[1:2] in _BEFORE_ITEM  # one bracket is where the messages begin
+    at = -1
     for _ in range(_MAX_LOOKS):
-        at = messages.find(b"[", at + 1)
+        at = text.find(b"[", at + 1)
         if at < 0:
             return False
-        if messages[at + 1 : at + 2] in _BEFORE_ITEM:
-            return True
+        if text[at + 1 : at + 2] in _BEFORE_ITEM:
+            if not is_own:
+                return True
+            is_own = False
     return True
 
 
