@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.claude import api, errors, models
@@ -30,20 +26,9 @@ class ClaudeClient(RemoteClient):
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
         super().__init__(config, transport, api.headers(config.key.reveal(), config.headers))
 
-    def send(
-        self,
-        request: wire.ChatRequest,
-        *,
-        model: str,
-        headers: Mapping[str, str],
-        caller: CallerConnection,
-        deadline: float,
-    ) -> SocketReply:
+    def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         chat = call_ids.strip(request.body, [call_ids.THOUGHT])
-        body = to_request(chat, model=model, stream=request.stream)
-        return self._post(
-            api.MESSAGES_PATH, body, headers=headers, caller=caller, deadline=deadline
-        )
+        return api.MESSAGES_PATH, to_request(chat, model=model, stream=request.stream)
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         names = CallersNames(lambda: request.body)

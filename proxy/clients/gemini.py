@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..net.exchange import SocketReply
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..wire import call_ids
@@ -35,24 +34,10 @@ class GeminiClient(RemoteClient):
     def substitutes(self, model: str) -> Sequence[str]:
         return models.preview_of(model, listed=self._listed)
 
-    def send(
-        self,
-        request: wire.ChatRequest,
-        *,
-        model: str,
-        headers: Mapping[str, str],
-        caller: CallerConnection,
-        deadline: float,
-    ) -> SocketReply:
+    def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         chat = call_ids.strip(request.body, [call_ids.THINKING])
         body = to_request(chat, model=model, stream=request.stream)
-        return self._post(
-            path(model, stream=request.stream),
-            body,
-            headers=headers,
-            caller=caller,
-            deadline=deadline,
-        )
+        return path(model, stream=request.stream), body
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         chat = to_chat(

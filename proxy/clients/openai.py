@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.completions.request import SPEECH as COMPLETIONS
@@ -42,20 +39,11 @@ class OpenAIClient(RemoteClient):
             self._paths[COMPLETIONS] = "/completions"
         self.speaks = self._paths.keys()
 
-    def send(
-        self,
-        request: wire.ChatRequest,
-        *,
-        model: str,
-        headers: Mapping[str, str],
-        caller: CallerConnection,
-        deadline: float,
-    ) -> SocketReply:
+    def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         body = request.for_model(model)
         if self._strips_ids and request.speech == wire.HUB:
             body = call_ids.strip(body)
-        path = self._paths[request.speech]
-        return self._post(path, body, headers=headers, caller=caller, deadline=deadline)
+        return self._paths[request.speech], body
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         refusal = wire.read_error(reply.status, body)

@@ -12,6 +12,7 @@ from ..net.exchange import SocketReply
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..version import USER_AGENT
+from ..wire.chat import ChatRequest
 from ..wire.http.headers import merged
 from ..wire.model_list import ModelPage
 from .base import Client, read_whole
@@ -41,18 +42,23 @@ class RemoteClient(Client):
         self._heads: dict[str, bytes] = {}  # by path: one or two for each model that is asked for
 
     @abstractmethod
+    def _asked(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
+        """The path of a request and its body, as this upstream takes it; raises InvalidRequest."""
+
+    @abstractmethod
     def _page(self, body: bytes) -> ModelPage:
         """Read one page of the model list; raises UpstreamInvalid."""
 
-    def _post(
+    def send(
         self,
-        path: str,
-        body: bytes,
+        request: ChatRequest,
         *,
+        model: str,
         headers: Mapping[str, str],
         caller: CallerConnection,
         deadline: float,
     ) -> SocketReply:
+        path, body = self._asked(request, model)
         head = self._heads.get(path)
         if head is None:
             ours = merged({"Content-Type": "application/json"}, self._lines)
