@@ -316,7 +316,7 @@ MUTANTS = [
        "sock.__class__ = LimitedTLSSocket", "pass",
        "hostile/test_receiving.py", "-k", "slowly"),
     # Gemini's requests and answers
-    _m("results of equal ids are one", "wire/call_results.py",
+    _m("results of equal ids are one", "wire/tool_calls.py",
        "calls.pop(0) if calls[1:] else calls[0]", "calls[0]",
        "wire/gemini/test_turns.py", "-k", "equal_ids"),
     _m("an unanswered call is left so", "wire/gemini/turns.py",

@@ -7,7 +7,7 @@ from ..errors import UpstreamRefusal
 from ..net.transport import Transport
 from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.claude import api, errors, models
+from ..wire.claude import api, errors
 from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_request
@@ -21,7 +21,7 @@ from .remote import RemoteClient
 class ClaudeClient(RemoteClient):
     """One API key of Anthropic's."""
 
-    models_path = models.PATH
+    models_path = api.MODELS_PATH
 
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
         super().__init__(config, transport, api.headers(config.key.reveal(), config.headers))
@@ -50,4 +50,4 @@ class ClaudeClient(RemoteClient):
         return refusal
 
     def _page(self, body: bytes) -> ModelPage:
-        return models.read_page(body)
+        return api.read_page(body)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamInvalid
-from proxy.wire.claude.models import read_page as read_claude
+from proxy.wire.claude.api import read_page as read_claude
 from proxy.wire.gemini.models import read_page as read_gemini
 from proxy.wire.model_list import ModelPage, read_list, read_text
 

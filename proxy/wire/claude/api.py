@@ -1,12 +1,15 @@
-"""Path and headers of Anthropic's API (platform.claude.com/docs/en/api/overview, 2026-11)."""
+"""Paths, headers and model list of Anthropic's API (platform.claude.com/docs/en/api, 2026-11)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from ..http.headers import merged
+from ..model_list import ModelPage, read_list, read_text
 
 MESSAGES_PATH = "/v1/messages"
+MODELS_PATH = "/v1/models?limit=1000"  # the largest page
 
 # Not 2026-10-21: that one refuses `temperature` and `top_p` for every model, this one takes them
 # where the model does (docs/en/api/migration-2026-10-21). Nothing else that we send differs.
@@ -29,3 +32,20 @@ def headers(api_key: str, more: Mapping[str, str]) -> dict[str, str]:
         "anthropic-beta": ",".join([BETAS, *betas]),
     }
     return merged(ours, {n: value for n, value in more.items() if n.lower() != "anthropic-beta"})
+
+
+def read_page(body: bytes) -> ModelPage:
+    """The models that can be asked for: a retired one stays in the list, but requests for it fail.
+
+    Raises UpstreamInvalid if `body` is no JSON.
+    """
+    entries, around = read_list(body)
+    ids = [
+        read_text(entry, "id", "name") for entry in entries if entry.get("lifecycle") != "retired"
+    ]
+    last_id = read_text(around, "last_id")
+    has_next = around.get("has_more") is True and last_id
+    return ModelPage(
+        list(filter(None, ids)),
+        f"{MODELS_PATH}&after_id={quote(last_id, safe='')}" if has_next else None,
+    )

@@ -17,9 +17,8 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..call_ids import THINKING
-from ..call_results import CallResults
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import ToolCall, calls_of
+from ..tool_calls import CallResults, ToolCall, calls_of
 from . import chat
 from .names import rename_keys, wire_name
 from .parts import Block, assistant_text, content_blocks, text_block

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UpstreamInvalid
-from ..chat import unlisted
+from ..chat import Usage, unlisted, usage_object
 from .errors import read_status
 
 
@@ -154,3 +154,23 @@ def read(body: bytes) -> Response:
     if response.error is not None:
         raise read_status(response.error).refusal()
     return response
+
+
+def tokens(told: UsageMetadata) -> Usage:
+    """Gemini counts thoughts beside the candidates and tool results beside the prompt."""
+    return Usage(
+        (told.prompt_token_count or 0) + (told.tool_use_prompt_token_count or 0),
+        (told.candidates_token_count or 0) + (told.thoughts_token_count or 0),
+    )
+
+
+def chat_usage(told: UsageMetadata | None) -> dict[str, Any]:
+    """The object `usage` of a chat completion; `told`: None if the answer told none."""
+    told = told or UsageMetadata()
+    details = told.prompt_tokens_details or ()
+    return usage_object(
+        tokens(told),
+        reasoning_tokens=told.thoughts_token_count or 0,
+        cached_tokens=told.cached_content_token_count or 0,
+        audio_tokens=sum(each.token_count for each in details if each.modality == "AUDIO"),
+    )

@@ -9,8 +9,8 @@ import msgspec
 from ...errors import UpstreamInvalid
 from . import events
 from .choice import Choice, Delta, logprobs_of
+from .events import chat_usage
 from .names import Asked
-from .usage import chat_usage
 
 
 def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: str) -> bytes:

@@ -18,8 +18,8 @@ from ..chat import Usage
 from ..sse import DONE
 from . import events
 from .choice import Choice, Delta, logprobs_of
+from .events import chat_usage, tokens
 from .names import Asked
-from .usage import chat_usage, tokens
 
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -15,9 +15,8 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ...errors import InvalidRequest
-from ..call_results import CallResults
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import ToolCall, calls_of
+from ..tool_calls import CallResults, ToolCall, calls_of
 from . import calls, chat, media
 from .family import Family
 from .names import wire_name

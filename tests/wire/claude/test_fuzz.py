@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import InvalidRequest, UpstreamError, UpstreamInvalid
+from proxy.wire.claude.api import read_page
 from proxy.wire.claude.errors import read_error
-from proxy.wire.claude.models import read_page
 from proxy.wire.claude.parameters import PARAMETERS
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
