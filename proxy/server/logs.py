@@ -14,7 +14,6 @@ import socket
 import stat
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -37,26 +36,10 @@ def set_up_logs(*, debug: bool) -> None:
     logging.logThreads = logging.logMultiprocessing = False
     if not log.handlers:
         handler = _LineHandler()
-        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False
         logging.getLogger("gunicorn.error").addFilter(_is_ours_to_tell)
-
-
-class _LineFormatter(logging.Formatter):
-    """Formats as logging does, but makes the text of the time once a second only."""
-
-    _second: tuple[int, str] = (-1, "")
-
-    def formatTime(  # noqa: N802, logging's own name
-        self, record: logging.LogRecord, datefmt: str | None = None
-    ) -> str:
-        second, text = self._second
-        if second != int(record.created):
-            second = int(record.created)
-            text = time.strftime(self.default_time_format, time.localtime(second))
-            self._second = (second, text)
-        return f"{text},{int(record.msecs):03}"
 
 
 def unblock_gunicorns_logs() -> None:
