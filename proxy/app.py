@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Request
-from flask.sessions import NullSession, SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.routing import Map, MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
@@ -29,19 +28,8 @@ def create_app(
     return app
 
 
-class _Sessions(SecureCookieSessionInterface):
-    """Opens a session only if the application was given a secret key."""
-
-    _none = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        return super().open_session(app, request) if app.config["SECRET_KEY"] else self._none
-
-
 class _Application(Flask):
     """Flask without work that it repeats for each request, though its result is always the same."""
-
-    session_interface = _Sessions()
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         if request is None or "HTTP_UPGRADE" in request.environ or self._tells_hosts_apart():
