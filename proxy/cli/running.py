@@ -9,7 +9,8 @@ import sys
 from typing import Any
 
 from ..config import load_config
-from ..server.control import ask_all, running_ports
+from ..server.control.paths import ports as running_ports
+from ..server.control.query import ask_all
 from .exit import Exit, Failure
 from .table import count, names, printable, table
 from .totals import COUNTED, ClientSum, add_up

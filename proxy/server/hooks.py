@@ -16,7 +16,8 @@ from typing import Any
 from ..config import Config
 from ..errors import ConfigError
 from .addresses import check_addresses, note_bound, servable
-from .control import Control, forget
+from .control.listener import Control
+from .control.paths import forget
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
 

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from proxy.server.control import ask_all
+from proxy.server.control.query import ask_all
 from tests.faults.dialects import DIALECTS, TEXT, Dialect
 from tests.faults.faults import (
     FAULTS,

@@ -22,10 +22,10 @@ from proxy.cli.running import _heading
 from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
-from proxy.server.control import Control, ask_all, forget, running_ports
-from proxy.server.control.listener import _MOST_ASKERS, MAX_REQUEST_BYTES
-from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S
-from proxy.server.control.query import read_line
+from proxy.server.control.listener import _MOST_ASKERS, MAX_REQUEST_BYTES, Control
+from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S, forget
+from proxy.server.control.paths import ports as running_ports
+from proxy.server.control.query import ask_all, read_line
 from proxy.version import __version__
 
 # Nobody listens on it. Of this process alone, because all look into /tmp, too.

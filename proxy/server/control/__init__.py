@@ -19,12 +19,3 @@ paths     where the sockets are, and whose
 listener  a worker's end
 query     the command line's end
 """
-
-from __future__ import annotations
-
-from .listener import Control
-from .paths import forget
-from .paths import ports as running_ports
-from .query import ask_all
-
-__all__ = ["Control", "ask_all", "forget", "running_ports"]

@@ -9,10 +9,9 @@
     reply.py      Message -> chat.completion
     stream.py     event stream -> chat.completion.chunk
     errors.py     error answers and error events
-    models.py     the list of models
     families.py   what each model family accepts
     thinking.py   thinking blocks on their way through a caller that speaks OpenAI
-    api.py        path and headers
+    api.py        paths, headers, the list of models
 
 Facts are from platform.claude.com/docs and the types of the `anthropic` SDK 2.12, read 2026-11.
 """
