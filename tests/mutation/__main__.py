@@ -27,7 +27,8 @@ from .trial import Bench, Outcome
 ROOT = Path(__file__).parents[2]
 COPIED = (
     *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
-    *("Makefile", "config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml"),
+    *("Makefile", "config.yaml", "constraints.txt", "gunicorn.conf.py", "setup.cfg"),
+    "pyproject.toml",
 )
 NOTICED_SHARE = 0.96
 
