@@ -161,7 +161,7 @@ def test_the_clients_of_a_provider_share_one_list() -> None:
     assert (refused.fetches, upstream.fetches) == (1, 1)
 
 
-def test_a_list_is_kept_for_5_minutes() -> None:
+def test_a_list_is_kept_for_5_minutes(gate: threading.Event) -> None:
     """Then the next need has it fetched again, and is served from the old one."""
     upstream = Upstream("one")
     desk = Desk(discovering("a", upstream))
@@ -172,7 +172,9 @@ def test_a_list_is_kept_for_5_minutes() -> None:
     desk.settle()
     assert upstream.fetches == 1
     desk.clock.now += 1
+    upstream.gate = gate
     assert desk.aliases() == ["one"]
+    gate.set()
     desk.settle()
     assert desk.aliases() == ["two"]
     assert upstream.fetches == 2
