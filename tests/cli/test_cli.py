@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +28,7 @@ from tests.support.commandline import COMMAND, Instance, Shell, provider, servin
 from tests.support.gateway import PATIENCE_S, ROOT
 from tests.support.key_tables import fields_of
 from tests.support.server import free_port
-from tests.support.upstream import MODEL, Upstream, json_reply
+from tests.support.upstream import MODEL, Received, Reply, Upstream, json_reply
 
 GOOD = "sk-good-0123456789-aaaa"
 BAD = "sk-bad-0123456789-bbbb"
@@ -270,6 +271,22 @@ def test_probe_tells_latency_and_models(shell: Shell, upstream: Upstream) -> Non
     assert re.search(r"^  beta/.* ok, lists 1 model, but not unheard-of$", out, re.MULTILINE)
     assert re.search(r"^  demo +\d+ ms  ok, lists 1 model$", out, re.MULTILINE)
     assert {one.key for one in upstream.received()} == {GOOD, BAD}
+
+
+def test_clients_are_probed_side_by_side(shell: Shell, upstream: Upstream) -> None:
+    """A silent one holds up none of the others: each list waits here until all are asked for."""
+    all_asked = threading.Barrier(3)
+    listing = upstream.pages["/v1/models"]
+    assert callable(listing)
+
+    def listed_together(request: Received) -> Reply:
+        all_asked.wait(PATIENCE_S)
+        return listing(request)
+
+    upstream.pages["/v1/models"] = listed_together
+    shell.write({"openai-compatibility": [provider("alpha", upstream.url, GOOD, BAD, COLD)]})
+    status, out, _ = shell.run("check", "--probe")
+    assert status == 0, out
 
 
 def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream: Upstream) -> None:
