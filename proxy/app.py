@@ -24,7 +24,7 @@ def create_app(
     proxy = Proxy(config)
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
-    app.register_error_handler(Exception, make_error_handler(proxy.gateway))
+    app.register_error_handler(Exception, make_error_handler(proxy.gateway_of(app)))
     return app
 
 

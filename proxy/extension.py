@@ -4,48 +4,110 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
-from flask import Flask
+from flask import Flask, has_app_context
+from flask.globals import app_ctx
 
 from .api.blueprint import make_blueprint
 from .config import Config, load_config
 from .gateway import Gateway
 
+Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
+
 
 class Proxy:
     """The gateway as a Flask extension. One may be mounted in several applications.
 
-        Proxy("config.yaml").init_app(app, url_prefix="/llm")
+        proxy = Proxy()
+        proxy.init_app(app, url_prefix="/llm")
 
     Its paths, errors and hooks stay under the prefix and change nothing else in the application.
-    `config` is a path, a mapping of the file's shape, or a loaded `Config`; None means
-    `$PROXY_CONFIG`, else `./config.yaml`. `name` tells several in one application apart: each is
-    `app.extensions["proxy"][name]`. May be made and mounted before a fork. Raises ConfigError.
+    The configuration is a path, a mapping of the file's shape, or a loaded `Config`. The first of
+    these that is there counts: `config`, whose one gateway serves all applications; the
+    application's setting POOLPROXY_CONFIG; `$PROXY_CONFIG`; `./config.yaml`. Without `config` each
+    application has a gateway of its own, made by `init_app`, and a path in its setting is relative
+    to its root. `Proxy(app)` is short for `Proxy(None, app)`.
+
+    `name` tells several in one application apart: each is `app.extensions["proxy"][name]`, and
+    reads POOLPROXY_NAME_CONFIG (its name, in capitals) instead. May be made and mounted before a
+    fork. Raises ConfigError.
     """
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
+        config: Source | Flask | None = None,
         app: Flask | None = None,
         *,
         name: str = "proxy",
         url_prefix: str = "",
     ) -> None:
+        if isinstance(config, Flask):
+            config, app = None, config
         self.name = name
-        self.config = config if isinstance(config, Config) else load_config(config)
-        self.gateway = Gateway(self.config)
+        self._url_prefix = url_prefix
+        self._source = config
+        self._own = None if config is None else Gateway(self._read(None))
+        self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
         if app is not None:
-            self.init_app(app, url_prefix=url_prefix)
+            self.init_app(app)
 
-    def init_app(self, app: Flask, *, url_prefix: str = "") -> None:
+    def init_app(self, app: Flask, *, url_prefix: str | None = None) -> None:
         """Mount the endpoints in `app` below `url_prefix`, or at all paths without another route.
 
-        Raises RuntimeError if one of this name is mounted there already.
+        Left out, the prefix is the constructor's. Raises ConfigError, and RuntimeError if one of
+        this name is mounted there already.
         """
         instances = app.extensions.setdefault("proxy", {})
         if self.name in instances:
             raise RuntimeError(f"a Proxy named {self.name!r} is mounted already: give it a name=")
-        prefix = f"/{url_prefix.strip('/')}".rstrip("/")
-        app.register_blueprint(make_blueprint(self.gateway, self.name), url_prefix=prefix)
+        gateway = self._own or Gateway(self._read(app))
+        given = self._url_prefix if url_prefix is None else url_prefix
+        prefix = f"/{given.strip('/')}".rstrip("/")
+        app.register_blueprint(make_blueprint(gateway, self.name), url_prefix=prefix)
+        self._gateways[app] = gateway
         instances[self.name] = self
+
+    def gateway_of(self, app: Flask) -> Gateway:
+        """The gateway that serves `app`; raises RuntimeError if this is not mounted there."""
+        if app not in self._gateways:
+            raise RuntimeError(f"the Proxy {self.name!r} is not mounted in the app {app.name!r}")
+        return self._gateways[app]
+
+    @property
+    def gateway(self) -> Gateway:
+        """That of the current application, else the only one there is; else raises RuntimeError."""
+        if self._own is not None:
+            return self._own
+        if has_app_context() and (found := self._gateways.get(app_ctx.app)) is not None:
+            return found
+        gateways = list(self._gateways.values())
+        if not gateways:
+            raise RuntimeError(
+                f"the Proxy {self.name!r} has neither a configuration nor an application yet: "
+                "give it one of them first"
+            )
+        if len(gateways) > 1:
+            raise RuntimeError(
+                f"the Proxy {self.name!r} has {len(gateways)} applications: enter the "
+                "`app_context()` of the one that is meant"
+            )
+        return gateways[0]
+
+    @property
+    def config(self) -> Config:
+        """The present configuration of `gateway`."""
+        return self.gateway.config
+
+    def _read(self, app: Flask | None) -> Config:
+        """The configuration for `app`, as it is now; raises ConfigError."""
+        source = self._source
+        if source is None and app is not None:
+            key = "POOLPROXY_CONFIG"
+            if self.name != "proxy":
+                key = f"POOLPROXY_{self.name.upper().replace('-', '_')}_CONFIG"
+            source = app.config.get(key)
+            if source and isinstance(source, (str, os.PathLike)):
+                source = os.path.join(app.root_path, source)
+        return source if isinstance(source, Config) else load_config(source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -17,7 +18,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, TestResponse
 
-from proxy import Proxy
+from proxy import ConfigError, Proxy
+from proxy.config import load_config
+from proxy.gateway import Gateway
 from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
 
 CONFIG: dict[str, Any] = {"demo": [{"name": "demo", "delay-ms": 0}]}
@@ -366,6 +369,104 @@ def test_one_instance_in_applications_of_a_factory() -> None:
         assert (
             app.test_client().post(f"{prefix}/v1/chat/completions", json=ASKED).status_code == 200
         )
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, which has no configuration; nor does the environment name one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROXY_CONFIG", raising=False)
+    return tmp_path
+
+
+def demo_of(provider: str) -> dict[str, Any]:
+    return {"demo": [{"name": provider}]}
+
+
+def write(path: Path, provider: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(demo_of(provider)))
+
+
+def provider_of(gateway: Gateway) -> str:
+    """Of its only client: which configuration it is."""
+    return gateway.config.clients[0].provider
+
+
+def test_applications_with_configurations_of_their_own(empty: Path) -> None:
+    """A gateway each, chosen by the current application; nothing is read before `init_app`."""
+    proxy = Proxy(url_prefix="/llm")
+    apps = [Flask(name) for name in ("one", "two")]
+    with pytest.raises(RuntimeError, match="neither a configuration nor an application"):
+        _ = proxy.gateway
+    for app in apps:
+        app.config["POOLPROXY_CONFIG"] = demo_of(app.name)
+        proxy.init_app(app)
+        assert app.extensions["proxy"]["proxy"] is proxy
+        with app.app_context():
+            assert proxy.gateway is proxy.gateway_of(app)
+            assert provider_of(proxy.gateway) == proxy.config.clients[0].provider == app.name
+        assert app.test_client().get("/llm/readyz").status_code == 200
+    with pytest.raises(RuntimeError, match="2 applications: enter the `app_context"):
+        _ = proxy.gateway
+    with pytest.raises(RuntimeError, match="not mounted in the app 'three'"):
+        proxy.gateway_of(Flask("three"))
+
+
+def test_only_gateway_needs_no_application_context(empty: Path) -> None:
+    """Nor is it another one inside an application in which it is not mounted."""
+    app = Flask("one")
+    app.config["POOLPROXY_CONFIG"] = demo_of("one")
+    proxy = Proxy(app, url_prefix="/llm")
+    assert proxy.gateway is proxy.gateway_of(app)
+    with Flask("two").app_context():
+        assert proxy.gateway is proxy.gateway_of(app)
+    given = Proxy(demo_of("given"))
+    given.init_app(app := Flask("three"))
+    assert given.gateway is given.gateway_of(app)
+    assert provider_of(given.gateway) == "given"
+
+
+def test_order_of_configurations(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument, the application's setting, `$PROXY_CONFIG`, `./config.yaml`.
+
+    A path is seen from the working directory, or from the application's root if it is a setting.
+    """
+    app_root = empty / "root"
+    write(empty / "config.yaml", "default")
+    write(empty / "env.yaml", "env")
+    write(empty / "llm.yaml", "argument")
+    write(app_root / "llm.yaml", "setting")
+
+    def found(source: Any = None, *, name: str = "proxy", **settings: Any) -> str:
+        app = Flask("theirs", root_path=str(app_root))
+        app.config.update(settings)
+        proxy = Proxy(source, app, name=name)
+        return provider_of(proxy.gateway_of(app))
+
+    assert found() == found(POOLPROXY_CONFIG=None) == found(POOLPROXY_CONFIG="") == "default"
+    monkeypatch.setenv("PROXY_CONFIG", "env.yaml")
+    assert found() == found(POOLPROXY_OTHER_CONFIG="none.yaml") == "env"
+    assert found(POOLPROXY_CONFIG="llm.yaml") == "setting"
+    assert found(POOLPROXY_CONFIG=Path("llm.yaml")) == "setting"
+    assert found(POOLPROXY_CONFIG=str(empty / "llm.yaml")) == "argument"
+    assert found(POOLPROXY_CONFIG=demo_of("mapping")) == "mapping"
+    assert found(POOLPROXY_CONFIG=load_config(demo_of("loaded"))) == "loaded"
+    assert found("llm.yaml", POOLPROXY_CONFIG="none.yaml") == "argument"
+    settings = {"POOLPROXY_CONFIG": "none.yaml", "POOLPROXY_SECOND_ONE_CONFIG": "llm.yaml"}
+    assert found(name="second-one", **settings) == "setting"
+
+
+def test_configuration_that_cannot_be_served_is_told_by_init_app(empty: Path) -> None:
+    """With the path that was looked at; the application is as it was, and may be given another."""
+    app = Flask("theirs", root_path=str(empty))
+    app.config["POOLPROXY_CONFIG"] = "none.yaml"
+    proxy = Proxy()
+    with pytest.raises(ConfigError, match=f"{empty}/none.yaml: cannot be read"):
+        proxy.init_app(app)
+    app.config["POOLPROXY_CONFIG"] = demo_of("there")
+    proxy.init_app(app)
+    assert provider_of(proxy.gateway) == "there"
 
 
 def test_below_a_dispatcher(app: Flask) -> None:

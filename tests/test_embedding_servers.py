@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -268,16 +266,3 @@ def test_werkzeug_server_gives_up_a_slow_body(upstream: Upstream, sent: bytes) -
     proxy.gateway.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body_too_slow" in answer
-
-
-def test_configuration_is_found_as_documented(tmp_path: Path, monkeypatch: Any) -> None:
-    """A path, `$PROXY_CONFIG`, or `./config.yaml`."""
-    path = tmp_path / "config.yaml"
-    path.write_text("demo: [{name: found}]")
-    monkeypatch.delenv("PROXY_CONFIG", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert Proxy().config.clients[0].provider == "found"
-    monkeypatch.chdir(os.sep)
-    assert Proxy(path).config.clients[0].provider == "found"
-    monkeypatch.setenv("PROXY_CONFIG", str(path))
-    assert Proxy().config.clients[0].provider == "found"

@@ -121,7 +121,7 @@ class Hooks:
         ports = [name[1] for name in names if isinstance(name, tuple)]
         try:
             self._control = Control(
-                proxies["proxy"].gateway,
+                proxies["proxy"].gateway_of(worker.wsgi),
                 port=ports[0] if ports else self._config.port,
                 instance=_instance(worker.ppid),
                 predecessor=os.environ.get(_PREDECESSOR, ""),
