@@ -18,21 +18,30 @@ from __future__ import annotations
 import importlib
 import typing
 
-from .errors import ConfigError, ProxyError
+from .errors import ConfigError, ProxyError, Refused
 from .version import __version__
 
 if typing.TYPE_CHECKING:
     from .app import create_app
+    from .config import Caller
     from .extension import Proxy
 
-__all__ = ["ConfigError", "Proxy", "ProxyError", "__version__", "create_app"]
+__all__ = [
+    "Caller",
+    "ConfigError",
+    "Proxy",
+    "ProxyError",
+    "Refused",
+    "__version__",
+    "create_app",
+]
 
-_WITH_FLASK = {"Proxy": ".extension", "create_app": ".app"}
+_LATER = {"Caller": ".config", "Proxy": ".extension", "create_app": ".app"}
 
 
 def __getattr__(name: str) -> object:
-    """What needs Flask is imported when it is asked for: the gateway does without."""
-    if name not in _WITH_FLASK:
+    """What needs other packages is imported when it is asked for: the gateway needs no Flask."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_WITH_FLASK[name], __name__), name)
+    value = globals()[name] = getattr(importlib.import_module(_LATER[name], __name__), name)
     return value

@@ -130,6 +130,8 @@ class InvalidKey(CallerError):
 
 
 class Refused(CallerError):
+    """The caller is known and may not do this. An application's `authenticate` may raise it."""
+
     status = 403
     code = "forbidden"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from .dialects.base import Ask
 from .errors import (
     CallerLimitReached,
     ModelNotFound,
-    PoolError,
     ProxyError,
     RetryHint,
     TooManyInFlight,
@@ -34,7 +34,7 @@ from .request.stream import StreamBody
 from .request.waits import Waits
 
 # The caller of a gateway without keys.
-ANYONE = Caller(name="", key=Secret(""), models=None, max_concurrency=0)
+ANYONE = Caller("")
 
 
 class Gateway:
@@ -44,11 +44,9 @@ class Gateway:
         self.clock = clock
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
-        self._limit = InFlightLimit(
-            TooManyInFlight, "requests are in flight already (max-requests-in-flight)"
-        )
-        self._limits: dict[str | Secret, InFlightLimit] = {}  # of callers, by their identities
-        self._set_limits(config)
+        self._limit = InFlightLimit()
+        self._callers = CallersInFlight()
+        self._limit.limit = config.max_requests_in_flight
 
     @property
     def config(self) -> Config:
@@ -62,22 +60,8 @@ class Gateway:
         """
         new = Generation.of(config, self.clock)
         self.pool.adopt(new.clients, new.registry.table)
-        self._set_limits(config)
+        self._limit.limit = config.max_requests_in_flight  # the places that are taken count on
         self.generation = new
-
-    def _set_limits(self, config: Config) -> None:
-        """Change the limits in force; the places that are taken count on."""
-        self._limit.limit = config.max_requests_in_flight
-        limits = {}
-        for caller in config.callers:
-            if caller.max_concurrency:
-                limit = self._limits.get(caller.identity) or InFlightLimit(
-                    CallerLimitReached,
-                    "requests with this API key are in flight already (its max-concurrency)",
-                )
-                limit.limit = caller.max_concurrency
-                limits[caller.identity] = limit
-        self._limits = limits
 
     def keep(self, record: Record, held: ExitStack) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end."""
@@ -101,8 +85,9 @@ class Gateway:
         record.caller = caller.name
         if LOST.notes:
             LOST.give_back()
-        if self._limits and (own := self._limits.get(caller.identity)) is not None:
-            held.enter_context(own)
+        if caller.max_concurrency:
+            self._callers.take(caller)
+            held.callback(self._callers.give_back, caller)
         held.enter_context(self._limit)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
@@ -197,10 +182,8 @@ _SOON = RetryHint(1.0)
 class InFlightLimit:
     """A counter with a limit: takes a place, or raises at once. Never waits."""
 
-    def __init__(self, refusal: type[PoolError], what: str) -> None:
+    def __init__(self) -> None:
         self.limit = 0
-        self._refusal = refusal
-        self._what = what
         self._lock = threading.Lock()  # guards _taken
         self._taken = 0
 
@@ -210,8 +193,38 @@ class InFlightLimit:
             if not is_full:
                 self._taken += 1
         if is_full:
-            raise self._refusal(f"{self.limit} {self._what}", hint=_SOON)
+            raise TooManyInFlight(
+                f"{self.limit} requests are in flight already (max-requests-in-flight)", hint=_SOON
+            )
 
     def __exit__(self, *raised: object) -> None:
         with self._lock:
             self._taken -= 1
+
+
+class CallersInFlight:
+    """How many requests each limited caller has in flight. One that has none is forgotten."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _taken
+        self._taken = Counter[str | Secret]()  # by the callers' identities
+
+    def take(self, caller: Caller) -> None:
+        """Take one of the caller's places; raises CallerLimitReached at once. Never waits."""
+        with self._lock:
+            is_full = self._taken[caller.identity] >= caller.max_concurrency
+            if not is_full:
+                self._taken[caller.identity] += 1
+        if is_full:
+            raise CallerLimitReached(
+                f"{caller.max_concurrency} requests of this caller are in flight already "
+                "(its max-concurrency)",
+                hint=_SOON,
+            )
+
+    def give_back(self, caller: Caller) -> None:
+        """Give back what `take` took."""
+        with self._lock:
+            self._taken[caller.identity] -= 1
+            if not self._taken[caller.identity]:
+                del self._taken[caller.identity]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxy.config import Caller, Secret, load_config
+from proxy.config import Caller, load_config
 from proxy.dialects.chat import CHAT
-from proxy.errors import CallerError, ModelNotFound, UpstreamError
+from proxy.errors import CallerError, CallerLimitReached, ModelNotFound, UpstreamError
 from proxy.gateway import ANYONE, Gateway
 from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
@@ -73,7 +73,7 @@ def test_a_call_is_served_without_flask() -> None:
 @pytest.mark.parametrize(
     ("caller", "reply", "failure", "status", "end"),
     [
-        (Caller("c", Secret("k"), ("n",), 0), None, ModelNotFound, 404, "model_not_found"),
+        (Caller("c", models=["n"]), None, ModelNotFound, 404, "model_not_found"),
         (ANYONE, error(400, "No.", code="bad"), UpstreamError, 400, "bad"),
         (ANYONE, error(500), UpstreamError, 500, "500"),
     ],
@@ -105,3 +105,30 @@ def test_what_fails_is_in_the_record(
         assert told == (caller.name, "m", is_stream, status, end)
         assert record.ended is not None
         assert sum(facts["in_flight"] for facts in gateway.pool.snapshot()) == 0
+
+
+def test_caller_that_cannot_be_told_is_none() -> None:
+    """A number as a name would break the log; `in` finds parts of a string."""
+    for wrong in (7, None, b"ann"):
+        with pytest.raises(TypeError, match="a caller's name is a string"):
+            Caller(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a list of aliases"):
+        Caller("ann", models="fast-and-good")
+    ann = Caller("ann", models={"fast"})
+    assert (ann.may_use("fast"), ann.may_use("fas"), Caller("ann").may_use("fas")) == (1, 0, 1)
+
+
+def test_callers_with_nothing_in_flight_are_forgotten() -> None:
+    """Each user of an application is a caller; counters of all that ever came would pile up."""
+    gateway = Gateway(load_config({"demo": [{}]}, environ={}))
+    record = Record("r", endpoint="", arrived=0.0)
+    ann, ben = Caller("ann", max_concurrency=1), Caller("ben", max_concurrency=2)
+    with ExitStack() as held:
+        for caller in (ann, ben, ben, Caller("carl")):
+            gateway.admit(caller, record, held)
+        assert dict(gateway._callers._taken) == {"ann": 1, "ben": 2}
+        for caller in (ann, ben):
+            with pytest.raises(CallerLimitReached, match="max-concurrency"):
+                gateway.admit(caller, record, held)
+        gateway.admit(Caller("ann", max_concurrency=2), record, held)  # the limit is the request's
+    assert not gateway._callers._taken

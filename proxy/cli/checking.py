@@ -100,7 +100,7 @@ def _caller_table(callers: tuple[Caller, ...]) -> str:
                 f"  {caller.name or '(unnamed)'}",
                 str(caller.key),
                 _at_once(caller.max_concurrency),
-                "all" if caller.models is None else names(caller.models),
+                "all" if caller.models is None else names(list(caller.models)),
             )
             for caller in callers
         ],

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Literal
 
@@ -51,13 +51,28 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"<ClientConfig {self.label}>"
 
 
-class Caller(msgspec.Struct, frozen=True):
-    """A caller with its key and what it may use."""
+class _Named(msgspec.Struct, frozen=True):
+    name: str  # in the log; callers are told apart by it; "": one of `api-keys` without a name
 
-    name: str  # "": unnamed
-    key: Secret
-    models: tuple[str, ...] | None  # aliases that it sees and may use; None: all
-    max_concurrency: int  # 0: no limit
+
+class Caller(_Named, frozen=True, kw_only=True):
+    """Who calls, and what it may use: from `api-keys`, or from an application's `authenticate`.
+
+    `models`: aliases that it sees and may use, None: all. `max_concurrency`: requests in flight at
+    once, 0: no limit. Raises TypeError for a name that is no string, or for models that are one.
+    """
+
+    models: Collection[str] | None = None
+    max_concurrency: int = 0
+    key: Secret = Secret("")  # of those in `api-keys`
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"a caller's name is a string, and no {type(self.name).__name__}")
+        if isinstance(self.models, str):
+            raise TypeError("a caller's models are a list of aliases, or None, and no string")
+        if self.models is not None:
+            msgspec.structs.force_setattr(self, "models", tuple(self.models))
 
     @property
     def identity(self) -> str | Secret:

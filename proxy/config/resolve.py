@@ -222,7 +222,12 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
         if is_placeholder(entry.key):
             notes.warning(at, "a placeholder, which everybody knows: put a key of your own here")
     return tuple(
-        Caller(entry.name or "", entry.key, entry.models, entry.max_concurrency)
+        Caller(
+            entry.name or "",
+            models=entry.models,
+            max_concurrency=entry.max_concurrency,
+            key=entry.key,
+        )
         for entry in entries
     )
 

@@ -278,8 +278,8 @@ def test_callers_have_names_models_and_limits() -> None:
     entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "max-concurrency": 3}
     callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
     assert [msgspec.structs.astuple(caller) for caller in callers] == [
-        ("", Secret("k1"), None, 0),
-        ("ci", Secret("k2"), ("a", "b"), 3),
+        ("", None, 0, Secret("k1")),
+        ("ci", ("a", "b"), 3, Secret("k2")),
     ]
 
 
