@@ -69,9 +69,9 @@ class RetryHint(NamedTuple):
 class Masks(Protocol):
     """What hides secrets in texts (`config.Secrets`)."""
 
+    def mask(self, text: str, /) -> str: ...
     def mask_quote(self, text: str, /) -> str: ...
     def mask_json(self, data: bytes, /) -> bytes: ...
-    def mask_ascii(self, text: str, /) -> str: ...
 
 
 class ProxyError(Exception):
@@ -282,7 +282,7 @@ class UpstreamRefusal(UpstreamError):
         if self.code is not None:
             self.code = self.upstream_code = secrets.mask_quote(self.code)
         self.passed_headers = {
-            name: secrets.mask_ascii(value) for name, value in self.passed_headers.items()
+            name: secrets.mask(value) for name, value in self.passed_headers.items()
         }
 
 

@@ -20,7 +20,7 @@ from proxy.errors import (
 from proxy.wire.chat import error_body, read_error
 from proxy.wire.chat.errors import MAX_MESSAGE_CHARS
 
-KEY, MASK = "sk-or-v1-0123456789b780", "sk-…b780"
+KEY, MASK = "sk-or-v1-0123456789b780", "sk-...b780"
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ class Exchange:
         if not attempts:
             return {}
         return {
-            "x-proxy-client": _ascii(attempts[-1].client),
+            "x-proxy-client": attempts[-1].client,
             "x-proxy-attempts": str(len(attempts)),
         }
 
@@ -305,8 +305,3 @@ def _read_some(stream: Any, most: int) -> bytes:
 
 def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request body is larger than {most} bytes (max-body-size)")
-
-
-def _ascii(label: str) -> str:
-    """A client's label as a header's value: header fields carry ASCII (RFC 9110 section 5.5)."""
-    return label.replace("…", "...").encode("ascii", "backslashreplace").decode()

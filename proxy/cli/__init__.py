@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status of the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without `…` gets an escape
+            stream.reconfigure(errors="backslashreplace")  # where the terminal lacks a letter
     args = parser().parse_args(argv)
     try:
         status = int(args.command(args))

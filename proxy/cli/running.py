@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from ..config import load_config
+from ..config import in_ascii, load_config
 from ..server.control.paths import ports as running_ports
 from ..server.control.query import ask_all
 from .exit import Exit, Failure
@@ -61,11 +61,8 @@ def _report_errors(answers: Answers) -> int:
 
 
 def _find(wanted: str, labels: list[str]) -> str:
-    """The label that is `wanted`, or the only one that contains it; raises Failure.
-
-    Dots may stand for the ellipsis, as in `x-proxy-client`.
-    """
-    wanted = wanted.replace("...", "…")
+    """The label that is `wanted`, or the only one that contains it; raises Failure."""
+    wanted = in_ascii(wanted)
     if wanted in labels:
         return wanted
     found = [label for label in labels if wanted.lower() in label.lower()]

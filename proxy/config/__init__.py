@@ -15,6 +15,7 @@ from .json_schema import json_schema
 from .load import load_config
 from .secret import Secret, mask
 from .secrets import Secrets, is_secret_name
+from .wording import in_ascii
 
 __all__ = [
     "Caller",
@@ -23,6 +24,7 @@ __all__ = [
     "Model",
     "Secret",
     "Secrets",
+    "in_ascii",
     "is_loopback",
     "is_secret_name",
     "json_schema",

@@ -30,7 +30,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["openai", "gemini", "claude", "demo"]
     provider: str
-    label: str = ""  # unique, without the key: for logs, headers, metrics
+    label: str = ""  # unique, ASCII, without the key: for logs, headers, metrics
     # Unique, and the same in every configuration that has this client: a digest of its kind, base
     # URL and key (demo: its name), with `#2` and so on for further keyless ones at one URL.
     identity: str = ""

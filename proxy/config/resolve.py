@@ -29,7 +29,7 @@ from .schema import (
     Settings,
 )
 from .secret import Secret, is_placeholder
-from .wording import shown
+from .wording import in_ascii, shown
 
 _Entry = TypeVar("_Entry")
 
@@ -237,7 +237,7 @@ def _named(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
     labels, identities = Counter[str](), Counter[str]()
     named = []
     for client in clients:
-        label = f"{client.provider}/{client.key}" if client.key else client.provider
+        label = in_ascii(f"{client.provider}/{client.key}" if client.key else client.provider)
         place = client.provider if client.kind == "demo" else _place(client.base_url)
         parts = "\0".join([client.kind, place, client.key.reveal()])
         identity = hashlib.sha256(parts.encode()).hexdigest()[:24]

@@ -48,10 +48,10 @@ class Secret:
 
 
 def mask(key: str) -> str:
-    """`sk-…b780`: enough to tell keys apart, too little to use one."""
+    """`sk-...b780`: enough to tell keys apart, too little to use one."""
     if not key:
         return ""
-    return f"{key[:3]}…{key[-4:]}" if len(key) >= _MASKED_WHOLE_BELOW else "…"
+    return f"{key[:3]}...{key[-4:]}" if len(key) >= _MASKED_WHOLE_BELOW else "..."
 
 
 def is_placeholder(key: Secret) -> bool:

@@ -84,11 +84,6 @@ class Secrets:
             return masked
         return data[:-begun].decode("utf-8", "surrogatepass") + "…"
 
-    def mask_ascii(self, text: str) -> str:
-        """As `mask`, for a header's value, which has to be ASCII (RFC 9110 section 5.5)."""
-        masked = self.mask(text)
-        return text if masked is text else masked.replace("…", "...")
-
     def mask_bytes(self, data: bytes) -> bytes:
         """Mask all whole secrets in `data`. Returns `data` itself if there is none."""
         found = self._find(data)

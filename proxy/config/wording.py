@@ -37,6 +37,11 @@ def kind_of(value: Any) -> str:
     return "nothing" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
 
 
+def in_ascii(name: str) -> str:
+    """A name for headers, which carry ASCII (RFC 9110 section 5.5); other letters are escaped."""
+    return name.encode("ascii", "backslashreplace").decode()
+
+
 def shown_key(key: Any) -> str:
     """The name of a setting, as part of a path."""
     text = _masked(str(key))

@@ -81,8 +81,8 @@ class Record:
             f"waited_ms={waited_s * 1000:.0f}"
         )
         if self.attempts:
-            # Labels are the configuration's: printable, and to be found by their mask.
-            clients = _encode("; ".join(map(str, self.attempts)))
+            # Labels are the configuration's: printable ASCII, without a key.
+            clients = json.dumps("; ".join(map(str, self.attempts)))
             line += f" clients={clients}"
         if self.first_event is not None:
             line += f" first_ms={(self.first_event - self.arrived) * 1000:.0f}"
@@ -100,8 +100,6 @@ def _quoted(text: str) -> str:
         return text
     return json.dumps(text) if text else "-"
 
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make one each time
 
 # What needs no quotes: the name of most models, callers and clients.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")

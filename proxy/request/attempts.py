@@ -261,9 +261,7 @@ class Attempts:
             yield from refused(lease.client, reply, self._waits)
         lease.report(Effect.BEGUN)
         secrets = self._config.secrets
-        self.headers = {
-            name: secrets.mask_ascii(value) for name, value in passed(reply.headers).items()
-        }
+        self.headers = {name: secrets.mask(value) for name, value in passed(reply.headers).items()}
         first = b""
         if writer is not None:
             # Whatever its content type says: no event begins like an object does.

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.cli.running import _find
+from proxy.config import load_config
 from tests.support.commandline import Instance, Shell, provider, serving, wait_for
 from tests.support.upstream import MODEL, Upstream, error
 
@@ -49,9 +51,9 @@ def test_status_adds_up_all_workers(instance: Instance) -> None:
     assert (status, err) == (0, "")
     head, *_ = out.splitlines()
     assert re.fullmatch(r"poolproxy \S+ on port \d+: 2 workers \(pid \d+, \d+\), .*", head)
-    assert re.search(r"^alpha/sk-…aaaa +ready +0/2 +0 +\d+ +0  twice$", out, re.MULTILINE)
+    assert re.search(r"^alpha/sk-...aaaa +ready +0/2 +0 +\d+ +0  twice$", out, re.MULTILINE)
     assert re.search(
-        r"^cold/sk-…cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +1 +1  "
+        r"^cold/sk-...cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +1 +1  "
         r"cold \(cooling down\)$",
         out,
         re.MULTILINE,
@@ -86,21 +88,26 @@ def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:
     assert {instance.chat("demo")[0] for _ in range(MANY)} == {200}
 
 
-@pytest.mark.parametrize(
-    "part", ["alpha/sk-…aaaa", "AAAA", "sk-…aaaa", "alpha/sk-...aaaa", "SK-...aaaa"]
-)
+def test_client_may_be_named_as_its_provider_is_in_the_file() -> None:
+    """Though the label has the letters of a header only."""
+    label = load_config({"demo": [{"name": "Zoë"}]}, environ={}).clients[0].label
+    assert label.isascii()
+    assert _find("zoë", [label, "demo"]) == label
+
+
+@pytest.mark.parametrize("part", ["alpha/sk-...aaaa", "AAAA", "sk-...aaaa", "SK-...aaaa"])
 def test_client_may_be_named_by_a_part(instance: Instance, part: str) -> None:
     """Whatever is in one label only, in either case."""
     done = instance.command("enable", part)
-    assert (done.status, done.out) == (0, "alpha/sk-…aaaa: enabled in 2 of 2 workers\n")
+    assert (done.status, done.out) == (0, "alpha/sk-...aaaa: enabled in 2 of 2 workers\n")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("alpha", "may be any of alpha/sk-…aaaa, alpha/sk-…bbbb"),
+        ("alpha", "may be any of alpha/sk-...aaaa, alpha/sk-...bbbb"),
         ("dmeo", "did you mean demo?"),
-        ("zzz", "there are alpha/sk-…aaaa, alpha/sk-…bbbb, cold/sk-…cccc, demo"),
+        ("zzz", "there are alpha/sk-...aaaa, alpha/sk-...bbbb, cold/sk-...cccc, demo"),
     ],
 )
 def test_client_that_is_not_there_is_answered_with_those_that_are(

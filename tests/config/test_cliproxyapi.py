@@ -185,12 +185,12 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
     path.write_text(CURRENT)
     config = load_config(path, environ={})
     assert [(client.label, client.weight) for client in config.clients] == [
-        ("openrouter/sk-…b780", 5),
-        ("openrouter/sk-…b781", 5),
-        ("gemini/AIz…0001", 5),
-        ("gemini/AIz…0002", 1),
-        ("claude/sk-…0001", 1),
-        ("claude/sk-…0002", 5),
+        ("openrouter/sk-...b780", 5),
+        ("openrouter/sk-...b781", 5),
+        ("gemini/AIz...0001", 5),
+        ("gemini/AIz...0002", 1),
+        ("claude/sk-...0001", 1),
+        ("claude/sk-...0002", 5),
     ]
     assert config.clients[0].models == (Model("n1", "a1"),)
     assert config.clients[0].headers == {"X-Custom-Header": "v"}
@@ -223,10 +223,10 @@ def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
     path.write_text(EARLIER)
     config = load_config(path, environ={})
     assert [client.label for client in config.clients] == [
-        "openrouter/sk-…b780",
-        "openrouter/sk-…b781",
-        "gemini/AIz…0001",
-        "gemini/AIz…0002",
+        "openrouter/sk-...b780",
+        "openrouter/sk-...b781",
+        "gemini/AIz...0001",
+        "gemini/AIz...0002",
     ]
     serving, ignored = config.warnings
     assert serving.endswith(

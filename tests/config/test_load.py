@@ -176,25 +176,27 @@ def test_key_overrides_provider_overrides_default() -> None:
 
 
 def test_label_tells_clients_apart_without_their_keys() -> None:
-    """Provider and masked key; a number where two masks are the same."""
+    """Provider and masked key, in ASCII; a number where two masks are the same."""
     tree = {
         "openai-compatibility": [
             provider(api_keys=[*KEYS, "sk-aaaaaaaaaa-aaaa", "short", "shirt"]),
             provider(name="ollama"),
-            provider(name="p/sk-…aaaa#2"),
+            provider(name="p/sk-...aaaa#2"),
+            provider(name="Zoë"),
         ],
         "demo": [{"name": "ollama2"}],
     }
     config = load_config(tree, environ={})
     assert [client.label for client in config.clients] == [
-        "p/sk-…aaaa",
-        "p/sk-…bbbb",
-        "p/sk-…aaaa#2",
-        "p/sk-…aaaa#3",
-        "p/…",
-        "p/…#2",
+        "p/sk-...aaaa",
+        "p/sk-...bbbb",
+        "p/sk-...aaaa#2",
+        "p/sk-...aaaa#3",
+        "p/...",
+        "p/...#2",
         "ollama",
-        "p/sk-…aaaa#2#2",
+        "p/sk-...aaaa#2#2",
+        r"Zo\xeb",
         "ollama2",
     ]
     assert not any(key in repr(config) for key in KEYS)
@@ -246,7 +248,7 @@ def test_identity_counts_what_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("key", "masked"),
-    [("", ""), ("elevenchars", "…"), ("twelve-chars", "twe…hars"), (KEYS[0], "sk-…aaaa")],
+    [("", ""), ("elevenchars", "..."), ("twelve-chars", "twe...hars"), (KEYS[0], "sk-...aaaa")],
 )
 def test_mask_shows_the_ends_of_a_long_key_only(key: str, masked: str) -> None:
     """Three characters and four, from twelve on."""

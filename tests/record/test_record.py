@@ -55,7 +55,7 @@ def test_a_line_tells_the_whole_request() -> None:
     record = make_record("gpt-4o")
     record.caller = "team a"
     record.stream = True
-    refused, answered = AttemptRecord("p sk-…b780", 0.0), AttemptRecord("q", 1.5)
+    refused, answered = AttemptRecord("p sk-...b780", 0.0), AttemptRecord("q", 1.5)
     refused.status, refused.reason = 429, "rate_limit_exceeded"
     answered.status, answered.reason = 200, "ok"
     record.attempts += [refused, answered]
@@ -73,7 +73,7 @@ def test_a_line_tells_the_whole_request() -> None:
         "end": "ok",
         "attempts": "2",
         "waited_ms": "1500",
-        "clients": "p sk-…b780 (429 rate_limit_exceeded, waited 0.000 s); "
+        "clients": "p sk-...b780 (429 rate_limit_exceeded, waited 0.000 s); "
         "q (200 ok, waited 1.500 s)",
         "first_ms": "250",
         "ms": "2000",

@@ -106,7 +106,7 @@ def test_a_unary_request_is_written_whole(tmp_path: Path, upstream: Upstream) ->
     length = f"Content-Length: {len(body)}"
     assert {"X-Name: J\u00f6rg", "Content-Type: text/json", length} <= set(shown)
     assert found["REQUEST BODY"] == body.decode()
-    assert re.fullmatch(r"up/sk-…cdef(#2)? \(200 ok, waited \d.\d+ s\)", found["ATTEMPTS"])
+    assert re.fullmatch(r"up/sk-...cdef(#2)? \(200 ok, waited \d.\d+ s\)", found["ATTEMPTS"])
     head, _, sent = found["RESPONSE"].partition("\n\n")
     assert head.startswith("Status: 200\nContent-Type: application/json\nx-request-id: req:1\n")
     assert sent == answer.get_data(as_text=True)
@@ -188,7 +188,7 @@ def test_headers_with_secrets_are_masked(tmp_path: Path, upstream: Upstream) -> 
     app.test_client(use_cookies=False).post(CHAT, json=asked(), headers=given)
     shown = sections(only_file(tmp_path))["HEADERS"].splitlines()
     assert f"Authorization: Bearer {mask(CALLERS_KEY)}" in shown
-    assert "Proxy-Authorization: Basic dXN…ZA==" in shown
+    assert "Proxy-Authorization: Basic dXN...ZA==" in shown
     for name, value in secrets.items():
         assert f"{name}: {mask(value)}" in shown
 

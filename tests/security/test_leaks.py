@@ -19,8 +19,7 @@ KEYS = ["sk-0123456789", "sk-or-v1-0123456789b780", "AIzaSyA0123456789", "gsk_01
 def test_key_is_found_and_its_mask_is_not(key: str) -> None:
     """In the midst of other text."""
     assert key_in(f"a Bearer {key}, b") == f"a Bearer {key}"
-    mask = str(Secret(key))
-    for text in (mask, mask.replace("…", "..."), "task-0123456789", "sk-short"):
+    for text in (str(Secret(key)), "task-0123456789", "sk-short"):
         assert key_in(f"p/{text} b") is None
 
 

@@ -122,12 +122,12 @@ HEADER_TOKEN, PROXY_USER = "tok/of+the/header=0123456789", "proxy-user"
 
 # What may be quoted by an upstream that was never sent it, and its mask.
 SECRETS = {
-    "another caller's key": (OTHERS_KEY, "sk-…6789"),
-    "another client's key": (LISTS_KEY, "sk-…dddd"),
-    "a header's credential": (HEADER_TOKEN, "tok…6789"),
-    "a header's whole value": (f"Bearer {HEADER_TOKEN}", "Bea…6789"),
-    "the proxy's password": (PROXY_PASSWORD, "sk-…6789"),
-    "the proxy's user and password": (f"{PROXY_USER}:{PROXY_PASSWORD}", "pro…6789"),
+    "another caller's key": (OTHERS_KEY, "sk-...6789"),
+    "another client's key": (LISTS_KEY, "sk-...dddd"),
+    "a header's credential": (HEADER_TOKEN, "tok...6789"),
+    "a header's whole value": (f"Bearer {HEADER_TOKEN}", "Bea...6789"),
+    "the proxy's password": (PROXY_PASSWORD, "sk-...6789"),
+    "the proxy's user and password": (f"{PROXY_USER}:{PROXY_PASSWORD}", "pro...6789"),
 }
 
 
@@ -206,8 +206,7 @@ def test_secret_that_an_upstream_quotes_is_masked(
     shown = f"{answer.headers} {answer.body.decode()}"
     assert secret not in shown
     assert secret[:-1] not in shown
-    in_json = mask.encode("ascii", "backslashreplace").decode()
-    masks = ["…"] if way == "cut off" else [mask, in_json, mask.replace("…", "...")]
+    masks = ("…", "...") if way == "cut off" else (mask,)
     assert any(each in shown for each in masks), shown
     guarded.record_of(answer.headers["x-request-id"])
     assert secret not in guarded.log
@@ -234,8 +233,8 @@ def test_secret_that_a_caller_chose_as_a_name_is_masked(guarded: Gateway) -> Non
         headers = {**AUTHORIZED, "x-request-id": request_id}
         with guarded.open("POST", path, {"model": model, "messages": [1]}, headers) as answer:
             answer.read()
-    assert guarded.record_of("a-model")["model"] == "sk-…6789"
-    guarded.wait_for_line(lambda line: " proxy.request id=sk-…6789 " in line)
+    assert guarded.record_of("a-model")["model"] == "sk-...6789"
+    guarded.wait_for_line(lambda line: " proxy.request id=sk-...6789 " in line)
 
 
 def test_debug_log_holds_no_key(upstream: Upstream) -> None:
@@ -285,7 +284,7 @@ def doorkeeper(*keys: str) -> Doorkeeper:
         CALLER_KEY[:3],
         "",
         f"{CALLER_KEY} {CALLER_KEY}",
-        f"sk-…{CALLER_KEY[-4:]}".encode().decode("latin-1"),
+        f"sk-...{CALLER_KEY[-4:]}",
         "\xff" * len(CALLER_KEY),
     ],
 )

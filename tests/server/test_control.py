@@ -31,7 +31,7 @@ from proxy.version import __version__
 # Nobody listens on it. Of this process alone, because all look into /tmp, too.
 PORT = 1 + os.getpid() % 1000
 KEY = "sk-0123456789-abcd"
-LABEL = "alpha/sk-…abcd"
+LABEL = "alpha/sk-...abcd"
 INSTANCE = f"{os.getppid()}-0a"
 STATUS = {"do": "status"}
 PATIENCE_S = 20.0
@@ -324,9 +324,9 @@ def test_order_for_a_client_that_is_gone_is_told(
 ) -> None:
     """It holds no longer: a reload has taken the client away."""
     home_in(runtime).mkdir(mode=0o700)
-    orders_in(runtime).write_text('["gone/sk-…0000"]')
+    orders_in(runtime).write_text('["gone/sk-...0000"]')
     with worker():
-        assert "gone/sk-…0000 was disabled by hand, and is no client any more" in caplog.text
+        assert "gone/sk-...0000 was disabled by hand, and is no client any more" in caplog.text
 
 
 def test_unreadable_orders_are_no_reason_not_to_start(runtime: Path) -> None:
@@ -480,9 +480,9 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
     about = f"{__version__} on port {PORT}: 1 worker (pid {os.getpid()}), 0 requests waiting"
     assert head == f"poolproxy {about}"
     assert rest == [
-        "client          state     in flight  waiting  served  failed  models",
-        "alpha/sk-…abcd  disabled        0/1        0       0       0  n",
-        "demo            ready           0/∞        0       0       0  demo",
+        "client            state     in flight  waiting  served  failed  models",
+        "alpha/sk-...abcd  disabled        0/1        0       0       0  n",
+        "demo              ready           0/∞        0       0       0  demo",
     ]
 
 

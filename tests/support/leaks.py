@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# Of a mask (`sk-…b780`, in headers `sk-...b780`) too few characters stand together.
+# Of a mask (`sk-...b780`) too few characters stand together.
 KEY = re.compile(r"(?<![A-Za-z0-9])(?:sk-|AIza|gsk_|hf_|xai-)[A-Za-z0-9_-]{9,}")
 
 
