@@ -68,7 +68,7 @@ mutants-random: $(VENV)/test.done
 	$(BIN)/python -m tests.mutation $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) --jobs $(JOBS) \
 		$(if $(TESTS),--tests $(TESTS) --) $(ROOM)
 
-# The tables of the configuration's keys in README.md.
+# The tables of the configuration's keys in docs/configuration.md.
 readme: $(VENV)/test.done
 	$(BIN)/python -m tests.support.key_tables
 

@@ -225,7 +225,7 @@ def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
 
 
 def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
-    """The type and its range in words, for errors and the README."""
+    """The type and its range in words, for errors and the tables of keys."""
     if "expected" in rules:
         return str(rules["expected"])
     if isinstance(bare, inspect.BoolType):

@@ -1,8 +1,8 @@
 """The shape of the file: every key is declared here, and nowhere else.
 
 A field has the key's name, type, range, unit, default and help. The check of a file, the JSON
-Schema, the README's tables and the list of `poolproxy check` follow from them. The help of a number
-goes on from its unit: "s to wait for a free client".
+Schema, the tables in docs/configuration.md and the list of `poolproxy check` follow from them. The
+help of a number goes on from its unit: "s to wait for a free client".
 
 Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what holds then. The keys in
 a Struct's `foreign` are ignored with a warning. Where `shorthand` names a field, a bare string

@@ -1,4 +1,4 @@
-"""The README's tables of keys, made of what `proxy.config.schema` declares: `make readme`."""
+"""The tables in `docs/configuration.md`, made of `proxy.config.schema` by `make readme`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from msgspec import inspect
 from proxy.config.check import expected, unwrap
 from proxy.config.schema import File
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 HEAD = "| key | default | value | |\n|---|---|---|---|\n"
 TABLES = re.compile(
     re.escape(HEAD) + r"(?P<top>(?:\|.*\n)+)(?P<between>[^|]+)" + re.escape(HEAD) + r"(?:\|.*\n)+"
 )
 
 
-def renewed(readme: str) -> str:
-    """`readme` with the tables as they have to be: of the file, and of what its lists hold."""
+def renewed(page: str) -> str:
+    """`page` with the tables as they have to be: of the file, and of what its lists hold."""
     entries: dict[str, list[str]] = {}  # those that have a key in common, by its row
     for section in sections(File):
         for name, cells in rows(section):
             entries.setdefault(f"`{name}` | {cells}", []).append(noun(section))
     top = "".join(f"| `{name}` | {cells} |\n" for name, cells in rows(File))
     below = "".join(f"| {', '.join(nouns)}: {row} |\n" for row, nouns in entries.items())
-    made, count = TABLES.subn(lambda old: f"{HEAD}{top}{old['between']}{HEAD}{below}", readme)
-    assert count == 1, "the README has not its two tables of keys"
+    made, count = TABLES.subn(lambda old: f"{HEAD}{top}{old['between']}{HEAD}{below}", page)
+    assert count == 1, "the page has not its two tables of keys"
     return made
 
 
@@ -99,4 +99,4 @@ def yaml_text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    PAGE.write_text(renewed(PAGE.read_text()))
