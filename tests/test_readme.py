@@ -280,7 +280,7 @@ def test_check(configured: Path) -> None:
 
 def test_every_subcommand_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     """As far as the README names them, their options too."""
-    names = set(re.findall(r"`(?:poolproxy\s)?(serve|status|check|disable|enable)\b", README))
+    names = set(re.findall(r"`(?:poolproxy\s)?(serve|init|status|check|disable|enable)\b", README))
     assert names >= {"serve", "status", "disable", "enable"}
     for name in names:
         with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""The command `poolproxy`: serve, check a configuration, and control a running instance.
+"""The command `poolproxy`: serve, check or write a configuration, and control a running instance.
 
 Results go to stdout, problems to stderr. A problem that can be foreseen is a line and an exit
 status, never a traceback. No key is ever printed.

@@ -8,22 +8,23 @@ from functools import partial
 
 import msgspec
 
-from ..config import Config, load_config
+from ..config import Config, load_config, write_built_in
 from ..version import __version__
 from .checking import check
-from .exit import Exit
+from .exit import Exit, Failure
 from .running import order, status
 
 EPILOG = f"""\
 exit status:
   {Exit.OK:<4} done
   {Exit.FAILED:<4} failed: an upstream did not answer the probe, there is no such client,
-       or a worker could not be asked
+       a worker could not be asked, or FILE could not be written
   {Exit.CONFIG:<4} the configuration, or the command line, is wrong; every problem is printed
   {Exit.BUSY:<4} cannot listen: the port is in use, or is not ours to have
   {Exit.NOT_RUNNING:<4} no instance is running on the port
 
-FILE is a configuration; by default $PROXY_CONFIG, else ./config.yaml.
+FILE is a configuration; by default $PROXY_CONFIG, else ./config.yaml, else a
+built-in one: the demo, and accounts whose keys are in the environment.
 """
 
 CONTROL = """\
@@ -64,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_serve(add("serve", serve, "answer callers until a signal ends it", SERVE))
     _add_check(add("check", check, "validate a configuration and print what would be served"))
+    sub = add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
+    _add_file(sub)
     sub = add("status", status, "print the state of a running instance's clients", CONTROL)
     sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
     _add_instance(sub)
@@ -82,6 +85,8 @@ SIGTERM ends it after the requests in flight, SIGHUP reads FILE again without
 dropping any. $WEB_CONCURRENCY is the number of workers if --workers is not
 given; $GUNICORN_CMD_ARGS may hold further settings of gunicorn's."""
 
+INIT = "A file that is there already stays as it is."
+
 DISABLE = f"""\
 Requests in flight go on; it gets no new ones until it is enabled or the
 instance is restarted. A reload and new workers don't change that.
@@ -96,9 +101,24 @@ def serve(args: argparse.Namespace) -> int:
     def read() -> Config:
         given = {"host": args.host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
-        return addresses.servable(msgspec.structs.replace(load_config(args.file), **changes))
+        return addresses.servable(
+            msgspec.structs.replace(load_config(args.file, or_built_in=True), **changes)
+        )
 
     settings.run(read, workers=args.workers)
+    return Exit.OK
+
+
+def init(args: argparse.Namespace) -> int:
+    """Write the built-in configuration to a new file; raises Failure."""
+    try:
+        path = write_built_in(args.file)
+    except FileExistsError as error:
+        raise Failure(f"{error.filename} is there already, and stays as it is") from error
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be written: {error.strerror}") from error
+    command = " ".join(["poolproxy check", *([args.file] if args.file else [])])
+    print(f"{path}: written; put keys into it, and see what it serves with `{command}`")
     return Exit.OK
 
 

@@ -39,7 +39,7 @@ def check(args: argparse.Namespace) -> int:
     if args.schema:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return Exit.OK
-    config = load_config(args.file)
+    config = load_config(args.file, or_built_in=True)
     if problems := config.listen_problems():
         raise ConfigError(problems)
     print("\n".join(_report(config)), flush=True)

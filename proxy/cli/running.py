@@ -45,7 +45,9 @@ def order(args: argparse.Namespace, *, verb: str) -> int:
 
 def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, Answers]:
     """The port and the workers' answers, at least one."""
-    port: int = load_config(args.file).port if args.port is None else args.port
+    port = args.port
+    if port is None:
+        port = load_config(args.file, or_built_in=True).port
     if answers := ask_all(port, request):
         return port, answers
     others = ", ".join(f"--port {other}" for other in running_ports())

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from .config import Caller, ClientConfig, Config, Model, is_loopback
 from .json_schema import json_schema
-from .load import load_config
+from .load import BUILT_IN, load_config, write_built_in
 from .secret import Secret, mask
 from .secrets import Secrets, is_secret_name
 from .wording import in_ascii
 
 __all__ = [
+    "BUILT_IN",
     "Caller",
     "ClientConfig",
     "Config",
@@ -30,4 +31,5 @@ __all__ = [
     "json_schema",
     "load_config",
     "mask",
+    "write_built_in",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -16,29 +17,51 @@ from .wording import kind_of
 PATH_VARIABLE = "PROXY_CONFIG"
 DEFAULT_PATH = "config.yaml"
 
+# The built-in default, a copy of the repository's config.yaml, and what stands for its path.
+_DEFAULT = Path(__file__).with_name("default.yaml")
+BUILT_IN = "built-in default"
+
 
 def load_config(
     path: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
+    or_built_in: bool = False,
 ) -> Config:
     """Read, fill in, check and resolve the configuration; raises `ConfigError` with all problems.
 
     `path` is that of a file, or a mapping of the file's shape; None means `$PROXY_CONFIG`, else
     `./config.yaml`. `${NAME}` is looked up in `environ`. The text from there is a string where a
     string is wanted; a number or boolean is read as YAML reads it, and empty means left out.
+    `or_built_in`: where nothing names a file and there is no `./config.yaml`, the built-in default.
     """
     if isinstance(path, Mapping):
         return _from_tree(path, "", environ)
-    where = os.fspath(path or environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    named = path or environ.get(PATH_VARIABLE)
+    where = os.fspath(named or DEFAULT_PATH)
+    if or_built_in and not named and not os.path.lexists(where):
+        return _from_tree(document.read(_DEFAULT), BUILT_IN, environ)
     try:
         tree = document.read(where)
     except document.Unreadable as unreadable:
         problems = _prefixed(where, unreadable.problems)
         if path is None and not os.path.lexists(where):
-            problems = [f"{problems[0]} (${PATH_VARIABLE} may name another file)"]
+            hint = f"${PATH_VARIABLE} may name another file, and `poolproxy init` writes one"
+            problems = [f"{problems[0]} ({hint})"]
         raise ConfigError(problems) from unreadable
     return _from_tree(tree, where, environ)
+
+
+def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ) -> str:
+    """Write the built-in default to a new file, and return its path; raises OSError.
+
+    Where `path` is None, it is the file that `load_config` would look for. As keys will be in it,
+    only its owner may read it.
+    """
+    where = path or environ.get(PATH_VARIABLE) or DEFAULT_PATH
+    with open(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(_DEFAULT.read_bytes())
+    return where
 
 
 def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:

@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import Any
 
-from ..config import Config
+from ..config import BUILT_IN, Config
 from ..errors import ConfigError
 from .addresses import check_addresses, note_bound, servable
 from .control.listener import Control
@@ -150,6 +150,8 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     if not config.callers and config.allow_unauthenticated:
         access = "open to everybody (allow-unauthenticated)"
     lines = [f"poolproxy on {', '.join(addresses)} ({access})"]
+    if config.path == BUILT_IN:
+        lines.append(f"  {BUILT_IN}, as there is no config.yaml: `poolproxy init` writes it")
     for provider in dict.fromkeys(client.provider for client in config.clients):
         clients = [client for client in config.clients if client.provider == provider]
         models = {model.alias for client in clients for model in client.models or ()}

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -253,6 +254,89 @@ def test_check_names_a_file_that_is_not_there(shell: Shell) -> None:
     assert (status, err) == (2, "missing.yaml: cannot be read: No such file or directory\n")
 
 
+# without a file, and init
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to work in, and nothing in the environment that names a file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROXY_CONFIG", "PORT", "OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("empty")
+def test_without_a_file_the_built_in_default_is_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And named, with accounts whose keys are set; a file that is named has to be there."""
+    monkeypatch.setenv("OPENAI_API_KEY", GOOD)
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("built-in default: valid; would listen on 127.0.0.1, port 8317\n")
+    assert "  openai/sk-...aaaa " in out
+    monkeypatch.setenv("PORT", "high")
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err.startswith("built-in default: port: expected a whole number")
+    assert main(["check", "config.yaml"]) == 2
+    monkeypatch.setenv("PROXY_CONFIG", "other.yaml")
+    assert main(["status"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "config.yaml: cannot be read: No such file or directory",
+        "other.yaml: cannot be read: No such file or directory "
+        "($PROXY_CONFIG may name another file, and `poolproxy init` writes one)",
+    ]
+
+
+def test_init_writes_the_built_in_default(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For its owner alone, and once; what it wrote is served as before."""
+    assert main(["check"]) == 0
+    built_in = capsys.readouterr().out
+    assert main(["init"]) == 0
+    assert "`poolproxy check`" in capsys.readouterr().out
+    written = empty / "config.yaml"
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == built_in.replace("built-in default", "config.yaml")
+    written.write_text("mine")
+    assert main(["init"]) == 1
+    err = capsys.readouterr().err
+    assert err == "poolproxy: config.yaml is there already, and stays as it is\n"
+    assert written.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("empty")
+def test_init_writes_where_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By an argument, else by the environment, as other commands read."""
+    assert main(["init", "a.yaml"]) == 0
+    assert "a.yaml: written" in (out := capsys.readouterr().out)
+    assert "`poolproxy check a.yaml`" in out
+    monkeypatch.setenv("PROXY_CONFIG", "b.yaml")
+    assert main(["init"]) == 0
+    assert sorted(os.listdir()) == ["a.yaml", "b.yaml"]
+    assert main(["init", "no/c.yaml"]) == 1
+    assert capsys.readouterr().err.startswith("poolproxy: no/c.yaml cannot be written: ")
+
+
+def test_built_in_default_is_the_file_of_a_checkout() -> None:
+    """There is one example of a configuration, at two places."""
+    shipped = (ROOT / "config.yaml").read_bytes()
+    assert (ROOT / "proxy" / "config" / "default.yaml").read_bytes() == shipped
+
+
+def test_summary_of_the_built_in_default(empty: Path) -> None:
+    """The second line says what it is, and how to have it as a file."""
+    said = summary(load_config(or_built_in=True), ["http://x:1"], workers=1, threads=8)
+    second = "  built-in default, as there is no config.yaml: `poolproxy init` writes it"
+    assert said.splitlines()[1] == second
+    (empty / "config.yaml").write_text("demo: [{}]")
+    said = summary(load_config(or_built_in=True), ["http://x:1"], workers=1, threads=8)
+    assert second not in said
+
+
 def test_probe_tells_latency_and_models(shell: Shell, upstream: Upstream) -> None:
     """A client that answers is ok, also if its list lacks a configured model, which is said."""
     models = [{"name": MODEL}, {"name": "unheard-of"}]
@@ -441,7 +525,7 @@ def test_wrong_command_line_is_explained(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("serve",), ("check",), ("status",), ("disable",), ("enable",)]
+    "arguments", [(), ("serve",), ("check",), ("init",), ("status",), ("disable",), ("enable",)]
 )
 def test_help_tells_the_exit_statuses(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]

@@ -68,7 +68,7 @@ def test_file_is_the_one_that_the_environment_names(
         load_config(environ={})
     assert caught.value.problems == (
         "config.yaml: cannot be read: No such file or directory "
-        "($PROXY_CONFIG may name another file)",
+        "($PROXY_CONFIG may name another file, and `poolproxy init` writes one)",
     )
     (tmp_path / "config.yaml").write_text("port: 1")
     (tmp_path / "other.yaml").write_text("port: 2")
