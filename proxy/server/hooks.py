@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import BUILT_IN, Config
 from ..errors import ConfigError
+from . import systemd
 from .addresses import check_addresses, note_bound, servable
 from .control.listener import Control
 from .control.paths import forget
@@ -58,6 +59,7 @@ class Hooks:
     def on_starting(self, server: Any) -> None:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
+        systemd.expect_workers(server)
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
@@ -114,6 +116,10 @@ class Hooks:
     def post_worker_init(self, worker: Any) -> None:
         """Tune the worker and open its control socket, before it takes a request."""
         tune(worker.core, worker.cfg.threads)
+        self._open_control(worker)
+        systemd.serves(worker.ppid)
+
+    def _open_control(self, worker: Any) -> None:
         proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
         if "proxy" not in proxies:
             return  # wrapped in something else: no control
