@@ -118,6 +118,12 @@ def test_one_mutex_streams_all_prompts() -> None:
     assert stage.record.end == "ok"
 
 
+def test_unary_answers_to_a_stream_are_told_apart_by_their_prompts() -> None:
+    """Some upstreams answer a stream by one JSON body; the second is the second prompt's."""
+    stage = Stage([chat("a", usage=(1, 2)), chat("b", usage=(3, 4))])
+    assert texts(writes(stage)) == [(0, "a"), (1, "b")]
+
+
 @contextmanager
 def another_waiting(stage: Stage) -> Iterator[Callable[[], Lease]]:
     """Another request in the queue for the only client; yields what it calls to get it."""

@@ -639,6 +639,16 @@ def test_thinking_with_a_budget_needs_the_thinking_of_the_loop() -> None:
     assert wire["thinking"]["type"] == "enabled"
 
 
+@pytest.mark.parametrize("begins", [claude.thinking("hm"), claude.redacted_thinking()])
+def test_thinking_with_a_budget_goes_on_in_a_loop_that_thinks(begins: Json) -> None:
+    """Each turn that calls begins with thinking, of either kind."""
+    call = claude.tool_use("toolu_01A", "weather", {"city": "Paris"})
+    (message, _) = _assistant_messages(claude.message(begins, call, stop_reason="tool_use"))
+    loop = say(USER, message, _result(message["tool_calls"][0]["id"]))
+    wire = translate({**loop, "reasoning_effort": "low"}, model="claude-haiku-4-5")
+    assert wire["thinking"]["type"] == "enabled"
+
+
 @pytest.mark.parametrize(
     ("model", "off"), [("claude-haiku-5-5", "disabled"), ("claude-sonnet-5-5", "between_tools")]
 )
