@@ -11,6 +11,7 @@ from flask import Flask, Request
 from werkzeug.routing import Map, MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
+from .api.auth import Doorkeeper
 from .api.blueprint import make_error_handler
 from .config import Config
 from .extension import Proxy
@@ -24,7 +25,7 @@ def create_app(
     proxy = Proxy(config)
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
-    app.register_error_handler(Exception, make_error_handler(proxy.gateway_of(app)))
+    app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway_of(app))))
     return app
 
 

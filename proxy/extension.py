@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from flask import Flask, has_app_context
 from flask.globals import app_ctx
 
+from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
 from .config import Config, load_config
 from .gateway import Gateway
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
+
+_Function = TypeVar("_Function", bound=Authenticate)
 
 
 class Proxy:
@@ -42,11 +45,13 @@ class Proxy:
         *,
         name: str = "proxy",
         url_prefix: str = "",
+        authenticate: Authenticate | None = None,
     ) -> None:
         if isinstance(config, Flask):
             config, app = None, config
         self.name = name
         self._url_prefix = url_prefix
+        self._authenticate = authenticate
         self._source = config
         self._own = None if config is None else Gateway(self._read(None))
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
@@ -65,9 +70,21 @@ class Proxy:
         gateway = self._own or Gateway(self._read(app))
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
-        app.register_blueprint(make_blueprint(gateway, self.name), url_prefix=prefix)
+        doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
+        app.register_blueprint(make_blueprint(doorkeeper, self.name), url_prefix=prefix)
         self._gateways[app] = gateway
         instances[self.name] = self
+
+    def authenticate(self, function: _Function) -> _Function:
+        """Have this function of the application's say who calls, as a decorator or `authenticate=`.
+
+        It is called in the context of each request that needs a caller, and returns a `Caller`, a
+        name, or None for a 401. It may raise `Refused`, or abort as a view may; anything else that
+        it raises is a 500. The application then vouches for its callers: `api-keys` are not used,
+        any `Host` is taken, CORS is the application's affair.
+        """
+        self._authenticate = function
+        return function
 
     def gateway_of(self, app: Flask) -> Gateway:
         """The gateway that serves `app`; raises RuntimeError if this is not mounted there."""

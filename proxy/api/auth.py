@@ -1,5 +1,6 @@
-"""Who may call: the callers' keys, or, where there are none, this machine only.
+"""Who may call: by the callers' keys, or as the application says that we are a part of.
 
+Where there are neither, this machine only:
 An open proxy on loopback is in reach of every web page in the user's browser, by a plain POST or by
 DNS rebinding. So a request with a foreign `Origin` or `Host` is refused there. One that is open to
 everybody (`allow-unauthenticated`) does not know its own names: any `Host` is taken, and an
@@ -10,13 +11,31 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TypeAlias
+
+from werkzeug.exceptions import HTTPException
 
 from ..config import Caller, Config, is_loopback
-from ..errors import InvalidKey, Refused
+from ..errors import RETRY_HINTS, CallerError, InvalidKey, ProxyError, Refused
 from ..gateway import ANYONE, Gateway
+from .faults import in_our_terms
+
+log = logging.getLogger("proxy")
+
+# An application's own log-in: a caller, or its name; None: nobody that it knows.
+Authenticate: TypeAlias = Callable[[], "Caller | str | None"]
+
+# What a browser's script may read besides the safelisted headers.
+EXPOSED = ", ".join(["x-request-id", "x-proxy-client", "x-proxy-attempts", *sorted(RETRY_HINTS)])
+
+_CORS_HEADERS = [
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Expose-Headers", EXPOSED),
+]
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
@@ -31,17 +50,32 @@ _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Doorkeeper:
-    """Checks callers' keys."""
+    """Says who calls a gateway. `log_in` returns the application's own way to tell, if it has one.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    An application vouches for its callers: its log-in may be a cookie, `Authorization` is its own.
+    """
+
+    def __init__(
+        self, gateway: Gateway, log_in: Callable[[], Authenticate | None] = lambda: None
+    ) -> None:
+        self.gateway = gateway
+        self._log_in = log_in
         self._known: tuple[Config, list[tuple[bytes, Caller]]] | None = None
 
     def admit(self, environ: Mapping[str, str]) -> Caller:
-        """Whose key, of the present configuration, it carries; raises InvalidKey, Refused."""
-        config = self._gateway.config
+        """Who calls, by the present configuration or by the application; raises CallerError.
+
+        Raises too what the application's log-in raises, HTTPException in our terms.
+        """
+        config = self.gateway.config
+        authenticate = self._log_in()
         if self._known is None or self._known[0] is not config:
             self._known = config, [(one.key.reveal().encode(), one) for one in config.callers]
+            if authenticate is not None and config.callers:
+                log.warning("`api-keys` are not used: the application's `authenticate` is")
+        if authenticate is not None:
+            _check_asked(environ)
+            return _vouched_for(authenticate)
         _, keys = self._known
         if not keys:
             _check_origin(environ, takes_any_host=config.allow_unauthenticated)
@@ -57,15 +91,65 @@ class Doorkeeper:
             raise InvalidKey("the API key is not one of this proxy's `api-keys`")
         return found
 
+    def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What lets a page of another origin read the answer; none of an application's own pages.
+
+        Callers with keys may be on any page. The application's log-in has the application's CORS.
+        """
+        if "HTTP_ORIGIN" not in environ or not self.gateway.config.callers:
+            return []
+        return _CORS_HEADERS if self._log_in() is None else []
+
+
+def _vouched_for(authenticate: Authenticate) -> Caller:
+    """Whom the application knows, by its log-in."""
+    try:
+        found: object = authenticate()
+    except CallerError:
+        raise
+    except HTTPException as error:
+        raise in_our_terms(error, "") from error
+    except ProxyError as error:  # of a call of its own, and nothing for this caller to read
+        raise RuntimeError("`authenticate` failed") from error
+    if found is None:
+        raise InvalidKey("the application does not know who calls: log in first")
+    caller = Caller(found) if isinstance(found, str) else found
+    if not isinstance(caller, Caller) or not caller.name:
+        raise TypeError(f"`authenticate` has to return a Caller, a name or None, not {found!r:.80}")
+    return caller
+
+
+def _check_asked(environ: Mapping[str, str]) -> None:
+    """Raise Refused for what another site's page can send before its browser asks whether it may.
+
+    Cookies may go with it, and bodies are read whatever their type. Before JSON is sent the browser
+    asks (fetch.spec.whatwg.org, "CORS-safelisted request-header"), and the application answers.
+    """
+    if environ.get("REQUEST_METHOD") in ("GET", "HEAD"):
+        return
+    origin = environ.get("HTTP_ORIGIN")
+    is_own = origin is None or _is_own_page(origin, environ.get("HTTP_HOST"))
+    if is_own and environ.get("HTTP_SEC_FETCH_SITE") != "cross-site":
+        return
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(
+            "a request from a page of another site has to say `Content-Type: application/json`"
+        )
+
 
 def _check_origin(environ: Mapping[str, str], *, takes_any_host: bool) -> None:
     origin = environ.get("HTTP_ORIGIN")
     host = environ.get("HTTP_HOST")
-    if origin is not None and not _is_own_page(origin, host if takes_any_host else None):
+    if not (
+        origin is None
+        or _is_local(_origin(origin)[1])
+        or (takes_any_host and _is_own_page(origin, host))
+    ):
         way_out = (
             "a proxy in front has to pass on the `Host` that the browser sent, with its port"
             if takes_any_host
-            else "`allow-unauthenticated: true` lets in those of the site that it is part of"
+            else "`allow-unauthenticated: true` lets in those of the site that it is part of, "
+            "and `Proxy.authenticate` those of an application's own users"
         )
         raise Refused(
             "web pages of other sites must not use this proxy, which has no `api-keys`: "
@@ -75,7 +159,8 @@ def _check_origin(environ: Mapping[str, str], *, takes_any_host: bool) -> None:
         raise Refused(
             "this proxy has no `api-keys` and answers to this machine's own names only: "
             "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
-            "to everybody who can connect, by any name"
+            "to everybody who can connect, by any name, and `Proxy.authenticate` to an "
+            "application's own users"
         )
 
 
@@ -111,16 +196,18 @@ def _is_local(place: tuple[str, str] | None) -> bool:
     return name in _OWN_NAMES or is_loopback(name) or name.endswith(".localhost")
 
 
+def _origin(text: str) -> tuple[str, tuple[str, str] | None]:
+    """The scheme of an `Origin` and its place; None: it is no such, or one that is not told."""
+    scheme, separator, rest = text.partition("://")
+    is_origin = separator and _SCHEME.fullmatch(scheme)
+    return scheme.lower(), _place(rest) if is_origin else None
+
+
 def _is_own_page(origin: str, host: str | None) -> bool:
-    """Whether a page of this machine, or of the `host` that was asked, sent the request."""
-    scheme, separator, rest = origin.partition("://")
-    place = _place(rest)
-    if not separator or not _SCHEME.fullmatch(scheme) or place is None:
-        return False
-    if _is_local(place):
-        return True
-    default = _DEFAULT_PORTS.get(scheme.lower())
+    """Whether a page of the `host` that was asked sent the request."""
+    scheme, place = _origin(origin)
+    default = _DEFAULT_PORTS.get(scheme)
     asked = None if host is None else _place(host)
-    if default is None or asked is None:
+    if default is None or place is None or asked is None:
         return False
     return (place[0], place[1] or default) == (asked[0], asked[1] or default)

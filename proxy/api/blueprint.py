@@ -12,8 +12,8 @@ from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
 from ..dialects.chat import CHAT
 from ..errors import InvalidRequest, MethodNotAllowed, PathNotFound
-from ..gateway import Gateway
 from . import endpoints
+from .auth import Doorkeeper
 from .exchange import Exchange, let_go, make_view
 
 # How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
@@ -23,28 +23,28 @@ PREFLIGHT_KEPT_S = "600"
 ABOUT = "about"
 
 
-def make_blueprint(gateway: Gateway, name: str) -> Blueprint:
+def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
-    routes = endpoints.routes(gateway)
+    routes = endpoints.routes(doorkeeper)
     for route in routes:
         blueprint.add_url_rule(
             route.path,
             endpoint=route.path.strip("/") or ABOUT,
-            view_func=make_view(gateway, route.view, route.dialect),
+            view_func=make_view(doorkeeper, route.view, route.dialect),
             methods=route.methods,
             provide_automatic_options=False,
             merge_slashes=False,
         )
     known = [Rule(route.path, methods=route.methods) for route in routes]
-    others = _Others(gateway, Map(known, merge_slashes=False))
+    others = _Others(doorkeeper, Map(known, merge_slashes=False))
     blueprint.record(others.add_rules)
-    blueprint.register_error_handler(Exception, make_error_handler(gateway))
+    blueprint.register_error_handler(Exception, make_error_handler(doorkeeper))
     blueprint.teardown_request(let_go)
     return blueprint
 
 
-def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
+def make_error_handler(doorkeeper: Doorkeeper) -> Callable[[Exception], Response]:
     """What answers in our manner for exceptions that come from outside of our views.
 
     From routing, or from hooks of the embedding application.
@@ -52,7 +52,7 @@ def make_error_handler(gateway: Gateway) -> Callable[[Exception], Response]:
 
     def handle(error: Exception) -> Response:
         dialect = endpoints.dialect_at(request.path)
-        return Exchange(gateway, request.environ, dialect).refuse(error)
+        return Exchange(doorkeeper, request.environ, dialect).refuse(error)
 
     return handle
 
@@ -89,9 +89,9 @@ class _Others:
     A blueprint's error handlers do not see errors of routing, so these must be none.
     """
 
-    def __init__(self, gateway: Gateway, known: Map) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, known: Map) -> None:
         self._known = known.bind("")
-        self._view = make_view(gateway, self.answer, CHAT)
+        self._view = make_view(doorkeeper, self.answer, CHAT)
 
     def add_rules(self, state: BlueprintSetupState) -> None:
         """Add them to the application in which the blueprint is being registered."""
@@ -140,7 +140,7 @@ def _preflight(exchange: Exchange, methods: list[str]) -> Response:
     """
     allowed = ", ".join([*methods, "OPTIONS"])
     headers = {"Allow": allowed}
-    if exchange.gateway.config.callers:
+    if exchange.doorkeeper.cors_headers(exchange.environ):
         headers["Access-Control-Allow-Methods"] = allowed
         headers["Access-Control-Max-Age"] = PREFLIGHT_KEPT_S
         headers["Vary"] = "Access-Control-Request-Headers"

@@ -14,7 +14,6 @@ from flask import Response
 from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..dialects.completions import COMPLETIONS
-from ..gateway import Gateway
 from ..request.stream import StreamBody
 from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
@@ -46,11 +45,10 @@ class Route(NamedTuple):
     dialect: Dialect = CHAT
 
 
-def routes(gateway: Gateway) -> list[Route]:
+def routes(doorkeeper: Doorkeeper) -> list[Route]:
     """All of them, for one gateway."""
-    doorkeeper = Doorkeeper(gateway)
-    answer = _answering(gateway, doorkeeper)
-    facts = Facts(gateway, doorkeeper, ["/v1/models", *DIALECTS, "/healthz", "/readyz"])
+    answer = _answering(doorkeeper)
+    facts = Facts(doorkeeper, ["/v1/models", *DIALECTS, "/healthz", "/readyz"])
     return [
         Route("/", ("GET",), facts.about),
         Route("/healthz", ("GET",), facts.healthz),
@@ -61,8 +59,9 @@ def routes(gateway: Gateway) -> list[Route]:
     ]
 
 
-def _answering(gateway: Gateway, doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
+def _answering(doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
     """The view for a request in a dialect."""
+    gateway = doorkeeper.gateway
 
     def answer(exchange: Exchange) -> Response:
         record = exchange.record

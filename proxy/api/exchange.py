@@ -17,14 +17,12 @@ from werkzeug.wsgi import ClosingIterator
 
 from ..dialects.base import Dialect
 from ..errors import (
-    RETRY_HINTS,
     BodyTooLarge,
     BodyTooSlow,
     InvalidRequest,
     PathNotFound,
     ProxyError,
 )
-from ..gateway import Gateway
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
@@ -32,6 +30,7 @@ from ..record.transcript import Transcript
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED
+from .auth import Doorkeeper
 from .faults import in_our_terms
 
 if TYPE_CHECKING:
@@ -45,13 +44,6 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 # A unary answer leaves in pieces of this size, so that the caller's time to take it counts anew.
 PIECE_BYTES = 256 * 1024
 
-# What a browser's script may read besides the safelisted headers.
-EXPOSED = ", ".join(["x-request-id", "x-proxy-client", "x-proxy-attempts", *sorted(RETRY_HINTS)])
-
-_CORS_HEADERS = [
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Expose-Headers", EXPOSED),
-]
 _STREAM_HEADERS = [
     ("Cache-Control", "no-cache"),
     ("X-Accel-Buffering", "no"),  # nginx: pass each event on at once
@@ -94,10 +86,14 @@ class _Response(Response):
 class Exchange:
     """One HTTP request and its response; `dialect` is that of errors."""
 
-    def __init__(self, gateway: Gateway, environ: Mapping[str, Any], dialect: Dialect) -> None:
+    def __init__(
+        self, doorkeeper: Doorkeeper, environ: Mapping[str, Any], dialect: Dialect
+    ) -> None:
+        gateway = doorkeeper.gateway
         given = environ.get("HTTP_X_REQUEST_ID", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
+        self.doorkeeper = doorkeeper
         self.dialect = dialect
         self.environ = environ
         self.connection = CallerConnection.from_environ(environ)
@@ -204,8 +200,7 @@ class Exchange:
             lines.append(("Content-Length", str(len(body))))
             starts = range(0, len(body), PIECE_BYTES)
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
-        if self.gateway.config.callers and "HTTP_ORIGIN" in self.environ:
-            lines += _CORS_HEADERS
+        lines += self.doorkeeper.cors_headers(self.environ)
         if self.transcript is not None:
             if isinstance(body, bytes):
                 self.transcript.answer(status, lines, body)
@@ -237,7 +232,7 @@ class Exchange:
 
 
 def make_view(
-    gateway: Gateway, answer: Callable[..., Response], dialect: Dialect
+    doorkeeper: Doorkeeper, answer: Callable[..., Response], dialect: Dialect
 ) -> Callable[..., Response]:
     """The view for Flask. A hook of the blueprint before it would cost more than is done here."""
 
@@ -245,7 +240,7 @@ def make_view(
         environ = request.environ
         # PEP 3333; what stands for a server in tests has no name.
         _warn_of_server(bool(environ["wsgi.multithread"] or "SERVER_SOFTWARE" not in environ))
-        exchange = Exchange(gateway, environ, dialect)
+        exchange = Exchange(doorkeeper, environ, dialect)
         try:
             if exchange.environ.get("PATH_INFO", "").startswith("//"):  # werkzeug takes one
                 raise PathNotFound(f"there is no {request.path}: it begins with two slashes")

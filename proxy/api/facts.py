@@ -8,7 +8,7 @@ from flask import Response
 from ..clients.registry import Entry
 from ..config import Caller
 from ..errors import ModelNotFound
-from ..gateway import Gateway, check_model
+from ..gateway import check_model
 from ..version import __version__
 from .auth import Doorkeeper
 from .exchange import Exchange
@@ -17,8 +17,8 @@ from .exchange import Exchange
 class Facts:
     """The endpoints at which nothing is served but facts. `paths`: those that callers may use."""
 
-    def __init__(self, gateway: Gateway, doorkeeper: Doorkeeper, paths: list[str]) -> None:
-        self._gateway = gateway
+    def __init__(self, doorkeeper: Doorkeeper, paths: list[str]) -> None:
+        self._gateway = doorkeeper.gateway
         self._doorkeeper = doorkeeper
         self._paths = paths
 

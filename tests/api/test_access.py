@@ -304,8 +304,9 @@ def test_open_to_everybody_takes_no_other_pages(host: str | None, origin: str) -
     ],
 )
 def test_refusal_names_the_ways_out(environ: dict[str, str]) -> None:
-    """Keys, or leave for everybody."""
-    with pytest.raises(Refused, match=r"`api-keys`.*keys.*`allow-unauthenticated: true`"):
+    """Keys, leave for everybody, or the log-in of an application."""
+    ways = r"`api-keys`.*keys.*`allow-unauthenticated: true`.*`Proxy.authenticate`"
+    with pytest.raises(Refused, match=ways):
         Doorkeeper(Gateway(load_config({"demo": [{}]}))).admit(environ)
 
 
