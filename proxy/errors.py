@@ -88,10 +88,18 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.hint = hint
+        # Those of an upstream's answer, or of an application's; retry hints of ours go before them.
+        self.passed_headers: dict[str, str] = {}
 
     def headers(self) -> dict[str, str]:
         """The headers that go with the answer, besides its content type."""
-        return self.hint.headers() if self.hint else {}
+        if self.hint is None:
+            return self.passed_headers
+        passed = self.passed_headers.items()
+        return {
+            **{name: value for name, value in passed if name not in RETRY_HINTS},
+            **self.hint.headers(),
+        }
 
     def hide(self, secrets: Masks) -> None:
         """Mask what the error says of secrets: upstreams have been seen to quote them."""
@@ -265,15 +273,6 @@ class UpstreamRefusal(UpstreamError):
         self.code = self.upstream_code = upstream_code
         self.passed_headers = passed_headers or {}
         self.body = body
-
-    def headers(self) -> dict[str, str]:
-        if self.hint is None:
-            return self.passed_headers
-        ours = self.hint.headers()
-        kept = {
-            name: value for name, value in self.passed_headers.items() if name not in RETRY_HINTS
-        }
-        return {**kept, **ours}
 
     def hide(self, secrets: Masks) -> None:
         super().hide(secrets)

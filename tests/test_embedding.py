@@ -14,7 +14,18 @@ import flask
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from werkzeug.exceptions import HTTPException
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import (
+    BadRequest,
+    Forbidden,
+    HTTPException,
+    NotFound,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    TooManyRequests,
+    Unauthorized,
+    default_exceptions,
+)
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, TestResponse
 
@@ -298,6 +309,90 @@ def test_failing_hook_is_answered_in_our_shape() -> None:
     assert (failed.status_code, error_of(failed)["code"]) == (500, "internal_error")
     assert b"secret" not in failed.data
     assert http.post(CHAT, json=ASKED, headers={"X-Who": "me"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "code", "headers"),
+    [
+        (BadRequest("no"), "invalid_request_error", "invalid_request", {}),
+        (
+            Unauthorized("no", www_authenticate=WWWAuthenticate("bearer", {"realm": "theirs"})),
+            "invalid_request_error",
+            "invalid_api_key",
+            {"WWW-Authenticate": "Bearer realm=theirs"},
+        ),
+        (Forbidden("no"), "invalid_request_error", "forbidden", {}),
+        (NotFound("no"), "invalid_request_error", "not_found", {}),
+        (RequestEntityTooLarge("no"), "invalid_request_error", "body_too_large", {}),
+        (
+            TooManyRequests("no", retry_after=7),
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            {"Retry-After": "7"},
+        ),
+        (
+            ServiceUnavailable("no", retry_after=7),
+            "server_error",
+            "internal_error",
+            {"Retry-After": "7"},
+        ),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+@pytest.mark.parametrize("by", ["hook", "log-in"])
+def test_refusal_of_the_application_keeps_what_it_says(
+    app: Flask, by: str, refusal: HTTPException, kind: str, code: str, headers: dict[str, str]
+) -> None:
+    """Status, message and headers; the type and code are those that its status has with us.
+
+    Although the application has a page of its own for each error.
+    """
+    for status in default_exceptions:
+        app.register_error_handler(status, lambda _: "theirs")
+
+    def refuse() -> Any:
+        raise refusal
+
+    if by == "hook":
+        app.before_request(refuse)
+    Proxy(CONFIG, authenticate=refuse if by == "log-in" else None).init_app(app, url_prefix="/llm")
+    answer = app.test_client().post(CHAT, json=ASKED)
+    assert answer.status_code == refusal.code
+    told = {"message": "no", "type": kind, "param": None, "code": code}
+    assert error_of(answer) == told
+    assert {name: answer.headers.get(name) for name in headers} == headers
+    assert len(answer.headers.getlist("Content-Type")) == 1
+
+
+def test_answer_that_a_hook_aborts_with_is_the_answer(app: Flask) -> None:
+    """As if it had returned it."""
+
+    @app.before_request
+    def check() -> None:
+        if flask.request.args:
+            raise TooManyRequests(response=flask.Response("theirs", 429))
+        flask.abort(flask.redirect("/login"))
+
+    http = mounted(app)
+    assert http.post(CHAT, json=ASKED).headers["Location"] == "/login"
+    assert http.post(f"{CHAT}?a=b", json=ASKED).data == b"theirs"
+
+
+def test_log_in_may_abort_with_an_answer(app: Flask) -> None:
+    """Its status and headers are kept."""
+    proxy = Proxy(CONFIG, authenticate=lambda: flask.abort(flask.redirect("/login")))
+    proxy.init_app(app, url_prefix="/llm")
+    answer = app.test_client().post(CHAT, json=ASKED)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
+    assert error_of(answer)
+
+
+def test_failure_after_the_answer_is_in_our_shape_too(app: Flask) -> None:
+    """Although the application has a page for it."""
+    app.after_request(fail)
+    failed = mounted(app).post(CHAT, json=ASKED)
+    assert (failed.status_code, error_of(failed)["code"]) == (500, "internal_error")
+    assert b"theirs" not in failed.data
 
 
 HOOKS: dict[str, Callable[[Flask], Any]] = {

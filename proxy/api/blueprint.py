@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import HTTPException, NotFound, default_exceptions
 from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 
 from ..dialects.chat import CHAT
@@ -39,18 +39,24 @@ def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
     known = [Rule(route.path, methods=route.methods) for route in routes]
     others = _Others(doorkeeper, Map(known, merge_slashes=False))
     blueprint.record(others.add_rules)
-    blueprint.register_error_handler(Exception, make_error_handler(doorkeeper))
+    handle = make_error_handler(doorkeeper)
+    # By each status too, for an application's handler of a status goes before one of all errors.
+    kinds: list[type[Exception] | int] = [Exception, *default_exceptions]
+    for kind in kinds:
+        blueprint.register_error_handler(kind, handle)
     blueprint.teardown_request(let_go)
     return blueprint
 
 
-def make_error_handler(doorkeeper: Doorkeeper) -> Callable[[Exception], Response]:
+def make_error_handler(doorkeeper: Doorkeeper) -> Callable[[Exception], Any]:
     """What answers in our manner for exceptions that come from outside of our views.
 
     From routing, or from hooks of the embedding application.
     """
 
-    def handle(error: Exception) -> Response:
+    def handle(error: Exception) -> Any:
+        if isinstance(error, HTTPException) and error.response is not None:
+            return error.response  # a hook's own, as if it had returned it
         dialect = endpoints.dialect_at(request.path)
         return Exchange(doorkeeper, request.environ, dialect).refuse(error)
 

@@ -6,8 +6,28 @@ import logging
 
 from werkzeug.exceptions import HTTPException
 
-from ..errors import InvalidRequest, MethodNotAllowed, ProxyError
+from ..errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    CallerLimitReached,
+    InvalidKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    PathNotFound,
+    ProxyError,
+    Refused,
+)
 from ..net import shortage
+
+# What a refusal of the application's is with us.
+_BY_STATUS: dict[int, type[ProxyError]] = {
+    401: InvalidKey,
+    403: Refused,
+    404: PathNotFound,
+    408: BodyTooSlow,
+    413: BodyTooLarge,
+    429: CallerLimitReached,
+}
 
 log = logging.getLogger("proxy")
 
@@ -26,9 +46,14 @@ def _of_http(error: HTTPException) -> ProxyError:
     if error.code == 405:
         allowed = getattr(error, "valid_methods", None) or ()
         return MethodNotAllowed("this path does not take this method", allowed=allowed)
-    if error.code is None:
-        return ProxyError("the proxy failed")
-    shape = InvalidRequest if error.code < 500 else ProxyError
-    found = shape(error.description or error.name)
-    found.status = error.code
+    answer = error.get_response()
+    status = answer.status_code if error.code or error.response else 500
+    shape = _BY_STATUS.get(status) or (InvalidRequest if status < 500 else ProxyError)
+    found = shape(str(error.description or error.name))
+    found.status = status
+    found.passed_headers = {
+        name: ", ".join(answer.headers.getlist(name))
+        for name in answer.headers.keys()  # noqa: SIM118  # its items would be pairs
+        if not name.startswith("Content-")
+    }
     return found
