@@ -5,6 +5,7 @@ On real servers: test_embedding_servers.py.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def fail(*_: object) -> Any:
 def app() -> Flask:
     """An application with a route, a session and handlers for every error, not yet with us."""
     app = Flask("theirs")
-    app.config.update(SECRET_KEY="theirs", MAX_CONTENT_LENGTH=100)
+    app.config.update(SECRET_KEY="theirs", MAX_CONTENT_LENGTH=1000)
     app.add_url_rule("/page", "page", lambda: "page", methods=["GET", "POST"])
     app.add_url_rule("/broken", "broken", fail)
 
@@ -160,13 +161,43 @@ def test_our_errors_are_answers_in_every_mode(app: Flask, flags: Any) -> None:
     assert error_of(http.post("/llm"))["code"] == "method_not_allowed"
 
 
-def test_limits_on_bodies_are_separate(app: Flask) -> None:
-    """MAX_CONTENT_LENGTH is for the application's own routes, `max-body-size` for ours."""
-    Proxy({**CONFIG, "max-body-size": 300}).init_app(app, url_prefix="/llm")
+@pytest.mark.parametrize("ours", [300, 1000])
+@pytest.mark.parametrize("theirs", [None, 300, 1000])
+def test_smaller_limit_on_bodies_holds(app: Flask, ours: int, theirs: int | None) -> None:
+    """Below the prefix: the application's MAX_CONTENT_LENGTH, or `max-body-size`."""
+    app.config["MAX_CONTENT_LENGTH"] = theirs
+    Proxy({**CONFIG, "max-body-size": ours}).init_app(app, url_prefix="/llm")
     http = app.test_client()
-    assert http.post("/body", data=b"x" * 101).data == b"theirs 413"
-    assert http.post(CHAT, json={**ASKED, "user": "u" * 100}).status_code == 200
-    assert error_of(http.post(CHAT, json={**ASKED, "user": "u" * 300}))["code"] == "body_too_large"
+    most = min(ours, theirs or ours)
+    rest = most - len(json.dumps({**ASKED, "user": ""}))
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    for environ in ({}, chunked):
+        for more, status in ((0, 200), (1, 413)):
+            body = json.dumps({**ASKED, "user": "u" * (rest + more)})
+            answer = http.post(CHAT, data=body, environ_overrides=environ)
+            assert answer.status_code == status
+    error = error_of(answer)
+    assert error["code"] == "body_too_large"
+    is_theirs = theirs is not None and theirs < ours
+    assert ("MAX_CONTENT_LENGTH" if is_theirs else "max-body-size") in error["message"]
+    assert f" {most} bytes" in error["message"]
+    if theirs is not None:
+        assert http.post("/body", data=b"x" * (theirs + 1)).data == b"theirs 413"
+
+
+def test_hook_may_set_the_limit_on_a_body(app: Flask) -> None:
+    """Of one request, as for any view; what is unpacked is ours to limit."""
+
+    @app.before_request
+    def limit() -> None:
+        flask.request.max_content_length = 100
+
+    http = mounted(app)
+    assert http.post(CHAT, json={**ASKED, "user": "u" * 100}).status_code == 413
+    packed = gzip.compress(json.dumps({**ASKED, "user": "u" * 100}).encode())
+    assert len(packed) <= 100
+    packing = {"Content-Encoding": "gzip"}
+    assert http.post(CHAT, data=packed, headers=packing).status_code == 200
 
 
 # Everything else

@@ -121,6 +121,7 @@ class Exchange:
     def read_body(self) -> bytes:
         """The request's body; raises BodyTooLarge before reading more than is allowed.
 
+        By `max-body-size`, or the application's MAX_CONTENT_LENGTH if that is smaller.
         Raises UnsupportedCoding before reading any, InvalidRequest if it does not come whole, or
         not as its coding says. Its caller may stop sending for no longer than `idle-timeout`, and
         has `request-timeout` for all of it: then BodyTooSlow. From then on a write to the caller
@@ -137,12 +138,15 @@ class Exchange:
             self.connection.limit_io(config.idle_timeout_s)
 
     def _receive(self) -> bytes:
-        most = self.gateway.config.max_body_bytes
+        own = most = self.gateway.config.max_body_bytes
+        theirs = request.max_content_length
+        if theirs is not None and theirs < most:
+            most = theirs
         field = self.environ.get("HTTP_CONTENT_ENCODING")
         coding = read_coding(field) if field else ""
         length = self._content_length()
         if length is not None and length > most:
-            raise _too_large(most)
+            raise _too_large(most, own)
         try:
             # One byte more than is allowed tells a body that is too large from one that just fits.
             body = _read(self.environ["wsgi.input"], most + 1 if length is None else length)
@@ -156,12 +160,12 @@ class Exchange:
         if self.transcript is not None:
             self.transcript.body = body
         if len(body) > most:
-            raise _too_large(most)
+            raise _too_large(most, own)
         if length is not None and len(body) < length:
             why = "" if body else ", or a hook of the application has read it"
             raise InvalidRequest(f"the request body broke off after {len(body)} bytes{why}")
         if coding and body:
-            body = undo(body, coding, max_bytes=most)
+            body = undo(body, coding, max_bytes=own)
             if self.transcript is not None:
                 self.transcript.body = body
         return body
@@ -298,5 +302,6 @@ def _read_some(stream: Any, most: int) -> bytes:
     return data
 
 
-def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the request body is larger than {most} bytes (max-body-size)")
+def _too_large(most: int, own: int) -> BodyTooLarge:
+    whose = "max-body-size" if most == own else "the application's MAX_CONTENT_LENGTH"
+    return BodyTooLarge(f"the request body is larger than {most} bytes ({whose})")
