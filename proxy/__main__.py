@@ -1,4 +1,4 @@
-"""`python -m proxy`, and the command `poolproxy`."""
+"""`python -m proxy`: the command `poolproxy` by the name of the package."""
 
 from __future__ import annotations
 
