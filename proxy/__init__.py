@@ -4,6 +4,7 @@ The rooms, from the top layer down (docs/ARCHITECTURE.md has the whole map):
 
 cli, server          the command `poolproxy`; gunicorn's process, never imported when embedded
 app, extension       `create_app`, a WSGI application; `Proxy`, mounted in one
+signals              by which an application follows its calls
 api                  Flask: environ in, response out
 gateway, generation  serves one request; all that one configuration makes
 request, record      a request's attempts, waits and stream; what is kept of it
@@ -25,18 +26,32 @@ if typing.TYPE_CHECKING:
     from .app import create_app
     from .config import Caller
     from .extension import Proxy
+    from .record.call import Attempt, Call, Times
+    from .wire.chat import Usage
 
 __all__ = [
+    "Attempt",
+    "Call",
     "Caller",
     "ConfigError",
     "Proxy",
     "ProxyError",
     "Refused",
+    "Times",
+    "Usage",
     "__version__",
     "create_app",
 ]
 
-_LATER = {"Caller": ".config", "Proxy": ".extension", "create_app": ".app"}
+_LATER = {
+    "Attempt": ".record.call",
+    "Call": ".record.call",
+    "Caller": ".config",
+    "Proxy": ".extension",
+    "Times": ".record.call",
+    "Usage": ".wire.chat",
+    "create_app": ".app",
+}
 
 
 def __getattr__(name: str) -> object:

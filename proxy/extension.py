@@ -14,6 +14,7 @@ from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
 from .config import Config, load_config
 from .gateway import Gateway
+from .signals import CallSignals
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 
@@ -36,6 +37,11 @@ class Proxy:
     `name` tells several in one application apart: each is `app.extensions["proxy"][name]`, and
     reads POOLPROXY_NAME_CONFIG (its name, in capitals) instead. May be made and mounted before a
     fork. Raises ConfigError.
+
+    The signals `call_started`, `attempt_ended` and `call_ended` tell of its calls:
+
+        @proxy.call_ended.connect
+        def bill(app, *, call): ...
     """
 
     def __init__(
@@ -53,7 +59,11 @@ class Proxy:
         self._url_prefix = url_prefix
         self._authenticate = authenticate
         self._source = config
-        self._own = None if config is None else Gateway(self._read(None))
+        self._signals = signals = CallSignals()
+        self.call_started = signals.call_started
+        self.attempt_ended = signals.attempt_ended
+        self.call_ended = signals.call_ended
+        self._own = None if config is None else self._make(None)
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
@@ -67,7 +77,7 @@ class Proxy:
         instances = app.extensions.setdefault("proxy", {})
         if self.name in instances:
             raise RuntimeError(f"a Proxy named {self.name!r} is mounted already: give it a name=")
-        gateway = self._own or Gateway(self._read(app))
+        gateway = self._own or self._make(app)
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
         doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
@@ -116,6 +126,11 @@ class Proxy:
     def config(self) -> Config:
         """The present configuration of `gateway`."""
         return self.gateway.config
+
+    def _make(self, app: Flask | None) -> Gateway:
+        gateway = Gateway(self._read(app))
+        gateway.recorders = (self._signals,)
+        return gateway
 
     def _read(self, app: Flask | None) -> Config:
         """The configuration for `app`, as it is now; raises ConfigError."""

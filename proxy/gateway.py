@@ -26,7 +26,7 @@ from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
-from .record.record import Record
+from .record.record import Record, Recorder
 from .record.transcript import Transcript
 from .request.attempts import Attempts, Call
 from .request.prompts import Series
@@ -42,6 +42,7 @@ class Gateway:
 
     def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
         self.clock = clock
+        self.recorders: tuple[Recorder, ...] = ()
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._limit = InFlightLimit()
@@ -64,7 +65,11 @@ class Gateway:
         self.generation = new
 
     def keep(self, record: Record, held: ExitStack) -> None:
-        """Close the record when `held` ends, with what was raised meanwhile as its end."""
+        """Close the record when `held` ends, with what was raised meanwhile as its end.
+
+        Whoever keeps something of requests is told then and before by it (`recorders`).
+        """
+        record.recorders = self.recorders
 
         def close(_kind: object, error: BaseException | None, _trace: object) -> None:
             if error is not None:
@@ -127,6 +132,7 @@ class Gateway:
         if transcript is not None:
             transcript.begin()
         check_model(caller, ask.model)
+        record.start()
         writer = ask.writer() if ask.stream else None
         call = Call(ask, writer, connection, record)
         config = generation.config

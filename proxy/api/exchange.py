@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, g, request
+from flask.globals import app_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
@@ -102,6 +103,7 @@ class Exchange:
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.clock.monotonic(),
             mask=gateway.config.secrets.mask,
+            host=app_ctx.app,
         )
         self.transcript: Transcript | None = None  # by `request-log`
 

@@ -8,15 +8,25 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from ..errors import ProxyError
 from ..wire.chat import Usage
+from .call import Attempt, Call, Times
 
 log = logging.getLogger("proxy.request")
 
 # A name that a caller or an upstream chose is cut to this in the log.
 MAX_NAME_CHARS = 80
+
+# Of the model that a caller asked for a `Call` has this much: as long as any that is configured.
+MAX_MODEL_CHARS = 256
+
+# An upstream's words are kept until the request is over: no more of them than people read.
+MAX_MESSAGE_CHARS = 500
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -25,8 +35,12 @@ class AttemptRecord:
 
     client: str
     waited_s: float  # in the queue and in back-off, before it was sent
+    model: str = ""  # the upstream's name for it
+    began: float = 0.0
     status: int = 0  # the upstream's, if it came to one
     reason: str = "open"
+    message: str = ""  # what went wrong, in the upstream's words if it has told; secrets are masked
+    ended: float | None = None  # when the lease was back
 
     def __str__(self) -> str:
         # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
@@ -34,6 +48,29 @@ class AttemptRecord:
         if self.status:
             reason = f"{self.status} {reason}"
         return f"{self.client} ({reason}, waited {self.waited_s:.3f} s)"
+
+    def failed(self, error: ProxyError) -> None:
+        """Note what it ended with, an error that hides its secrets."""
+        self.reason = error.code or "error"
+        self.message = error.message[:MAX_MESSAGE_CHARS]
+
+
+class Recorder(Protocol):
+    """Is told of each request as it goes on, in the thread that serves it. Must not raise.
+
+    No lock is held meanwhile, and no lease that has ended; a unary answer waits for it. A stream
+    that nobody closed is closed by another request's thread (`Record.is_lost`), which must not wait
+    for anything.
+    """
+
+    def start(self, record: Record) -> None:
+        """It is known who asks for which model; the first attempt comes next."""
+
+    def end_attempt(self, record: Record, attempt: AttemptRecord) -> None:
+        """The attempt is over, and its lease is back."""
+
+    def end(self, record: Record) -> None:
+        """The request is over, one that was refused before it started too. Comes last of all."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -47,6 +84,9 @@ class Record:
     endpoint: str
     arrived: float
     mask: Callable[[str], str] = str  # hides secrets: callers may choose one as id, model or path
+    host: object = None  # the application that it came through, if it was one
+    recorders: Sequence[Recorder] = ()
+    began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""
     model: str = ""
     stream: bool = False
@@ -58,14 +98,66 @@ class Record:
     ended: float | None = None
     end: str = ""
     usage: Usage | None = None
+    is_lost: bool = False  # nobody closed it: whoever came next does
+
+    def start(self) -> None:
+        """Tell the recorders that the request is about to be served."""
+        for recorder in self.recorders:
+            recorder.start(self)
+
+    def end_attempt(self, attempt: AttemptRecord, now: float) -> None:
+        """Note that an attempt is over, after its lease was given back."""
+        attempt.ended = now
+        for recorder in self.recorders:
+            recorder.end_attempt(self, attempt)
 
     def close(self, now: float) -> None:
-        """Note that the request is over, and log its line. Idempotent."""
+        """Note that the request is over, log its line, and tell the recorders. Idempotent."""
         if self.ended is None:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
                 log.info(self.line())
+            for recorder in self.recorders:
+                recorder.end(self)
+
+    def call(self) -> Call:
+        """The record as plain data."""
+        return Call(
+            id=self.mask(self.request_id),
+            endpoint=self.mask(self.endpoint),
+            model=self.mask(self.model)[:MAX_MODEL_CHARS],
+            caller=self.caller,
+            stream=self.stream,
+            status=self.status,
+            end=self.end,
+            usage=self.usage,
+            attempts=tuple(map(self.attempt, self.attempts)),
+            times=Times(
+                arrived=self.began,
+                waited_s=sum([attempt.waited_s for attempt in self.attempts]),
+                first_event_s=self._since_arrival(self.first_event),
+                total_s=self._since_arrival(self.ended),
+            ),
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+        )
+
+    def attempt(self, one: AttemptRecord) -> Attempt:
+        """One of its attempts as plain data."""
+        return Attempt(
+            client=one.client,
+            model=one.model,
+            status=one.status,
+            reason=one.reason,
+            message=one.message,
+            began_s=one.began - self.arrived,
+            waited_s=one.waited_s,
+            seconds=None if one.ended is None else one.ended - one.began,
+        )
+
+    def _since_arrival(self, moment: float | None) -> float | None:
+        return None if moment is None else moment - self.arrived
 
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""

@@ -135,13 +135,16 @@ class Attempts:
             effect = judge(error, switch_project=False).effect
             error.hide(self._config.secrets)
             self._lease.report(effect, asked_s=asked_s(error))
-        self._attempt.reason = error.code or "error"
+            self._attempt.failed(error)
 
     def close(self, *, linger_s: float = LINGER_S) -> None:
         """Give back what is held. Idempotent."""
         is_over = self._relay is not None and self._relay.is_over
-        if is_over and self._lease is not None:
-            self._lease.report(Effect.GOOD)
+        if self._lease is not None and self._relay is not None:
+            if is_over:
+                self._lease.report(Effect.GOOD)
+            elif self._attempt.reason == "ok":
+                self._attempt.reason = "caller_gone"
         self._end_attempt(linger_s=linger_s if is_over else 0.0)
         self._pool.withdraw(self._ticket)
 
@@ -152,6 +155,7 @@ class Attempts:
         finally:
             if lease is not None:
                 lease.release()
+                self._call.record.end_attempt(self._attempt, self._waits.now())
 
     def _close_reply(self, *, linger_s: float = 0.0) -> None:
         reply, self._reply, self._relay = self._reply, None, None
@@ -168,7 +172,10 @@ class Attempts:
                 outcome = yield from self._try(lease)
             except (UpstreamError, CallerError) as error:
                 goes_on = self._failed().goes_on(lease, error, now=self._waits.now())
-                self._attempt.reason = error.code or "error"
+                self._attempt.failed(error)
+            except ProxyError as error:  # the caller is gone, or a want of our own
+                self._attempt.failed(error)
+                raise
             else:
                 if self._relay is None:
                     lease.report(Effect.GOOD)
@@ -217,7 +224,9 @@ class Attempts:
                 unserved = self._waits.out_of_time()
                 break
             if lease is not None:
-                self._attempt = AttemptRecord(lease.client.label, now - asked_at)
+                self._attempt = AttemptRecord(
+                    lease.client.label, now - asked_at, model=lease.model, began=now
+                )
                 self._call.record.attempts.append(self._attempt)
                 return lease
             yield
@@ -245,6 +254,7 @@ class Attempts:
 
     def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record = self._call
+        self._attempt.model = model
         prompt = self._prompts[self._at]
         is_native = ask.speech in lease.client.speaks
         request = prompt.native if is_native else prompt.hub

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,8 +28,9 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 _HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
 
-class Usage(Struct, frozen=True):
-    """Tokens, as far as an answer told them."""
+@dataclass(frozen=True)
+class Usage:
+    """Tokens, as far as an answer told them; None: it did not."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

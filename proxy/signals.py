@@ -1,0 +1,70 @@
+"""The signals of a `Proxy`: by them an application follows its calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+from blinker import Signal
+from flask import Flask
+
+from .net.helpers import HelperThreads, Task
+from .record.record import AttemptRecord, Record
+
+log = logging.getLogger("proxy")
+
+# For streams that nobody closed: one thread, so that a call's signals come in order.
+_HELPER = HelperThreads("proxy-signals", 1)
+
+
+class CallSignals:
+    """Sends the signals of calls. A `Recorder`, which makes no `Call` while nobody listens.
+
+    The sender is the application that a call came through, or None. Each receiver runs in a context
+    of the application's and of no request, also where a request's thread runs it.
+    """
+
+    def __init__(self) -> None:
+        self.call_started = Signal("A call is about to be served. Receivers take `call`.")
+        self.attempt_ended = Signal("An attempt is over. Receivers take `call` and `attempt`.")
+        self.call_ended = Signal("A call is over, one that was refused too. Receivers take `call`.")
+
+    def start(self, record: Record) -> None:
+        if self.call_started.receivers:
+            _send(self.call_started, record, call=record.call())
+
+    def end_attempt(self, record: Record, attempt: AttemptRecord) -> None:
+        if self.attempt_ended.receivers:
+            _send(self.attempt_ended, record, call=record.call(), attempt=record.attempt(attempt))
+
+    def end(self, record: Record) -> None:
+        if self.call_ended.receivers:
+            _send(self.call_ended, record, call=record.call())
+
+
+def _send(signal: Signal, record: Record, **told: object) -> None:
+    for receiver in signal.receivers_for(record.host):
+        tell = partial(_tell, receiver, record.host, told)
+        if record.is_lost:
+            _HELPER.start(Task(tell))
+        else:
+            tell()
+
+
+def _tell(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
+    try:
+        # Empty: in the present one there may be a request, which is over for whoever listens.
+        Context().run(_call, receiver, app, told)
+    except Exception:  # whatever it is, no caller's answer may depend on it
+        log.exception("a receiver of a signal failed")
+
+
+def _call(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
+    if isinstance(app, Flask):
+        with app.app_context():
+            receiver(app, **told)
+    else:
+        receiver(app, **told)
