@@ -29,6 +29,7 @@ class Notes:
         self.warnings: list[str] = []
         self.ignored: dict[str, Any] = {}  # by path, what is at keys that are CLIProxyAPI's alone
         self.variables: dict[str, tuple[str, ...]] = {}  # path: names filled in there
+        self.files: dict[str, Secret] = {}  # by their own paths, see `Config`
 
     def problem(self, at: str, text: str) -> None:
         self.problems.append(f"{at}: {text}" if at else text)
@@ -41,17 +42,18 @@ class _Unfit(Exception):
     """The value does not fit and the problem is noted, or it is empty and means that it is none."""
 
 
-def check(tree: Any, notes: Notes, environ: Mapping[str, str]) -> File:
-    """Make a `File` of `tree`. Whatever is wrong with it goes into `notes`."""
-    result = _Walk(notes, environ).value(tree, inspect.type_info(File), "")
+def check(tree: Any, notes: Notes, environ: Mapping[str, str], *, directory: str) -> File:
+    """Make a `File` of `tree`, which is in `directory`. What is wrong with it goes into `notes`."""
+    result = _Walk(notes, environ, directory).value(tree, inspect.type_info(File), "")
     assert isinstance(result, File)
     return result
 
 
 class _Walk:
-    def __init__(self, notes: Notes, environ: Mapping[str, str]) -> None:
+    def __init__(self, notes: Notes, environ: Mapping[str, str], directory: str) -> None:
         self._notes = notes
         self._environ = environ
+        self._directory = directory
 
     def value(self, value: Any, declared: inspect.Type, at: str) -> Any:
         """`value` as the `declared` type; blank where it does not fit."""
@@ -135,11 +137,12 @@ class _Walk:
         return result
 
     def _scalar(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
-        """A value of its own. One that came from the environment is never shown."""
+        """A value of its own. One that was filled in is never shown."""
         got = kind_of(value) if rules.get("private") and value != "" else shown(value)
         textual = isinstance(bare, (inspect.StrType, inspect.CustomType, inspect.LiteralType))
         if isinstance(value, str) and "${" in value:
-            filled = fill(value, self._environ)
+            filled = fill(value, self._environ, self._directory)
+            self._notes.files.update(filled.files)
             for problem in filled.problems:
                 self._notes.problem(at, problem)
             if filled.problems:
@@ -190,7 +193,7 @@ def _blank(bare: inspect.Type) -> Any:
 
 
 def _typed(text: str, bare: inspect.Type) -> Any:
-    """A number or boolean from the environment, as YAML reads it; 1 and 0 are booleans too."""
+    """A number or boolean that was filled in, as YAML reads it; 1 and 0 are booleans too."""
     value = plain_value(text.strip())
     if isinstance(bare, inspect.BoolType) and value in (0, 1):
         return bool(value)

@@ -12,6 +12,7 @@ from . import cliproxyapi, document
 from .check import Notes, check
 from .config import Config
 from .resolve import resolve
+from .secret import Secret
 from .wording import kind_of
 
 PATH_VARIABLE = "PROXY_CONFIG"
@@ -69,7 +70,9 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
         problem = f"expected a mapping of settings, got {kind_of(tree)}"
         raise ConfigError(_prefixed(path, [problem]))
     notes = Notes()
-    file = check(tree, notes, environ)
+    if path:
+        notes.files[DEFAULT_PATH if path == BUILT_IN else path] = Secret("")
+    file = check(tree, notes, environ, directory=os.path.dirname(path))
     for text in cliproxyapi.warnings(notes.ignored):
         notes.warning("", text)
     config = resolve(file, notes, path=path)

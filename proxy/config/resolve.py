@@ -53,6 +53,7 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
     return Config(
         **settings,
         path=path,
+        files=notes.files,
         callers=callers,
         clients=_named(clients.found),
         providers_off=tuple(clients.off),

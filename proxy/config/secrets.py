@@ -1,7 +1,8 @@
 """`Secrets`: knows all secrets of one configuration, and masks them in whatever leaves.
 
-These are callers' keys, clients' keys, and the credentials in `headers` and `proxy-url`, each in
-the spellings in which an upstream or a program in between may quote it.
+These are callers' keys, clients' keys, whatever was filled in from files, and the credentials in
+`headers` and `proxy-url`, each in the spellings in which an upstream or a program in between may
+quote it.
 
 A search costs as much with a thousand keys as with one: it looks at every fourth place of the text,
 for four bytes with which a secret may end.
@@ -165,6 +166,7 @@ def secrets_of(config: Config) -> Secrets:
     """Collect the secrets of a configuration."""
     found = {caller.key.reveal() for caller in config.callers}
     found |= {client.key.reveal() for client in config.clients}
+    found |= {text.reveal() for text in config.files.values()}
     for name, value in {pair for client in config.clients for pair in client.headers.items()}:
         found.update(_in_header(name, value))
     for url in {client.proxy_url for client in config.clients}:

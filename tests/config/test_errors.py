@@ -313,8 +313,29 @@ def test_unset_variable_is_a_problem_that_says_how_to_make_it_optional() -> None
     assert problems(tree) == [
         "host: HOST is not set in the environment (${HOST:-} may be empty)",
         "port: PORT is not set in the environment (${PORT:-} may be empty)",
-        "proxy-url: expected ${NAME} or ${NAME:-default} ($${ for a literal ${)",
+        "proxy-url: expected ${NAME}, ${NAME:-default} or ${file:PATH} ($${ for a literal ${)",
         "proxy-url: B is not set in the environment (${B:-} may be empty)",
+    ]
+
+
+def test_file_that_cannot_be_filled_in_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its place, with its path; what is in it is not shown."""
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"large": b"x" * 70_000, "bytes": b"\xff", "word": b"geheim"}.items():
+        (tmp_path / name).write_bytes(data)
+    names = ["none", ".", "large", "bytes", "nul\0"]
+    tree: dict[str, Any] = {"api-keys": [f"${{file:{name}}}" for name in names]}
+    tree |= {"port": "${file:word}", "host": "${file:}"}
+    assert problems(tree) == [
+        "host: expected ${NAME}, ${NAME:-default} or ${file:PATH} ($${ for a literal ${)",
+        f"port: expected {INTEGER}, got the value of ${{file:word}}",
+        "api-keys[0]: the file 'none' cannot be read: No such file or directory",
+        "api-keys[1]: the file '.' cannot be read: Is a directory",
+        "api-keys[2]: the file 'large' cannot be read: it has more than 65536 bytes",
+        "api-keys[3]: the file 'bytes' cannot be read: expected UTF-8",
+        "api-keys[4]: the file 'nul\\x00' cannot be read: embedded null byte",
     ]
 
 

@@ -80,9 +80,9 @@ def test_file_is_the_one_that_the_environment_names(
 def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path: Path) -> None:
     """A key with nothing after it, all of its value commented out, is a key left out."""
     empty = load("api-keys:\nstreaming:\nopenai-compatibility:\nport:\n", tmp_path)
-    assert msgspec.structs.replace(empty, path="") == load_config({}, environ={})
-    assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", warnings=())) == {
-        "path": "", "host": "127.0.0.1", "port": 8317, "debug": False,
+    assert msgspec.structs.replace(empty, path="", files={}) == load_config({}, environ={})
+    assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", files={}, warnings=())) == {
+        "path": "", "files": {}, "host": "127.0.0.1", "port": 8317, "debug": False,
         "allow-unauthenticated": False, "callers": (), "request-retry": 3,
         "max-cooldown": 1800.0, "max-retry-interval": 5.0, "request-timeout": 600.0,
         "connect-timeout": 10.0, "first-byte-timeout": 0.0, "idle-timeout": 300.0,
@@ -134,6 +134,54 @@ def test_variable_in_a_string_stays_text_and_adds_no_structure(tmp_path: Path) -
     (client,) = config.clients
     assert (client.provider, client.base_url) == ("${NAME} x", "http://localhost:80/v1")
     assert client.models == (Model("a:1", "a:1"),)
+
+
+def test_secret_in_a_file_is_filled_in(tmp_path: Path) -> None:
+    """Of any kind of key, and of other settings; line ends behind it are none of it.
+
+    Paths are seen from the configuration's directory. The configuration knows its files.
+    """
+    (tmp_path / "secrets").mkdir()
+    for name, text in {
+        "client": f"{KEYS[0]}\n",
+        "caller": "caller-${HOME}-0123456789\r\n",
+        "tenant": "a tenant's \xa0",
+        "port": "9000",
+        "empty": "\n",
+    }.items():
+        (tmp_path / "secrets" / name).write_bytes(text.encode())
+    config = load(
+        f"""
+        port: ${{file:secrets/port}}
+        api-keys: [${{file:secrets/caller}}]
+        openai-compatibility:
+        - name: p
+          base-url: {URL}
+          api-keys: ["${{file:{tmp_path}/secrets/client}}"]
+          headers: {{X-Tenant: "is ${{file:secrets/tenant}} ${{file:-x}}"}}
+        gemini-api-key: [${{file:secrets/empty}}]
+        """,
+        tmp_path,
+        file="variable",
+    )
+    (client,) = config.clients
+    assert client.key == Secret(KEYS[0])
+    assert client.headers == {"X-Tenant": "is a tenant's \xa0 variable"}
+    assert (config.callers[0].key.reveal(), config.port) == ("caller-${HOME}-0123456789", 9000)
+    assert config.providers_off == (("gemini", "no key in file:secrets/empty"),)
+    names = ["port", "caller", "tenant", "client", "empty"]
+    paths = [tmp_path / "config.yaml", *(tmp_path / "secrets" / name for name in names)]
+    assert list(config.files) == list(map(str, paths))
+    assert config.secrets.mask("to a tenant's \xa0") == "to a t...'s \xa0"
+    assert load_config({}, environ={}).files == {}
+
+
+def test_built_in_default_knows_the_file_that_would_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches the files of a configuration sees that one come."""
+    monkeypatch.chdir(tmp_path)
+    assert list(load_config(or_built_in=True, environ={}).files) == ["config.yaml"]
 
 
 def test_key_overrides_provider_overrides_default() -> None:

@@ -19,7 +19,9 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["${A}", "${A:-1}", "${", "$${x}", KEY, URL, "direct", "0", "chat"])
+    | st.sampled_from(
+        ["${A}", "${A:-1}", "${file:/nowhere}", "${", "$${x}", KEY, URL, "direct", "0", "chat"]
+    )
 )
 NAMES = st.sampled_from(
     sorted({name for section in json_schema()["$defs"].values()

@@ -118,6 +118,7 @@ def test_configuration_errors_show_no_key() -> None:
 # What upstreams quote
 
 OTHERS_KEY, LISTS_KEY = "sk-other-caller-0123456789", "sk-lists-0123456789dddd"
+TENANT = "tenant in particular"
 HEADER_TOKEN, PROXY_USER = "tok/of+the/header=0123456789", "proxy-user"
 
 # What may be quoted by an upstream that was never sent it, and its mask.
@@ -126,6 +127,7 @@ SECRETS = {
     "another client's key": (LISTS_KEY, "sk-...dddd"),
     "a header's credential": (HEADER_TOKEN, "tok...6789"),
     "a header's whole value": (f"Bearer {HEADER_TOKEN}", "Bea...6789"),
+    "what was filled in from a file": (TENANT, "ten...ular"),
     "the proxy's password": (PROXY_PASSWORD, "sk-...6789"),
     "the proxy's user and password": (f"{PROXY_USER}:{PROXY_PASSWORD}", "pro...6789"),
 }
@@ -143,8 +145,11 @@ def guarded(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
             {
                 "name": "p",
                 "base-url": upstream.url,
-                "api-keys": [KEYS[0]],
-                "headers": {"X-Gate-Authorization": f"Bearer {HEADER_TOKEN}"},
+                "api-keys": ["${file:key}"],
+                "headers": {
+                    "X-Gate-Authorization": f"Bearer {HEADER_TOKEN}",
+                    "X-Tenant": "${file:tenant}",
+                },
                 "max-concurrency": 0,
                 "models": [{"name": "guarded"}],
             },
@@ -159,6 +164,8 @@ def guarded(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
     }
     path = tmp_path_factory.mktemp("guarded") / "config.yaml"
     path.write_text(json.dumps(config))
+    path.with_name("key").write_text(f"{KEYS[0]}\n")
+    path.with_name("tenant").write_text(TENANT)
     secrets = [CALLER_KEY, KEYS[0], *(secret for secret, _ in SECRETS.values())]
     with Gateway(path, secrets=secrets) as running:
         yield running
