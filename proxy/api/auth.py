@@ -9,6 +9,7 @@ everybody (`allow-unauthenticated`) does not know its own names: any `Host` is t
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import logging
@@ -19,7 +20,7 @@ from typing import TypeAlias
 
 from werkzeug.exceptions import HTTPException
 
-from ..config import Caller, Config, is_loopback
+from ..config import Caller, Config, digest_of, is_loopback
 from ..errors import RETRY_HINTS, CallerError, InvalidKey, ProxyError, Refused
 from ..gateway import ANYONE, Gateway
 from .faults import in_our_terms
@@ -70,7 +71,7 @@ class Doorkeeper:
         config = self.gateway.config
         authenticate = self._log_in()
         if self._known is None or self._known[0] is not config:
-            self._known = config, [(one.key.reveal().encode(), one) for one in config.callers]
+            self._known = config, [(digest_of(one.key), one) for one in config.callers]
             if authenticate is not None and config.callers:
                 log.warning("`api-keys` are not used: the application's `authenticate` is")
         if authenticate is not None:
@@ -84,8 +85,9 @@ class Doorkeeper:
         if given is None:
             raise InvalidKey("no API key was given: send it as `Authorization: Bearer KEY`")
         found = None
-        for key, caller in keys:  # all of them, so that the time taken tells nothing
-            if hmac.compare_digest(key, given):
+        digest = hashlib.sha256(given).digest()
+        for known, caller in keys:  # all of them, so that the time taken tells nothing
+            if hmac.compare_digest(known, digest):
                 found = caller
         if found is None:
             raise InvalidKey("the API key is not one of this proxy's `api-keys`")

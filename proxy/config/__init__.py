@@ -13,7 +13,7 @@ from __future__ import annotations
 from .config import Caller, ClientConfig, Config, Model, is_loopback
 from .json_schema import json_schema
 from .load import BUILT_IN, load_config, write_built_in
-from .secret import Secret, mask
+from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
 from .wording import in_ascii
 
@@ -25,6 +25,7 @@ __all__ = [
     "Model",
     "Secret",
     "Secrets",
+    "digest_of",
     "in_ascii",
     "is_loopback",
     "is_secret_name",

@@ -64,7 +64,7 @@ class Caller(_Named, frozen=True, kw_only=True):
 
     models: Collection[str] | None = None
     max_concurrency: int = 0
-    key: Secret = Secret("")  # of those in `api-keys`
+    key: Secret = Secret("")  # of those in `api-keys`; or its digest, `sha256:HEX`
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

@@ -28,7 +28,7 @@ from .schema import (
     ProviderEntry,
     Settings,
 )
-from .secret import Secret, is_placeholder
+from .secret import Secret, digest_of, is_placeholder
 from .wording import in_ascii, shown
 
 _Entry = TypeVar("_Entry")
@@ -217,7 +217,8 @@ class _Clients:
 
 def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:
     numbered = list(_numbered("api-keys", entries))
-    _report_repeats([(at, entry.key) for at, entry in numbered], notes, what="the same key")
+    digests = [(at, digest_of(entry.key).hex()) for at, entry in numbered if entry.key]
+    _report_repeats(digests, notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
     for at, entry in numbered:
         if is_placeholder(entry.key):
@@ -265,10 +266,10 @@ def _place(base_url: str) -> str:
 
 
 def _report_repeats(
-    values: Iterable[tuple[str, str | Secret]], notes: Notes, *, what: str = "the same"
+    values: Iterable[tuple[str, str]], notes: Notes, *, what: str = "the same"
 ) -> None:
     """A problem for each value that stands at an earlier path too; empty ones don't count."""
-    first_at: dict[str | Secret, str] = {}
+    first_at: dict[str, str] = {}
     for at, value in values:
         if value and first_at.setdefault(value, at) != at:
             notes.problem(at, f"{what} as {first_at[value]}")

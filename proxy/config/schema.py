@@ -58,9 +58,11 @@ UpstreamKey = Annotated[
 CallersKey = Annotated[
     Secret,
     formats.meta(
-        "a key of visible ASCII characters, not empty", formats.is_caller_key, private=True
+        "a key of visible ASCII characters, not empty, or sha256: and 64 hex digits",
+        formats.is_caller_key,
+        private=True,
     ),
-    says("what the caller sends"),
+    says("what the caller sends, or its SHA-256"),
 ]
 Aliases = Annotated[
     tuple[ModelName, ...], Meta(min_length=1), says("what it sees and may use; left out: all")

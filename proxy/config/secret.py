@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+
+# A caller's key may be given as what `sha256sum` prints for it.
+HASHED = "sha256:"
+_HASHED = re.compile(HASHED + "([0-9A-Fa-f]{64})")
 
 # What may be a key wherever it stands: well-known prefixes, and long words with a digit in them.
 KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
@@ -52,6 +57,17 @@ def mask(key: str) -> str:
     if not key:
         return ""
     return f"{key[:3]}...{key[-4:]}" if len(key) >= _MASKED_WHOLE_BELOW else "..."
+
+
+def digest_of(key: Secret) -> bytes:
+    """SHA-256 of a caller's key, which may be given as that: `sha256:HEX`."""
+    hashed = _HASHED.fullmatch(key.reveal())
+    return bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(key.reveal().encode()).digest()
+
+
+def is_hash(key: Secret) -> bool:
+    """Whether it is a digest in place of a caller's key."""
+    return _HASHED.fullmatch(key.reveal()) is not None
 
 
 def is_placeholder(key: Secret) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from typing import Any
@@ -16,7 +17,8 @@ CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 KEY = "caller-key-0123456789"
 WIDE_KEY = "wide-key-0123456789"
-LIMITED = {"name": "limited", "key": KEY, "max-concurrency": 2}
+HASH = hashlib.sha256(KEY.encode()).hexdigest()
+LIMITED = {"name": "limited", "key": f"sha256:{HASH}", "max-concurrency": 2}
 
 
 def served(upstream: Upstream, **settings: Any) -> FlaskClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from proxy.config import json_schema, load_config
 from proxy.errors import ConfigError
 
 KEY = "sk-or-v1-0123456789b780"
+HASH = f"sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"
 URL = "https://openrouter.ai/api/v1"
 
 
@@ -32,7 +34,7 @@ def problems(tree: dict[str, Any], **environ: str) -> list[str]:
 AT = "openai-compatibility[0]"
 INTEGER = "a whole number from 0 to 65535"
 PROXY = "an http, https, socks5 or socks5h URL, or direct"
-CALLER = "a key of visible ASCII characters, not empty"
+CALLER = "a key of visible ASCII characters, not empty, or sha256: and 64 hex digits"
 
 ONE_PROBLEM = [
     # Types and ranges
@@ -147,6 +149,9 @@ ONE_PROBLEM = [
     ),
     ({"api-keys": [""]}, f"api-keys[0]: expected {CALLER}, got ''"),
     ({"api-keys": [" "]}, f"api-keys[0]: expected {CALLER}, got a string"),
+    ({"api-keys": ["sha256:0123"]}, f"api-keys[0]: expected {CALLER}, got a string"),
+    ({"api-keys": [f"sha256:{'g' * 64}"]}, f"api-keys[0]: expected {CALLER}, got a string"),
+    ({"api-keys": [f"sha256:{'a' * 64} -"]}, f"api-keys[0]: expected {CALLER}, got a string"),
     ({"api-keys": [{"key": ""}]}, f"api-keys[0].key: expected {CALLER}, got ''"),
     # What stands twice
     (
@@ -184,6 +189,8 @@ ONE_PROBLEM = [
         f"{AT}.models[1]: the same alias as {AT}.models[0]",
     ),
     ({"api-keys": [KEY, KEY]}, "api-keys[1]: the same key as api-keys[0]"),
+    ({"api-keys": [KEY, HASH]}, "api-keys[1]: the same key as api-keys[0]"),
+    ({"api-keys": [HASH, HASH[:7] + HASH[7:].upper()]}, "api-keys[1]: the same key as api-keys[0]"),
     (
         {"api-keys": [{"key": "a", "name": "n"}, {"key": "b", "name": "n"}]},
         "api-keys[1].name: the same as api-keys[0].name",

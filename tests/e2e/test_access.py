@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.upstream import Upstream
 
 KEY = "caller-key-0123456789"
 NARROW_KEY = "narrow-key-0123456789"
+NARROW_HASH = f"sha256:{hashlib.sha256(NARROW_KEY.encode()).hexdigest()}"
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,13 @@ def lot(lots: Lots) -> Lot:
 
 @pytest.fixture(scope="module")
 def narrow(lots: Lots) -> Lot:
-    """The one model that NARROW_KEY may use."""
+    """The one model that NARROW_KEY may use, of which the file has a hash only."""
     return lots.take()
 
 
 @pytest.fixture(scope="module")
 def keyed(lots: Lots, narrow: Lot) -> Iterator[Gateway]:
-    callers = [KEY, {"name": "narrow", "key": NARROW_KEY, "models": [narrow.model]}]
+    callers = [KEY, {"name": "narrow", "key": NARROW_HASH, "models": [narrow.model]}]
     with Gateway({"api-keys": callers, "openai-compatibility": lots.providers}) as running:
         yield running
 
@@ -74,6 +76,8 @@ def test_key_lets_in(keyed: Gateway, lot: Lot, headers: dict[str, str]) -> None:
         {**bearer("wrong"), "x-api-key": KEY},
         {"x-api-key": "wrong", "x-goog-api-key": KEY},
         {"Cookie": f"key={KEY}"},
+        bearer(NARROW_HASH),
+        bearer(NARROW_HASH.removeprefix("sha256:")),
     ],
 )
 @pytest.mark.parametrize(
