@@ -112,13 +112,15 @@ def test_unknown_paths_are_our_404(app: Flask, method: str, path: str) -> None:
     assert answer.mimetype == "application/json"
     if method != "HEAD":
         assert error_of(answer)["code"] == "not_found"
-        assert "; GET /llm lists" in error_of(answer)["message"]
+        hint = "did you mean /llm/v1/models?" if "models" in path else "GET /llm lists"
+        assert f"; {hint}" in error_of(answer)["message"]
 
 
 def test_base_url_without_the_version_is_told(app: Flask) -> None:
     """With the prefix."""
     message = error_of(mounted(app).post("/llm/chat/completions"))["message"]
     assert "there is no /llm/chat/completions; did you mean /llm/v1/chat/completions?" in message
+    assert message.endswith("/llm/v1")
 
 
 @pytest.mark.parametrize("path", ["/llm", "/llm/", "/llm/healthz", "/llm/v1/models/a/b", CHAT])

@@ -19,6 +19,9 @@ from .exchange import Exchange, let_go, make_view
 # How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
 PREFLIGHT_KEPT_S = "600"
 
+# So many folders may be too many before an endpoint: Azure's `openai/deployments/NAME`, for one.
+_MOST_TOO_MANY = 4
+
 # The endpoint of the prefix itself, with and without a slash at its end.
 ABOUT = "about"
 
@@ -114,21 +117,27 @@ class _Others:
         methods = self._methods_of(f"/{rest}")
         if not methods:
             above = request.path.removesuffix(f"/{rest}")
-            # A base_url without its end, or with it twice.
-            meant = [
-                path
-                for path in (f"/v1/{rest}", f"/{rest.removeprefix('v1/')}")
-                if self._methods_of(path)
-            ]
             hint = f"GET {above or '/'} lists the endpoints"
-            if meant:
-                hint = f"did you mean {above}{meant[0]}? The base_url of an SDK is .../v1"
+            if meant := self._meant(rest):
+                hint = f"did you mean {above}{meant}?"
+                if meant.startswith("/v1/"):
+                    hint += f" The base_url of an SDK ends in {above}/v1"
             raise PathNotFound(f"there is no {request.path}; {hint}")
         if request.method == "OPTIONS":
             return _preflight(exchange, methods)
         if request.method in methods:
             raise InvalidRequest("there are no WebSockets here")
         raise MethodNotAllowed(f"{request.path} does not take {request.method}", allowed=methods)
+
+    def _meant(self, rest: str) -> str:
+        """The path of an endpoint that `rest` ends with; "" if there is none.
+
+        A base_url may lack `/v1`, have it twice or behind another folder, or name an endpoint.
+        """
+        parts = [part for part in rest.split("/") if part]
+        ends = ["/".join(parts[at:]) for at in range(min(len(parts), _MOST_TOO_MANY + 1))]
+        paths = [f"{root}{end}" for end in ends for root in ("/", "/v1/")]
+        return next(filter(self._methods_of, paths), "")
 
     def _methods_of(self, path: str) -> list[str]:
         if path.startswith("//"):  # werkzeug would look for it with one slash

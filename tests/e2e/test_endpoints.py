@@ -62,16 +62,39 @@ def test_unknown_model_is_404(gateway: Gateway, renamed: Lot) -> None:
         ("/completions", "/v1/completions"),
         ("/models", "/v1/models"),
         ("/models/a/b", "/v1/models/a/b"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/v1/v1/completions/", "/v1/completions"),
+        ("/api/v1/chat/completions", "/v1/chat/completions"),
+        ("/api/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1//chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/models", "/v1/models"),
+        ("/openai/deployments/m/chat/completions?api-version=1", "/v1/chat/completions"),
     ],
 )
-def test_base_url_without_the_version_is_told(gateway: Gateway, path: str, meant: str) -> None:
-    """Or with it twice; by whatever method."""
+def test_path_that_was_meant_is_told(gateway: Gateway, path: str, meant: str) -> None:
+    """To a base_url without the version, with it twice, and the like; by whatever method."""
     for method in ("POST", "GET"):
         answer = gateway.call(method, path)
         assert answer.status == 404
-        assert f"there is no {path}; did you mean {meant}?" in answer.error["message"]
-        assert "base_url" in answer.error["message"]
-    assert "did you mean" not in gateway.call("POST", "/chat").error["message"]
+        said = f"there is no {path.partition('?')[0]}; did you mean {meant}? The base_url of"
+        assert said in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/healthz", "did you mean /healthz?"),
+        ("/chat", "GET / lists the endpoints"),
+        ("/v1/", "GET / lists the endpoints"),
+        ("/a/b/c/d/e/chat/completions", "GET / lists the endpoints"),
+    ],
+)
+def test_other_paths_have_another_hint(gateway: Gateway, path: str, hint: str) -> None:
+    """Where none of the dialects' endpoints was meant, an SDK's base_url is no topic."""
+    answer = gateway.call("POST", path)
+    assert answer.error["message"] == f"there is no {path}; {hint}"
 
 
 def test_sdk_lists_and_retrieves_models(gateway: Gateway, renamed: Lot) -> None:
