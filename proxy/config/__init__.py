@@ -6,15 +6,19 @@ schema     the file's keys, types, limits, defaults
 check      tree + schema -> `schema.File`, every problem noted
 resolve    `schema.File` -> `Config`: one client per key
 secrets    all secrets of a `Config`, and how they are hidden in what leaves
+source     what a `Config` is read from, and whether it has changed
+changes    two of `Config` -> what the second changes, in words
 """
 
 from __future__ import annotations
 
+from .changes import changes
 from .config import Caller, ClientConfig, Config, Model, is_loopback
 from .json_schema import json_schema
 from .load import BUILT_IN, load_config, write_built_in
 from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
+from .source import Seen, Source, Stamp, stamp
 from .wording import in_ascii
 
 __all__ = [
@@ -25,6 +29,10 @@ __all__ = [
     "Model",
     "Secret",
     "Secrets",
+    "Seen",
+    "Source",
+    "Stamp",
+    "changes",
     "digest_of",
     "in_ascii",
     "is_loopback",
@@ -32,5 +40,6 @@ __all__ = [
     "json_schema",
     "load_config",
     "mask",
+    "stamp",
     "write_built_in",
 ]

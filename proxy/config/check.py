@@ -17,6 +17,7 @@ from msgspec import inspect
 from .document import plain_value
 from .schema import File
 from .secret import Secret
+from .source import Seen
 from .variables import fill
 from .wording import kind_of, shown, shown_key
 
@@ -24,12 +25,13 @@ from .wording import kind_of, shown, shown_key
 class Notes:
     """Collects problems and warnings, each with its path in the file."""
 
-    def __init__(self) -> None:
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen  # gets the files that the configuration names
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.ignored: dict[str, Any] = {}  # by path, what is at keys that are CLIProxyAPI's alone
         self.variables: dict[str, tuple[str, ...]] = {}  # path: names filled in there
-        self.files: dict[str, Secret] = {}  # by their own paths, see `Config`
+        self.files: dict[str, Secret] = {}  # what was filled in from files, by their own paths
 
     def problem(self, at: str, text: str) -> None:
         self.problems.append(f"{at}: {text}" if at else text)
@@ -141,7 +143,7 @@ class _Walk:
         got = kind_of(value) if rules.get("private") and value != "" else shown(value)
         textual = isinstance(bare, (inspect.StrType, inspect.CustomType, inspect.LiteralType))
         if isinstance(value, str) and "${" in value:
-            filled = fill(value, self._environ, self._directory)
+            filled = fill(value, self._environ, self._directory, self._notes.seen)
             self._notes.files.update(filled.files)
             for problem in filled.problems:
                 self._notes.problem(at, problem)

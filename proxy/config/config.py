@@ -88,9 +88,7 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
     """The whole configuration: the settings of the file, and what its other keys make."""
 
     path: str  # of the file, as it was given; "": made from a mapping
-    # All files that it was made of, by path: its own, or the one in whose place there is the
-    # built-in default, and those of `${file:...}` with what is in them.
-    files: dict[str, Secret]
+    files: dict[str, Secret]  # by path, what is in those of `${file:...}`
     callers: tuple[Caller, ...]  # none: open
     clients: tuple[ClientConfig, ...]
     providers_off: tuple[tuple[str, str], ...]  # name, reason

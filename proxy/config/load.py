@@ -12,7 +12,7 @@ from . import cliproxyapi, document
 from .check import Notes, check
 from .config import Config
 from .resolve import resolve
-from .secret import Secret
+from .source import Seen, stamp
 from .wording import kind_of
 
 PATH_VARIABLE = "PROXY_CONFIG"
@@ -28,6 +28,7 @@ def load_config(
     *,
     environ: Mapping[str, str] = os.environ,
     or_built_in: bool = False,
+    seen: Seen | None = None,
 ) -> Config:
     """Read, fill in, check and resolve the configuration; raises `ConfigError` with all problems.
 
@@ -35,13 +36,16 @@ def load_config(
     `./config.yaml`. `${NAME}` is looked up in `environ`. The text from there is a string where a
     string is wanted; a number or boolean is read as YAML reads it, and empty means left out.
     `or_built_in`: where nothing names a file and there is no `./config.yaml`, the built-in default.
+    `seen` gets all files on which the result depends, as they were before they were read.
     """
+    notes = Notes({} if seen is None else seen)
     if isinstance(path, Mapping):
-        return _from_tree(path, "", environ)
+        return _from_tree(path, "", environ, notes)
     named = path or environ.get(PATH_VARIABLE)
     where = os.fspath(named or DEFAULT_PATH)
+    notes.seen[where] = stamp(where)
     if or_built_in and not named and not os.path.lexists(where):
-        return _from_tree(document.read(_DEFAULT), BUILT_IN, environ)
+        return _from_tree(document.read(_DEFAULT), BUILT_IN, environ, notes)
     try:
         tree = document.read(where)
     except document.Unreadable as unreadable:
@@ -50,7 +54,7 @@ def load_config(
             hint = f"${PATH_VARIABLE} may name another file, and `poolproxy init` writes one"
             problems = [f"{problems[0]} ({hint})"]
         raise ConfigError(problems) from unreadable
-    return _from_tree(tree, where, environ)
+    return _from_tree(tree, where, environ, notes)
 
 
 def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ) -> str:
@@ -65,13 +69,10 @@ def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ)
     return where
 
 
-def _from_tree(tree: Any, path: str, environ: Mapping[str, str]) -> Config:
+def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -> Config:
     if not isinstance(tree, Mapping):
         problem = f"expected a mapping of settings, got {kind_of(tree)}"
         raise ConfigError(_prefixed(path, [problem]))
-    notes = Notes()
-    if path:
-        notes.files[DEFAULT_PATH if path == BUILT_IN else path] = Secret("")
     file = check(tree, notes, environ, directory=os.path.dirname(path))
     for text in cliproxyapi.warnings(notes.ignored):
         notes.warning("", text)

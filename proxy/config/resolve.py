@@ -29,6 +29,7 @@ from .schema import (
     Settings,
 )
 from .secret import Secret, digest_of, is_placeholder
+from .source import stamp
 from .wording import in_ascii, shown
 
 _Entry = TypeVar("_Entry")
@@ -200,6 +201,7 @@ class _Clients:
         if not bundle:
             return ""
         path = os.path.join(self._directory, os.path.expanduser(bundle))
+        self._notes.seen[path] = stamp(path)
         if not os.access(path, os.R_OK):
             self._notes.problem(at, f"no readable file at {shown(path)}")
         return path

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .secret import Secret
+from .source import Seen, stamp
 from .wording import shown
 
 REFERENCE = re.compile(
@@ -37,10 +38,10 @@ class Filled(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
-def fill(text: str, environ: Mapping[str, str], directory: str) -> Filled:
+def fill(text: str, environ: Mapping[str, str], directory: str, seen: Seen) -> Filled:
     """Replace every reference in `text`, from the left, each once. Paths are seen from `directory`.
 
-    May block on reading a file.
+    `seen` gets the files as they are before they are read. May block on reading one.
     """
     names: list[str] = []
     files: dict[str, Secret] = {}
@@ -54,6 +55,7 @@ def fill(text: str, environ: Mapping[str, str], directory: str) -> Filled:
             names.append(f"file:{match['file']}")
             path = os.path.join(directory, os.path.expanduser(match["file"]))
             content = ""
+            seen[path] = stamp(path)
             try:
                 content = _text_in(path)
             except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import yaml
 
-from proxy.config import Config, Model, Secret, is_loopback, json_schema, load_config, mask
+from proxy.config import Config, Model, Secret, Seen, is_loopback, json_schema, load_config, mask
 from proxy.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
@@ -170,7 +170,7 @@ def test_secret_in_a_file_is_filled_in(tmp_path: Path) -> None:
     assert (config.callers[0].key.reveal(), config.port) == ("caller-${HOME}-0123456789", 9000)
     assert config.providers_off == (("gemini", "no key in file:secrets/empty"),)
     names = ["port", "caller", "tenant", "client", "empty"]
-    paths = [tmp_path / "config.yaml", *(tmp_path / "secrets" / name for name in names)]
+    paths = [tmp_path / "secrets" / name for name in names]
     assert list(config.files) == list(map(str, paths))
     assert config.secrets.mask("to a tenant's \xa0") == "to a t...'s \xa0"
     assert load_config({}, environ={}).files == {}
@@ -181,7 +181,9 @@ def test_built_in_default_knows_the_file_that_would_replace_it(
 ) -> None:
     """Who watches the files of a configuration sees that one come."""
     monkeypatch.chdir(tmp_path)
-    assert list(load_config(or_built_in=True, environ={}).files) == ["config.yaml"]
+    seen: Seen = {}
+    load_config(or_built_in=True, environ={}, seen=seen)
+    assert seen == {"config.yaml": None}
 
 
 def test_key_overrides_provider_overrides_default() -> None:

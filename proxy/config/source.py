@@ -1,0 +1,68 @@
+"""Where a configuration comes from, and whether that has changed since it was read.
+
+Reads files, and knows nothing of who runs on the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+# Device, inode, time of change in ns, and size. None: there is no such file.
+Stamp: TypeAlias = "tuple[int, int, int, int] | None"
+
+# By path, each file that was looked at, as it was then.
+Seen: TypeAlias = dict[str, Stamp]
+
+
+def stamp(path: str | os.PathLike[str]) -> Stamp:
+    """What tells a file from itself when it is rewritten, or replaced, at either end of a link."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+class Source:
+    """A configuration, and what it is read from. Reads it when made; raises ConfigError.
+
+    `read` notes in its argument what it looks at, before it does, and raises ConfigError. For one
+    thread at a time.
+    """
+
+    def __init__(self, read: Callable[[Seen], Config]) -> None:
+        self.problems: tuple[str, ...] = ()  # of the files as they are; `config` is an earlier one
+        self._read = read
+        self.seen: Seen = {}
+        self.config = read(self.seen)
+
+    @classmethod
+    def of(cls, config: Config) -> Source:
+        """The source of what cannot be read again."""
+        return cls(lambda _: config)
+
+    def read(self) -> Config:
+        """Read the configuration again. Raises ConfigError; then `config` stays as it was."""
+        seen: Seen = {}
+        try:
+            self.config = self._read(seen)
+        except ConfigError as error:
+            self.problems = error.problems
+            raise
+        else:
+            self.problems = ()
+            return self.config
+        finally:
+            self.seen = seen
+
+    def changed(self) -> Seen | None:
+        """The files as they are now, if any is not as it was when it was read."""
+        now = {path: stamp(path) for path in self.seen}
+        return None if now == self.seen else now
