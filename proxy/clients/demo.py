@@ -1,19 +1,25 @@
 """The client that answers in this process, without key or network, for a first try.
 
-It repeats what it was told, a word each `delay-ms`, and the same each time. Its answers have
-OpenAI's format, so that everything behind it works as with a real upstream.
+It repeats what it was told, a word each `delay-ms`, and the same each time. It calls the first of
+the tools that it may use, once for what a user says, and answers in JSON where a response format
+asks for it; arguments and answer fit their schemas. Its answers have OpenAI's format, so that
+everything behind it works as with a real upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from ..config import ClientConfig
-from ..errors import UpstreamRefusal
+from ..errors import UnsupportedParameter, UpstreamRefusal
 from ..net.watch import CLOCK, CallerConnection, Clock
 from ..wire import chat as wire
 from ..wire import lenient_json
+from ..wire.sample import Unmade, sample
 from ..wire.sse import DONE, encode
 from .base import ChunkTranslator, Client, Reply
 
@@ -79,7 +85,8 @@ class DemoReply:
         self._clock = clock
         self._delay_s = delay_s
         self._due_at = clock.monotonic() + delay_s
-        self._pieces = _stream(asked, model) if is_stream else _unary(asked, model)
+        answer = _answer(asked)
+        self._pieces = _stream(asked, model, answer) if is_stream else _unary(model, answer)
 
     def open(self, until: float) -> bool:
         return True
@@ -98,50 +105,102 @@ class DemoReply:
         """Nothing is open."""
 
 
-def _unary(asked: dict[str, Any], model: str) -> Iterator[bytes]:
-    words, finish, usage = _answer(asked)
-    message = {"role": "assistant", "content": "".join(words), "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-    yield lenient_json.encode(
-        {**_HEAD, "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
-    )
+class _Answer(NamedTuple):
+    """The words of a text or of a call's arguments; `call` makes the call of arguments."""
+
+    words: list[str]
+    call: Callable[[str], dict[str, Any]] | None
+    finish: str
+    usage: dict[str, int]
 
 
-def _stream(asked: dict[str, Any], model: str) -> Iterator[bytes]:
-    words, finish, usage = _answer(asked)
+def _unary(model: str, answer: _Answer) -> Iterator[bytes]:
+    text = "".join(answer.words)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if answer.call:
+        message |= {"content": None, "tool_calls": [answer.call(text)]}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
+    head = {**_HEAD, "object": "chat.completion", "model": model}
+    yield lenient_json.encode({**head, "choices": [choice], "usage": answer.usage})
+
+
+def _stream(asked: dict[str, Any], model: str, answer: _Answer) -> Iterator[bytes]:
     head = {**_HEAD, "object": "chat.completion.chunk", "model": model}
 
-    def chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return lenient_json.encode({**head, "choices": [choice]})
 
-    yield encode([chunk({"role": "assistant", "content": words[0]})])
-    for word in words[1:]:
-        yield encode([chunk({"content": word})])
-    last = [chunk({}, finish)]
+    first, *others = answer.words
+    delta: dict[str, Any] = {"role": "assistant", "content": first}
+    if answer.call:
+        delta |= {"content": None, "tool_calls": [{"index": 0, **answer.call(first)}]}
+    yield encode([chunk(delta)])
+    for word in others:
+        part = {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
+        yield encode([chunk(part if answer.call else {"content": word})])
+    last = [chunk({}, answer.finish)]
     options = asked.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage") is True:
-        last.append(lenient_json.encode({**head, "choices": [], "usage": usage}))
+        last.append(lenient_json.encode({**head, "choices": [], "usage": answer.usage}))
     yield encode([*last, DONE])
 
 
-def _answer(asked: dict[str, Any]) -> tuple[list[str], str, dict[str, int]]:
-    """The words, the finish reason, and the usage, at one token a word."""
-    messages = [text for message in _list(asked.get("messages")) if (text := _text(message))]
-    said = messages[-1].split()[:MAX_WORDS] if messages else []
-    words = ["Hello", "from", "the", "demo", "provider."]
-    words += ["You", "said:", *said] if said else []
+def _answer(asked: dict[str, Any]) -> _Answer:
+    """One token a word. Raises UnsupportedParameter for a schema that no value was found for."""
+    messages = wire.objects(asked.get("messages"))
+    texts = [text for message in messages if (text := _text(message))]
+    said = texts[-1].split()[:MAX_WORDS] if texts else []
+    text = " ".join(["Hello from the demo provider.", *(["You said:", *said] if said else [])])
+    words, finish, call = re.findall(r"\s*\S+", text), "stop", None
+    wanted = _dict(asked.get("response_format"))
+    if (function := _called(asked, messages)) is not None:
+        words, finish = _in_json(function.get("parameters"), "tools"), "tool_calls"
+        call = partial(_call, function["name"], sum(m.get("role") == "tool" for m in messages))
+    elif wanted.get("type") == "json_schema":
+        words = _in_json(_dict(wanted.get("json_schema")).get("schema"), "response_format")
+    elif wanted.get("type") == "json_object":
+        words = _in_json({"const": {"answer": text}}, "response_format")
     most = asked.get("max_completion_tokens") or asked.get("max_tokens")
-    finish = "stop"
     if isinstance(most, int) and 0 < most < len(words):
         words, finish = words[:most], "length"
-    prompt = sum(len(text.split()) for text in messages)
-    usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": len(words),
-        "total_tokens": prompt + len(words),
-    }
-    return [words[0], *[f" {word}" for word in words[1:]]], finish, usage
+    prompt = sum(len(text.split()) for text in texts)
+    usage = {"prompt_tokens": prompt, "completion_tokens": len(words)}
+    return _Answer(words, call, finish, {**usage, "total_tokens": prompt + len(words)})
+
+
+def _called(asked: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The function to call: the first that may be, unless a result came since the user spoke."""
+    since = takewhile(lambda role: role != "user", [each.get("role") for each in messages[::-1]])
+    choice = asked.get("tool_choice")
+    if choice == "none" or "tool" in since:
+        return None
+    functions = [_dict(tool.get("function")) for tool in wire.objects(asked.get("tools"))]
+    if isinstance(choice, dict):
+        allowed = wire.objects(_dict(choice.get("allowed_tools")).get("tools")) or [choice]
+        names = [_dict(tool.get("function")).get("name") for tool in allowed]
+        functions = [function for function in functions if function.get("name") in names]
+    return next((each for each in functions if isinstance(each.get("name"), str)), None)
+
+
+def _call(name: str, earlier: int, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_demo_{earlier + 1}", "type": "function", "function": function}
+
+
+def _in_json(schema: Any, param: str) -> list[str]:
+    """The JSON text of a value for the schema, in pieces; without a schema, of an object."""
+    try:
+        value = sample({"type": "object"} if schema is None else schema)
+    except Unmade as error:
+        raise UnsupportedParameter(
+            "the demo provider finds no value for the schema", param=param
+        ) from error
+    return re.findall("[^,]*,|[^,]+", lenient_json.encode(value).decode())
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:
