@@ -20,7 +20,7 @@ from proxy import Proxy
 from tests.support.callers import read_all
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.support.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
-from tests.support.wsgi import running, werkzeug_server
+from tests.support.wsgi import running, waitress_server, werkzeug_server
 
 KEY = "sk-embedded-0123456789"
 
@@ -166,7 +166,11 @@ def wsgiref_server(app: Flask) -> Iterator[int]:
         yield server.server_port
 
 
-SERVERS = {"wsgiref": wsgiref_server, "werkzeug": werkzeug_server}
+SERVERS = {
+    "wsgiref": wsgiref_server,
+    "werkzeug": werkzeug_server,
+    "waitress": waitress_server,
+}
 Serve = Callable[[Flask], Any]
 
 
@@ -240,11 +244,12 @@ def test_stream_notices_at_its_next_write(upstream: Upstream, serve: Serve) -> N
         assert facts["in_flight"] == 0
 
 
-def test_werkzeug_server_tells_at_once(upstream: Upstream) -> None:
-    """It offers its socket: no write is needed, unary requests included."""
+@pytest.mark.parametrize("server", ["werkzeug", "waitress"])
+def test_server_tells_of_a_caller_who_left(upstream: Upstream, server: str) -> None:
+    """It offers its socket, or may be asked: no write is needed, unary requests included."""
     for stream in (False, True):
         upstream.reply(KEY, events(chunk({"content": "a"}), HANG) if stream else raw(HANG))
-        with embedded(upstream, werkzeug_server) as (_, port):
+        with embedded(upstream, SERVERS[server]) as (_, port):
             with ask(port, stream=stream):
                 upstream.wait_for(1 + stream, KEY)
             assert upstream.received(KEY)[-1].wait_ended().aborted

@@ -40,7 +40,7 @@ class Bell:
         poller.register(self._read_fd, select.POLLIN)
         caller.join(poller)
         while True:
-            events = clock.poll(poller, until)
+            events = caller.poll(poller, until, clock)
             if not events:
                 return False
             caller.check(events, poller)

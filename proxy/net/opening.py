@@ -207,7 +207,7 @@ class Opening:
         """Whether something came before the monotonic moment `until`; raises CallerGone."""
         if self._lookup is not None:
             return self._lookup.wait(until, self._caller, self._clock)
-        self._events = self._clock.poll(self._poll, until)
+        self._events = self._caller.poll(self._poll, until, self._clock)
         self._caller.check(self._events, self._poll)
         return bool(self._events)
 

@@ -10,7 +10,7 @@ import math
 import select
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..errors import CallerGone
@@ -22,6 +22,9 @@ from .timed_socket import TimedSocket, limit_writes, set_timeout
 _RDHUP = getattr(select, "POLLRDHUP", 0)
 _ENDED = _RDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+# A server that offers no socket is asked about its caller so often, s.
+LOOK_S = 0.5
 
 # poll() takes a C int of milliseconds.
 _MAX_POLL_MS = 2**31 - 1
@@ -49,24 +52,46 @@ CLOCK = Clock()
 class CallerConnection:
     """The caller's connection, as far as the server shows it: tells when the caller hangs up.
 
-    Without a socket (`CallerConnection(None)`) the caller never seems to leave.
+    By its socket, or by `is_gone`, which is asked now and then. Without either
+    (`CallerConnection(None)`) the caller never seems to leave.
     """
 
-    __slots__ = ("_fd", "_sock")
+    __slots__ = ("_fd", "_is_gone", "_sock")
 
-    def __init__(self, sock: socket.socket | None) -> None:
+    def __init__(
+        self, sock: socket.socket | None, is_gone: Callable[[], bool] | None = None
+    ) -> None:
         self._sock = sock
+        self._is_gone = is_gone
         self._fd = -1 if sock is None else sock.fileno()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> CallerConnection:
-        """The caller of a WSGI request under gunicorn or werkzeug.
+        """The caller of a WSGI request under gunicorn, werkzeug or waitress.
 
         Requests over HTTP/2 share one socket, whose end says nothing about one of them.
         """
         if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
             return cls(None)
-        return cls(environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
+        return cls(
+            environ.get("gunicorn.socket") or environ.get("werkzeug.socket"),
+            environ.get("waitress.client_disconnected"),
+        )
+
+    def poll(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
+        """The events of `poller`, or none at the monotonic moment `until`; `check` is for them.
+
+        Raises CallerGone if the server says so meanwhile.
+        """
+        if self._is_gone is None:
+            return clock.poll(poller, until)
+        while True:
+            if self._is_gone():
+                raise CallerGone("the caller closed the connection")
+            look_at = clock.monotonic() + LOOK_S
+            events = clock.poll(poller, min(until, look_at))
+            if events or until <= look_at:
+                return events
 
     def join(self, poller: Poll) -> None:
         """Have `poller` report the caller's end too, and notes of what was lost.
@@ -99,7 +124,7 @@ class CallerConnection:
         """Wait for nothing but the monotonic moment `until`; raises CallerGone."""
         poller = select.poll()
         self.join(poller)
-        while events := clock.poll(poller, until):
+        while events := self.poll(poller, until, clock):
             self.check(events, poller)
 
     def _at_end(self) -> bool:
@@ -144,7 +169,7 @@ class SocketWatch:
         if writing != self._writing:
             self._poll.modify(self._fd, select.POLLIN | (select.POLLOUT if writing else 0))
             self._writing = writing
-        while events := self._clock.poll(self._poll, until):
+        while events := self._caller.poll(self._poll, until, self._clock):
             fd, event = events[0]
             if fd == self._fd and len(events) == 1:
                 return event

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -133,8 +133,45 @@ def test_caller_without_a_socket_never_leaves(upstream: Pair) -> None:
     assert SocketWatch(upstream[0], caller).wait(math.inf)
 
 
+@pytest.mark.parametrize("kind", ["pause", "data", "bell"])
+def test_server_without_a_socket_is_asked(upstream: Pair, kind: str) -> None:
+    """Again and again, twice a second: waits go on while the caller is there."""
+    asked = []
+
+    def is_gone() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) == 3
+
+    caller = CallerConnection(None, is_gone)
+    until = time.monotonic() + 20
+    waits: dict[str, Callable[[], object]] = {
+        "pause": lambda: caller.pause(until),
+        "data": lambda: SocketWatch(upstream[0], caller).wait(until),
+        "bell": lambda: Bell().wait(until, caller),
+    }
+    with pytest.raises(CallerGone):
+        waits[kind]()
+    assert len(asked) == 3
+    assert asked[-1] < until - 15
+
+
+def test_wait_ends_while_the_server_is_asked(upstream: Pair) -> None:
+    """By its moment, or by data."""
+    caller = CallerConnection(None, lambda: False)
+    until = soon()
+    caller.pause(until)
+    assert time.monotonic() >= until
+    assert SocketWatch(upstream[0], caller).wait(soon()) == 0
+    upstream[1].sendall(b"x")
+    assert SocketWatch(upstream[0], caller).wait(math.inf)
+
+
 def test_caller_is_taken_from_the_servers_environ(pair: Pair) -> None:
-    """gunicorn's, werkzeug's; HTTP/2 shares its socket."""
+    """gunicorn's, werkzeug's, waitress's; HTTP/2 shares its socket."""
+    with pytest.raises(CallerGone):
+        CallerConnection.from_environ(
+            {"waitress.client_disconnected": lambda: True}
+        ).raise_if_gone()
     ours, peer = pair
     peer.close()
     for name in ("gunicorn.socket", "werkzeug.socket"):
