@@ -21,6 +21,7 @@ from typing import TypeAlias
 from werkzeug.exceptions import HTTPException
 
 from ..config import Caller, Config, digest_of, is_loopback
+from ..config.formats import ANY_ORIGIN
 from ..errors import RETRY_HINTS, CallerError, InvalidKey, ProxyError, Refused
 from ..gateway import ANYONE, Gateway
 from .faults import in_our_terms
@@ -32,11 +33,7 @@ Authenticate: TypeAlias = Callable[[], "Caller | str | None"]
 
 # What a browser's script may read besides the safelisted headers.
 EXPOSED = ", ".join(["x-request-id", "x-proxy-client", "x-proxy-attempts", *sorted(RETRY_HINTS)])
-
-_CORS_HEADERS = [
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Expose-Headers", EXPOSED),
-]
+_EXPOSING = ("Access-Control-Expose-Headers", EXPOSED)
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
@@ -79,7 +76,7 @@ class Doorkeeper:
             return _vouched_for(authenticate)
         _, keys = self._known
         if not keys:
-            _check_origin(environ, takes_any_host=config.allow_unauthenticated)
+            _check_origin(environ, config)
             return ANYONE
         given = _given_key(environ)
         if given is None:
@@ -96,11 +93,18 @@ class Doorkeeper:
     def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """What lets a page of another origin read the answer; none of an application's own pages.
 
-        Callers with keys may be on any page. The application's log-in has the application's CORS.
+        By `cors`: callers with keys may be on any page, or on those that are listed there. An
+        application's log-in goes with the application's own CORS.
         """
-        if "HTTP_ORIGIN" not in environ or not self.gateway.config.callers:
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is None or self._log_in() is not None:
             return []
-        return _CORS_HEADERS if self._log_in() is None else []
+        config = self.gateway.config
+        if ANY_ORIGIN in config.cors:
+            return [("Access-Control-Allow-Origin", "*"), _EXPOSING] if config.callers else []
+        if origin not in config.cors:
+            return []
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin"), _EXPOSING]
 
 
 def _vouched_for(authenticate: Authenticate) -> Caller:
@@ -139,11 +143,13 @@ def _check_asked(environ: Mapping[str, str]) -> None:
         )
 
 
-def _check_origin(environ: Mapping[str, str], *, takes_any_host: bool) -> None:
+def _check_origin(environ: Mapping[str, str], config: Config) -> None:
+    takes_any_host = config.allow_unauthenticated
     origin = environ.get("HTTP_ORIGIN")
     host = environ.get("HTTP_HOST")
     if not (
         origin is None
+        or origin in config.cors
         or _is_local(_origin(origin)[1])
         or (takes_any_host and _is_own_page(origin, host))
     ):
@@ -155,7 +161,7 @@ def _check_origin(environ: Mapping[str, str], *, takes_any_host: bool) -> None:
         )
         raise Refused(
             "web pages of other sites must not use this proxy, which has no `api-keys`: "
-            f"configure keys for their callers; {way_out}"
+            f"configure keys for their callers, or list their origins as `cors`; {way_out}"
         )
     if not takes_any_host and host is not None and not _is_local(_place(host)):
         raise Refused(

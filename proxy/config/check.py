@@ -69,7 +69,7 @@ class _Walk:
         if isinstance(bare, inspect.StructType):
             return self._section(value, bare, at)
         if isinstance(bare, inspect.VarTupleType):
-            return self._list(value, bare, at)
+            return self._list(value, bare, rules, at)
         if isinstance(bare, inspect.DictType):
             return self._dict(value, bare, at)
         return self._scalar(value, bare, rules, at)
@@ -119,9 +119,13 @@ class _Walk:
         hint = f"; did you mean {near[0]}?" if near else ""
         self._notes.problem(_join(at, shown_key(key)), f"unknown key{hint}")
 
-    def _list(self, value: Any, declared: inspect.VarTupleType, at: str) -> tuple[Any, ...]:
+    def _list(
+        self, value: Any, declared: inspect.VarTupleType, rules: dict[str, Any], at: str
+    ) -> tuple[Any, ...]:
+        if rules.get("is_bare") and isinstance(value, (str, bool)):
+            return (self.value("off" if value is False else value, declared.item_type, at),)
         if not isinstance(value, (list, tuple)):
-            self._unfit(at, f"expected a list, got {kind_of(value)}")
+            self._unfit(at, f"expected {rules.get('expected', 'a list')}, got {kind_of(value)}")
         if len(value) < (declared.min_length or 0):
             self._unfit(at, "expected at least one entry; to mean all, leave the key out")
         item = declared.item_type

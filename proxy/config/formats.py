@@ -22,6 +22,10 @@ _MAX_NAME_LENGTH = 64  # characters; names go into every log line and metric
 # Set by the HTTP library from the body it sends; a second opinion would break the framing.
 _FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+ANY_ORIGIN, NO_ORIGIN = "auto", "off"
+
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 NO_PROXY = ("direct", "none")  # CLIProxyAPI's words for "not even the one configured above"
 
@@ -63,6 +67,19 @@ def is_base_url(text: str) -> bool:
         and url.scheme in ("http", "https")
         and "@" not in url.netloc
         and not set("?#") & set(text)
+    )
+
+
+def is_cors(text: str) -> bool:
+    """An origin as browsers send it (RFC 6454 section 6.2), or a word for any or none."""
+    if text in (ANY_ORIGIN, NO_ORIGIN):
+        return True
+    url = _split(text)
+    return (
+        url is not None
+        and text == f"{url.scheme}://{url.netloc}".lower()
+        and not set("@*") & set(text)
+        and (url.port is None or url.port != _DEFAULT_PORTS.get(url.scheme))
     )
 
 

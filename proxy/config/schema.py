@@ -64,6 +64,7 @@ CallersKey = Annotated[
     ),
     says("what the caller sends, or its SHA-256"),
 ]
+Origin = Annotated[str, formats.meta("an origin, such as https://app.example", formats.is_cors)]
 Aliases = Annotated[
     tuple[ModelName, ...], Meta(min_length=1), says("what it sees and may use; left out: all")
 ]
@@ -222,6 +223,17 @@ class Settings(_Section, frozen=True, kw_only=True):
             "site in, whatever its name"
         ),
     ] = False
+    cors: Annotated[
+        tuple[Origin, ...],
+        Meta(
+            extra={"expected": "auto, off, or a list of origins", "is_bare": True},
+            extra_json_schema={"type": ["array", "string"]},
+        ),
+        says(
+            "web pages that may read answers; `auto`: any, if there are `api-keys`; origins: these "
+            "and no others, of an open proxy too"
+        ),
+    ] = (formats.ANY_ORIGIN,)
     request_retry: Annotated[
         int, Meta(ge=0, le=100), unit("retries"), says("after the first attempt")
     ] = 3

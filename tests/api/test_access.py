@@ -389,6 +389,53 @@ def test_no_cors_headers_without_an_origin_or_without_keys(upstream: Upstream) -
         assert not [name for name, _ in answer.headers if name.lower().startswith("access-")]
 
 
+# Origins that are listed
+
+LISTED = ["https://app.example", "http://localhost:3000"]
+
+
+@pytest.mark.parametrize("keys", [[], [KEY]])
+def test_listed_origins_may_read(upstream: Upstream, keys: list[str]) -> None:
+    """And no others; of an open gateway they may be whatever they are called."""
+    http = served(upstream, api_keys=keys, cors=LISTED)
+    for origin in LISTED:
+        page = Page(http, origin)
+        for stream in (False, True):
+            body = json.dumps({**ASKED, "stream": stream})
+            answer = page.fetch(
+                "POST", CHAT, body, content_type="application/json", authorization=f"Bearer {KEY}"
+            )
+            assert (answer.status_code, page.may_read) == (200, True)
+            assert "x-request-id" in page.readable(answer)
+            assert answer.headers["Vary"] == "Origin"
+        if keys:
+            assert page.fetch("GET", "/v1/models").status_code == 401
+            assert page.may_read
+    for origin in ("https://evil.example", "null", "https://app.example.evil.example"):
+        page = Page(http, origin)
+        with pytest.raises(BlockedByBrowser):
+            page.fetch("POST", CHAT, json.dumps(ASKED), content_type="application/json")
+        answer = page.fetch("POST", CHAT, json.dumps(ASKED))
+        assert (answer.status_code, page.may_read) == (401 if keys else 403, False)
+
+
+def test_listed_origins_are_no_names_of_ours(upstream: Upstream) -> None:
+    """A page of one of them, whose own name has come to mean this machine, is refused."""
+    answer = Page(served(upstream, cors=LISTED), "https://app.example", "app.example")
+    assert answer.fetch("POST", CHAT, json.dumps(ASKED)).status_code == 403
+
+
+@pytest.mark.parametrize("cors", ["off", []])
+def test_no_page_may_read(upstream: Upstream, cors: Any) -> None:
+    """Where a proxy in front has headers of its own."""
+    http = served(upstream, api_keys=[KEY], cors=cors)
+    headers = {"Origin": "https://app.example", "Access-Control-Request-Headers": "authorization"}
+    for answer in (http.options(CHAT, headers=headers), http.get("/v1/models", headers=headers)):
+        assert not [name for name, _ in answer.headers if name.lower().startswith("access-")]
+    program = {"Origin": "https://app.example", "Authorization": f"Bearer {KEY}"}
+    assert http.get("/v1/models", headers=program).status_code == 200
+
+
 # Keys
 
 HEADERS = ["HTTP_AUTHORIZATION", "HTTP_X_API_KEY", "HTTP_X_GOOG_API_KEY"]

@@ -185,10 +185,12 @@ def test_keys_are_not_used(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("host", ["shop.example", "shop.example:8443", "localhost"])
-@pytest.mark.parametrize("keys", [[], ["caller-key-0123456789"]])
-def test_own_page_calls_by_any_name(host: str, keys: list[str]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"api-keys": ["caller-key-0123456789"]}, {"cors": ["https://shop.example"]}]
+)
+def test_own_page_calls_by_any_name(host: str, settings: Any) -> None:
     """No `Host` is refused, and no CORS header of ours gets into the way of the application's."""
-    http = mounted(lambda: "ben", **{"api-keys": keys})
+    http = mounted(lambda: "ben", **settings)
     headers = {"Host": host, "Origin": f"https://{host}", "Sec-Fetch-Site": "same-origin"}
     for answer in (
         http.post(CHAT, json=ASKED, headers=headers),

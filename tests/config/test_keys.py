@@ -71,11 +71,14 @@ def test_setting_goes_from_the_file_into_the_configuration(field: inspect.Field)
         other = 7
     elif isinstance(bare, inspect.BoolType):
         other = not field.default
+    elif isinstance(bare, inspect.VarTupleType):
+        other = ["https://app.example"]
     elif isinstance(bare, inspect.StructType):
         other = {key.encode_name: not key.default for key in bare.fields}
         other |= {key: 7.0 for key in other if key.endswith("seconds")}
     config = load_config({field.encode_name: other}, environ={})
-    assert msgspec.to_builtins(getattr(config, field.name)) == other
+    found = msgspec.to_builtins(getattr(config, field.name))
+    assert (list(found) if isinstance(found, tuple) else found) == other
     assert getattr(load_config({}, environ={}), field.name) == field.default
     suffix = {"s": "_s", "bytes": "_bytes"}.get(rules.get("unit", ""), "")
     assert field.name.endswith(suffix)

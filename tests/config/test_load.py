@@ -83,6 +83,7 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
     assert msgspec.structs.replace(empty, path="", files={}) == load_config({}, environ={})
     assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", files={}, warnings=())) == {
         "path": "", "files": {}, "host": "127.0.0.1", "port": 8317, "debug": False,
+        "cors": ("auto",),
         "allow-unauthenticated": False, "callers": (), "request-retry": 3,
         "max-cooldown": 1800.0, "max-retry-interval": 5.0, "request-timeout": 600.0,
         "connect-timeout": 10.0, "first-byte-timeout": 0.0, "idle-timeout": 300.0,
@@ -371,3 +372,48 @@ def test_schema_is_plain_json_and_knows_every_key_of_the_shipped_file() -> None:
         {"type": "string", "pattern": r"\$\{"},
     ]
     assert schema["$defs"]["KeyEntry"]["anyOf"][0] == {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("auto", ["auto"]),
+        ("off", ["off"]),  # to YAML it is false
+        ("'off'", ["off"]),
+        ("https://app.example", ["https://app.example"]),
+        ("[]", []),
+        (
+            "[http://10.0.0.1:3000, 'http://[::1]:3000']",
+            ["http://10.0.0.1:3000", "http://[::1]:3000"],
+        ),
+        ("[app://obsidian.md, tauri://localhost]", ["app://obsidian.md", "tauri://localhost"]),
+    ],
+)
+def test_cors_is_a_word_or_origins(tmp_path: Path, text: str, found: list[str]) -> None:
+    """As browsers send them."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"cors: {text}\n")
+    assert list(load_config(path).cors) == found
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            "on",
+            "*",
+            "null",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://*.example",
+        ),
+        *("https://App.example", "https://app.example:443", "http://app.example:80"),
+        *("https://me@app.example", "https://app.example?", True, 7, {}, [["auto"]]),
+    ],
+)
+def test_cors_is_nothing_else(wrong: Any) -> None:
+    """What no browser sends would match nothing, and nobody would know why."""
+    for value in (wrong, [wrong]):
+        with pytest.raises(ConfigError, match=r"cors.*expected (an origin|auto, off, or)"):
+            load_config({"cors": value}, environ={})

@@ -50,7 +50,7 @@ def words(bare: inspect.Type, rules: dict[str, Any]) -> str:
     """What a value has to be."""
     if isinstance(bare, inspect.DictType):
         return "mapping"
-    if not isinstance(bare, inspect.VarTupleType):
+    if not isinstance(bare, inspect.VarTupleType) or "expected" in rules:
         return re.sub("^an? ", "", expected(bare, rules))
     if not isinstance(bare.item_type, inspect.StructType):
         return "list"
@@ -89,7 +89,9 @@ def default_of(field: inspect.Field) -> str:
         return "required "
     default: Any = None if field.default is msgspec.NODEFAULT else field.default
     if isinstance(default, tuple):
-        default = [getattr(entry, entry.shorthand) for entry in default]
+        default = [getattr(entry, getattr(entry, "shorthand", ""), entry) for entry in default]
+    if default and unwrap(field.type)[1].get("is_bare"):
+        (default,) = default
     return f"`{yaml_text(default)}` " if default not in (None, "", []) else ""
 
 
