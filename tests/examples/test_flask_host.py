@@ -18,7 +18,7 @@ from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from tests.support.upstream import Gate as UpstreamGate
-from tests.support.upstream import Hold, Upstream, chunk, completion, error, events
+from tests.support.upstream import Hold, Upstream, chat, chunk, error, events
 
 CHAT = "/llm/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "Which?"}]}
@@ -158,7 +158,7 @@ def test_every_call_is_billed(make: Make, upstream: Upstream) -> None:
     usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
     upstream.reply(
         "sk-1",
-        completion("Sandals.", usage=(9, 3)),
+        chat("Sandals.", usage=(9, 3)),
         events(chunk({"content": "a"}, finish="stop"), chunk({}, usage=usage), "[DONE]"),
         events(chunk({"content": "a"}), Hold(UpstreamGate())),
         error(400, "No."),

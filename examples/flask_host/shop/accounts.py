@@ -60,6 +60,7 @@ def _limited_by() -> str:
 logins.user_loader(user_of_session)
 logins.request_loader(user_of_request)
 
+
 def _limit() -> str:
     return str(current_app.config["RATE_LIMIT"])
 
