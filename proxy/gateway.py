@@ -77,6 +77,8 @@ class Gateway:
                 if known is not None:
                     record.status = known.status
                     record.end = known.code or str(known.status)
+                if record.usage is not None:
+                    record.cut_usage()
             record.close(self.clock.monotonic())
 
         held.push(close)

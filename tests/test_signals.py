@@ -102,7 +102,7 @@ def test_an_answered_call(upstream: Upstream, app: Flask, told: Told) -> None:
     assert (began.end, began.usage, began.times.total_s) == ("", None, None)
     assert (ended.id, ended.endpoint, ended.model, ended.caller) == ("req-1", CHAT, MODEL, "")
     assert (ended.status, ended.end, ended.stream) == (200, "ok", False)
-    assert ended.usage == Usage(9, 3)
+    assert ended.usage == Usage(9, 3, cached_tokens=0, reasoning_tokens=0)
     assert ended.attempts == (attempt,)
     assert attempt is not None
     assert (attempt.client, attempt.model) == ("up/sk-...-key", MODEL)

@@ -102,6 +102,10 @@ class Client(ABC):
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         """Read the error from an answer whose status is not 2xx."""
 
+    def relents(self, request: ChatRequest, refusal: UpstreamRefusal) -> bool:
+        """Whether to send it once more after this refusal: it goes out in another form then."""
+        return False
+
     @abstractmethod
     def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:
         """Read a unary answer, in the request's dialect; raises UpstreamError if it is none."""

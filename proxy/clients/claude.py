@@ -39,7 +39,7 @@ class ClaudeClient(RemoteClient):
         return ChatStream(
             model=request.model,
             created=int(self._wall()),
-            include_usage=wire.wants_usage(request.body),
+            include_usage=request.wants_usage,
             names=CallersNames(lambda: request.body),
         )
 

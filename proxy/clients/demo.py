@@ -55,7 +55,7 @@ class DemoClient(Client):
         return body, wire.read_answer(body)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
-        return wire.ChunkStream()
+        return wire.ChunkStream(hides_usage=not request.wants_usage)
 
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         return ["demo"]
@@ -139,11 +139,8 @@ def _stream(asked: dict[str, Any], model: str, answer: _Answer) -> Iterator[byte
     for word in others:
         part = {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
         yield encode([chunk(part if answer.call else {"content": word})])
-    last = [chunk({}, answer.finish)]
-    options = asked.get("stream_options")
-    if isinstance(options, dict) and options.get("include_usage") is True:
-        last.append(lenient_json.encode({**head, "choices": [], "usage": answer.usage}))
-    yield encode([*last, DONE])
+    told = lenient_json.encode({**head, "choices": [], "usage": answer.usage})
+    yield encode([chunk({}, answer.finish), told, DONE])
 
 
 def _answer(asked: dict[str, Any]) -> _Answer:

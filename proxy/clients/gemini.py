@@ -54,7 +54,7 @@ class GeminiClient(RemoteClient):
             request=request.body,
             model=request.model,
             created=int(self._wall()),
-            include_usage=wire.wants_usage(request.body),
+            include_usage=request.wants_usage,
             reply_id=_new_id(),
         )
 

@@ -33,6 +33,7 @@ class OpenAIClient(RemoteClient):
         ours = {"Authorization": f"Bearer {key}"} if key else {}
         super().__init__(config, transport, header_fields.merged(ours, config.headers))
         self._strips_ids = strips_ids
+        self._asks_usage = config.ask_usage
         self._has_warned = False  # of streams that end without a finish_reason
         self._paths = {wire.HUB: "/chat/completions"}
         if config.completions == "native":
@@ -40,7 +41,7 @@ class OpenAIClient(RemoteClient):
         self.speaks = self._paths.keys()
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
-        body = request.for_model(model)
+        body = request.for_model(model, asks_usage=request.stream and self._asks_usage)
         if self._strips_ids and request.speech == wire.HUB:
             body = call_ids.strip(body)
         return self._paths[request.speech], body
@@ -63,7 +64,21 @@ class OpenAIClient(RemoteClient):
             lambda: wire.choices_asked(request.body),
             names=request.names,
             on_bare_end=self._warn_of_bare_end,
+            hides_usage=self.config.ask_usage and not request.wants_usage,
         )
+
+    def relents(self, request: wire.ChatRequest, refusal: UpstreamRefusal) -> bool:
+        """Where it refuses `stream_options` that are ours: later requests go without at once."""
+        is_ours = request.stream and self.config.ask_usage and not request.wants_usage
+        if not is_ours or refusal.status not in (400, 422):
+            return False
+        told = refusal.body or b""
+        if b"stream_options" not in told and b"include_usage" not in told:
+            return False
+        if self._asks_usage:
+            self._asks_usage = False
+            log.warning("%s takes no `stream_options`: its streams do not tell usage", self.label)
+        return True
 
     def _warn_of_bare_end(self) -> None:
         if not self._has_warned:

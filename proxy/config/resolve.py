@@ -114,6 +114,7 @@ class _Clients:
                         weight=_first(entry.weight, common.weight),
                         proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
                         completions=provider.completions,
+                        ask_usage=provider.ask_usage,
                     ),
                     key_at,
                 )

@@ -147,6 +147,9 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
     completions: Annotated[
         Literal["chat", "native"], says("`/v1/completions`: made of chat, or the upstream's own")
     ] = "chat"
+    ask_usage: Annotated[
+        bool, says("ask for the usage of every stream; false: of those whose callers ask")
+    ] = True
     disabled: Annotated[bool, says("leave it out")] = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import ProxyError
-from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request, wants_usage
+from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request
 from ..wire.sse import DONE, KEEP_ALIVE, encode
 from .base import Answer, Ask, Dialect, Writer
 
@@ -46,7 +46,7 @@ class ChatAsk(Ask):
 
     @property
     def wants_usage(self) -> bool:
-        return wants_usage(self.hub.body)
+        return self.hub.wants_usage
 
     def prompts(self, *, natively: bool) -> Sequence[ChatAsk]:
         return (self,)

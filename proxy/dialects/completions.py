@@ -22,6 +22,10 @@ class CompletionsAsk(Ask):
         super().__init__(request.model, headers, stream=request.stream)
         self._request = request
 
+    @property
+    def wants_usage(self) -> bool:
+        return self._request.wants_usage
+
     def prompts(self, *, natively: bool) -> Sequence[PromptRequest]:
         completion = read_completion(self._request, is_native=natively)
         self.answers = TextAnswers(completion)

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..errors import ProxyError
@@ -111,6 +111,10 @@ class Record:
         for recorder in self.recorders:
             recorder.end_attempt(self, attempt)
 
+    def cut_usage(self) -> None:
+        """Note that the answer broke off: the upstream may count more tokens than it has told."""
+        self.usage = replace(self.usage or Usage(), partial=True)
+
     def close(self, now: float) -> None:
         """Note that the request is over, log its line, and tell the recorders. Idempotent."""
         if self.ended is None:
@@ -181,9 +185,19 @@ class Record:
         if self.ended is not None:
             line += f" ms={(self.ended - self.arrived) * 1000:.0f}"
         line += f" in={self.bytes_in} out={self.bytes_out}"
-        if self.usage is not None:
-            line += f" prompt_tokens={self.usage.prompt_tokens}"
-            line += f" completion_tokens={self.usage.completion_tokens}"
+        if (usage := self.usage) is not None:
+            if usage.prompt_tokens is not None:
+                line += f" prompt_tokens={usage.prompt_tokens}"
+            if usage.completion_tokens is not None:
+                line += f" completion_tokens={usage.completion_tokens}"
+            if usage.cached_tokens:
+                line += f" cached_tokens={usage.cached_tokens}"
+            if usage.cache_write_tokens:
+                line += f" cache_write_tokens={usage.cache_write_tokens}"
+            if usage.reasoning_tokens:
+                line += f" reasoning_tokens={usage.reasoning_tokens}"
+            if usage.partial:
+                line += " partial=1"
         return line
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from ..clients.base import Reply
+from ..clients.base import Client, Reply
 from ..clients.registry import Registry, Route
 from ..config import Config
 from ..dialects.base import Answer, Ask, Prompt, Writer
@@ -27,7 +27,7 @@ from ..errors import (
 from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
 from ..record.record import AttemptRecord, Record
-from ..wire.chat import HUB, chunks_of
+from ..wire.chat import HUB, ChatRequest, chunks_of
 from ..wire.http.head import passed
 from .failures import Failures, asked_s, refused
 from .relayed import Relayed, WholeRelay
@@ -240,6 +240,9 @@ class Attempts:
         try:
             return (yield from self._ask(lease, lease.model))
         except UpstreamRefusal as error:
+            if lease.client.relents(self._request_to(lease.client), error):
+                self._close_reply()
+                return (yield from self._ask(lease, lease.model))
             if error.status != 429 or not self._config.quota_exceeded.switch_preview_model:
                 raise
             for model in lease.client.substitutes(lease.model):
@@ -252,12 +255,15 @@ class Attempts:
                     continue  # the first one says how long it lasts
             raise
 
+    def _request_to(self, client: Client) -> ChatRequest:
+        prompt = self._prompts[self._at]
+        return prompt.native if self._call.ask.speech in client.speaks else prompt.hub
+
     def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record = self._call
         self._attempt.model = model
-        prompt = self._prompts[self._at]
+        request = self._request_to(lease.client)
         is_native = ask.speech in lease.client.speaks
-        request = prompt.native if is_native else prompt.hub
         self._reply = reply = lease.client.send(
             request,
             model=model,

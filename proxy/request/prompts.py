@@ -34,7 +34,7 @@ class Series:
     @property
     def usage(self) -> Usage | None:
         """The tokens of all prompts."""
-        return _sum(self._spent, None if self._relay is None else self._relay.usage)
+        return _plus(self._spent, None if self._relay is None else self._relay.usage)
 
     @property
     def is_whole(self) -> bool:
@@ -48,7 +48,7 @@ class Series:
             self._spent = self._record.usage
             self._attempts.begin_next()
             answers += self._attempts.answers()
-            self._record.usage = _sum(self._spent, self._record.usage)
+            self._record.usage = _plus(self._spent, self._record.usage)
         return answers
 
     def advance(self, pause_at: float) -> Series | None:
@@ -89,15 +89,5 @@ class Series:
         self._attempts.close(linger_s=linger_s)
 
 
-def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
-    """The tokens of both, as far as they were told."""
-    if one is None or other is None:
-        return one or other
-
-    def plus(count: int | None, more: int | None) -> int | None:
-        return more if count is None else count + (more or 0)
-
-    return Usage(
-        plus(one.prompt_tokens, other.prompt_tokens),
-        plus(one.completion_tokens, other.completion_tokens),
-    )
+def _plus(one: Usage | None, other: Usage | None) -> Usage | None:
+    return one.plus(other) if one and other else one or other

@@ -178,6 +178,8 @@ class StreamBody:
     def _note_end(self) -> None:
         if self._relay is not None:
             self._record.usage = self._relay.usage
+            if not self._relay.is_over:
+                self._record.cut_usage()
         self._record.end = self._record.end or self._end
 
     def __del__(self) -> None:

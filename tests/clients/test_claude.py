@@ -147,7 +147,7 @@ def test_request_as_the_api_wants_it(
     """Key and version in headers; the provider's own headers win, its betas add to ours."""
     plain.reply(KEY, CLAUDE.answer(SAID))
     chat, usage = ask(make_client(anthropic_beta="b-1", USER_AGENT="mine"))
-    assert usage == Usage(11, 7)
+    assert usage == Usage(11, 7, 0, 0, 0)
     assert json.loads(chat)["model"] == "alias"
     (received,) = plain.received()
     names = [name.lower() for name, _ in received.headers]

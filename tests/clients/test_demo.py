@@ -92,10 +92,12 @@ def stream(client: DemoClient, **asked: Any) -> list[ChatCompletionChunk]:
     assert reply.headers["content-type"] == "text/event-stream"
     *events, done = [event for data in read(reply) for event in decoder.feed(data)]
     assert done == DONE
-    translator = client.chunks(read_request(b'{"model":"m","messages":[1]}'))
-    translator.feed(events)
+    request = read_request(json.dumps({"model": "m", "stream": True, **asked}).encode())
+    translator = client.chunks(request)
+    chunks = translator.feed(events)
     assert translator.finish() == []
-    return [ChatCompletionChunk.model_validate_json(event) for event in events]
+    assert translator.usage is not None
+    return [ChatCompletionChunk.model_validate_json(chunk) for chunk in chunks]
 
 
 def test_stream_comes_word_by_word(client: DemoClient) -> None:

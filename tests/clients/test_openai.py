@@ -87,7 +87,10 @@ def test_request_has_our_headers_and_the_upstreams_model(
         ("x-request-id", "r1"),
         ("Content-Length", str(len(received.body))),
     ]
-    assert client.answer(read_request(BODY), body) == (body, Usage(9, 3))
+    assert client.answer(read_request(BODY), body) == (
+        body,
+        Usage(9, 3, cached_tokens=0, reasoning_tokens=0),
+    )
     assert "0123456789" not in repr(client)
 
 

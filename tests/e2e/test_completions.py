@@ -333,7 +333,7 @@ def test_native_stream_passes_untouched(natives: Natives) -> None:
     lot = lots.take()
     reply = stream_completion("", "a", usage=(1, 2), more={"odd": 1.0}, framing="length")
     upstream.reply(lot.key, reply)
-    answer = call(gateway, lot.model, prompt=["p", "q"], stream=True)
+    answer = call(gateway, lot.model, prompt=["p", "q"], stream=True, stream_options=OPTIONS)
     assert answer.body == reply.wire_bytes().partition(b"\r\n\r\n")[2]
     record = gateway.record_of(answer.headers["x-request-id"])
     assert (record["prompt_tokens"], record["completion_tokens"]) == ("1", "2")
@@ -375,7 +375,8 @@ def test_mixed_alias_serves_lists_prompt_by_prompt(natives: Natives, is_stream: 
     upstream.reply(lot.keys[0], by_chat)
     upstream.reply(lot.keys[1], own)
     # Which kind is asked first is the pool's choice: both prompts are alike.
-    answer = call(gateway, lot.model, prompt=["q", "q"], stream=is_stream, echo=True)
+    options = {"stream_options": OPTIONS} if is_stream else {}
+    answer = call(gateway, lot.model, prompt=["q", "q"], stream=is_stream, echo=True, **options)
     payloads = [one for one in answer.data if one != b"[DONE]"] if is_stream else [answer.body]
     chunks = [strictly(one) for one in payloads]
     assert sorted(said(chunks).items()) in ([(0, "qa"), (1, "qb")], [(0, "qb"), (1, "qa")])

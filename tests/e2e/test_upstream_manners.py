@@ -26,9 +26,13 @@ from tests.support.upstream import Pause, Reply, Upstream, chat, json_reply, not
 
 
 def listen(gateway: Gateway, model: str) -> list[ChatCompletionChunk]:
-    """The chunks of a stream; the request's id is the model's name."""
+    """The chunks of a stream, usage included; the request's id is the model's name."""
+    options: Any = {"include_usage": True}
     with gateway.sdk(default_headers={"x-request-id": model}) as sdk:
-        return list(sdk.chat.completions.create(model=model, messages=MESSAGES, stream=True))
+        chunks = sdk.chat.completions.create(
+            model=model, messages=MESSAGES, stream=True, stream_options=options
+        )
+        return list(chunks)
 
 
 @pytest.mark.parametrize(("reply", "has_usage"), STREAMS.values(), ids=STREAMS)

@@ -100,7 +100,7 @@ def test_one_mutex_serves_all_prompts() -> None:
     assert [(one["index"], one["text"]) for one in answer["choices"]] == [(0, "a"), (1, "b")]
     assert answer["usage"]["total_tokens"] == 10
     assert [attempt.reason for attempt in stage.record.attempts] == ["ok", "ok"]
-    assert stage.record.usage == Usage(4, 6)
+    assert stage.record.usage == Usage(4, 6, cached_tokens=0, reasoning_tokens=0)
     assert stage.record.end == "ok"
 
 
@@ -108,13 +108,13 @@ def test_one_mutex_streams_all_prompts() -> None:
     """One id, one [DONE], the usage of all."""
     first = stream("a", "b", usage=(1, 2), more={"id": "one"})
     stage = Stage([first, stream("c", usage=(3, 4), more={"id": "two"})])
-    written = writes(stage)
+    written = writes(stage, stream_options={"include_usage": True})
     assert texts(written) == [(0, "a"), (0, "b"), (1, "c")]
     *chunks, _ = payloads(written)
     assert {one["id"] for one in chunks} == {"one"}
     assert [one["usage"]["total_tokens"] for one in chunks if not one["choices"]] == [10]
     assert chunks[-1]["choices"] == []
-    assert stage.record.usage == Usage(4, 6)
+    assert stage.record.usage == Usage(4, 6, cached_tokens=0, reasoning_tokens=0)
     assert stage.record.end == "ok"
 
 
@@ -190,7 +190,7 @@ def test_final_failure_fails_the_whole_unary_request() -> None:
     with pytest.raises(UpstreamRefusal, match="No") as raised:
         ask(stage)
     assert raised.value.status == 400
-    assert stage.record.usage == Usage(1, 2)
+    assert stage.record.usage == Usage(1, 2, cached_tokens=0, reasoning_tokens=0)
 
 
 def test_final_failure_of_the_first_prompt_keeps_its_status() -> None:

@@ -51,6 +51,7 @@ def call(index: int, call_id: str | None, name: str | None, arguments: str) -> J
 _COUNTS = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 _FILTERED = {"hate": {"filtered": False, "severity": "safe"}}
 _TOLD = Usage(11, 7)
+_TOLD_WITH_CACHE = Usage(11, 7, cached_tokens=0)
 
 # The payloads, what stands between them, and the tokens that the record is to have.
 CHAT: dict[str, tuple[list[Json], bytes, Usage | None]] = {
@@ -65,7 +66,7 @@ CHAT: dict[str, tuple[list[Json], bytes, Usage | None]] = {
             chunk(usage={**_COUNTS, "prompt_tokens_details": {"cached_tokens": 0}}),
         ],
         b"",
-        _TOLD,
+        _TOLD_WITH_CACHE,
     ),
     "openai calls": (
         [
@@ -144,7 +145,7 @@ CHAT: dict[str, tuple[list[Json], bytes, Usage | None]] = {
             ),
         ],
         b": keep-alive\n\n",
-        _TOLD,
+        _TOLD_WITH_CACHE,
     ),
     "xai": (
         [

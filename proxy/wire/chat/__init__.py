@@ -5,10 +5,9 @@ platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the op
 """
 
 from .errors import ErrorFacts, envelope, error_body, error_event
-from .fields import choices_asked, read_any, read_fields, wants_usage
+from .fields import choices_asked, read_any, read_fields
 from .names import CallersNames
 from .reply import (
-    Usage,
     chunks_of,
     objects,
     read_answer,
@@ -17,7 +16,6 @@ from .reply import (
     read_object,
     read_retry_info,
     unlisted,
-    usage_object,
 )
 from .request import (
     HUB,
@@ -26,6 +24,7 @@ from .request import (
     read_request,
 )
 from .stream import ChunkStream
+from .usage import Usage, usage_object
 
 __all__ = [
     "HUB",
@@ -51,5 +50,4 @@ __all__ = [
     "read_retry_info",
     "unlisted",
     "usage_object",
-    "wants_usage",
 ]

@@ -55,15 +55,6 @@ def choices_asked(body: bytes) -> int:
     return prompts * (n if isinstance(n, int) and n > 0 else 1)
 
 
-def wants_usage(body: bytes) -> bool:
-    """Whether the caller of a stream asked for a last chunk with the usage."""
-    try:
-        [options] = _asked(body, "stream_options")
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return isinstance(options, dict) and options.get("include_usage") is True
-
-
 def _asked(body: bytes, *names: str) -> list[Any]:
     fields = decode_object(body)
     return [decode_any(fields.get(name, _NULL)) for name in names]

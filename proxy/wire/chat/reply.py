@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..lenient_json import decode_any, decoder, encode, legible, unshield
 from .errors import envelope
+from .usage import Usage, read_usage
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000
@@ -28,26 +28,6 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 _HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Tokens, as far as an answer told them; None: it did not."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-def usage_object(told: Usage, *, reasoning_tokens: int, **of_prompt: int) -> dict[str, Any]:
-    """`usage` of a completion (openai types/completion_usage.py); `of_prompt`: its details."""
-    prompt, completion = told.prompt_tokens or 0, told.completion_tokens or 0
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": of_prompt,
-        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
-    }
-
-
 class _AnswerHead(Struct):
     choices: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
@@ -55,7 +35,6 @@ class _AnswerHead(Struct):
 
 
 _decode_answer = decoder(_AnswerHead)
-_decode_usage = decoder(Usage)
 _decode_items = decoder(list[Raw])
 
 
@@ -77,7 +56,9 @@ def read_answer(body: bytes) -> Usage | None:
         refuse_hidden_error(head.error)
         refuse_error_object(body)
         raise no_choices()
-    return _usage(head.usage)
+    with suppress(msgspec.DecodeError):
+        return None if isinstance(head.usage, UnsetType) else read_usage(decode_any(head.usage))
+    return None
 
 
 def unlisted(body: bytes) -> bytes:
@@ -96,15 +77,6 @@ def unlisted(body: bytes) -> bytes:
 def no_choices() -> UpstreamInvalid:
     """The error for an answer without any choice."""
     return UpstreamInvalid("the upstream's answer has no choices")
-
-
-def _usage(raw: Raw | UnsetType) -> Usage | None:
-    if isinstance(raw, UnsetType):
-        return None
-    try:
-        return _decode_usage(raw)
-    except msgspec.DecodeError:
-        return None
 
 
 def refuse_hidden_error(raw: Raw | UnsetType) -> None:

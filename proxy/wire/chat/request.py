@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
-from .fields import too_deep, with_model
+from .fields import read_fields, too_deep, with_model
 from .messages import read_members, read_messages, read_text
 from .names import made_names, rename
 from .spelling import respelled
+from .usage import asking_usage, is_asked
 
 
 def _spelled(name: str) -> re.Pattern[bytes]:
@@ -48,7 +49,8 @@ class ChatRequest(Struct, frozen=True):
     """A request for an upstream: its body, and what of it decides its way.
 
     It is chat, unless its `speech` is another that the client speaks. `names`: by the caller's
-    names of functions those that OpenAI takes, if there are others.
+    names of functions those that OpenAI takes, if there are others. `stream_options`: the body's,
+    for whoever has them at hand.
     """
 
     body: bytes
@@ -56,13 +58,28 @@ class ChatRequest(Struct, frozen=True):
     stream: bool
     names: dict[str, str] = {}
     speech: Speech = HUB
+    stream_options: Raw | UnsetType | None = UNSET
 
-    def for_model(self, name: str) -> bytes:
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the caller of a stream asked for a last chunk with the usage."""
+        return is_asked(self._options())
+
+    def _options(self) -> Raw | None:
+        options = self.stream_options
+        if isinstance(options, UnsetType):
+            return read_fields(self.body).get("stream_options")
+        return options
+
+    def for_model(self, name: str, *, asks_usage: bool = False) -> bytes:
         """The body for an upstream that calls the model `name`.
 
         All other values stay as they came, except names of functions that OpenAI does not take.
+        `asks_usage`: it asks for the chunk with the usage, whether or not the caller did.
         """
         body = self.body if name == self.model else with_model(self.body, name)
+        if asks_usage and not is_asked(options := self._options()):
+            body = asking_usage(body, options)
         return rename(body, self.names) if self.names else body
 
 
@@ -85,13 +102,14 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     messages = fields.get("messages")
     if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
         raise InvalidRequest("`messages` must be a non-empty array", param="messages")
+    options = fields.get("stream_options")
     has_lists = messages is not None and _may_have_lists(text, messages)
     if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
-        return ChatRequest(body, model, stream)
+        return ChatRequest(body, model, stream, stream_options=options)
     read = read_messages(messages) if messages and (has_lists or "functions" in fields) else []
     if changed := respelled(fields, read):
         body = encode({**fields, **changed})
-    return ChatRequest(body, model, stream, made_names(fields, read))
+    return ChatRequest(body, model, stream, made_names(fields, read), stream_options=options)
 
 
 def _may_have_lists(text: bytes, messages: Raw) -> bool:

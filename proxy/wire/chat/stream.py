@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -12,7 +13,8 @@ from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
-from .reply import Usage, no_choices, objects, read_object, refuse_error_object, refuse_hidden_error
+from .reply import no_choices, objects, read_object, refuse_error_object, refuse_hidden_error
+from .usage import Usage, read_usage
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
 MAX_HELD_BYTES = 65_536
@@ -24,7 +26,7 @@ class _Choice(Struct, gc=False):
 
 
 class _Groq(Struct, gc=False):
-    usage: Usage | None = None
+    usage: dict[str, Any] | None = None
 
 
 class _Chunk(Struct, gc=False):
@@ -32,7 +34,7 @@ class _Chunk(Struct, gc=False):
 
     choices: list[_Choice] | None = None
     error: Raw | UnsetType = UNSET
-    usage: Usage | None = None
+    usage: dict[str, Any] | None = None
     x_groq: _Groq | None = None
 
 
@@ -48,7 +50,8 @@ class ChunkStream:
     stream without any is no answer, and another client can still be asked.
 
     `choices_asked` is looked up only where it matters; `names` are those of the request;
-    `on_bare_end` is called if `[DONE]` came though no choice had a `finish_reason`.
+    `on_bare_end` is called if `[DONE]` came though no choice had a `finish_reason`. `hides_usage`:
+    the caller did not ask for the chunk that has the usage and no choices.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class ChunkStream:
         *,
         names: Mapping[str, str] | None = None,
         on_bare_end: Callable[[], None] = lambda: None,
+        hides_usage: bool = False,
     ) -> None:
         self.is_over = False
-        self.usage: Usage | None = None
+        self._told: dict[str, Any] | None = None  # of the usage, by the last chunk that told any
+        self._hides_usage = hides_usage
         self._choices_asked = choices_asked
         self._names = CallersNames(names) if names else None
         self._on_bare_end = on_bare_end
@@ -68,8 +73,14 @@ class ChunkStream:
         self._held: list[bytes] = []
         self._room = MAX_HELD_BYTES  # left to hold chunks back; 0: nothing is held any more
 
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens, as far as the answer told them by now."""
+        return read_usage(self._told)
+
     def feed(self, events: list[bytes]) -> list[bytes]:
         """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
+        hidden: tuple[bytes, ...] = ()
         for place, event in enumerate(events):
             try:
                 chunk = _decode(event)
@@ -81,17 +92,21 @@ class ChunkStream:
                 chunk = _read_odd_chunk(event)
             if chunk.error is not UNSET:
                 refuse_hidden_error(chunk.error)
-            if chunk.usage is not None:
-                self.usage = chunk.usage
+            if chunk.usage:
+                self._told = chunk.usage
             if not chunk.choices:
                 refuse_error_object(event)
+                if chunk.usage and self._hides_usage:
+                    hidden += (event,)
                 continue
             for choice in chunk.choices:
                 self._seen.add(choice.index)
                 if choice.finish_reason:
                     self._finished.add(choice.index)
                     if chunk.x_groq is not None:
-                        self.usage = chunk.x_groq.usage or self.usage
+                        self._told = chunk.x_groq.usage or self._told
+        if hidden:
+            events = [event for event in events if event not in hidden]
         if self._names is not None:
             events = self._names.chunks(events)
         return self._hold(events) if self._room else events
@@ -132,7 +147,8 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
         index, reason = choice.get("index"), choice.get("finish_reason")
         index = index if isinstance(index, int) else 0
         choices.append(_Choice(index, str(reason) if reason else None))
-    chunk = _Chunk(choices)
+    told = found.get("usage")
+    chunk = _Chunk(choices, usage=told if isinstance(told, dict) else None)
     if "error" in found:
         chunk.error = Raw(encode(found["error"]))
     return chunk

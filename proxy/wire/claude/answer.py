@@ -67,19 +67,21 @@ class Counts(msgspec.Struct):
                 setattr(self, name, value)
 
     def told(self) -> Usage:
-        """What the request's record keeps: as OpenAI counts, the prompt holds what was cached."""
-        read, written = self.cache_read_input_tokens or 0, self.cache_creation_input_tokens or 0
-        return Usage((self.input_tokens or 0) + read + written, self.output_tokens or 0)
+        """As OpenAI counts: the prompt holds what was cached."""
+        read, written = self.cache_read_input_tokens, self.cache_creation_input_tokens
+        details = self.output_tokens_details or _OutputDetails()
+        return Usage(
+            (self.input_tokens or 0) + (read or 0) + (written or 0),
+            self.output_tokens or 0,
+            read,
+            written,
+            details.thinking_tokens,
+        )
 
     def to_chat(self) -> dict[str, Any]:
         """The object `usage` of a chat completion."""
-        details = self.output_tokens_details or _OutputDetails()
-        return usage_object(
-            self.told(),
-            reasoning_tokens=details.thinking_tokens or 0,
-            cached_tokens=self.cache_read_input_tokens or 0,
-            cache_write_tokens=self.cache_creation_input_tokens or 0,
-        )
+        told = self.told()
+        return usage_object(told, cache_write_tokens=told.cache_write_tokens or 0)
 
 
 class StopDetails(msgspec.Struct):

@@ -161,6 +161,8 @@ def tokens(told: UsageMetadata) -> Usage:
     return Usage(
         (told.prompt_token_count or 0) + (told.tool_use_prompt_token_count or 0),
         (told.candidates_token_count or 0) + (told.thoughts_token_count or 0),
+        cached_tokens=told.cached_content_token_count,
+        reasoning_tokens=told.thoughts_token_count,
     )
 
 
@@ -170,7 +172,5 @@ def chat_usage(told: UsageMetadata | None) -> dict[str, Any]:
     details = told.prompt_tokens_details or ()
     return usage_object(
         tokens(told),
-        reasoning_tokens=told.thoughts_token_count or 0,
-        cached_tokens=told.cached_content_token_count or 0,
         audio_tokens=sum(each.token_count for each in details if each.modality == "AUDIO"),
     )

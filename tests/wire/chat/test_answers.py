@@ -33,7 +33,6 @@ from proxy.wire.chat import (
     read_error,
     read_named_error,
     read_object,
-    wants_usage,
 )
 from proxy.wire.chat.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS
 from proxy.wire.chat.stream import MAX_HELD_BYTES
@@ -50,7 +49,7 @@ def dump(value: object) -> bytes:
 
 def test_answer_tells_its_usage() -> None:
     """Where it has any that makes sense."""
-    assert read_answer(ANSWER) == Usage(9, 3)
+    assert read_answer(ANSWER) == Usage(9, 3, cached_tokens=0, reasoning_tokens=0)
     assert read_answer(b'{"choices":[{}],"usage":{"prompt_tokens":1}}') == Usage(1, None)
     for odd in (b"null", b"5", b'{"prompt_tokens":"many"}', b'{"prompt_tokens":1e999}'):
         assert read_answer(b'{"choices":[{}],"usage":%b}' % odd) is None
@@ -420,24 +419,6 @@ def test_stream_is_done_when_every_choice_has_finished(
 def test_choices_that_were_asked_for(body: bytes, asked: int) -> None:
     """`n` for each prompt."""
     assert choices_asked(body) == asked
-
-
-@pytest.mark.parametrize(
-    ("body", "wanted"),
-    [
-        (b'{"stream_options":{"include_usage":true}}', True),
-        (b'{"stream_options":{"include_usage":false}}', False),
-        (b'{"stream_options":{"include_usage":1}}', False),
-        (b'{"stream_options":{}}', False),
-        (b'{"stream_options":null}', False),
-        (b'{"stream_options":7}', False),
-        (b"{}", False),
-        (b"[]", False),
-    ],
-)
-def test_usage_that_was_asked_for(body: bytes, wanted: bool) -> None:
-    """By true alone; what makes no sense asks for nothing."""
-    assert wants_usage(body) is wanted
 
 
 def test_stream_without_done_lacks_no_choice_that_was_asked_for() -> None:

@@ -238,7 +238,7 @@ def test_usage_chunk_only_if_asked_for() -> None:
     assert stream.usage is None
     payloads = stream.feed(upstream.payloads(events)) + stream.finish()
     assert all("usage" not in chunk and chunk["choices"] for chunk in validated(payloads))
-    assert stream.usage == Usage(24, 43)
+    assert stream.usage == Usage(24, 43, cached_tokens=12, reasoning_tokens=40)
 
 
 def test_usage_is_known_before_the_end() -> None:

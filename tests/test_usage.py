@@ -1,0 +1,335 @@
+"""The tokens of every answer are known, whoever asked for them, and callers see only what they did.
+
+In this process, through the gateway's endpoints, with upstreams on real sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from proxy import Call, Proxy, Usage
+from tests.support import claude_upstream as claude
+from tests.support.dialects import BY_KIND, Said, configuration
+from tests.support.gateway import CHAT, asked, data_of, text_of
+from tests.support.upstream import (
+    HANG,
+    MODEL,
+    Received,
+    Reply,
+    Upstream,
+    chat,
+    chunk,
+    completion,
+    error,
+    events,
+    stream,
+    stream_completion,
+)
+
+COMPLETIONS = "/v1/completions"
+TOLD = Usage(9, 3, cached_tokens=0, reasoning_tokens=0)
+WISH = b',"stream_options":{"include_usage":true}'
+REFUSAL = "Unrecognized request argument supplied: stream_options"
+
+
+class House:
+    """A gateway, and an upstream that answers for all its clients by their keys."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        def provider(name: str, **more: Any) -> dict[str, Any]:
+            models = [{"name": MODEL, "alias": name}]
+            return {
+                "name": name, "base-url": upstream.url, "api-keys": [f"key-{name}"],
+                "models": models, **more,
+            }  # fmt: skip
+
+        providers = [
+            provider("same", models=[MODEL]),
+            provider("other"),
+            provider("silent", **{"ask-usage": False}),
+            provider("native", completions="native"),
+        ]
+        foreign = [
+            BY_KIND[kind].client(upstream.origin, f"key-{kind}", kind)
+            for kind in ("claude", "gemini")
+        ]
+        demo = [{"name": "demo", "delay-ms": 0}]
+        ours = {"openai-compatibility": providers, "demo": demo}
+        self.proxy = Proxy(configuration(ours, *foreign))
+        self.upstream = upstream
+        self.calls: list[Call] = []
+        self._http = Flask("theirs")
+        self.proxy.init_app(self._http)
+        self.proxy.call_ended.connect(self._keep)
+
+    def _keep(self, _: object, *, call: Call) -> None:
+        self.calls.append(call)
+
+    @property
+    def usage(self) -> Usage | None:
+        """Of the last call."""
+        return self.calls[-1].usage
+
+    def post(self, body: Any, path: str = CHAT, *, buffered: bool = True) -> TestResponse:
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._http.test_client().post(path, data=body, buffered=buffered)
+
+    def stream(self, model: str, path: str = CHAT, **fields: Any) -> list[Any]:
+        """The chunks of a stream that ended well, its end left off."""
+        body = {"prompt": "p"} if path == COMPLETIONS else asked(model)
+        answer = self.post({**body, "model": model, "stream": True, **fields}, path)
+        *chunks, end = data_of(answer.data)
+        assert end == b"[DONE]", answer.data
+        return [json.loads(one) for one in chunks]
+
+    def sent(self, model: str) -> list[Received]:
+        return self.upstream.received(f"key-{model}")
+
+
+@pytest.fixture
+def house(upstream: Upstream) -> Iterator[House]:
+    made = House(upstream)
+    yield made
+    made.proxy.gateway.close()
+
+
+def has_usage_chunk(chunks: list[Any]) -> bool:
+    return any(not one["choices"] for one in chunks)
+
+
+# What goes out and what comes back
+
+
+@pytest.mark.parametrize("space", [b"", b" ", b"\n  "])
+def test_the_body_is_as_it_came_but_for_the_wish(house: House, space: bytes) -> None:
+    """To the byte, spaces and odd spellings too."""
+    body = b'{"model": "gpt-4.1-mini","stream":true , "x":1.50e0,"messages":["\\u0041"]%b}' % space
+    house.upstream.reply("key-same", stream("a", usage=(9, 3)))
+    assert house.post(body).status_code == 200
+    [received] = house.upstream.received("key-same")
+    assert received.body == body[:-1] + WISH + b"}"
+    assert house.usage == TOLD
+
+
+@pytest.mark.parametrize("model", [MODEL, "other"])
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (None, {"include_usage": True}),
+        ({}, {"include_usage": True}),
+        ({"include_usage": False}, {"include_usage": True}),
+        (
+            {"include_obfuscation": False, "include_usage": None},
+            {"include_obfuscation": False, "include_usage": True},
+        ),
+    ],
+)
+def test_callers_who_did_not_ask_see_no_usage_chunk(
+    house: House, model: str, options: Any, sent: Any
+) -> None:
+    """Whatever else they ask for of the stream."""
+    chunks = house.stream(model, stream_options=options)
+    [received] = house.upstream.received()
+    assert received.json()["stream_options"] == sent
+    assert not has_usage_chunk(chunks)
+    assert [one["choices"][0]["finish_reason"] for one in chunks][-1] == "stop"
+    assert house.usage == TOLD
+
+
+def test_callers_who_asked_see_it(house: House) -> None:
+    """And their body is as it came."""
+    body = {**asked(MODEL), "stream": True, "stream_options": {"include_usage": True}}
+    answer = house.post(body)
+    assert [b'"choices": []' in one for one in data_of(answer.data)[-2:]] == [True, False]
+    assert house.upstream.received()[0].body == json.dumps(body).encode()
+    assert house.usage == TOLD
+
+
+def test_options_that_make_no_sense_are_for_the_upstream(house: House) -> None:
+    """It answers for what it does not take."""
+    house.upstream.reply("key-same", error(400, REFUSAL, code="bad"))
+    assert house.post({**asked(MODEL), "stream": True, "stream_options": 7}).status_code == 400
+    assert [one.json()["stream_options"] for one in house.upstream.received()] == [7]
+
+
+def test_unary_requests_are_not_touched(house: House) -> None:
+    """They are told in any case."""
+    body = json.dumps(asked(MODEL)).encode()
+    house.post(body)
+    assert house.upstream.received()[0].body == body
+    assert house.usage == TOLD
+
+
+def test_it_can_be_turned_off(house: House) -> None:
+    """`ask-usage: false`: the body is untouched, and the usage unknown unless callers ask."""
+    chunks = house.stream("silent")
+    assert "stream_options" not in house.upstream.received()[0].json()
+    assert not has_usage_chunk(chunks)
+    assert house.usage is None
+    assert has_usage_chunk(house.stream("silent", stream_options={"include_usage": True}))
+    assert house.usage == TOLD
+    # What an upstream tells unasked is not kept from the caller.
+    house.upstream.reply("key-silent", stream("a", usage=(9, 3)))
+    assert has_usage_chunk(house.stream("silent"))
+    assert house.usage == TOLD
+
+
+def test_one_answer_in_place_of_a_stream(house: House) -> None:
+    """Some upstreams send JSON: the chunks made of it tell the usage to those who asked."""
+    for options, is_told in ((None, False), ({"include_usage": True}, True)):
+        house.upstream.reply("key-same", chat("Hello"))
+        assert has_usage_chunk(house.stream(MODEL, stream_options=options)) is is_told
+        assert house.usage == TOLD
+
+
+@pytest.mark.parametrize("kind", ["claude", "gemini", "demo"])
+def test_other_kinds_of_clients_know_it_anyway(house: House, kind: str) -> None:
+    """Streamed and whole, asked or not."""
+    said = Said(text="Hello there", reasoning_tokens=2)
+    for options in (None, {"include_usage": True}):
+        if kind != "demo":
+            house.upstream.reply(f"key-{kind}", BY_KIND[kind].streamed(said))
+        assert has_usage_chunk(house.stream(kind, stream_options=options)) is bool(options)
+        assert house.usage is not None
+        assert house.usage.prompt_tokens == (1 if kind == "demo" else 11)
+        assert kind == "demo" or house.usage.reasoning_tokens == 2
+        assert not house.usage.partial
+
+
+# An upstream that does not take the wish
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_of_the_wish_is_tried_once_more_without(
+    house: House, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the same lease; the client is not asked any more, others are."""
+    refusal = error(status, REFUSAL)
+    house.upstream.reply("key-other", refusal, stream("a"), stream("b"))
+    with caplog.at_level(logging.WARNING):
+        assert text_of([json.dumps(one).encode() for one in house.stream("other")]) == "a"
+    assert house.usage is None
+    [attempt] = house.calls[-1].attempts
+    assert (attempt.reason, attempt.status) == ("ok", 200)
+    house.stream("other")
+    house.stream(MODEL)
+    wishes = ["stream_options" in one.json() for one in house.upstream.received()]
+    assert wishes == [True, False, False, True]
+    assert [record.message for record in caplog.records if "stream_options" in record.message] == [
+        "other/... takes no `stream_options`: its streams do not tell usage"
+    ]
+
+
+def test_a_refusal_that_stays_is_forwarded(house: House) -> None:
+    """It was not about the wish alone."""
+    house.upstream.reply("key-other", error(400, REFUSAL), error(400, "No.", code="bad"))
+    answer = house.post({**asked("other"), "stream": True})
+    assert (answer.status_code, answer.get_json()["error"]["message"]) == (400, "No.")
+    assert len(house.upstream.received()) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "fields"),
+    [
+        (error(400, REFUSAL), {"stream": True, "stream_options": {"include_usage": True}}),
+        (error(400, "No."), {"stream": True}),
+        (error(400, REFUSAL), {}),
+    ],
+)
+def test_other_refusals_are_forwarded_at_once(house: House, reply: Reply, fields: Any) -> None:
+    """Where the caller asked, or nobody did."""
+    house.upstream.reply("key-other", reply)
+    assert house.post({**asked("other"), **fields}).status_code == 400
+    assert len(house.upstream.received()) == 1
+
+
+# Streams that are cut
+
+
+CUT: dict[str, tuple[str, Reply, Usage]] = {
+    "nothing known": (MODEL, stream("a", finish=None, done=False), Usage(partial=True)),
+    "told on the way": (
+        MODEL,
+        events(chunk({"content": "a"}, usage={"prompt_tokens": 5, "completion_tokens": 1})),
+        Usage(5, 1, partial=True),
+    ),
+    "claude": (
+        "claude",
+        events(*claude.events(claude.message(claude.text("Hello")))[:4], named=True),
+        Usage(25, 1, 0, 0, partial=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_a_cut_stream_counts_with_what_is_known(house: House, case: str) -> None:
+    """And is marked."""
+    model, reply, usage = CUT[case]
+    house.upstream.reply(None, reply)
+    assert b"upstream_truncated" in house.post({**asked(model), "stream": True}).data
+    assert house.usage == usage
+
+
+def test_a_caller_who_leaves_costs_what_is_known(house: House) -> None:
+    """The upstream may count more."""
+    told = {"prompt_tokens": 5, "completion_tokens": 1}
+    house.upstream.reply("key-same", events(chunk({"content": "a"}, usage=told), HANG))
+    answer = house.post({**asked(MODEL), "stream": True}, buffered=False)
+    assert next(answer.iter_encoded())
+    answer.close()
+    assert house.calls[-1].end == "caller_gone"
+    assert house.usage == Usage(5, 1, partial=True)
+
+
+def test_a_request_that_fails_has_none(house: House) -> None:
+    """Nothing was answered."""
+    house.upstream.reply("key-same", error(400, "No."))
+    house.post({**asked(MODEL), "stream": True})
+    assert house.usage is None
+
+
+# Completions
+
+
+@pytest.mark.parametrize("model", ["other", "native"])
+@pytest.mark.parametrize("wants", [False, True])
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_completions_add_up(house: House, model: str, wants: bool, prompts: int) -> None:
+    """By way of chat or the upstream's own; one usage chunk for those who asked."""
+    prompt = ["p"] * prompts if prompts > 1 else "p"
+    options = {"stream_options": {"include_usage": True}} if wants else {}
+    chunks = house.stream(model, COMPLETIONS, prompt=prompt, **options)
+    assert [one["usage"]["prompt_tokens"] for one in chunks if not one["choices"]] == (
+        [9 * (prompts if model == "other" else 1)] * wants
+    )
+    times = prompts if model == "other" else 1  # natively they are one request
+    assert house.usage == Usage(9 * times, 3 * times, cached_tokens=0, reasoning_tokens=0)
+    assert all(one.json()["stream_options"] == {"include_usage": True} for one in house.sent(model))
+
+
+def test_native_completions_pass_as_they_came(house: House) -> None:
+    """But for the wish."""
+    house.upstream.reply("key-native", stream_completion("a", usage=(9, 3)))
+    body = b'{"model":"native","prompt":"p","stream":true}'
+    house.post(body, COMPLETIONS)
+    [received] = house.sent("native")
+    assert received.body == body.replace(b'"native"', b'"%b"' % MODEL.encode())[:-1] + WISH + b"}"
+
+
+def test_prompts_before_one_that_fails_are_counted(house: House) -> None:
+    """Streamed or not."""
+    two = {"model": "other", "prompt": ["p", "q"]}
+    for is_stream, answered in ((False, chat("a")), (True, stream("a", usage=(9, 3)))):
+        house.upstream.reply("key-other", answered, error(400, "No."))
+        house.post({**two, "stream": is_stream}, COMPLETIONS)
+        assert house.usage == Usage(9, 3, cached_tokens=0, reasoning_tokens=0, partial=True)
+    house.upstream.reply("key-native", completion("a"))
+    house.post({**two, "model": "native"}, COMPLETIONS)
+    assert house.usage == TOLD
