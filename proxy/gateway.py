@@ -54,15 +54,22 @@ class Gateway:
         """The present configuration."""
         return self.generation.config
 
-    def adopt(self, config: Config) -> None:
+    def adopt(self, config: Config) -> int:
         """Serve requests that come from now on under this configuration.
 
-        Those that have begun end under theirs, with clients that are still configured.
+        Those that have begun end under theirs, with clients that are still configured. Returns how
+        many of them have a client that is not. For one thread at a time.
         """
-        new = Generation.of(config, self.clock)
-        self.pool.adopt(new.clients, new.registry.table)
+        old = self.generation
+        new = Generation.of(config, self.clock, old)
+        draining = self.pool.adopt(new.clients, new.registry.table)
         self._limit.limit = config.max_requests_in_flight  # the places that are taken count on
         self.generation = new
+        kept = {client.transport for client in new.clients}
+        for client in old.clients:
+            if client.transport not in kept:
+                client.close()  # a connection in use is closed when it is given back
+        return draining
 
     def keep(self, record: Record, held: ExitStack) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end.
@@ -129,6 +136,7 @@ class Gateway:
         its attempts go on in its iteration then.
         """
         generation = self.generation  # the request keeps it, whatever is adopted meanwhile
+        record.mask = generation.config.secrets.mask
         record.model = ask.model
         record.stream = ask.stream
         if transcript is not None:

@@ -26,12 +26,16 @@ class Generation(NamedTuple):
     request_log: RequestLog | None
 
     @classmethod
-    def of(cls, config: Config, clock: Clock) -> Generation:
-        """The generation that this configuration makes."""
-        clients = tuple(make_clients(config, clock))
+    def of(cls, config: Config, clock: Clock, before: Generation | None = None) -> Generation:
+        """The generation that this configuration makes.
+
+        It takes over idle connections and providers' lists of models of the one `before`.
+        """
+        clients = tuple(make_clients(config, clock, before.clients if before else ()))
+        registry = before and before.registry
         return cls(
             config,
             clients,
-            Registry(clients, secrets=config.secrets, clock=clock),
+            Registry(clients, secrets=config.secrets, clock=clock, before=registry),
             RequestLog(config) if config.request_log else None,
         )

@@ -182,7 +182,7 @@ MUTANTS = [
        "            pool.close()", "            pass",
        "net/test_idle_connections.py::test_closed_transport_has_no_connection"),
     _m("a closed client leaves connections open", "clients/remote.py",
-       "        self._transport.close()", "        pass",
+       "        self.transport.close()", "        pass",
        "net/test_idle_connections.py::test_closed_client_has_no_connection"),
     _m("a closed gateway leaves connections open", "gateway.py",
        "            client.close()", "            pass",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from proxy.gateway import Gateway
 from proxy.generation import Generation
 from proxy.net.watch import CLOCK
 from proxy.record.record import Record
+from tests.support.certificates import Authority
+from tests.support.upstream import Gate, Hold, Reply, Upstream, error, stream
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-caller-0123456789"
@@ -60,9 +63,10 @@ def test_a_stream_ends_under_the_configuration_with_which_it_began(stays: bool) 
     answer = caller.post(CHAT, json=asked("old", stream=True), buffered=False)
     chunks = answer.iter_encoded()
     next(chunks)
-    gateway.adopt(load_config(config_of("new", name="demo" if stays else "other")))
-    [facts] = gateway.pool.snapshot()
-    assert facts["in_flight"] == stays
+    drains = gateway.adopt(load_config(config_of("new", name="demo" if stays else "other")))
+    assert drains == (not stays)
+    told = [(one["in_flight"], one["leaving"]) for one in gateway.pool.snapshot()]
+    assert told == ([(1, False)] if stays else [(0, False), (1, True)])
     assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
     answer.close()
     [facts] = gateway.pool.snapshot()
@@ -91,4 +95,92 @@ def test_a_caller_keeps_its_places_under_another_key() -> None:
     for key, status in ((KEY, 401), (f"{KEY}-new", 200)):
         headers = {"Authorization": f"Bearer {key}"}
         assert client.post(CHAT, json=asked("m"), headers=headers).status_code == status
+    gateway.close()
+
+
+def remote(upstream: Upstream, *keys: str, **more: Any) -> dict[str, Any]:
+    entry = {
+        "name": "p",
+        "base-url": upstream.url,
+        "api-keys": list(keys),
+        "models": [{"name": "m"}],
+    }
+    return {"openai-compatibility": [{**entry, **more}]}
+
+
+def answered(caller: Caller, text: str = "Hello there!") -> None:
+    answer = caller.post(CHAT, json=asked("m"))
+    assert answer.get_json()["choices"][0]["message"]["content"] == text
+
+
+def test_connections_stay_with_a_client_that_stays(upstream: Upstream) -> None:
+    """Through changes of its weight, headers, models, aliases, name and permits."""
+    caller, gateway = made(remote(upstream, "sk-key-of-the-first-00"))
+    answered(caller)
+    changed = {"weight": 3, "headers": {"x-new": "1"}, "name": "q", "max-concurrency": 2}
+    models = [{"name": "m"}, {"name": "m", "alias": "n"}]
+    more = remote(upstream, "sk-key-of-the-first-00", models=models, **changed)
+    gateway.adopt(load_config(more))
+    answered(caller)
+    assert upstream.connections == 1
+    assert [one.header.get("x-new") for one in upstream.received()] == [None, "1"]
+    gateway.close()
+    upstream.wait_for_connections()
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_connections_of_a_client_that_is_gone_are_closed(upstream: Upstream, is_busy: bool) -> None:
+    """At once if they are idle, else when the answer is over."""
+    caller, gateway = made(remote(upstream, "sk-key-of-the-first-00"))
+    gate = Gate()
+    if is_busy:
+        upstream.reply(None, stream("a", "b", framing="chunked").then(Hold(gate)))
+        answer = caller.post(CHAT, json=asked("m", stream=True), buffered=False)
+        chunks = answer.iter_encoded()
+        next(chunks)
+    else:
+        answered(caller)
+    gateway.adopt(load_config(config_of("m")))
+    if is_busy:
+        assert upstream.connections_open == 1
+        gate.set()
+        assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
+        answer.close()
+    upstream.wait_for_connections()
+    gateway.close()
+
+
+def test_a_ca_bundle_of_the_same_name_is_another_when_its_file_is(
+    secure: Upstream, tmp_path: Path, authority: Authority
+) -> None:
+    """Connections that an earlier one vouched for do not go on."""
+    bundle = authority.write(tmp_path / "ca.pem")
+    config = remote(secure, "sk-key-of-the-first-00", **{"ca-bundle": str(bundle)})
+    caller, gateway = made(config)
+    answered(caller)
+    Authority().write(bundle)
+    gateway.adopt(load_config(config))
+    assert caller.post(CHAT, json=asked("m")).status_code == 502
+    authority.write(bundle)
+    gateway.adopt(load_config(config))
+    answered(caller)
+    gateway.close()
+
+
+def test_a_request_is_tried_again_with_the_settings_under_which_it_began(
+    upstream: Upstream,
+) -> None:
+    """A retry sends the headers of its own configuration; its client is the same account."""
+    keys = ("sk-key-of-the-first-00", "sk-key-of-the-second-0")
+    caller, gateway = made(remote(upstream, *keys, headers={"x-age": "old"}))
+    new = load_config(remote(upstream, *keys, headers={"x-age": "new"}))
+
+    def change(_: object) -> Reply:
+        gateway.adopt(new)
+        return error(503)
+
+    upstream.reply(None, change)
+    answered(caller)
+    answered(caller)
+    assert [one.header["x-age"] for one in upstream.received()] == ["old", "old", "new"]
     gateway.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from ..config import ClientConfig, Config
@@ -16,13 +17,19 @@ from .openai import OpenAIClient
 __all__ = ["Client", "make_clients"]
 
 
-def make_clients(config: Config, clock: Clock = CLOCK) -> list[Client]:
-    """Make a client for each in the configuration. Those of one upstream share connections."""
+def make_clients(
+    config: Config, clock: Clock = CLOCK, before: Iterable[Client] = ()
+) -> list[Client]:
+    """Make a client for each in the configuration. Those of one upstream share connections.
+
+    Clients of a configuration `before` pass on their transports, where these have not changed.
+    """
+    kept = {one.transport.facts: one.transport for one in before if one.transport}
     is_mixed = any(client.kind in ("gemini", "claude") for client in config.clients)
 
     @cache
     def transport(base_url: str, proxy_url: str, ca_bundle: str) -> Transport:
-        return Transport(
+        made = Transport(
             base_url,
             proxy_url=proxy_url,
             ca_bundle=ca_bundle,
@@ -30,6 +37,7 @@ def make_clients(config: Config, clock: Clock = CLOCK) -> list[Client]:
             max_connections=config.max_requests_in_flight,
             clock=clock,
         )
+        return kept.get(made.facts, made)
 
     def make(client: ClientConfig) -> Client:
         if client.kind == "demo":

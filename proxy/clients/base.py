@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..wire.chat import ChatRequest, Speech, Usage
 
@@ -69,6 +70,7 @@ class Client(ABC):
     """One upstream account. It takes chat, and whatever else its upstream `speaks` as it came."""
 
     speaks: Collection[Speech] = ()
+    transport: Transport | None = None  # None: it answers in the process
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config

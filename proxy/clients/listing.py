@@ -68,7 +68,8 @@ class _Listing:
 class Lists:
     """The lists of those clients whose models the configuration does not tell.
 
-    `changed` is called in a helper thread, when a list has other names than before.
+    `changed` is called in a helper thread, when a list has other names than before. What the lists
+    of the configuration `before` have fetched counts on.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Lists:
         *,
         secrets: Secrets,
         clock: Clock,
+        before: Lists | None = None,
     ) -> None:
         self._changed = changed
         self._secrets = secrets
@@ -88,7 +90,12 @@ class Lists:
                 config = client.config
                 key = (config.provider, config.base_url + config.api_version)
                 listings.setdefault(key, _Listing([])).clients.append(client)
+        self._by_provider = listings
         self._listings = tuple(listings.values())
+        for key, listing in listings.items():
+            if before and (known := before._by_provider.get(key)) and known.is_known:
+                listing.names, listing.is_known = known.names, True
+                listing.due_at = known.due_at
         self._beginning = threading.Lock()  # guards that a listing has one fetch at a time
 
     def names(self) -> dict[Client, tuple[str, ...]]:

@@ -35,11 +35,24 @@ class Registry:
     """Finds models. Its table is replaced whole when a list has changed: readers need no lock."""
 
     def __init__(
-        self, clients: Iterable[Client], *, secrets: Secrets, clock: Clock = CLOCK
+        self,
+        clients: Iterable[Client],
+        *,
+        secrets: Secrets,
+        clock: Clock = CLOCK,
+        before: Registry | None = None,
     ) -> None:
-        self.created = int(clock.wall())
+        """Providers' lists that the registry `before` has fetched are taken over."""
+        self.created: int = before.created if before else int(clock.wall())
         self._clients = tuple(clients)
-        self._lists = Lists(self._clients, self._rebuild, secrets=secrets, clock=clock)
+        self._by_identity = {client.identity: client for client in self._clients}
+        self._lists: Lists = Lists(
+            self._clients,
+            self._rebuild,
+            secrets=secrets,
+            clock=clock,
+            before=before._lists if before else None,
+        )
         self._has_lists = bool(self._lists.names())
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
         self.table: dict[str, Entry] = {}  # by alias
@@ -67,6 +80,10 @@ class Registry:
         if self._has_lists:
             self._lists.renew(route.client for route in entry.routes)
         return entry
+
+    def own(self, client: Client) -> Client:
+        """This configuration's object for a client; itself, if it has none for it."""
+        return self._by_identity.get(client.identity, client)
 
     def entries(self, caller: CallerConnection, until: float) -> list[Entry]:
         """All models, by the order of the configuration; raises CallerGone.

@@ -31,12 +31,13 @@ class RemoteClient(Client):
     """
 
     models_path: ClassVar[str]
+    transport: Transport
 
     def __init__(
         self, config: ClientConfig, transport: Transport, headers: Mapping[str, str]
     ) -> None:
         super().__init__(config)
-        self._transport = transport
+        self.transport = transport
         self._lines = merged({"User-Agent": USER_AGENT}, headers)
         self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
         self._heads: dict[str, bytes] = {}  # by path: one or two for each model that is asked for
@@ -62,7 +63,7 @@ class RemoteClient(Client):
         head = self._heads.get(path)
         if head is None:
             ours = merged({"Content-Type": "application/json"}, self._lines)
-            head = self._heads[path] = self._transport.head("POST", self._meant(path), ours)
+            head = self._heads[path] = self.transport.head("POST", self._meant(path), ours)
         lines = "".join(
             [
                 f"{name}: {value}\r\n"
@@ -70,7 +71,7 @@ class RemoteClient(Client):
                 if name.lower() not in self._own_names
             ]
         )
-        return self._transport.send(
+        return self.transport.send(
             head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
         )
 
@@ -93,8 +94,8 @@ class RemoteClient(Client):
         return list(dict.fromkeys(names))
 
     def _get(self, path: str, *, caller: CallerConnection, deadline: float) -> bytes:
-        head = self._transport.head("GET", self._meant(path), self._lines)
-        reply = self._transport.send(head, b"", caller=caller, deadline=deadline)
+        head = self.transport.head("GET", self._meant(path), self._lines)
+        reply = self.transport.send(head, b"", caller=caller, deadline=deadline)
         try:
             body = read_whole(reply, deadline=deadline, max_bytes=MAX_PAGE_BYTES)
             if reply.status != 200:
@@ -104,7 +105,7 @@ class RemoteClient(Client):
             reply.close()
 
     def _wall(self) -> float:
-        return self._transport.clock.wall()
+        return self.transport.clock.wall()
 
     def close(self) -> None:
-        self._transport.close()
+        self.transport.close()

@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from ..config import stamp
 from ..errors import UpstreamTimeout
 from ..wire.http.headers import merged
 from .exchange import SocketReply
@@ -112,6 +113,9 @@ class Transport:
         self.base_path = url.path.rstrip("/")
         self.clock = clock
         self.connect_timeout_s = connect_timeout_s
+        # Another with the same facts, the CA bundle as it is now, may take the place of this one.
+        ca = stamp(ca_bundle) if ca_bundle else None
+        self.facts = (base_url, proxy_url, ca_bundle, ca, connect_timeout_s, max_connections)
         self._request = prepared
         self._max_connections = max_connections
         self._proxy_url = proxy_url

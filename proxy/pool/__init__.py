@@ -68,12 +68,13 @@ class Lease(AbstractContextManager["Lease"], Protocol):
 class Pool(Protocol):
     """Lends clients to requests. All methods may be called by any thread."""
 
-    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> None:
+    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> int:
         """Take over a new configuration's clients, and its models by alias.
 
         A client that stays, by `Client.identity`, keeps its lock: permits in use, health, counters.
         Fewer permits come into force as leases end. A client that is gone is lent to nobody; its
-        leases end as they would have. Waiters keep their rank, and look again at once.
+        leases end as they would have. Waiters keep their rank, and look again at once. Returns how
+        many leases of clients that are gone are still to end.
         """
 
     def ticket(

@@ -45,7 +45,7 @@ class ClientLock:
         health = self.health.get(name)
         return health.standing(now) if health else self.service.standing(now)
 
-    def facts(self, now: float, *, waiting: int) -> dict[str, Any]:
+    def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
         models = {}
         for name, health in self.health.items():
@@ -59,6 +59,7 @@ class ClientLock:
             "permits": self.permits,
             "in_flight": len(self.leases),
             "disabled": self.is_disabled,
+            "leaving": leaving,
             "served": self.served,
             "failed": self.failed,
             "cooldowns": self.cooldowns,

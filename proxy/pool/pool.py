@@ -54,7 +54,7 @@ class ClientPool:
         self._queues: dict[str, ModelQueue] = {}
         self.adopt(clients, {})
 
-    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> None:
+    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> int:
         rung: list[Bell] = []
         with self._lock:
             # Critical section: one configuration's clients take the place of another's.
@@ -77,10 +77,16 @@ class ClientPool:
                     if line.lock.client.config.models is None
                 ]
                 routes = entry.routes if entry else tuple(kept)
-                self._open_queue_locked(queue.alias, routes, now, rung)
+                if routes or queue.waiters:
+                    self._open_queue_locked(queue.alias, routes, now, rung)
+                else:
+                    queue.retire(now)
+                    del self._queues[queue.alias]
             for line in self._lines.values():
                 self._serve_locked(line, now, rung)
+            draining = sum([len(lock.leases) for lock in self._leaving.values()])
         _ring(rung)
+        return draining
 
     def ticket(
         self,
@@ -402,7 +408,9 @@ class ClientPool:
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
-            return [line.lock.facts(now, waiting=line.waiting) for line in self._lines.values()]
+            facts = [line.lock.facts(now, waiting=line.waiting) for line in self._lines.values()]
+            gone = self._leaving.values()
+            return facts + [lock.facts(now, waiting=0, leaving=True) for lock in gone]
 
     def queue_facts(self) -> dict[str, dict[str, float]]:
         LOST.give_back()

@@ -224,6 +224,7 @@ class Attempts:
                 unserved = self._waits.out_of_time()
                 break
             if lease is not None:
+                lease.client = self._registry.own(lease.client)
                 self._attempt = AttemptRecord(
                     lease.client.label, now - asked_at, model=lease.model, began=now
                 )

@@ -84,6 +84,11 @@ class Desk:
         self.clock = PatientClock()
         self.registry = Registry(clients, secrets=Secrets([]), clock=self.clock)
 
+    def adopt(self, *clients: FakeClient) -> None:
+        """Go on to another configuration's."""
+        before = self.registry
+        self.registry = Registry(clients, secrets=Secrets([]), clock=self.clock, before=before)
+
     def aliases(self) -> list[str]:
         """Those of the lists that are known, first ones awaited."""
         return [entry.alias for entry in self.registry.entries(ANYBODY, math.inf)]
@@ -178,6 +183,29 @@ def test_a_list_is_kept_for_5_minutes(gate: threading.Event) -> None:
     desk.settle()
     assert desk.aliases() == ["two"]
     assert upstream.fetches == 2
+
+
+def test_another_configuration_takes_over_the_lists() -> None:
+    """With their age, and when the models are said to be made; a list that never came is due."""
+    good, bad, new = Upstream("m"), Upstream("x"), Upstream("n")
+    bad.fails = True
+    desk = Desk(discovering("a", good, "good"), discovering("b", bad, "bad"))
+    assert desk.aliases() == ["m"]
+    desk.clock.now += 200
+    created = desk.registry.created
+    bad.fails = False
+    desk.adopt(
+        discovering("a2", good, "good"), discovering("b", bad, "bad"), discovering("c", new, "new")
+    )
+    assert desk.registry.table.keys() == {"m"}
+    assert desk.registry.created == created
+    assert desk.routes("m") == [("a2", "m")]
+    assert desk.aliases() == ["m", "x", "n"]
+    assert (good.fetches, bad.fetches, new.fetches) == (1, 2, 1)
+    desk.clock.now += 100
+    desk.find("m")
+    desk.settle()
+    assert good.fetches == 2
 
 
 def test_a_request_for_a_known_model_renews_the_list_that_it_is_from() -> None:

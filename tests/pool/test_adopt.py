@@ -275,3 +275,30 @@ def test_the_books_do_not_grow_with_configurations() -> None:
         held.release()
     assert [len(desk.pool._lines), len(desk.pool._leaving), len(desk.pool._queues)] == [1, 0, 1]
     desk.assert_idle()
+
+
+def test_a_model_that_is_gone_leaves_no_queue() -> None:
+    """Unless somebody waits in it, who has yet to be told."""
+    desk = Desk(make_client("a", models=BOTH))
+    held, waiting = desk.take(), desk.ticket("n")
+    routes = desk.routes["n"]
+    desk.queue(waiting)
+    desk.adopt(make_client("a", models=(("o", "o"),)))
+    assert desk.pool.queue_facts().keys() == {"n"}
+    with pytest.raises(ModelNotFound):
+        desk.pool.acquire(waiting, routes, -math.inf)
+    desk.adopt(make_client("a", models=(("o", "o"),)))
+    assert not desk.pool.queue_facts()
+    held.release()
+    desk.assert_idle()
+
+
+def test_a_client_that_drains_is_told_of() -> None:
+    """After those that are configured, until its last lease ends."""
+    desk = Desk(make_client("a"))
+    held = desk.take()
+    assert desk.pool.adopt([make_client("b")], {}) == 1
+    facts = [(one["client"], one["leaving"], one["in_flight"]) for one in desk.pool.snapshot()]
+    assert facts == [("b", False, 0), ("a", True, 1)]
+    held.release()
+    assert [one["client"] for one in desk.pool.snapshot()] == ["b"]

@@ -269,6 +269,7 @@ def test_the_snapshot() -> None:
             "permits": 1,
             "in_flight": 1,
             "disabled": False,
+            "leaving": False,
             "served": 1,
             "failed": 1,
             "cooldowns": 1,

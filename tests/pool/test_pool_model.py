@@ -472,7 +472,8 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def assert_the_books_agree(self) -> None:
         for facts in self.desk.pool.snapshot():
-            account = self.accounts[facts["client"]]
+            known = self.leaving if facts["leaving"] else self.accounts
+            account = known[facts["client"]]
             assert facts["in_flight"] == len(account.held) == len(facts["leases"])
             assert not account.permits or len(account.held) <= max(account.permits, account.most)
         queues = self.desk.pool.queue_facts()
