@@ -7,6 +7,7 @@ app, extension       `create_app`, a WSGI application; `Proxy`, mounted in one
 signals              by which an application follows its calls
 api                  Flask: environ in, response out
 gateway, generation  serves one request; all that one configuration makes
+reload               has a configuration read again when its files change
 request, record      a request's attempts, waits and stream; what is kept of it
 pool, clients        who may use which client; the kinds of upstream
 net                  sockets and the clock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ from flask.globals import app_ctx
 
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
-from .config import Config, load_config
+from .config import Config, ConfigSource, Seen, load_config
 from .gateway import Gateway
 from .signals import CallSignals
 
@@ -38,6 +39,8 @@ class Proxy:
     reads POOLPROXY_NAME_CONFIG (its name, in capitals) instead. May be made and mounted before a
     fork. Raises ConfigError.
 
+    With `auto_reload` a file that changes is in force within 2 s, while requests come.
+
     The signals `call_started`, `attempt_ended` and `call_ended` tell of its calls:
 
         @proxy.call_ended.connect
@@ -46,12 +49,13 @@ class Proxy:
 
     def __init__(
         self,
-        config: Source | Flask | None = None,
+        config: Source | ConfigSource | Flask | None = None,
         app: Flask | None = None,
         *,
         name: str = "proxy",
         url_prefix: str = "",
         authenticate: Authenticate | None = None,
+        auto_reload: bool = False,
     ) -> None:
         if isinstance(config, Flask):
             config, app = None, config
@@ -59,11 +63,12 @@ class Proxy:
         self._url_prefix = url_prefix
         self._authenticate = authenticate
         self._source = config
+        self._auto_reload = auto_reload
         self._signals = signals = CallSignals()
         self.call_started = signals.call_started
         self.attempt_ended = signals.attempt_ended
         self.call_ended = signals.call_ended
-        self._own = None if config is None else self._make(None)
+        self._own = None if config is None else self._make_gateway(None)
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
@@ -77,7 +82,7 @@ class Proxy:
         instances = app.extensions.setdefault("proxy", {})
         if self.name in instances:
             raise RuntimeError(f"a Proxy named {self.name!r} is mounted already: give it a name=")
-        gateway = self._own or self._make(app)
+        gateway = self._own or self._make_gateway(app)
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
         doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
@@ -127,13 +132,16 @@ class Proxy:
         """The present configuration of `gateway`."""
         return self.gateway.config
 
-    def _make(self, app: Flask | None) -> Gateway:
-        gateway = Gateway(self._read(app))
-        gateway.recorders = (self._signals,)
-        return gateway
+    def reload(self) -> str:
+        """Read the configuration of `gateway` again; returns what has changed, in words.
 
-    def _read(self, app: Flask | None) -> Config:
-        """The configuration for `app`, as it is now; raises ConfigError."""
+        Requests under way end as they began. Blocks until those that come are served by what was
+        read. Raises ConfigError; then all stays as it was.
+        """
+        return self.gateway.reloader.reload()
+
+    def _make_gateway(self, app: Flask | None) -> Gateway:
+        """A gateway by the configuration for `app`, as it is now; raises ConfigError."""
         source = self._source
         if source is None and app is not None:
             key = "POOLPROXY_CONFIG"
@@ -142,4 +150,14 @@ class Proxy:
             source = app.config.get(key)
             if source and isinstance(source, (str, os.PathLike)):
                 source = os.path.join(app.root_path, source)
-        return source if isinstance(source, Config) else load_config(source)
+        if isinstance(source, Config):
+            source = ConfigSource.of(source)
+        if not isinstance(source, ConfigSource):
+            source = ConfigSource(partial(_load, source))
+        gateway = Gateway(source, auto_reload=self._auto_reload)
+        gateway.recorders = (self._signals,)
+        return gateway
+
+
+def _load(source: str | os.PathLike[str] | Mapping[str, Any] | None, seen: Seen) -> Config:
+    return load_config(source, seen=seen)

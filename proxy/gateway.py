@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from .clients.registry import Entry
-from .config import Caller, Config, Secret
+from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
 from .errors import (
     CallerLimitReached,
@@ -28,6 +28,7 @@ from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
 from .record.record import Record, Recorder
 from .record.transcript import Transcript
+from .reload import Reloader
 from .request.attempts import Attempts, Call
 from .request.prompts import Series
 from .request.stream import StreamBody
@@ -40,9 +41,19 @@ ANYONE = Caller("")
 class Gateway:
     """Serves calls from one pool of clients, in any caller's dialect. Shared by all threads."""
 
-    def __init__(self, config: Config, *, clock: Clock = CLOCK) -> None:
+    def __init__(
+        self,
+        config: Config | ConfigSource,
+        *,
+        auto_reload: bool = False,
+        clock: Clock = CLOCK,
+    ) -> None:
+        """A `ConfigSource` can be read again: by `reloader`, and by itself if `auto_reload`."""
+        source = config if isinstance(config, ConfigSource) else ConfigSource.of(config)
+        config = source.config
         self.clock = clock
         self.recorders: tuple[Recorder, ...] = ()
+        self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._limit = InFlightLimit()
@@ -53,6 +64,13 @@ class Gateway:
     def config(self) -> Config:
         """The present configuration."""
         return self.generation.config
+
+    def arrival(self) -> float:
+        """The moment at which a request arrives. It may have a changed configuration read."""
+        now = self.clock.monotonic()
+        if now >= self.reloader.looks_at:
+            self.reloader.look()
+        return now
 
     def adopt(self, config: Config) -> int:
         """Serve requests that come from now on under this configuration.

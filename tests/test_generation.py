@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def test_connections_of_a_client_that_is_gone_are_closed(upstream: Upstream, is_
     caller, gateway = made(remote(upstream, "sk-key-of-the-first-00"))
     gate = Gate()
     if is_busy:
-        upstream.reply(None, stream("a", "b", framing="chunked").then(Hold(gate)))
+        whole = stream("a", "b")
+        upstream.reply(None, replace(whole, body=[whole.body[0], Hold(gate), *whole.body[1:]]))
         answer = caller.post(CHAT, json=asked("m", stream=True), buffered=False)
         chunks = answer.iter_encoded()
         next(chunks)

@@ -101,7 +101,7 @@ class Exchange:
         self.record = Record(
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),
-            arrived=gateway.clock.monotonic(),
+            arrived=gateway.arrival(),
             mask=gateway.config.secrets.mask,
             host=app_ctx.app,
         )

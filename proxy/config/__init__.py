@@ -18,7 +18,7 @@ from .json_schema import json_schema
 from .load import BUILT_IN, load_config, write_built_in
 from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
-from .source import Seen, Source, Stamp, stamp
+from .source import ConfigSource, Seen, Stamp, stamp
 from .wording import in_ascii
 
 __all__ = [
@@ -26,11 +26,11 @@ __all__ = [
     "Caller",
     "ClientConfig",
     "Config",
+    "ConfigSource",
     "Model",
     "Secret",
     "Secrets",
     "Seen",
-    "Source",
     "Stamp",
     "changes",
     "digest_of",

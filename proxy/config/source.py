@@ -30,7 +30,7 @@ def stamp(path: str | os.PathLike[str]) -> Stamp:
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
-class Source:
+class ConfigSource:
     """A configuration, and what it is read from. Reads it when made; raises ConfigError.
 
     `read` notes in its argument what it looks at, before it does, and raises ConfigError. For one
@@ -44,7 +44,7 @@ class Source:
         self.config = read(self.seen)
 
     @classmethod
-    def of(cls, config: Config) -> Source:
+    def of(cls, config: Config) -> ConfigSource:
         """The source of what cannot be read again."""
         return cls(lambda _: config)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, Seen, Source, load_config
+from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.errors import ConfigError
 
 DEMO = "demo: [{name: demo}]\n"
@@ -18,9 +18,9 @@ def reader(path: Path) -> Callable[[Seen], Config]:
     return lambda seen: load_config(path, environ={}, seen=seen)
 
 
-def source_of(path: Path, text: str = DEMO) -> Source:
+def source_of(path: Path, text: str = DEMO) -> ConfigSource:
     path.write_text(text)
-    return Source(reader(path))
+    return ConfigSource(reader(path))
 
 
 def test_what_is_as_it_was_read_has_not_changed(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_what_is_as_it_was_read_has_not_changed(tmp_path: Path) -> None:
     source = source_of(tmp_path / "config.yaml")
     assert source.changed() is None
     assert source.changed() is None
-    whole = Source.of(source.config)
+    whole = ConfigSource.of(source.config)
     assert whole.changed() is None
     assert whole.read() is source.config
 
@@ -79,7 +79,7 @@ def test_a_folder_that_is_swapped_behind_a_link_is_a_change(tmp_path: Path) -> N
         os.utime(tmp_path / name / "config.yaml", ns=(1, 1))
     (tmp_path / "..data").symlink_to("one")
     (tmp_path / "config.yaml").symlink_to("..data/config.yaml")
-    source = Source(reader(tmp_path / "config.yaml"))
+    source = ConfigSource(reader(tmp_path / "config.yaml"))
     (tmp_path / "..data_tmp").symlink_to("two")
     (tmp_path / "..data_tmp").replace(tmp_path / "..data")
     assert source.changed() is not None
@@ -97,7 +97,7 @@ def test_files_that_it_names_count(tmp_path: Path) -> None:
     assert source.changed() is not None
     source.read()
     path.write_text(text % "later")
-    with pytest.raises(ConfigError, match="no readable file"):
+    with pytest.raises(ConfigError, match="ca-bundle: no readable file"):
         source.read()
     assert source.changed() is None
     (tmp_path / "later.pem").write_text("")
@@ -116,7 +116,7 @@ def test_a_change_while_it_is_read_is_not_lost(tmp_path: Path) -> None:
         path.write_text(f"{DEMO}debug: true\n")
         return config
 
-    source = Source(read)
+    source = ConfigSource(read)
     assert source.changed() is not None
 
 
@@ -142,4 +142,4 @@ def test_what_is_wrong_at_first_is_raised(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         source_of(tmp_path / "config.yaml", "[")
     with pytest.raises(ConfigError):
-        Source(reader(tmp_path / "none.yaml"))
+        ConfigSource(reader(tmp_path / "none.yaml"))

@@ -1,0 +1,123 @@
+"""Keeps a process on the configuration that its files hold: looks at them, and reads what changed.
+
+One helper thread of the process does all looking and reading. So no request waits for a disk, and
+two readings cannot overtake each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+
+from .config import Config, ConfigSource, changes
+from .errors import ConfigError
+from .net.helpers import HelperThreads, Task
+from .net.watch import CallerConnection, Clock
+
+# The time between two looks: with SETTLE_S a change is in force within 2 s.
+LOOK_S = 1.0
+
+# A file must stay as it is for so long before it is read: whoever writes it may not be done.
+SETTLE_S = 0.25
+
+_threads = HelperThreads("poolproxy-reload", 1)
+
+log = logging.getLogger("proxy.config")
+
+
+class Reloader:
+    """Reads a source again and has what it holds adopted. What is wrong with it changes nothing.
+
+    `adopt` takes a configuration into force, and returns how many requests of clients that are gone
+    are under way. With `auto` a request that comes at `looks_at` or later calls `look`.
+    """
+
+    def __init__(
+        self, source: ConfigSource, adopt: Callable[[Config], int], *, auto: bool, clock: Clock
+    ) -> None:
+        self.looks_at = -math.inf if auto else math.inf
+        self._source = source
+        self._config = source.config  # in force
+        self._adopt = adopt
+        self._clock = clock
+        self._looking: tuple[int, Task[None]] | None = None  # in which process
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the files as they are; none: they are in force, or will be soon."""
+        return self._source.problems
+
+    def look(self) -> None:
+        """Have the files looked at, and read if they have changed. Does not block."""
+        self.looks_at = self._clock.monotonic() + LOOK_S
+        pid, task = self._looking or (0, None)
+        if task is None or task.is_over or pid != os.getpid():
+            task = Task(self._look)
+            self._looking = os.getpid(), task
+            try:
+                _threads.start(task)
+            except RuntimeError as error:  # no thread can be had; the next look tries again
+                log.debug("the configuration is not looked at: %s", error)
+
+    def begin(self) -> Task[str]:
+        """Begin to read the files, changed or not; the task's result tells what has changed.
+
+        The task may raise ConfigError. Raises RuntimeError if the process can have no thread.
+        """
+        return _threads.start(Task(self._read))
+
+    def reload(self) -> str:
+        """Read the files, changed or not; returns what has changed. Raises as `begin` does.
+
+        Blocks until what they hold is in force.
+        """
+        task = self.begin()
+        task.wait(math.inf, CallerConnection(None))
+        return task.result()
+
+    def report(self) -> None:
+        """Log what is wrong with the files."""
+        if self.problems:
+            log.error("the configuration stays as it was: %s", "\n".join(self.problems))
+
+    def _look(self) -> None:
+        """In the helper thread: read what has changed, and has changed no more for a moment."""
+        changed = self._source.changed()
+        if changed is None:
+            return
+        time.sleep(SETTLE_S)
+        if self._source.changed() == changed:
+            try:
+                self._read()
+            except ConfigError:
+                pass  # it is logged
+            except Exception:
+                log.exception("the configuration could not be read again")
+
+    def _read(self) -> str:
+        """In the helper thread."""
+        old, known, seen = self._config, self.problems, self._source.seen
+        try:
+            new = self._source.read()
+        except ConfigError:
+            if self.problems != known:
+                self.report()
+            raise
+        told = [
+            f"{path} is another"
+            for path, stamp in self._source.seen.items()
+            if path != new.path and stamp != seen.get(path, stamp)
+        ]
+        if told or changes(old, new):
+            draining = self._adopt(new)
+            told = changes(old, new, draining=draining) + told
+        self._config = new
+        text = ", ".join(told) or "nothing changed"
+        log.info("configuration read again: %s", text)
+        for warning in new.warnings:
+            if warning not in old.warnings:
+                log.warning("%s", warning)
+        return text
