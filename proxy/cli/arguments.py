@@ -28,9 +28,10 @@ built-in one: the demo, and accounts whose keys are in the environment.
 """
 
 CONTROL = """\
-Asks each worker of the instance on FILE's port over a Unix socket in
-$XDG_RUNTIME_DIR or the temporary directory, which only the user that runs the
-instance can open: run this as the same user. """
+Asks each worker of the instance on FILE's port over a Unix socket. Run this as
+the user that runs the instance, whose sockets are in $XDG_RUNTIME_DIR or the
+temporary directory. A service's are in its `control-dir`, or /run/poolproxy:
+there root may ask, and members of its group."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -142,7 +143,7 @@ def _add_check(sub: argparse.ArgumentParser) -> None:
 
 def _add_instance(sub: argparse.ArgumentParser) -> None:
     _add_file(sub)
-    sub.add_argument("--port", type=_port, help="the instance's port; FILE is not read then")
+    sub.add_argument("--port", type=_port, help="the instance's port; without FILE none is read")
 
 
 def _add_file(sub: argparse.ArgumentParser) -> None:

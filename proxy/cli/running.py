@@ -20,7 +20,7 @@ Answers = list[dict[str, Any]]
 
 def status(args: argparse.Namespace) -> int:
     """Print the clients' state, summed over all workers; raises Failure, ConfigError."""
-    port, answers = _ask(args, {"do": "status"})
+    port, _, answers = _ask(args, {"do": "status"})
     good = [answer for answer in answers if "error" not in answer]
     sums = add_up(good)
     if args.json:
@@ -34,25 +34,26 @@ def status(args: argparse.Namespace) -> int:
 
 def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable` or `enable` a client; raises Failure, ConfigError."""
-    port, answers = _ask(args, {"do": "status"})
+    port, control_dir, answers = _ask(args, {"do": "status"})
     labels = {facts["client"] for answer in answers for facts in answer.get("clients", ())}
     label = _find(args.client, sorted(labels))
-    answers = ask_all(port, {"do": verb, "client": label})
+    answers = ask_all(port, {"do": verb, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
     print(f"{label}: {verb}d in {done} of {count(len(answers), 'worker')}")
     return _report_errors(answers)
 
 
-def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, Answers]:
-    """The port and the workers' answers, at least one."""
-    port = args.port
-    if port is None:
-        port = load_config(args.file, or_built_in=True).port
-    if answers := ask_all(port, request):
-        return port, answers
-    others = ", ".join(f"--port {other}" for other in running_ports())
+def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, str, Answers]:
+    """The port and `control-dir` of an instance, and its workers' answers, at least one."""
+    port, control_dir = args.port, ""
+    if port is None or args.file is not None:
+        config = load_config(args.file, or_built_in=True)
+        port, control_dir = config.port if port is None else port, config.control_dir
+    if answers := ask_all(port, request, control_dir=control_dir):
+        return port, control_dir, answers
+    others = ", ".join(f"--port {other}" for other in running_ports(control_dir))
     hint = f"; there is one with {others}" if others else ", nor on any other"
-    raise Failure(f"no instance of this user's runs on port {port}{hint}", Exit.NOT_RUNNING)
+    raise Failure(f"no instance that this user may ask runs on port {port}{hint}", Exit.NOT_RUNNING)
 
 
 def _report_errors(answers: Answers) -> int:

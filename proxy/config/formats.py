@@ -59,6 +59,11 @@ def is_bind_host(text: str) -> bool:
     return True
 
 
+def is_absolute(text: str) -> bool:
+    """A path from the root on, or "" (none)."""
+    return text.startswith("/") or not text
+
+
 def is_base_url(text: str) -> bool:
     """No query or fragment: paths are appended. No user: it would end in logs."""
     url = _split(text)

@@ -40,6 +40,7 @@ Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
 Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
 ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
 Host = Annotated[str, formats.meta("a host name or IP address", formats.is_bind_host)]
+Directory = Annotated[str, formats.meta("an absolute path", formats.is_absolute)]
 BaseUrl = Annotated[
     str,
     formats.meta("an http(s) URL", formats.is_base_url, format="uri"),
@@ -237,6 +238,14 @@ class Settings(_Section, frozen=True, kw_only=True):
             "and no others, of an open proxy too"
         ),
     ] = (formats.ANY_ORIGIN,)
+    control_dir: Annotated[
+        Directory,
+        says(
+            "where `poolproxy status` finds the workers: a directory of the service's own; its "
+            "group may ask too if its mode is 0750; left out: systemd's `$RUNTIME_DIRECTORY`, else "
+            "one of the user's"
+        ),
+    ] = ""
     request_retry: Annotated[
         int, Meta(ge=0, le=100), unit("retries"), says("after the first attempt")
     ] = 3

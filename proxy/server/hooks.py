@@ -132,6 +132,7 @@ class Hooks:
                 instance=_instance(worker.ppid),
                 predecessor=os.environ.get(_PREDECESSOR, ""),
                 alone=not ports,  # a TCP port is no other's
+                control_dir=self._config.control_dir,
             )
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", worker.pid, error)
@@ -147,7 +148,7 @@ class Hooks:
 
     def on_exit(self, server: Any) -> None:
         """Remove the orders of this server, in the master, when all workers have ended."""
-        forget(_instance(server.pid))
+        forget(_instance(server.pid), self._config.control_dir)
 
 
 def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:

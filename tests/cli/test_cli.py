@@ -637,7 +637,7 @@ def test_serve_ends_at_sigterm_and_leaves_nothing(shell: Shell) -> None:
     assert shell.sockets() == []
     status, _, err = running.command("status")
     assert (status, err.count("\n")) == (4, 1)
-    assert f"no instance of this user's runs on port {running.port}" in err
+    assert f"no instance that this user may ask runs on port {running.port}" in err
 
 
 def test_reload_with_a_broken_file_changes_nothing(shell: Shell) -> None:

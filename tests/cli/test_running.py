@@ -141,3 +141,17 @@ def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
             assert {running.chat("demo")[0] for _ in range(MANY)} == {503}
         with serving(shell) as running:
             assert running.chat("demo")[0] == 200
+
+
+def test_service_is_found_by_its_file() -> None:
+    """Where `control-dir` says: by FILE, whatever the port; an order holds, and is forgotten."""
+    with Shell({}) as place:
+        home = place.path / "poolproxy-service"
+        place.write({"port": 0, "control-dir": str(home), "demo": [{"name": "demo"}]})
+        with serving(place, workers=1) as running:
+            assert [path.parent.parent for path in home.glob("*/*.sock")] == [home]
+            assert place.run("status", "--port", str(running.port)).status == 4
+            done = running.command("disable", "demo", "config.yaml")
+            assert (done.status, done.out) == (0, "demo: disabled in 1 of 1 worker\n")
+            assert "demo    disabled" in running.command("status", "config.yaml").out
+        assert list(home.iterdir()) == []

@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,12 @@ def make_gateway() -> Gateway:
 
 
 @contextlib.contextmanager
-def worker(instance: str = INSTANCE, gateway: Gateway | None = None) -> Iterator[Gateway]:
+def worker(
+    instance: str = INSTANCE, gateway: Gateway | None = None, *, control_dir: Path | str = ""
+) -> Iterator[Gateway]:
     """A gateway that can be asked; its thread has ended afterwards."""
     gateway = gateway or make_gateway()
-    control = Control(gateway, port=PORT, instance=instance)
+    control = Control(gateway, port=PORT, instance=instance, control_dir=str(control_dir))
     try:
         yield gateway
     finally:
@@ -466,6 +469,136 @@ def test_second_instance_has_no_part_in_a_folder(runtime: Path) -> None:
         with pytest.raises(OSError, match="of another instance answers for port"):
             Control(make_gateway(), port=PORT, instance="1-0b", alone=True)
         other.unlink()
+
+
+# A service's
+
+
+@pytest.fixture
+def service(runtime: Path) -> Path:
+    """A directory of a service's own."""
+    path = runtime / "service"
+    path.mkdir()
+    path.chmod(0o750)
+    return path
+
+
+def modes(service: Path) -> list[int]:
+    """Of the directory for a port, and of the one socket in it."""
+    (path,) = service.glob(f"{PORT}/*.sock")
+    return [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
+
+
+def test_service_lets_its_directorys_group_in(service: Path, runtime: Path) -> None:
+    """Whatever the umask; not if the directory's mode does not. Orders are kept there, too."""
+    before = os.umask(0o077)
+    try:
+        with worker(control_dir=service):
+            assert modes(service) == [0o750, 0o660]
+            assert ask_all(PORT, STATUS) == []
+            order = {"do": "disable", "client": "demo"}
+            assert len(ask_all(PORT, order, control_dir=str(service))) == 1
+            assert PORT in running_ports(str(service))
+            assert not home_in(runtime).exists()
+        assert [path.name for path in service.iterdir()] == [f"{INSTANCE}.disabled"]
+        forget(INSTANCE, str(service))
+        assert list(service.iterdir()) == []
+        service.chmod(0o700)
+        with worker(control_dir=service):
+            assert modes(service)[0] == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_service_of_systemd_says_where_by_itself(
+    service: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`RuntimeDirectory=` sets this variable."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(service))
+    with worker():
+        assert modes(service) == [0o750, 0o660]
+        assert clients()
+
+
+def test_service_directory_that_everybody_may_enter_is_not_used(
+    service: Path, runtime: Path
+) -> None:
+    """Neither to listen in nor to ask."""
+    service.chmod(0o755)
+    with worker(control_dir=service):
+        assert socket_in(runtime).exists()
+    with Stranger(service / str(PORT) / "1.sock"):
+        assert ask_all(PORT, STATUS, control_dir=str(service)) == []
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes other users' places")
+
+SOMEBODY, THEIR_GROUP = 54321, 54322
+
+
+def as_somebody(groups: list[int], ask: Callable[[], Any]) -> Any:
+    """What another user, who is in these groups, gets; None if it raised."""
+    near, far = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setresgid(SOMEBODY, SOMEBODY, SOMEBODY)
+            os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
+            os.write(far, json.dumps(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(far)
+    with open(near, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+
+@needs_root
+def test_member_of_the_services_group_may_ask_and_no_other(service: Path, runtime: Path) -> None:
+    """A member may not remove what a dead worker left, and asks on."""
+    runtime.chmod(0o755)
+    os.chown(service, -1, THEIR_GROUP)
+
+    def ask() -> Any:
+        answers = ask_all(PORT, STATUS, control_dir=str(service))
+        return [answer["pid"] for answer in answers]
+
+    left = service / str(PORT) / "1.sock"
+    with worker(control_dir=service):
+        with Stranger(left):
+            os.chown(left, -1, THEIR_GROUP)
+            left.chmod(0o660)
+        assert as_somebody([THEIR_GROUP], ask) == [os.getpid()]
+        assert as_somebody([], ask) == []
+        assert left.exists()
+    left.unlink()
+
+
+@needs_root
+def test_root_may_ask_any_service(service: Path, runtime: Path) -> None:
+    """Of a user who comes and goes with it, too."""
+    runtime.chmod(0o755)
+    service.chmod(0o700)
+    os.chown(service, SOMEBODY, SOMEBODY)
+
+    def serve_and_be_asked() -> Any:
+        with worker(control_dir=service):
+            os.write(ready, b"1")
+            return os.read(done, 1).decode()
+
+    (near, ready), (done, end) = os.pipe(), os.pipe()
+    with ThreadPoolExecutor() as pool:
+        child = pool.submit(as_somebody, [], serve_and_be_asked)
+        os.read(near, 1)
+        answers = ask_all(PORT, STATUS, control_dir=str(service))
+        os.write(end, b"2")
+        assert child.result(PATIENCE_S) == "2"
+    for each in (near, ready, done, end):
+        os.close(each)
+    assert [answer["instance"] for answer in answers] == [INSTANCE]
+    assert "clients" in answers[0]
 
 
 # Sums

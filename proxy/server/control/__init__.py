@@ -5,7 +5,8 @@ Each worker has a pool of its own. So each has a socket, and a question goes to 
     $XDG_RUNTIME_DIR, else the temporary directory/poolproxy-<uid>/<port>/<pid>.sock
 
 An HTTP endpoint would reach any one worker, and need a key of its own. Here the directory is its
-user's alone (mode 0700), and that is the authentication.
+user's alone (mode 0700), and that is the authentication. A service has a directory of its own in
+place of `poolproxy-<uid>`, which may let root and a group in (`paths`).
 
 One line of JSON each way, then the connection ends. Clients disabled by hand are also kept in
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...version import __version__
-from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, sweep, unlink
+from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, share, sweep, unlink
 from .query import ANSWER_TIMEOUT_S, ask_all
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ class Control:
         instance: str,
         predecessor: str = "",
         alone: bool = False,
+        control_dir: str = "",
     ) -> None:
         self._gateway = gateway
         self._instance = instance
         if alone:
-            _check_alone(port, (instance, predecessor))
-        self._path, self._listener = _listen(port)
+            _check_alone(port, control_dir, (instance, predecessor))
+        self._path, self._listener = _listen(port, control_dir)
         self._directory = os.path.dirname(self._path)
         self._orders_path = orders_path(self._directory, instance)
         # The socket listens already, so that an order given now is in the file or comes by it.
@@ -248,9 +249,10 @@ def _by_name(models: tuple[Any, ...]) -> dict[str, list[str]]:
     return aliases
 
 
-def _check_alone(port: int, ours: tuple[str, ...]) -> None:
+def _check_alone(port: int, control_dir: str, ours: tuple[str, ...]) -> None:
     """Raise OSError if a worker of another instance answers on this port."""
-    for answer in ask_all(port, {"do": "status"}, timeout_s=REQUEST_TIMEOUT_S):
+    question = {"do": "status"}
+    for answer in ask_all(port, question, control_dir=control_dir, timeout_s=REQUEST_TIMEOUT_S):
         if "instance" in answer and answer["instance"] not in ours:
             raise OSError(
                 f"process {answer['pid']} of another instance answers for port {port} already: "
@@ -258,10 +260,10 @@ def _check_alone(port: int, ours: tuple[str, ...]) -> None:
             )
 
 
-def _listen(port: int) -> tuple[str, socket.socket]:
+def _listen(port: int, control_dir: str) -> tuple[str, socket.socket]:
     """A socket, and where it is; raises OSError."""
     for _ in range(_MAX_LISTEN_ATTEMPTS):
-        path = os.path.join(make_directory(port), f"{os.getpid()}.sock")
+        path = os.path.join(make_directory(port, control_dir), f"{os.getpid()}.sock")
         try:
             return path, _listen_at(path)
         except FileNotFoundError:  # the directory's last user has just removed it
@@ -276,6 +278,7 @@ def _listen_at(path: str) -> socket.socket:
     try:
         unlink(draft)
         listener.bind(draft)
+        share(draft, 0o660)
         listener.listen()
         listener.setblocking(False)
         os.replace(draft, path)

@@ -19,15 +19,19 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 def ask_all(
-    port: int, request: dict[str, str], *, timeout_s: float = ANSWER_TIMEOUT_S
+    port: int,
+    request: dict[str, str],
+    *,
+    control_dir: str = "",
+    timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> list[dict[str, Any]]:
-    """The answers of all workers on this port, by pid; none if no instance of this user's runs.
+    """The answers of all workers on this port, by pid; none if no instance runs that may be asked.
 
     A worker that does not answer in time has `error` in place of facts. A worker that starts
     meanwhile is asked too, so that none misses an order. Blocks for `timeout_s` a worker at most.
     """
     answers: dict[str, dict[str, Any] | None] = {}
-    while found := [path for path in sockets(port) if path not in answers]:
+    while found := [path for path in sockets(port, control_dir) if path not in answers]:
         for path in found:
             answers[path] = _ask(path, request, timeout_s)
     return sorted(filter(None, answers.values()), key=lambda answer: int(answer["pid"]))
