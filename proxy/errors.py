@@ -18,6 +18,7 @@ caller is its dialect's affair.
     │   └── UnsupportedCoding         415 unsupported_content_encoding
     ├── CallerGone                    499 the caller hung up: nobody reads the answer
     ├── OutOfResources                503 server_out_of_resources: of descriptors, memory, threads
+    ├── ShuttingDown                  503 server_shutting_down
     ├── PoolError                     no client could be used
     │   ├── AllCoolingDown            429 rate_limit_exceeded
     │   ├── NoClientFree              503 no_client_free
@@ -202,6 +203,22 @@ class OutOfResources(ProxyError):
 
     status = 503
     code = "server_out_of_resources"
+
+
+class ShuttingDown(ProxyError):
+    """This process is about to end. Another one, or the next one here, will serve."""
+
+    status = 503
+    code = "server_shutting_down"
+
+    def __init__(
+        self,
+        message: str = "this server is shutting down; try again",
+        *,
+        param: str | None = None,
+        hint: RetryHint | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint or RetryHint(1.0))
 
 
 class PoolError(ProxyError):

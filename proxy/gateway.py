@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import Counter
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from .clients.registry import Entry
 from .config import Caller, Config, ConfigSource, Secret
@@ -41,6 +42,9 @@ ANYONE = Caller("")
 class Gateway:
     """Serves calls from one pool of clients, in any caller's dialect. Shared by all threads."""
 
+    # Whether this process is to end, so that all of its gateways are not ready for more callers.
+    is_stopping: ClassVar[bool] = False
+
     def __init__(
         self,
         config: Config | ConfigSource,
@@ -59,6 +63,7 @@ class Gateway:
         self._limit = InFlightLimit()
         self._callers = CallersInFlight()
         self._limit.limit = config.max_requests_in_flight
+        gateways.add(self)
 
     @property
     def config(self) -> Config:
@@ -194,6 +199,10 @@ class Gateway:
         LOST.give_back()
         for client in self.generation.clients:
             client.close()
+
+
+# Those of this process, for the server that ends it.
+gateways: weakref.WeakSet[Gateway] = weakref.WeakSet()
 
 
 class Served(NamedTuple):

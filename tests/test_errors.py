@@ -58,6 +58,7 @@ KINDS: dict[type[errors.ProxyError], tuple[int, str, str]] = {
     errors.UnsupportedCoding: (415, "invalid_request_error", "unsupported_content_encoding"),
     errors.CallerGone: (499, "server_error", "caller_gone"),
     errors.OutOfResources: (503, "server_error", "server_out_of_resources"),
+    errors.ShuttingDown: (503, "server_error", "server_shutting_down"),
     errors.PoolError: (503, "server_error", "internal_error"),
     errors.AllCoolingDown: (429, "rate_limit_error", "rate_limit_exceeded"),
     errors.NoClientFree: (503, "server_error", "no_client_free"),

@@ -183,7 +183,7 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
         one.name for one in classes
     }
     [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]
-    assert pool.names == {"_lines", "_leaving", "_queues"}
+    assert pool.names == {"_lines", "_leaving", "_queues", "_is_stopping"}
 
 
 def test_every_lock_says_what_it_is_for() -> None:

@@ -126,8 +126,8 @@ class Exchange:
         By `max-body-size`, or the application's MAX_CONTENT_LENGTH if that is smaller.
         Raises UnsupportedCoding before reading any, InvalidRequest if it does not come whole, or
         not as its coding says. Its caller may stop sending for no longer than `idle-timeout`, and
-        has `request-timeout` for all of it: then BodyTooSlow. From then on a write to the caller
-        fails when it takes nothing for `idle-timeout`.
+        has `request-timeout` for all of it: then BodyTooSlow. Raises ShuttingDown. From then on a
+        write to the caller fails when it takes nothing for `idle-timeout`.
         """
         config = self.gateway.config
         deadline = self.record.arrived + config.request_timeout_s
@@ -154,7 +154,7 @@ class Exchange:
             body = _read(self.environ["wsgi.input"], most + 1 if length is None else length)
             if not body and length != 0:  # unless a hook of the embedding application was first
                 body = request.get_data()
-        except (TimeoutError, BlockingIOError, MemoryError):
+        except (TimeoutError, BlockingIOError, MemoryError, ProxyError):
             raise
         except Exception as error:  # each server has its own for broken framing
             raise InvalidRequest("the request body is framed wrongly") from error

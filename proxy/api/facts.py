@@ -32,6 +32,8 @@ class Facts:
         return exchange.reply(b'{"status":"ok"}')
 
     def readyz(self, exchange: Exchange) -> Response:
+        if self._gateway.is_stopping:
+            return exchange.reply(b'{"status":"shutting down"}', status=503)
         if self._gateway.pool.has_service():
             return exchange.reply(b'{"status":"ready"}')
         return exchange.reply(b'{"status":"no client in service"}', status=503)

@@ -18,7 +18,14 @@ from functools import partial
 from typing import NamedTuple
 
 from ..config import Secrets
-from ..errors import ModelsUnknown, OutOfResources, ProxyError, RetryHint, UpstreamError
+from ..errors import (
+    ModelsUnknown,
+    OutOfResources,
+    ProxyError,
+    RetryHint,
+    ShuttingDown,
+    UpstreamError,
+)
 from ..net import shortage
 from ..net.helpers import HelperThreads, Task, wait_any
 from ..net.watch import CallerConnection, Clock
@@ -169,7 +176,7 @@ class Lists:
         for client in listing.clients:
             try:
                 names = client.list_models(caller=_NOBODY, deadline=until)
-            except UpstreamError as error:
+            except (UpstreamError, ShuttingDown) as error:
                 error.hide(self._secrets)
                 log.warning("%s: no model list: %s", client.label, error)
             except Exception as error:  # the thread's last frame of ours: nobody else would tell

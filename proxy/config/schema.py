@@ -220,6 +220,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     host: Annotated[Host, says("where to listen; empty: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535), says("0: any free one")] = 8317
     debug: Annotated[bool, says("say more in the log")] = False
+    shutdown_delay_s: Annotated[
+        SecondsOrZero,
+        says("from SIGTERM, when `/readyz` begins to say 503, until no more callers are taken"),
+    ] = 0
     allow_unauthenticated: Annotated[
         bool,
         says(

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from urllib3.connection import HTTPConnection
 
-from ..errors import OutOfResources, ProxyError, UpstreamError, UpstreamInvalid, UpstreamReset
+from ..errors import (
+    OutOfResources,
+    ProxyError,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamReset,
+)
 from ..wire.http.body import BodyReader, body_reader
 from ..wire.http.content_coding import Inflater, inflater
 from ..wire.http.head import Head, HeadReader
@@ -292,7 +299,7 @@ class SocketReply:
         try:
             while now() < until and self.read(until):
                 pass
-        except UpstreamError:
+        except (UpstreamError, ShuttingDown):
             pass  # the connection is closed then, and the answer was whole before
 
 

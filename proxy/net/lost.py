@@ -1,10 +1,12 @@
-"""Notes that finalizers make of what is still to be given back.
+"""Notes that finalizers make of what is still to be given back, and of the process's own end.
 
 A finalizer runs wherever the garbage collector does, also in a thread that holds a lock of ours, of
 the logging module or of a library. If it took a lock, that thread could wait for itself. So a
 finalizer only makes a note, which takes no lock. A note writes to a descriptor that is in the poll
 set of every wait of a request (`CallerConnection.join`): the request that wakes does what was
 noted. If no request waits, the next one that asks the pool for a client does it.
+
+The same descriptor ends all waits when the process is about to end (`stop`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+
+from ..errors import ShuttingDown
 
 # What a pipe holds at most by default (pipe(7)): one read empties it.
 _PIPE_BYTES = 65536
@@ -35,6 +39,7 @@ class Lost:
     def _begin(self) -> None:
         self._lock = threading.Lock()  # held while the pipe is made
         self.notes: deque[Callable[[], None]] = deque()
+        self.is_stopping = False
         self.fd = self._write_fd = -1
 
     def forget(self) -> None:
@@ -53,6 +58,16 @@ class Lost:
             except OSError:
                 pass  # the pipe is full: it has been written to already
 
+    def stop(self) -> None:
+        """Have every wait of a request, now and from now on, end with ShuttingDown."""
+        self.is_stopping = True
+        if self.open():
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full
+            os.write(self._write_fd, b"\0")
+
     def open(self) -> bool:
         """Make `fd` if need be; False if the process can have no more descriptors."""
         with self._lock, contextlib.suppress(OSError):
@@ -64,10 +79,16 @@ class Lost:
         return self.fd >= 0
 
     def answer(self) -> None:
-        """Do what was noted after a poll reported `fd`. The first that wakes empties the pipe."""
+        """Do what was noted after a poll reported `fd`. The first that wakes empties the pipe.
+
+        Raises ShuttingDown after `stop`, and leaves the pipe as it is for all others.
+        """
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, _PIPE_BYTES)  # first, so that no later note goes unseen
         self.give_back()
+        if self.is_stopping:
+            self._wake()
+            raise ShuttingDown
 
     def give_back(self) -> None:
         """Do what was noted, if anything. Not to be called with a lock held."""

@@ -14,6 +14,8 @@ import time
 from ssl import SSLSocket
 from typing import Any
 
+from .lost import LOST
+
 # A body's first piece up to this size goes out with its head: copying costs less than a write.
 MAX_JOINED_BYTES = 64 * 1024
 
@@ -201,7 +203,17 @@ class TimedSocket(LimitedSocket):
         return super().recv(bufsize)
 
     def _wait(self, left_s: float) -> None:
+        """Wait for bytes; raises TimeoutError, and ShuttingDown where they are a request's."""
+        until = time.monotonic() + left_s
         poller = select.poll()
         poller.register(self, select.POLLIN)
-        if not poller.poll(None if left_s == math.inf else left_s * 1000):
-            raise TimeoutError("timed out")
+        if self.receive_until < math.inf and (LOST.fd >= 0 or LOST.open()):
+            poller.register(LOST.fd, select.POLLIN)
+        while left_s > 0:
+            fds = {fd for fd, _ in poller.poll(None if left_s == math.inf else left_s * 1000)}
+            if self.fileno() in fds:
+                return
+            if fds:
+                LOST.answer()
+            left_s = until - time.monotonic()
+        raise TimeoutError("timed out")

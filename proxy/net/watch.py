@@ -104,7 +104,10 @@ class CallerConnection:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 
     def check(self, events: list[tuple[int, int]], poller: Poll) -> None:
-        """Raise CallerGone if these events of `poller` say so; give back what was lost."""
+        """Raise CallerGone or ShuttingDown if these events of `poller` say so.
+
+        Gives back what was lost.
+        """
         for fd, event in events:
             if fd == LOST.fd:
                 LOST.answer()

@@ -97,11 +97,14 @@ class Pool(Protocol):
         After None the request still waits: call again, or `withdraw`. Blocks until a client is
         free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
         cooldown ends within what is left of `max-retry-interval`; NoClientInService; ModelNotFound
-        when a new configuration has left the model out.
+        when a new configuration has left the model out; ShuttingDown.
         """
 
     def withdraw(self, ticket: Ticket) -> None:
         """End the request's wait, if it waits; what it was handed meanwhile goes to the next."""
+
+    def dismiss(self) -> None:
+        """Have all who wait, now or later, end with ShuttingDown: the process is about to end."""
 
     def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
         """Seconds until a client for this model is not cooling down; None: none is in service."""

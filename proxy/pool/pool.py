@@ -22,6 +22,7 @@ from ..errors import (
     NoClientInService,
     ProxyError,
     RetryHint,
+    ShuttingDown,
 )
 from ..net.bell import Bell, my_bell
 from ..net.lost import LOST
@@ -52,6 +53,7 @@ class ClientPool:
         self._lines: dict[str, Line] = {}  # of the configured clients, by their identity
         self._leaving: dict[str, ClientLock] = {}  # no longer configured, and still in use
         self._queues: dict[str, ModelQueue] = {}
+        self._is_stopping = False
         self.adopt(clients, {})
 
     def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> int:
@@ -209,10 +211,12 @@ class ClientPool:
     def _wait_until_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> float:
         """When to look again at the latest; only asked when nothing is to be had now.
 
-        Raises PoolError, ModelNotFound when there is nothing to wait for.
+        Raises PoolError, ModelNotFound when there is nothing to wait for, ShuttingDown.
         """
         ticket.spend_retry_budget(now)
         try:
+            if self._is_stopping:
+                raise ShuttingDown
             if queue.tried(ticket, now):
                 return min(ticket.tried_again_at, queue.changes_at)
             if queue.is_busy(ticket, now):
@@ -274,6 +278,14 @@ class ClientPool:
                 self._leave_locked(queue, ticket, now)
             if lease is not None:
                 self._take_back_locked(lease, now, rung)
+        _ring(rung)
+
+    def dismiss(self) -> None:
+        rung: list[Bell] = []
+        with self._lock:
+            self._is_stopping = True
+            for queue in self._queues.values():
+                rung += _bells(queue.waiters)
         _ring(rung)
 
     def _serve_locked(self, line: Line, now: float, rung: list[Bell]) -> None:

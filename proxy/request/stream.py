@@ -14,7 +14,14 @@ from contextlib import ExitStack
 
 from ..clients.base import ChunkTranslator, Reply
 from ..dialects.base import Writer
-from ..errors import CallerGone, ProxyError, UpstreamError, UpstreamRefusal, UpstreamTimeout
+from ..errors import (
+    CallerGone,
+    ProxyError,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamRefusal,
+    UpstreamTimeout,
+)
 from ..net import shortage
 from ..net.lost import LOST
 from ..net.watch import Clock
@@ -205,6 +212,8 @@ class StreamBody:
 
     def _next_write(self) -> bytes:
         """The next bytes for the caller, who has taken the last ones by now."""
+        if LOST.is_stopping:  # it may have been too busy to wait, and to learn of it
+            raise ShuttingDown
         now = self._now()
         relay = self._relay
         if relay is None or not self._is_begun:

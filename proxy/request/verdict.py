@@ -8,6 +8,7 @@ from ..errors import (
     CallerError,
     OutOfResources,
     ProxyError,
+    ShuttingDown,
     UpstreamAuthentication,
     UpstreamRefusal,
 )
@@ -47,7 +48,7 @@ def judge(error: ProxyError, *, switch_project: bool) -> Verdict:
         if error.status == 429 and not switch_project:
             return Verdict(Effect.COOL, moves_on=False)
         return _BY_STATUS.get(error.status, _FORWARDED)
-    if isinstance(error, OutOfResources):
+    if isinstance(error, (OutOfResources, ShuttingDown)):
         return _FORWARDED
     if isinstance(error, CallerError):  # this kind of upstream cannot do it; another may
         return _ELSEWHERE

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import BUILT_IN, Config
 from ..errors import ConfigError
-from . import systemd
+from . import stopping, systemd
 from .addresses import check_addresses, note_bound, servable
 from .control.listener import Control
 from .control.paths import forget
@@ -60,6 +60,7 @@ class Hooks:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
         systemd.expect_workers(server)
+        stopping.take_over(server, lambda: self._config.shutdown_delay_s)
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 

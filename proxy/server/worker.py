@@ -15,6 +15,7 @@ import inspect
 import math
 import select
 import selectors
+import signal
 import socket
 import ssl
 import time
@@ -29,7 +30,9 @@ from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from ..errors import InvalidRequest, ProxyError
+from ..gateway import Gateway, gateways
 from ..net import shortage
+from ..net.lost import LOST
 from ..net.timed_socket import TimedSocket
 from ..net.watch import CallerConnection
 from ..wire.chat import error_body
@@ -66,6 +69,9 @@ STOP_LINGER_S = 1.0
 # How long a write waits while the caller takes nothing, where the endpoint does not set a limit.
 WRITE_TIMEOUT_S = 20.0
 
+# A worker that is to end tells those whom it still serves so long before `graceful_timeout`.
+TELL_S = 2.0
+
 # What a connection that is to be accepted needs may be there again after this time.
 EXHAUSTED_PAUSE_S = 0.1
 EXHAUSTED_TOLD_S = 10.0  # at least so long between two lines in the log about it
@@ -99,7 +105,9 @@ BRISK_S = 0.01
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Overrides methods of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py)."""
 
+    alive: bool  # whether it is to go on
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
+    tells_at = math.inf  # when all who are still served are told that the worker ends
     exhausted_at = -math.inf  # when the log said so
     looks_at = -math.inf  # for heads that did not come
 
@@ -136,12 +144,44 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._tell_wait(str(error.strerror))
             time.sleep(EXHAUSTED_PAUSE_S)
 
+    def init_signals(self) -> None:
+        """Set the handlers. By SIGUSR2 the master says that all of the server is to stop."""
+        super().init_signals()
+        signal.signal(signal.SIGUSR2, lambda *_: self.method_queue.defer(self._announce_stop))
+        signal.siginterrupt(signal.SIGUSR2, False)
+
+    def _announce_stop(self) -> None:
+        """Main thread: callers are still taken, and told to go elsewhere next time."""
+        self.max_keepalived = 0  # from now on answers say `Connection: close`
+        Gateway.is_stopping = True
+
+    def is_parent_alive(self) -> bool:
+        """Main thread: whether there is a master. Without one the worker ends as by SIGTERM."""
+        self.alive = self.alive and super().is_parent_alive()
+        return self.alive
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Main thread. A worker that is to end refuses callers, who would wait in vain."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
+            self.tells_at = time.monotonic() + max(0.0, self.cfg.graceful_timeout - TELL_S)
             for listener in self.sockets:
+                before = -1
+                while before != self.nr_conns:  # the kernel would cut off who is connected already
+                    before = self.nr_conns
+                    self.accept(listener)
                 listener.close()
+            for gateway in gateways if Gateway.is_stopping else ():
+                gateway.pool.dismiss()
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Main thread: one round. In time, have requests end that would be cut off otherwise."""
+        if not self.alive and not LOST.is_stopping:
+            left_s = self.tells_at - time.monotonic()
+            timeout = max(0.0, min(timeout, left_s))
+            if left_s <= 0:
+                LOST.stop()
+        super().wait_for_and_dispatch_events(timeout)
 
     def enqueue_req(self, conn: Any) -> None:
         """Main thread: have a request served; a new connection waits here for its first byte."""

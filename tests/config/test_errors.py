@@ -217,6 +217,7 @@ def test_problem_is_named_with_its_path_and_what_was_expected(
 BOUNDS: list[tuple[str, float, float | None]] = [
     ("port", 0, 65_535),
     ("request-retry", 0, 100),
+    ("shutdown-delay", 0, 86_400),
     ("max-cooldown", 0, 86_400),
     ("max-retry-interval", 0, 86_400),
     ("request-timeout", 0.001, 86_400),

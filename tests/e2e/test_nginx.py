@@ -8,14 +8,17 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.commandline import wait_for
 from tests.support.gateway import (
     CHAT,
     PATIENCE_S,
@@ -413,3 +416,76 @@ def test_nginx_alone_answers_in_json() -> None:
         with connection.getresponse() as response:
             assert (response.status, response.headers["Content-Type"]) == (502, "application/json")
             assert json.loads(response.read())["error"]["code"] == "gateway_unreachable"
+
+
+# Two instances
+
+TALK = [{"role": "user", "content": "Count to ten."}]
+SEVERAL = {"demo": [{"name": "demo", "delay-ms": 1}, {"name": "few", "max-concurrency": 1}]}
+SEVERAL["demo"][1] |= {"delay-ms": 30, "models": [{"name": "few"}]}
+
+
+class Load:
+    """Callers who ask through nginx, one request after the other, until the end of the `with`."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._is_over = threading.Event()
+        self.ends: list[str] = []  # of answers and streams: how each ended
+        self._threads = [
+            threading.Thread(target=self._run, args=(body,))
+            for body in ({"model": "demo"}, {"model": "demo", "stream": True}, {"model": "few"})
+            for _ in range(3)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+
+    def _run(self, body: dict[str, Any]) -> None:
+        while not self._is_over.is_set():
+            try:
+                self.ends.append(self._ask({**body, "messages": TALK}))
+            except (OSError, http.client.HTTPException) as error:
+                self.ends.append(repr(error))
+
+    def _ask(self, body: dict[str, Any]) -> str:
+        answer = self._front.post(CHAT, body)
+        if answer.status != 200:
+            return f"{answer.status} {answer.error['code']}"
+        if "stream" in body and answer.data[-1] != b"[DONE]":
+            return f"stream {answer.data[-1]!r}"
+        return "ok"
+
+
+@pytest.mark.long
+def test_rolling_restart_of_two_instances() -> None:
+    """Callers see no fault but the 503 of those who waited for a client, with a hint; nginx says
+    nothing of its own: a request that an instance does not take goes to the other.
+    """
+    ports = [free_port(), free_port()]
+    servers = shipped(ports[0]).replace(
+        f"server 127.0.0.1:{ports[0]};",
+        "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports),
+    )
+    with ExitStack() as held:
+        running = [held.enter_context(Gateway({**SEVERAL, "port": port})) for port in ports]
+        nginx = held.enter_context(Nginx(servers))
+        with Load(Front(nginx, running[0])) as load:
+            for _ in range(2):
+                for at, port in enumerate(ports):
+                    running[at].terminate()
+                    assert running[at].wait_ended() == 0
+                    running[at].close()
+                    known = len(load.ends)
+                    running[at] = held.enter_context(Gateway({**SEVERAL, "port": port}))
+                    wait_for(lambda known=known: len(load.ends) > known + 30)  # type: ignore[misc]
+            for gateway in running:
+                gateway.wait_for_line(lambda line: "proxy.request" in line and "end=ok" in line)
+    assert set(load.ends) <= {"ok", "503 server_shutting_down"}

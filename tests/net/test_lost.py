@@ -7,6 +7,7 @@ import gc
 import http.client
 import json
 import logging
+import math
 import os
 import socket
 import struct
@@ -25,7 +26,10 @@ from werkzeug.test import Client
 
 import proxy
 from proxy import Proxy
+from proxy.errors import ShuttingDown
+from proxy.net.bell import Bell
 from proxy.net.lost import LOST, Lost
+from proxy.net.timed_socket import TimedSocket
 from proxy.net.watch import CLOCK, CallerConnection
 from proxy.pool import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
@@ -190,6 +194,79 @@ def test_a_note_wakes_once(scene: Scene) -> None:
         assert os.get_blocking(scene.lost.fd) is False
         with pytest.raises(BlockingIOError):
             os.read(scene.lost.fd, 1)
+
+
+# The end of the process
+
+
+def test_every_wait_ends_when_the_process_does(scene: Scene) -> None:
+    """Those under way, all at once, and those to come; what is lost is still given back."""
+    told = []
+    waiting = threading.Semaphore(0)
+
+    class Watched(CallerConnection):
+        __slots__ = ()
+
+        def join(self, poller: Any) -> None:
+            super().join(poller)
+            waiting.release()
+
+    def wait(work: Callable[[CallerConnection], object]) -> None:
+        try:
+            work(Watched(None))
+        except ShuttingDown as error:
+            told.append(error)
+
+    until = time.monotonic() + PATIENCE_S
+    works = [lambda caller: caller.pause(until), lambda caller: Bell().wait(until, caller)] * 8
+    threads = [threading.Thread(target=wait, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert waiting.acquire(timeout=PATIENCE_S)
+    scene.lost.stop()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert len(told) == len(threads)
+    assert told[0].headers()["retry-after"] == "1"
+    scene.lost.note(scene.give_back)
+    with pytest.raises(ShuttingDown):
+        CallerConnection(None).raise_if_gone()
+    assert scene.done.is_set()
+
+
+@pytest.mark.parametrize("is_body", [True, False])
+def test_body_that_does_not_come_is_not_waited_for_when_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch, is_body: bool
+) -> None:
+    """But who only lingers for the end of a connection, behind an answer, is left in peace."""
+    lost = Lost()
+    monkeypatch.setattr("proxy.net.timed_socket.LOST", lost)
+    ours, theirs = socket.socketpair()
+    sock = TimedSocket.from_socket(ours)
+    sock.limit(0.05, receive_until=time.monotonic() + PATIENCE_S if is_body else math.inf)
+    lost.stop()
+    with sock, theirs, pytest.raises(ShuttingDown if is_body else TimeoutError):
+        sock.recv(1)
+    lost.forget()
+
+
+def test_the_end_of_an_answer_is_not_awaited_when_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer was whole: its caller need not hear of it."""
+    lost = Lost()
+    with Upstream() as upstream:
+        upstream.reply(KEY, events(chunk({"content": "a"}, finish="stop"), "[DONE]", HANG))
+        provider = {"name": "up", "base-url": upstream.url, "api-keys": [KEY], "models": [MODEL]}
+        client = Client(proxy.create_app({"openai-compatibility": [provider]}))
+        monkeypatch.setattr("proxy.net.watch.LOST", lost)
+        answer = client.post(CHAT, json=asked(MODEL, stream=True), buffered=False)
+        for written in answer.iter_encoded():
+            if b"[DONE]" in written:
+                lost.stop()
+        answer.close()
+    lost.forget()
 
 
 def test_what_fails_is_logged_and_the_rest_given_back(

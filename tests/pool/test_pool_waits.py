@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.errors import AllCoolingDown, CallerGone, NoClientFree
+from proxy.errors import AllCoolingDown, CallerGone, NoClientFree, ShuttingDown
 from proxy.net.watch import CallerConnection
 from proxy.pool import Effect, Ticket
 from proxy.pool.client_lock import ClientLease as Lease
@@ -493,6 +493,21 @@ def test_a_caller_that_leaves_as_it_is_handed_a_client(
         desk.wait(desk.ticket(caller=caller))
     with desk.take(ticket=next_one):
         assert desk.facts("a")["served"] == 1, "what was handed over and not used is no service"
+    desk.assert_idle()
+
+
+def test_who_waits_is_told_that_the_process_ends() -> None:
+    """Now or later, with a hint; whoever finds a client free is served on."""
+    desk = Desk(make_client("a"))
+    held, waiting = desk.take(), desk.ticket()
+    desk.clock.after(1, desk.pool.dismiss)
+    with pytest.raises(ShuttingDown) as caught:
+        desk.wait(waiting)
+    assert caught.value.headers()["x-should-retry"] == "true"
+    with pytest.raises(ShuttingDown):
+        desk.wait(desk.ticket())
+    held.release()
+    desk.take().release()
     desk.assert_idle()
 
 

@@ -15,6 +15,7 @@ from proxy.errors import (
     NoClientFree,
     NoClientInService,
     ProxyError,
+    ShuttingDown,
     UpstreamError,
     UpstreamInvalid,
     UpstreamReset,
@@ -23,6 +24,7 @@ from proxy.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
+from proxy.net.lost import Lost
 from proxy.record.record import Record
 from proxy.request.relayed import Relayed, WholeRelay
 from proxy.request.stream import Relay, StreamBody
@@ -245,6 +247,7 @@ PASSING = ("connection error", "upstream connect", "overloaded", "timeout", "ser
         ([UpstreamReset("broken")], "upstream connection error: broken"),
         ([UpstreamInvalid("no HTTP")], "upstream connection error: no HTTP"),
         ([UpstreamUnreachable("DNS")], "upstream connection error: DNS"),
+        ([ShuttingDown()], "upstream connection error: this server is shutting down"),
         ([b""], "upstream connection error: the upstream's stream was cut off"),
         ([b"data: no json\n\n"], "upstream connection error: the upstream sent an event"),
         ([1000.0], "upstream timeout: the upstream sent no event for 100 s"),
@@ -316,6 +319,21 @@ def test_good_events_before_a_failure_in_one_read_are_delivered(
     assert chunks == [encode([A, B])]
     assert error_in(last)
     assert [isinstance(told, error) for told in made.opening.told] == [True]
+
+
+def test_stream_that_never_waits_is_told_that_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wait would end by itself; here the next events are always there already."""
+    lost = Lost()
+    monkeypatch.setattr("proxy.request.stream.LOST", lost)
+    made = Made(encode([A]), encode([A]), encode([END, DONE]))
+    assert next(made.body) == encode([A])
+    lost.stop()
+    assert error_in(next(made.body))["code"] == "server_shutting_down"
+    assert list(made.body) == []
+    assert made.record.end == "server_shutting_down"
+    lost.forget()
 
 
 def test_keep_alive_is_due_when_nothing_was_written() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from proxy.errors import (
     InvalidRequest,
+    OutOfResources,
     ProxyError,
+    ShuttingDown,
     UnsupportedParameter,
     UpstreamAuthentication,
     UpstreamInvalid,
@@ -82,6 +84,12 @@ def test_what_one_upstream_cannot_do_another_may(kind: type[ProxyError]) -> None
     """Not counted, and no fault of the client's."""
     verdict = judge(kind("no images here"), switch_project=True)
     assert verdict == Verdict(Effect.NONE, counts=False, excludes=True)
+
+
+@pytest.mark.parametrize("kind", [OutOfResources, ShuttingDown])
+def test_what_is_our_own_fault_is_no_clients(kind: type[ProxyError]) -> None:
+    """No other client would help, and none rests."""
+    assert judge(kind("no more"), switch_project=True) == FORWARDED
 
 
 def test_a_401_is_never_shown() -> None:

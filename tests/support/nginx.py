@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,12 @@ class Nginx:
         if self._process.returncode is None:
             self._process.terminate()
             try:
-                self.log += self._process.communicate(timeout=PATIENCE_S)[1]
+                self._process.wait(PATIENCE_S)
             finally:
                 self._process.kill()
+                self._reader.join()
+            assert self._process.stderr is not None
+            self._process.stderr.close()
             self._directory.cleanup()
         for bad in ("[crit]", "[alert]", "[emerg]"):
             assert bad not in self.log, self.log
@@ -87,6 +91,8 @@ class Nginx:
             assert check.returncode == 0, check.stderr
             process = subprocess.Popen(self._command(), stderr=subprocess.PIPE, text=True)
             if self._wait_ready(process):
+                self._reader = threading.Thread(target=self._read_log, args=(process,))
+                self._reader.start()
                 return process
             _, rest = process.communicate(timeout=PATIENCE_S)
             if "Address already in use" not in self.log + rest:
@@ -100,6 +106,12 @@ class Nginx:
             if "start worker process " in line:
                 return True
         return False
+
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        """All the time, or nginx would wait for it when it has a lot to say."""
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.log += line
 
     def _command(self, *more: str) -> list[str]:
         assert PROGRAM is not None

@@ -13,6 +13,7 @@ from ...errors import (
     AllCoolingDown,
     NoClientFree,
     ProxyError,
+    ShuttingDown,
     UpstreamAuthentication,
     UpstreamError,
     UpstreamRefusal,
@@ -96,4 +97,5 @@ def _passing_fault(error: ProxyError) -> str | None:
     if isinstance(error, (AllCoolingDown, NoClientFree)):
         return "overloaded"
     is_lasting = isinstance(error, (UpstreamTooLarge, UpstreamAuthentication))
-    return "connection error" if isinstance(error, UpstreamError) and not is_lasting else None
+    passes = isinstance(error, (UpstreamError, ShuttingDown)) and not is_lasting
+    return "connection error" if passes else None
