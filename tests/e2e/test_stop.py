@@ -259,3 +259,18 @@ def test_second_sigterm_ends_the_delay(tmp_path: Path) -> None:
         gateway.terminate()
         assert gateway.wait_ended() == 0
         assert not path.exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_quick_end_is_told(upstream: Upstream, number: signal.Signals) -> None:
+    """By ^C all ends at once; a stream has its error event all the same."""
+    lots = Lots(upstream.url, {1: 1})
+    lot, never = lots.take(), Reached()
+    upstream.reply(lot.key, events(chunk({"content": "a"}), never.hold()))
+    with Gateway({"openai-compatibility": lots.providers}) as gateway:
+        with gateway.open("POST", CHAT, asked(lot.model, stream=True)) as response:
+            first = response.readline() + response.readline()
+            os.killpg(gateway.pid, number)  # as a terminal does
+            assert is_told((200, first + response.read()))
+        assert gateway.wait_ended() == 0
