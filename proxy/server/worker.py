@@ -150,10 +150,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         signal.signal(signal.SIGUSR2, lambda *_: self.method_queue.defer(self._announce_stop))
         signal.siginterrupt(signal.SIGUSR2, False)
 
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """By SIGINT or SIGQUIT: end at once, but tell those who are still served."""
-        LOST.stop()
-        super().handle_quit(sig, frame)
+    def run(self) -> None:
+        """Main thread: serve. However this ends, the process ends when its threads have."""
+        try:
+            super().run()
+        finally:  # also by SIGINT and SIGQUIT, and by a fault of the loop
+            LOST.stop()
 
     def _announce_stop(self) -> None:
         """Main thread: callers are still taken, and told to go elsewhere next time."""
