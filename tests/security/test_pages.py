@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.security.conftest import AUTHORIZED
+from tests.support.browser import BROWSER_S, FLAGS, program
 from tests.support.gateway import Gateway, Lots
 from tests.support.upstream import Reply, Upstream, chat, error_object
 
-PROGRAM = shutil.which("chromium")
-
 SCRIPT = "<script>document.title = 'it' + ' ran'</script>"
 RAN = "it ran"
-
-# A load, and whatever its scripts set going, may take this long on a busy machine.
-BROWSER_S = 60
 
 
 @pytest.fixture(scope="module")
 def browser() -> str:
     """Chromium; skips where there is none, fails in CI, which installs it."""
-    if PROGRAM is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is not installed")
-        pytest.skip("chromium is not installed")
-    return PROGRAM
+    return program()
 
 
 @contextmanager
@@ -49,11 +39,7 @@ def seen(browser: str, url: str, profile: Path) -> str:
     """The page that the browser ends at, as it is when its scripts have run."""
     command = [
         browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-dev-shm-usage",
+        *FLAGS,
         f"--user-data-dir={profile}",
         "--virtual-time-budget=10000",
         "--dump-dom",
