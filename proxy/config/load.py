@@ -18,6 +18,11 @@ from .wording import kind_of
 PATH_VARIABLE = "PROXY_CONFIG"
 DEFAULT_PATH = "config.yaml"
 
+# Parts of LiteLLM's file (docs.litellm.ai/docs/proxy/config_settings, read 2026-11).
+_LITELLM = frozenset(
+    {"model_list", "litellm_params", "litellm_settings", "router_settings", "general_settings"}
+)
+
 # The built-in default, a copy of the repository's config.yaml, and what stands for its path.
 _DEFAULT = Path(__file__).with_name("default.yaml")
 BUILT_IN = "built-in default"
@@ -70,6 +75,12 @@ def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ)
 
 
 def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -> Config:
+    tops = [top for top in (tree if isinstance(tree, list) else [tree]) if isinstance(top, Mapping)]
+    if found := dict.fromkeys(key for top in tops for key in top if key in _LITELLM):
+        problem = (
+            f"{', '.join(found)}: a file of LiteLLM's: docs/migrating.md says what becomes of it"
+        )
+        raise ConfigError(_prefixed(path, [problem]))
     if not isinstance(tree, Mapping):
         problem = f"expected a mapping of settings, got {kind_of(tree)}"
         raise ConfigError(_prefixed(path, [problem]))

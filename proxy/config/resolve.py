@@ -36,6 +36,8 @@ _Entry = TypeVar("_Entry")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
+_LONG_ENOUGH = 16  # characters of a caller's key
+
 # Versions of the API that a base-url may end with, though its clients know one to put there.
 _VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": ("/v1",)}
 
@@ -160,6 +162,8 @@ class _Clients:
         )
 
     def _add(self, client: ClientConfig, at: str) -> None:
+        if is_placeholder(client.key):
+            self._notes.warning(at, "a placeholder: the upstream will refuse it")
         if client.key:
             before = self._key_at.setdefault((_place(client.base_url), client.key), at)
             if before != at:
@@ -223,9 +227,14 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
     digests = [(at, digest_of(entry.key).hex()) for at, entry in numbered if entry.key]
     _report_repeats(digests, notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
+    short = []
     for at, entry in numbered:
         if is_placeholder(entry.key):
             notes.warning(at, "a placeholder, which everybody knows: put a key of your own here")
+        elif 0 < len(entry.key.reveal()) < _LONG_ENOUGH:
+            short.append(at)
+    if short:
+        notes.warning(", ".join(short), f"fewer than {_LONG_ENOUGH} characters can be guessed")
     return tuple(
         Caller(
             entry.name or "",

@@ -12,10 +12,12 @@ _HASHED = re.compile(HASHED + "([0-9A-Fa-f]{64})")
 # What may be a key wherever it stands: well-known prefixes, and long words with a digit in them.
 KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
 
-# Of published examples: CLIProxyAPI's, LiteLLM's (`sk-1234`), and the like.
+# Of published examples: CLIProxyAPI's (`your-api-key-1`, `sk-or-v1-...b780`), LiteLLM's (`sk-1234`,
+# `sk-my_special_key`), and the like. A mask, as it is copied from a log, looks like some of them.
+_OF_KEYS = "api|secret|master|proxy|special|openai|openrouter|anthropic|claude|gemini|google"
 _PLACEHOLDER = re.compile(
-    r"(?:sk-)?(?:your|my|example|change)[-_]?(?:me|(?:(?:api|secret|master|proxy)[-_]?)?key)?"
-    r"(?:[-_]?(?:here|\d))?|sk-1234|(?:sk-)?x{3,}",
+    rf"(?:sk-)?(?:your|my|example|change)[-_]?(?:me|(?:(?:{_OF_KEYS})[-_]?){{0,2}}key)?"
+    r"(?:[-_]?(?:here|\d))?|sk-1234|(?:[a-z0-9]+-)*x{3,}|.*(?:\.{3}|\*{3}).*|<.*>",
     re.IGNORECASE,
 )
 

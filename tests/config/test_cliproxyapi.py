@@ -6,6 +6,7 @@ its earlier releases.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from proxy.config import Model, cliproxyapi, load_config
+from tests.support.gateway import ROOT
 
 URL = "http://127.0.0.1:1234/v1"
 CREDENTIAL = """
@@ -45,7 +47,7 @@ remote-management:
   disable-control-panel: false
   panel-github-repository: https://example.com/panel
 auth-dir: ~/.cli-proxy-api
-api-keys: [caller-1, caller-2]
+api-keys: [caller-key-0123456789, caller-key-9876543210]
 debug: false
 pprof: {{enable: false, addr: "127.0.0.1:8316"}}
 credential-concurrency: {{max-limit: 1000000, busy-retry-min: 250ms}}
@@ -125,8 +127,8 @@ payload: {{default: [{{models: [{{name: a}}], params: {{a.b: 1}}}}], filter: []}
 EARLIER = """
 port: 8317
 auth-dir: ~/.cli-proxy-api
-api-keys: [caller-1]
-auth: {providers: [{name: default, type: config-api-key, api-keys: [caller-1]}]}
+api-keys: [caller-key-0123456789]
+auth: {providers: [{name: default, type: config-api-key, api-keys: [caller-key-0123456789]}]}
 allow-localhost-unauthenticated: true
 force-gpt-5-codex: true
 gemini-web: {context: true, code-mode: false, max-chars-per-request: 1000000}
@@ -284,7 +286,55 @@ def test_what_is_off_serves_nobody_otherwise() -> None:
     assert load_config(demo, environ={}).warnings == ()
 
 
+# As people publish a file of theirs, with the example's keys left in.
+POSTED = """
+port: 8317
+remote-management: {allow-remote: false, secret-key: '', disable-control-panel: false}
+auth-dir: '~/.cli-proxy-api'
+api-keys:
+  - 'your-api-key-1'
+  - 'your-api-key-2'
+debug: false
+logging-to-file: false
+usage-statistics-enabled: false
+proxy-url: ''
+request-retry: 3
+quota-exceeded: {switch-project: true, switch-preview-model: true}
+openai-compatibility:
+  - name: 'z.ai'
+    base-url: 'https://api.z.ai/api/paas/v4'
+    api-key-entries:
+      - api-key: 'sk-or-v1-...b780'
+    models:
+      - name: 'glm-4.6'
+        alias: 'glm-4.6'
+gemini-api-key:
+  - api-key: 'AIzaSy...01'
+"""
+
+
+def test_posted_file_is_served_with_warnings(tmp_path: Path) -> None:
+    """What changes who is served first, then the rest, then the example's keys; no more lines."""
+    path = tmp_path / "config.yaml"
+    path.write_text(POSTED)
+    config = load_config(path, environ={})
+    texts = [warning.partition(": ") for warning in config.warnings]
+    assert texts[0][2] == "auth-dir"
+    assert texts[1][2] == "remote-management, logging-to-file, usage-statistics-enabled"
+    refused = "a placeholder: the upstream will refuse it"
+    assert [(text[0], text[2].partition(",")[0]) for text in texts[2:]] == [
+        ("openai-compatibility[0].api-key-entries[0]", refused),
+        ("gemini-api-key[0]", refused),
+        ("api-keys[0]", "a placeholder"),
+        ("api-keys[1]", "a placeholder"),
+    ]
+    (problem,) = config.listen_problems("0.0.0.0")
+    assert "api-keys[0], api-keys[1]: everybody knows" in problem
+
+
 PLACEHOLDERS = ["your-api-key-1", "your-api-key", "YOUR_API_KEY", "sk-your-key-here", "sk-1234"]
+PLACEHOLDERS += ["sk-my_special_key", "your-openai-api-key", "<your-key>", "sk-...", "sk-P****"]
+PLACEHOLDERS += ["sk-proj-xxxx", "sk-or-v1-...b780"]
 
 
 @pytest.mark.parametrize("key", PLACEHOLDERS)
@@ -304,10 +354,26 @@ def test_placeholders_are_no_keys(key: str) -> None:
     assert load_config(meant, environ={}).listen_problems() == []
 
 
-@pytest.mark.parametrize("key", ["sk-12345", "your-own-0123456789", "my-key-at-work"])
+@pytest.mark.parametrize("key", ["sk-12345", "your-own-0123456789", "my-key-at-work", "my-monkey"])
 def test_keys_are_no_placeholders(key: str) -> None:
     """Also short and simple ones."""
-    assert load_config({"demo": [{}], "api-keys": [key]}, environ={}).warnings == ()
+    config = load_config({"demo": [{}], "api-keys": [key], "host": ""}, environ={})
+    assert "placeholder" not in "".join(config.warnings)
+    assert config.listen_problems() == []
+
+
+def test_short_keys_are_told_together() -> None:
+    """Fewer than 16 characters; digests are long enough, and placeholders told already."""
+    keys = ["a" * 15, "b" * 16, "your-api-key", f"sha256:{'0' * 64}", {"name": "n", "key": "c"}]
+    placeholder, short = load_config({"demo": [{}], "api-keys": keys}, environ={}).warnings
+    assert placeholder.startswith("api-keys[2]: a placeholder")
+    assert short == "api-keys[0], api-keys[4]: fewer than 16 characters can be guessed"
+
+
+def test_page_on_migrating_has_what_changes_who_is_served() -> None:
+    """Each such setting of CLIProxyAPI's is in its table."""
+    page = (ROOT / "docs" / "migrating.md").read_text().partition("## LiteLLM")[0]
+    assert set(re.findall(r"`([a-z-]+)`", page)) >= cliproxyapi._SERVING
 
 
 def _top_keys(text: str) -> list[str]:
