@@ -1,7 +1,8 @@
 """`${NAME}`, `${NAME:-default}` and `${file:PATH}` in strings: the environment's, or a file's text.
 
 As in a shell, the default holds if the variable is unset or empty; it must not contain braces. Of a
-file's text (Docker and Kubernetes mount secrets so) the line ends behind it are left out.
+file's text (Docker and Kubernetes mount secrets so) the line ends behind it are left out; its path
+may begin with a variable, such as systemd's `$CREDENTIALS_DIRECTORY`.
 `$${` stands for `${`. Filling in comes after parsing, so that no value can add to the structure.
 """
 
@@ -21,6 +22,8 @@ REFERENCE = re.compile(
     r"\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}\n]*))?|file:(?P<file>[^{}\n]+))\}"
 )
 _REFERENCE_OR_NOT = re.compile(rf"(?P<escaped>\$\$\{{)|{REFERENCE.pattern}|\$\{{")
+
+_FIRST_VARIABLE = re.compile(r"^\$(\w+)")
 
 # No secret is larger, and no file that was meant for one.
 _MAX_FILE_BYTES = 65_536
@@ -53,7 +56,8 @@ def fill(text: str, environ: Mapping[str, str], directory: str, seen: Seen) -> F
         name, default = match["name"], match["default"]
         if match["file"]:
             names.append(f"file:{match['file']}")
-            path = os.path.join(directory, os.path.expanduser(match["file"]))
+            named = _FIRST_VARIABLE.sub(lambda it: environ.get(it[1], it[0]), match["file"])
+            path = os.path.join(directory, os.path.expanduser(named))
             content = ""
             seen[path] = stamp(path)
             try:

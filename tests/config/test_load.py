@@ -178,6 +178,17 @@ def test_secret_in_a_file_is_filled_in(tmp_path: Path) -> None:
     assert load_config({}, environ={}).files == {}
 
 
+def test_secrets_file_may_be_below_a_variables_directory(tmp_path: Path) -> None:
+    """As systemd gives its credentials; a variable that is not there is a name like any other."""
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "key").write_text("caller-0123456789\n")
+    text = "api-keys: ['${file:$CREDENTIALS_DIRECTORY/key}']"
+    config = load(text, tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "given"))
+    assert config.callers[0].key.reveal() == "caller-0123456789"
+    with pytest.raises(ConfigError, match=r"\$CREDENTIALS_DIREC.*cannot be read"):
+        load(text, tmp_path)
+
+
 def test_built_in_default_knows_the_file_that_would_replace_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
