@@ -13,16 +13,22 @@ from werkzeug.wsgi import get_host
 
 from .api.auth import Doorkeeper
 from .api.blueprint import make_error_handler
-from .config import Config
+from .config import SERVED, Config, ConfigSource, default_path
 from .extension import Proxy
 
 
 def create_app(
-    config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | Config | ConfigSource | None = None,
 ) -> Flask:
-    """Make a WSGI application with the endpoints at its root. `config` is as for `Proxy`."""
+    """Make a WSGI application with the endpoints at its root. `config` is as for `Proxy`.
+
+    A file that changes is in force within 2 s. In a server with our settings, and without `config`,
+    it is the server's configuration: one that cannot be served keeps no new worker from starting.
+    """
+    if config is None and SERVED and SERVED[0].config.path == default_path():
+        config = SERVED[0]
     app = _Application("poolproxy", static_folder=None)
-    proxy = Proxy(config)
+    proxy = Proxy(config, auto_reload=True)
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
     app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway_of(app))))

@@ -11,17 +11,15 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from .config import Config, ConfigSource, changes
+from .config import SETTLE_S, Config, ConfigSource, changes
 from .errors import ConfigError
 from .net.helpers import HelperThreads, Task
 from .net.watch import CallerConnection, Clock
 
 # The time between two looks: with SETTLE_S a change is in force within 2 s.
 LOOK_S = 1.0
-
-# A file must stay as it is for so long before it is read: whoever writes it may not be done.
-SETTLE_S = 0.25
 
 _threads = HelperThreads("poolproxy-reload", 1)
 
@@ -38,7 +36,7 @@ class Reloader:
     def __init__(
         self, source: ConfigSource, adopt: Callable[[Config], int], *, auto: bool, clock: Clock
     ) -> None:
-        self.looks_at = -math.inf if auto else math.inf
+        self.looks_at = -math.inf if auto and source.seen else math.inf
         self._source = source
         self._config = source.config  # in force
         self._adopt = adopt
@@ -85,27 +83,30 @@ class Reloader:
 
     def _look(self) -> None:
         """In the helper thread: read what has changed, and has changed no more for a moment."""
-        changed = self._source.changed()
-        if changed is None:
-            return
-        time.sleep(SETTLE_S)
-        if self._source.changed() == changed:
-            try:
+        is_due = self._source.is_due(time.monotonic())
+        if not is_due and self._source.is_settling:
+            time.sleep(SETTLE_S)
+            is_due = self._source.is_due(time.monotonic())
+        if is_due:
+            with suppress(Exception):  # it is logged
                 self._read()
-            except ConfigError:
-                pass  # it is logged
-            except Exception:
-                log.exception("the configuration could not be read again")
 
     def _read(self) -> str:
-        """In the helper thread."""
-        old, known, seen = self._config, self.problems, self._source.seen
+        """In the helper thread; logs what it returns or raises."""
+        known = self.problems
         try:
-            new = self._source.read()
+            return self._bring_into_force()
         except ConfigError:
             if self.problems != known:
                 self.report()
             raise
+        except Exception:
+            log.exception("the configuration could not be read again")
+            raise
+
+    def _bring_into_force(self) -> str:
+        old, seen = self._config, self._source.seen
+        new = self._source.read()
         told = [
             f"{path} is another"
             for path, stamp in self._source.seen.items()

@@ -16,9 +16,10 @@ from flask import Flask
 from werkzeug.test import Client as Caller
 
 from proxy import Proxy
+from proxy.config import SETTLE_S
 from proxy.errors import ConfigError
 from proxy.net.helpers import Task
-from proxy.reload import LOOK_S, SETTLE_S
+from proxy.reload import LOOK_S
 from tests.support.commandline import wait_for
 from tests.support.gateway import asked
 

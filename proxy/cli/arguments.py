@@ -8,11 +8,11 @@ from functools import partial
 
 import msgspec
 
-from ..config import Config, load_config, write_built_in
+from ..config import Config, Seen, load_config, write_built_in
 from ..version import __version__
 from .checking import check
 from .exit import Exit, Failure
-from .running import order, status
+from .running import order, reload, status
 
 EPILOG = f"""\
 exit status:
@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     sub = add("status", status, "print the state of a running instance's clients", CONTROL)
     sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
     _add_instance(sub)
+    sub = add("reload", reload, "have a running instance read its configuration now", RELOAD)
+    _add_instance(sub)
     for verb, what, more in (
         ("disable", "take a client of a running instance out of service", DISABLE),
         ("enable", "put a disabled client back into service", CONTROL),
@@ -82,11 +84,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 SERVE = """\
-SIGTERM ends it after the requests in flight, SIGHUP reads FILE again without
-dropping any. $WEB_CONCURRENCY is the number of workers if --workers is not
-given; $GUNICORN_CMD_ARGS may hold further settings of gunicorn's."""
+SIGTERM ends it after the requests in flight. FILE is read again when it
+changes, or at SIGHUP, without dropping any. $WEB_CONCURRENCY is the number of
+workers if --workers is not given; $GUNICORN_CMD_ARGS may hold further settings
+of gunicorn's."""
 
 INIT = "A file that is there already stays as it is."
+
+RELOAD = f"""\
+It does so by itself within 2 s of a change. What is wrong is printed, and
+changes nothing.
+
+{CONTROL}"""
 
 DISABLE = f"""\
 Requests in flight go on; it gets no new ones until it is enabled or the
@@ -97,14 +106,13 @@ instance is restarted. A reload and new workers don't change that.
 
 def serve(args: argparse.Namespace) -> int:
     """Serve in this process until a signal ends it. May raise SystemExit."""
-    from ..server import addresses, settings  # gunicorn: no other command needs it
+    from ..server import settings  # gunicorn: no other command needs it
 
-    def read() -> Config:
+    def read(seen: Seen) -> Config:
         given = {"host": args.host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
-        return addresses.servable(
-            msgspec.structs.replace(load_config(args.file, or_built_in=True), **changes)
-        )
+        config = load_config(args.file, or_built_in=True, seen=seen)
+        return msgspec.structs.replace(config, **changes)
 
     settings.run(read, workers=args.workers)
     return Exit.OK

@@ -1,4 +1,4 @@
-"""`poolproxy status`, `disable`, `enable`: ask all workers of a running instance."""
+"""`poolproxy status`, `reload`, `disable`, `enable`: ask all workers of a running instance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from ..config import in_ascii, load_config
+from ..errors import ConfigError
 from ..server.control.paths import ports as running_ports
 from ..server.control.query import ask_all
 from .exit import Exit, Failure
@@ -28,6 +29,8 @@ def status(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     elif good:
         print(_heading(port, good))
+        for problem in _problems(good):
+            print(f"the configuration stays as it was: {problem}")
         print(_client_table(sums, workers=len(good)))
     return _report_errors(answers)
 
@@ -35,7 +38,12 @@ def status(args: argparse.Namespace) -> int:
 def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable` or `enable` a client; raises Failure, ConfigError."""
     port, control_dir, answers = _ask(args, {"do": "status"})
-    labels = {facts["client"] for answer in answers for facts in answer.get("clients", ())}
+    labels = {
+        facts["client"]
+        for answer in answers
+        for facts in answer.get("clients", ())
+        if not facts["leaving"]
+    }
     label = _find(args.client, sorted(labels))
     answers = ask_all(port, {"do": verb, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
@@ -43,17 +51,52 @@ def order(args: argparse.Namespace, *, verb: str) -> int:
     return _report_errors(answers)
 
 
+def reload(args: argparse.Namespace) -> int:
+    """Have all workers read the configuration, and print what changed; raises Failure, ConfigError.
+
+    What is wrong with it is printed, and changes nothing.
+    """
+    _, _, answers = _ask(args, {"do": "reload"})
+    done = [answer for answer in answers if "changed" in answer]
+    if done:
+        of = f"in {len(done)} of {count(len(answers), 'worker')}"
+        for changed in dict.fromkeys(answer["changed"] for answer in done):
+            print(f"configuration read again {of}: {changed}")
+    if problems := _problems(answers):
+        raise ConfigError(problems)
+    return _report_errors(answers)
+
+
+def _problems(answers: Answers) -> list[str]:
+    """What is wrong with the configuration, in any worker's eyes."""
+    return list(dict.fromkeys(each for one in answers for each in one.get("problems", ())))
+
+
 def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, str, Answers]:
     """The port and `control-dir` of an instance, and its workers' answers, at least one."""
-    port, control_dir = args.port, ""
-    if port is None or args.file is not None:
-        config = load_config(args.file, or_built_in=True)
-        port, control_dir = config.port if port is None else port, config.control_dir
+    port, control_dir = _place(args)
     if answers := ask_all(port, request, control_dir=control_dir):
         return port, control_dir, answers
     others = ", ".join(f"--port {other}" for other in running_ports(control_dir))
     hint = f"; there is one with {others}" if others else ", nor on any other"
     raise Failure(f"no instance that this user may ask runs on port {port}{hint}", Exit.NOT_RUNNING)
+
+
+def _place(args: argparse.Namespace) -> tuple[int, str]:
+    """The port and the `control-dir` that are meant.
+
+    A file that is wrong names neither: then the only instance is meant.
+    """
+    if args.port is not None and args.file is None:
+        return args.port, ""
+    try:
+        config = load_config(args.file, or_built_in=True)
+    except ConfigError:
+        running = running_ports() if args.port is None else [args.port]
+        if len(running) != 1:
+            raise
+        return running[0], ""
+    return config.port if args.port is None else args.port, config.control_dir
 
 
 def _report_errors(answers: Answers) -> int:

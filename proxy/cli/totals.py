@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 COUNTED = ("in_flight", "waiting", "served", "failed")
@@ -29,8 +30,9 @@ class Trouble(NamedTuple):
 class ClientSum:
     """Sums the facts of one client over all workers."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, leaving: bool = False) -> None:
         self.label = label
+        self.leaving = leaving  # no longer configured: only requests under way still use it
         self.permits: int | None = 0  # None: no limit
         self.counts = dict.fromkeys(COUNTED, 0)
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
@@ -59,6 +61,8 @@ class ClientSum:
 
     def state(self, workers: int) -> str:
         """The state in words, with the number of workers unless it is the same in all."""
+        if self.leaving:
+            return "leaving"
         if self._disabled_in:
             return _in_some("disabled", self._disabled_in, workers)
         if not self.troubles:
@@ -75,6 +79,7 @@ class ClientSum:
             "client": self.label,
             "permits": self.permits,
             **self.counts,
+            "leaving": self.leaving,
             "disabled_in_workers": self._disabled_in,
             "troubles": {
                 name: {"state": trouble.state, "for_s": trouble.for_s}
@@ -84,15 +89,18 @@ class ClientSum:
 
 
 def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
-    """Sum the answers of all workers, by client, in the order of the configuration."""
-    sums: dict[str, ClientSum] = {}
+    """Sum the answers of all workers, by client, in the order of the configuration.
+
+    Those that leave come last, and may have the name of one that came.
+    """
+    sums: dict[tuple[bool, str], ClientSum] = {}
     for answer in answers:
         for facts in answer["clients"]:
-            label = facts["client"]
-            if label not in sums:
-                sums[label] = ClientSum(label)
-            sums[label].add(facts)
-    return list(sums.values())
+            key = leaving, label = facts["leaving"], facts["client"]
+            if key not in sums:
+                sums[key] = ClientSum(label, leaving=leaving)
+            sums[key].add(facts)
+    return sorted(sums.values(), key=attrgetter("leaving"))
 
 
 def _trouble(health: dict[str, Any]) -> Trouble | None:

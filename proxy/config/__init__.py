@@ -15,14 +15,16 @@ from __future__ import annotations
 from .changes import changes
 from .config import Caller, ClientConfig, Config, Model, is_loopback
 from .json_schema import json_schema
-from .load import BUILT_IN, load_config, write_built_in
+from .load import BUILT_IN, default_path, load_config, write_built_in
 from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
-from .source import ConfigSource, Seen, Stamp, stamp
+from .source import SERVED, SETTLE_S, ConfigSource, Seen, Stamp, stamp
 from .wording import in_ascii
 
 __all__ = [
     "BUILT_IN",
+    "SERVED",
+    "SETTLE_S",
     "Caller",
     "ClientConfig",
     "Config",
@@ -33,6 +35,7 @@ __all__ = [
     "Seen",
     "Stamp",
     "changes",
+    "default_path",
     "digest_of",
     "in_ascii",
     "is_loopback",

@@ -28,6 +28,11 @@ _DEFAULT = Path(__file__).with_name("default.yaml")
 BUILT_IN = "built-in default"
 
 
+def default_path(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the configuration is if nobody says where."""
+    return environ.get(PATH_VARIABLE) or DEFAULT_PATH
+
+
 def load_config(
     path: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
@@ -68,7 +73,7 @@ def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ)
     Where `path` is None, it is the file that `load_config` would look for. As keys will be in it,
     only its owner may read it.
     """
-    where = path or environ.get(PATH_VARIABLE) or DEFAULT_PATH
+    where = path or default_path(environ)
     with open(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(_DEFAULT.read_bytes())
     return where

@@ -5,6 +5,7 @@ Reads files, and knows nothing of who runs on the configuration.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Device, inode, time of change in ns, and size. None: there is no such file.
 Stamp: TypeAlias = "tuple[int, int, int, int] | None"
+
+# A file must stay as it is for so long before it is read: whoever writes it may not be done.
+SETTLE_S = 0.25
 
 # By path, each file that was looked at, as it was then.
 Seen: TypeAlias = dict[str, Stamp]
@@ -42,6 +46,8 @@ class ConfigSource:
         self._read = read
         self.seen: Seen = {}
         self.config = read(self.seen)
+        self._stamps = self.seen  # at the last look
+        self._same_since = -math.inf
 
     @classmethod
     def of(cls, config: Config) -> ConfigSource:
@@ -62,7 +68,25 @@ class ConfigSource:
         finally:
             self.seen = seen
 
-    def changed(self) -> Seen | None:
-        """The files as they are now, if any is not as it was when it was read."""
-        now = {path: stamp(path) for path in self.seen}
-        return None if now == self.seen else now
+    def has_changed(self) -> bool:
+        """Whether any of the files is not as it was when it was read."""
+        return self.seen != {path: stamp(path) for path in self.seen}
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether any had changed at the last look."""
+        return self._stamps != self.seen
+
+    def is_due(self, now: float) -> bool:
+        """Whether files have changed, and were the same at all looks for SETTLE_S until now.
+
+        `now` is a monotonic moment.
+        """
+        stamps = {path: stamp(path) for path in self.seen}
+        if stamps != self._stamps:
+            self._stamps, self._same_since = stamps, now
+        return self.is_settling and now >= self._same_since + SETTLE_S
+
+
+# What a server whose settings are ours serves. Its master reads it again before each fork.
+SERVED: list[ConfigSource] = []

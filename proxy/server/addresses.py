@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from ..config import Config
 from ..errors import ConfigError
 
@@ -35,21 +37,25 @@ def servable(config: Config, *hosts: str) -> Config:
     return config
 
 
-def successor(old: Config | None, new: Config) -> Config:
-    """`new`, if it may replace `old` in a server that listens; else raises ConfigError.
+def in_force(started: Config, new: Config) -> Config:
+    """What of `new` takes effect in a server that started with another; a warning names the rest.
 
-    gunicorn gives up its old address before it tries the new one, and ends if that fails.
+    Raises ConfigError if a server must not listen with it where this one does.
     """
-    if old is None:
-        return servable(new)
-    old_address = old.host or "0.0.0.0", old.port
-    servable(new, *(host for host, port in _bound if (host, port) != old_address))
-    new_address = new.host or "0.0.0.0", new.port
-    moves = new_address != old_address and old.port in [port for _, port in _bound]
-    # An address in use may be our own: workers from before the reload listen on for a while.
-    if moves and (why := _why_not(new_address)):
-        raise ConfigError([why])
-    return new
+    servable(new, *(host for host, _ in _bound))
+    kept = {
+        "host": started.host,
+        "port": started.port,
+        # Each has a thread, and there are as many as at the start.
+        "max_requests_in_flight": min(new.max_requests_in_flight, started.max_requests_in_flight),
+    }
+    waiting = [
+        f"{name.replace('_', '-')} {getattr(started, name)} -> {getattr(new, name)}"
+        for name, value in kept.items()
+        if value != getattr(new, name)
+    ]
+    more = (f"{', '.join(waiting)}: needs a restart, or SIGUSR2",) if waiting else ()
+    return msgspec.structs.replace(new, **kept, warnings=new.warnings + more)
 
 
 def check_addresses(addresses: Iterable[Any], *, shared: bool = False) -> None:

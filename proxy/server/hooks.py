@@ -11,9 +11,12 @@ import os
 import secrets
 import signal
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from ..config import BUILT_IN, Config
+from ..config import BUILT_IN, Config, ConfigSource
 from ..errors import ConfigError
 from . import stopping, systemd
 from .addresses import check_addresses, note_bound, servable
@@ -39,6 +42,11 @@ log = logging.getLogger("proxy.serving")
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
+def _is_ours(app: Any) -> bool:
+    """Whether it is an application of ours, so that workers can stay when it changes."""
+    return getattr(app, "app_uri", APPLICATION) in (APPLICATION, "proxy:create_app()")
+
+
 def _instance(pid: int) -> str:
     """The name of a server, which no earlier or later one has."""
     return f"{pid}-{_TOKEN}"
@@ -52,8 +60,8 @@ def _exit(number: int, frame: object) -> None:
 class Hooks:
     """The hooks of one server, by gunicorn's names. Forked with it: each worker has its own."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, source: ConfigSource) -> None:
+        self._source = source
         self._control: Control | None = None
 
     def on_starting(self, server: Any) -> None:
@@ -61,20 +69,45 @@ class Hooks:
         unblock_gunicorns_logs()
         systemd.expect_workers(server)
         stopping.take_over(server, lambda: self._config.shutdown_delay_s)
+        if _is_ours(server.app):
+            # gunicorn looks it up on the arbiter at each SIGHUP. Its own starts new workers.
+            server.handle_hup = partial(self._hang_up, server)
+            server.manage_workers = partial(self._manage, server, server.manage_workers)
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
+    def _hang_up(self, server: Any) -> None:
+        """At SIGHUP, in the master: have the workers read the configuration and reopen logs.
+
+        They go on, with all that they hold. Each of them reads by itself, and logs what is wrong.
+        """
+        systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._read(server)
+        server.log.reopen_files()
+        server.kill_workers(signal.SIGHUP)
+        systemd.notify("READY=1")
+
+    def _manage(self, server: Any, manage_workers: Callable[[], None]) -> None:
+        """In the master, once a second at least: workers that it forks begin with what is good."""
+        if self._source.is_due(time.monotonic()):
+            self._read(server)
+        manage_workers()
+
+    def _read(self, server: Any) -> None:
+        """In the master. Workers, who read it too, log what is wrong."""
+        with contextlib.suppress(ConfigError):
+            self._source.read()
+            server.app.callable = None
+
     def on_reload(self, server: Any) -> None:
-        """At SIGHUP, before the new workers are forked."""
+        """At SIGHUP, if the application is not ours and gunicorn starts it anew."""
         unblock_gunicorns_logs()
-        server.app.callable = None
-        self._note_bound(server)
 
     def when_ready(self, server: Any) -> None:
         """Print the summary: the socket is bound, and callers can connect."""
         self._note_bound(server)
         said = summary(
-            self._config,
+            self._source.config,
             [str(listener) for listener in server.LISTENERS] or list(server.cfg.bind),
             workers=server.cfg.workers,
             threads=server.cfg.threads,
@@ -87,7 +120,7 @@ class Hooks:
         # With gunicorn's `reuse_port` each worker opens its own.
         names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
         try:
-            servable(self._config, *note_bound(names))
+            servable(self._source.config, *note_bound(names))
         except ConfigError as error:
             print("\n".join(error.problems), file=sys.stderr)
             server.halt(exit_status=EXIT_CONFIG)
@@ -96,7 +129,9 @@ class Hooks:
         """Give the worker a core, in the master, which knows those of all workers."""
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
-        if getattr(server.app, "app_uri", APPLICATION) == APPLICATION:
+        if _is_ours(server.app):
+            if self._source.has_changed():
+                self._read(server)
             # Load it once for all workers, which share what they do not write to. Any other
             # application is left to each worker: it may hold what does not survive a fork.
             server.app.wsgi()
@@ -106,8 +141,10 @@ class Hooks:
         """Obey signals to end in the worker, until gunicorn has set its handlers.
 
         The master's handlers would put such a signal into a queue that nobody in a worker reads,
-        and it is sent only once.
+        and it is sent only once. SIGHUP, which would end the worker, waits for our handler.
         """
+        if _is_ours(server.app):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         for number in _ENDINGS:
             signal.signal(number, _exit)
         while not server.SIG_QUEUE.empty():
@@ -118,25 +155,37 @@ class Hooks:
         """Tune the worker and open its control socket, before it takes a request."""
         tune(worker.core, worker.cfg.threads)
         self._open_control(worker)
+        if _is_ours(worker.app):
+            signal.signal(signal.SIGHUP, partial(self._hung_up, worker))
+            signal.siginterrupt(signal.SIGHUP, False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         systemd.serves(worker.ppid)
+
+    def _hung_up(self, worker: Any, *_: object) -> None:
+        """The worker's signal handler."""
+        worker.log.reopen_files()
+        if self._control is not None:
+            self._control.wake()
 
     def _open_control(self, worker: Any) -> None:
         proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
         if "proxy" not in proxies:
             return  # wrapped in something else: no control
+        gateway = proxies["proxy"].gateway_of(worker.wsgi)
+        gateway.reloader.report()
         names = [listener.getsockname() for listener in worker.sockets]
         ports = [name[1] for name in names if isinstance(name, tuple)]
         try:
             self._control = Control(
-                proxies["proxy"].gateway_of(worker.wsgi),
-                port=ports[0] if ports else self._config.port,
+                gateway,
+                port=ports[0] if ports else self._source.config.port,
                 instance=_instance(worker.ppid),
                 predecessor=os.environ.get(_PREDECESSOR, ""),
                 alone=not ports,  # a TCP port is no other's
                 control_dir=self._config.control_dir,
             )
         except OSError as error:
-            log.warning("`poolproxy status` will not find worker %s: %s", worker.pid, error)
+            log.warning("worker %s heeds neither SIGHUP nor commands: %s", worker.pid, error)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
         """Close the control socket, after the worker has served its last request."""

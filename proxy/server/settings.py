@@ -17,9 +17,9 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from ..app import create_app
-from ..config import Config, load_config
+from ..config import SERVED, Config, ConfigSource, Seen, load_config
 from ..errors import ConfigError
-from .addresses import successor
+from .addresses import in_force, servable
 from .hooks import APPLICATION, EXIT_CONFIG, Hooks
 from .logs import set_up_logs
 
@@ -42,35 +42,51 @@ GRACEFUL_TIMEOUT_S = 120
 
 log = logging.getLogger("proxy.serving")
 
-_loaded: list[Config] = []  # by `load_or_exit`, the last one
 
-
-def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
+def load_or_exit(environ: Mapping[str, str] = os.environ) -> ConfigSource:
     """The configuration to serve. At a start, prints every problem and exits with status 2.
 
-    At SIGHUP gunicorn reads its own file again: then a configuration that cannot be served is
-    logged, and the last one stays.
+    gunicorn reads its own file again at the SIGHUP of an application that is not ours: then a
+    configuration that cannot be served changes nothing.
     """
     try:
-        _loaded[:] = [successor(_loaded[0] if _loaded else None, load_config(environ=environ))]
+        if SERVED:
+            SERVED[0].read()
+        else:
+            SERVED.append(_served(lambda seen: load_config(environ=environ, seen=seen)))
     except ConfigError as error:
-        if not _loaded:
+        if not SERVED:
             print("\n".join(error.problems), file=sys.stderr)
             sys.exit(EXIT_CONFIG)
         log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
-    return _loaded[0]
+    return SERVED[0]
+
+
+def _served(read: Callable[[Seen], Config]) -> ConfigSource:
+    """The source of what a server can serve; raises ConfigError."""
+    started: list[Config] = []
+
+    def read_servable(seen: Seen) -> Config:
+        config = read(seen)
+        if started:
+            return in_force(started[0], config)
+        started.append(servable(config))
+        return config
+
+    return ConfigSource(read_servable)
 
 
 def application() -> Flask:
-    """The application of the loaded configuration, even if its file was edited meanwhile."""
-    return create_app(_loaded[0])
+    """The application of the configuration that is served."""
+    return create_app(SERVED[0])
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(source: ConfigSource) -> dict[str, Any]:
     """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
+    config = source.config
     threads = config.max_requests_in_flight + SPARE_THREADS
     host = config.host or "0.0.0.0"
-    hooks = Hooks(config)
+    hooks = Hooks(source)
     return {
         "wsgi_app": APPLICATION,
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
@@ -91,10 +107,11 @@ def settings(config: Config) -> dict[str, Any]:
     }
 
 
-def run(read: Callable[[], Config], *, workers: int | None = None) -> None:
+def run(read: Callable[[Seen], Config], *, workers: int | None = None) -> None:
     """Serve until a signal ends it; needs no file of this project's but the package.
 
-    `read` is called at the start, and again at SIGHUP; raises what it raises at the start only.
+    `read` is called at the start, and whenever the files that it notes have changed; raises what it
+    raises at the start only.
     Settings in `$GUNICORN_CMD_ARGS` win over ours, `workers` over both.
     """
     # At SIGUSR2 the server starts itself anew by the words of its own command line.
@@ -109,15 +126,14 @@ class _Server(BaseApplication):  # type: ignore[misc]
     that was edited meanwhile.
     """
 
-    def __init__(self, read: Callable[[], Config], workers: int | None) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[Seen], Config], workers: int | None) -> None:
         self._overrides = {} if workers is None else {"workers": workers}
-        self._config = read()
+        self._source = _served(read)
         super().__init__(prog="poolproxy")
 
     def load_config(self) -> None:
-        set_up_process(self._config)
-        for name, value in settings(self._config).items():
+        set_up_process(self._source.config)
+        for name, value in settings(self._source).items():
             if name in self.cfg.settings:  # as gunicorn takes them from a file
                 self.cfg.set(name, value)
         parser = self.cfg.parser()
@@ -128,17 +144,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return create_app(self._config)
-
-    def reload(self) -> None:
-        """Read the file again, at SIGHUP. What cannot be served is logged and changes nothing."""
-        try:
-            self._config = successor(self._config, self._read())
-        except ConfigError as error:
-            log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
-        else:
-            self.callable = None
-            super().reload()
+        return create_app(self._source)
 
 
 def set_up_process(config: Config) -> None:

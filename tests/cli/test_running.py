@@ -6,12 +6,17 @@ import json
 import os
 import re
 import signal
+from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from proxy.cli.running import _find
+from proxy.cli.running import _find, _port
 from proxy.config import load_config
+from proxy.errors import ConfigError
 from tests.support.commandline import Instance, Shell, provider, serving, wait_for
 from tests.support.upstream import MODEL, Upstream, error
 
@@ -126,21 +131,87 @@ def test_instance_on_another_port_is_pointed_at(instance: Instance) -> None:
     assert f"--port {instance.port}" in err
 
 
+def test_reload_tells_what_changed_or_what_is_wrong(instance: Instance) -> None:
+    """In all workers before it ends. What is wrong is printed, as `status` does, with status 2."""
+    text = instance.shell.read()
+    config = {**yaml.safe_load(text), "queue-timeout": 7}
+    instance.shell.write(config)
+    done = instance.command("reload")
+    said = {"queue-timeout 30 -> 7", "nothing changed"}  # it may have been quicker by itself
+    assert done.status == 0
+    assert all(line.rpartition(": ")[2] in said for line in done.out.splitlines()), done
+    assert " of 2 workers: " in done.out
+    instance.shell.write("port: [")
+    done = instance.command("reload")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("config.yaml: line 1, column 8: not YAML: ")
+    assert done.err.count("\n") == 1
+    done = instance.command("status")
+    assert done.status == 0
+    assert "the configuration stays as it was: config.yaml: line 1" in done.out
+    instance.shell.write(text)
+    assert instance.command("reload").status == 0
+    assert "stays as it was" not in instance.command("status").out
+
+
+@pytest.mark.parametrize("running", [[], [8317], [1, 2]])
+def test_file_that_is_wrong_names_no_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, running: list[int]
+) -> None:
+    """Then the only instance is meant: somebody may ask it what is wrong."""
+    (tmp_path / "config.yaml").write_text("port: [")
+    monkeypatch.setattr("proxy.cli.running.running_ports", lambda: running)
+    args = Namespace(file=str(tmp_path / "config.yaml"), port=None)
+    if len(running) == 1:
+        assert _port(args) == running[0]
+    else:
+        with pytest.raises(ConfigError):
+            _port(args)
+
+
+def test_clients_that_leave_are_told_of(instance: Instance) -> None:
+    """Until their last request has ended; nobody can disable one any more."""
+    text = instance.shell.read()
+    config = yaml.safe_load(text)
+    config["demo"] = [{"name": "slow", "delay-ms": 1000, "models": [{"name": "slow"}]}]
+    instance.shell.write(config)
+    assert instance.command("reload").status == 0
+    with instance.open_stream("slow"):
+        instance.shell.write(text)
+        assert instance.command("reload").status == 0
+        assert instance.log().count("1 client more, 1 less (drains 1 request)") == 1
+        out = instance.command("status").out
+        assert re.search(r"^slow +leaving +1/", out, re.MULTILINE), out
+        assert instance.command("disable", "slow").status == 1
+    wait_for(lambda: "leaving" not in instance.command("status").out)
+
+
 @pytest.mark.slow
 def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
-    """Neither a reload nor a worker's death puts a client back into service."""
-    with Shell({"port": 0, "demo": [{"name": "demo"}]}) as shell:
+    """Neither another label nor a worker's death puts a client back into service."""
+
+    def config_of(name: str) -> dict[str, Any]:
+        entry = {"name": name, "base-url": upstream.url, "models": [{"name": "m"}]}
+        return {"port": 0, "openai-compatibility": [entry]}
+
+    def labels_in(running: Instance) -> set[str]:
+        return {each["client"] for one in running.workers().values() for each in one["clients"]}
+
+    with Upstream() as upstream, Shell(config_of("p")) as shell:
         with serving(shell) as running:
-            assert running.command("disable", "demo").status == 0
+            assert running.command("disable", "p").status == 0
             before = set(running.workers())
+            shell.write(config_of("renamed"))
+            labels = {"renamed"}
+            wait_for(lambda: labels_in(running) == labels, running.log)
+            orders = next(shell.path.glob("poolproxy-*/*.disabled"))
+            wait_for(lambda: orders.read_text() == '["renamed"]', running.log)
             running.killed = min(before)
             os.kill(running.killed, signal.SIGKILL)
             wait_for(lambda: len(set(running.workers()) - before) == 1, running.log)
-            running.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: running.workers().keys().isdisjoint(before), running.log)
-            assert {running.chat("demo")[0] for _ in range(MANY)} == {503}
+            assert {running.chat("m")[0] for _ in range(MANY)} == {503}
         with serving(shell) as running:
-            assert running.chat("demo")[0] == 200
+            assert running.chat("m")[0] == 200
 
 
 def test_service_is_found_by_its_file() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, ConfigSource, Seen, load_config
+from proxy.config import SETTLE_S, Config, ConfigSource, Seen, load_config
 from proxy.errors import ConfigError
 
 DEMO = "demo: [{name: demo}]\n"
@@ -26,10 +26,10 @@ def source_of(path: Path, text: str = DEMO) -> ConfigSource:
 def test_what_is_as_it_was_read_has_not_changed(tmp_path: Path) -> None:
     """However often it is looked at, and when it is made of a mapping or given whole."""
     source = source_of(tmp_path / "config.yaml")
-    assert source.changed() is None
-    assert source.changed() is None
+    assert not source.has_changed()
+    assert not source.has_changed()
     whole = ConfigSource.of(source.config)
-    assert whole.changed() is None
+    assert not whole.has_changed()
     assert whole.read() is source.config
 
 
@@ -60,15 +60,14 @@ def test_a_change_is_seen_until_it_is_read(tmp_path: Path, change: Callable[[Pat
     path = tmp_path / "config.yaml"
     source = source_of(path)
     change(path)
-    changed = source.changed()
-    assert changed is not None
-    assert source.changed() == changed
+    assert source.has_changed()
+    assert source.has_changed()
     if path.exists():
         source.read()
     else:
         with pytest.raises(ConfigError, match="cannot be read"):
             source.read()
-    assert source.changed() is None
+    assert not source.has_changed()
 
 
 def test_a_folder_that_is_swapped_behind_a_link_is_a_change(tmp_path: Path) -> None:
@@ -82,9 +81,30 @@ def test_a_folder_that_is_swapped_behind_a_link_is_a_change(tmp_path: Path) -> N
     source = ConfigSource(reader(tmp_path / "config.yaml"))
     (tmp_path / "..data_tmp").symlink_to("two")
     (tmp_path / "..data_tmp").replace(tmp_path / "..data")
-    assert source.changed() is not None
+    assert source.has_changed()
     source.read()
-    assert source.changed() is None
+    assert not source.has_changed()
+
+
+def test_a_change_is_due_when_it_has_settled(tmp_path: Path) -> None:
+    """Each further change begins the time anew; one that is taken back is none."""
+    path = tmp_path / "config.yaml"
+    source = source_of(path)
+    before = path.stat()
+    assert not source.is_due(0.0)
+    rewrite(path)
+    assert not source.is_due(10.0)
+    assert not source.is_due(10.0 + SETTLE_S / 2)
+    touch(path)
+    assert not source.is_due(10.0 + SETTLE_S)
+    assert source.is_due(10.0 + 2 * SETTLE_S)
+    path.write_text(DEMO)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not source.is_due(20.0)
+    rewrite(path)
+    assert not source.is_due(30.0)
+    source.read()
+    assert not source.is_due(40.0)
 
 
 def test_files_that_it_names_count(tmp_path: Path) -> None:
@@ -94,14 +114,14 @@ def test_files_that_it_names_count(tmp_path: Path) -> None:
     text = "openai-compatibility: [{name: p, base-url: 'https://p.test', ca-bundle: %s.pem}]\n"
     source = source_of(path, text % "ca")
     bundle.write_text("new")
-    assert source.changed() is not None
+    assert source.has_changed()
     source.read()
     path.write_text(text % "later")
     with pytest.raises(ConfigError, match="ca-bundle: no readable file"):
         source.read()
-    assert source.changed() is None
+    assert not source.has_changed()
     (tmp_path / "later.pem").write_text("")
-    assert source.changed() is not None
+    assert source.has_changed()
     source.read()
     assert not source.problems
 
@@ -117,7 +137,7 @@ def test_a_change_while_it_is_read_is_not_lost(tmp_path: Path) -> None:
         return config
 
     source = ConfigSource(read)
-    assert source.changed() is not None
+    assert source.has_changed()
 
 
 def test_what_is_wrong_changes_nothing_and_is_known_until_it_is_mended(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.config import load_config
+from proxy.config import ConfigSource, load_config
 from proxy.server.settings import settings
 from tests.support.callers import chat_request
 from tests.support.commandline import wait_for
@@ -164,7 +164,7 @@ def short_path() -> Iterator[Path]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("way", ["gunicorn", pytest.param("serve", marks=pytest.mark.slow)])
 def test_unix_socket_left_from_a_crash_is_replaced(short_path: Path, way: str) -> None:
-    """And outlives a reload and an upgrade by SIGUSR2, which inherits it, as orders do."""
+    """And outlives an upgrade by SIGUSR2, which inherits it, as orders do."""
     path, log = short_path / "s", short_path / "log"
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
@@ -193,15 +193,13 @@ def test_unix_socket_left_from_a_crash_is_replaced(short_path: Path, way: str) -
         before = workers()
         disable = [sys.executable, "-m", "proxy", "disable", "demo", "--port", "0"]
         subprocess.run(disable, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
-        os.kill(master, signal.SIGHUP)
-        reloaded = check_one(but=before)
         os.kill(master, signal.SIGUSR2)
         wait_for(lambda: len(workers()) == 2, log.read_text)
-        (upgraded,) = workers() - {reloaded}
+        (upgraded,) = workers() - before
         process.terminate()
         assert process.wait(PATIENCE_S) == 0
         master = int(Path(f"/proc/{upgraded}/stat").read_text().rpartition(")")[2].split()[1])
-        assert check_one(but={reloaded}) == upgraded
+        assert check_one(but=before) == upgraded
         promoted = time.monotonic() + 2  # the new server looks once a second for the old one
         wait_for(lambda: time.monotonic() > promoted)
     finally:
@@ -329,75 +327,6 @@ def test_requests_go_on_though_nobody_reads_the_log(tmp_path: Path, kind: str) -
     assert b" proxy.request " in said
 
 
-def test_reload_to_a_port_in_use_changes_nothing(tmp_path: Path) -> None:
-    """gunicorn would give up the old one first, and end."""
-    path = tmp_path / "config.yaml"
-    port = free_port()
-    path.write_text(json.dumps({"port": port, "demo": [{"name": "demo"}]}))
-    with socket.create_server(("127.0.0.1", 0)) as busy, Gateway(path) as running:
-        taken = busy.getsockname()[1]
-        path.write_text(json.dumps({"port": taken, "demo": [{"name": "demo"}]}))
-        os.kill(running.pid, signal.SIGHUP)
-        running.wait_for_line(lambda line: f"stays as it was: port {taken} is in use" in line)
-        assert running.chat("demo").status == 200
-
-
-def test_reload_may_open_what_it_withdraws_to_this_machine(tmp_path: Path) -> None:
-    """Keys may go with the address that needed them; gunicorn cannot leave it for the same port."""
-    path = tmp_path / "config.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port, next_port = one.getsockname()[1], free_port("")
-    demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
-    keyed = json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]})
-    path.write_text(keyed)
-    with Gateway(path) as running:
-        path.write_text(json.dumps(demo))
-        os.kill(running.pid, signal.SIGHUP)
-        running.wait_for_line(lambda line: "stays as it was" in line)
-        assert running.chat("demo").status == 401
-        path.write_text(json.dumps({**demo, "port": next_port}))
-        os.kill(running.pid, signal.SIGHUP)
-        healthz = ("--retry", "20", "--retry-connrefused", f"http://127.0.0.1:{next_port}/healthz")
-        assert json.loads(curl(*healthz))
-        running.host, running.port = "127.0.0.1", next_port
-        assert running.chat("demo").status == 200
-
-
-@pytest.mark.parametrize("port", [0, None], ids=["another", "the same"])
-def test_reload_opens_nothing_that_the_command_line_binds(tmp_path: Path, port: int | None) -> None:
-    """It is refused; where the file named that address too, the server ends instead."""
-    path = tmp_path / "config.yaml"
-    if port is None:
-        port = free_port("")
-    demo: dict[str, object] = {"port": port, "demo": [{"name": "demo"}]}
-    path.write_text(json.dumps({**demo, "host": "0.0.0.0", "api-keys": ["sk-caller-0123456789"]}))
-    with Gateway(path, env={"GUNICORN_CMD_ARGS": f"--bind 0.0.0.0:{port}"}) as running:
-        path.write_text(json.dumps({**demo, "port": 0}))
-        os.kill(running.pid, signal.SIGHUP)
-        if port:
-            assert running.wait_ended() == 2
-        else:
-            running.wait_for_line(lambda line: "stays as it was" in line)
-            assert running.chat("demo").status == 401
-
-
-def test_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
-    """SIGHUP under gunicorn's own command: its problems are logged, and callers are served on."""
-    path = tmp_path / "config.yaml"
-    demo: dict[str, object] = {"port": 0, "demo": [{"name": "demo"}]}
-    path.write_text(json.dumps(demo))
-    with Gateway(path) as running:
-        path.write_text("demo: [")
-        os.kill(running.pid, signal.SIGHUP)
-        running.wait_for_line(lambda line: "the configuration stays as it was" in line)
-        assert running.chat("demo").status == 200
-        path.write_text(
-            json.dumps({**demo, "demo": [{"name": "demo", "models": [{"name": "new"}]}]})
-        )
-        os.kill(running.pid, signal.SIGHUP)
-        wait_for(lambda: running.chat("new").status == 200, lambda: running.log)
-
-
 def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> None:
     """gunicorn's `reuse_port`: others may listen there as well, and the address is still told."""
     with socket.socket() as other:
@@ -407,8 +336,8 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
         address = other.getsockname()
         bind = f"127.0.0.1:{address[1]}"
         cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1, threads=9)
-        server = SimpleNamespace(cfg=cfg, LISTENERS=[])
-        hooks = settings(load_config({"demo": [{"name": "demo"}]}))
+        server = SimpleNamespace(cfg=cfg, LISTENERS=[], app=SimpleNamespace(app_uri="mine:app"))
+        hooks = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))
         hooks["on_starting"](server)
         hooks["when_ready"](server)
         said = capsys.readouterr().out
@@ -438,8 +367,8 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
 ) -> None:
     """By the master's handler, that is into its queue, or a moment later."""
     monkeypatch.setattr(os, "_exit", sys.exit)
-    post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
-    server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue())
+    post_fork = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))["post_fork"]
+    server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue(), app=SimpleNamespace(app_uri="mine:app"))
     server.SIG_QUEUE.put(signal.SIGHUP)
     post_fork(server, None)
     with pytest.raises(SystemExit):
@@ -450,7 +379,13 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
 
 
 @pytest.mark.parametrize(
-    ("uri", "made"), [("proxy.server.settings:application()", 1), ("mine:app", 0), (None, 1)]
+    ("uri", "made"),
+    [
+        ("proxy.server.settings:application()", 1),
+        ("proxy:create_app()", 1),
+        ("mine:app", 0),
+        (None, 1),
+    ],
 )
 def test_only_our_application_is_made_before_the_fork(
     monkeypatch: pytest.MonkeyPatch, uri: str | None, made: int
@@ -458,13 +393,11 @@ def test_only_our_application_is_made_before_the_fork(
     """Another's may hold what a fork does not survive; None: `poolproxy serve` has no URI."""
     monkeypatch.setattr("proxy.server.hooks.settle", lambda: None)
     calls: list[str] = []
-    app = SimpleNamespace(wsgi=lambda: calls.append("made"), callable="old")
+    app = SimpleNamespace(wsgi=lambda: calls.append("made"))
     if uri is not None:
         app.app_uri = uri
     cfg = SimpleNamespace(workers=1, address=[])
-    server = SimpleNamespace(app=app, WORKERS={}, LISTENERS=[], cfg=cfg)
-    hooks = settings(load_config({"demo": [{"name": "demo"}]}))
+    server = SimpleNamespace(app=app, WORKERS={}, cfg=cfg)
+    hooks = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))
     hooks["pre_fork"](server, SimpleNamespace())
     assert len(calls) == made
-    hooks["on_reload"](server)
-    assert app.callable is None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -108,16 +106,16 @@ def test_killed_worker_harms_its_own_callers_only(upstream: Upstream) -> None:
             streams[one] = held.enter_context(opened)
         where = holders(gateway)
         assert where.keys() == set(ids)
-        gateway.killed = where["stream-0"]
+        victim = where["stream-0"]
         with Asking(gateway) as load:
             wait_for(lambda: load.answered > 20)
-            os.kill(gateway.killed, signal.SIGKILL)
+            gateway.kill(victim)
             known = load.answered
             wait_for(lambda: load.answered > known + 50)
         assert load.broken <= 4, "who asked the other worker, or came later, noticed"
         gate.set()
         for one, response in streams.items():
-            if where[one] == gateway.killed:
+            if where[one] == victim:
                 with pytest.raises((http.client.HTTPException, OSError)):
                     response.read()
             else:
@@ -132,9 +130,9 @@ def test_killed_worker_is_replaced_soon() -> None:
     with Gateway({"demo": [{"name": "demo"}]}) as gateway:
         while not took or min(took) > REPLACED_S:
             assert len(took) < TRIES, took
-            [gateway.killed] = pids(gateway)
+            [victim] = pids(gateway)
             began = time.monotonic()
-            os.kill(gateway.killed, signal.SIGKILL)
+            gateway.kill(victim)
             assert gateway.chat("demo").status == 200
             took.append(time.monotonic() - began)
 
@@ -164,7 +162,8 @@ def breaking(tmp_path: Path) -> Iterator[tuple[Breaks, Path]]:
 def test_worker_whose_loop_breaks_is_replaced(breaking: tuple[Breaks, Path]) -> None:
     """It does not wait for its streams, which may go on for hours: they are told."""
     gateway, trigger = breaking
-    [gateway.killed] = pids(gateway)
+    [victim] = pids(gateway)
+    gateway.killed.add(victim)
     words = {"role": "user", "content": "word " * 1000}
     body = {"model": "demo", "stream": True, "messages": [words]}
     with gateway.open("POST", CHAT, body) as response:
@@ -172,4 +171,4 @@ def test_worker_whose_loop_breaks_is_replaced(breaking: tuple[Breaks, Path]) -> 
         trigger.touch()
         assert b"server_shutting_down" in response.read()
     assert gateway.chat("demo").status == 200
-    assert gateway.killed not in pids(gateway)
+    assert victim not in pids(gateway)

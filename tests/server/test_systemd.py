@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_ready_is_said_when_a_worker_serves(folder: Path, way: str) -> None:
     log = (folder / "log").read_text()
     assert "Traceback" not in log
     assert death_in(log) is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reload_is_told_at_its_begin_and_its_end(folder: Path, way: str) -> None:
+    """RELOADING with the moment, by which systemd knows that it is no earlier one."""
+    with (
+        Systemd(str(folder / "notify")) as told,
+        service(folder, WAYS[way], told.address) as process,
+    ):
+        told.next()
+        before = time.monotonic_ns() // 1000
+        process.send_signal(signal.SIGHUP)
+        state, moment = told.next().split("\n")
+        assert state == "RELOADING=1"
+        assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+        assert told.next() == "READY=1"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a name without a file is Linux's")

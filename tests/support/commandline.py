@@ -63,6 +63,10 @@ class Shell:
         text = config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False)
         (self.path / "config.yaml").write_text(text)
 
+    def read(self) -> str:
+        """The configuration as it is."""
+        return (self.path / "config.yaml").read_text()
+
     def environment(self, **more: str) -> dict[str, str]:
         return environment(XDG_RUNTIME_DIR=str(self.path), **more)
 
@@ -138,6 +142,20 @@ class Instance:
             connection.request("POST", "/v1/chat/completions", json.dumps(body))
             with connection.getresponse() as response:
                 return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    @contextmanager
+    def open_stream(self, model: str) -> Iterator[http.client.HTTPResponse]:
+        """A stream whose first chunk is here."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            messages = [{"role": "user", "content": "Hi"}]
+            body = {"model": model, "messages": messages, "stream": True}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body))
+            with connection.getresponse() as response:
+                assert response.readline().startswith(b"data: ")
+                yield response
         finally:
             connection.close()
 

@@ -226,8 +226,6 @@ class Gateway:
     `config` is a file's, or a mapping of its shape, which gets a free port.
     """
 
-    killed: int | None = None  # the worker that a test kills
-
     def __init__(
         self,
         config: Mapping[str, Any] | Path,
@@ -245,6 +243,8 @@ class Gateway:
             path.write_text(json.dumps({"port": 0, **config}))  # YAML as well
         else:
             path = config
+        self.path = path
+        self.killed: set[int] = set()  # workers that a test has killed
         self._secret = re.compile("|".join(map(re.escape, known)) or r"(?!)")
         settings = {"PROXY_CONFIG": str(path), "WEB_CONCURRENCY": str(workers), **(env or {})}
         self._grown = threading.Condition()  # guards _lines and _is_over; notified of every change
@@ -381,6 +381,35 @@ class Gateway:
         usual = {"api_key": "none", "max_retries": 0, "timeout": PATIENCE_S}
         return {"base_url": f"{self.url}/v1", **usual, **options}
 
+    # Its workers and its configuration
+
+    def workers(self) -> set[int]:
+        """The pids of the workers, by Linux's /proc."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return {int(pid) for pid in children.split()}
+
+    def kill(self, worker: int) -> None:
+        """Kill a worker, of whose death the log may tell."""
+        self.killed.add(worker)
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+    def write(self, config: Mapping[str, Any] | str) -> None:
+        """Put another configuration in the place of its file."""
+        if not isinstance(config, str):
+            config = json.dumps({"port": 0, **config})
+        draft = self.path.with_suffix(".new")
+        draft.write_text(config)
+        draft.replace(self.path)
+
+    def hang_up(self) -> None:
+        """Have it read its configuration now."""
+        self._process.send_signal(signal.SIGHUP)
+
+    def count_lines(self, part: str) -> int:
+        """How many lines of its log so far hold these words."""
+        return sum(part in line for line in self.log.splitlines())
+
     # Its end
 
     def terminate(self) -> None:
@@ -403,10 +432,9 @@ class Gateway:
                 self._kill()
         self._check_secrets(self.log)
         assert not (key := key_in(self.log)), f"a key is shown: {key}"
-        rest = "\n".join(
-            line for line in self.log.splitlines() if f"(pid:{self.killed})" not in line
-        )
-        assert not (death := death_in(rest)), f"{death}\n{self.log}"
+        lines = self.log.splitlines()
+        rest = [line for line in lines if not any(f"(pid:{pid})" in line for pid in self.killed)]
+        assert not (death := death_in("\n".join(rest))), f"{death}\n{self.log}"
         for bad in ("Traceback", "ResourceWarning"):
             assert bad not in self.log, self.log
 

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ...errors import ConfigError
+from ...net.watch import CallerConnection
+from ...reload import LOOK_S
 from ...version import __version__
+from ..logs import set_up_logs
 from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, share, sweep, unlink
 from .query import ANSWER_TIMEOUT_S, ask_all
 
@@ -60,8 +64,9 @@ class Control:
 
     Made after the fork. `instance` begins with the server's pid and a dash; its workers have it in
     common, and no others. `predecessor`: the instance that is replaced, whose orders stay in force.
-    Raises OSError where no such socket can be had; with `alone` also if another instance answers
-    on that port.
+    Its thread also has the configuration looked at. Where no such socket can be had, and with
+    `alone` if another instance answers on that port, the log says so, and that is all that the
+    thread does. Raises OSError if there can be no thread.
     """
 
     def __init__(
@@ -76,38 +81,52 @@ class Control:
     ) -> None:
         self._gateway = gateway
         self._instance = instance
-        if alone:
-            _check_alone(port, control_dir, (instance, predecessor))
-        self._path, self._listener = _listen(port, control_dir)
-        self._directory = os.path.dirname(self._path)
-        self._orders_path = orders_path(self._directory, instance)
-        # The socket listens already, so that an order given now is in the file or comes by it.
-        self._obey_orders(predecessor)
-        sweep(self._directory, instance)
+        self._generation = gateway.generation
+        self._path, self._orders_path = "", ""
+        self._listener: socket.socket | None = None
+        try:
+            if alone:
+                _check_alone(port, control_dir, (instance, predecessor))
+            self._path, self._listener = _listen(port, control_dir)
+        except OSError as error:
+            log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
+        else:
+            directory = os.path.dirname(self._path)
+            self._orders_path = orders_path(directory, instance)
+            # The socket listens already, so that an order given now is in the file or comes by it.
+            self._obey_orders(predecessor)
+            sweep(directory, instance)
         self._stopped, self._stop = socket.socketpair()
+        self._stop.setblocking(False)
         self._askers: dict[int, _Asker] = {}  # of the thread alone
         self._poller = select.poll()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # none can be had
-            unlink(self._path)
-            for each in (self._stop, self._stopped, self._listener):
-                each.close()
+            self.close()
             raise OSError(errno.EAGAIN, str(error)) from error
 
     def close(self) -> None:
         """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""
-        unlink(self._path)
-        with contextlib.suppress(OSError):  # others are in it
-            os.rmdir(self._directory)
+        if self._path:
+            unlink(self._path)
+            with contextlib.suppress(OSError):  # others are in it
+                os.rmdir(os.path.dirname(self._path))
         self._stop.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._stopped.close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    def wake(self) -> None:
+        """Have the configuration read. For signal handlers: takes no lock, and does not block."""
+        with contextlib.suppress(OSError):  # it was woken often enough, or is closed
+            self._stop.send(b"\0")
 
     def _obey_orders(self, predecessor: str) -> None:
-        inherited = orders_path(self._directory, predecessor)
+        inherited = orders_path(os.path.dirname(self._path), predecessor)
         for path in (self._orders_path, *([inherited] if predecessor else [])):
             try:
                 with open(path, "rb") as file:
@@ -121,12 +140,15 @@ class Control:
                 if not self._gateway.pool.set_disabled(label, True):
                     log.warning("%s was disabled by hand, and is no client any more", label)
             if path == inherited:
-                try:
-                    self._keep_orders()
-                except OSError as error:
-                    why = error.strerror
-                    log.warning("workers that start later will not know who is disabled: %s", why)
+                self._keep_orders_quietly()
             return
+
+    def _keep_orders_quietly(self) -> None:
+        try:
+            self._keep_orders()
+        except OSError as error:
+            why = error.strerror
+            log.warning("workers that start later will not know who is disabled: %s", why)
 
     def _keep_orders(self) -> None:
         labels = [facts["client"] for facts in self._gateway.pool.snapshot() if facts["disabled"]]
@@ -137,28 +159,46 @@ class Control:
 
     def _run(self) -> None:
         """Serve all askers at once, so that a silent one holds up nobody."""
-        self._poller.register(self._listener, select.POLLIN)
+        if self._listener is not None:
+            self._poller.register(self._listener, select.POLLIN)
         self._poller.register(self._stopped, select.POLLIN)
-        until = math.inf
+        until = looks_at = -math.inf
         while True:
-            left_s = max(0.0, until - time.monotonic())
-            fds = {fd for fd, _ in self._poller.poll(None if until == math.inf else left_s * 1000)}
+            left_s = max(0.0, min(until, looks_at) - time.monotonic())
+            fds = {fd for fd, _ in self._poller.poll(left_s * 1000)}
             if self._stopped.fileno() in fds:
-                break
-            if self._listener.fileno() in fds:
-                self._accept()
+                if not self._stopped.recv(_PIECE_BYTES):
+                    break
+                with contextlib.suppress(RuntimeError):  # no thread; the next look may find one
+                    self._gateway.reloader.begin()
+            if self._listener is not None and self._listener.fileno() in fds:
+                self._accept(self._listener)
             for fd in fds & self._askers.keys():
                 self._go_on(self._askers[fd])
             now = time.monotonic()
+            if looks_at <= now:
+                looks_at = now + LOOK_S
+                self._look()
             for asker in [one for one in self._askers.values() if one.until <= now]:
                 self._end(asker)
             until = min((asker.until for asker in self._askers.values()), default=math.inf)
         for asker in list(self._askers.values()):
             self._end(asker)
 
-    def _accept(self) -> None:
+    def _look(self) -> None:
+        """Once a second: have changed files read, and follow what was read since."""
+        reloader = self._gateway.reloader
+        if reloader.looks_at < math.inf:
+            reloader.look()
+        if self._generation is not self._gateway.generation:
+            self._generation = self._gateway.generation
+            set_up_logs(debug=self._generation.config.debug)
+            if os.path.exists(self._orders_path):
+                self._keep_orders_quietly()  # clients may have other labels
+
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            asker = _Asker(self._listener.accept()[0])
+            asker = _Asker(listener.accept()[0])
         except BlockingIOError:
             return
         except OSError:  # no descriptor is free
@@ -217,7 +257,11 @@ class Control:
             return {"error": f"not a control request: {error}"}
         pool = self._gateway.pool
         if request.do == "status":
-            return {"clients": self._clients(), "queues": pool.queue_facts()}
+            problems = self._gateway.reloader.problems
+            facts = {"clients": self._clients(), "queues": pool.queue_facts()}
+            return {**facts, "problems": problems}
+        if request.do == "reload":
+            return self._reload()
         if request.do not in ("disable", "enable"):
             return {"error": f"not a control request: {request.do!r}"}
         if not pool.set_disabled(request.client, request.do == "disable"):
@@ -229,6 +273,17 @@ class Control:
             why = error.strerror
             return {"error": f"{request.do}d, but workers that start later will not know: {why}"}
         return {}
+
+    def _reload(self) -> dict[str, Any]:
+        """Read the configuration now. Nobody else is answered meanwhile."""
+        try:
+            task = self._gateway.reloader.begin()
+            until = time.monotonic() + REQUEST_TIMEOUT_S
+            if not task.wait(until, CallerConnection(None)):
+                return {"error": "the configuration is still being read: see the log"}
+            return {"changed": task.result()}
+        except ConfigError as error:
+            return {"problems": error.problems}
 
     def _clients(self) -> list[dict[str, Any]]:
         """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list."""
