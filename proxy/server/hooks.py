@@ -68,7 +68,7 @@ class Hooks:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
         systemd.expect_workers(server)
-        stopping.take_over(server, lambda: self._config.shutdown_delay_s)
+        stopping.take_over(server, lambda: self._source.config.shutdown_delay_s)
         if _is_ours(server.app):
             # gunicorn looks it up on the arbiter at each SIGHUP. Its own starts new workers.
             server.handle_hup = partial(self._hang_up, server)
@@ -182,7 +182,7 @@ class Hooks:
                 instance=_instance(worker.ppid),
                 predecessor=os.environ.get(_PREDECESSOR, ""),
                 alone=not ports,  # a TCP port is no other's
-                control_dir=self._config.control_dir,
+                control_dir=self._source.config.control_dir,
             )
         except OSError as error:
             log.warning("worker %s heeds neither SIGHUP nor commands: %s", worker.pid, error)
@@ -198,7 +198,7 @@ class Hooks:
 
     def on_exit(self, server: Any) -> None:
         """Remove the orders of this server, in the master, when all workers have ended."""
-        forget(_instance(server.pid), self._config.control_dir)
+        forget(_instance(server.pid), self._source.config.control_dir)
 
 
 def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.cli.running import _find, _port
+from proxy.cli.running import _find, _place
 from proxy.config import load_config
 from proxy.errors import ConfigError
 from tests.support.commandline import Instance, Shell, provider, serving, wait_for
@@ -163,10 +163,10 @@ def test_file_that_is_wrong_names_no_port(
     monkeypatch.setattr("proxy.cli.running.running_ports", lambda: running)
     args = Namespace(file=str(tmp_path / "config.yaml"), port=None)
     if len(running) == 1:
-        assert _port(args) == running[0]
+        assert _place(args) == (running[0], "")
     else:
         with pytest.raises(ConfigError):
-            _port(args)
+            _place(args)
 
 
 def test_clients_that_leave_are_told_of(instance: Instance) -> None:
