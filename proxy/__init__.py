@@ -4,7 +4,7 @@ The rooms, from the top layer down (docs/ARCHITECTURE.md has the whole map):
 
 cli, server          the command `poolproxy`; gunicorn's process, never imported when embedded
 app, extension       `create_app`, a WSGI application; `Proxy`, mounted in one
-signals              by which an application follows its calls
+calls, signals       the pool from Python; by which an application follows its calls
 api                  Flask: environ in, response out
 gateway, generation  serves one request; all that one configuration makes
 reload               has a configuration read again when its files change
@@ -20,25 +20,79 @@ from __future__ import annotations
 import importlib
 import typing
 
-from .errors import ConfigError, ProxyError, Refused
+from .errors import (
+    AllCoolingDown,
+    CallerError,
+    CallerGone,
+    CallerLimitReached,
+    ConfigError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelsUnknown,
+    NoClientFree,
+    NoClientInService,
+    OutOfResources,
+    PoolError,
+    ProxyError,
+    Refused,
+    RetryHint,
+    ShuttingDown,
+    TooManyInFlight,
+    UnsupportedParameter,
+    UpstreamAuthentication,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefusal,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamTruncated,
+    UpstreamUnreachable,
+)
 from .version import __version__
 
 if typing.TYPE_CHECKING:
     from .app import create_app
+    from .calls import Stream
     from .config import Caller
     from .extension import Proxy
     from .record.call import Attempt, Call, Times
     from .wire.chat import Usage
 
 __all__ = [
+    "AllCoolingDown",
     "Attempt",
     "Call",
     "Caller",
+    "CallerError",
+    "CallerGone",
+    "CallerLimitReached",
     "ConfigError",
+    "InvalidRequest",
+    "ModelNotFound",
+    "ModelsUnknown",
+    "NoClientFree",
+    "NoClientInService",
+    "OutOfResources",
+    "PoolError",
     "Proxy",
     "ProxyError",
     "Refused",
+    "RetryHint",
+    "ShuttingDown",
+    "Stream",
     "Times",
+    "TooManyInFlight",
+    "UnsupportedParameter",
+    "UpstreamAuthentication",
+    "UpstreamError",
+    "UpstreamInvalid",
+    "UpstreamRefusal",
+    "UpstreamReset",
+    "UpstreamTimeout",
+    "UpstreamTooLarge",
+    "UpstreamTruncated",
+    "UpstreamUnreachable",
     "Usage",
     "__version__",
     "create_app",
@@ -49,6 +103,7 @@ _LATER = {
     "Call": ".record.call",
     "Caller": ".config",
     "Proxy": ".extension",
+    "Stream": ".calls",
     "Times": ".record.call",
     "Usage": ".wire.chat",
     "create_app": ".app",

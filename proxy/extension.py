@@ -13,6 +13,7 @@ from flask.globals import app_ctx
 
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
+from .calls import Calls
 from .config import Config, ConfigSource, Seen, load_config
 from .gateway import Gateway
 from .signals import CallSignals
@@ -22,7 +23,7 @@ Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 _Function = TypeVar("_Function", bound=Authenticate)
 
 
-class Proxy:
+class Proxy(Calls):
     """The gateway as a Flask extension. One may be mounted in several applications.
 
         proxy = Proxy()
@@ -40,6 +41,8 @@ class Proxy:
     fork. Raises ConfigError.
 
     With `auto_reload` a file that changes is in force within 2 s, while requests come.
+
+    Without an application it serves Python code: `chat` and `stream`, in a `with` that closes it.
 
     The signals `call_started`, `attempt_ended` and `call_ended` tell of its calls:
 
@@ -126,6 +129,24 @@ class Proxy:
                 "`app_context()` of the one that is meant"
             )
         return gateways[0]
+
+    def _host(self) -> Flask | None:
+        if has_app_context() and app_ctx.app in self._gateways:
+            return app_ctx.app
+        apps = list(self._gateways)
+        return apps[0] if len(apps) == 1 else None
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections. Calls that come later open new ones. Idempotent."""
+        for gateway in {self._own, *self._gateways.values()}:
+            if gateway is not None:
+                gateway.close()
 
     @property
     def config(self) -> Config:

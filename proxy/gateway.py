@@ -152,11 +152,14 @@ class Gateway:
         record: Record,
         held: ExitStack,
         transcript: Transcript | None = None,
+        timeout_s: float | None = None,
     ) -> Served:
         """Answer a request that was admitted; raises ProxyError. What `held` holds ends with it.
 
         A stream is returned at its first chunks or at the time to commit it, and takes over `held`;
-        its attempts go on in its iteration then.
+        its attempts go on in its iteration then. Where the dialect has no keep-alive, as nobody is
+        in between who might lose patience, that time never comes. `timeout_s`: in place of
+        `request-timeout`.
         """
         generation = self.generation  # the request keeps it, whatever is adopted meanwhile
         record.mask = generation.config.secrets.mask
@@ -167,7 +170,7 @@ class Gateway:
         check_model(caller, ask.model)
         record.start()
         writer = ask.writer() if ask.stream else None
-        call = Call(ask, writer, connection, record)
+        call = Call(ask, writer, connection, record, timeout_s)
         config = generation.config
         attempts = Attempts(call, generation.registry, self.pool, config, self.clock)
         source = Series(attempts, record) if ask.may_have_prompts else attempts
@@ -178,7 +181,8 @@ class Gateway:
             record.end = "ok"
             record.bytes_out = len(body)
             return Served(body, source.headers)
-        commit_s = config.streaming.commit_after_seconds or math.inf
+        has_patience = not writer.keep_alive
+        commit_s = math.inf if has_patience else config.streaming.commit_after_seconds or math.inf
         relay = source.advance(record.arrived + commit_s)
         stream = StreamBody(
             source,
@@ -187,7 +191,7 @@ class Gateway:
             first=b"" if relay is None else writer.feed(relay.first),
             record=record,
             held=held.pop_all(),
-            keepalive_s=config.streaming.keepalive_seconds,
+            keepalive_s=0 if has_patience else config.streaming.keepalive_seconds,
             idle_timeout_s=config.idle_timeout_s,
             clock=self.clock,
         )

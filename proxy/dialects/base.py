@@ -38,6 +38,7 @@ class Writer(ABC):
     """A stream in the caller's dialect. Made for one answer, begun or not.
 
     `feed`: what goes to the caller of some chunks; b"": nothing yet. Raises UpstreamInvalid.
+    `keep_alive`: what tells that the stream still lives; b"": nobody needs to be told.
     """
 
     keep_alive: bytes

@@ -48,12 +48,16 @@ LINGER_S = 0.05
 
 
 class Call(NamedTuple):
-    """A request as attempts need it. `writer`: what its stream is written by, if it is one."""
+    """A request as attempts need it. `writer`: what its stream is written by, if it is one.
+
+    `timeout_s`: in place of `request-timeout`.
+    """
 
     ask: Ask
     writer: Writer | None
     connection: CallerConnection
     record: Record
+    timeout_s: float | None = None
 
 
 class Attempts:
@@ -86,7 +90,7 @@ class Attempts:
         # A later prompt of a stream that has begun has a time of its own.
         is_first = call.record.first_event is None
         arrived = call.record.arrived if is_first else self._clock.monotonic()
-        self._waits = Waits(config, self._clock, arrived=arrived)
+        self._waits = Waits(config, self._clock, arrived=arrived, timeout_s=call.timeout_s)
         self._ticket = self._pool.ticket(
             call.ask.model, call.connection, config, holder=call.record.request_id, rank=rank
         )
@@ -261,7 +265,7 @@ class Attempts:
         return prompt.native if self._call.ask.speech in client.speaks else prompt.hub
 
     def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Relayed]:
-        ask, writer, connection, record = self._call
+        ask, writer, connection, record, _ = self._call
         self._attempt.model = model
         request = self._request_to(lease.client)
         is_native = ask.speech in lease.client.speaks

@@ -27,11 +27,17 @@ class OutOfTime(UpstreamTimeout):
 
 
 class Waits:
-    """How long a request waits: until `pause_at` at a stretch, until `deadline` in all."""
+    """How long a request waits: until `pause_at` at a stretch, until `deadline` in all.
 
-    def __init__(self, config: Config, clock: Clock, *, arrived: float) -> None:
+    `timeout_s`: in place of `request-timeout`.
+    """
+
+    def __init__(
+        self, config: Config, clock: Clock, *, arrived: float, timeout_s: float | None = None
+    ) -> None:
         self.config = config
-        self.deadline = arrived + config.request_timeout_s
+        self._limit_s = config.request_timeout_s if timeout_s is None else timeout_s
+        self.deadline = arrived + self._limit_s
         self.pause_at = math.inf
         self.now = clock.monotonic
 
@@ -49,8 +55,7 @@ class Waits:
 
     def out_of_time(self) -> OutOfTime:
         """The error for it."""
-        limit_s = self.config.request_timeout_s
-        return OutOfTime(f"no answer within {limit_s:.3g} s (request-timeout)")
+        return OutOfTime(f"no answer within {self._limit_s:.3g} s (request-timeout)")
 
 
 def await_head(reply: Reply, waits: Waits) -> Pausing[None]:
