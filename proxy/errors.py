@@ -192,10 +192,14 @@ class UnsupportedCoding(CallerError):
 
 
 class CallerGone(ProxyError):
-    """The caller hung up. Neither an OSError nor an HTTPException, so that no library eats it."""
+    """The caller hung up. Neither an OSError nor an HTTPException, so that no library eats it.
+
+    `server_knows`: it said so itself, and will fail at a write in the way that it understands.
+    """
 
     status = 499
     code = "caller_gone"
+    server_knows = False
 
 
 class OutOfResources(ProxyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -245,14 +246,22 @@ def test_stream_notices_at_its_next_write(upstream: Upstream, serve: Serve) -> N
 
 
 @pytest.mark.parametrize("server", ["werkzeug", "waitress"])
-def test_server_tells_of_a_caller_who_left(upstream: Upstream, server: str) -> None:
-    """It offers its socket, or may be asked: no write is needed, unary requests included."""
+def test_server_tells_of_a_caller_who_left(
+    upstream: Upstream, server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It offers its socket, or may be asked: no write is needed, unary requests included.
+
+    To the server's log that is no fault.
+    """
     for stream in (False, True):
         upstream.reply(KEY, events(chunk({"content": "a"}), HANG) if stream else raw(HANG))
         with embedded(upstream, SERVERS[server]) as (_, port):
-            with ask(port, stream=stream):
+            with ask(port, stream=stream) as sock:
                 upstream.wait_for(1 + stream, KEY)
+                while stream and not sock.recv(65536).endswith(b"\n\n"):
+                    pass  # there is nothing left to write
             assert upstream.received(KEY)[-1].wait_ended().aborted
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"model"'])

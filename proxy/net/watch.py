@@ -87,7 +87,9 @@ class CallerConnection:
             return clock.poll(poller, until)
         while True:
             if self._is_gone():
-                raise CallerGone("the caller closed the connection")
+                gone = CallerGone("the caller closed the connection")
+                gone.server_knows = True
+                raise gone
             look_at = clock.monotonic() + LOOK_S
             events = clock.poll(poller, min(until, look_at))
             if events or until <= look_at:

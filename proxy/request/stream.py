@@ -157,6 +157,8 @@ class StreamBody:
             data = self._next_write()
         except CallerGone as error:
             self.close()
+            if error.server_knows:
+                return self._writer.keep_alive  # what we raise would be a fault to its log
             raise _hung_up() from error
         except (ProxyError, *shortage.SIGNS) as fault:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
