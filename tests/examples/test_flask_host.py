@@ -22,7 +22,7 @@ from tests.support.upstream import Hold, Upstream, chat, chunk, error, events
 
 CHAT = "/llm/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "Which?"}]}
-STREAMED = {**ASKED, "stream": True, "stream_options": {"include_usage": True}}
+STREAMED = {**ASKED, "stream": True}
 PASSWORD = "of all people"
 HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # that takes no time
 

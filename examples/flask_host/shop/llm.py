@@ -28,15 +28,19 @@ def caller() -> Caller | None:
 
 @proxy.call_ended.connect
 def bill(app: Any, *, call: Call) -> None:
-    """Keep what a call used. One that was refused or failed costs nothing, and is kept too."""
-    tokens = {}
-    if call.usage is not None:
-        tokens = {
-            "prompt_tokens": call.usage.prompt_tokens,
-            "completion_tokens": call.usage.completion_tokens,
-        }
+    """Keep what a call used, as far as it is known. One that was refused or failed is kept too."""
+    asked, told = 0, 0
+    if call.usage is not None:  # its numbers are None where the answer was cut before they came
+        asked, told = call.usage.prompt_tokens or 0, call.usage.completion_tokens or 0
     db.session.add(
-        Bill(call_id=call.id, caller=call.caller, model=call.model, end=call.end, **tokens)
+        Bill(
+            call_id=call.id,
+            caller=call.caller,
+            model=call.model,
+            end=call.end,
+            prompt_tokens=asked,
+            completion_tokens=told,
+        )
     )
     db.session.commit()
-    log.info("%s used %s: %s", call.caller or "nobody", call.model, tokens or call.end)
+    log.info("%s used %s: %s, %d + %d tokens", call.caller, call.model, call.end, asked, told)
