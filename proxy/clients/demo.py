@@ -19,7 +19,7 @@ from ..errors import UnsupportedParameter, UpstreamRefusal
 from ..net.watch import CLOCK, CallerConnection, Clock
 from ..wire import chat as wire
 from ..wire import lenient_json
-from ..wire.sample import Unmade, sample
+from ..wire.sample import Unmade, as_dict, sample
 from ..wire.sse import DONE, encode
 from .base import ChunkTranslator, Client, Reply
 
@@ -150,14 +150,15 @@ def _answer(asked: dict[str, Any]) -> _Answer:
     said = texts[-1].split()[:MAX_WORDS] if texts else []
     text = " ".join(["Hello from the demo provider.", *(["You said:", *said] if said else [])])
     words, finish, call = re.findall(r"\s*\S+", text), "stop", None
-    wanted = _dict(asked.get("response_format"))
+    wanted = as_dict(asked.get("response_format"))
     if (function := _called(asked, messages)) is not None:
-        words, finish = _in_json(function.get("parameters"), "tools"), "tool_calls"
-        call = partial(_call, function["name"], sum(m.get("role") == "tool" for m in messages))
+        words, finish = _fitting(function.get("parameters"), "tools"), "tool_calls"
+        earlier = sum([message.get("role") == "tool" for message in messages])
+        call = partial(_call, function["name"], f"call_demo_{earlier + 1}")
     elif wanted.get("type") == "json_schema":
-        words = _in_json(_dict(wanted.get("json_schema")).get("schema"), "response_format")
+        words = _fitting(as_dict(wanted.get("json_schema")).get("schema"), "response_format")
     elif wanted.get("type") == "json_object":
-        words = _in_json({"const": {"answer": text}}, "response_format")
+        words = [lenient_json.encode({"answer": text}).decode()]
     most = asked.get("max_completion_tokens") or asked.get("max_tokens")
     if isinstance(most, int) and 0 < most < len(words):
         words, finish = words[:most], "length"
@@ -172,41 +173,32 @@ def _called(asked: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, 
     choice = asked.get("tool_choice")
     if choice == "none" or "tool" in since:
         return None
-    functions = [_dict(tool.get("function")) for tool in wire.objects(asked.get("tools"))]
+    functions = [as_dict(tool.get("function")) for tool in wire.objects(asked.get("tools"))]
     if isinstance(choice, dict):
-        allowed = wire.objects(_dict(choice.get("allowed_tools")).get("tools")) or [choice]
-        names = [_dict(tool.get("function")).get("name") for tool in allowed]
+        allowed = wire.objects(as_dict(choice.get("allowed_tools")).get("tools")) or [choice]
+        names = [as_dict(tool.get("function")).get("name") for tool in allowed]
         functions = [function for function in functions if function.get("name") in names]
     return next((each for each in functions if isinstance(each.get("name"), str)), None)
 
 
-def _call(name: str, earlier: int, arguments: str) -> dict[str, Any]:
+def _call(name: str, call_id: str, arguments: str) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
-    return {"id": f"call_demo_{earlier + 1}", "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
 
 
-def _in_json(schema: Any, param: str) -> list[str]:
+def _fitting(schema: Any, param: str) -> list[str]:
     """The JSON text of a value for the schema, in pieces; without a schema, of an object."""
     try:
         value = sample({"type": "object"} if schema is None else schema)
     except Unmade as error:
-        raise UnsupportedParameter(
-            "the demo provider finds no value for the schema", param=param
-        ) from error
+        why = "the demo provider finds no value for the schema"
+        raise UnsupportedParameter(why, param=param) from error
     return re.findall("[^,]*,|[^,]+", lenient_json.encode(value).decode())
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(message: Any) -> str:
-    content = message.get("content") if isinstance(message, dict) else None
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
     if isinstance(content, str):
         return content
-    parts = [part.get("text") for part in _list(content) if isinstance(part, dict)]
+    parts = [part.get("text") for part in wire.objects(content)]
     return " ".join(part for part in parts if isinstance(part, str))

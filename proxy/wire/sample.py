@@ -2,7 +2,7 @@
 
 It keeps what vendors take of a schema (platform.openai.com/docs/guides/structured-outputs, read
 2026-11): types, enums, unions, references, ranges, lengths, formats. Of an object it makes what is
-required. Of anything else, patterns above all, it knows nothing.
+required. Of patterns it knows nothing, nor of what stands beside a union or a reference.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ _FORMATS: Final = {
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
 
-# What a schema without a type is for.
-_TYPES: Final = {"properties": "object", "required": "object", "items": "array"}
-
 
 class Unmade(Exception):
     """No value was found: the schema contradicts itself, has no end, or wants too much."""
@@ -47,7 +44,7 @@ class Unmade(Exception):
 def sample(schema: Any) -> Any:
     """Make a value for the schema; raises Unmade."""
     try:
-        return _Maker(_dict(schema)).value(schema, ())
+        return _Maker(as_dict(schema)).value(schema, ())
     except RecursionError as error:  # by a constant that is nested too deeply
         raise Unmade from error
 
@@ -59,38 +56,35 @@ class _Maker:
         self._left = MAX_CHARS  # of the value, and of what is looked at for it
 
     def value(self, schema: Any, way: tuple[int, ...]) -> Any:
-        """A value. `way`: the schemas around this one; those that were referred to by identity."""
-        if schema is False or len(way) > MAX_DEPTH:
-            raise Unmade
+        """A value. `way`: the schemas around this one, by identity."""
+        if schema is False or id(schema) in way or len(way) > MAX_DEPTH:
+            raise Unmade  # one within itself has no end, unless a union gives another way
         if not isinstance(schema, dict):
             return self._leaf(TEXT)
         parts = [part for part in schema.values() if isinstance(part, (dict, list))]
         self._spend(1 + sum(map(len, parts)))
-        rest = dict(schema)
+        way = (*way, id(schema))
         if "$ref" in schema:
-            target = self._references.target(rest.pop("$ref"), self._root)
-            if target is None or id(target.schema) in way:
-                raise Unmade  # one within itself has no end, unless a union gives another way
-            return self.value(_merged([target.schema, rest]), (*way, id(target.schema)))
-        way = (*way, 0)
-        if also := _list(rest.pop("allOf", None)):
-            return self.value(_merged([rest, *also]), way)
-        if either := _list(rest.pop("anyOf", None)) or _list(rest.pop("oneOf", None)):
-            return _first(either, lambda part: self.value(_merged([rest, part]), way))
+            target = self._references.target(schema["$ref"], self._root)
+            return self.value(target is not None and target.schema, way)
+        # `allOf` of one is how a reference is spelled that has a neighbour.
+        unions = ("allOf", "anyOf", "oneOf")
+        if either := [part for key in unions for part in as_list(schema.get(key))]:
+            return _first(either, lambda part: self.value(part, way))
         if "const" in schema:
             return self._leaf(schema["const"])
         if "enum" in schema:
-            return _first(_list(schema["enum"]), self._leaf)
-        implied = [kind for key, kind in _TYPES.items() if key in schema] or ["string"]
-        kind = schema.get("type") or implied[0]
-        kinds = sorted(_list(kind) or [kind], key=lambda kind: kind == "null")
+            return _first(as_list(schema["enum"]), self._leaf)
+        kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
+        kind = schema.get("type", kind)
+        kinds = sorted(as_list(kind) or [kind], key=lambda kind: kind == "null")
         return _first(kinds, lambda kind: self._of_type(kind, schema, way))
 
     def _of_type(self, kind: object, schema: dict[str, Any], way: tuple[int, ...]) -> Any:
         if kind == "object":
-            known = _dict(schema.get("properties"))
+            known = as_dict(schema.get("properties"))
             other = schema.get("additionalProperties", True)
-            names = [name for name in _list(schema.get("required")) if isinstance(name, str)]
+            names = [name for name in as_list(schema.get("required")) if isinstance(name, str)]
             self._spend(len("".join(names)))
             return {name: self.value(known.get(name, other), way) for name in names}
         if kind == "array":
@@ -120,19 +114,6 @@ class _Maker:
             raise Unmade
 
 
-def _merged(schemas: Iterable[Any]) -> Any:
-    """One schema that says what all of these do, as far as they speak of different things."""
-    merged: dict[str, Any] = {}
-    for schema in schemas:
-        if schema is False:
-            return False
-        if isinstance(schema, dict):
-            both = _dict(merged.get("properties")) | _dict(schema.get("properties"))
-            names = [*_list(merged.get("required")), *_list(schema.get("required"))]
-            merged = merged | schema | {"properties": both, "required": names}
-    return {name: part for name, part in merged.items() if part not in ({}, [])}
-
-
 def _first(options: Iterable[_T], make: Callable[[_T], Any]) -> Any:
     """What can be made of the first option of which something can be."""
     for option in options:
@@ -152,14 +133,14 @@ _BOUNDS: Final[dict[str, Callable[[Fraction, Fraction], bool]]] = {
 
 
 def _number(schema: dict[str, Any], *, is_whole: bool) -> float:
-    """A multiple of the step next to a bound, else the bound itself, or what is in the middle."""
+    """A multiple of the step next to a bound, else a bound itself, or what is in the middle."""
     bounds = {key: bound for key in _BOUNDS if (bound := _fraction(schema.get(key))) is not None}
     near = list(bounds.values())
     step = abs(_fraction(schema.get("multipleOf")) or Fraction(1))
     step = Fraction(step.numerator) if is_whole else step
     found = [step * (bound // step + more) for bound in near or [step] for more in (0, 1, -1)]
     if not is_whole and "multipleOf" not in schema:
-        found += [*near, *[(one + other) / 2 for one in near for other in near]]
+        found += [(one + other) / 2 for one in near for other in near]
     for number in found:
         if all(_BOUNDS[key](number, bound) for key, bound in bounds.items()):
             is_short = number.denominator == 1 and abs(number) < 2**63
@@ -184,9 +165,9 @@ def _range(schema: dict[str, Any], of: str) -> tuple[int, int]:
     return least, most
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []

@@ -147,24 +147,12 @@ def test_any_schema_has_a_sample_or_none(schema: Any) -> None:
         ({"type": "object"}, {}),
         ({"type": ["null", "integer"]}, 1),
         ({"properties": {"a": {"minimum": 3, "type": "integer"}}, "required": ["a"]}, {"a": 3}),
+        ({"oneOf": [{"type": "integer", "minimum": 7}, {"type": "null"}]}, 7),
         ({"items": {"const": 7}}, [7]),
         ({"type": "string", "minLength": 6}, "demode"),
         ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
         ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "integer"}}}, 1),
-        (
-            {
-                "allOf": [
-                    {"properties": {"a": {"const": 1}}, "required": ["a"]},
-                    {"properties": {"b": {"const": 2}}, "required": ["b"]},
-                ]
-            },
-            {"a": 1, "b": 2},
-        ),
-        (
-            {"properties": {"a": True}, "anyOf": [False, {"required": ["a", "b"]}]},
-            {"a": "demo", "b": "demo"},
-        ),
-        ({"type": "array", "items": {"$ref": "#"}}, [[]]),
+        ({"type": "array", "items": {"$ref": "#"}}, []),
     ],
 )
 def test_sample_is_small(schema: dict[str, Any], value: Any) -> None:
@@ -200,7 +188,11 @@ LARGE = {"type": "array", "minItems": 900, "items": {"type": "array", "minItems"
         LARGE,
         {**LARGE, "items": {**LARGE["items"], "items": {"type": "array", "maxItems": 0}}},  # type: ignore[dict-item]
         {"type": "array", "minItems": 2, "items": {"const": "x" * MAX_CHARS}},
-        {"type": "array", "minItems": 99, "items": {"required": ["x" * MAX_CHARS]}},
+        {
+            "type": "array",
+            "minItems": 99,
+            "items": {"type": "object", "required": ["x" * MAX_CHARS]},
+        },
         {"anyOf": [{"anyOf": [{"anyOf": [False] * 300}] * 300}] * 300},
     ],
 )
