@@ -373,3 +373,36 @@ def test_gateway_keeps_no_file_open_for_writing(gateway: Gateway) -> None:
             flags = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0]
             is_file = stat.S_ISREG(fd.stat().st_mode)
             assert not (is_file and int(flags, 8) & os.O_ACCMODE), target
+
+
+# Keys that the file does not hold
+
+
+def test_keys_from_files_and_digests_do_over_tls(
+    secure: Upstream, ca_bundle: Path, tmp_path: Path
+) -> None:
+    """The account's key is read from a file, the caller's is known by its digest alone."""
+    (tmp_path / "account").write_text(f"{KEYS[0]}\n")
+    digest = hashlib.sha256(CALLER_KEY.encode()).hexdigest()
+    config = {
+        "port": 0,
+        "api-keys": [{"name": "team", "key": f"sha256:{digest}"}],
+        "openai-compatibility": [
+            {
+                "name": "p",
+                "base-url": secure.url,
+                "api-keys": ["${file:account}"],
+                "ca-bundle": str(ca_bundle),
+                "models": ["m"],
+            }
+        ],
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with Gateway(tmp_path / "config.yaml", secrets=[KEYS[0], CALLER_KEY, digest]) as gateway:
+        answer = gateway.chat("m", headers=AUTHORIZED)
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-proxy-client"] == "p/sk-...aaaa"
+        assert gateway.record_of(answer.headers["x-request-id"])["caller"] == "team"
+        refused = gateway.chat("m", headers={"Authorization": f"Bearer sha256:{digest}"})
+        assert refused.status == 401
+    assert len(secure.received(KEYS[0])) == 1
