@@ -26,10 +26,12 @@ class Target(NamedTuple):
 class _Proxy(FakeServer):
     """Relays each connection to where its first words say; `asked` keeps these, in order."""
 
-    def __init__(self, *, login: str = "", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, login: str = "", tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.asked: list[str] = []
         self._login = login
-        super().__init__(tls=tls)
+        super().__init__(tls=tls, host=host)
 
     def url_for(self, login: str) -> str:
         """With `user:password` in it."""
@@ -75,7 +77,9 @@ class HttpProxy(_Proxy):
             return None
         if method == "CONNECT":
             host, _, port = target.rpartition(":")
-            return Target((host, int(port)), b"HTTP/1.1 200 Connection established\r\n\r\n")
+            return Target(
+                (host.strip("[]"), int(port)), b"HTTP/1.1 200 Connection established\r\n\r\n"
+            )
         url = urlsplit(target)
         kept = [line for line in lines[1:] if not line.lower().startswith("proxy-")]
         path = target.removeprefix(f"http://{url.netloc}")
@@ -102,7 +106,12 @@ class SocksProxy(_Proxy):
             if not is_right:
                 return None
         kind = near.read_exactly(4)[3]
-        host = socket.inet_ntoa(near.read_exactly(4)) if kind == 1 else _counted(near).decode()
+        if kind == 3:
+            host = _counted(near).decode()
+        elif kind == 4:
+            host = socket.inet_ntop(socket.AF_INET6, near.read_exactly(16))
+        else:
+            host = socket.inet_ntoa(near.read_exactly(4))
         (port,) = struct.unpack("!H", near.read_exactly(2))
         self.asked.append(f"{host}:{port}")
         return Target((host, port), b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")

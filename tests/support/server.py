@@ -37,9 +37,13 @@ class Readable(Protocol):
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens at."""
-    with socket.create_server((host, 0)) as sock:
+    with socket.create_server((host, 0), family=_family(host)) as sock:
         port: int = sock.getsockname()[1]
         return port
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class Over(Exception):
@@ -188,12 +192,15 @@ class Connection:
 
 
 class FakeServer(ABC):
-    """Serves on loopback, from its construction to `close()`. `tls`: see certificates.py."""
+    """Serves on loopback, from its construction to `close()`. `tls`: see certificates.py.
+
+    `host`: 127.0.0.1, or ::1.
+    """
 
     scheme = "http"
     path = ""  # of its URL
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.connections = 0
         self.connections_open = 0
         self._tls = tls
@@ -202,10 +209,11 @@ class FakeServer(ABC):
         self._faults: list[Exception] = []
         self._threads: list[threading.Thread] = []
         self._stopped, self._stop = socket.socketpair()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server((host, 0), family=_family(host), backlog=1024)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
-        self.origin = f"{self.scheme}{'s' if tls else ''}://127.0.0.1:{self.port}"
+        name = f"[{host}]" if ":" in host else host
+        self.origin = f"{self.scheme}{'s' if tls else ''}://{name}:{self.port}"
         self.url = self.origin + self.path
         self._start(self._accept)
 

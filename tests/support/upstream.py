@@ -632,7 +632,7 @@ class Upstream(FakeServer):
 
     path = "/v1"
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.default: Answer = as_asked("Hello", " there", "!")
         self.models = [MODEL]
         self.pages: dict[str, Answer] = {"/v1/models": self._models_page}
@@ -640,7 +640,7 @@ class Upstream(FakeServer):
         self.history: list[Received] = []
         self._queues: dict[str | None, deque[Answer]] = defaultdict(deque)
         self._standing: dict[str, Answer] = {}
-        super().__init__(tls=tls)
+        super().__init__(tls=tls, host=host)
 
     def reply(self, key: str | None, *answers: Answer) -> None:
         """Queue answers for requests with `key`; None: for those whose key has none queued."""
