@@ -1,13 +1,18 @@
 """Behind a real nginx: with its defaults (`proxy_pass` and nothing else), and as we ship it.
 
-Default proxy settings mean buffering on and HTTP/1.0 to the gateway.
+Default proxy settings mean buffering on and HTTP/1.0 to the gateway. What we ship is also tried
+with the lines that are commented out in it: TLS with HTTP/2, and the gateway at a Unix socket.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
+import ssl
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import Authority
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     CHAT,
@@ -65,16 +71,35 @@ MIB = 1024 * 1024
 A_MINUTE = {"Retry-After": "60"}
 
 
-def shipped(gateway_port: int) -> str:
-    """deploy/nginx.conf with other addresses."""
+SERVER = "    server 127.0.0.1:8317;"
+LISTEN = "    listen 80;"
+
+
+def shipped(gateway_port: int, **others: str) -> str:
+    """deploy/nginx.conf with other addresses, and with `others` of its lines, by how they begin."""
     text = (ROOT / "deploy" / "nginx.conf").read_text()
-    for ours, here in (
-        ("server 127.0.0.1:8317;", f"server 127.0.0.1:{gateway_port};"),
-        ("listen 80;", "listen 127.0.0.1:{port};"),
-    ):
-        assert text.count(ours) == 1
-        text = text.replace(ours, here)
+    changes = {
+        SERVER: f"    server 127.0.0.1:{gateway_port};",
+        LISTEN: "    listen 127.0.0.1:{port};",
+        **others,
+    }
+    for ours, here in changes.items():
+        text, count = re.subn(rf"^{re.escape(ours)}.*$", here, text, flags=re.MULTILINE)
+        assert count == 1, ours
     return text
+
+
+def over_tls(gateway_port: int, certificate: Path) -> str:
+    """With TLS, and nothing else; the file has the key, too."""
+    return shipped(
+        gateway_port,
+        **{
+            LISTEN: "",
+            "    # listen 443 ssl http2;": "    listen 127.0.0.1:{port} ssl http2;",
+            "    # ssl_certificate ": f"    ssl_certificate {certificate};",
+            "    # ssl_certificate_key ": f"    ssl_certificate_key {certificate};",
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +108,24 @@ def lots(upstream: Upstream) -> Lots:
 
 
 @pytest.fixture(scope="module")
-def gateway(lots: Lots) -> Iterator[Gateway]:
+def unix_path() -> Iterator[Path]:
+    """Where the gateway listens, too: short, because a socket's address is."""
+    with tempfile.TemporaryDirectory(prefix="pp-", dir="/tmp") as folder:
+        yield Path(folder, "http")
+
+
+@pytest.fixture(scope="module")
+def gateway(lots: Lots, unix_path: Path) -> Iterator[Gateway]:
     """One of its own: what is behind nginx has its own connections."""
-    with Gateway({"request-retry": 0, "openai-compatibility": lots.providers}) as running:
+    binds = {"GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:0 --bind unix:{unix_path}"}
+    config = {"request-retry": 0, "openai-compatibility": lots.providers}
+    with Gateway(config, env=binds) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def certificate(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return authority.write_server(tmp_path_factory.mktemp("tls") / "server.pem")
 
 
 @pytest.fixture
@@ -97,15 +136,19 @@ def lot(lots: Lots) -> Lot:
 class Front:
     """What callers see of an nginx in front of a gateway."""
 
-    def __init__(self, nginx: Nginx, gateway: Gateway) -> None:
+    def __init__(
+        self, nginx: Nginx, gateway: Gateway, context: ssl.SSLContext | None = None
+    ) -> None:
         self.nginx = nginx
         self.gateway = gateway
+        self._context = context  # None: in the clear
 
     @contextmanager
     def open(self, path: str, body: object, **headers: str) -> Iterator[http.client.HTTPResponse]:
         """An answer to a POST, to be read as it comes; bytes go as they are, else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.nginx.port, timeout=PATIENCE_S)
+        connection.sock = self.connect()
         try:
             connection.request("POST", path, content, headers)
             with connection.getresponse() as response:
@@ -118,15 +161,30 @@ class Front:
             return self.gateway.whole(response)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.nginx.port), timeout=PATIENCE_S)
+        sock = socket.create_connection(("127.0.0.1", self.nginx.port), timeout=PATIENCE_S)
+        if self._context is not None:
+            return self._context.wrap_socket(sock, server_hostname="localhost")
+        return sock
 
 
-@pytest.fixture(scope="module", params=["defaults", "shipped"])
-def front(request: pytest.FixtureRequest, gateway: Gateway) -> Iterator[Front]:
-    port = gateway.port
-    servers = shipped(port) if request.param == "shipped" else DEFAULTS.format(gateway_port=port)
-    with Nginx(servers) as nginx:
-        yield Front(nginx, gateway)
+@pytest.fixture(scope="module", params=["defaults", "shipped", "unix", "tls"])
+def front(
+    request: pytest.FixtureRequest,
+    gateway: Gateway,
+    unix_path: Path,
+    certificate: Path,
+    authority: Authority,
+) -> Iterator[Front]:
+    servers = {
+        "defaults": DEFAULTS.format(gateway_port=gateway.port),
+        "shipped": shipped(gateway.port),
+        "unix": shipped(
+            gateway.port, **{SERVER: "", "    # server unix:": f"server unix:{unix_path};"}
+        ),
+        "tls": over_tls(gateway.port, certificate),
+    }
+    with Nginx(servers[request.param]) as nginx:
+        yield Front(nginx, gateway, authority.client() if request.param == "tls" else None)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +297,105 @@ def test_caller_leaves_nginx(
 def ended(upstream: Upstream, lot: Lot) -> Received:
     (received,) = upstream.received(lot.key)
     return received.wait_ended(PATIENCE_S)
+
+
+# HTTP/2
+
+
+class Curl:
+    """A caller over HTTP/2, through an nginx with TLS."""
+
+    def __init__(self, front: Front, ca: Path, body: object, *more: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *("curl", "--http2", "--silent", "--no-buffer", "--include"),
+                *("--max-time", str(PATIENCE_S), "--cacert", str(ca), "--data", json.dumps(body)),
+                *more,
+                f"https://localhost:{front.nginx.port}{CHAT}",
+            ],
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Curl:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def rest(self) -> bytes:
+        """What is left of the answer, to its end; fails if curl does."""
+        assert self.process.stdout is not None
+        left = self.process.stdout.read()
+        assert self.process.wait(PATIENCE_S) == 0
+        return left
+
+    def line(self) -> bytes:
+        """The next line of the answer, head and body."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def head(self) -> list[bytes]:
+        """The answer's head; fails if it is not HTTP/2."""
+        lines = [self.line().rstrip()]
+        while lines[-1]:
+            lines.append(self.line().rstrip())
+        assert lines[0].startswith(b"HTTP/2 "), lines
+        return lines
+
+
+@pytest.fixture(scope="module")
+def tls_front(gateway: Gateway, certificate: Path, authority: Authority) -> Iterator[Front]:
+    with Nginx(over_tls(gateway.port, certificate)) as nginx:
+        yield Front(nginx, gateway, authority.client())
+
+
+def test_events_pass_one_by_one_over_http2(
+    tls_front: Front, ca_bundle: Path, upstream: Upstream, lot: Lot
+) -> None:
+    """As over HTTP/1.1: none waits for the next."""
+    gates = [Gate(), Gate()]
+    steps = [step for gate in gates for step in (chunk({"content": "a"}), Hold(gate))]
+    upstream.reply(lot.key, events(*steps, chunk({}, finish="stop"), "[DONE]"))
+    with Curl(tls_front, ca_bundle, asked(lot.model, stream=True)) as caller:
+        assert b"content-type: text/event-stream; charset=utf-8" in caller.head()
+        for gate in gates:
+            event = caller.line() + caller.line()
+            assert text_in([event.removeprefix(b"data: ").rstrip()]) == "a"
+            gate.set()
+        assert caller.rest().endswith(b"data: [DONE]\n\n")
+
+
+def test_caller_over_http2_leaves(
+    tls_front: Front, ca_bundle: Path, upstream: Upstream, lot: Lot
+) -> None:
+    """It is noticed within a second, as any other."""
+    reached = Reached()
+    upstream.reply(lot.key, events(chunk({"content": "a"}), reached.hold()))
+    with Curl(tls_front, ca_bundle, asked(lot.model, stream=True)) as caller:
+        caller.head()
+        assert caller.line().startswith(b"data: ")
+        reached.wait_reached()
+        left_at = time.monotonic()
+    received = ended(upstream, lot)
+    assert received.aborted
+    assert received.ended is not None
+    assert received.ended - left_at < NOTICED_S
+
+
+def test_errors_and_large_bodies_pass_over_http2(
+    tls_front: Front, ca_bundle: Path, upstream: Upstream, lot: Lot
+) -> None:
+    """A body larger than a window of HTTP/2, and an error of the upstream's."""
+    upstream.reply(lot.key, error(400, "No.", code="bad"))
+    messages = [{"role": "user", "content": "x" * 100_000}]
+    with Curl(tls_front, ca_bundle, asked(lot.model, messages=messages)) as caller:
+        assert caller.head()[0].split()[1] == b"400"
+        answer = json.loads(caller.rest())
+    assert answer["error"]["message"] == "No."
+    assert json.loads(upstream.received(lot.key)[0].body)["messages"] == messages
 
 
 # As shipped

@@ -35,3 +35,8 @@ class Authority:
         """Write the authority's certificate as PEM, for clients that want a file; return `path`."""
         self._ca.cert_pem.write_to_path(str(path))
         return path
+
+    def write_server(self, path: Path) -> Path:
+        """Write a certificate for loopback's names, and its key, as PEM; return `path`."""
+        self._ca.issue_cert(*LOOPBACK).private_key_and_cert_chain_pem.write_to_path(str(path))
+        return path
