@@ -203,9 +203,12 @@ class Hooks:
 
 def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:
     """What the server says at its start: what it serves, in a few lines."""
-    access = f"{len(config.callers)} callers' keys" if config.callers else "open, this machine only"
-    if not config.callers and config.allow_unauthenticated:
+    if config.callers:
+        access = f"{len(config.callers)} callers' keys"
+    elif config.allow_unauthenticated:
         access = "open to everybody (allow-unauthenticated)"
+    else:
+        access = "open, this machine only: set api-keys before you put anything in front"
     lines = [f"poolproxy on {', '.join(addresses)} ({access})"]
     if config.path == BUILT_IN:
         lines.append(f"  {BUILT_IN}, as there is no config.yaml: `poolproxy init` writes it")

@@ -37,6 +37,8 @@ COLD = "sk-cold-0123456789-cccc"
 CALLER = "caller-0123456789-dddd"
 SECRETS = (GOOD, BAD, COLD, CALLER)
 
+OPEN = "(open, this machine only: set api-keys before you put anything in front)"
+
 
 @pytest.fixture
 def shell() -> Iterator[Shell]:
@@ -435,7 +437,7 @@ def test_summary_of_what_is_served() -> None:
     )
     one = summary(config, ["http://x:1"], workers=1, threads=8).splitlines()
     assert one == [
-        "poolproxy on http://x:1 (open, this machine only)",
+        f"poolproxy on http://x:1 {OPEN}",
         "  a: 2 clients, 2 models, 8 at once",
         "  b: 1 client, the upstream's models, 1 at once",
         "  demo: 1 client, 1 model, unlimited at once",
@@ -444,7 +446,7 @@ def test_summary_of_what_is_served() -> None:
         "  warning: of CLIProxyAPI's settings these are ignored: usage-statistics-enabled",
     ]
     two = summary(config, ["http://x:1", "unix:y"], workers=2, threads=8).splitlines()
-    assert two[0] == "poolproxy on http://x:1, unix:y (open, this machine only)"
+    assert two[0] == f"poolproxy on http://x:1, unix:y {OPEN}"
     assert two[1] == "  a: 2 clients, 2 models, 16 (8 per worker) at once"
     assert two[-2] == "  2 workers of 8 threads: 7 requests in flight at most, each"
 

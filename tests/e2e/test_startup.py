@@ -43,6 +43,8 @@ SHIPPED = ROOT / "config.yaml"
 HI = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
 ANSWER = "Hello from the demo provider. You said: Hi"
 
+OPEN = "(open, this machine only: set api-keys before you put anything in front)"
+
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[Gateway]:
@@ -68,7 +70,7 @@ def test_shipped_configuration_streams_to_curl(shipped: Gateway) -> None:
 def test_summary_says_what_is_served(shipped: Gateway) -> None:
     """Address, access, providers on and off with the reason, clients, models, permits, threads."""
     assert shipped.log.splitlines()[:6] == [
-        f"poolproxy on {shipped.url} (open, this machine only)",
+        f"poolproxy on {shipped.url} {OPEN}",
         "  demo: 1 client, 1 model, unlimited at once",
         "  openai: off, no key in OPENAI_API_KEY",
         "  gemini: off, no key in GEMINI_API_KEY",
