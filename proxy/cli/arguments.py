@@ -12,13 +12,15 @@ from ..config import Config, Seen, load_config, write_built_in
 from ..version import __version__
 from .checking import check
 from .exit import Exit, Failure
+from .health import health
 from .running import order, reload, status
 
 EPILOG = f"""\
 exit status:
   {Exit.OK:<4} done
   {Exit.FAILED:<4} failed: an upstream did not answer the probe, there is no such client,
-       a worker could not be asked, or FILE could not be written
+       a worker could not be asked, the instance does not serve, or FILE could
+       not be written
   {Exit.CONFIG:<4} the configuration, or the command line, is wrong; every problem is printed
   {Exit.BUSY:<4} cannot listen: the port is in use, or is not ours to have
   {Exit.NOT_RUNNING:<4} no instance is running on the port
@@ -68,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     _add_check(add("check", check, "validate a configuration and print what would be served"))
     sub = add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
     _add_file(sub)
+    sub = add("health", health, "ask a running instance whether it serves", HEALTH)
+    sub.add_argument(
+        "--ready", action="store_true", help="ask whether it has a client in service, too"
+    )
+    _add_instance(sub)
     sub = add("status", status, "print the state of a running instance's clients", CONTROL)
     sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
     _add_instance(sub)
@@ -88,6 +95,10 @@ SIGTERM ends it after the requests in flight. FILE is read again when it
 changes, or at SIGHUP, without dropping any. $WEB_CONCURRENCY is the number of
 workers if --workers is not given; $GUNICORN_CMD_ARGS may hold further settings
 of gunicorn's."""
+
+HEALTH = """\
+For checks of containers: prints `ok`, or why not and ends with status 1. Asks
+at FILE's host and port over HTTP; with --port alone, at 127.0.0.1."""
 
 INIT = "A file that is there already stays as it is."
 

@@ -18,6 +18,7 @@ from proxy.cli.running import _find, _place
 from proxy.config import load_config
 from proxy.errors import ConfigError
 from tests.support.commandline import Instance, Shell, provider, serving, wait_for
+from tests.support.gateway import Gateway, run_python
 from tests.support.upstream import MODEL, Upstream, error
 
 GOOD = "sk-good-0123456789-aaaa"
@@ -226,3 +227,31 @@ def test_service_is_found_by_its_file() -> None:
             assert (done.status, done.out) == (0, "demo: disabled in 1 of 1 worker\n")
             assert "demo    disabled" in running.command("status", "config.yaml").out
         assert list(home.iterdir()) == []
+
+
+def test_health_is_asked_over_http() -> None:
+    """`ok` and status 0, or why not and 1: it serves, has a client in service, or is gone."""
+    with Shell({"port": 0, "demo": [{"name": "demo"}]}) as place:
+        with serving(place, workers=1) as running:
+            assert running.command("health") == (0, "ok\n", "")
+            everywhere = {"host": "", "port": running.port, "api-keys": ["caller-0123456789"]}
+            place.write(everywhere)
+            assert place.run("health").out == "ok\n"
+            assert running.command("disable", "demo").status == 0
+            assert running.command("health").status == 0
+            status, _, err = place.run("health", "--ready")
+            assert (status, "/readyz says 503" in err) == (1, True), err
+        status, out, err = place.run("health")
+        assert (status, out, "refused" in err) == (1, "", True), err
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_instance_may_listen_at_an_ipv6_address(host: str, tmp_path: Path) -> None:
+    """With or without brackets in the file; it says so, and is found there."""
+    config = {"host": host, "demo": [{"name": "demo"}]}
+    with Gateway(config) as running:
+        assert running.url == f"http://[::1]:{running.port}"
+        assert running.chat("demo").status == 200
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps({**config, "port": running.port}))
+        assert run_python("-m", "proxy", "health", str(file)) == "ok\n"

@@ -266,8 +266,8 @@ class Gateway:
             line = self.wait_for_line(lambda line: line.startswith("poolproxy on "))
             found = re.search(r"http://([\w.:\[\]]+):(\d+)", line)
             assert found, line
-            self.host, self.port = found[1], int(found[2])
-            self.url = f"http://{self.host}:{self.port}"
+            self.host, self.port = found[1].strip("[]"), int(found[2])
+            self.url = f"http://{found[1]}:{self.port}"
             assert self.call("GET", "/healthz").status == 200
         except BaseException:
             self._kill()
