@@ -8,6 +8,6 @@ Settings given on the command line win; `WEB_CONCURRENCY` sets the number of wor
 
 from proxy.server import settings
 
-_source = settings.load_or_exit()
-settings.set_up_process(_source.config)
-globals().update(settings.settings(_source))
+_config = settings.load_or_exit()
+settings.set_up_process(_config)
+globals().update(settings.settings(_config))

@@ -46,6 +46,7 @@ def in_force(started: Config, new: Config) -> Config:
     kept = {
         "host": started.host,
         "port": started.port,
+        "control_dir": started.control_dir,
         # Each has a thread, and there are as many as at the start.
         "max_requests_in_flight": min(new.max_requests_in_flight, started.max_requests_in_flight),
     }

@@ -43,7 +43,7 @@ GRACEFUL_TIMEOUT_S = 120
 log = logging.getLogger("proxy.serving")
 
 
-def load_or_exit(environ: Mapping[str, str] = os.environ) -> ConfigSource:
+def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration to serve. At a start, prints every problem and exits with status 2.
 
     gunicorn reads its own file again at the SIGHUP of an application that is not ours: then a
@@ -59,7 +59,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> ConfigSource:
             print("\n".join(error.problems), file=sys.stderr)
             sys.exit(EXIT_CONFIG)
         log.error("the configuration stays as it was: %s", error)  # noqa: TRY400
-    return SERVED[0]
+    return SERVED[0].config
 
 
 def _served(read: Callable[[Seen], Config]) -> ConfigSource:
@@ -81,12 +81,14 @@ def application() -> Flask:
     return create_app(SERVED[0])
 
 
-def settings(source: ConfigSource) -> dict[str, Any]:
-    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
-    config = source.config
+def settings(config: Config, source: ConfigSource | None = None) -> dict[str, Any]:
+    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html).
+
+    `source`: what `config` is read from, if it is not that of `load_or_exit`.
+    """
     threads = config.max_requests_in_flight + SPARE_THREADS
     host = config.host or "0.0.0.0"
-    hooks = Hooks(source)
+    hooks = Hooks(source or (SERVED[0] if SERVED else ConfigSource.of(config)))
     return {
         "wsgi_app": APPLICATION,
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
@@ -133,7 +135,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         set_up_process(self._source.config)
-        for name, value in settings(self._source).items():
+        for name, value in settings(self._source.config, self._source).items():
             if name in self.cfg.settings:  # as gunicorn takes them from a file
                 self.cfg.set(name, value)
         parser = self.cfg.parser()

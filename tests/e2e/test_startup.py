@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.config import ConfigSource, load_config
+from proxy.config import load_config
 from proxy.server.settings import settings
 from tests.support.callers import chat_request
 from tests.support.commandline import wait_for
@@ -339,7 +339,7 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
         bind = f"127.0.0.1:{address[1]}"
         cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1, threads=9)
         server = SimpleNamespace(cfg=cfg, LISTENERS=[], app=SimpleNamespace(app_uri="mine:app"))
-        hooks = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))
+        hooks = settings(load_config({"demo": [{"name": "demo"}]}))
         hooks["on_starting"](server)
         hooks["when_ready"](server)
         said = capsys.readouterr().out
@@ -369,7 +369,7 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
 ) -> None:
     """By the master's handler, that is into its queue, or a moment later."""
     monkeypatch.setattr(os, "_exit", sys.exit)
-    post_fork = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))["post_fork"]
+    post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
     server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue(), app=SimpleNamespace(app_uri="mine:app"))
     server.SIG_QUEUE.put(signal.SIGHUP)
     post_fork(server, None)
@@ -400,6 +400,6 @@ def test_only_our_application_is_made_before_the_fork(
         app.app_uri = uri
     cfg = SimpleNamespace(workers=1, address=[])
     server = SimpleNamespace(app=app, WORKERS={}, cfg=cfg)
-    hooks = settings(ConfigSource.of(load_config({"demo": [{"name": "demo"}]})))
+    hooks = settings(load_config({"demo": [{"name": "demo"}]}))
     hooks["pre_fork"](server, SimpleNamespace())
     assert len(calls) == made

@@ -17,7 +17,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 
 from proxy.app import create_app
-from proxy.config import ConfigSource, document, load_config
+from proxy.config import document, load_config
 from proxy.errors import CallerError, ConfigError, UpstreamError, UpstreamRefusal
 from proxy.server.settings import settings
 from proxy.wire.chat import (
@@ -166,7 +166,7 @@ def request(data: bytes) -> None:
 
 
 _GUNICORN = GunicornConfig()
-for _name, _value in settings(ConfigSource.of(_CONFIG)).items():
+for _name, _value in settings(_CONFIG).items():
     _GUNICORN.set(_name, _value)
 
 
