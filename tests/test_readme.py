@@ -278,6 +278,7 @@ def test_line_of_the_log() -> None:
     sample = block("", "proxy.request ").removeprefix("proxy.request ").rstrip("\n")
     record = Record("req_5f0c2e9d", endpoint="/v1/chat/completions", arrived=100.0)
     record.caller, record.model, record.stream = "ci", "kimi-k2", True
+    record.address = "192.0.2.7"
     for key, status, reason in (
         ("sk-or-v1-0123456789", 429, "rate_limit_exceeded"),
         ("sk-or-v1-9876543210", 200, "ok"),

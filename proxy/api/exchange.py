@@ -103,6 +103,7 @@ class Exchange:
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.arrival(),
             mask=gateway.config.secrets.mask,
+            address=environ.get("REMOTE_ADDR", ""),
             host=app_ctx.app,
         )
         self.transcript: Transcript | None = None  # by `request-log`
@@ -227,9 +228,12 @@ class Exchange:
             "x-proxy-attempts": str(len(attempts)),
         }
 
+    def _in_our_terms(self, error: Exception) -> ProxyError:
+        return in_our_terms(error, self.request_id, call=self.record.call())
+
     def refuse(self, error: Exception) -> Response:
         """Whatever an endpoint raised as a response, in the caller's dialect."""
-        known = error if isinstance(error, ProxyError) else in_our_terms(error, self.request_id)
+        known = error if isinstance(error, ProxyError) else self._in_our_terms(error)
         return self.reply(
             self.dialect.error(known),
             status=known.status,

@@ -18,6 +18,7 @@ from ..errors import (
     Refused,
 )
 from ..net import shortage
+from ..record.call import Call
 
 # What a refusal of the application's is with us.
 _BY_STATUS: dict[int, type[ProxyError]] = {
@@ -32,13 +33,13 @@ _BY_STATUS: dict[int, type[ProxyError]] = {
 log = logging.getLogger("proxy")
 
 
-def in_our_terms(error: Exception, request_id: str) -> ProxyError:
+def in_our_terms(error: Exception, request_id: str, *, call: Call | None = None) -> ProxyError:
     """What its caller is told. The log has whatever nobody foresaw, under the request's id."""
     if isinstance(error, HTTPException):
         return _of_http(error)
     if want := shortage.recognised(error):
         return want
-    log.exception("request %s failed", request_id, exc_info=error)
+    log.exception("request %s failed", request_id, exc_info=error, extra={"call": call})
     return ProxyError(f"the proxy failed; its log says why under {request_id}")
 
 

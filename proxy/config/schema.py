@@ -220,6 +220,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     host: Annotated[Host, says("where to listen; empty: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535), says("0: any free one")] = 8317
     debug: Annotated[bool, says("say more in the log")] = False
+    log_format: Annotated[
+        Literal["text", "json"], says("a line of the log: words, or a JSON object")
+    ] = "text"
     shutdown_delay_s: Annotated[
         SecondsOrZero,
         says("from SIGTERM, when `/readyz` begins to say 503, until no more callers are taken"),

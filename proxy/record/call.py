@@ -50,6 +50,7 @@ class Call:
     endpoint: str  # the path
     model: str  # as the caller named it
     caller: str  # the name of who calls; "" if there is none
+    address: str  # the IP address that it calls from; "" if the server does not tell
     stream: bool
     status: int
     end: str

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ..errors import ProxyError
 from ..wire.chat import Usage
@@ -80,10 +80,14 @@ class Record:
     `end` is `ok`, `caller_gone`, or the code of the error that ended the request.
     """
 
+    # Whether lines of the log bring the call: not where nobody would look at it.
+    logs_call: ClassVar[bool] = True
+
     request_id: str
     endpoint: str
     arrived: float
     mask: Callable[[str], str] = str  # hides secrets: callers may choose one as id, model or path
+    address: str = ""  # of the caller; "": the server does not tell it
     host: object = None  # the application that it came through, if it was one
     recorders: Sequence[Recorder] = ()
     began: float = field(default_factory=time.time)  # by the wall clock
@@ -121,7 +125,7 @@ class Record:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
-                log.info(self.line())
+                log.info(self.line(), extra={"call": self.call()} if self.logs_call else None)
             for recorder in self.recorders:
                 recorder.end(self)
 
@@ -132,6 +136,7 @@ class Record:
             endpoint=self.mask(self.endpoint),
             model=self.mask(self.model)[:MAX_MODEL_CHARS],
             caller=self.caller,
+            address=self.mask(self.address),
             stream=self.stream,
             status=self.status,
             end=self.end,
@@ -169,7 +174,8 @@ class Record:
         # All else is ours, but for upstreams' words, in which errors have hidden secrets already.
         line = self.mask(
             f"id={_quoted(self.request_id)} caller={_quoted(self.caller)} "
-            f"endpoint={_quoted(self.endpoint)} model={_quoted(self.model[:MAX_NAME_CHARS])}"
+            f"addr={_quoted(self.address)} endpoint={_quoted(self.endpoint)} "
+            f"model={_quoted(self.model[:MAX_NAME_CHARS])}"
         )
         line += (
             f" stream={int(self.stream)} status={self.status} "

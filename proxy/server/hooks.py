@@ -112,6 +112,9 @@ class Hooks:
             workers=server.cfg.workers,
             threads=server.cfg.threads,
         )
+        if self._source.config.log_format == "json":
+            log.info(said)
+            return
         with contextlib.suppress(BrokenPipeError):  # nobody may be reading any more
             print(said, flush=True)
 

@@ -7,6 +7,7 @@ stopped), lines are lost and counted, and requests go on.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -15,9 +16,13 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache, partial
 
+import msgspec
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
+
+from ..record.record import Record
 
 _STDOUT, _STDERR = 1, 2  # descriptors: gunicorn's `--capture-output` may have put a file there
 
@@ -26,8 +31,40 @@ _STDOUT, _STDERR = 1, 2  # descriptors: gunicorn's `--capture-output` may have p
 _ROOM_WAIT_S = 0.1
 
 
-def set_up_logs(*, debug: bool) -> None:
+class _Formatter(logging.Formatter):
+    """`TIME LEVEL LOGGER MESSAGE`, or one JSON object with these, the call and the traceback."""
+
+    as_json = False
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """In ISO 8601, with the zone."""
+        return (
+            datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not self.as_json:
+            return super().format(record)
+        told = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (call := getattr(record, "call", None)) is not None:
+            told["call"] = msgspec.to_builtins(call)
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+# That of all lines, gunicorn's included.
+_FORMATTER = _Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def set_up_logs(*, debug: bool, as_json: bool = False) -> None:
     """Have this process write the log of `proxy`. An embedding application sets up its own."""
+    _FORMATTER.as_json = Record.logs_call = as_json
     log = logging.getLogger("proxy")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     # Our lines do not say where in the code, or by which thread, they were logged:
@@ -36,7 +73,7 @@ def set_up_logs(*, debug: bool) -> None:
     logging.logThreads = logging.logMultiprocessing = False
     if not log.handlers:
         handler = _LineHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        handler.setFormatter(_FORMATTER)
         log.addHandler(handler)
         log.propagate = False
         logging.getLogger("gunicorn.error").addFilter(_is_ours_to_tell)
@@ -52,7 +89,8 @@ def unblock_gunicorns_logs() -> None:
         for old in log.handlers[:]:
             if type(old) is logging.StreamHandler:
                 handler = _LineHandler(_STDOUT if old.stream is sys.stdout else _STDERR)
-                handler.setFormatter(old.formatter)
+                is_default = name == "gunicorn.error" and getattr(old, "_gunicorn", False)
+                handler.setFormatter(_FORMATTER if is_default else old.formatter)
                 handler._gunicorn = True  # type: ignore[attr-defined]  # by which it finds its own
                 log.removeHandler(old)
                 log.addHandler(handler)

@@ -151,7 +151,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 def set_up_process(config: Config) -> None:
     """Logging and the limit on open files; inherited by the workers."""
-    set_up_logs(debug=config.debug)
+    set_up_logs(debug=config.debug, as_json=config.log_format == "json")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

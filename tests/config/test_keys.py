@@ -71,6 +71,8 @@ def test_setting_goes_from_the_file_into_the_configuration(field: inspect.Field)
         other = 7
     elif isinstance(bare, inspect.BoolType):
         other = not field.default
+    elif isinstance(bare, inspect.LiteralType):
+        other = next(value for value in bare.values if value != field.default)
     elif isinstance(bare, inspect.VarTupleType):
         other = ["https://app.example"]
     elif isinstance(bare, inspect.StructType):

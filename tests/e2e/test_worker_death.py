@@ -142,7 +142,7 @@ class Breaks(Gateway):
 
     @property
     def log(self) -> str:
-        fault = r"\[.*Exception in worker process\n(?:.*\n)*?RuntimeError: the loop broke\n"
+        fault = r"(?m:^).*Exception in worker process\n(?:.*\n)*?RuntimeError: the loop broke\n"
         return re.sub(rf"(?:{fault}|the loop broke\n)+", "", super().log)
 
 

@@ -41,8 +41,8 @@ def test_a_request_of_which_nothing_is_known() -> None:
     """It went wrong before anything was read."""
     record = Record("req-1", endpoint="models", arrived=100.0)
     assert record.line() == (
-        "id=req-1 caller=- endpoint=models model=- stream=0 status=0 end=- attempts=0 waited_ms=0 "
-        "in=0 out=0"
+        "id=req-1 caller=- addr=- endpoint=models model=- stream=0 status=0 end=- attempts=0 "
+        "waited_ms=0 in=0 out=0"
     )
     record.close(100.5)
     record.close(200.0)
@@ -53,7 +53,7 @@ def test_a_request_of_which_nothing_is_known() -> None:
 def test_a_line_tells_the_whole_request() -> None:
     """Id, caller, model, attempts with reason and wait, status, bytes, times, how it ended."""
     record = make_record("gpt-4o")
-    record.caller = "team a"
+    record.caller, record.address = "team a", "192.0.2.7"
     record.stream = True
     refused, answered = AttemptRecord("p sk-...b780", 0.0), AttemptRecord("q", 1.5)
     refused.status, refused.reason = 429, "rate_limit_exceeded"
@@ -66,6 +66,7 @@ def test_a_line_tells_the_whole_request() -> None:
     assert parsed(record.line()) == {
         "id": "req-1",
         "caller": "team a",
+        "addr": "192.0.2.7",
         "endpoint": "chat",
         "model": "gpt-4o",
         "stream": "1",
@@ -82,6 +83,17 @@ def test_a_line_tells_the_whole_request() -> None:
         "prompt_tokens": "9",
         "completion_tokens": "12",
     }
+
+
+def test_the_lines_record_has_the_call(caplog: pytest.LogCaptureFixture) -> None:
+    """The whole of it as plain data, for an application's own formatter."""
+    record = make_record()
+    record.address = "192.0.2.7"
+    caplog.set_level(logging.INFO, "proxy.request")
+    record.close(102.0)
+    [logged] = caplog.records
+    assert logged.call == record.call()  # type: ignore[attr-defined]
+    assert (record.call().address, record.call().times.total_s) == ("192.0.2.7", 2.0)
 
 
 def test_a_request_of_which_nothing_is_known_has_a_line_too() -> None:

@@ -19,7 +19,7 @@ from tests.support.upstream import Upstream, chat, error, error_object, events, 
 NASTY = (
     "a\r\nSet-Cookie: x=1\r\n\r\n2026 W proxy forged\x00\x1b[2J\u2028\x85\x9b\u202e\"'; <script>"
 )
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|poolproxy on |  |\[\d{4}-")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d|poolproxy on |  |\[\d{4}-")
 
 
 def assert_log_is_sound(gateway: Gateway) -> None:

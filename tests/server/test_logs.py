@@ -35,10 +35,13 @@ def test_log_has_one_line_for_a_record(debug: bool) -> None:
     )
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
-    found = [re.fullmatch(rf"{moment} (\w proxy\.x .*)", line) for line in lines]
+    moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+    found = [re.fullmatch(rf"{moment} (\w+ proxy\.x .*)", line) for line in lines]
     said = [line and line[1] for line in found]
-    assert said == ["D proxy.x fine"] * debug + ["I proxy.x a b", r"W proxy.x half \ud83d"]
+    assert said == ["DEBUG proxy.x fine"] * debug + [
+        "INFO proxy.x a b",
+        r"WARNING proxy.x half \ud83d",
+    ]
 
 
 @pytest.mark.parametrize(

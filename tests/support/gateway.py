@@ -263,7 +263,7 @@ class Gateway:
         self._reader = threading.Thread(target=self._read_log, name="gateway log", daemon=True)
         self._reader.start()
         try:
-            line = self.wait_for_line(lambda line: line.startswith("poolproxy on "))
+            line = self.wait_for_line(lambda line: "poolproxy on http" in line)
             found = re.search(r"http://([\w.:\[\]]+):(\d+)", line)
             assert found, line
             self.host, self.port = found[1].strip("[]"), int(found[2])

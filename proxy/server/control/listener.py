@@ -192,7 +192,8 @@ class Control:
             reloader.look()
         if self._generation is not self._gateway.generation:
             self._generation = self._gateway.generation
-            set_up_logs(debug=self._generation.config.debug)
+            config = self._generation.config
+            set_up_logs(debug=config.debug, as_json=config.log_format == "json")
             if os.path.exists(self._orders_path):
                 self._keep_orders_quietly()  # clients may have other labels
 
