@@ -1,0 +1,46 @@
+"""Containers in which signed reasoning travels through a caller whose dialect is another vendor's.
+
+A model's vendor wants its own signatures back, and refuses those of others. So a signature goes out
+in a text that says which kind of client made it, and comes back to that kind alone. The caller
+keeps it with the conversation; here is no state. The text is base64 as real signatures are: of
+`poolproxy`, a version, the kind, and a payload that only that kind's translators read.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import NamedTuple
+
+# What every container begins with, and nothing else: nine bytes are twelve characters of base64.
+MARK = b64encode(b"poolproxy").decode()
+
+# Callers send all of them with each later request.
+MAX_CHARS = 32 * 1024
+
+_VERSION = b"1"
+
+
+class Container(NamedTuple):
+    """`kind`: that of the client (`ClientConfig.kind`); "": of another version, or damaged."""
+
+    kind: str
+    payload: bytes = b""
+
+
+def pack(kind: str, payload: bytes) -> str | None:
+    """The container; None: it would be too large, so the block is left out."""
+    packed = b64encode(b"poolproxy%b%b\0%b" % (_VERSION, kind.encode(), payload)).decode()
+    return packed if len(packed) <= MAX_CHARS else None
+
+
+def unpack(text: str) -> Container | None:
+    """What is in a container; None: it is none, but a vendor's own."""
+    if not text.startswith(MARK):
+        return None
+    try:
+        head, mark, payload = b64decode(text[len(MARK) :], validate=True).partition(b"\0")
+    except ValueError:
+        return Container("")
+    if not mark or head[:1] != _VERSION or not head.isascii():
+        return Container("")
+    return Container(head[1:].decode(), payload)
