@@ -19,6 +19,7 @@ from .reply import (
 )
 from .request import (
     HUB,
+    HUB_COUNT,
     ChatRequest,
     Speech,
     read_request,
@@ -28,6 +29,7 @@ from .usage import Usage, usage_object
 
 __all__ = [
     "HUB",
+    "HUB_COUNT",
     "CallersNames",
     "ChatRequest",
     "ChunkStream",

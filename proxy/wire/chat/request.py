@@ -7,6 +7,7 @@ in parts, calls, tools or a `stop`.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -43,6 +44,8 @@ _flag = msgspec.json.Decoder(bool).decode
 Speech = tuple[str, str]
 
 HUB: Speech = ("chat", "chat")
+# To count the tokens of a chat request: the answer is an object with `input_tokens`.
+HUB_COUNT: Speech = ("count", "chat")
 
 
 class ChatRequest(Struct, frozen=True):
@@ -50,7 +53,8 @@ class ChatRequest(Struct, frozen=True):
 
     It is chat, unless its `speech` is another that the client speaks. `names`: by the caller's
     names of functions those that OpenAI takes, if there are others. `stream_options`: the body's,
-    for whoever has them at hand.
+    for whoever has them at hand. `query`: behind the path, for clients that speak the caller's
+    dialect. `is_made`: out of another dialect.
     """
 
     body: bytes
@@ -59,11 +63,16 @@ class ChatRequest(Struct, frozen=True):
     names: dict[str, str] = {}
     speech: Speech = HUB
     stream_options: Raw | UnsetType | None = UNSET
+    query: str = ""
+    is_made: bool = False
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the caller of a stream asked for a last chunk with the usage."""
-        return is_asked(self._options())
+        """Whether the caller of a stream asked for a last chunk with the usage.
+
+        Other dialects always tell it.
+        """
+        return self.is_made or is_asked(self._options())
 
     def _options(self) -> Raw | None:
         options = self.stream_options
@@ -86,8 +95,20 @@ class ChatRequest(Struct, frozen=True):
 _NULL = Raw(b"null")
 
 
-def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
-    """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
+class Outer(NamedTuple):
+    """What all dialects' requests have at their top: model, stream, and whatever members.
+
+    `text`: what the members are parts of: the body, or what was shielded of it (`lenient_json`).
+    """
+
+    model: str
+    stream: bool
+    fields: dict[str, Raw]
+    text: bytes
+
+
+def read_outer(body: bytes) -> Outer:
+    """Check a request of any dialect at its top; raises InvalidRequest."""
     text, fields = _request_fields(body)
     try:
         model = read_text(fields["model"])
@@ -99,9 +120,21 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
         stream = fields.get("stream", _NULL) != _NULL and _flag(fields["stream"])
     except msgspec.DecodeError as error:
         raise InvalidRequest("`stream` must be true or false", param="stream") from error
+    return Outer(model, stream, fields, text)
+
+
+def check_filled(fields: dict[str, Raw], name: str) -> None:
+    """Raise InvalidRequest unless this member is an array with something in it."""
+    if not ((array := fields.get(name)) and _FILLED_ARRAY.match(array)):
+        raise InvalidRequest(f"`{name}` must be a non-empty array", param=name)
+
+
+def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
+    """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
+    model, stream, fields, text = read_outer(body)
     messages = fields.get("messages")
-    if needs_messages and not (messages and _FILLED_ARRAY.match(messages)):
-        raise InvalidRequest("`messages` must be a non-empty array", param="messages")
+    if needs_messages:
+        check_filled(fields, "messages")
     options = fields.get("stream_options")
     has_lists = messages is not None and _may_have_lists(text, messages)
     if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
