@@ -275,7 +275,8 @@ class UpstreamRefusal(UpstreamError):
     """The upstream answered with an error status, forwarded with its body when nothing else helps.
 
     `upstream_code` is the `code` of the upstream's error object; `retry_after_s` what it asked for.
-    `body` is whole and in OpenAI's envelope, whatever the upstream sent.
+    `body` is whole and in OpenAI's envelope, whatever the upstream sent; `as_sent` what it sent in
+    an envelope of its own dialect, for callers who speak that.
     """
 
     def __init__(
@@ -284,6 +285,7 @@ class UpstreamRefusal(UpstreamError):
         *,
         status: int,
         body: bytes | None = None,
+        as_sent: bytes | None = None,
         upstream_code: str | None = None,
         retry_after_s: float | None = None,
         passed_headers: dict[str, str] | None = None,
@@ -294,11 +296,14 @@ class UpstreamRefusal(UpstreamError):
         self.code = self.upstream_code = upstream_code
         self.passed_headers = passed_headers or {}
         self.body = body
+        self.as_sent = as_sent
 
     def hide(self, secrets: Masks) -> None:
         super().hide(secrets)
         if self.body is not None:
             self.body = secrets.mask_json(self.body)
+        if self.as_sent is not None:
+            self.as_sent = secrets.mask_json(self.as_sent)
         if self.code is not None:
             self.code = self.upstream_code = secrets.mask_quote(self.code)
         self.passed_headers = {

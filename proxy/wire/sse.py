@@ -114,11 +114,12 @@ class SseDecoder:
         if block[:7] == b"event: ":  # as Claude has them
             head, _, line = block.partition(b"\n")
             if line[:6] == b"data: " and b"\n" not in line:
-                return _named(line[6:], head[7:].strip())
+                return named(line[6:], head[7:].strip())
         return _read(block)
 
 
-def _named(data: bytes, name: bytes) -> NamedEvent:
+def named(data: bytes, name: bytes) -> NamedEvent:
+    """An event that has a name."""
     event = NamedEvent(data)
     event.name = name
     return event
@@ -134,16 +135,28 @@ def _read(block: bytes) -> bytes:
         elif name == b"event":
             event_name = value.strip()
     data = b"\n".join(values)
-    return _named(data, event_name) if event_name else data
+    return named(data, event_name) if event_name else data
 
 
 def encode(events: Sequence[bytes]) -> bytes:
-    """The events as they go on the wire."""
+    """The events as they go on the wire, without names."""
     if len(events) == 1 and b"\n" not in events[0]:
         return b"data: " + events[0] + b"\n\n"
     return b"".join(
         [
             b"data: %b\n\n" % (event if b"\n" not in event else event.replace(b"\n", b"\ndata: "))
+            for event in events
+        ]
+    )
+
+
+def encode_named(events: Sequence[bytes]) -> bytes:
+    """The events as they go on the wire, with the names of those that have one."""
+    return b"".join(
+        [
+            b"event: %b\n%b" % (event.name, encode([event]))
+            if type(event) is NamedEvent and event.name
+            else encode([event])
             for event in events
         ]
     )

@@ -74,7 +74,18 @@ def refusal_of_event(raw: msgspec.Raw | None) -> UpstreamRefusal:
 def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
     """The exception for an error object that was sent as a success; None: there is none."""
     answer = _answer(body)
-    return _facts(answer["error"]).refusal() if "error" in answer else None
+    if "error" not in answer:
+        return None
+    refusal = _facts(answer["error"]).refusal()
+    refusal.as_sent = as_sent(body)
+    return refusal
+
+
+def as_sent(body: bytes) -> bytes | None:
+    """An error's body if it is in Anthropic's envelope, so that callers who speak it get it."""
+    error = read_object(body).get("error")
+    is_whole = isinstance(error, dict) and _text(error, "type") and _text(error, "message")
+    return body if is_whole else None
 
 
 def _answer(body: bytes) -> dict[str, Any]:
