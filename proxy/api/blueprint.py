@@ -122,7 +122,9 @@ class _Others:
                 hint = f"did you mean {above}{meant}?"
                 if meant.startswith("/v1/"):
                     hint += f" The base_url of an SDK ends in {above}/v1"
-            raise PathNotFound(f"there is no {request.path}; {hint}")
+            # Where a dialect is, its programs take a 404 for an unknown model.
+            what = "" if exchange.dialect is CHAT else "path "
+            raise PathNotFound(f"there is no {what}{request.path}; {hint}")
         if request.method == "OPTIONS":
             return _preflight(exchange, methods)
         if request.method in methods:

@@ -70,7 +70,9 @@ def _answering(doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
             gateway.keep(record, held)
             caller = doorkeeper.admit(exchange.environ)
             gateway.admit(caller, record, held)
-            ask = exchange.dialect.read(exchange.read_body(), exchange.upstream_headers())
+            ask = exchange.dialect.read(
+                exchange.read_body(), exchange.upstream_headers(), exchange.query()
+            )
             body, headers = gateway.serve(
                 ask,
                 caller,

@@ -50,8 +50,16 @@ _STREAM_HEADERS = [
     ("X-Accel-Buffering", "no"),  # nginx: pass each event on at once
 ]
 
+_NO_QUERY = re.compile(r"[^!$-~]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
-_FORWARDED = tuple((name, f"HTTP_{name.upper().replace('-', '_')}") for name in FORWARDED)
+
+
+def _key(name: str) -> str:
+    """Where an environ has a header."""
+    return f"HTTP_{name.upper().replace('-', '_')}"
+
+
+_FORWARDED = tuple((name, _key(name)) for name in FORWARDED)
 
 
 class _Lines(Headers):
@@ -118,8 +126,16 @@ class Exchange:
         """The caller's headers that go on, and the request's id."""
         environ = self.environ
         headers = {name: environ[key] for name, key in _FORWARDED if key in environ}
+        for name in self.dialect.headers:
+            if (value := environ.get(_key(name))) is not None:
+                headers[name] = value
         headers["x-request-id"] = self.request_id
         return headers
+
+    def query(self) -> str:
+        """The query as it may go on: what has to be escaped (RFC 3986 section 3.4) is."""
+        query: str = self.environ.get("QUERY_STRING", "")
+        return _NO_QUERY.sub(lambda found: f"%{ord(found[0]):02X}", query)
 
     def read_body(self) -> bytes:
         """The request's body; raises BodyTooLarge before reading more than is allowed.
@@ -200,6 +216,8 @@ class Exchange:
             ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
             *(headers or {}).items(),
         ]
+        if self.dialect.id_header:
+            lines.append((self.dialect.id_header, self.request_id))
         content: Any = body
         if not isinstance(body, bytes):
             lines += _STREAM_HEADERS
@@ -223,10 +241,14 @@ class Exchange:
         attempts = self.record.attempts
         if not attempts:
             return {}
-        return {
+        found = {
             "x-proxy-client": attempts[-1].client,
             "x-proxy-attempts": str(len(attempts)),
         }
+        if self.record.dropped:
+            mask = self.gateway.config.secrets.mask_ascii
+            found["x-proxy-dropped"] = mask(self.record.dropped_text())
+        return found
 
     def _in_our_terms(self, error: Exception) -> ProxyError:
         return in_our_terms(error, self.request_id, call=self.record.call())
@@ -235,7 +257,7 @@ class Exchange:
         """Whatever an endpoint raised as a response, in the caller's dialect."""
         known = error if isinstance(error, ProxyError) else self._in_our_terms(error)
         return self.reply(
-            self.dialect.error(known),
+            self.dialect.error(known, self.request_id),
             status=known.status,
             headers={**known.headers(), **self.attempt_headers()},
         )

@@ -12,14 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from ..errors import ProxyError
-from ..wire.chat import ChatRequest, Speech
+from ..wire.chat import HUB, ChatRequest, Speech, chunks_of
 
 
 class Answer(NamedTuple):
-    """A prompt's unary answer: in the caller's dialect if it `is_native`, else in chat's."""
+    """A prompt's unary answer: in the caller's dialect if it `is_native`, else in the hub's.
+
+    `kind`: that of the client that gave it.
+    """
 
     body: bytes
     is_native: bool
+    kind: str = ""
 
 
 class Prompt(Protocol):
@@ -31,7 +35,7 @@ class Prompt(Protocol):
 
     @property
     def hub(self) -> ChatRequest:
-        """For all others, as chat; raises InvalidRequest for what chat cannot say."""
+        """For all others, in the hub's; raises InvalidRequest for what that cannot say."""
 
 
 class Writer(ABC):
@@ -45,8 +49,11 @@ class Writer(ABC):
     feed: Callable[[Sequence[bytes]], bytes]
 
     @abstractmethod
-    def begin(self, at: int, *, is_native: bool) -> None:
-        """The answer to a prompt follows, counted from 0: its own events, or chunks of chat."""
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        """The answer to a prompt follows, counted from 0: its own events, or chunks of chat.
+
+        `kind`: that of the client that gives it.
+        """
 
     @abstractmethod
     def end(self) -> bytes:
@@ -60,16 +67,24 @@ class Writer(ABC):
 class Ask(ABC):
     """One request of a caller. `headers`: those that go on to the upstream.
 
-    `speech`: what a client has to speak to get it as it is (`Client.speaks`).
+    `speech`: what a client has to speak to get it as it is (`Client.speaks`): the operation (chat,
+    embed, count) and the dialect. Others get it in the `hub_speech`; all speak that of chat.
     """
 
     speech: ClassVar[Speech]
+    hub_speech: ClassVar[Speech] = HUB
     may_have_prompts: ClassVar[bool] = False  # several, served one after the other
+    dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made
 
     def __init__(self, model: str, headers: Mapping[str, str], *, stream: bool) -> None:
         self.model = model
         self.stream = stream
         self.headers = headers
+
+    @property
+    def native_headers(self) -> Mapping[str, str]:
+        """The headers for a client that speaks the dialect."""
+        return self.headers
 
     @property
     def wants_usage(self) -> bool:
@@ -83,19 +98,51 @@ class Ask(ABC):
         `natively`: all clients that may serve it speak its dialect, so it may stay in one piece.
         """
 
+    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
+        """What a client of this kind is sent for a prompt; raises InvalidRequest."""
+        return prompt.native if natively else prompt.hub
+
+    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+        """The same without reasoning of earlier turns; None: there is none in it."""
+        return None
+
+    def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
+        """An answer that needs no client, with its headers, where all failed so; else raises it."""
+        raise error
+
     @abstractmethod
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The unary answer, of those to the prompts; raises UpstreamInvalid."""
+
+    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
+        """A unary answer to a request for a stream as chunks, and whether these are native."""
+        return chunks_of(answer.body, with_usage=self.wants_usage), False
 
     @abstractmethod
     def writer(self) -> Writer:
         """For its stream."""
 
 
+class Read(Protocol):
+    def __call__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> Ask:
+        """The request in a body, with those of the caller's headers, and the query, that may go on.
+
+        Raises InvalidRequest.
+        """
+
+
+class WriteError(Protocol):
+    def __call__(self, error: ProxyError, request_id: str = "") -> bytes:
+        """The body of an answer that is an error."""
+
+
 class Dialect(NamedTuple):
-    """`read`: the request in a body, with those of the caller's headers that may go on; raises
-    InvalidRequest. `error`: the body of an answer that is an error.
+    """`headers`: what the dialect's own clients are passed of a caller's besides what all are.
+
+    `id_header`: where its SDKs look for the request's id, besides `x-request-id`.
     """
 
-    read: Callable[[bytes, Mapping[str, str]], Ask]
-    error: Callable[[ProxyError], bytes]
+    read: Read
+    error: WriteError
+    headers: tuple[str, ...] = ()
+    id_header: str = ""

@@ -21,7 +21,7 @@ class ChatWriter(Writer):
     def __init__(self) -> None:
         self._is_begun = False
 
-    def begin(self, at: int, *, is_native: bool) -> None:
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
         self._is_begun = True
 
     def end(self) -> bytes:
@@ -58,7 +58,7 @@ class ChatAsk(Ask):
         return ChatWriter()
 
 
-def _read(body: bytes, headers: Mapping[str, str]) -> ChatAsk:
+def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> ChatAsk:
     return ChatAsk(read_request(body), headers)
 
 

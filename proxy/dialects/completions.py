@@ -52,8 +52,8 @@ class TextWriter(ChatWriter):
         self._at = 0
         self._passes = False
 
-    def begin(self, at: int, *, is_native: bool) -> None:
-        super().begin(at, is_native=is_native)
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        super().begin(at, is_native=is_native, kind=kind)
         self._at = at
         self._passes = is_native and self._ask.has_one
 
@@ -64,7 +64,7 @@ class TextWriter(ChatWriter):
         return encode([*self._ask.answers.last_chunk(), DONE])
 
 
-def _read(body: bytes, headers: Mapping[str, str]) -> CompletionsAsk:
+def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> CompletionsAsk:
     return CompletionsAsk(read_request(body, needs_messages=False), headers)
 
 

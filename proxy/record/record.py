@@ -21,6 +21,8 @@ log = logging.getLogger("proxy.request")
 
 # A name that a caller or an upstream chose is cut to this in the log.
 MAX_NAME_CHARS = 80
+# So many of what was dropped are named.
+MAX_DROPPED = 12
 
 # Of the model that a caller asked for a `Call` has this much: as long as any that is configured.
 MAX_MODEL_CHARS = 256
@@ -102,6 +104,7 @@ class Record:
     ended: float | None = None
     end: str = ""
     usage: Usage | None = None
+    dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
     is_lost: bool = False  # nobody closed it: whoever came next does
 
     def start(self) -> None:
@@ -168,6 +171,12 @@ class Record:
     def _since_arrival(self, moment: float | None) -> float | None:
         return None if moment is None else moment - self.arrived
 
+    def dropped_text(self) -> str:
+        """What was dropped, for a header: short, and in visible ASCII."""
+        shown = [_UNSHOWN.sub("?", name)[:MAX_NAME_CHARS] for name in self.dropped[:MAX_DROPPED]]
+        more = len(self.dropped) - len(shown)
+        return ", ".join([*shown, *([f"and {more} more"] if more else [])])
+
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""
         waited_s = sum([attempt.waited_s for attempt in self.attempts])
@@ -204,6 +213,8 @@ class Record:
                 line += f" reasoning_tokens={usage.reasoning_tokens}"
             if usage.partial:
                 line += " partial=1"
+        if self.dropped:
+            line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
         return line
 
 
@@ -215,3 +226,4 @@ def _quoted(text: str) -> str:
 
 # What needs no quotes: the name of most models, callers and clients.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")
+_UNSHOWN = re.compile("[^!-~]")

@@ -18,21 +18,23 @@ from ..config import Config
 from ..dialects.base import Answer, Ask, Prompt, Writer
 from ..errors import (
     CallerError,
+    InvalidRequest,
     ModelNotFound,
     PoolError,
     ProxyError,
+    UnsupportedParameter,
     UpstreamError,
     UpstreamRefusal,
 )
 from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
 from ..record.record import AttemptRecord, Record
-from ..wire.chat import HUB, ChatRequest, chunks_of
+from ..wire.chat import HUB, ChatRequest
 from ..wire.http.head import passed
 from .failures import Failures, asked_s, refused
 from .relayed import Relayed, WholeRelay
 from .stream import Relay
-from .verdict import judge
+from .verdict import is_about_reasoning, judge
 from .waits import (
     OutOfTime,
     Pausing,
@@ -110,7 +112,10 @@ class Attempts:
 
     def answers(self) -> list[Answer]:
         """The answer of a unary request; raises ProxyError as `go_on` does."""
-        outcome = self.go_on(math.inf)
+        try:
+            outcome = self.go_on(math.inf)
+        except ProxyError as error:
+            outcome, self.headers = self._call.ask.unserved(error)
         assert isinstance(outcome, Answer)
         return [outcome]
 
@@ -208,6 +213,8 @@ class Attempts:
         # Chat is what all take, so that none needs to be looked at.
         routes = entry.routes if ask.speech != HUB else ()
         speak = [ask.speech in route.client.speaks for route in routes]
+        if not any(speak) and not any(_does(ask, route.client) for route in entry.routes):
+            raise _cannot(f"no client for the model {ask.model!r}", ask)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
             _ = self._prompts[0].hub  # raises InvalidRequest now, while nobody is waited for
@@ -240,14 +247,20 @@ class Attempts:
     def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:
         """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
 
-        A model whose quota is out is stood in for by its preview variants, on the same lease.
+        On the same lease, a model whose quota is out is stood in for by its preview variants, and
+        a request is sent once more without the reasoning that was refused.
         """
         try:
             return (yield from self._ask(lease, lease.model))
-        except UpstreamRefusal as error:
-            if lease.client.relents(self._request_to(lease.client), error):
+        except (UpstreamRefusal, InvalidRequest) as error:
+            if is_about_reasoning(error) and (plain := self._request(lease, plain=True)):
                 self._close_reply()
-                return (yield from self._ask(lease, lease.model))
+                return (yield from self._ask(lease, lease.model, plain))
+            if not isinstance(error, UpstreamRefusal):
+                raise
+            if (request := self._request(lease)) and lease.client.relents(request, error):
+                self._close_reply()
+                return (yield from self._ask(lease, lease.model, request))
             if error.status != 429 or not self._config.quota_exceeded.switch_preview_model:
                 raise
             for model in lease.client.substitutes(lease.model):
@@ -260,19 +273,27 @@ class Attempts:
                     continue  # the first one says how long it lasts
             raise
 
-    def _request_to(self, client: Client) -> ChatRequest:
-        prompt = self._prompts[self._at]
-        return prompt.native if self._call.ask.speech in client.speaks else prompt.hub
+    def _request(self, lease: Lease, *, plain: bool = False) -> ChatRequest | None:
+        """What this client is sent; `plain`: without reasoning, if there is any in it."""
+        ask, client, prompt = self._call.ask, lease.client, self._prompts[self._at]
+        natively = ask.speech in client.speaks
+        if not natively and not _does(ask, client):
+            raise _cannot(client.label, ask)
+        make = ask.plain_request if plain else ask.request
+        return make(prompt, client.config.kind, natively=natively)
 
-    def _ask(self, lease: Lease, model: str) -> Pausing[Answer | Relayed]:
+    def _ask(
+        self, lease: Lease, model: str, request: ChatRequest | None = None
+    ) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record, _ = self._call
         self._attempt.model = model
-        request = self._request_to(lease.client)
-        is_native = ask.speech in lease.client.speaks
+        request = request or self._request(lease)
+        assert request is not None
+        is_native, kind = request.speech == ask.speech, lease.client.config.kind
         self._reply = reply = lease.client.send(
             request,
             model=model,
-            headers=ask.headers,
+            headers=ask.native_headers if is_native else ask.headers,
             caller=connection,
             deadline=self._waits.deadline,
         )
@@ -293,13 +314,25 @@ class Attempts:
                 relay = Relay(reply, translator, ahead=first, max_event_bytes=most)
                 self._relay = relay
                 relay.first = yield from first_chunks(relay, self._waits)
-                writer.begin(self._at, is_native=is_native)
+                record.dropped = () if is_native else ask.dropped
+                writer.begin(self._at, is_native=is_native, kind=kind)
                 return relay
         body = yield from whole_body(reply, self._waits, first=first)
         body, usage = lease.client.answer(request, body)
         record.usage = usage
+        record.dropped = () if is_native else ask.dropped
+        answer = Answer(body, is_native, kind)
         if writer is None:
-            return Answer(body, is_native)
-        whole = WholeRelay(chunks_of(body, with_usage=ask.wants_usage), usage)
-        writer.begin(self._at, is_native=False)
-        return whole
+            return answer
+        chunks, is_native = ask.streamed(answer)
+        writer.begin(self._at, is_native=is_native, kind=kind)
+        return WholeRelay(chunks, usage)
+
+
+def _does(ask: Ask, client: Client) -> bool:
+    """Whether the client takes the request in the hub's form, as all do of chat."""
+    return ask.hub_speech == HUB or ask.hub_speech in client.speaks
+
+
+def _cannot(who: str, ask: Ask) -> UnsupportedParameter:
+    return UnsupportedParameter(f"{who} can do the operation {ask.speech[0]!r}", param="model")

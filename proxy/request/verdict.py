@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ..errors import (
     CallerError,
+    InvalidRequest,
     OutOfResources,
     ProxyError,
     ShuttingDown,
@@ -53,6 +55,20 @@ def judge(error: ProxyError, *, switch_project: bool) -> Verdict:
     if isinstance(error, CallerError):  # this kind of upstream cannot do it; another may
         return _ELSEWHERE
     return _RESTS
+
+
+# In upstreams' words: "Invalid `signature` in `thinking` block", "Thought signature is not valid",
+# "The encrypted content ... could not be verified", "Unrecognized request argument supplied:
+# reasoning_effort". In ours: the parameter.
+_REASONING = re.compile(r"signature|encrypted.content|reasoning|thinking|thought", re.IGNORECASE)
+
+
+def is_about_reasoning(error: ProxyError) -> bool:
+    """Whether the request may be taken without the model's reasoning of earlier turns."""
+    is_refusal = isinstance(error, UpstreamRefusal) and error.status in (400, 422)
+    if not (is_refusal or isinstance(error, InvalidRequest)):
+        return False
+    return _REASONING.search(error.message) is not None
 
 
 def shown(error: ProxyError, label: str) -> ProxyError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ class Response(NamedTuple):
     status: int
     type: str
     body: bytes
+    headers: Mapping[str, str]
 
     @property
     def events(self) -> list[tuple[str, Json]]:
@@ -58,6 +59,9 @@ class Server:
     def answer(self, kind: str, *replies: Reply) -> None:
         self._upstream.reply(f"key-{kind}", *replies)
 
+    def asked(self, kind: str) -> list[Json]:
+        return [each.json() for each in self._upstream.received(f"key-{kind}")]
+
     def ask(
         self, kind: str, *, key: str = KEY, method: str = "POST", path: str = PATH, **fields: Any
     ) -> Response:
@@ -66,7 +70,8 @@ class Server:
         with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as caller:
             caller.request(method, path, json.dumps(fields), headers)
             got = caller.getresponse()
-            return Response(got.status, got.headers["Content-Type"], got.read())
+            kind = got.headers["Content-Type"]
+            return Response(got.status, kind, got.read(), dict(got.headers))
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +166,40 @@ def test_stream_that_waits_is_committed_in_the_dialects_own_words(
     *before, last = answer.events
     assert before[0] == ("still", {})
     assert last == ("failed", {"status": 400, "text": "No."})
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_was_dropped_is_named(server: Server, live: bool) -> None:
+    """In a header, bounded and in ASCII, whatever the caller wrote."""
+    odd: Json = {f"odd {number:02}\n\x7f": 1 for number in range(20)}
+    reply = BY_KIND["openai"]
+    server.answer("openai", reply.streamed(SAID) if live else reply.whole(SAID))
+    answer = server.ask("openai", live=live, **odd)
+    shown = [f"odd?{number:02}??" for number in range(12)]
+    assert answer.headers["x-proxy-dropped"] == ", ".join([*shown, "and 8 more"])
+    server.answer("openai", reply.streamed(SAID) if live else reply.whole(SAID))
+    assert "x-proxy-dropped" not in server.ask("openai", live=live).headers
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_refused_reasoning_is_left_out(server: Server, live: bool) -> None:
+    """On the same lease, once, and only if the refusal is about that and there is any."""
+    openai = BY_KIND["openai"]
+    refused = openai.refused(400, "Unrecognized request argument supplied: reasoning_effort")
+    before = len(server.asked("openai"))
+    server.answer("openai", refused, openai.streamed(SAID) if live else openai.whole(SAID))
+    answer = server.ask("openai", live=live, think="high")
+    assert (answer.status, answer.headers["x-proxy-attempts"]) == (200, "1")
+    first, second = server.asked("openai")[before:]
+    assert first.pop("reasoning_effort") == "high"
+    assert first == second
+    server.answer("openai", refused, refused)
+    assert server.ask("openai", live=live, think="high").status == 400
+    server.answer("openai", refused)
+    assert server.ask("openai", live=live).status == 400
+    server.answer("openai", openai.refused(400, "No."))
+    assert server.ask("openai", live=live, think="high").status == 400
+    assert len(server.asked("openai")) == before + 6
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A third dialect, which is nobody's: named events, a unary body and errors of its own shape.
 
-It takes `{"model", "say", "live"}`. What it gives is at `TurnsAsk.whole`, `TurnsWriter`, `error`.
+It takes `{"model", "say", "live"}`, and `think`, which chat cannot say for good: it is a parameter
+that may be refused. Other members are dropped. What it gives is at `TurnsAsk.whole`, `TurnsWriter`,
+`error`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class TurnsAsk(Ask):
     def __init__(self, asked: dict[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__(asked["model"], headers, stream=asked.get("live") is True)
         self._say = asked.get("say")
+        self._think = asked.get("think")
+        self.dropped = sorted(asked.keys() - {"model", "say", "live", "think"})
 
     def prompts(self, *, natively: bool) -> Sequence[TurnsAsk]:
         return (self,)
@@ -37,9 +41,17 @@ class TurnsAsk(Ask):
         if not isinstance(self._say, str):
             raise InvalidRequest("`say` must be a string")
         body: dict[str, Any] = {"messages": [{"role": "user", "content": self._say}]}
+        if self._think:
+            body["reasoning_effort"] = self._think
         if self.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return ChatRequest(_json({"model": self.model, **body}), self.model, self.stream)
+
+    def plain_request(self, prompt: Any, kind: str, *, natively: bool) -> ChatRequest | None:
+        if not self._think:
+            return None
+        plain = TurnsAsk({"model": self.model, "say": self._say, "live": self.stream}, {})
+        return plain.hub
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
@@ -66,7 +78,7 @@ class TurnsWriter(Writer):
     def __init__(self) -> None:
         self._end: dict[str, Any] = {}
 
-    def begin(self, at: int, *, is_native: bool) -> None:
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
         assert (at, is_native) == (0, False)
 
     def feed(self, chunks: Sequence[bytes]) -> bytes:
@@ -88,7 +100,7 @@ class TurnsWriter(Writer):
         return _event("failed", _problem(error))
 
 
-def _read(body: bytes, headers: Mapping[str, str]) -> TurnsAsk:
+def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> TurnsAsk:
     try:
         return TurnsAsk(json.loads(body), headers)
     except (ValueError, KeyError) as error:
@@ -107,4 +119,8 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-TURNS = Dialect(_read, lambda error: _json({"problem": _problem(error)}))
+def _error(error: ProxyError, request_id: str = "") -> bytes:
+    return _json({"problem": _problem(error)})
+
+
+TURNS = Dialect(_read, _error)

@@ -63,8 +63,11 @@ class ErrorFacts(NamedTuple):
         )
 
 
-def error_body(error: ProxyError) -> bytes:
-    """An error's answer: of an upstream's own refusal the bytes that it sent."""
+def error_body(error: ProxyError, request_id: str = "") -> bytes:
+    """An error's answer: of an upstream's own refusal the bytes that it sent.
+
+    OpenAI's object has no place for the request's id.
+    """
     if isinstance(error, UpstreamRefusal) and error.body is not None:
         return error.body
     return envelope(error.message, type=error.type, param=error.param, code=error.code)
