@@ -8,11 +8,28 @@ says how hard; `reasoning` is heeded where there is neither.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+# Tokens to think with where effort isn't understood. 1024 is the least of Anthropic's API
+# (build-with-claude/extended-thinking); past 32k its docs see little gain.
+BUDGETS: Final[dict[str, int]] = {
+    "minimal": 1_024,
+    "low": 4_096,
+    "medium": 12_288,
+    "high": 24_576,
+    "xhigh": 32_768,
+    "max": 32_768,
+}
+
+
+def effort_of(budget: int) -> str:
+    """The least effort whose budget this is within."""
+    return next((name for name, most in BUDGETS.items() if budget <= most), "max")
 
 
 class Thinking(msgspec.Struct):

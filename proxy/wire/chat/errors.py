@@ -29,11 +29,13 @@ def envelope(
     message: str, *, type: str, param: str | None = None, code: str | int | None = None
 ) -> bytes:
     """The error object in its envelope."""
-    if len(message) > MAX_MESSAGE_CHARS:
-        message = f"{message[:MAX_MESSAGE_CHARS]}…"
-    return msgspec.json.encode(
-        {"error": {"message": message, "type": type, "param": param, "code": code}}
-    )
+    told = {"message": bounded(message), "type": type, "param": param, "code": code}
+    return msgspec.json.encode({"error": told})
+
+
+def bounded(message: str) -> str:
+    """The message, or the beginning of one that is too long."""
+    return message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"
 
 
 class ErrorFacts(NamedTuple):
@@ -77,12 +79,18 @@ def error_event(error: ProxyError, *, code: str | None) -> bytes:
     """The event that ends a stream that failed, in a shape that makes the official SDKs raise.
 
     openai-python and openai-node raise on an event whose `error` is an object with a string
-    `message`, when no `event:` line came with it (their streaming modules, read 2026-11). There is
-    no status any more: agents know a fault that passes by words in its message, and try again.
+    `message`, when no `event:` line came with it (their streaming modules, read 2026-11).
+    """
+    return envelope(stream_message(error), type=error.type, code=code)
+
+
+def stream_message(error: ProxyError) -> str:
+    """What an error in mid-stream says, in any dialect.
+
+    There is no status any more: agents know a fault that passes by words, and try again.
     """
     fault = _passing_fault(error)
-    message = f"upstream {fault}: {error.message}" if fault else error.message
-    return envelope(message, type=error.type, code=code)
+    return f"upstream {fault}: {error.message}" if fault else error.message
 
 
 def _passing_fault(error: ProxyError) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..effort import wanted
+from ..effort import BUDGETS, effort_of, wanted
 from ..lenient_json import without_lone
 from . import chat, parameters
 from .families import Family, family_of
@@ -21,16 +21,6 @@ from .messages import Conversation, translate
 from .names import changed_properties, rename_schema, wire_name
 from .schema import close_schema, flat_schema
 
-# Tokens to think with where effort isn't understood. 1024 is the API's least
-# (build-with-claude/extended-thinking); past 32k the docs see little gain.
-_BUDGETS = {
-    "minimal": 1_024,
-    "low": 4_096,
-    "medium": 12_288,
-    "high": 24_576,
-    "xhigh": 32_768,
-    "max": 32_768,
-}
 _LEAST_BUDGET = 1_024
 
 # Ids that nobody is known by: no address, no telephone number (the API refuses these two).
@@ -41,6 +31,11 @@ _MAX_CACHE_MARKS = 4
 
 _JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no prose, no code fence."
 
+# What count_tokens takes (docs/en/api/messages-count-tokens, 2026-11).
+_COUNTED = frozenset(
+    ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
+)
+
 _Json = dict[str, Any]
 
 
@@ -49,6 +44,18 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
 
     Raises InvalidRequest or UnsupportedParameter; its `param` is a path in the caller's body.
     """
+    wire = _wire(body, model)
+    if stream:
+        wire["stream"] = True
+    return _encode(wire)
+
+
+def to_count(body: bytes, *, model: str) -> bytes:
+    """As `to_request`, for `POST /v1/messages/count_tokens`."""
+    return _encode({name: value for name, value in _wire(body, model).items() if name in _COUNTED})
+
+
+def _wire(body: bytes, model: str) -> _Json:
     request = _read(body)
     family = family_of(model)
     effort, budget = _wanted_thinking(request)
@@ -70,8 +77,10 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
         wire["system"] = talk.system
     wire["messages"] = talk.turns
     _limit_cache_marks(wire)
-    if stream:
-        wire["stream"] = True
+    return wire
+
+
+def _encode(wire: _Json) -> bytes:
     try:
         return msgspec.json.encode(wire)
     except (OverflowError, RecursionError) as error:  # a schema with an integer past 64 bits
@@ -96,13 +105,8 @@ def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]
     """How hard the model is to think, and for how many tokens at most, where the caller says so."""
     asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
     if asked.effort is None and asked.is_on:
-        return "medium" if asked.budget is None else _effort_of(asked.budget), asked.budget
+        return "medium" if asked.budget is None else effort_of(asked.budget), asked.budget
     return asked.effort, asked.budget
-
-
-def _effort_of(budget: int) -> str:
-    """The least effort whose budget this is within."""
-    return next((name for name, most in _BUDGETS.items() if budget <= most), "max")
 
 
 def _changed_properties(request: chat.ChatRequest) -> dict[str, dict[str, str]]:
@@ -249,7 +253,7 @@ def _thinking(
             parts["thinking"] = {"type": "adaptive", "display": "summarized"}
         else:
             most = wire["max_tokens"]
-            budget = min(_BUDGETS[wanted], most * 3 // 4)
+            budget = min(BUDGETS[wanted], most * 3 // 4)
             if tokens is not None:
                 budget = min(max(tokens, _LEAST_BUDGET), most - 1)
             if budget >= _LEAST_BUDGET and talk.loop_thinks:
