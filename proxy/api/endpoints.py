@@ -14,6 +14,7 @@ from flask import Response
 from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..dialects.completions import COMPLETIONS
+from ..dialects.messages import COUNT_TOKENS, MESSAGES
 from ..request.stream import StreamBody
 from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
@@ -22,6 +23,8 @@ from .facts import Facts
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
 }
 
 

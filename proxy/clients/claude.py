@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
+from ..net.exchange import SocketReply
 from ..net.transport import Transport
+from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.claude import api, errors
+from ..wire.claude import api, errors, native
 from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
-from ..wire.claude.request import to_request
+from ..wire.claude.request import to_count, to_request
 from ..wire.claude.stream import ChatStream
 from ..wire.http.headers import passed_with_hints
 from ..wire.model_list import ModelPage
@@ -23,19 +27,53 @@ class ClaudeClient(RemoteClient):
 
     models_path = api.MODELS_PATH
 
+    speaks = frozenset((native.MESSAGES, native.COUNT, wire.HUB_COUNT))
+
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
-        super().__init__(config, transport, api.headers(config.key.reveal(), config.headers))
+        headers = api.headers(config.key.reveal(), config.headers)
+        # A caller of the same API may have its own version of it, and betas beside ours.
+        fixed = {name.lower() for name in config.headers} - {"anthropic-beta"}
+        defaults = {name: headers.pop(name) for name in {*api.VERSIONED} - fixed}
+        super().__init__(config, transport, headers, defaults=defaults)
+        self._own_names = fixed
+        self._betas = api.betas(config.headers)
+
+    def send(
+        self,
+        request: wire.ChatRequest,
+        *,
+        model: str,
+        headers: Mapping[str, str],
+        caller: CallerConnection,
+        deadline: float,
+    ) -> SocketReply:
+        if self._betas and (asked := headers.get("anthropic-beta")):
+            headers = {**headers, "anthropic-beta": ",".join([asked, *self._betas])}
+        return super().send(request, model=model, headers=headers, caller=caller, deadline=deadline)
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
+        operation, dialect = request.speech
+        path = api.COUNT_PATH if operation == "count" else api.MESSAGES_PATH
+        if dialect == "messages":
+            return f"{path}?{request.query}" if request.query else path, request.for_model(model)
         chat = call_ids.strip(request.body, [call_ids.THOUGHT])
-        return api.MESSAGES_PATH, to_request(chat, model=model, stream=request.stream)
+        if operation == "count":
+            return path, to_count(chat, model=model)
+        return path, to_request(chat, model=model, stream=request.stream)
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        if request.speech == native.MESSAGES:
+            return body, native.read_message(body)
+        if request.speech != wire.HUB:
+            native.read_count(body)
+            return body, None
         names = CallersNames(lambda: request.body)
         chat = to_chat(body, model=request.model, created=int(self._wall()), names=names)
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
+        if request.speech == native.MESSAGES:
+            return native.MessageEvents()
         return ChatStream(
             model=request.model,
             created=int(self._wall()),
@@ -46,6 +84,7 @@ class ClaudeClient(RemoteClient):
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         facts = errors.read_error(reply.status, reply.headers, body, now_s=self._wall())
         refusal = facts.refusal()
+        refusal.as_sent = errors.as_sent(body)
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal
 

@@ -11,7 +11,7 @@ from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.gemini import errors, models
+from ..wire.gemini import count, errors, models
 from ..wire.gemini.reply import to_chat
 from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
@@ -25,6 +25,7 @@ class GeminiClient(RemoteClient):
     """One API key for Gemini."""
 
     models_path = models.PATH
+    speaks = frozenset((wire.HUB_COUNT,))
 
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
         key = {"x-goog-api-key": config.key.reveal()}
@@ -37,9 +38,13 @@ class GeminiClient(RemoteClient):
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         chat = call_ids.strip(request.body, [call_ids.THINKING])
         body = to_request(chat, model=model, stream=request.stream)
+        if request.speech == wire.HUB_COUNT:
+            return count.path(model), count.to_request(body, model=model)
         return path(model, stream=request.stream), body
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        if request.speech == wire.HUB_COUNT:
+            return count.to_hub(body), None
         chat = to_chat(
             body,
             request=request.body,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import urlsplit
+
+import msgspec
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
@@ -11,6 +14,7 @@ from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.completions.request import SPEECH as COMPLETIONS
 from ..wire.http import headers as header_fields
+from ..wire.lenient_json import encode
 from ..wire.model_list import ModelPage, read_list, read_text
 from .base import ChunkTranslator, Reply
 from .remote import RemoteClient
@@ -34,6 +38,7 @@ class OpenAIClient(RemoteClient):
         super().__init__(config, transport, header_fields.merged(ours, config.headers))
         self._strips_ids = strips_ids
         self._asks_usage = config.ask_usage
+        self._is_openais = urlsplit(config.base_url).hostname == "api.openai.com"
         self._has_warned = False  # of streams that end without a finish_reason
         self._paths = {wire.HUB: "/chat/completions"}
         if config.completions == "native":
@@ -41,6 +46,8 @@ class OpenAIClient(RemoteClient):
         self.speaks = self._paths.keys()
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
+        if request.is_made and self._is_openais:
+            request = _for_openai(request)
         body = request.for_model(model, asks_usage=request.stream and self._asks_usage)
         if self._strips_ids and request.speech == wire.HUB:
             body = call_ids.strip(body)
@@ -69,7 +76,8 @@ class OpenAIClient(RemoteClient):
 
     def relents(self, request: wire.ChatRequest, refusal: UpstreamRefusal) -> bool:
         """Where it refuses `stream_options` that are ours: later requests go without at once."""
-        is_ours = request.stream and self.config.ask_usage and not request.wants_usage
+        is_callers = request.wants_usage and not request.is_made
+        is_ours = request.stream and self.config.ask_usage and not is_callers
         if not is_ours or refusal.status not in (400, 422):
             return False
         told = refusal.body or b""
@@ -88,3 +96,14 @@ class OpenAIClient(RemoteClient):
     def _page(self, body: bytes) -> ModelPage:
         names = [read_text(entry, "id", "name") for entry in read_list(body).entries]
         return ModelPage(list(filter(None, names)), None)
+
+
+def _for_openai(request: wire.ChatRequest) -> wire.ChatRequest:
+    """A request made of another dialect in the words of OpenAI's own API, which refuses those of
+    servers like it (platform.openai.com/docs/api-reference/chat/create, read 2026-11).
+    """
+    fields = wire.read_fields(request.body)
+    if (most := fields.pop("max_tokens", None)) is not None:
+        fields["max_completion_tokens"] = most
+    fields.pop("top_k", None)
+    return msgspec.structs.replace(request, body=encode(fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from ..config import ClientConfig
@@ -22,25 +23,34 @@ from .base import Client, read_whole
 MAX_PAGE_BYTES = 32 * 1024 * 1024
 # An upstream whose list has no end must not keep us.
 MAX_PAGES = 20
+# One or two for each model that is asked for.
+MAX_HEADS = 4096
 
 
 class RemoteClient(Client):
     """One key at a provider. The key goes into a header, not the URL.
 
-    `headers` are those of the dialect and of the configuration.
+    `headers` are those of the dialect and of the configuration, `defaults` those in whose place a
+    caller's own may stand.
     """
 
     models_path: ClassVar[str]
     transport: Transport
 
     def __init__(
-        self, config: ClientConfig, transport: Transport, headers: Mapping[str, str]
+        self,
+        config: ClientConfig,
+        transport: Transport,
+        headers: Mapping[str, str],
+        *,
+        defaults: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(config)
         self.transport = transport
         self._lines = merged({"User-Agent": USER_AGENT}, headers)
+        self._defaults = defaults
         self._own_names = {name.lower() for name in config.headers}  # the caller's don't count
-        self._heads: dict[str, bytes] = {}  # by path: one or two for each model that is asked for
+        self._heads: dict[str, bytes] = {}  # by path, up to MAX_HEADS: callers choose queries
 
     @abstractmethod
     def _asked(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
@@ -63,7 +73,11 @@ class RemoteClient(Client):
         head = self._heads.get(path)
         if head is None:
             ours = merged({"Content-Type": "application/json"}, self._lines)
-            head = self._heads[path] = self.transport.head("POST", self._meant(path), ours)
+            head = self.transport.head("POST", self._meant(path), ours)
+            if len(self._heads) < MAX_HEADS:
+                self._heads[path] = head
+        if self._defaults:
+            headers = merged(self._defaults, headers)
         lines = "".join(
             [
                 f"{name}: {value}\r\n"
@@ -94,7 +108,7 @@ class RemoteClient(Client):
         return list(dict.fromkeys(names))
 
     def _get(self, path: str, *, caller: CallerConnection, deadline: float) -> bytes:
-        head = self.transport.head("GET", self._meant(path), self._lines)
+        head = self.transport.head("GET", self._meant(path), merged(self._defaults, self._lines))
         reply = self.transport.send(head, b"", caller=caller, deadline=deadline)
         try:
             body = read_whole(reply, deadline=deadline, max_bytes=MAX_PAGE_BYTES)

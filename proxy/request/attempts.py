@@ -8,7 +8,7 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -217,7 +217,19 @@ class Attempts:
             raise _cannot(f"no client for the model {ask.model!r}", ask)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
-            _ = self._prompts[0].hub  # raises InvalidRequest now, while nobody is waited for
+            self._check(dict.fromkeys(route.client.config.kind for route in routes) or ("",))
+
+    def _check(self, kinds: Iterable[str]) -> None:
+        """Raise InvalidRequest now, while nobody is waited for, if no kind of client can do it."""
+        problem: InvalidRequest | None = None
+        for kind in kinds:
+            try:
+                self._call.ask.request(self._prompts[0], kind, natively=False)
+                return
+            except InvalidRequest as error:
+                problem = error
+        if problem is not None:
+            raise problem
 
     def _acquire(self) -> Pausing[Lease]:
         asked_at = self._waits.now()

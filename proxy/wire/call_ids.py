@@ -30,3 +30,10 @@ def strip(body: bytes, marks: Iterable[str] = tuple(_LOADS)) -> bytes:
         if mark.encode() in body:
             body = _LOADS[mark].sub(rb"\1", body)
     return body
+
+
+def bare(call_id: str) -> str:
+    """An id without what it carries."""
+    for mark in _LOADS:
+        call_id = call_id.partition(mark)[0] or call_id
+    return call_id

@@ -9,6 +9,7 @@ from ..http.headers import merged
 from ..model_list import ModelPage, read_list, read_text
 
 MESSAGES_PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
 MODELS_PATH = "/v1/models?limit=1000"  # the largest page
 
 # Not 2026-10-21: that one refuses `temperature` and `top_p` for every model, this one takes them
@@ -20,16 +21,24 @@ VERSION = "2023-06-01"
 BETAS = "thinking-binding-controls-2026-08-01"
 
 
+# Headers that say which API is meant: a caller who speaks it has its own.
+VERSIONED = ("anthropic-version", "anthropic-beta")
+
+
+def betas(headers: Mapping[str, str]) -> list[str]:
+    """The values of `anthropic-beta`."""
+    return [value for name, value in headers.items() if name.lower() == "anthropic-beta"]
+
+
 def headers(api_key: str, more: Mapping[str, str]) -> dict[str, str]:
     """The headers of every request; the key travels here, never in an address.
 
     `more`: the provider's, which win; what it says in `anthropic-beta` is added to ours.
     """
-    betas = [value for name, value in more.items() if name.lower() == "anthropic-beta"]
     ours = {
         "x-api-key": api_key,
         "anthropic-version": VERSION,
-        "anthropic-beta": ",".join([BETAS, *betas]),
+        "anthropic-beta": ",".join([BETAS, *betas(more)]),
     }
     return merged(ours, {n: value for n, value in more.items() if n.lower() != "anthropic-beta"})
 

@@ -50,6 +50,7 @@ class Message(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    is_error: bool = False  # of a tool's result, in requests made of other dialects
     function_call: LegacyCall | None = None
     extra_content: Any = None
 

@@ -158,7 +158,10 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
     calling = _calling(asked.tool_choice, {function["name"] for function in declared})
     if calling is not None:
         config["functionCallingConfig"] = calling
-    if asked.web_search_options is not None:
+    search = asked.web_search_options
+    if search is not None and declared and not family.combines_tools and search.get("optional"):
+        search = None
+    if search is not None:
         tools.append({"googleSearch": {}})
         if declared:
             if not family.combines_tools:

@@ -37,12 +37,14 @@ class _Call(msgspec.Struct):
     name: str
     wire_id: str
     result: media.Result | None = None
+    is_error: bool = False
 
     def response(self, family: Family) -> media.GeminiPart:
         # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
         # where every number is a double.
         found = self.result
-        said = {"error": NOT_RUN} if found is None else {"output": found.text}
+        key = "error" if found is None or self.is_error else "output"
+        said = {key: NOT_RUN if found is None else found.text}
         response: Content = {"name": self.name, "response": said}
         if family.matches_call_ids:
             response["id"] = self.wire_id
@@ -183,6 +185,7 @@ class _Builder:
             return
         turn, call = pair
         call.result = found
+        call.is_error = message.is_error
         turn.closed = True
 
     def _contents(self) -> list[Content]:

@@ -1,0 +1,169 @@
+"""/v1/messages and its count_tokens: Anthropic's API, natively for Claude, else by way of chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from msgspec import Raw
+
+from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
+from ..wire import estimate
+from ..wire.chat import HUB_COUNT, ChatRequest, Speech
+from ..wire.chat.request import Outer, check_filled, read_outer
+from ..wire.claude import native as claude
+from ..wire.lenient_json import decode_any
+from ..wire.messages import native
+from ..wire.messages.answer import Asked, events_of
+from ..wire.messages.errors import error_body, error_event
+from ..wire.messages.request import MessagesRequest
+from ..wire.messages.stream import MessageStream, to_message
+from ..wire.sse import encode_named, named
+from .base import Answer, Ask, Dialect, Prompt, Writer
+
+_HEADERS = ("anthropic-version", "anthropic-beta")
+
+# What of a request a model reads: its tokens are counted.
+_PROMPT = ("system", "messages", "tools")
+
+
+class MessagesAsk(Ask):
+    """Its own and only prompt."""
+
+    speech: ClassVar[Speech] = claude.MESSAGES
+
+    def __init__(
+        self, outer: Outer, body: bytes, headers: Mapping[str, str], query: str = ""
+    ) -> None:
+        general = {name: value for name, value in headers.items() if name not in _HEADERS}
+        super().__init__(outer.model, general, stream=outer.stream)
+        self._native_headers = headers
+        self._fields = outer.fields
+        self._text = outer.text
+        self._body = body
+        self._query = query
+        self._hubs: dict[tuple[str, bool], ChatRequest] = {}  # by kind of client, and plainness
+
+    @property
+    def native_headers(self) -> Mapping[str, str]:
+        return self._native_headers
+
+    @cached_property
+    def request_read(self) -> MessagesRequest:
+        """The request's members; raises InvalidRequest."""
+        return MessagesRequest(
+            self._text, model=self.model, stream=self.stream, fields=self._fields
+        )
+
+    @property
+    def dropped(self) -> Sequence[str]:  # type: ignore[override]
+        return self.request_read.dropped
+
+    def prompts(self, *, natively: bool) -> Sequence[MessagesAsk]:
+        return (self,)
+
+    @property
+    def native(self) -> ChatRequest:
+        return self._native(native.without_containers(self._body))
+
+    def _native(self, body: bytes) -> ChatRequest:
+        return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
+
+    @property
+    def hub(self) -> ChatRequest:
+        return self._hub("")
+
+    def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
+        found = self._hubs.get((kind, plain))
+        if found is None:
+            found = self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
+        return found
+
+    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
+        return self.native if natively else self._hub(kind)
+
+    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+        if natively:
+            body = native.without_thoughts(self._body)
+            return None if body is None else self._native(body)
+        return self._hub(kind, plain=True) if self.request_read.reasons else None
+
+    def asked(self, kind: str) -> Asked:
+        """What an answer of this kind of client has to know of the request."""
+        read = self.request_read
+        return Asked(self.model, read.stops, read.thoughts, kind)
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        (answer,) = answers
+        return answer.body if answer.is_native else to_message(answer.body, self.asked(answer.kind))
+
+    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
+        return (events_of(answer.body), True) if answer.is_native else super().streamed(answer)
+
+    def writer(self) -> MessagesWriter:
+        return MessagesWriter(self)
+
+
+class MessagesWriter(Writer):
+    """Claude's own events, or those made of chat."""
+
+    keep_alive = encode_named([named(b'{"type": "ping"}', b"ping")])
+
+    def __init__(self, ask: MessagesAsk) -> None:
+        self._ask = ask
+        self._made: MessageStream | None = None  # of chat
+
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        if is_native:
+            self.feed = encode_named
+        else:
+            self._made = MessageStream(self._ask.asked(kind))
+            self.feed = self._made.feed
+
+    def end(self) -> bytes:
+        return b"" if self._made is None else self._made.end()
+
+    def fail(self, error: ProxyError) -> bytes:
+        return error_event(error, self._ask.headers.get("x-request-id", ""))
+
+
+class CountAsk(MessagesAsk):
+    """A request of which the tokens are counted: by Claude or Gemini, or roughly."""
+
+    speech: ClassVar[Speech] = claude.COUNT
+    hub_speech: ClassVar[Speech] = HUB_COUNT
+
+    def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
+        made = super()._hub(kind, plain=plain)
+        return ChatRequest(made.body, made.model, stream=False, speech=HUB_COUNT)
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        return answers[0].body
+
+    def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
+        """An estimate where nobody counts, look-alikes of Claude included."""
+        has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
+        if not (has_none or isinstance(error, UnsupportedParameter)):
+            raise error
+        prompt: dict[str, Any] = {
+            name: decode_any(self._fields.get(name, Raw(b"null"))) for name in _PROMPT
+        }
+        count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
+        return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
+
+
+def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> MessagesAsk:
+    outer = read_outer(body)
+    check_filled(outer.fields, "messages")
+    return MessagesAsk(outer, body, headers, query)
+
+
+def _read_count(body: bytes, headers: Mapping[str, str], query: str = "") -> CountAsk:
+    outer = read_outer(body)
+    check_filled(outer.fields, "messages")
+    return CountAsk(outer._replace(stream=False), body, headers, query)
+
+
+MESSAGES = Dialect(_read, error_body, _HEADERS, "request-id")
+COUNT_TOKENS = MESSAGES._replace(read=_read_count)

@@ -1,0 +1,47 @@
+"""Counting tokens: `countTokens` of a generateContent request (ai.google.dev/api/tokens, 2026-11).
+
+With a whole request in `generateContentRequest` the system instruction and the tools count too.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import msgspec
+
+from ...errors import UpstreamInvalid
+from . import request
+from .errors import read_status
+
+
+class _Count(msgspec.Struct, rename="camel"):
+    total_tokens: int | None = None
+    error: object = None
+
+
+_decode = msgspec.json.Decoder(_Count).decode
+
+
+def path(model: str) -> str:
+    """Path below the base URL."""
+    return f"{request.path(model, stream=False).rpartition(':')[0]}:countTokens"
+
+
+def to_request(body: bytes, *, model: str) -> bytes:
+    """The body, of a generateContent request's."""
+    folder, _, name = request.path(model, stream=False).rpartition(":")[0].rpartition("/")
+    resource = f"{folder.rpartition('/')[2]}/{unquote(name)}"
+    return b'{"generateContentRequest":{"model":%b,%b}' % (msgspec.json.encode(resource), body[1:])
+
+
+def to_hub(body: bytes) -> bytes:
+    """The answer as an object with `input_tokens`; raises UpstreamInvalid, UpstreamRefusal."""
+    try:
+        count = _decode(body)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamInvalid(f"Gemini's answer is no count: {error}") from error
+    if count.error is not None:
+        raise read_status(count.error).refusal()
+    if count.total_tokens is None:
+        raise UpstreamInvalid("Gemini's answer has no totalTokens")
+    return b'{"input_tokens":%d}' % count.total_tokens

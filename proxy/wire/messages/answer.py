@@ -1,0 +1,207 @@
+"""A Message out of its parts: ids, usage, why it ended; and out of its events, or back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from .. import call_ids, reasoning
+from ..chat import objects, read_object
+from ..lenient_json import decode_any, encode
+from ..sse import named
+from ..tool_calls import FunctionCall
+from .request import Thoughts
+
+Json = dict[str, Any]
+
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_]")
+
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+# Members of blocks that come in deltas of their own.
+_STREAMED = ("text", "thinking", "signature")
+
+
+class Asked(NamedTuple):
+    """What an answer has to know of its request."""
+
+    model: str
+    stops: Sequence[str]
+    thoughts: Thoughts
+    kind: str  # of the client that answers
+
+
+def message_id(chat_id: object) -> str:
+    """The id of a message: the completion's, or one made where it has none."""
+    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2])[:64]
+    return f"msg_{tail or uuid.uuid4().hex}"
+
+
+def call_id(given: str, used: set[str]) -> str:
+    """The id of a call as every kind of client takes it back: without what chat carries in it,
+    in Anthropic's characters, and unlike any other in the message.
+    """
+    bare = call_ids.bare(given)
+    if not _ID.fullmatch(bare):
+        bare = "toolu_" + hashlib.sha256(bare.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    made, again = bare, 1
+    while made in used:
+        again += 1
+        made = f"{bare[:56]}_{again}"
+    used.add(made)
+    return made
+
+
+def container(kind: str, payload: bytes) -> str:
+    """The signature of a block of thoughts; without the payload where that is too large."""
+    return reasoning.pack(kind, payload) or reasoning.pack(kind, b"") or ""
+
+
+def ending(
+    finish: object, stopped_by: object, *, has_calls: bool, stops: Sequence[str]
+) -> tuple[str, str | None]:
+    """`stop_reason` and `stop_sequence`. Some servers tell which sequence it was (vLLM's
+    `stop_reason` of a choice).
+    """
+    if isinstance(stopped_by, str) and stopped_by in stops:
+        return "stop_sequence", stopped_by
+    reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "", "end_turn")
+    return ("tool_use" if reason == "end_turn" and has_calls else reason), None
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class ChatUsage(msgspec.Struct):
+    """`usage` of chat. There the prompt's tokens hold the cached ones, at Anthropic they don't."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+
+    def to_messages(self) -> Json:
+        found = self.prompt_tokens_details or PromptDetails()
+        read, written = found.cached_tokens or 0, found.cache_write_tokens or 0
+        counts: Json = {
+            "input_tokens": max(0, (self.prompt_tokens or 0) - read - written),
+            "cache_creation_input_tokens": written,
+            "cache_read_input_tokens": read,
+            "output_tokens": self.completion_tokens or 0,
+        }
+        details = self.completion_tokens_details or OutputDetails()
+        if details.reasoning_tokens:
+            counts["output_tokens_details"] = {"thinking_tokens": details.reasoning_tokens}
+        return counts
+
+
+def read_usage(found: object) -> ChatUsage:
+    """The counts, as far as they can be read."""
+    try:
+        return msgspec.convert(found or {}, ChatUsage)
+    except msgspec.ValidationError:
+        return ChatUsage()
+
+
+def opening(chat_id: object, asked: Asked) -> Json:
+    """A message without anything in it."""
+    return {
+        "id": message_id(chat_id),
+        "type": "message",
+        "role": "assistant",
+        "model": asked.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": ChatUsage().to_messages(),
+    }
+
+
+def text_of(content: object) -> str:
+    """The text of a message or delta, from its parts where it has parts."""
+    if isinstance(content, list):
+        kinds = ("text", "output_text")
+        said = [part.get("text") for part in objects(content) if part.get("type") in kinds]
+        return "".join(text for text in said if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def signature(text: str, signed: object, asked: Asked) -> str:
+    """A container with what signs the block behind the thoughts, if anything does.
+
+    Without that, what an OpenAI-compatible server wants back is the text, if it is not shown.
+    """
+    payload = b""
+    if signed is not None:
+        payload = encode(signed)
+    elif asked.kind != "gemini" and not asked.thoughts.shown:
+        payload = text.encode()
+    return container(asked.kind, payload)
+
+
+def joined(events: bytes) -> bytes:
+    """The Message that a whole stream of events is."""
+    message: Json = {}
+    for written in events.split(b"\n\n")[:-1]:
+        event: Any = decode_any(written.partition(b"\ndata: ")[2])
+        kind = event["type"]
+        if kind == "message_start":
+            message = event["message"]
+        elif kind == "content_block_start":
+            message["content"].append(event["content_block"])
+            pieces: list[str] = []
+        elif kind == "content_block_delta":
+            *_, (name, piece) = event["delta"].items()
+            if name == "partial_json":
+                pieces.append(piece)
+            else:
+                message["content"][-1][name] += piece
+        elif kind == "content_block_stop" and message["content"][-1]["type"] == "tool_use":
+            call = FunctionCall("", Raw(msgspec.json.encode("".join(pieces))))
+            message["content"][-1]["input"] = Raw(call.as_object())
+        elif kind == "message_delta":
+            message |= {**event["delta"], "usage": event["usage"]}
+    return encode(message)
+
+
+def events_of(body: bytes) -> list[bytes]:
+    """A whole Message as the events of a stream."""
+    message = read_object(body)
+    told = {name: message.pop(name, None) for name in ("stop_reason", "stop_sequence")}
+    empty = {**message, "content": [], **dict.fromkeys(told)}
+    events: list[Json] = [{"type": "message_start", "message": empty}]
+    for at, block in enumerate(objects(message.get("content"))):
+        deltas: list[Json] = []
+        for name in _STREAMED:
+            if isinstance(whole := block.get(name), str):
+                deltas.append({"type": f"{name}_delta", name: whole})
+                block[name] = ""
+        if "input" in block:
+            whole = encode(block["input"]).decode()
+            deltas.append({"type": "input_json_delta", "partial_json": whole})
+            block["input"] = {}
+        events.append({"type": "content_block_start", "index": at, "content_block": block})
+        events += ({"type": "content_block_delta", "index": at, "delta": one} for one in deltas)
+        events.append({"type": "content_block_stop", "index": at})
+    events.append({"type": "message_delta", "delta": told, "usage": message.get("usage") or {}})
+    return [named(encode(one), one["type"].encode()) for one in [*events, {"type": "message_stop"}]]

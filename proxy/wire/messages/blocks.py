@@ -1,0 +1,148 @@
+"""The blocks of a message, and what of them chat can say: text, images, files, tools' results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from ...errors import InvalidRequest, UnsupportedParameter
+from ..lenient_json import decode_any, decoder
+
+Json = dict[str, Any]
+
+
+class Block(msgspec.Struct):
+    """A block of any type, with the members that are read of one; the others' are left alone."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Raw = Raw(b"{}")
+    tool_use_id: str | None = None
+    tool_name: str | None = None
+    content: Raw = Raw(b"null")
+    is_error: bool | None = None
+    source: Raw = Raw(b"null")
+    title: str | None = None
+
+
+class _Source(msgspec.Struct):
+    type: str = ""
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+    content: Any = None
+
+
+THINKING: Final = ("thinking", "redacted_thinking")
+
+# They say something of the request's tools alone, all of which count as declared.
+_ABOUT_TOOLS: Final = ("tool_addition", "tool_removal", "mcp_tool_listing")
+
+_decode_content = decoder(str | list[Block] | None)  # type: ignore[arg-type]
+_decode_source = decoder(_Source)
+
+
+def content_of(block: Block, path: str) -> list[Block]:
+    """The blocks within a block; text is one of them."""
+    found: Any = _decoded(_decode_content, block.content, f"{path}.content")
+    return [Block("text", found)] if isinstance(found, str) else found or []
+
+
+def _decoded(decode: Any, raw: Raw, path: str) -> Any:
+    try:
+        return decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{path}: {error}", param=path) from error
+
+
+def parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
+    """What a user, the system or a tool says, as parts of chat. `kind`: the client that gets it.
+
+    Raises InvalidRequest, UnsupportedParameter.
+    """
+    return [
+        part
+        for at, block in enumerate(blocks)
+        for part in _parts(block, f"{path}[{at}]", kind)
+        if part.get("text") != ""
+    ]
+
+
+def _parts(block: Block, path: str, kind: str) -> Iterator[Json]:
+    if block.type == "text":
+        yield _text(block.text or "")
+    elif block.type == "image":
+        source: _Source = _decoded(_decode_source, block.source, f"{path}.source")
+        yield {"type": "image_url", "image_url": {"url": _address(source, path)}}
+    elif block.type == "document":
+        yield from _document(block, path, kind)
+    elif block.type == "search_result":
+        yield _text(told(block))
+    elif block.type == "tool_reference":
+        yield _text(f"loaded: {block.tool_name or ''}")
+    elif block.type == "compaction":
+        yield from parts(content_of(block, path), f"{path}.content", kind)
+    elif block.type not in _ABOUT_TOOLS:
+        raise UnsupportedParameter(
+            f"{path}: only Claude itself takes a block of type {block.type[:80]!r}", param=path
+        )
+
+
+def _text(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+def _address(source: _Source, path: str) -> str:
+    """The URL of a medium, or its data as one."""
+    if source.type == "base64":
+        return f"data:{source.media_type};base64,{source.data}"
+    if source.type == "url":
+        return source.url
+    raise UnsupportedParameter(
+        f"{path}.source: only Claude itself takes a source of type {source.type[:80]!r}",
+        param=f"{path}.source",
+    )
+
+
+def _document(block: Block, path: str, kind: str) -> Iterator[Json]:
+    source: _Source = _decoded(_decode_source, block.source, f"{path}.source")
+    if source.type in ("text", "content"):
+        body = source.data if source.type == "text" else told(source.content)
+        yield _text("\n".join(filter(None, [block.title, body])))
+        return
+    if source.type == "url" and kind == "openai":  # platform.openai.com/docs/guides/pdf-files
+        raise UnsupportedParameter(
+            f"{path}.source: OpenAI's chat takes no file by URL; send its data",
+            param=f"{path}.source",
+        )
+    name = block.title or "document.pdf"
+    yield {"type": "file", "file": {"filename": name, "file_data": _address(source, path)}}
+
+
+# Where results of any kind have what can be read of them.
+_READ: Final = ("title", "url", "source", "text", "data", "stdout", "stderr", "content")
+
+
+def told(found: Any) -> str:
+    """What there is to read in a block or in the output of a vendor's own tool: all of its texts,
+    titles and sources, a line each.
+    """
+    if isinstance(found, Block):
+        found = msgspec.to_builtins(found)
+    if isinstance(found, Raw):
+        found = decode_any(found)
+    if isinstance(found, str):
+        return found
+    if isinstance(found, dict):
+        if found.get("type") == "base64":
+            return ""
+        found = [found[name] for name in _READ if name in found]
+    return "\n".join(filter(None, map(told, found))) if isinstance(found, list) else ""

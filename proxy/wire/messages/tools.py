@@ -1,0 +1,136 @@
+"""Tools as functions of chat.
+
+Anthropic defines tools that the caller runs (bash, text editor, memory), whose schemas its models
+know: other models are told them. Tools that only a vendor can run are left out, unless they are
+asked for by name (platform.claude.com/docs/en/agents-and-tools/tool-use, 2026-11).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from ...errors import UnsupportedParameter
+
+Json = dict[str, Any]
+
+
+class Tool(msgspec.Struct):
+    """A tool of any type; one without a type is the caller's own."""
+
+    name: str = ""
+    type: str | None = None
+    description: str | None = None
+    input_schema: Raw = Raw(b'{"type":"object"}')
+    strict: bool | None = None
+
+
+class Choice(msgspec.Struct):
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+_STRING: Final = {"type": "string"}
+_INTEGER: Final = {"type": "integer"}
+
+
+def _schema(required: Sequence[str], **properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _commands(*names: str, **properties: Json) -> Json:
+    return _schema(["command"], command={"type": "string", "enum": list(names)}, **properties)
+
+
+_EDITING: Final[Json] = {
+    "path": _STRING,
+    "file_text": _STRING,
+    "old_str": _STRING,
+    "new_str": _STRING,
+    "insert_line": _INTEGER,
+    "insert_text": _STRING,
+    "view_range": {"type": "array", "items": _INTEGER},
+}
+
+# By the beginning of the type, which ends in a date: what it does, and its input.
+_CALLERS: Final = {
+    "bash": (
+        "Runs a command in a bash shell that stays open; `restart` begins a new one.",
+        _schema([], command=_STRING, restart={"type": "boolean"}),
+    ),
+    "text_editor": (
+        "Views, creates and edits text files.",
+        _commands("view", "create", "str_replace", "insert", "undo_edit", **_EDITING),
+    ),
+    "memory": (
+        "Keeps files with what is to be remembered, below /memories.",
+        _commands(
+            *("view", "create", "str_replace", "insert", "delete", "rename"),
+            **_EDITING,
+            old_path=_STRING,
+            new_path=_STRING,
+        ),
+    ),
+}
+_DATED: Final = re.compile(r"(.+)_[0-9]{8}")
+
+
+def _function(tool: Tool) -> Json | None:
+    """The function for a tool; None: only a vendor can run it."""
+    if tool.type in (None, "custom"):
+        made: Json = {"name": tool.name, "parameters": tool.input_schema}
+        if tool.description:
+            made["description"] = tool.description
+        return made if tool.strict is None else {**made, "strict": tool.strict}
+    dated = _DATED.fullmatch(tool.type or "")
+    known = _CALLERS.get(dated[1]) if dated else None
+    if known is None:
+        return None
+    return {"name": tool.name, "description": known[0], "parameters": known[1]}
+
+
+def tools_of(
+    tools: Sequence[Tool], choice: Choice | None, *, kind: str, dropped: list[str]
+) -> Json:
+    """The members of a chat request that say which tools there are, and which to use.
+
+    What is left out is added to `dropped`; raises UnsupportedParameter if it was asked for.
+    """
+    made: Json = {}
+    functions: list[Json] = []
+    left_out: list[Tool] = []
+    for tool in tools:
+        function = _function(tool)
+        if function is not None:
+            functions.append({"type": "function", "function": function})
+        elif kind == "gemini" and (tool.type or "").startswith("web_search_"):
+            # Gemini's own; where it cannot search beside functions, it does not.
+            made["web_search_options"] = {"optional": True}
+        else:
+            left_out.append(tool)
+    dropped += [tool.type or "" for tool in left_out]
+    asked = choice.type if choice is not None else "auto"
+    is_lost = asked == "any" and not functions and not made
+    if is_lost or (asked == "tool" and any(tool.name == choice.name for tool in left_out)):  # type: ignore[union-attr]
+        raise UnsupportedParameter(
+            "tool_choice: no client for this model can run that tool", param="tool_choice"
+        )
+    if not functions:
+        return made
+    made["tools"] = functions
+    if choice is not None:
+        words: Json = {"any": "required", "tool": _named(choice)}
+        if asked != "auto":
+            made["tool_choice"] = words.get(asked, asked)
+        if choice.disable_parallel_tool_use:
+            made["parallel_tool_calls"] = False
+    return made
+
+
+def _named(choice: Choice) -> Json:
+    return {"type": "function", "function": {"name": choice.name or ""}}
