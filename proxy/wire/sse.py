@@ -43,17 +43,21 @@ class SseDecoder:
 
         Lazy: exhaust it before the next call.
         """
-        # The usual is a read that gave one event of one line.
+        # The usual is a read that gave one event of one line, with a name before it or without.
         if (
             self._started
             and not (self._pending or self._after_cr)
-            and data[:6] == b"data: "
-            and data.find(b"\n") == len(data) - 2
-            and data[-1:] == b"\n"
+            and data[-2:] == b"\n\n"
             and b"\r" not in data
             and len(b"data: \n\n") < len(data) <= self._max_event_bytes
         ):
-            return (data[6:-2],)
+            if data[:6] == b"data: ":
+                if data.find(b"\n") == len(data) - 2:
+                    return (data[6:-2],)
+            elif data[:7] == b"event: ":
+                name, _, line = data[7:-2].partition(b"\n")
+                if line[:6] == b"data: " and len(line) > 6 and b"\n" not in line:
+                    return (named(line[6:], name.strip()),)
         return self._events(data)
 
     def _events(self, data: bytes) -> Iterator[bytes]:
@@ -154,9 +158,14 @@ def encode_named(events: Sequence[bytes]) -> bytes:
     """The events as they go on the wire, with the names of those that have one."""
     return b"".join(
         [
-            b"event: %b\n%b" % (event.name, encode([event]))
-            if type(event) is NamedEvent and event.name
-            else encode([event])
+            b"event: %b\ndata: %b\n\n" % (event.name, event)
+            if type(event) is NamedEvent and event.name and event.find(b"\n") < 0
+            else _written(event)
             for event in events
         ]
     )
+
+
+def _written(event: bytes) -> bytes:
+    name = event.name if type(event) is NamedEvent else b""
+    return b"event: %b\n%b" % (name, encode([event])) if name else encode([event])

@@ -36,14 +36,14 @@ class _Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
-class _Call(msgspec.Struct):
+class _Call(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
     extra_content: Any = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: Any = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -52,20 +52,21 @@ class _Delta(msgspec.Struct):
     extra_content: Any = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     id: str | None = None
     choices: list[_Choice] | None = None
     usage: Any = None
 
 
-_decode = decoder(_Chunk)
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decode_shielded = decoder(_Chunk)
 
 
 class _Use:
@@ -111,10 +112,8 @@ class MessageStream:
         for data in chunks:
             try:
                 chunk = _decode(data)
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                raise UpstreamInvalid(
-                    f"the upstream sent a chunk that can't be read: {error}"
-                ) from error
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                chunk = _read_odd(data)
             if not self._is_begun:
                 self._begin(chunk.id, out)
             if chunk.usage is not None:
@@ -158,10 +157,11 @@ class MessageStream:
         thoughts = delta.reasoning_content or delta.reasoning
         if thoughts:
             self._think(thoughts, out)
-        content = delta.content
-        text = content if isinstance(content, str) else text_of(content)
-        if text or delta.refusal:
-            self._say(text or delta.refusal or "", out)
+        text = delta.content
+        if text.__class__ is not str:
+            text = text_of(text) or delta.refusal
+        if text:
+            self._say(text, out)
         for call in delta.tool_calls or ():
             self._call(call, out)
         if delta.extra_content is not None:
@@ -278,6 +278,14 @@ def to_message(body: bytes, asked: Asked) -> bytes:
     """The Message for a chat completion that was checked: what its stream would come to."""
     stream = MessageStream(asked)
     return joined(stream.feed(chunks_of(body)) + stream.end())
+
+
+def _read_odd(data: bytes) -> _Chunk:
+    """A chunk with lone surrogates."""
+    try:
+        return _decode_shielded(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UpstreamInvalid(f"the upstream sent a chunk that can't be read: {error}") from error
 
 
 def _event(out: list[bytes], name: str, members: Json) -> None:
