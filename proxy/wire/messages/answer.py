@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 
 def message_id(chat_id: object) -> str:
     """The id of a message: the completion's, or one made where it has none."""
-    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2])[:64]
+    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2]).removeprefix("msg_")[:64]
     return f"msg_{tail or uuid.uuid4().hex}"
 
 

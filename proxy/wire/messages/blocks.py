@@ -68,12 +68,12 @@ def parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
 
     Raises InvalidRequest, UnsupportedParameter.
     """
-    return [
-        part
-        for at, block in enumerate(blocks)
-        for part in _parts(block, f"{path}[{at}]", kind)
-        if part.get("text") != ""
-    ]
+    return [p for at, block in enumerate(blocks) for p in parts_of(block, f"{path}[{at}]", kind)]
+
+
+def parts_of(block: Block, path: str, kind: str) -> list[Json]:
+    """The same of one block; none if it says nothing."""
+    return [part for part in _parts(block, path, kind) if part.get("text") != ""]
 
 
 def _parts(block: Block, path: str, kind: str) -> Iterator[Json]:
@@ -136,7 +136,7 @@ def told(found: Any) -> str:
     titles and sources, a line each.
     """
     if isinstance(found, Block):
-        found = msgspec.to_builtins(found)
+        found = [found.title, found.source, found.content]
     if isinstance(found, Raw):
         found = decode_any(found)
     if isinstance(found, str):

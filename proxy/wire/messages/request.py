@@ -19,7 +19,7 @@ from ..effort import effort_of
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
 from ..stand_ins import result_without_call
-from .blocks import THINKING, Block, content_of, parts, told
+from .blocks import THINKING, Block, content_of, parts, parts_of, told
 from .tools import Choice, Tool, tools_of
 
 Json = dict[str, Any]
@@ -219,6 +219,8 @@ class _Messages:
                     f"got {turn.role[:80]!r}",
                     param=f"messages[{at}].role",
                 )
+        if not self._made:
+            raise InvalidRequest("messages: there is no text to answer", param="messages")
         return self._made
 
     def _say(self, role: str, said: list[Json]) -> None:
@@ -237,7 +239,7 @@ class _Messages:
             if block.type == "tool_result":
                 behind += self._result(block, f"{path}[{at}]")
             else:
-                said += parts([block], path, self._kind)
+                said += parts_of(block, f"{path}[{at}]", self._kind)
         self._say(turn.role, behind + said)
 
     def _result(self, block: Block, path: str) -> list[Json]:
@@ -279,7 +281,7 @@ class _Messages:
                 signed = None
                 self._names[block.id or ""] = block.name or ""
             elif block.type == "compaction":
-                self._say("user", parts([block], path, self._kind))
+                self._say("user", parts_of(block, path, self._kind))
             elif block.type.endswith("_tool_result") and (output := told(block.content)):
                 texts.append(f"\n{result_without_call(output)}\n")
         made: Json = {"role": "assistant", "content": "".join(texts) or None}

@@ -1,0 +1,322 @@
+"""Messages requests as chat: what each kind of client gets, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.messages.request import MessagesRequest, Thoughts
+from proxy.wire.reasoning import pack
+
+Json = dict[str, Any]
+
+HI = {"role": "user", "content": "Hi"}
+KINDS = ("openai", "gemini", "demo")
+
+
+def read(*messages: Json, stream: bool = False, **more: Any) -> MessagesRequest:
+    body: Json = {"model": "m", "messages": list(messages) or [HI], **more}
+    fields: Any = {name: json.dumps(value).encode() for name, value in body.items()}
+    return MessagesRequest(json.dumps(body).encode(), model="m", stream=stream, fields=fields)
+
+
+def chat(*messages: Json, kind: str = "openai", plain: bool = False, **more: Any) -> Json:
+    """The chat request's members but for the model."""
+    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain).body)
+    assert made.pop("model") == "m"
+    return made
+
+
+def turn(role: str, *blocks: Json) -> Json:
+    return {"role": role, "content": list(blocks)}
+
+
+def text(said: str) -> Json:
+    return {"type": "text", "text": said}
+
+
+def use(name: str = "run", call_id: str = "c1", **given: Any) -> Json:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": given}
+
+
+def result(content: Any, call_id: str = "c1", **more: Any) -> Json:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content, **more}
+
+
+PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0="}
+IMAGE = {"type": "image", "source": PNG}
+URL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+
+
+def test_all_that_chat_can_say() -> None:
+    """Of every parameter."""
+    made = chat(
+        max_tokens=9,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        stop_sequences=["a"],
+        metadata={"user_id": "u"},
+        system=[text("One."), {**text("Two."), "cache_control": {"type": "ephemeral"}}],
+        output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        tools=[{"name": "f", "input_schema": {"type": "object"}, "strict": True}],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        stream=True,
+    )
+    function = {"name": "f", "parameters": {"type": "object"}, "strict": True}
+    assert made == {
+        "messages": [{"role": "system", "content": "One.\n\nTwo."}, HI],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "stop": ["a"],
+        "user": "u",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}},
+        },
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "openai", "gemini"),
+    [
+        ({}, {}, {}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 31999, "display": "omitted"}},
+            {"reasoning_effort": "xhigh"},
+            {"thinking": {"type": "enabled", "budget_tokens": 31999}},
+        ),
+        (
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}},
+            {"reasoning_effort": "xhigh"},
+            {"thinking": {"type": "adaptive"}, "reasoning_effort": "max"},
+        ),
+        ({"thinking": {"type": "adaptive"}}, {}, {"thinking": {"type": "adaptive"}}),
+        (
+            {"thinking": {"type": "disabled"}},
+            {"reasoning_effort": "none"},
+            {"reasoning_effort": "none"},
+        ),
+        (
+            {"output_config": {"effort": "low"}},
+            {"reasoning_effort": "low"},
+            {"reasoning_effort": "low"},
+        ),
+        (
+            {"thinking": {"type": "between_tools"}},
+            {},
+            {"thinking": {"type": "adaptive"}},
+        ),
+    ],
+)
+def test_thinking(asked: Json, openai: Json, gemini: Json) -> None:
+    """In the words that the client's translator knows; none of it where it was refused."""
+    assert chat(**asked) == {"messages": [HI], **openai}
+    assert chat(kind="gemini", **asked) == {"messages": [HI], **gemini}
+    assert chat(plain=True, **asked) == {"messages": [HI]}
+    assert read(**asked).reasons == bool(asked)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "thoughts"),
+    [
+        (None, Thoughts(False, False)),
+        ({"type": "disabled"}, Thoughts(False, False)),
+        ({"type": "adaptive", "display": "summarized"}, Thoughts(True, True)),
+        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, Thoughts(True, False)),
+    ],
+)
+def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: Thoughts) -> None:
+    """By `thinking` and its `display`."""
+    assert read(thinking=thinking).thoughts == thoughts
+
+
+def test_results_come_before_what_the_user_says() -> None:
+    """Each as a message of the tool; media behind all of them where it takes text alone."""
+    said = turn("user", text("And?"), result([text("a"), IMAGE]), result("b", "c2", is_error=True))
+    history = [HI, turn("assistant", text("I look."), use(x=1), use("look", "c2")), said]
+    calls = [
+        {"id": "c1", "type": "function", "function": {"name": "run", "arguments": '{"x": 1}'}},
+        {"id": "c2", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+    ]
+    called = {"role": "assistant", "content": "I look.", "tool_calls": calls}
+    assert chat(*history)["messages"][1:] == [
+        called,
+        {"role": "tool", "tool_call_id": "c1", "content": "a"},
+        {"role": "tool", "tool_call_id": "c2", "content": "Error: b"},
+        {"role": "user", "content": [text("From the result of run:"), URL, text("And?")]},
+    ]
+    assert chat(*history, kind="gemini")["messages"][1:] == [
+        called,
+        {"role": "tool", "tool_call_id": "c1", "content": [text("a"), URL]},
+        {"role": "tool", "tool_call_id": "c2", "content": "b", "is_error": True},
+        {"role": "user", "content": "And?"},
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_else_is_in_histories(kind: str) -> None:
+    """Of vendors' own tools the output as text; a system among the messages stays in place."""
+    search = {
+        "type": "web_search_tool_result",
+        "tool_use_id": "s1",
+        "content": [{"type": "web_search_result", "title": "T", "url": "https://x", "x": 1}],
+    }
+    failed = {"type": "web_search_tool_result", "tool_use_id": "s2", "content": {"x": "odd"}}
+    asked = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}
+    document = {"type": "document", "source": {"type": "content", "content": [text("D")]}}
+    found = {"type": "search_result", "title": "T", "source": "S", "content": [text("X")]}
+    made = chat(
+        turn("user", document, found, {"type": "tool_addition", "tool": {}}),
+        turn("assistant", asked, search, asked, failed, text("So.")),
+        turn("system", text("Be brief.")),
+        turn("user", result([{"type": "tool_reference", "tool_name": "f"}], "c9")),
+        turn("assistant", {"type": "compaction", "content": "Before: much."}, text("Go on.")),
+        turn("assistant", {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}),
+        kind=kind,
+    )
+    assert made["messages"] == [
+        {"role": "user", "content": "D\n\nT\nS\nX"},
+        {"role": "assistant", "content": "\n<result>\nT\nhttps://x\n</result>\nSo."},
+        {"role": "system", "content": "Be brief."},
+        {"role": "tool", "tool_call_id": "c9", "content": "loaded: f"},
+        {"role": "user", "content": "Before: much."},
+        {"role": "assistant", "content": "Go on."},
+    ]
+
+
+def signed(kind: str, payload: bytes, thinking: str = "") -> Json:
+    return {"type": "thinking", "thinking": thinking, "signature": pack(kind, payload)}
+
+
+EXTRA = {"google": {"thought_signature": "c2ln"}}
+
+
+def test_thoughts_go_back_to_their_kind_alone() -> None:
+    """Gemini's with the call behind them; plain ones while the tool loop runs."""
+    gemini = signed("gemini", json.dumps(EXTRA).encode())
+    plain = signed("openai", b"", "Hm.")
+    hidden = signed("openai", b"Hidden.")
+    claude = {"type": "redacted_thinking", "data": "c2ln"}
+    thoughts = [plain, gemini, claude, {**claude, "data": pack("gemini", b"broken {")}]
+    history = [HI, turn("assistant", *thoughts, use(), use(call_id="c2"), gemini)]
+    loop = [
+        *history,
+        turn("user", result("1"), result("2", "c2")),
+        turn("assistant", hidden, use()),
+    ]
+    first, second = [m for m in chat(*loop)["messages"] if m["role"] == "assistant"]
+    assert (first["reasoning_content"], second["reasoning_content"]) == ("Hm.", "Hidden.")
+    assert "extra_content" not in json.dumps(first)
+    over = [*loop, turn("user", text("Thanks."))]
+    for made in (chat(*over), chat(*loop, kind="demo"), chat(*loop, plain=True)):
+        assert "reasoning_content" not in json.dumps(made)
+    first, _ = [m for m in chat(*loop, kind="gemini")["messages"] if m["role"] == "assistant"]
+    assert "reasoning_content" not in first
+    assert [call.get("extra_content") for call in first["tool_calls"]] == [EXTRA, None]
+    assert first["extra_content"] == EXTRA
+    assert "extra_content" not in json.dumps(chat(*loop, kind="gemini", plain=True))
+
+
+def test_tools_that_the_caller_runs() -> None:
+    """Become functions with the schemas that Anthropic's models know."""
+    made = chat(
+        tools=[
+            {"type": "bash_20250124", "name": "bash"},
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+            {"type": "memory_20250818", "name": "memory"},
+            {"type": "custom", "name": "f", "defer_loading": True},
+        ]
+    )
+    functions = [tool["function"] for tool in made["tools"]]
+    properties = [set(each["parameters"].get("properties", ())) for each in functions]
+    assert properties[0] == {"command", "restart"}
+    assert {"path", "old_str", "new_str", "view_range"} < properties[1]
+    assert {"path", "old_path", "new_path"} < properties[2]
+    assert functions[3] == {"name": "f", "parameters": {"type": "object"}}
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+COMPUTER = {"type": "computer_20250124", "name": "computer"}
+
+
+def test_tools_that_only_a_vendor_runs() -> None:
+    """Are left out and named; Gemini searches by itself, where it can beside functions."""
+    function = {"name": "f", "input_schema": {"type": "object"}}
+    asked = read(tools=[SEARCH, COMPUTER, function, {"type": "new_thing"}], context_management={})
+    assert json.loads(asked.to_chat("openai").body).keys() == {"model", "messages", "tools"}
+    assert asked.dropped == [
+        *("context_management", "web_search_20250305", "computer_20250124", "new_thing")
+    ]
+    made = chat(kind="gemini", tools=[SEARCH, function])
+    assert made["web_search_options"] == {"optional": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}}, "tool_choice"),
+        ({"tools": [SEARCH], "tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
+        ({"max_tokens": "x"}, "max_tokens"),
+        ({"tools": [1]}, "tools[0]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [turn("user", text("x"), {"type": "audio"})]}, "messages[0].content[1]"),
+        (
+            {"messages": [turn("user", {"type": "image", "source": {"type": "file"}})]},
+            "messages[0].content[0].source",
+        ),
+        (
+            {"messages": [turn("user", {"type": "document", "source": {"type": "url"}})]},
+            "messages[0].content[0].source",
+        ),
+        (
+            {"messages": [turn("user", result([{"type": "image", "source": 1}]))]},
+            "messages[0].content[0].content[0].source",
+        ),
+        ({"messages": [turn("user", text(""))]}, "messages"),
+    ],
+)
+def test_what_cannot_be_done_is_named(more: Json, param: str) -> None:
+    """By its path, before any attempt."""
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**more)
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+def test_document_by_url_is_for_those_who_fetch() -> None:
+    """Gemini does, OpenAI does not."""
+    source = {"type": "url", "url": "https://x/a.pdf"}
+    document = turn("user", {"type": "document", "source": source, "title": "a.pdf"})
+    (message,) = chat(document, kind="gemini")["messages"]
+    assert message["content"][0]["file"]["file_data"] == "https://x/a.pdf"
+    with pytest.raises(UnsupportedParameter):
+        chat(document)
+
+
+def test_names_and_users_that_openai_does_not_take() -> None:
+    """Are changed: names come back, users are told apart."""
+    long = "x" * 100
+    made = read(turn("user", text("x")), tools=[{"name": long}], metadata={"user_id": "u" * 65})
+    request = made.to_chat("openai")
+    assert request.names[long] != long
+    assert len(json.loads(request.body)["user"]) == 64
+    assert read(tools=[{"name": "f"}]).to_chat("openai").names == {}
+
+
+def test_lone_surrogates_survive() -> None:
+    """As escapes, in texts and in calls."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}'
+    made = MessagesRequest(body, model="m", stream=False, fields={}).to_chat("openai")
+    assert b'"content":"\\ud83d"' in made.body

@@ -1,0 +1,259 @@
+"""Chunks of chat as a message's events: one block at a time, in order, whatever comes when."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamInvalid
+from proxy.wire.messages.answer import Asked, call_id, joined
+from proxy.wire.messages.request import Thoughts
+from proxy.wire.messages.stream import MessageStream, to_message
+from proxy.wire.reasoning import MAX_CHARS, pack
+
+Json = dict[str, Any]
+
+
+def asked(*, thinks: bool = True, shown: bool = True, kind: str = "openai") -> Asked:
+    return Asked("m", ["END"], Thoughts(thinks, thinks and shown), kind)
+
+
+def chunk(finish: str | None = None, **delta: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return json.dumps({"id": "chatcmpl-1", "choices": [choice]}).encode()
+
+
+def call(index: int | None, arguments: str = "", **more: Any) -> Json:
+    name = more.pop("name", None)
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    return {"index": index, "function": function, **more}
+
+
+def calls(*made: Json) -> bytes:
+    return chunk(tool_calls=list(made))
+
+
+def message(*chunks: bytes, about: Asked | None = None) -> Json:
+    """What the events come to, each chunk fed by itself and all at once."""
+    written = []
+    for at_once in (False, True):
+        stream = MessageStream(about or asked())
+        fed = stream.feed(chunks) if at_once else b"".join(stream.feed([one]) for one in chunks)
+        written.append(fed + stream.end())
+    assert written[0] == written[1]
+    check_order(written[0])
+    found: Json = json.loads(joined(written[0]))
+    return found
+
+
+def check_order(written: bytes) -> None:
+    """One block is open at a time, and their indexes have no gap."""
+    opened, last = None, -1
+    for event in written.decode().split("\n\n")[:-1]:
+        data = json.loads(event.partition("data: ")[2])
+        if data["type"] == "content_block_start":
+            assert (opened, data["index"]) == (None, last + 1)
+            opened = last = data["index"]
+        elif data["type"].startswith("content_block_"):
+            assert data["index"] == opened
+            opened = None if data["type"] == "content_block_stop" else opened
+
+
+def uses(found: Json) -> list[tuple[str, str, Json]]:
+    return [(b["id"], b["name"], b["input"]) for b in found["content"] if b["type"] == "tool_use"]
+
+
+def test_parallel_calls_are_put_in_order() -> None:
+    """Their chunks alternate; what came for the second waits for the first."""
+    found = message(
+        calls(call(0, id="a", name="f"), call(1, id="b", name="g")),
+        calls(call(0, '{"x"'), call(1, '{"y"')),
+        calls(call(1, ":2}"), call(0, ":1}")),
+        chunk(finish="tool_calls"),
+    )
+    assert uses(found) == [("a", "f", {"x": 1}), ("b", "g", {"y": 2})]
+    assert found["stop_reason"] == "tool_use"
+
+
+def test_second_call_streams_once_the_first_is_whole() -> None:
+    """It does not wait for the end."""
+    stream = MessageStream(asked())
+    stream.feed([calls(call(0, '{"x":1}', id="a", name="f"))])
+    stream.feed([calls(call(1, id="b", name="g"))])
+    assert b'"partial_json":"{\\"y"' in stream.feed([calls(call(1, '{"y'))])
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        # all at one index, or at none, told apart by their ids
+        [calls(call(0, "{}", id="a", name="f")), calls(call(0, "{}", id="b", name="g"))],
+        [calls(call(None, "{}", id="a", name="f"), call(None, "{}", id="b", name="g"))],
+        # a name in pieces
+        [
+            calls(call(0, id="a", name="")),
+            calls(call(0, name="f"), call(1, id="b")),
+            calls(call(1, name="g")),
+        ],
+        # neither says anything
+        [calls(call(0, id="a", name="f"), call(1, id="b", name="g"))],
+    ],
+)
+def test_calls_as_servers_send_them(chunks: list[bytes]) -> None:
+    """Each is a call of its own."""
+    assert uses(message(*chunks)) == [("a", "f", {}), ("b", "g", {})]
+
+
+def test_text_that_comes_while_a_call_is_open_waits() -> None:
+    """It is not lost, nor within the call."""
+    found = message(
+        calls(call(0, '{"x"', id="a", name="f")), chunk(content="late"), calls(call(0, ":1}"))
+    )
+    assert found["content"][1] == {"type": "text", "text": "late"}
+    assert uses(found) == [("a", "f", {"x": 1})]
+
+
+def test_call_that_was_cut_off_is_some_object() -> None:
+    """By max_tokens: the caller sees what there is."""
+    found = message(calls(call(0, '{"x": "y', id="a", name="f")), chunk(finish="length"))
+    assert (uses(found)[0][2], found["stop_reason"]) == ({"arguments": '{"x": "y'}, "max_tokens")
+
+
+def test_upstream_that_goes_back_is_refused() -> None:
+    """To a call whose block is over."""
+    stream = MessageStream(asked())
+    stream.feed([calls(call(0, "{}", id="a", name="f")), calls(call(1, "{}", id="b", name="g"))])
+    assert stream.feed([calls(call(0, " "))]) == b""
+    with pytest.raises(UpstreamInvalid):
+        stream.feed([calls(call(0, "more"))])
+
+
+EXTRA = {"google": {"thought_signature": "c2ln"}}
+
+
+def thoughts(found: Json) -> list[tuple[str, str]]:
+    return [(b["thinking"], b["signature"]) for b in found["content"] if b["type"] == "thinking"]
+
+
+@pytest.mark.parametrize(
+    ("about", "kept"),
+    [
+        (asked(), [("Hm. So.", pack("openai", b""))]),
+        (asked(shown=False), [("", pack("openai", b"Hm. So."))]),
+        (asked(kind="gemini"), [("Hm. So.", pack("gemini", b""))]),
+        (asked(kind="gemini", shown=False), [("", pack("gemini", b""))]),
+        (asked(thinks=False), []),
+    ],
+)
+def test_thoughts_before_text(about: Asked, kept: list[tuple[str, str]]) -> None:
+    """Shown or not as was asked; the container says whose they are."""
+    chunks = [chunk(reasoning_content="Hm. "), chunk(reasoning="So."), chunk(content="Yes.")]
+    found = message(*chunks, about=about)
+    assert thoughts(found) == kept
+    assert found["content"][-1] == {"type": "text", "text": "Yes."}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_thoughts_before_a_call_are_always_kept(thinks: bool) -> None:
+    """Vendors want them back in a tool loop, whether the caller asked for thinking or not."""
+    signed = json.dumps(EXTRA, separators=(",", ":")).encode()
+    one = calls(call(0, "{}", id="a__thought__c2ln", name="f", extra_content=EXTRA))
+    found = message(chunk(reasoning_content="Hm."), one, about=asked(thinks=thinks, kind="gemini"))
+    assert thoughts(found) == [("Hm." if thinks else "", pack("gemini", signed))]
+    assert uses(found) == [("a", "f", {})]
+    plain = calls(call(0, "{}", id="a", name="f"))
+    found = message(chunk(reasoning_content="Hm."), plain, about=asked(thinks=thinks))
+    assert thoughts(found) == [
+        ("Hm.", pack("openai", b"")) if thinks else ("", pack("openai", b"Hm."))
+    ]
+
+
+def test_what_signs_the_text_comes_behind_it() -> None:
+    """If the caller knows thinking; one that is too large is left out."""
+    chunks = [chunk(content="Yes."), chunk(extra_content=EXTRA, finish="stop")]
+    found = message(*chunks, about=asked(kind="gemini"))
+    assert [block["type"] for block in found["content"]] == ["text", "thinking"]
+    assert len(message(*chunks, about=asked(thinks=False, kind="gemini"))["content"]) == 1
+    large = {"google": {"thought_signature": "x" * MAX_CHARS}}
+    found = message(chunk(content="Yes."), chunk(extra_content=large), about=asked(kind="gemini"))
+    assert thoughts(found) == [("", pack("gemini", b""))]
+
+
+@pytest.mark.parametrize(
+    ("last", "reason", "sequence"),
+    [
+        ({"finish_reason": "stop"}, "end_turn", None),
+        ({"finish_reason": "length"}, "max_tokens", None),
+        ({"finish_reason": "content_filter"}, "refusal", None),
+        ({"finish_reason": "stop", "stop_reason": "END"}, "stop_sequence", "END"),
+        ({"finish_reason": "stop", "stop_reason": 7}, "end_turn", None),
+        ({"finish_reason": "odd"}, "end_turn", None),
+    ],
+)
+def test_reasons(last: Json, reason: str, sequence: str | None) -> None:
+    """With the sequence where the server tells it."""
+    found = message(
+        json.dumps({"id": "x", "choices": [{"index": 0, "delta": {}, **last}]}).encode()
+    )
+    assert (found["stop_reason"], found["stop_sequence"]) == (reason, sequence)
+
+
+def test_usage_leaves_cached_tokens_out() -> None:
+    """And is read as far as it can be."""
+    details = {"cached_tokens": 5, "cache_write_tokens": 2}
+    usage: Json = {"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": details}
+    usage["completion_tokens_details"] = {"reasoning_tokens": 3}
+    found = message(chunk(content="x"), json.dumps({"choices": [], "usage": usage}).encode())
+    assert found["usage"] == {
+        "input_tokens": 3,
+        "cache_creation_input_tokens": 2,
+        "cache_read_input_tokens": 5,
+        "output_tokens": 4,
+        "output_tokens_details": {"thinking_tokens": 3},
+    }
+    odd = json.dumps({"choices": [], "usage": {"prompt_tokens": "x"}}).encode()
+    assert message(chunk(content="x"), odd)["usage"]["input_tokens"] == 0
+
+
+@pytest.mark.parametrize("data", [b"[]", b'{"choices":[{"delta":{"tool_calls":7}}]}', b"\xff"])
+def test_what_is_no_chunk_is_the_upstreams_fault(data: bytes) -> None:
+    """Whatever Python would raise."""
+    with pytest.raises(UpstreamInvalid):
+        MessageStream(asked()).feed([data])
+
+
+def test_half_an_emoji_passes() -> None:
+    """As the escape that it came as."""
+    lone = b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}'
+    assert b'"text":"\\ud83d"' in MessageStream(asked()).feed([lone])
+
+
+def test_other_choices_and_parts() -> None:
+    """Of several choices the first; of parts the text."""
+    other = json.dumps({"id": "x", "choices": [{"index": 1, "delta": {"content": "no"}}]}).encode()
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "yes"}]
+    found = message(other, chunk(content=parts), chunk(refusal="!"))
+    assert found["content"] == [{"type": "text", "text": "yes!"}]
+
+
+def test_unary_answer_is_what_its_stream_comes_to() -> None:
+    """Calls, thoughts, and an id of its own where it has none."""
+    said = {"content": None, "reasoning_content": "Hm."}
+    said["tool_calls"] = [call(None, "null", id="functions.f:0", name="f")]  # type: ignore[assignment]
+    body = {"choices": [{"message": said, "finish_reason": "tool_calls"}], "usage": None}
+    found = json.loads(to_message(json.dumps(body).encode(), asked()))
+    ((made, name, given),) = uses(found)
+    assert (made[:6], name, given) == ("toolu_", "f", {})
+    assert len(found["id"]) == len("msg_") + 32
+
+
+def test_ids_are_as_every_kind_takes_them() -> None:
+    """Told apart, in Anthropic's characters, without what chat carries in them."""
+    used: set[str] = set()
+    given = ["a", "a", "a__thinking__eJx", "", "", "x.y:0"]
+    made = [call_id(one, used) for one in given]
+    assert made[:3] == ["a", "a_2", "a_3"]
+    assert len(set(made)) == len(made)
+    assert call_id("x.y:0", set()) == made[5]
