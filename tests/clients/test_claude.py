@@ -10,6 +10,7 @@ from typing import Any
 import anthropic
 import pytest
 
+from proxy.clients import remote
 from proxy.clients.claude import ClaudeClient
 from proxy.clients.remote import MAX_PAGES
 from proxy.config import ClientConfig, Secret
@@ -17,7 +18,9 @@ from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
-from proxy.wire.chat import Usage, error_body, read_request
+from proxy.wire.chat import HUB_COUNT, ChatRequest, Usage, error_body, read_request
+from proxy.wire.claude.api import BETAS
+from proxy.wire.claude.native import MESSAGES
 from proxy.wire.claude.request import to_request
 from tests.support import claude_upstream as claude
 from tests.support.calls import WAIT_S, read_all
@@ -252,3 +255,83 @@ def test_names_that_claude_does_not_take_come_back(
     deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
     calls = [each["function"] for delta in deltas for each in delta.get("tool_calls", ())]
     assert calls == [{"name": "files.read", "arguments": ""}, {"arguments": '{"$filter":1}'}]
+
+
+def send_natively(
+    client: ClaudeClient, body: bytes, headers: dict[str, str], *, query: str = ""
+) -> bytes:
+    """What the client makes of an answer to a request of a caller who speaks the same."""
+    request = ChatRequest(body, "alias", stream=False, speech=MESSAGES, query=query)
+    reply = client.send(
+        request,
+        model=claude.MODEL,
+        headers=headers,
+        caller=CallerConnection(None),
+        deadline=time.monotonic() + WAIT_S,
+    )
+    try:
+        return client.answer(request, read_all(reply))[0]
+    finally:
+        reply.close()
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked", "version", "betas"),
+    [
+        ({}, {}, "2023-06-01", f"{BETAS}"),
+        ({}, {"anthropic-version": "2026-10-21", "anthropic-beta": "a,b"}, "2026-10-21", "a,b"),
+        ({"anthropic_beta": "c"}, {}, "2023-06-01", f"{BETAS},c"),
+        ({"anthropic_beta": "c"}, {"anthropic-beta": "a"}, "2023-06-01", "a,c"),
+        ({"Anthropic_Version": "1"}, {"anthropic-version": "2"}, "1", BETAS),
+        ({"anthropic_version": "1"}, {}, "1", BETAS),
+    ],
+)
+def test_versions_and_betas(
+    plain: Upstream,
+    make_client: Callable[..., ClaudeClient],
+    configured: dict[str, str],
+    asked: dict[str, str],
+    version: str,
+    betas: str,
+) -> None:
+    """The caller's, ours where it has none; the configuration's version wins, its betas join."""
+    plain.reply(KEY, json_reply(claude.message()))
+    send_natively(make_client(**configured), b'{"model":"alias"}', asked)
+    (got,) = plain.received(KEY)
+    found = (got.header["anthropic-version"], got.header["anthropic-beta"])
+    assert found == (version, betas)
+
+
+def test_queries_do_not_fill_the_memory(
+    plain: Upstream, make_client: Callable[..., ClaudeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They pass as they came, and callers choose them."""
+    monkeypatch.setattr(remote, "MAX_HEADS", 2)
+    client = make_client()
+    for number in range(4):
+        plain.reply(KEY, json_reply(claude.message()))
+        send_natively(client, b'{"model":"alias"}', {}, query=f"beta={number}")
+    assert [got.query for got in plain.received(KEY)] == [f"beta={n}" for n in range(4)]
+    assert len(client._heads) == 2
+
+
+def test_chat_is_counted(plain: Upstream, make_client: Callable[..., ClaudeClient]) -> None:
+    """For callers of other dialects: of a request for a message, what is counted of it."""
+    plain.reply(KEY, json_reply({"input_tokens": 7}))
+    body = json.dumps({"model": "alias", "messages": [HELLO], "max_tokens": 9}).encode()
+    request = ChatRequest(body, "alias", stream=False, speech=HUB_COUNT)
+    client = make_client()
+    reply = client.send(
+        request,
+        model=claude.MODEL,
+        headers={},
+        caller=CallerConnection(None),
+        deadline=time.monotonic() + WAIT_S,
+    )
+    try:
+        assert client.answer(request, read_all(reply)) == (b'{"input_tokens": 7}', None)
+    finally:
+        reply.close()
+    (got,) = plain.received(KEY)
+    assert got.path == "/v1/messages/count_tokens"
+    assert got.json().keys() == {"model", "messages"}

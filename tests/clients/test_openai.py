@@ -22,7 +22,7 @@ from proxy.errors import (
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
-from proxy.wire.chat import Usage, error_body, read_request
+from proxy.wire.chat import ChatRequest, Usage, error_body, read_request
 from tests.support.calls import read_all
 from tests.support.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
 
@@ -298,3 +298,27 @@ def test_body_over_its_limit_is_too_large(
     kept.add(b"he")
     kept.add(b"llo")
     assert kept.whole() == b"hello"
+
+
+def test_openais_own_words(make_way: Maker) -> None:
+    """Its own API refuses what servers like it take; a caller's own request stays as it is."""
+    body = b'{"model":"m","max_tokens":9,"top_k":3,"x":1.00}'
+    sent = {}
+    for host in ("api.openai.com", "api.other.test"):
+        config = ClientConfig(
+            kind="openai",
+            provider="p",
+            label="p/1",
+            identity="1",
+            key=Secret("sk-0123456789abcdef"),
+            base_url=f"https://{host}/v1",
+            max_concurrency=1,
+            weight=1,
+            models=None,
+        )
+        client = OpenAIClient(config, make_way("http://127.0.0.1:9"))
+        for is_made in (False, True):
+            request = ChatRequest(body, "m", stream=False, is_made=is_made)
+            sent[host, is_made] = client._asked(request, "m")[1]
+    assert sent.pop(("api.openai.com", True)) == b'{"model":"m","x":1.00,"max_completion_tokens":9}'
+    assert set(sent.values()) == {body}
