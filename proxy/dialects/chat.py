@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from ..errors import ProxyError
-from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request
+from ..wire.chat import (
+    HUB,
+    ChatRequest,
+    error_body,
+    error_event,
+    read_request,
+    without_reasoning,
+)
 from ..wire.sse import DONE, KEEP_ALIVE, encode
-from .base import Answer, Ask, Dialect, Writer
+from .base import Answer, Ask, Dialect, Prompt, Writer
 
 _END = encode([DONE])
 
@@ -50,6 +59,13 @@ class ChatAsk(Ask):
 
     def prompts(self, *, natively: bool) -> Sequence[ChatAsk]:
         return (self,)
+
+    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+        try:
+            body = without_reasoning(self.hub.body)
+        except (msgspec.DecodeError, RecursionError):  # of what is not as chat has it
+            body = None
+        return None if body is None else msgspec.structs.replace(self.hub, body=body)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         return answers[0].body

@@ -76,3 +76,24 @@ def test_error_is_in_the_envelope() -> None:
         "code": "invalid_request",
     }
     assert CHAT.error(UpstreamRefusal("no", status=400, body=b'{"error":{}}')) == b'{"error":{}}'
+
+
+def test_refused_reasoning_is_left_out() -> None:
+    """Whoever's, wherever it stands; all else stays as it came."""
+    call = {"id": "a__thought__c2ln", "function": {}, "extra_content": {"google": {}}}
+    thoughts = {"thinking_blocks": [1], "reasoning_content": "Hm.", "reasoning_details": []}
+    said = [{"role": "assistant", "tool_calls": [call], **thoughts}, {"role": "user", "x": 1}]
+    body = b'{"model":"m","x":1.50,"messages":%b}' % json.dumps(said).encode()
+    ask = CHAT.read(body, {})
+    (prompt,) = ask.prompts(natively=True)
+    plain = ask.plain_request(prompt, "openai", natively=True)
+    assert plain is not None
+    assert b'"x":1.50' in plain.body
+    assert json.loads(plain.body)["messages"] == [
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]},
+        {"role": "user", "x": 1},
+    ]
+    for odd in (b"[1]", b'["reasoning_content"]', b'[{"content":"thinking_blocks"}]'):
+        ask = CHAT.read(b'{"model":"m","messages":%b}' % odd, {})
+        (prompt,) = ask.prompts(natively=True)
+        assert ask.plain_request(prompt, "openai", natively=True) is None

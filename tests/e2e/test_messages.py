@@ -527,6 +527,19 @@ def test_refused_signature_is_left_out(gateway: Gateway, upstream: Upstream) -> 
     assert "thinking" not in wire
 
 
+def test_refused_signature_of_a_caller_of_chat_is_left_out(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    """The same holds for who speaks chat."""
+    said = {"role": "assistant", "content": "So.", "thinking_blocks": [claude.thinking("Hm.")]}
+    refused = BY_KIND["claude"].refused(400, "messages.1.content.0: Invalid `signature`")
+    upstream.reply(KEYS["claude"], refused, BY_KIND["claude"].whole(SAID))
+    answer = gateway.chat("claude", messages=[*HELLO, said, *HELLO])
+    assert (answer.status, answer.headers["x-proxy-attempts"]) == (200, "1")
+    first, second = upstream.received(KEYS["claude"])[-2:]
+    assert (b"signature" in first.body, b"signature" in second.body) == (True, False)
+
+
 # Counting
 
 

@@ -5,7 +5,7 @@ platform.openai.com/docs/api-reference/chat and /streaming, read 2026-11; the op
 """
 
 from .errors import ErrorFacts, envelope, error_body, error_event
-from .fields import choices_asked, read_any, read_fields
+from .fields import choices_asked, read_any, read_fields, without_reasoning
 from .names import CallersNames
 from .reply import (
     chunks_of,
@@ -52,4 +52,5 @@ __all__ = [
     "read_retry_info",
     "unlisted",
     "usage_object",
+    "without_reasoning",
 ]

@@ -8,9 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from ...errors import InvalidRequest
-from ..lenient_json import decode_any, decode_object, encode
+from ..call_ids import strip
+from ..lenient_json import decode_any, decode_object, decoder, encode
 
 _NULL = Raw(b"null")
+_items = decoder(list[Raw])
 
 
 def with_model(body: bytes, name: str) -> bytes:
@@ -26,6 +28,31 @@ def read_fields(body: bytes) -> dict[str, Raw]:
         return decode_object(body)
     except RecursionError as error:  # the stack is deeper here than it was at the first reading
         raise too_deep() from error
+
+
+# Where models' thoughts and what signs them stand in messages and their calls: those of Claude
+# (`thinking_blocks`), Google, DeepSeek, OpenRouter.
+_THOUGHTS = ("thinking_blocks", "extra_content", "reasoning_content", "reasoning_details")
+
+
+def without_reasoning(body: bytes) -> bytes | None:
+    """A chat request without what earlier answers thought; None: there is nothing of it."""
+    plain = strip(body)
+    fields = decode_object(plain)
+    if any(name.encode() in plain for name in _THOUGHTS):
+        fields["messages"] = Raw(encode([_unthinking(one) for one in _items(fields["messages"])]))
+        plain = encode(fields)
+    return None if plain == body else plain
+
+
+def _unthinking(raw: Raw) -> Raw:
+    if not any(name.encode() in bytes(raw) for name in _THOUGHTS):
+        return raw
+    found = decode_object(raw)
+    kept = {name: value for name, value in found.items() if name not in _THOUGHTS}
+    if bytes(kept.get("tool_calls", Raw())).startswith(b"["):
+        kept["tool_calls"] = Raw(encode([_unthinking(one) for one in _items(kept["tool_calls"])]))
+    return Raw(encode(kept)) if kept != found else raw
 
 
 def read_any(value: Raw) -> Any:
