@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.server.control.query import ask_all
+from tests.faults.callers import CALLERS, Caller, Heard
 from tests.faults.dialects import DIALECTS, TEXT, Dialect
 from tests.faults.faults import (
     FAULTS,
@@ -55,6 +55,7 @@ STREAM_HEADERS = {"cache-control", "x-accel-buffering"}
 class Cell:
     """One fault under one condition; with several clients the faulty one comes first."""
 
+    caller: Caller
     dialect: Dialect
     fault: Fault
     is_stream: bool
@@ -66,7 +67,8 @@ class Cell:
         """What tells it apart everywhere: in names, in requests' ids, in the log."""
         kind = "stream" if self.is_stream else "unary"
         way = "tls" if self.is_tls else "plain"
-        return f"{self.dialect.name}-{self.fault.name}-{kind}-{self.clients}-{way}"
+        caller = "" if self.caller is CALLERS[0] else f"{self.caller.name}-"
+        return f"{caller}{self.dialect.name}-{self.fault.name}-{kind}-{self.clients}-{way}"
 
     @property
     def outcome(self) -> Outcome:
@@ -100,14 +102,15 @@ class Cell:
 
 
 def all_cells() -> list[Cell]:
-    """Every fault for every dialect, less those beyond a dialect's share."""
+    """Every fault for every pair of dialects, less those beyond the share of either."""
     cells: list[Cell] = []
-    for dialect in DIALECTS.values():
+    for caller, dialect in product(CALLERS, DIALECTS.values()):
         conditions = product(FAULTS, (False, True), (1, 3), (False, True))
+        share = max(caller.share, dialect.share)
         cells += [
-            Cell(dialect, fault, is_stream, clients, is_tls)
+            Cell(caller, dialect, fault, is_stream, clients, is_tls)
             for number, (fault, is_stream, clients, is_tls) in enumerate(conditions)
-            if number % dialect.share == 0
+            if number % share == 0
         ]
     return cells
 
@@ -201,7 +204,7 @@ class Matrix:
 
     def _ask(self, cell: Cell, request_id: str) -> Response:
         headers = {"x-request-id": request_id}
-        return self.gateway.chat(cell.model, headers=headers, stream=cell.is_stream)
+        return cell.caller.ask(self.gateway, cell.model, headers, is_stream=cell.is_stream)
 
     def _clients(self, cell: Cell) -> list[dict[str, Any]]:
         """The pool's facts on the cell's clients."""
@@ -253,28 +256,25 @@ def _may_keep(outcome: Outcome) -> bool:
 
 def check_answer(cell: Cell, answer: Response) -> None:
     """Whole, or an error that nobody takes for a whole answer."""
-    outcome = cell.outcome
+    outcome, caller = cell.outcome, cell.caller
     if cell.answers:
         assert answer.status == 200
-        assert said(answer, cell.is_stream) == TEXT
-        if cell.is_stream:
-            assert answer.data[-1] == b"[DONE]"
+        assert caller.hear(answer, cell.is_stream) == Heard(TEXT, True)
     elif isinstance(outcome, Broken):
         assert answer.status == 200
-        *events, last = answer.data
-        error = json.loads(last)["error"]
-        assert (error["type"], error["code"]) == ("upstream_error", outcome.code)
-        text = said(replace(answer, body=answer.body[: answer.body.rindex(b"data: ")]), True)
-        assert text
-        assert TEXT.startswith(text)
-        assert b"[DONE]" not in events
+        heard = caller.hear(answer, True)
+        assert not heard.is_whole
+        assert heard.code in caller.code(502, [outcome.code])
+        assert heard.text
+        assert TEXT.startswith(heard.text)
     else:
         assert isinstance(outcome, Failed)
         assert answer.status == outcome.status
+        assert answer.headers["content-type"] == "application/json"
+        message, code = caller.error(answer)
         codes = [outcome.code, outcome.tls_code if cell.is_tls else outcome.code]
-        code = answer.error["code"]
-        assert (None if code is None else str(code)) in codes
-        assert answer.error["message"]
+        assert code in caller.code(outcome.status, codes)
+        assert message
         assert len(answer.body) < 10_000
 
 
@@ -282,7 +282,8 @@ def check_headers(cell: Cell, seen: Seen) -> None:
     """Ours and no others, and they tell the truth."""
     headers = seen.answer.headers
     is_stream = cell.is_stream and seen.answer.status == 200
-    assert set(headers) <= (HEADERS | STREAM_HEADERS if is_stream else HEADERS)
+    known = HEADERS | cell.caller.headers
+    assert set(headers) <= (known | STREAM_HEADERS if is_stream else known)
     kind = "text/event-stream; charset=utf-8" if is_stream else "application/json"
     assert headers["content-type"] == kind
     assert headers["server"] == "gunicorn"
@@ -305,10 +306,3 @@ def check_attempts(matrix: Matrix, cell: Cell, seen: Seen) -> None:
         assert len(seen.faulty) == 3  # to warm up, in vain, and again
     elif matrix.site(cell).upstream:
         assert len(seen.faulty) == warm_ups + cell.attempts - int(is_moved)
-
-
-def said(answer: Response, is_stream: bool) -> str:
-    """The text of a chat completion."""
-    if is_stream:
-        return answer.text
-    return str(answer.json()["choices"][0]["message"]["content"])

@@ -1,7 +1,8 @@
 """The fault matrix: whatever breaks towards an upstream, nothing is lost and nothing stays behind.
 
-{21 faults} x {unary, stream} x {one client, three, the faulty one first} x {plain, TLS}: for each
-the status, body and headers that the caller sees, the attempts, the connections and the locks.
+{21 faults} x {unary, stream} x {one client, three, the faulty one first} x {plain, TLS}, for pairs
+of a caller's and an upstream's dialect: for each the status, body and headers that the caller sees,
+the attempts, the connections and the locks.
 """
 
 from __future__ import annotations
