@@ -18,6 +18,7 @@ from tests.support import gemini_upstream as gemini
 from tests.support.claude_rules import violations
 from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, Said, configuration
 from tests.support.gateway import PATIENCE_S, Gateway, Reached, Response
+from tests.support.messages_traffic import TRAFFIC
 from tests.support.upstream import CUT, RESET, Received, Reply, Upstream, json_reply
 
 Json = dict[str, Any]
@@ -426,6 +427,32 @@ def test_refused_effort_is_left_out(gateway: Gateway, upstream: Upstream) -> Non
     answer = gateway.call("POST", PATH, asked("openai", thinking=THINKING))
     assert (answer.status, answer.headers["x-proxy-attempts"]) == (200, "1")
     assert "reasoning_effort" not in last(upstream, "openai").json()
+
+
+@pytest.mark.parametrize("name", TRAFFIC)
+def test_what_programs_send(
+    gateway: Gateway, upstream: Upstream, dialect: Dialect, name: str
+) -> None:
+    """Is served by each kind of upstream, as it takes it."""
+    headers, body, path = TRAFFIC[name]
+    is_count = "count_tokens" in path
+    if is_count:
+        upstream.reply(KEYS[dialect.kind], json_reply({"input_tokens": 9, "totalTokens": 9}))
+    else:
+        says(upstream, dialect, CALLED)
+    answer = gateway.call("POST", path, {"model": dialect.kind, **body}, headers)
+    assert answer.status == 200, answer
+    if is_count:
+        assert answer.json()["input_tokens"] > 0
+    elif body.get("stream"):
+        assert events_of(answer)[-1] == {"type": "message_stop"}
+    else:
+        Message.model_validate_json(answer.body, strict=True)
+    if dialect.kind == "claude":
+        got = last(upstream, "claude")
+        assert got.json() == {**body, "model": dialect.model}
+        assert got.header["anthropic-version"] == headers["anthropic-version"]
+        assert "x-app" not in got.header
 
 
 # Signed reasoning
