@@ -30,7 +30,8 @@ class Package(NamedTuple):
     @property
     def home(self) -> Path:
         python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        return CACHE / f"{self.name}-{self.version}-{'node' if self.by_npm else python}"
+        name = self.name.replace("/", "+")
+        return CACHE / f"{name}-{self.version}-{'node' if self.by_npm else python}"
 
     def commands(self) -> list[list[str]]:
         """What fills the empty `home`."""
@@ -49,6 +50,8 @@ LANGCHAIN = Package("langchain-openai", "1.7.0")
 LITELLM = Package("litellm", "1.100.5")
 LLM = Package("llm", "0.36")
 NODE = Package("openai", "7.57.0", by_npm=True)
+ANTHROPIC_NODE = Package("@anthropic-ai/sdk", "1.14.0", by_npm=True)
+CLAUDE_CODE = Package("@anthropic-ai/claude-code", "2.1.332", by_npm=True)
 
 
 def installed(package: Package) -> Path:
