@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from msgspec import Raw
+import msgspec
 
 from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
 from ..wire import estimate
@@ -146,9 +146,11 @@ class CountAsk(MessagesAsk):
         has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
         if not (has_none or isinstance(error, UnsupportedParameter)):
             raise error
-        prompt: dict[str, Any] = {
-            name: decode_any(self._fields.get(name, Raw(b"null"))) for name in _PROMPT
-        }
+        prompt: Any = {name: self._fields[name] for name in _PROMPT if name in self._fields}
+        try:
+            prompt = {name: decode_any(value) for name, value in prompt.items()}
+        except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
+            prompt = self._body.decode()
         count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
         return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
 

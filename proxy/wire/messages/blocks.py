@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -138,7 +139,8 @@ def told(found: Any) -> str:
     if isinstance(found, Block):
         found = [found.title, found.source, found.content]
     if isinstance(found, Raw):
-        found = decode_any(found)
+        with suppress(msgspec.DecodeError):  # a number out of all range is nothing to read
+            found = decode_any(found)
     if isinstance(found, str):
         return found
     if isinstance(found, dict):

@@ -30,7 +30,13 @@ class _Block(msgspec.Struct):
     data: str = ""
 
 
+class _Turn(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Block] = ""
+
+
 _block = decoder(_Block)
+_turn = decoder(_Turn)
 
 
 def without_containers(body: bytes) -> bytes:
@@ -81,13 +87,11 @@ def _is_left_out(block: _Block, every: bool) -> bool:
 
 
 def _begins_loop_without_thoughts(messages: list[Raw]) -> bool:
-    for raw in reversed(messages):
-        message: Any = decode_any(raw)
-        content: Any = message.get("content")
-        kinds = [b.get("type") for b in content] if isinstance(content, list) else ["text"]
-        if message.get("role") == "user" and "tool_result" not in kinds:
+    for turn in map(_turn, reversed(messages)):
+        kinds = ["text"] if isinstance(turn.content, str) else [b.type for b in turn.content]
+        if turn.role == "user" and "tool_result" not in kinds:
             return False
-        if message.get("role") == "assistant" and "tool_use" in kinds and kinds[0] not in THINKING:
+        if turn.role == "assistant" and "tool_use" in kinds and kinds[0] not in THINKING:
             return True
     return False
 

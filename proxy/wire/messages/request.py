@@ -15,6 +15,7 @@ from msgspec import Raw
 from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
 from ..chat import ChatRequest
+from ..chat.fields import too_deep
 from ..effort import effort_of
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
@@ -129,6 +130,12 @@ class MessagesRequest:
 
         Raises InvalidRequest, UnsupportedParameter.
         """
+        try:
+            return self._to_chat(kind, plain)
+        except RecursionError as error:
+            raise too_deep() from error
+
+    def _to_chat(self, kind: str, plain: bool) -> ChatRequest:
         asked = self._asked
         if asked.mcp_servers:
             raise UnsupportedParameter(

@@ -32,22 +32,24 @@ Json = dict[str, Any]
 
 
 class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
+    """Some servers send the object itself for `arguments`, and other types elsewhere."""
+
+    name: Any = None
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
+    index: Any = None
+    id: Any = None
     function: _Function | None = None
     extra_content: Any = None
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: Any = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
     tool_calls: list[_Call] | None = None
     extra_content: Any = None
 
@@ -55,12 +57,12 @@ class _Delta(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
     stop_reason: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    id: str | None = None
+    id: Any = None
     choices: list[_Choice] | None = None
     usage: Any = None
 
@@ -149,17 +151,17 @@ class MessageStream:
         _event(out, "message_stop", {})
         return b"".join(out)
 
-    def _begin(self, chat_id: str | None, out: list[bytes]) -> None:
+    def _begin(self, chat_id: object, out: list[bytes]) -> None:
         self._is_begun = True
         _event(out, "message_start", {"message": opening(chat_id, self._asked)})
 
     def _take(self, delta: _Delta, out: list[bytes]) -> None:
         thoughts = delta.reasoning_content or delta.reasoning
-        if thoughts:
+        if thoughts.__class__ is str and thoughts:
             self._think(thoughts, out)
         text = delta.content
         if text.__class__ is not str:
-            text = text_of(text) or delta.refusal
+            text = text_of(text) or text_of(delta.refusal)
         if text:
             self._say(text, out)
         for call in delta.tool_calls or ():
@@ -208,21 +210,24 @@ class MessageStream:
     # Calls
 
     def _call(self, call: _Call, out: list[bytes]) -> None:
-        index = call.index or 0
+        index = call.index if isinstance(call.index, int) else 0
         function = call.function or _Function()
+        given, name, piece = text_of(call.id), text_of(function.name), function.arguments
+        if isinstance(piece, dict):
+            piece = encode(piece).decode()
         use = self._uses.get(index)
-        if use is None or (call.id and use.id and call.id != use.id and function.name):
-            use = self._uses[index] = _Use(call.id or "")
+        if use is None or (given and use.id and given != use.id and name):
+            use = self._uses[index] = _Use(given)
             self._waiting.append(use)
-        use.id = use.id or call.id or ""
-        use.name += function.name or "" if not use.pieces else ""
+        use.id = use.id or given
+        use.name += "" if use.pieces else name
         use.signed = use.signed if call.extra_content is None else call.extra_content
-        if function.arguments:
-            use.pieces.append(function.arguments)
+        if isinstance(piece, str) and piece:
+            use.pieces.append(piece)
         if use is self._turn:
             self._write_pieces(use, out)
         elif use not in self._waiting:
-            if (function.arguments or "").strip():
+            if isinstance(piece, str) and piece.strip():
                 raise UpstreamInvalid("the upstream went back to a call that was whole")
         elif use.pieces and use is self._waiting[0] and self._end_turn(out):
             self._write_use(self._waiting.pop(0), out)
