@@ -1,0 +1,226 @@
+"""The tools of a request as functions of chat, and what their calls are to the caller.
+
+Chat upstreams know functions alone. A custom tool becomes one with a single string, `input`; the
+tools of a namespace become `namespace__name`; tools that the caller runs but the vendor defines
+become functions with their documented parameters. Nothing is kept between a request and its
+answer: which tool is meant by a name is found in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from ...errors import InvalidRequest, UnsupportedParameter
+from ..made_names import plain_name
+
+Json = dict[str, Any]
+
+
+class _LocalShell(msgspec.Struct):
+    command: list[str]
+    env: dict[str, str] = {}
+    timeout_ms: int | None = None
+    user: str | None = None
+    working_directory: str | None = None
+
+
+class _Shell(msgspec.Struct):
+    commands: list[str]
+    timeout_ms: int | None = None
+    max_output_length: int | None = None
+
+
+class _ApplyPatch(msgspec.Struct):
+    type: Literal["create_file", "update_file", "delete_file"]
+    path: str
+    diff: str = ""
+
+
+class Run(NamedTuple):
+    """A tool that the vendor defines and the caller runs: what its call's item is made of."""
+
+    shape: type[msgspec.Struct]
+    item: str  # its type
+    member: str  # where the arguments stand in it
+    fixed: Json  # beside them
+    description: str
+
+
+CALLERS: Final = {
+    "local_shell": Run(
+        _LocalShell,
+        "local_shell_call",
+        "action",
+        {"type": "exec"},
+        "Runs a command on the user's machine and returns its output.",
+    ),
+    "shell": Run(
+        _Shell,
+        "shell_call",
+        "action",
+        {},
+        "Runs shell commands on the user's machine, each in a shell of its own, and returns their"
+        " output.",
+    ),
+    "apply_patch": Run(
+        _ApplyPatch,
+        "apply_patch_call",
+        "operation",
+        {},
+        "Creates, updates or deletes a file. `diff` is in the V4A format: each changed place"
+        " begins with a line @@ and some context, lines to remove begin with -, lines to add"
+        " with +, all others with a space; of a new file each line begins with +.",
+    ),
+}
+NAMES_BY_ITEM: Final = {run.item: name for name, run in CALLERS.items()}
+
+_SEARCH: Final = "web_search"  # and with a date or `_preview` behind it
+
+_CUSTOM: Final = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+
+
+class Meant(NamedTuple):
+    """The caller's tool that a name in chat stands for. `kind`: its type."""
+
+    kind: str
+    name: str
+    namespace: str | None = None
+
+    @property
+    def named(self) -> Json:
+        """How an item says it."""
+        return {"name": self.name, **({"namespace": self.namespace} if self.namespace else {})}
+
+
+def chat_name(name: str, namespace: object = None) -> str:
+    """The name in chat of a tool, or of one in a namespace."""
+    return plain_name(f"{namespace}__{name}" if namespace else name)
+
+
+class Tools:
+    """`declared`: the tools as chat's, for a client of this `kind`.
+
+    `dropped`: the types of those that it cannot run. `searches`: a search of the web is among them,
+    which Gemini has too.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.searches = False
+        self._kind = kind
+        self.declared: list[Json] = []
+        self.dropped: dict[str, None] = {}
+        self._meant: dict[str, Meant] = {}
+
+    def add(self, tools: Any, path: str, namespace: str | None = None) -> None:
+        """Take tools in; raises InvalidRequest. Of two with the same name the first one counts."""
+        for at, tool in enumerate(tools if isinstance(tools, list) else ()):
+            place = f"{path}[{at}]"
+            if not isinstance(tool, dict):
+                raise InvalidRequest(f"{place}: expected an object", param=place)
+            kind = str(tool.get("type") or "function")
+            if kind == "namespace":
+                self.add(tool.get("tools"), f"{place}.tools", _name(tool, place))
+            elif kind in ("function", "custom"):
+                self._declare(Meant(kind, _name(tool, place), namespace), tool)
+            elif kind in CALLERS and _is_local(tool):
+                self._declare(Meant(kind, kind), tool)
+            elif kind.startswith(_SEARCH) and self._kind == "gemini":
+                self.searches = True
+            else:
+                self.dropped[kind] = None
+            if tool.get("allowed_callers"):
+                self.dropped["allowed_callers"] = None
+
+    def _declare(self, meant: Meant, tool: Json) -> None:
+        name = chat_name(meant.name, meant.namespace)
+        if name in self._meant:
+            return
+        self._meant[name] = meant
+        description, parameters = tool.get("description"), tool.get("parameters")
+        if meant.kind == "custom":
+            description, parameters = _described(tool), _CUSTOM
+        elif meant.kind in CALLERS:
+            run = CALLERS[meant.kind]
+            description = run.description
+            _, shapes = msgspec.json.schema_components([run.shape])
+            (parameters,) = shapes.values()
+        function = {
+            "name": name,
+            "description": description,
+            "parameters": parameters,
+            "strict": tool.get("strict"),
+        }
+        said = {key: value for key, value in function.items() if value is not None}
+        self.declared.append({"type": "function", "function": said})
+
+    def meant(self, name: str) -> Meant:
+        """The tool that a call means by this name; a function of that name if there is none."""
+        return self._meant.get(name) or Meant("function", name)
+
+    def choice(self, choice: Any) -> Any:
+        """`tool_choice` as chat's; None: it goes without saying.
+
+        Raises UnsupportedParameter if it asks for a tool that nobody here can run.
+        """
+        if isinstance(choice, dict):
+            if self.searches and str(choice.get("type")).startswith(_SEARCH):
+                return None
+            found = list(self._chosen([choice]))
+            if choice.get("type") != "allowed_tools":
+                return found[0] if found else self._refuse(choice)
+            found = list(self._chosen(choice.get("tools")))
+            mode = "required" if choice.get("mode") == "required" else "auto"
+            if not found:
+                return self._refuse(choice) if mode == "required" else "none"
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": found}}
+        if choice == "required" and not self.declared and self.dropped:
+            return self._refuse(choice)
+        return choice if self.declared else None
+
+    def _chosen(self, tools: Any) -> Iterator[Json]:
+        for tool in tools if isinstance(tools, list) else ():
+            if not isinstance(tool, dict):
+                continue
+            kind = tool.get("type")
+            name = tool.get("name") if kind in ("function", "custom") else kind
+            if isinstance(name, str):
+                name = chat_name(name, tool.get("namespace"))
+                if name in self._meant or kind == "function":
+                    yield {"type": "function", "function": {"name": name}}
+
+    def _refuse(self, choice: Any) -> None:
+        wanted = choice.get("type") if isinstance(choice, dict) else choice
+        raise UnsupportedParameter(
+            f"tool_choice: {wanted!r} asks for a tool that no client of this model can run",
+            param="tool_choice",
+        )
+
+
+def _name(tool: Json, path: str) -> str:
+    name = tool.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{path}.name: expected a name", param=f"{path}.name")
+    return name
+
+
+def _is_local(tool: Json) -> bool:
+    """Whether the caller runs it, not a container of the vendor's."""
+    environment = tool.get("environment")
+    return not isinstance(environment, dict) or environment.get("type") == "local"
+
+
+def _described(tool: Json) -> str | None:
+    """The description of a custom tool, with the grammar that its input has to follow."""
+    description, form = tool.get("description"), tool.get("format")
+    if isinstance(form, dict) and form.get("definition"):
+        rule = f"`input` must follow this {form.get('syntax') or ''} grammar:"
+        return f"{description or ''}\n\n{rule}\n{form['definition']}".strip()
+    return description if isinstance(description, str) else None
