@@ -122,6 +122,7 @@ class _Others:
                 hint = f"did you mean {above}{meant}?"
                 if meant.startswith("/v1/"):
                     hint += f" The base_url of an SDK ends in {above}/v1"
+            hint = exchange.dialect.below or hint
             # Where a dialect is, its programs take a 404 for an unknown model.
             what = "" if exchange.dialect is CHAT else "path "
             raise PathNotFound(f"there is no {what}{request.path}; {hint}")

@@ -15,6 +15,7 @@ from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..dialects.completions import COMPLETIONS
 from ..dialects.messages import COUNT_TOKENS, MESSAGES
+from ..dialects.responses import INPUT_TOKENS, RESPONSES
 from ..request.stream import StreamBody
 from .auth import Doorkeeper
 from .exchange import EVENT_STREAM, Exchange
@@ -25,6 +26,8 @@ DIALECTS: dict[str, Dialect] = {
     "/v1/completions": COMPLETIONS,
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": COUNT_TOKENS,
+    "/v1/responses": RESPONSES,
+    "/v1/responses/input_tokens": INPUT_TOKENS,
 }
 
 

@@ -16,6 +16,8 @@ from ..wire.completions.request import SPEECH as COMPLETIONS
 from ..wire.http import headers as header_fields
 from ..wire.lenient_json import encode
 from ..wire.model_list import ModelPage, read_list, read_text
+from ..wire.responses import native
+from ..wire.responses.request import SPEECH as RESPONSES
 from .base import ChunkTranslator, Reply
 from .remote import RemoteClient
 
@@ -43,6 +45,8 @@ class OpenAIClient(RemoteClient):
         self._paths = {wire.HUB: "/chat/completions"}
         if config.completions == "native":
             self._paths[COMPLETIONS] = "/completions"
+        if config.responses == "native":
+            self._paths[RESPONSES] = "/responses"
         self.speaks = self._paths.keys()
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
@@ -63,10 +67,14 @@ class OpenAIClient(RemoteClient):
         return refusal
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
+        if request.speech == RESPONSES:
+            return body, native.read_response(body)
         usage = wire.read_answer(body)
         return (wire.CallersNames(request.names).answer(body) if request.names else body), usage
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
+        if request.speech == RESPONSES:
+            return native.ResponseEvents()
         return wire.ChunkStream(
             lambda: wire.choices_asked(request.body),
             names=request.names,

@@ -43,6 +43,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     ca_bundle: str = ""
     headers: dict[str, str] = {}
     completions: Literal["chat", "native"] = "chat"
+    responses: Literal["chat", "native"] = "chat"
     ask_usage: bool = True  # streams that were not asked for their usage are, by us
     delay_s: float = 0.0
     api_version: str = ""  # Gemini, Claude: where the file's base-url ends with one, "/v1"

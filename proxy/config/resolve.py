@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -116,6 +116,7 @@ class _Clients:
                         weight=_first(entry.weight, common.weight),
                         proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
                         completions=provider.completions,
+                        responses=provider.responses or _responses_at(common.base_url),
                         ask_usage=provider.ask_usage,
                     ),
                     key_at,
@@ -290,6 +291,11 @@ def _report_repeats(
 def _numbered(at: str, entries: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:
     """Each entry after its path."""
     return ((f"{at}[{index}]", entry) for index, entry in enumerate(entries))
+
+
+def _responses_at(base_url: str) -> Literal["chat", "native"]:
+    """What becomes of Responses there, if the file does not say."""
+    return "native" if urlsplit(base_url).hostname == "api.openai.com" else "chat"
 
 
 def _first(own: int | None, inherited: int) -> int:

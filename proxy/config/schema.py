@@ -148,6 +148,10 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
     completions: Annotated[
         Literal["chat", "native"], says("`/v1/completions`: made of chat, or the upstream's own")
     ] = "chat"
+    responses: Annotated[
+        Literal["chat", "native"] | None,
+        says("`/v1/responses`: the same; left out: native at api.openai.com, chat elsewhere"),
+    ] = None
     ask_usage: Annotated[
         bool, says("ask for the usage of every stream; false: of those whose callers ask")
     ] = True

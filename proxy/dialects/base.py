@@ -74,6 +74,7 @@ class Ask(ABC):
     speech: ClassVar[Speech]
     hub_speech: ClassVar[Speech] = HUB
     may_have_prompts: ClassVar[bool] = False  # several, served one after the other
+    clients = 0  # so many may serve it, once that is known
     dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made
 
     def __init__(self, model: str, headers: Mapping[str, str], *, stream: bool) -> None:
@@ -139,10 +140,12 @@ class WriteError(Protocol):
 class Dialect(NamedTuple):
     """`headers`: what the dialect's own clients are passed of a caller's besides what all are.
 
-    `id_header`: where its SDKs look for the request's id, besides `x-request-id`.
+    `id_header`: where its SDKs look for the request's id, besides `x-request-id`. `below`: what is
+    said of paths below its own that are not there.
     """
 
     read: Read
     error: WriteError
     headers: tuple[str, ...] = ()
     id_header: str = ""
+    below: str = ""

@@ -215,6 +215,7 @@ class Attempts:
         speak = [ask.speech in route.client.speaks for route in routes]
         if not any(speak) and not any(_does(ask, route.client) for route in entry.routes):
             raise _cannot(f"no client for the model {ask.model!r}", ask)
+        ask.clients = len(entry.routes)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
             self._check(dict.fromkeys(route.client.config.kind for route in routes) or ("",))

@@ -210,6 +210,7 @@ def test_key_overrides_provider_overrides_default() -> None:
                 proxy_url="socks5h://provider:1",
                 headers={"X-A": "1"},
                 completions="native",
+                responses="native",
                 models=["m"],
                 api_keys=[
                     KEYS[0],
@@ -232,10 +233,22 @@ def test_key_overrides_provider_overrides_default() -> None:
         (1, 3, "http://global:1"),
     ]
     first, plain, gemini = config.clients[0], config.clients[3], config.clients[4]
-    assert (first.headers, first.completions) == ({"X-A": "1"}, "native")
+    assert first.headers == {"X-A": "1"}
+    assert (first.completions, first.responses) == ("native", "native")
+    assert (plain.completions, plain.responses) == ("chat", "chat")
     assert (plain.base_url, plain.key, plain.models) == (URL, Secret(""), None)
     assert gemini.base_url == "https://generativelanguage.googleapis.com"
     assert config.clients[5].models == (Model("c", "c"),)
+
+
+@pytest.mark.parametrize("more", [{}, {"responses": "chat"}, {"responses": "native"}])
+@pytest.mark.parametrize("host", ["api.openai.com", "api.openai.com.evil.example", "openrouter.ai"])
+def test_openais_own_api_has_responses_without_a_word(host: str, more: dict[str, str]) -> None:
+    """What the file says counts everywhere."""
+    tree = {"openai-compatibility": [{"name": "p", "base-url": f"https://{host}/v1", **more}]}
+    (client,) = load_config(tree, environ={}).clients
+    default = "native" if host == "api.openai.com" else "chat"
+    assert client.responses == more.get("responses", default)
 
 
 def test_label_tells_clients_apart_without_their_keys() -> None:

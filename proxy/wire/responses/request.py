@@ -15,6 +15,7 @@ from .reasoning import Thoughts
 from .tools import Json, Tools
 
 SPEECH: Speech = ("chat", "responses")
+COUNT: Speech = ("count", "responses")
 
 # Parameters that have the same name and meaning in chat.
 _AS_THEY_ARE = ["frequency_penalty", "presence_penalty", "prompt_cache_key", "prompt_cache_options"]
@@ -96,7 +97,7 @@ def to_chat(
     chat |= {name: fields[name] for name in _AS_THEY_ARE if is_set(fields, name)}
     most = read("max_output_tokens", int)
     if most is not None:
-        chat["max_completion_tokens"] = most
+        chat["max_tokens"] = most
     chat |= _reasoning(read("reasoning", dict) or {}, dropped, reasons=reasons)
     chat |= _text(read("text", dict) or {})
     if _LOGPROBS in (read("include", list) or ()) or read("top_logprobs", int):

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ...errors import ProxyError, UpstreamInvalid
-from ..call_ids import THINKING, THOUGHT
+from .. import call_ids
 from ..chat import objects, read_object
 from ..lenient_json import encode
 from . import reasoning
@@ -347,8 +347,7 @@ class Events:
 
     def _announce(self, call: _Call, kind: str, **members: Any) -> None:
         at = len(self._response.output)
-        bare = call.id.partition(THINKING)[0].partition(THOUGHT)[0]
-        call_id = bare or f"call_{self._response.token}_{at}"
+        call_id = call_ids.bare(call.id) or f"call_{self._response.token}_{at}"
         call.item, call.at = self._add(kind, call_id=call_id, **members)
 
     def _end_call(self, call: _Call, status: str) -> None:

@@ -75,7 +75,7 @@ def test_stream_tells_its_usage() -> None:
 @pytest.mark.parametrize(
     ("asked", "made"),
     [
-        ({"max_output_tokens": 9}, {"max_completion_tokens": 9}),
+        ({"max_output_tokens": 9}, {"max_tokens": 9}),
         ({"reasoning": {"effort": "low", "summary": "auto"}}, {"reasoning_effort": "low"}),
         ({"reasoning": {"summary": "auto", "effort": None}}, {}),
         ({"text": {"verbosity": "low"}}, {"verbosity": "low"}),

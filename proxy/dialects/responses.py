@@ -1,0 +1,191 @@
+"""/v1/responses: OpenAI's Responses, natively where a provider has them, else by way of chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
+from ..wire import estimate
+from ..wire.chat import HUB_COUNT, ChatRequest, Speech, chunks_of, error_body, read_any, read_object
+from ..wire.chat.errors import stream_message
+from ..wire.chat.request import Outer, read_outer
+from ..wire.lenient_json import encode
+from ..wire.responses import native
+from ..wire.responses.answer import Response, error_of
+from ..wire.responses.request import (
+    COUNT,
+    SPEECH,
+    Translation,
+    kept_by_the_vendor,
+    refuse_kept,
+    to_chat,
+)
+from ..wire.responses.stream import Events
+from ..wire.sse import KEEP_ALIVE, NamedEvent, encode_named, named
+from .base import Answer, Ask, Dialect, Prompt, Writer
+
+# What of a request a model reads: its tokens are counted.
+_PROMPT = ("instructions", "input", "tools")
+
+
+class ResponsesAsk(Ask):
+    """Its own and only prompt."""
+
+    speech: ClassVar[Speech] = SPEECH
+
+    def __init__(self, outer: Outer, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(outer.model, headers, stream=outer.stream)
+        self._fields = outer.fields
+        self._body = body
+        self._made: dict[tuple[str, bool], Translation] = {}  # by kind of client, and reasoning
+        self._last: Translation | None = None
+
+    @property
+    def dropped(self) -> Sequence[str]:  # type: ignore[override]
+        return () if self._last is None else self._last.dropped
+
+    def prompts(self, *, natively: bool) -> Sequence[ResponsesAsk]:
+        # Which of several clients has the conversation, nobody knows.
+        if (name := kept_by_the_vendor(self._fields)) and not (natively and self.clients == 1):
+            raise refuse_kept(name)
+        return (self,)
+
+    @property
+    def native(self) -> ChatRequest:
+        return self._native(native.without_containers(self._body))
+
+    def _native(self, body: bytes) -> ChatRequest:
+        return ChatRequest(body, self.model, self.stream, speech=self.speech)
+
+    @property
+    def hub(self) -> ChatRequest:
+        return self._translated("").request
+
+    def _translated(self, kind: str, *, reasons: bool = True) -> Translation:
+        made = self._made.get((kind, reasons))
+        if made is None:
+            made = to_chat(self._body, kind, model=self.model, stream=self.stream, reasons=reasons)
+            self._made[kind, reasons] = made
+        self._last = made
+        return made
+
+    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
+        return self.native if natively else self._translated(kind).request
+
+    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+        if natively:
+            body = native.without_reasoning(self._body)
+            return None if body is None else self._native(body)
+        has_reasoning = self._translated(kind).has_reasoning
+        return self._translated(kind, reasons=False).request if has_reasoning else None
+
+    def events(self) -> Events:
+        """What makes the answer of chat's."""
+        tools = (self._last or self._translated("")).tools
+        return Events(Response(self.model, self._fields), tools)
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        (answer,) = answers
+        if answer.is_native:
+            return answer.body
+        events = self.events()
+        events.kind = answer.kind
+        return events.whole(chunks_of(answer.body))
+
+    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
+        if answer.is_native:
+            return native.events_of(answer.body), True
+        return super().streamed(answer)
+
+    def writer(self) -> ResponsesWriter:
+        return ResponsesWriter(self)
+
+
+class ResponsesWriter(Writer):
+    """The upstream's own events, or those made of chat."""
+
+    keep_alive = KEEP_ALIVE
+
+    def __init__(self, ask: ResponsesAsk) -> None:
+        self._ask = ask
+        self._events: Events | None = None  # of chat
+        self._first = self._last = b""  # of the upstream's own events
+
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        if is_native:
+            self.feed = self._pass
+        else:
+            self._events = self._ask.events()
+            self._events.kind = kind
+            self.feed = self._events.feed
+
+    def _pass(self, chunks: Sequence[bytes]) -> bytes:
+        if chunks:
+            self._first, self._last = self._first or chunks[0], chunks[-1]
+        return encode_named(chunks)
+
+    def end(self) -> bytes:
+        return b"" if self._events is None else self._events.end()
+
+    def fail(self, error: ProxyError) -> bytes:
+        """`response.failed`, or the upstream's own event."""
+        message = stream_message(error)
+        if self._first and isinstance(error, UpstreamRefusal) and error.as_sent:
+            return encode_named([_by_its_type(error.as_sent)])
+        response = read_object(self._first).get("response")
+        if not isinstance(response, dict):
+            return (self._events or self._ask.events()).fail(error, message)
+        failed = {**response, "status": "failed", "error": error_of(error, message)}
+        number = read_object(self._last).get("sequence_number")
+        event = {
+            "type": "response.failed",
+            "response": failed,
+            "sequence_number": number + 1 if isinstance(number, int) else 0,
+        }
+        return encode_named([_by_its_type(encode(event))])
+
+
+def _by_its_type(data: bytes) -> NamedEvent:
+    """The event with the name that its data says."""
+    return named(data, " ".join(str(read_object(data).get("type")).split()).encode())
+
+
+class CountAsk(ResponsesAsk):
+    """A request of which the tokens are counted: by Claude or Gemini, or roughly."""
+
+    speech: ClassVar[Speech] = COUNT
+    hub_speech: ClassVar[Speech] = HUB_COUNT
+
+    def _translated(self, kind: str, *, reasons: bool = True) -> Translation:
+        made = super()._translated(kind, reasons=reasons)
+        return made._replace(request=msgspec.structs.replace(made.request, speech=HUB_COUNT))
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        counted = read_object(answers[0].body)
+        return encode({"object": "response.input_tokens", **counted})
+
+    def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
+        """An estimate where nobody counts."""
+        has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
+        is_whole = kept_by_the_vendor(self._fields) is None
+        if not (has_none or isinstance(error, UnsupportedParameter)) or not is_whole:
+            raise error
+        prompt = {name: read_any(self._fields.get(name, Raw(b"null"))) for name in _PROMPT}
+        count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
+        return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
+
+
+def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> ResponsesAsk:
+    return ResponsesAsk(read_outer(body), body, headers)
+
+
+def _read_count(body: bytes, headers: Mapping[str, str], query: str = "") -> CountAsk:
+    return CountAsk(read_outer(body)._replace(stream=False), body, headers)
+
+
+RESPONSES = Dialect(_read, error_body, below="no responses are kept here; send the whole input")
+INPUT_TOKENS = RESPONSES._replace(read=_read_count)

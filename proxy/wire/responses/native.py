@@ -1,0 +1,148 @@
+"""Responses on their way between a caller and an upstream who both speak them, as they are.
+
+What is read of answers is how they end and what they cost; what is left out of requests is
+reasoning in containers of ours, which another kind of client made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Final
+
+import msgspec
+from msgspec import Raw
+
+from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
+from ..chat import Usage, read_error, read_object
+from ..lenient_json import decode_object, decoder, encode
+from ..native import NativeStream
+from ..reasoning import MARK
+from ..sse import named
+
+_read_items = decoder(list[Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# What the codes of a Response that failed stand for (types/responses/response_error.py); most of
+# the others are about the request.
+_STATUSES: Final = {"server_error": 502, "rate_limit_exceeded": 429, "vector_store_timeout": 504}
+
+
+def without_containers(body: bytes) -> bytes:
+    """The request without what other kinds of clients thought; the same bytes if there is none."""
+    if MARK.encode() not in body:
+        return body
+    return _without(body, lambda item: str(item.get("encrypted_content")).startswith(MARK)) or body
+
+
+def without_reasoning(body: bytes) -> bytes | None:
+    """The request without any reasoning of earlier turns; None: there is none."""
+    return _without(body, lambda item: True)
+
+
+def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes | None:
+    with suppress(*_UNREADABLE, KeyError):  # the upstream answers for what is odd
+        fields = decode_object(body)
+        items = _read_items(fields["input"])
+        kept = [raw for raw in items if not (_is_reasoning(raw) and goes(read_object(raw)))]
+        if len(kept) < len(items):
+            return encode({**fields, "input": kept})
+    return None
+
+
+def _is_reasoning(raw: Raw) -> bool:
+    return b'"reasoning"' in bytes(raw) and read_object(raw).get("type") == "reasoning"
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Response(msgspec.Struct, frozen=True):
+    object: str | None = None
+    status: str | None = None
+    usage: _Counts | None = None
+
+    def told(self) -> Usage | None:
+        if self.usage is None:
+            return None
+        return Usage(self.usage.input_tokens, self.usage.output_tokens)
+
+
+class _Event(msgspec.Struct):
+    response: _Response = _Response()
+
+
+_decode = decoder(_Response)
+_decode_event = decoder(_Event)
+
+
+def read_response(body: bytes) -> Usage | None:
+    """Check a whole answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid."""
+    try:
+        body.decode()  # msgspec takes invalid UTF-8 in what it skips
+        response = _decode(body)
+    except _UNREADABLE as error:
+        raise UpstreamInvalid(f"the upstream's answer is no response: {error}") from error
+    if response.object != "response" or response.status == "failed":
+        raise _refusal(read_object(body)) or UpstreamInvalid("the upstream's answer is no response")
+    return response.told()
+
+
+def _refusal(told: dict[str, Any]) -> UpstreamRefusal | None:
+    """The error in a Response, in an event, or in an envelope."""
+    response = told.get("response")
+    error = (response if isinstance(response, dict) else told).get("error")
+    if not isinstance(error, dict):
+        error = told if told.get("message") else None
+    if error is None:
+        return None
+    code = str(error.get("code") or "server_error")
+    status = int(code) if code.isdecimal() and 400 <= int(code) <= 599 else _STATUSES.get(code, 400)
+    return read_error(status, encode({"error": error}))
+
+
+def events_of(body: bytes) -> list[bytes]:
+    """A whole answer as the events that programs need of a stream."""
+    response = read_object(body)
+    told: list[dict[str, Any]] = [{"type": "response.created", "response": response}]
+    told += [
+        {"type": f"response.output_item.{name}", "output_index": at, "item": item}
+        for at, item in enumerate(response.get("output") or ())
+        for name in ("added", "done")
+    ]
+    status = response.get("status")
+    last = "incomplete" if status == "incomplete" else "completed"
+    told.append({"type": f"response.{last}", "response": response})
+    return [
+        named(encode({**event, "sequence_number": at}), event["type"].encode())
+        for at, event in enumerate(told)
+    ]
+
+
+class ResponseEvents(NativeStream):
+    """The events of a response."""
+
+    preamble: ClassVar = frozenset(
+        (b"response.created", b"response.in_progress", b"response.queued")
+    )
+    errors: ClassVar = frozenset((b"error", b"response.failed"))
+    watched: ClassVar = frozenset((b"response.completed", b"response.incomplete"))
+
+    def _watch(self, name: bytes, data: bytes) -> None:
+        self.is_over = True
+        with suppress(*_UNREADABLE):  # it is the caller's to read
+            self.usage = _decode_event(data).response.told()
+
+    def _refusal(self, data: bytes) -> UpstreamRefusal:
+        told = read_object(data)
+        refusal = _refusal(told) or read_error(502, b"")
+        if told.get("type"):
+            refusal.as_sent = data
+        return refusal
+
+    def finish(self) -> list[bytes]:
+        if not self.is_over:
+            raise UpstreamTruncated("the upstream's stream ended before response.completed")
+        return []
