@@ -10,8 +10,8 @@ PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow check lint types layers coverage bench bench-growth map fuzz mutants mutants-random readme audit \
-	constraints clean
+.PHONY: run test test-slow test-programs check lint types layers coverage bench bench-growth map fuzz mutants \
+	mutants-random readme audit constraints clean
 
 run: $(VENV)/run.done
 	@$(BIN)/gunicorn -c gunicorn.conf.py
@@ -27,6 +27,10 @@ test-slow: $(VENV)/test.done
 	$(BIN)/pytest -q -m slow
 
 # Types are checked while tests run, which leave a core idle now and then.
+# Other people's programs that call the gateway, each installed into a cache of its own.
+test-programs: $(VENV)/test.done
+	$(BIN)/pytest -q tests/programs
+
 check: lint layers
 	$(MAKE) --no-print-directory -j 2 types coverage
 

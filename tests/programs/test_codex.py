@@ -1,0 +1,109 @@
+"""Codex CLI, the real program, over every kind of upstream: it runs a command that it is asked to.
+
+It speaks Responses alone. Nothing but loopback is open to it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.callers.environments import Package, installed
+from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
+from tests.support.gateway import Gateway, environment
+from tests.support.responses_upstream import NATIVE
+from tests.support.upstream import Received, Reply, Upstream
+
+# Installing it takes up to some minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CODEX = Package("@openai/codex", "0.169.0", by_npm=True)
+ALL: tuple[Dialect, ...] = (*DIALECTS, NATIVE)
+KEY = "caller-key-0123456789"
+RUN_S = 120
+MARK = "proof-4711"
+COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
+LAST_WORD = "All is proven now."
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream) -> Iterator[Gateway]:
+    """A permit for each client: the program asks several things at once."""
+    clients = [one.client(upstream.origin, f"key-{one.kind}", one.kind) for one in ALL]
+    with Gateway(configuration(*clients, **{"api-keys": [KEY]})) as running:
+        yield running
+
+
+def scripted(dialect: Dialect) -> Any:
+    """A shell command is asked for, and when its output came back a last word is said."""
+
+    def answer(received: Received) -> Reply:
+        body = json.dumps(dialect.read(received))
+        said = Said("A title")
+        if f"{MARK}\\n" in body or f"{MARK}\\\\n" in body:
+            said = Said(LAST_WORD)
+        elif "exec_command" in body:
+            call = Call("call_1", "exec_command", {"cmd": COMMAND})
+            said = Said("I will look.", "A proof?", (call,), "tool_calls")
+        return dialect.answer(said)(received)
+
+    return answer
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.kind)
+def test_codex_runs_a_command(
+    gateway: Gateway, upstream: Upstream, dialect: Dialect, tmp_path: Path
+) -> None:
+    """Its output comes back in the next request, and the last word out of the program."""
+    home = installed(CODEX)
+    upstream.always(f"key-{dialect.kind}", scripted(dialect))
+    (tmp_path / ".codex").mkdir()
+    (tmp_path / "work").mkdir()
+    provider = {
+        "name": "gw",
+        "base_url": f"{gateway.url}/v1",
+        "env_key": "GW_KEY",
+        "wire_api": "responses",
+        "request_max_retries": 0,
+        "stream_max_retries": 0,
+    }
+    options = ['model_provider="gw"']
+    options += [
+        f"model_providers.gw.{name}={json.dumps(value)}" for name, value in provider.items()
+    ]
+    done = subprocess.run(
+        [
+            str(home / "node_modules/.bin/codex"),
+            *["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"],
+            *["--json", "-C", str(tmp_path / "work"), "-m", dialect.kind],
+            *[word for option in options for word in ("-c", option)],
+            f"Run the shell command {COMMAND!r} and tell me when it is done.",
+        ],
+        env=environment(
+            HOME=str(tmp_path),
+            CODEX_HOME=str(tmp_path / ".codex"),
+            GW_KEY=KEY,
+            HTTPS_PROXY="http://127.0.0.1:9",
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert LAST_WORD in done.stdout
+    assert (tmp_path / "work" / "proof.txt").read_text() == f"{MARK}\n"
+    asked = [dialect.read(one) for one in upstream.received(f"key-{dialect.kind}")]
+    assert any(f"{MARK}\\n" in json.dumps(one) for one in asked)
