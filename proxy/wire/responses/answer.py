@@ -76,21 +76,22 @@ class Response:
 
 def usage_of(told: Json) -> Json:
     """`usage` as this dialect has it; the input has what was cached in both."""
-    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    prompt, completion = count(told, "prompt_tokens"), count(told, "completion_tokens")
     read, made = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
     return {
         "input_tokens": prompt,
         "input_tokens_details": {
-            "cached_tokens": _count(read, "cached_tokens"),
-            "cache_write_tokens": _count(read, "cache_write_tokens"),
+            "cached_tokens": count(read, "cached_tokens"),
+            "cache_write_tokens": count(read, "cache_write_tokens"),
         },
         "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": _count(made, "reasoning_tokens")},
-        "total_tokens": _count(told, "total_tokens") or prompt + completion,
+        "output_tokens_details": {"reasoning_tokens": count(made, "reasoning_tokens")},
+        "total_tokens": count(told, "total_tokens") or prompt + completion,
     }
 
 
-def _count(told: Any, name: str) -> int:
+def count(told: Any, name: str) -> int:
+    """A number in an upstream's object; 0 if it is none."""
     value = told.get(name) if isinstance(told, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
@@ -118,7 +119,7 @@ def citation_of(annotation: Json, *, before: int) -> Json | None:
     cited = annotation.get("url_citation")
     if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
         return None
-    start, end = _count(cited, "start_index"), _count(cited, "end_index")
+    start, end = count(cited, "start_index"), count(cited, "end_index")
     return {
         "type": "url_citation",
         "start_index": max(0, start - before),

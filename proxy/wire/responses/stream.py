@@ -17,7 +17,7 @@ from .. import call_ids
 from ..chat import objects, read_object
 from ..lenient_json import encode
 from . import reasoning
-from .answer import INCOMPLETE, Response, citation_of, error_of, logprobs_of, usage_of
+from .answer import INCOMPLETE, Response, citation_of, count, error_of, logprobs_of, usage_of
 from .tools import CALLERS, Json, Meant, Tools
 
 
@@ -172,7 +172,8 @@ class Events:
                 if isinstance(delta, dict):
                     for each in _apart(delta) if "thinking_blocks" in delta else (delta,):
                         self._take_delta(each, choice)
-                self._finish = choice.get("finish_reason") or self._finish
+                finish = choice.get("finish_reason")
+                self._finish = finish if finish and isinstance(finish, str) else self._finish
 
     def _take_delta(self, delta: Json, choice: Json) -> None:
         content = delta.get("content")
@@ -183,7 +184,7 @@ class Events:
         if thought and isinstance(thought, str):
             self._say("summary_text", thought)
         for block in objects(delta.get("thinking_blocks")):
-            self._keep(reasoning.pack_block(block))
+            self._keep(block=block)
         if content and isinstance(content, str):
             self._say("output_text", content, logprobs_of(choice) if choice.get("logprobs") else ())
         for part in objects(content):  # as Mistral's models answer
@@ -199,7 +200,7 @@ class Events:
             number = call.get("index")
             self._take_call(number if isinstance(number, int) else place, call)
         if extra := delta.get("extra_content"):
-            self._keep(reasoning.pack_extra("message", extra))
+            self._keep(message=extra)
 
     # Messages and reasoning
 
@@ -275,7 +276,7 @@ class Events:
         if opened is not None:
             self._end_part(opened)
             if opened.item["type"] == "reasoning":
-                opened.item.setdefault("encrypted_content", reasoning.pack_plain(self.kind))
+                opened.item.setdefault("encrypted_content", reasoning.packed(self.kind))
             self._done(opened.item, opened.at, status)
 
     def _end_others(self) -> None:
@@ -286,8 +287,9 @@ class Events:
                 del self._calls[number]
                 self._end_call(call, "completed")
 
-    def _keep(self, packed: str | None) -> None:
+    def _keep(self, **signed: Any) -> None:
         """Give out signed reasoning: in the item whose text went before, or in one of its own."""
+        packed = reasoning.packed(self.kind, **signed)
         if packed is None:
             return
         opened = self._open
@@ -326,7 +328,7 @@ class Events:
         if isinstance(name, str) and name != call.name:  # in pieces, or again each time
             call.name += name
         if extra := told.get("extra_content"):
-            self._keep(reasoning.pack_extra("call", extra))
+            self._keep(call=extra)
         if arguments and not isinstance(arguments, str):
             arguments = encode(arguments).decode()
         if arguments:
@@ -412,8 +414,8 @@ def _apart(delta: Json) -> Iterator[Json]:
         return
     text_at = call_at = 0
     for block in blocks:
-        text_to = max(text_at, block.get("content_offset") or 0)
-        call_to = max(call_at, block.get("tool_call_offset") or 0)
+        text_to = max(text_at, count(block, "content_offset"))
+        call_to = max(call_at, count(block, "tool_call_offset"))
         yield {"content": content[text_at:text_to], "tool_calls": calls[call_at:call_to]}
         yield {"reasoning_content": block.get("thinking"), "thinking_blocks": [block]}
         text_at, call_at = text_to, call_to

@@ -200,3 +200,18 @@ def test_damaged_containers_are_left_out(packed: Any) -> None:
     said = {"role": "assistant", "content": "Hi"}
     for kind in KINDS:
         assert returned([thought, said], kind) == [said]
+
+
+def test_look_alikes_get_back_what_they_signed() -> None:
+    """Gateways like OpenAI give out what other vendors signed, and want it back in its place."""
+    signed = call(0, extra_content=google())
+    message = {
+        "role": "assistant",
+        "content": None,
+        "thinking_blocks": [block(0, 0, 0)],
+        "tool_calls": [signed],
+    }
+    items = answered(message, "openai")
+    assert returned(items, "openai")[0] == message
+    for kind in ("claude", "gemini"):
+        assert SIGNATURE not in json.dumps(returned(items, kind))
