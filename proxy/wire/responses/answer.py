@@ -45,7 +45,6 @@ class Response:
         self.output: list[Json] = []
         self.usage: Json | None = None
         self.created: float = 0
-        self.tier: Any = None  # that of the upstream, if it told it
         self._model = model
         self._given = {
             name: default if fields.get(name, _NULL) == _NULL else fields[name]
@@ -70,7 +69,6 @@ class Response:
             "store": False,
             "usage": self.usage,
             **self._given,
-            **({"service_tier": self.tier} if self.tier else {}),
         }
 
 

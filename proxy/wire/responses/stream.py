@@ -7,7 +7,7 @@ so one whose arguments are no whole JSON yet stays open beside the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -22,22 +22,25 @@ from .tools import CALLERS, Json, Meant, Tools
 
 
 class _Form(NamedTuple):
-    """A kind of text: the item and its member that it stands in, and the events that tell of it."""
+    """A text that comes in pieces: the item and its member that it stands in, and its events.
+
+    `parts`: the member with the parts, one of which has it; "": the item itself does.
+    """
 
     item: str
     parts: str
-    part_event: str
-    text_event: str
+    event: str
     text: str
 
 
 _FORMS: Final = {
-    "output_text": _Form("message", "content", "content_part", "output_text", "text"),
-    "refusal": _Form("message", "content", "content_part", "refusal", "refusal"),
-    "summary_text": _Form(
-        "reasoning", "summary", "reasoning_summary_part", "reasoning_summary_text", "text"
-    ),
+    "output_text": _Form("message", "content", "output_text", "text"),
+    "refusal": _Form("message", "content", "refusal", "refusal"),
+    "summary_text": _Form("reasoning", "summary", "reasoning_summary_text", "text"),
+    "arguments": _Form("function_call", "", "function_call_arguments", "arguments"),
+    "input": _Form("custom_tool_call", "", "custom_tool_call_input", "input"),
 }
+_PART_EVENTS: Final = {"content": "content_part", "summary": "reasoning_summary_part"}
 # How ids begin: OpenAI refuses others in an input.
 _IDS: Final = {
     "message": "msg",
@@ -52,11 +55,11 @@ _IDS: Final = {
 
 
 class _Item(msgspec.Struct):
-    """A message or a reasoning that is open. `place`: where its open part is, in events."""
+    """An item that is open. `kind`: that of its open text, whose `place` all its events tell."""
 
     item: Json
     at: int
-    kind: str = ""  # of the open part; "": none
+    kind: str = ""
     part: Json = {}
     place: Json = {}
     texts: list[str] = []
@@ -65,14 +68,21 @@ class _Item(msgspec.Struct):
 
 
 class _Call(msgspec.Struct):
-    """A call that is open. `item`: once it was announced; `said`: so many pieces are out."""
+    """A call that is open. `pieces`: of its arguments, until its `item` is announced."""
 
     id: str = ""
     name: str = ""
     pieces: list[str] = []
-    item: Json | None = None
-    at: int = 0
-    said: int = 0
+    item: _Item | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are JSON: as far as can be told, nothing more will come."""
+        try:
+            msgspec.json.decode("".join(self.item.texts if self.item else self.pieces))
+        except (ValueError, RecursionError):
+            return False
+        return True
 
 
 class Events:
@@ -149,7 +159,7 @@ class Events:
         for call in self._calls.values():
             self._end_call(call, status)
         if not self._response.output:  # an answer that says nothing is a message all the same
-            self._open_part("output_text")
+            self._part("output_text")
             self._end_item(status)
         if self._response.usage is None:
             self._response.usage = usage_of({})  # SDKs do not do without
@@ -163,9 +173,10 @@ class Events:
             created = chunk.get("created")
             response.created = created if isinstance(created, (int, float)) else 0
             self._begin()
-        if (usage := _usage_in(chunk)) is not None:
+        groq = chunk.get("x_groq")
+        usage = chunk.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
+        if usage and isinstance(usage, dict):
             response.usage = usage_of(usage)
-        response.tier = chunk.get("service_tier") or response.tier
         for choice in objects(chunk.get("choices")):
             if not choice.get("index"):
                 delta = choice.get("delta")
@@ -202,101 +213,119 @@ class Events:
         if extra := delta.get("extra_content"):
             self._keep(message=extra)
 
-    # Messages and reasoning
+    # Items
 
-    def _say(self, kind: str, text: str, logprobs: Iterable[Json] = ()) -> None:
-        if not text:
-            return
-        opened = self._open
-        if opened is None or opened.kind != kind:
-            opened = self._open_part(kind)
-        opened.texts.append(text)
-        if logprobs:
-            opened.part["logprobs"] += logprobs
-            self._send("output_text.delta", **opened.place, delta=text, logprobs=logprobs)
-            return
-        # The usual, many times in an answer.
-        number = b"%d}\n\n" % self._number
-        self._number += 1
-        self._out.append(opened.head + encode(text) + opened.tail + number)
+    def _add(self, kind: str, **members: Any) -> _Item:
+        """A new item, announced."""
+        at = len(self._response.output)
+        item_id = f"{_IDS[kind]}_{self._response.token}_{at}"
+        item: Json = {"type": kind, "id": item_id, "status": "in_progress", **members}
+        self._response.output.append(item)
+        self._send("output_item.added", output_index=at, item=item)
+        return _Item(item, at)
 
-    def _open_part(self, kind: str) -> _Item:
-        form, opened = _FORMS[kind], self._open
-        if opened is None or opened.item["type"] != form.item:
-            self._end_others()
-            more: Json = {"role": "assistant"} if form.item == "message" else {}
-            opened = self._open = _Item(*self._add(form.item, **more, **{form.parts: []}))
-        else:
-            self._end_part(opened)
-        opened.kind, opened.texts = kind, []
-        parts = opened.item[form.parts]
-        place: Json = {"item_id": opened.item["id"], "output_index": opened.at}
-        opened.place = {**place, f"{form.parts}_index": len(parts)}
-        opened.part = {"type": kind, form.text: ""}
-        if kind == "output_text":
-            opened.part |= {"annotations": [], "logprobs": []}
-        parts.append(opened.part)
-        self._send(f"{form.part_event}.added", **opened.place, part=opened.part)
-        name = f"response.{form.text_event}.delta"
-        data = encode({"type": name, **opened.place})[:-1]
-        opened.head = b'event: %b\ndata: %b,"delta":' % (name.encode(), data)
-        logprobs = b',"logprobs":[]' if kind == "output_text" else b""
-        opened.tail = logprobs + b',"sequence_number":'
-        return opened
-
-    def _cite(self, annotation: Json) -> None:
-        opened = self._open
-        if opened is not None and opened.kind == "output_text":
-            cited = citation_of(annotation, before=self._chars)
-            if cited is not None:
-                found = opened.part["annotations"]
-                at = len(found)
-                found.append(cited)
-                self._send(
-                    "output_text.annotation.added",
-                    **opened.place,
-                    annotation=cited,
-                    annotation_index=at,
-                )
-
-    def _end_part(self, opened: _Item) -> None:
-        if not opened.kind:
-            return
-        form, text = _FORMS[opened.kind], "".join(opened.texts)
-        opened.part[form.text] = text
-        more = {"logprobs": opened.part["logprobs"]} if opened.kind == "output_text" else {}
-        self._send(f"{form.text_event}.done", **opened.place, **{form.text: text}, **more)
-        self._send(f"{form.part_event}.done", **opened.place, part=opened.part)
-        if opened.kind == "output_text":
-            self._chars += len(text)
-        opened.kind = ""
+    def _done(self, opened: _Item, status: str) -> None:
+        self._end_text(opened)
+        if opened.item["type"] == "reasoning":
+            opened.item.setdefault("encrypted_content", reasoning.packed(self.kind))
+        opened.item["status"] = status
+        self._send("output_item.done", output_index=opened.at, item=opened.item)
 
     def _end_item(self, status: str = "completed") -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            self._end_part(opened)
-            if opened.item["type"] == "reasoning":
-                opened.item.setdefault("encrypted_content", reasoning.packed(self.kind))
-            self._done(opened.item, opened.at, status)
+        if self._open is not None:
+            self._done(self._open, status)
+            self._open = None
 
     def _end_others(self) -> None:
         """Before an item begins: end those that are whole."""
         self._end_item()
         for number, call in list(self._calls.items()):
-            if _is_json("".join(call.pieces)):
-                del self._calls[number]
-                self._end_call(call, "completed")
+            if call.is_whole:
+                self._end_call(self._calls.pop(number), "completed")
+
+    # Texts
+
+    def _begin_text(self, opened: _Item, kind: str) -> None:
+        form = _FORMS[kind]
+        opened.kind, opened.texts, opened.part = kind, [], opened.item
+        opened.place = {"item_id": opened.item["id"], "output_index": opened.at}
+        if form.parts:
+            parts = opened.item[form.parts]
+            lists: Json = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
+            opened.part = {"type": kind, form.text: "", **lists}
+            opened.place[f"{form.parts}_index"] = len(parts)
+            parts.append(opened.part)
+            self._send(f"{_PART_EVENTS[form.parts]}.added", **opened.place, part=opened.part)
+        name = f"response.{form.event}.delta"
+        data = encode({"type": name, **opened.place})[:-1]
+        opened.head = b'event: %b\ndata: %b,"delta":' % (name.encode(), data)
+        logprobs = b',"logprobs":[]' if kind == "output_text" else b""
+        opened.tail = logprobs + b',"sequence_number":'
+
+    def _tell(self, opened: _Item, text: str) -> None:
+        """A delta: what an answer has most of."""
+        opened.texts.append(text)
+        number = b"%d}\n\n" % self._number
+        self._number += 1
+        self._out.append(opened.head + encode(text) + opened.tail + number)
+
+    def _end_text(self, opened: _Item) -> None:
+        if not opened.kind:
+            return
+        form, text = _FORMS[opened.kind], "".join(opened.texts)
+        opened.part[form.text] = text
+        more = {"logprobs": opened.part["logprobs"]} if opened.kind == "output_text" else {}
+        self._send(f"{form.event}.done", **opened.place, **{form.text: text}, **more)
+        if form.parts:
+            self._send(f"{_PART_EVENTS[form.parts]}.done", **opened.place, part=opened.part)
+        if opened.kind == "output_text":
+            self._chars += len(text)
+        opened.kind = ""
+
+    # Messages and reasoning
+
+    def _part(self, kind: str) -> _Item:
+        """The message or reasoning with an open part of this kind."""
+        opened, form = self._open, _FORMS[kind]
+        if opened is None or opened.item["type"] != form.item:
+            self._end_others()
+            more: Json = {"role": "assistant"} if form.item == "message" else {}
+            self._open = opened = self._add(form.item, **more, **{form.parts: []})
+        if opened.kind != kind:
+            self._end_text(opened)
+            self._begin_text(opened, kind)
+        return opened
+
+    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> None:
+        if not text:
+            return
+        opened = self._open
+        if opened is None or opened.kind != kind:
+            opened = self._part(kind)
+        if logprobs:
+            opened.texts.append(text)
+            opened.part["logprobs"] += logprobs
+            self._send("output_text.delta", **opened.place, delta=text, logprobs=logprobs)
+        else:
+            self._tell(opened, text)
+
+    def _cite(self, annotation: Json) -> None:
+        opened, cited = self._open, citation_of(annotation, before=self._chars)
+        if opened is not None and opened.kind == "output_text" and cited is not None:
+            found = opened.part["annotations"]
+            more = {"annotation": cited, "annotation_index": len(found)}
+            found.append(cited)
+            self._send("output_text.annotation.added", **opened.place, **more)
 
     def _keep(self, **signed: Any) -> None:
         """Give out signed reasoning: in the item whose text went before, or in one of its own."""
         packed = reasoning.packed(self.kind, **signed)
         if packed is None:
             return
-        opened = self._open
-        if opened is None or opened.item["type"] != "reasoning":
+        if self._open is None or self._open.item["type"] != "reasoning":
             self._end_others()
-            opened = self._open = _Item(*self._add("reasoning", summary=[]))
-        opened.item["encrypted_content"] = packed
+            self._open = self._add("reasoning", summary=[])
+        self._open.item["encrypted_content"] = packed
         self._end_item()
 
     def _show(self, image: Json) -> None:
@@ -306,100 +335,64 @@ class Events:
         _, mark, data = url.partition(";base64,") if isinstance(url, str) else ("", "", "")
         if mark:
             self._end_others()
-            item, at = self._add("image_generation_call", result=data)
-            self._done(item, at, "completed")
+            self._done(self._add("image_generation_call", result=data), "completed")
 
     # Calls
 
     def _take_call(self, number: int, told: Json) -> None:
-        call, call_id = self._calls.get(number), told.get("id") or ""
-        if call is not None and call_id and call.id and call_id != call.id:
-            self._end_call(self._calls.pop(number), "completed")  # some number all of them 0
-            call = None
+        call, call_id = self._calls.get(number), str(told.get("id") or "")
         function = told.get("function")
         function = function if isinstance(function, dict) else {}
         name, arguments = function.get("name"), function.get("arguments")
+        is_other = call_id and call is not None and call.id and call_id != call.id
+        if call is not None and (is_other or (name and call.is_whole)):
+            self._end_call(self._calls.pop(number), "completed")  # some number all of them 0
+            call = None
         if call is None:
             if not (call_id or name):
                 return  # more of one that is whole
             self._end_others()
             call = self._calls[number] = _Call(pieces=[])
-        call.id = call.id or str(call_id)
+        call.id = call.id or call_id
         if isinstance(name, str) and name != call.name:  # in pieces, or again each time
             call.name += name
         if extra := told.get("extra_content"):
             self._keep(call=extra)
-        if arguments and not isinstance(arguments, str):
-            arguments = encode(arguments).decode()
         if arguments:
-            call.pieces.append(arguments)
+            text = arguments if isinstance(arguments, str) else encode(arguments).decode()
+            if call.item is not None:
+                self._tell(call.item, text)
+                return
+            call.pieces.append(text)
             if call.name and self._tools.meant(call.name).kind == "function":
-                self._tell(call)
+                self._begin_call(call, "arguments", "".join(call.pieces))
 
-    def _tell(self, call: _Call) -> None:
-        """The call of a function, and its arguments as far as they are there."""
-        if call.item is None:
-            named = self._tools.meant(call.name).named
-            self._announce(call, "function_call", **named, arguments="")
-        assert call.item is not None
-        place = {"item_id": call.item["id"], "output_index": call.at}
-        for piece in call.pieces[call.said :]:
-            self._send("function_call_arguments.delta", **place, delta=piece)
-        call.said = len(call.pieces)
+    def _begin_call(self, call: _Call, kind: str, text: str) -> _Item:
+        """Announce a call and its arguments, as far as they are there."""
+        named = self._tools.meant(call.name).named
+        members = {"call_id": self._call_id(call), **named, kind: ""}
+        call.item = self._add(_FORMS[kind].item, **members)
+        self._begin_text(call.item, kind)
+        if text:
+            self._tell(call.item, text)
+        return call.item
 
-    def _announce(self, call: _Call, kind: str, **members: Any) -> None:
+    def _call_id(self, call: _Call) -> str:
         at = len(self._response.output)
-        call_id = call_ids.bare(call.id) or f"call_{self._response.token}_{at}"
-        call.item, call.at = self._add(kind, call_id=call_id, **members)
+        return call_ids.bare(call.id) or f"call_{self._response.token}_{at}"
 
     def _end_call(self, call: _Call, status: str) -> None:
-        meant, arguments = self._tools.meant(call.name), "".join(call.pieces)
-        if call.item is None and meant.kind == "custom":
-            self._announce(call, "custom_tool_call", **meant.named, input="")
-            self._end_text(call, "custom_tool_call_input", "input", _input(arguments), status)
-        elif call.item is None and (made := _made(meant, arguments)) is not None:
-            run = CALLERS[meant.kind]
-            self._announce(call, run.item, **{run.member: made})
-            assert call.item is not None
-            self._done(call.item, call.at, status)
-        else:
-            call.pieces = call.pieces or ["{}"]
-            self._tell(call)
-            self._end_text(call, "function_call_arguments", "arguments", None, status)
-
-    def _end_text(
-        self, call: _Call, event: str, member: str, text: str | None, status: str
-    ) -> None:
-        """The end of a call with the text of its argument; a text that is still to be told."""
-        assert call.item is not None
-        place = {"item_id": call.item["id"], "output_index": call.at}
-        if text:
-            self._send(f"{event}.delta", **place, delta=text)
-        call.item[member] = "".join(call.pieces) if text is None else text
-        self._send(f"{event}.done", **place, **{member: call.item[member]})
-        self._done(call.item, call.at, status)
-
-    # Items
-
-    def _add(self, kind: str, **members: Any) -> tuple[Json, int]:
-        """A new item, announced, and its place."""
-        at = len(self._response.output)
-        item_id = f"{_IDS[kind]}_{self._response.token}_{at}"
-        item: Json = {"type": kind, "id": item_id, "status": "in_progress", **members}
-        self._response.output.append(item)
-        self._send("output_item.added", output_index=at, item=item)
-        return item, at
-
-    def _done(self, item: Json, at: int, status: str) -> None:
-        item["status"] = status
-        self._send("output_item.done", output_index=at, item=item)
-
-
-def _usage_in(chunk: Json) -> Json | None:
-    usage = chunk.get("usage")
-    if not usage and isinstance(groq := chunk.get("x_groq"), dict):
-        usage = groq.get("usage")
-    return usage if usage and isinstance(usage, dict) else None
+        opened, text = call.item, "".join(call.pieces)
+        if opened is None:
+            meant = self._tools.meant(call.name)
+            if meant.kind == "custom":
+                opened = self._begin_call(call, "input", _input(text))
+            elif (made := _made(meant, text)) is not None:
+                run = CALLERS[meant.kind]
+                opened = self._add(run.item, call_id=self._call_id(call), **{run.member: made})
+            else:
+                opened = self._begin_call(call, "arguments", text or "{}")
+        self._done(opened, status)
 
 
 def _apart(delta: Json) -> Iterator[Json]:
@@ -424,14 +417,6 @@ def _apart(delta: Json) -> Iterator[Json]:
 
 
 _APART: Final = ("reasoning_content", "reasoning", "thinking_blocks")
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def _input(arguments: str) -> str:
