@@ -140,3 +140,37 @@ def test_code_of_an_error_in_mid_stream(node: Conversation, upstream: Upstream, 
     upstream.reply(lot.key, stream("Hello", finish=None, done=False))
     heard = node.ask("stream", lot.model)
     assert (heard.status, heard.code) == (None, "upstream_truncated")
+
+
+def test_response(node: Conversation, upstream: Upstream, lot: Lot) -> None:
+    """Made of chat: text, calls and usage."""
+    assert node.ask("response", lot.model).text == "Hello there!"
+    upstream.reply(lot.key, tool_calls(WEATHER, WEATHER))
+    heard = node.ask("response", lot.model)
+    assert (heard.calls, heard.total_tokens) == ([[*WEATHER], [*WEATHER]], 12)
+
+
+def test_streamed_response(node: Conversation, upstream: Upstream, lot: Lot) -> None:
+    """As the SDK's helper joins it."""
+    heard = node.ask("stream_response", lot.model)
+    assert (heard.pieces, heard.total_tokens) == (["Hello", " there", "!"], 12)
+    upstream.reply(lot.key, stream_tool_calls(WEATHER, WEATHER))
+    assert node.ask("stream_response", lot.model).calls == [[*WEATHER], [*WEATHER]]
+
+
+def test_parsed_response(node: Conversation, upstream: Upstream, lot: Lot) -> None:
+    """Structured output."""
+    upstream.reply(lot.key, chat('{"n":7}'))
+    assert node.ask("parse_response", lot.model).pieces == ["7"]
+
+
+def test_response_that_fails_in_mid_stream(
+    node: Conversation, upstream: Upstream, lot: Lot
+) -> None:
+    """Is told by the event, and in what the helper makes of them."""
+    cut = stream("Hello", finish=None, done=False)
+    upstream.reply(lot.key, cut, cut)
+    heard = node.ask("events", lot.model)
+    assert heard.pieces == ["Hello"]
+    assert "cut off" in heard.message
+    assert "cut off" in node.ask("stream_response", lot.model).message

@@ -12,6 +12,12 @@ const client = new OpenAI({
 const messages = [{ role: "user", content: "Hi" }];
 const tools = [{ type: "function", function: { name: "get_weather", parameters: {} } }];
 
+const responseTools = [{ type: "function", name: "get_weather", parameters: {}, strict: false }];
+
+const functionCalls = (answer) =>
+  answer.output
+    .filter(({ type }) => type === "function_call")
+    .map(({ name, arguments: text }) => [name, JSON.parse(text)]);
 const toolCalls = (message) =>
   (message.tool_calls ?? []).map(({ function: f }) => [f.name, JSON.parse(f.arguments)]);
 
@@ -49,6 +55,33 @@ const calls = {
     const answer = await client.completions.create({ model, prompt, stream: true });
     for await (const chunk of answer) {
       if (chunk.choices[0]?.text) heard.pieces.push(chunk.choices[0].text);
+    }
+  },
+  async response({ model }, heard) {
+    const answer = await client.responses.create({ model, input: "Hi", tools: responseTools });
+    heard.pieces.push(answer.output_text);
+    heard.calls = functionCalls(answer);
+    heard.total_tokens = answer.usage.total_tokens;
+  },
+  async stream_response({ model }, heard) {
+    const stream = client.responses.stream({ model, input: "Hi", tools: responseTools });
+    stream.on("response.output_text.delta", ({ delta }) => heard.pieces.push(delta));
+    const answer = await stream.finalResponse();
+    heard.calls = functionCalls(answer);
+    heard.total_tokens = answer.usage?.total_tokens ?? null;
+    heard.message = answer.error?.message ?? "";
+  },
+  async parse_response({ model }, heard) {
+    const schema = { type: "object", properties: { n: { type: "integer" } } };
+    const format = { type: "json_schema", name: "n", schema };
+    const answer = await client.responses.parse({ model, input: "n?", text: { format } });
+    heard.pieces.push(String(JSON.parse(answer.output_text).n));
+  },
+  async events({ model }, heard) {
+    const answer = await client.responses.create({ model, input: "Hi", stream: true });
+    for await (const event of answer) {
+      if (event.type === "response.output_text.delta") heard.pieces.push(event.delta);
+      if (event.type === "response.failed") heard.message = event.response.error.message;
     }
   },
   async models(_, heard) {
