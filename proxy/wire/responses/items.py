@@ -39,9 +39,13 @@ class _Call(msgspec.Struct):
 
 
 class _Turn(msgspec.Struct):
-    """A message, and of the assistant's its calls. `closed`: a result of theirs was seen."""
+    """A message, and of the assistant's its calls. `closed`: a result of theirs was seen.
+
+    `texts`: the system's, which are one message: templates of local models take no second one.
+    """
 
     message: Json
+    texts: list[str] = []
     calls: list[_Call] = []
     closed: bool = False
 
@@ -59,6 +63,7 @@ class Conversation:
         self._kind = kind
         self._thoughts = thoughts
         self._turns: list[_Turn] = []
+        self._loop = 0  # where the tool loop begins that is going on
         self._results: CallResults[_Turn, _Call] = CallResults()
         self._ids: set[str] = set()
 
@@ -83,6 +88,8 @@ class Conversation:
         """All of them; raises InvalidRequest if there is none."""
         found: list[Json] = []
         for turn in self._turns:
+            if turn.texts:
+                turn.message["content"] = "\n\n".join(turn.texts)
             found.append(turn.message)
             behind: list[Json] = []
             for call in turn.calls:
@@ -127,14 +134,15 @@ class Conversation:
     def _say(self, role: str, content: Any) -> None:
         self._thoughts.forget()
         if role == "user":
-            for turn in self._turns:  # a tool loop is over
+            for turn in self._turns[self._loop :]:
                 turn.message.pop("reasoning_content", None)
-        last = self._turns[-1].message if self._turns else {}
-        texts = isinstance(content, str) and isinstance(last.get("content"), str)
-        if role == last.get("role") == "system" and texts:
-            last["content"] += f"\n\n{content}"  # templates of local models take one alone
-            return
-        self._turns.append(_Turn({"role": role, "content": content}))
+            self._loop = len(self._turns) + 1
+        last = self._turns[-1] if self._turns else None
+        texts = [content] if role == "system" and isinstance(content, str) else []
+        if texts and last is not None and last.texts:
+            last.texts += texts
+        else:
+            self._turns.append(_Turn({"role": role, "content": content}, texts))
 
     def _message(self, item: Json, path: str) -> None:
         role = item.get("role")
@@ -199,7 +207,7 @@ class Conversation:
 
     def _unique(self, call_id: str) -> str:
         """An id that no other call of the request has, the same every time."""
-        found, again = call_id, 1
+        found, again = call_id, len(self._ids)
         while found in self._ids:
             again += 1
             found = f"{call_id}_{again}"

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import ChatRequest, Speech, read_any, read_fields
+from ..chat.fields import too_deep
 from ..lenient_json import encode
 from .items import Conversation
 from .reasoning import Thoughts
@@ -72,6 +73,13 @@ def to_chat(
     `reasons`: with what it says of reasoning. Raises InvalidRequest, UnsupportedParameter, whose
     `param` is a path in the caller's body.
     """
+    try:
+        return _translated(body, kind, model=model, stream=stream, reasons=reasons)
+    except RecursionError as error:
+        raise too_deep() from error
+
+
+def _translated(body: bytes, kind: str, *, model: str, stream: bool, reasons: bool) -> Translation:
     fields = read_fields(body)
     if name := kept_by_the_vendor(fields):
         raise refuse_kept(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -130,7 +131,7 @@ def odd(draw: st.DrawFn, whole: Any) -> bytes:
     return json.dumps(whole).encode()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(REQUESTS).flatmap(odd), st.sampled_from(KINDS))
 def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
     """By an error that names what it is about."""
@@ -143,7 +144,7 @@ def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
         events(kind).whole(chunks_of(json.dumps(ANSWER).encode()))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(odd(ANSWER), st.sampled_from(KINDS))
 def test_any_answer_is_translated_or_refused(body: bytes, kind: str) -> None:
     """Whatever an upstream that looks like OpenAI's sends."""
@@ -154,11 +155,32 @@ def test_any_answer_is_translated_or_refused(body: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("item", ["[", '{"type":"x","output":[', '{"role":"user","content":['])
+@pytest.mark.parametrize("item", ["[", '{"type":"x","output":[', '{"type":"x","tools":['])
 def test_nesting_beyond_all_bounds_is_refused(kind: str, item: str) -> None:
     """And crashes nothing."""
-    for depth in (200, 400, 900, 5000):
+    for depth in (200, 400, *range(840, 1000, 5), 5000):
         closing = "".join({"[": "]", "{": "}"}[each] for each in reversed(item) if each in "[{")
         deep = item + "[" * depth + "]" * depth + closing
         with contextlib.suppress(InvalidRequest):
             to_chat(b'{"model":"m","input":[%b]}' % deep.encode(), kind, model="m", stream=False)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"role": "user", "content": "x"},
+        {"role": "developer", "content": "x"},
+        {"role": "assistant", "content": "x"},
+        {"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": "x"},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]},
+    ],
+    ids=lambda item: str(item.get("role") or item["type"]),
+)
+def test_time_grows_with_the_number_of_items_alone(item: Json) -> None:
+    """A body may hold hundreds of thousands: what grew with their square would take minutes."""
+    items = [{"role": "user", "content": "Hi"}, *[item] * 40_000]
+    body = json.dumps({"model": "m", "input": items}).encode()
+    begun = time.thread_time()
+    to_chat(body, "openai", model="m", stream=False)
+    assert time.thread_time() - begun < 20
