@@ -246,7 +246,7 @@ class Exchange:
             "x-proxy-attempts": str(len(attempts)),
         }
         if self.record.dropped:
-            mask = self.gateway.config.secrets.mask_ascii
+            mask = self.gateway.config.secrets.mask
             found["x-proxy-dropped"] = mask(self.record.dropped_text())
         return found
 
