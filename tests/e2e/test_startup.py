@@ -92,7 +92,7 @@ def test_key_in_the_environment_turns_its_provider_on() -> None:
 def test_summary_of_a_keyed_gateway() -> None:
     """The number of callers' keys, of clients, and warnings; never a key."""
     config = {
-        "api-keys": ["caller-key-0001", {"name": "ci", "key": "caller-key-0002"}],
+        "api-keys": ["caller-key-000001", {"name": "ci", "key": "caller-key-000002"}],
         "logging-to-file": False,
         "max-requests-in-flight": 7,
         "openai-compatibility": [
