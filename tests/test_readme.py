@@ -243,7 +243,7 @@ def configured(tmp_path: Path) -> Path:
 
 def test_flask_snippet(configured: Path) -> None:
     """It runs as it is; the paths are where it says, and a second one gets along with it."""
-    (snippet,) = blocks("python")
+    snippet = block("python", "from flask")
     second = 'Proxy("other.yaml", name="other")'
     assert f"`{second}`" in README
     program = f"""{snippet}
