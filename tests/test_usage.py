@@ -29,6 +29,7 @@ from tests.support.upstream import (
     completion,
     error,
     events,
+    json_reply,
     stream,
     stream_completion,
 )
@@ -54,7 +55,7 @@ class House:
             provider("same", models=[MODEL]),
             provider("other"),
             provider("silent", **{"ask-usage": False}),
-            provider("native", completions="native"),
+            provider("native", completions="native", responses="native"),
         ]
         foreign = [
             BY_KIND[kind].client(upstream.origin, f"key-{kind}", kind)
@@ -235,6 +236,22 @@ def test_a_refusal_that_stays_is_forwarded(house: House) -> None:
     assert len(house.upstream.received()) == 2
 
 
+def test_a_refusal_that_quotes_the_whole_request_turns_nothing_off(house: House) -> None:
+    """As FastAPI's do where a field is missing: it is not about the wish, as the next try shows."""
+
+    def refuse(received: Received) -> Reply:
+        detail = {"type": "missing", "loc": ["body", "top_k"], "input": received.json()}
+        return json_reply({"detail": [detail]}, 422)
+
+    house.upstream.reply("key-other", refuse, refuse)
+    assert house.post({**asked("other"), "stream": True}).status_code == 422
+    house.stream("other")
+    assert ["stream_options" in one.json() for one in house.upstream.received()] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert house.usage == TOLD
+
+
 @pytest.mark.parametrize(
     ("reply", "fields"),
     [
@@ -248,6 +265,48 @@ def test_other_refusals_are_forwarded_at_once(house: House, reply: Reply, fields
     house.upstream.reply("key-other", reply)
     assert house.post({**asked("other"), **fields}).status_code == 400
     assert len(house.upstream.received()) == 1
+
+
+# Callers of other dialects, who always ask
+
+
+RESPONSES: Any = {"input": "Hi"}
+MESSAGES: Any = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+DIALECTS = {"/v1/responses": RESPONSES, "/v1/messages": MESSAGES}
+
+
+def test_native_responses_pass_as_they_came(house: House) -> None:
+    """They tell the usage unasked, and OpenAI refuses the wish there."""
+    body = {**RESPONSES, "model": "native", "stream": True}
+    house.upstream.reply("key-native", error(400, "Unknown parameter: 'stream_options'."))
+    house.post(body, "/v1/responses")
+    house.stream("native")
+    responses, chatted = house.sent("native")
+    assert responses.json() == {**body, "model": MODEL}
+    assert "stream_options" in chatted.json()
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_translated_streams_are_asked_for_their_usage(house: House, path: str) -> None:
+    """With `ask-usage: false`, too: their callers are always told."""
+    for model in ("other", "silent"):
+        answer = house.post({**DIALECTS[path], "model": model, "stream": True}, path)
+        assert b"_tokens" in answer.data
+        assert house.sent(model)[0].json()["stream_options"] == {"include_usage": True}
+        assert house.usage == TOLD
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_translated_streams_do_without_where_the_wish_is_refused(house: House, path: str) -> None:
+    """Once more on the same lease, then from the start."""
+    house.upstream.reply("key-other", error(400, REFUSAL), stream("a"), stream("b"), stream("c"))
+    for text in ("a", "b"):
+        answer = house.post({**DIALECTS[path], "model": "other", "stream": True}, path)
+        assert (answer.status_code, len(house.calls[-1].attempts)) == (200, 1)
+        assert text.encode() in answer.data
+    house.stream("other")
+    wishes = ["stream_options" in one.json() for one in house.sent("other")]
+    assert wishes == [True, False, False, False]
 
 
 # Streams that are cut

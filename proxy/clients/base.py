@@ -104,9 +104,9 @@ class Client(ABC):
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         """Read the error from an answer whose status is not 2xx."""
 
-    def relents(self, request: ChatRequest, refusal: UpstreamRefusal) -> bool:
-        """Whether to send it once more after this refusal: it goes out in another form then."""
-        return False
+    def second_form(self, request: ChatRequest, refusal: UpstreamRefusal) -> ChatRequest | None:
+        """What to ask instead, on the same lease, if the refusal is of what we added."""
+        return None
 
     @abstractmethod
     def answer(self, request: ChatRequest, body: bytes) -> tuple[bytes, Usage | None]:

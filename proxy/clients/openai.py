@@ -39,7 +39,7 @@ class OpenAIClient(RemoteClient):
         ours = {"Authorization": f"Bearer {key}"} if key else {}
         super().__init__(config, transport, header_fields.merged(ours, config.headers))
         self._strips_ids = strips_ids
-        self._asks_usage = config.ask_usage
+        self._takes_options = True  # `stream_options`, as far as is known
         self._is_openais = urlsplit(config.base_url).hostname == "api.openai.com"
         self._has_warned = False  # of streams that end without a finish_reason
         self._paths = {wire.HUB: "/chat/completions"}
@@ -52,7 +52,10 @@ class OpenAIClient(RemoteClient):
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         if request.is_made and self._is_openais:
             request = _for_openai(request)
-        body = request.for_model(model, asks_usage=request.stream and self._asks_usage)
+        may_ask = self._may_ask(request)
+        if request.is_made and not may_ask:
+            request = _without_options(request)
+        body = request.for_model(model, asks_usage=may_ask and self.config.ask_usage)
         if self._strips_ids and request.speech == wire.HUB:
             body = call_ids.strip(body)
         return self._paths[request.speech], body
@@ -75,6 +78,9 @@ class OpenAIClient(RemoteClient):
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         if request.speech == RESPONSES:
             return native.ResponseEvents()
+        if request.is_taken_back and self._takes_options:  # and taken now: it was about that
+            self._takes_options = False
+            log.warning("%s takes no `stream_options`: its streams do not tell usage", self.label)
         return wire.ChunkStream(
             lambda: wire.choices_asked(request.body),
             names=request.names,
@@ -82,19 +88,22 @@ class OpenAIClient(RemoteClient):
             hides_usage=self.config.ask_usage and not request.wants_usage,
         )
 
-    def relents(self, request: wire.ChatRequest, refusal: UpstreamRefusal) -> bool:
-        """Where it refuses `stream_options` that are ours: later requests go without at once."""
-        is_callers = request.wants_usage and not request.is_made
-        is_ours = request.stream and self.config.ask_usage and not is_callers
-        if not is_ours or refusal.status not in (400, 422):
-            return False
+    def second_form(
+        self, request: wire.ChatRequest, refusal: UpstreamRefusal
+    ) -> wire.ChatRequest | None:
+        """Without the wish for usage, if that was ours, and the refusal names it."""
+        is_ours = request.is_made or (self.config.ask_usage and not request.wants_usage)
+        if not (is_ours and self._may_ask(request)) or refusal.status not in (400, 422):
+            return None
         told = refusal.body or b""
         if b"stream_options" not in told and b"include_usage" not in told:
-            return False
-        if self._asks_usage:
-            self._asks_usage = False
-            log.warning("%s takes no `stream_options`: its streams do not tell usage", self.label)
-        return True
+            return None
+        return msgspec.structs.replace(request, is_taken_back=True)
+
+    def _may_ask(self, request: wire.ChatRequest) -> bool:
+        """Whether a stream may be asked to tell its usage, which those of Responses do unasked."""
+        tells = request.stream and request.speech in (wire.HUB, COMPLETIONS)
+        return tells and self._takes_options and not request.is_taken_back
 
     def _warn_of_bare_end(self) -> None:
         if not self._has_warned:
@@ -114,4 +123,10 @@ def _for_openai(request: wire.ChatRequest) -> wire.ChatRequest:
     if (most := fields.pop("max_tokens", None)) is not None:
         fields["max_completion_tokens"] = most
     fields.pop("top_k", None)
+    return msgspec.structs.replace(request, body=encode(fields))
+
+
+def _without_options(request: wire.ChatRequest) -> wire.ChatRequest:
+    fields = wire.read_fields(request.body)
+    fields.pop("stream_options", None)
     return msgspec.structs.replace(request, body=encode(fields))

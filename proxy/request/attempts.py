@@ -271,9 +271,10 @@ class Attempts:
                 return (yield from self._ask(lease, lease.model, plain))
             if not isinstance(error, UpstreamRefusal):
                 raise
-            if (request := self._request(lease)) and lease.client.relents(request, error):
+            request = self._request(lease)
+            if request and (other := lease.client.second_form(request, error)):
                 self._close_reply()
-                return (yield from self._ask(lease, lease.model, request))
+                return (yield from self._ask(lease, lease.model, other))
             if error.status != 429 or not self._config.quota_exceeded.switch_preview_model:
                 raise
             for model in lease.client.substitutes(lease.model):

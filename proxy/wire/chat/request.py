@@ -54,7 +54,7 @@ class ChatRequest(Struct, frozen=True):
     It is chat, unless its `speech` is another that the client speaks. `names`: by the caller's
     names of functions those that OpenAI takes, if there are others. `stream_options`: the body's,
     for whoever has them at hand. `query`: behind the path, for clients that speak the caller's
-    dialect. `is_made`: out of another dialect.
+    dialect. `is_made`: out of another dialect. `is_taken_back`: a wish for usage of ours is.
     """
 
     body: bytes
@@ -65,6 +65,7 @@ class ChatRequest(Struct, frozen=True):
     stream_options: Raw | UnsetType | None = UNSET
     query: str = ""
     is_made: bool = False
+    is_taken_back: bool = False
 
     @property
     def wants_usage(self) -> bool:
