@@ -11,8 +11,8 @@ folder of the page's own, which has a `config.yaml` at the start: the one that i
 - `python` is run by one interpreter, which keeps the names of earlier blocks, as a notebook does.
 - In both 8317, 8080, 8000 and 5000 are the port of the server that runs.
 - `yaml` has to be a configuration without problems and warnings; a part of one will do. `${NAME}`
-  has a value. `nginx` is served by nginx, `ini` is added to `deploy/poolproxy.service` and verified
-  by systemd-analyze, `json` and `toml` are read.
+  and `${file:PATH}` have a value. `nginx` is served by nginx, `ini` is added to
+  `deploy/poolproxy.service` and verified by systemd-analyze, `json` and `toml` are read.
 - A second word after the language is a file's name: the block is also written to that file, as in
   "```yaml llm.yaml". For a python block this makes a module that later blocks can import.
 - A block without a language is a sample of output, and left alone.
@@ -71,6 +71,7 @@ ODD = re.compile(r"^\s*```|^<!-- (?:not run|status|\w+(?: [^\s>]+)?$)")
 SERVES = re.compile(r"^(?:\w+=\S* )*(?:poolproxy serve|gunicorn|flask .*\brun|waitress-serve)\b")
 PORTS = re.compile(r"\b(?:8317|8080|8000|5000)\b")
 VARIABLE = re.compile(r"\$\{(\w+)")
+SECRET_FILE = re.compile(r"\$\{file:[^{}\n]+\}")
 
 # Commands that a reader types as they are, and a test a little differently.
 INSTEAD = {
@@ -318,10 +319,14 @@ class Session:
     # Files
 
     def _do_yaml(self, block: Block) -> None:
-        environ = dict.fromkeys(VARIABLE.findall(block.text), "0123456789abcdef")
-        config = load_config(yaml.safe_load(block.text), environ=environ)
-        if problems := [*config.warnings, *config.listen_problems()]:
-            raise Wrong("\n".join(problems))
+        text = SECRET_FILE.sub("file-0123456789abcdef", block.text)
+        environ = {name: f"{name.lower()}-0123456789abcdef" for name in VARIABLE.findall(text)}
+        file = self.folder / ".checked.yaml"  # beside those that it names
+        file.write_text(text)
+        config = load_config(file, environ=environ)
+        problems = [*config.warnings, *config.listen_problems()]
+        if complaints := [each for each in problems if not each.startswith("no client is")]:
+            raise Wrong("\n".join(complaints))
 
     def _read_yaml(self, block: Block) -> None:
         yaml.safe_load(block.text)
