@@ -90,8 +90,8 @@ class Gateway:
         self.generation = new
         kept = {client.transport for client in new.clients}
         for client in old.clients:
-            if client.transport not in kept:
-                client.close()  # a connection in use is closed when it is given back
+            if client.transport and client.transport not in kept:
+                client.transport.leave()
         return draining
 
     def keep(self, record: Record, held: ExitStack) -> None:

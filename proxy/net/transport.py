@@ -115,7 +115,8 @@ class Transport:
         self.connect_timeout_s = connect_timeout_s
         # Another with the same facts, the CA bundle as it is now, may take the place of this one.
         ca = stamp(ca_bundle) if ca_bundle else None
-        self.facts = (base_url, proxy_url, ca_bundle, ca, connect_timeout_s, max_connections)
+        self.facts = (base_url, proxy_url, ca_bundle, ca, connect_timeout_s)
+        self._is_left = False
         self._request = prepared
         self._max_connections = max_connections
         self._proxy_url = proxy_url
@@ -183,7 +184,7 @@ class Transport:
     def give_back(self, connection: HTTPConnection) -> None:
         """Keep the connection for the next exchange; a closed one is forgotten."""
         pool = self._pool
-        if pool is None:
+        if pool is None or self._is_left:
             connection.close()
         elif connection.sock is not None:
             pool.give_back(connection)
@@ -200,6 +201,11 @@ class Transport:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+    def leave(self) -> None:
+        """Keep no connection any more: what is in use is closed when it is given back."""
+        self._is_left = True
+        self.close()
 
     def forget(self) -> None:
         """Forget the connections in a forked child, as they are its parent's."""

@@ -96,3 +96,16 @@ def test_closed_transport_has_no_connection(
         assert upstream.connections_open == 2
         way.close()
         upstream.wait_for_connections(0)
+
+
+def test_transport_that_is_left_keeps_no_connection(upstream: Upstream, way: Transport) -> None:
+    """Nor that of an exchange which begins late: its client was lent before the change."""
+    upstream.default = chat("Hi")
+    early = send(way)
+    assert read_all(early)
+    way.leave()
+    late = send(way)
+    assert read_all(late)
+    early.close()
+    late.close()
+    upstream.wait_for_connections(0)
