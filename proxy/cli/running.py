@@ -6,6 +6,9 @@ import argparse
 import difflib
 import json
 import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from ..config import in_ascii, load_config
@@ -32,6 +35,7 @@ def status(args: argparse.Namespace) -> int:
         for problem in _problems(good):
             print(f"the configuration stays as it was: {problem}")
         print(_client_table(sums, workers=len(good)))
+        print("".join(_causes(sums)), end="")
     return _report_errors(answers)
 
 
@@ -137,7 +141,7 @@ def _heading(port: int, answers: Answers) -> str:
 
 def _client_table(sums: list[ClientSum], *, workers: int) -> str:
     return table(
-        ("client", "state", "in flight", "waiting", "served", "failed", "models"),
+        ("client", "state", "in flight", "waiting", "answered", "failed", "models"),
         [
             (
                 each.label,
@@ -150,6 +154,19 @@ def _client_table(sums: list[ClientSum], *, workers: int) -> str:
         ],
         right=(2, 3, 4, 5),
     )
+
+
+def _causes(sums: list[ClientSum]) -> Iterator[str]:
+    """A line for each client and model that can't be used: since when, until when, and why."""
+    now = time.time()
+    for each in sums:
+        for name, trouble in each.troubles.items():
+            if trouble.cause:
+                since = datetime.fromtimestamp(now - trouble.since_s).isoformat(" ", "seconds")
+                end = datetime.fromtimestamp(now + trouble.for_s).isoformat(" ", "seconds")
+                until = f" until {end}" if trouble.for_s else ""
+                where = f"{each.label}, {printable(name)}: {trouble.state}"
+                yield f"{where} since {since}{until}: {printable(trouble.cause)}\n"
 
 
 def _models(each: ClientSum) -> str:

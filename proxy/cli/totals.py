@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-COUNTED = ("in_flight", "waiting", "served", "failed")
+COUNTED = ("in_flight", "waiting", "answered", "failed")
 
 # The worse, the later. A model in none of these states is ready.
 GRAVITY = ("resting", "on trial", "cooling down", "out of service")
@@ -18,6 +18,8 @@ class Trouble(NamedTuple):
 
     gravity: int
     for_s: float  # 0: until something happens
+    since_s: float  # for how long it has been so
+    cause: str  # in the upstream's words; "": not known
 
     @property
     def state(self) -> str:
@@ -53,7 +55,7 @@ class ClientSum:
         troubles = {
             name: trouble
             for name, health in facts["models"].items()
-            if (trouble := _trouble(health)) is not None
+            if (trouble := _trouble(health, facts["causes"].get(name, _UNKNOWN))) is not None
         }
         self._troubled_in += bool(troubles)
         for name, trouble in troubles.items():
@@ -82,7 +84,12 @@ class ClientSum:
             "leaving": self.leaving,
             "disabled_in_workers": self._disabled_in,
             "troubles": {
-                name: {"state": trouble.state, "for_s": trouble.for_s}
+                name: {
+                    "state": trouble.state,
+                    "for_s": trouble.for_s,
+                    "since_s": trouble.since_s,
+                    "cause": trouble.cause,
+                }
                 for name, trouble in self.troubles.items()
             },
         }
@@ -103,9 +110,14 @@ def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
     return sorted(sums.values(), key=attrgetter("leaving"))
 
 
-def _trouble(health: dict[str, Any]) -> Trouble | None:
+_UNKNOWN = {"since_s": 0.0, "cause": ""}
+
+
+def _trouble(health: dict[str, Any], why: dict[str, Any]) -> Trouble | None:
     state = "on trial" if health["state"] == "trying" else health["state"]
-    return Trouble(GRAVITY.index(state), health.get("for_s", 0.0)) if state in GRAVITY else None
+    if state not in GRAVITY:
+        return None
+    return Trouble(GRAVITY.index(state), health.get("for_s", 0.0), why["since_s"], why["cause"])
 
 
 def _in_some(state: str, number: int, workers: int) -> str:

@@ -52,8 +52,11 @@ class Lease(AbstractContextManager["Lease"], Protocol):
     client: Client
     model: str  # the upstream's name for it
 
-    def report(self, effect: Effect, *, asked_s: float | None = None) -> None:
-        """Tell the client's health how it went; `asked_s`: the wait that the upstream asked for."""
+    def report(self, effect: Effect, *, asked_s: float | None = None, cause: str = "") -> None:
+        """Tell the client's health how it went.
+
+        `asked_s`: the wait that the upstream asked for; `cause`: its words, without secrets.
+        """
 
     def exclude(self) -> None:
         """Never lend this client to this request again."""

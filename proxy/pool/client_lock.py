@@ -31,7 +31,8 @@ class ClientLock:
         self.is_disabled = False
         self.service = Breaker(OUT_S)
         self.health: dict[str, Health] = {}  # by the upstream's name of the model
-        self.served = 0
+        self.served = 0  # leases that have ended
+        self.answered = 0  # those of them that ended with a whole answer
         self.failed = 0
         self.cooldowns = 0
 
@@ -47,13 +48,15 @@ class ClientLock:
 
     def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
-        models = {}
+        models, causes = {}, {}
         for name, health in self.health.items():
             standing = health.standing(now)
             facts: dict[str, Any] = {"state": standing.state.value, "failures": health.failures}
             if math.isfinite(standing.until):
                 facts["for_s"] = round(standing.until - now, 3)
             models[name] = facts
+            if breaker := health.shut_by(now):
+                causes[name] = {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
         return {
             "client": self.client.label,
             "permits": self.permits,
@@ -61,10 +64,12 @@ class ClientLock:
             "disabled": self.is_disabled,
             "leaving": leaving,
             "served": self.served,
+            "answered": self.answered,
             "failed": self.failed,
             "cooldowns": self.cooldowns,
             "waiting": waiting,
             "models": models,
+            "causes": causes,
             "leases": [
                 {
                     "holder": lease.ticket.holder,
@@ -126,19 +131,21 @@ class ClientLease:
     number: int
     began: float
     _give_back: Callable[[ClientLease], None]
-    _tell: Callable[[ClientLease, Effect, float | None], None]
+    _tell: Callable[[ClientLease, Effect, float | None, str], None]
     client: Client = field(init=False)
     health: Health = field(init=False)
     trials: tuple[Breaker, ...] = field(init=False)
     is_held: bool = True
+    is_answered: bool = False
 
     def __post_init__(self) -> None:
         self.client = self.lock.client
         self.health = self.lock.health[self.model]
         self.trials = self.health.begin_trials(self.number, self.began)
 
-    def report(self, effect: Effect, *, asked_s: float | None = None) -> None:
-        self._tell(self, effect, asked_s)
+    def report(self, effect: Effect, *, asked_s: float | None = None, cause: str = "") -> None:
+        self.is_answered = effect is Effect.GOOD
+        self._tell(self, effect, asked_s, cause)
 
     def exclude(self) -> None:
         self.ticket.excluded.add(self.lock)

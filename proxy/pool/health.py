@@ -17,6 +17,10 @@ COOLDOWN_S = (1.0, 300.0)
 REST_S = (1.0, 60.0)
 OUT_S = (60.0, 1800.0)
 
+# Of a client that is shut out for so long, and of its return, the log tells. Cooldowns of seconds
+# come and go with each burst of requests.
+LONG_S = 30.0
+
 # A trial that was not refused for so long has passed.
 TRIAL_S = 2.0
 
@@ -72,12 +76,24 @@ class Breaker:
     (ten requests at once would make ten failures of one) nor opens again.
     """
 
-    __slots__ = ("_bounds", "_shut_at", "_trial", "_trial_began", "failures", "state", "until")
+    __slots__ = (
+        "_bounds",
+        "_shut_at",
+        "_trial",
+        "_trial_began",
+        "cause",
+        "failures",
+        "since",
+        "state",
+        "until",
+    )
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self._bounds = bounds
         self.state = State.READY
         self.until = -math.inf
+        self.since = -math.inf  # when it shut that was open
+        self.cause = ""
         self.failures = 0
         self._shut_at = -math.inf
         self._trial: int | None = None  # the number of the lease that tries
@@ -93,6 +109,11 @@ class Breaker:
         passes_at = self._trial_began + TRIAL_S
         return Standing(State.TRYING, passes_at) if now < passes_at else READY
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it has shut for a long time, and has not opened since."""
+        return self.state is not State.READY and self.until - self._shut_at >= LONG_S
+
     def begin_trial(self, lease: int, now: float) -> None:
         """Have the lease of this number decide."""
         self._trial = lease
@@ -106,7 +127,14 @@ class Breaker:
             self._trial = None
 
     def shut(
-        self, state: State, *, began: float, now: float, asked_s: float | None, most_s: float
+        self,
+        state: State,
+        *,
+        began: float,
+        now: float,
+        asked_s: float | None,
+        most_s: float,
+        cause: str = "",
     ) -> None:
         """Shut for what was asked, else for twice the last time, at most `most_s`.
 
@@ -120,7 +148,9 @@ class Breaker:
             self._shut_at = now
         elif wait_s is None:
             return
-        self.state = state
+        if self.state is State.READY:
+            self.since = now
+        self.state, self.cause = state, cause
         self.until = max(self.until, now + min(wait_s, most_s))
         self._trial = None
 
@@ -166,9 +196,16 @@ class Health:
         return trials
 
     def apply(
-        self, effect: Effect, *, began: float, now: float, asked_s: float | None, most_s: float
+        self,
+        effect: Effect,
+        *,
+        began: float,
+        now: float,
+        asked_s: float | None,
+        most_s: float,
+        cause: str = "",
     ) -> None:
-        """What an attempt that `began` then says.
+        """What an attempt that `began` then says, and in which words (`cause`).
 
         `asked_s`: the upstream's own wish; `most_s`: the longest that it may wish for.
         """
@@ -186,7 +223,18 @@ class Health:
             }[effect]
             if effect is not Effect.COOL:
                 asked_s, most_s = None, math.inf
-            breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s)
+            breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s, cause=cause)
+
+    def shut_by(self, now: float) -> Breaker | None:
+        """The breaker that tells why the client stands as it does; None: it is ready."""
+        state = self.standing(now).state
+        breakers = (*self._breakers, self._rest) if state is not State.READY else ()
+        return next((one for one in breakers if one.standing(now).state is state), None)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the log has told that it is out of service, and not yet that it is back."""
+        return any(breaker.is_long for breaker in self._breakers)
 
     def is_quiet(self, now: float) -> bool:
         """Whether no cooldown, rest, trial or time out of service is under way."""

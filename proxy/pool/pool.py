@@ -7,6 +7,7 @@ waiting, waking or logging.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import threading
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,8 @@ from ..net.watch import CLOCK, CallerConnection, Clock
 from .client_lock import ClientLease, ClientLock, Ticket
 from .health import TRIAL_S, Effect, State
 from .queue import Line, ModelQueue, Offer
+
+log = logging.getLogger("proxy.pool")
 
 # How much the newest lease weighs in the running mean of lease times.
 MEAN_WEIGHT = 0.1
@@ -332,13 +335,16 @@ class ClientPool:
             if lease.is_held:
                 now = self._clock.monotonic()
                 lease.lock.served += 1
+                lease.lock.answered += lease.is_answered
                 if (queue := self._queues.get(lease.ticket.alias)) is not None:
                     queue.mean_lease_s += MEAN_WEIGHT * (now - lease.began - queue.mean_lease_s)
                 self._take_back_locked(lease, now, rung)
         if rung:
             _ring(rung)
 
-    def _report(self, lease: ClientLease, effect: Effect, asked_s: float | None) -> None:
+    def _report(
+        self, lease: ClientLease, effect: Effect, asked_s: float | None, cause: str
+    ) -> None:
         lock, health = lease.lock, lease.health
         is_good = effect in (Effect.GOOD, Effect.BEGUN)
         if is_good and not lease.trials and (effect is Effect.BEGUN or not health.failures):
@@ -351,8 +357,17 @@ class ClientPool:
             now = self._clock.monotonic()
             line = self._lines.get(lock.client.identity) or Line(lock)
             before = health.standing(now), lock.service.standing(now)
-            most_s = lease.ticket.max_cooldown_s
-            health.apply(effect, began=lease.began, now=now, asked_s=asked_s, most_s=most_s)
+            was_out, was_shut_by = health.is_out, health.shut_by(now)
+            health.apply(
+                effect,
+                began=lease.began,
+                now=now,
+                asked_s=asked_s,
+                most_s=lease.ticket.max_cooldown_s,
+                cause=cause,
+            )
+            is_out, until = health.is_out, health.standing(now).until
+            is_whole = effect is Effect.OUT or was_shut_by is lock.service
             if is_good:
                 lease.end_trials(now)
                 _settle(line)
@@ -365,6 +380,12 @@ class ClientPool:
                     of_model = line.offers_by_name.get(lease.model, [])
                     rung += _dim(line.offers if effect is Effect.OUT else of_model, now)
         _ring(rung)
+        if is_out != was_out:
+            who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
+            if is_out:
+                log.warning("%s is out of service for %.0f s: %r", who, until - now, cause)
+            elif was_shut_by is not None:
+                log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
         rung: list[Bell] = []

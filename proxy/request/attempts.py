@@ -31,7 +31,7 @@ from ..pool import Effect, Lease, Pool
 from ..record.record import AttemptRecord, Record
 from ..wire.chat import HUB, ChatRequest
 from ..wire.http.head import passed
-from .failures import Failures, asked_s, refused
+from .failures import Failures, refused, report
 from .relayed import Relayed, WholeRelay
 from .stream import Relay
 from .verdict import is_about_reasoning, judge
@@ -143,7 +143,7 @@ class Attempts:
         if self._lease is not None:
             effect = judge(error, switch_project=False).effect
             error.hide(self._config.secrets)
-            self._lease.report(effect, asked_s=asked_s(error))
+            report(self._lease, effect, error)
             self._attempt.failed(error)
 
     def close(self, *, linger_s: float = LINGER_S) -> None:

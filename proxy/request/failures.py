@@ -26,6 +26,9 @@ from .waits import OutOfTime, Pausing, Waits
 MAX_ERROR_BYTES = 1024 * 1024
 ERROR_BODY_S = 10.0
 
+# Why a client is shut out is told in a line.
+MAX_CAUSE_CHARS = 300
+
 # Back-off before a client is tried again: full jitter over 0.25 s doubling to 4 s.
 BACK_OFF_S = (0.25, 4.0)
 
@@ -52,7 +55,7 @@ class Failures:
         # Frames hold all that was read of the answer: it goes now, not with the request's end.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         error.hide(self._config.secrets)
-        lease.report(verdict.effect, asked_s=asked_s(error))
+        report(lease, verdict.effect, error)
         if not (isinstance(error, OutOfTime) and self._last_error):
             self._last_error = shown(error, lease.client.label)
             self._speaks_for_one = verdict.excludes
@@ -96,9 +99,12 @@ class Failures:
         return error
 
 
-def asked_s(error: ProxyError) -> float | None:
-    """The wait that the upstream asked for."""
-    return error.retry_after_s if isinstance(error, UpstreamRefusal) else None
+def report(lease: Lease, effect: Effect, error: ProxyError) -> None:
+    """Tell the client's health of an error that hides its secrets, in the upstream's words."""
+    cause, asked_s = f"{error.code}: {error.message}", None
+    if isinstance(error, UpstreamRefusal):
+        cause, asked_s = f"{error.status} {cause}", error.retry_after_s
+    lease.report(effect, asked_s=asked_s, cause=cause[:MAX_CAUSE_CHARS])
 
 
 def _is_passing(error: ProxyError | None) -> bool:

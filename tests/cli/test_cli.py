@@ -92,6 +92,7 @@ callers (2)
   (unnamed)  cal...eeee            no limit  all
 
 limits
+  shutdown-delay          0 s
   request-retry           3 retries
   max-retry-interval      6 s
   max-cooldown            1801 s

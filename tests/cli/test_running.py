@@ -80,7 +80,7 @@ def test_status_as_json_has_the_sums_and_each_worker(instance: Instance) -> None
             for client in worker["clients"]
             if client["client"] == summed["client"]
         ]
-        assert summed["served"] == sum(client["served"] for client in each)
+        assert summed["answered"] == sum(client["answered"] for client in each)
 
 
 def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:

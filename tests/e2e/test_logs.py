@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.server.control.query import ask_all
 from tests.support.commandline import wait_for
 from tests.support.gateway import Gateway, Lots
 from tests.support.upstream import Upstream, chat, error
@@ -54,3 +55,18 @@ def test_every_line_is_an_object(talking: Talking, upstream: Upstream) -> None:
     assert call["attempts"][0]["message"] == "Out of order"
     [killed] = [line for line in talking.told() if "was sent SIGKILL" in line["message"]]
     assert (killed["logger"], killed["level"]) == ("gunicorn.error", "ERROR")
+
+
+def test_client_that_goes_out_of_service_is_a_warning(talking: Talking, upstream: Upstream) -> None:
+    """In the upstream's words, without the key that they quote; `status` repeats them."""
+    lot = talking.lots.take()
+    upstream.reply(lot.key, error(401, f"Wrong key: {lot.key}", code="invalid_api_key"))
+    assert talking.gateway.chat(lot.model).status == 502
+    [warning] = [line for line in talking.told() if "out of service" in line["message"]]
+    assert (warning["level"], warning["logger"]) == ("WARNING", "proxy.pool")
+    mask = f"sk-...{lot.key[-4:]}"
+    why = f"401 invalid_api_key: Wrong key: {mask}"
+    assert warning["message"] == f"{lot.upstream_name}/{mask} is out of service for 60 s: {why!r}"
+    [answer] = ask_all(talking.gateway.port, {"do": "status"})
+    [client] = [one for one in answer["clients"] if one["client"].startswith(lot.upstream_name)]
+    assert client["causes"][lot.upstream_name]["cause"] == why

@@ -258,7 +258,7 @@ def test_a_disabled_client_gets_no_more_requests() -> None:
 def test_the_snapshot() -> None:
     """In flight, waiting, waited seconds, cooldowns, failures, leases with holder and age."""
     desk = Desk(make_client("a"))
-    desk.fail("a", Effect.COOL, asked_s=2)
+    desk.fail("a", Effect.COOL, asked_s=2, cause="429 x: Wait")
     waiting = desk.ticket()
     held = desk.wait(desk.pool.ticket("m", ANYBODY, desk.config, holder="req-7"))
     assert held is not None
@@ -271,10 +271,12 @@ def test_the_snapshot() -> None:
             "disabled": False,
             "leaving": False,
             "served": 1,
+            "answered": 0,
             "failed": 1,
             "cooldowns": 1,
             "waiting": 1,
             "models": {"m": {"state": "trying", "failures": 1, "for_s": 0.5}},
+            "causes": {"m": {"since_s": 3.5, "cause": "429 x: Wait"}},
             "leases": [{"holder": "req-7", "model": "m", "age_s": 1.5}],
         }
     ]
@@ -283,6 +285,54 @@ def test_the_snapshot() -> None:
     assert desk.pool.queue_facts() == {"m": {"waiting": 0, "waited_s": 1.5}}
     desk.fail("a", Effect.COOL, asked_s=math.inf)
     assert desk.pool.snapshot()[0]["models"]["m"]["for_s"] == 1800.0
+
+
+def test_why_a_client_is_shut_out_is_kept() -> None:
+    """In the upstream's last words, and since the first failure in a row; success ends it."""
+    desk = Desk(make_client("a"))
+    desk.fail("a", Effect.OUT, cause="401 x: first")
+    desk.clock.sleep(100)
+    desk.fail("a", Effect.OUT, cause="401 x: again")
+    desk.clock.sleep(5)
+    assert desk.facts("a")["causes"] == {"m": {"since_s": 105.0, "cause": "401 x: again"}}
+    desk.clock.sleep(200)
+    desk.fail("a", Effect.GOOD)
+    assert desk.facts("a")["causes"] == {}
+    assert (desk.facts("a")["answered"], desk.facts("a")["failed"]) == (1, 2)
+
+
+def test_the_log_tells_once_that_a_client_goes_and_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Why, and for how long; of a model alone where the others go on; not of short cooldowns."""
+    desk = Desk(make_client("a", permits=0))
+    late = desk.take()
+    desk.fail("a", Effect.COOL, asked_s=5, cause="429 x: short")
+    desk.clock.sleep(6)
+    desk.fail("a", Effect.GOOD)
+    desk.fail("a", Effect.REST, cause="500 x: broken")
+    assert not caplog.messages
+    desk.clock.sleep(6)
+    desk.fail("a", Effect.OUT, cause="401 x: No\n")
+    late.report(Effect.OUT, cause="401 x: No")  # as all that were under way
+    late.release()
+    desk.clock.sleep(61)
+    desk.fail("a", Effect.OUT, cause="401 x: No")  # a trial, in vain
+    desk.clock.sleep(121)
+    desk.fail("a", Effect.GOOD)
+    desk.fail("a", Effect.COOL, asked_s=40, cause="429 x: quota")
+    desk.clock.sleep(41)
+    with desk.take() as trial:
+        trial.report(Effect.BEGUN)
+    desk.fail("a", Effect.OUT_OF_MODEL, cause="402 x: Pay")
+    assert caplog.messages == [
+        "a is out of service for 60 s: '401 x: No\\n'",
+        "a is back in service after 182 s",
+        "a, 'm', is out of service for 40 s: '429 x: quota'",
+        "a, 'm', is back in service after 41 s",
+        "a, 'm', is out of service for 60 s: '402 x: Pay'",
+    ]
+    desk.assert_idle()
 
 
 def test_which_models_are_listed() -> None:

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.cli import main
-from proxy.cli.running import _heading
+from proxy.cli.running import _causes, _heading
 from proxy.cli.totals import add_up
 from proxy.config import load_config
 from proxy.gateway import Gateway
@@ -617,9 +618,9 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
     about = f"{__version__} on port {PORT}: 1 worker (pid {os.getpid()}), 0 requests waiting"
     assert head == f"poolproxy {about}"
     assert rest == [
-        "client            state     in flight  waiting  served  failed  models",
-        "alpha/sk-...abcd  disabled        0/1        0       0       0  n",
-        "demo              ready           0/∞        0       0       0  demo",
+        "client            state     in flight  waiting  answered  failed  models",
+        "alpha/sk-...abcd  disabled        0/1        0         0       0  n",
+        "demo              ready           0/∞        0         0       0  demo",
     ]
 
 
@@ -641,6 +642,9 @@ def test_status_is_of_all_servers_on_a_port() -> None:
     )
 
 
+WHY = {"since_s": 0.5, "cause": "429 busy: Wait"}
+
+
 def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
     """What a worker tells of a client; `models`: state and seconds."""
     health = {
@@ -652,11 +656,12 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         "permits": permits,
         "in_flight": 1,
         "waiting": 2,
-        "served": 3,
+        "answered": 3,
         "failed": 1,
         "disabled": disabled,
         "leaving": False,
         "models": health,
+        "causes": {name: WHY for name, (state, _) in models.items() if state != "ready"},
         "offered": None,
         "leases": [],
     }
@@ -690,21 +695,40 @@ def test_sums_as_plain_data() -> None:
         "permits": 3,
         "in_flight": 3,
         "waiting": 6,
-        "served": 9,
+        "answered": 9,
         "failed": 3,
         "leaving": False,
         "disabled_in_workers": 1,
-        "troubles": {"m": {"state": "cooling down", "for_s": 1.5}},
+        "troubles": {
+            "m": {"state": "cooling down", "for_s": 1.5, "since_s": 0.5, "cause": "429 busy: Wait"}
+        },
     }
     assert summed.models() == {"m": ["m"], "o": ["o"]}
     (offering,) = add_up([{"clients": [{**facts(), "offered": {"up": ["b", "a"]}}]}])
     assert offering.models() == {"up": ["b", "a"]}
 
 
+def test_status_says_since_when_until_when_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of the upstream, which cannot steer the terminal."""
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    one = facts(m=("out of service", 60), o=("on trial", 0), p=("ready", 0))
+    one["causes"]["m"] = {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
+    one["causes"]["o"] = {"since_s": 90_000.0, "cause": "402 None: Pay"}
+
+    def clock(moment: float) -> str:
+        return datetime.fromtimestamp(moment).isoformat(" ", "seconds")
+
+    assert list(_causes(add_up([{"clients": [one]}]))) == [
+        f"{LABEL}, m: out of service since {clock(1_799_999_995)} until {clock(1_800_000_060)}: "
+        "401 invalid_api_key: No  [2J\n",
+        f"{LABEL}, o: on trial since {clock(1_799_910_000)}: 402 None: Pay\n",
+    ]
+
+
 def test_counts_are_added_up() -> None:
     """Permits too, because each worker has its own; no limit in one is no limit."""
     (summed,) = add_up([{"clients": [facts(permits=2)]}, {"clients": [facts(permits=2)]}])
     assert summed.permits == 4
-    assert summed.counts == {"in_flight": 2, "waiting": 4, "served": 6, "failed": 2}
+    assert summed.counts == {"in_flight": 2, "waiting": 4, "answered": 6, "failed": 2}
     (summed,) = add_up([{"clients": [facts(permits=0)]}, {"clients": [facts(permits=0)]}])
     assert summed.permits is None

@@ -237,10 +237,12 @@ class Desk:
             lease.release()
         raise AssertionError(f"{label} is not free")
 
-    def fail(self, label: str, effect: Effect, *, asked_s: float | None = None) -> None:
+    def fail(
+        self, label: str, effect: Effect, *, asked_s: float | None = None, cause: str = ""
+    ) -> None:
         """Have a request with this client end so."""
         with self.lease_of(label) as lease:
-            lease.report(effect, asked_s=asked_s)
+            lease.report(effect, asked_s=asked_s, cause=cause)
 
     def facts(self, label: str) -> dict[str, object]:
         """A client's part of the snapshot."""
