@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from . import cliproxyapi, formats
 from .secret import Secret
@@ -292,10 +292,17 @@ class Settings(_Section, frozen=True, kw_only=True):
     request_log: Annotated[
         bool,
         says(
-            "each request and its answer, whole, to a file in `request-logs` beside this one; "
-            "keys masked; yours to delete"
+            "each request and its answer, whole, to a file in `request-log-dir`; keys masked; the "
+            "oldest files are removed"
         ),
     ] = False
+    request_log_dir: Annotated[str, says("left out: `request-logs` beside this file")] = ""
+    request_log_max_bytes: Annotated[Bytes, says("of all these files")] = field(
+        default=1_073_741_824, name="request-log-max-bytes"
+    )
+    request_log_days: Annotated[
+        float, Meta(gt=0, le=36_500), unit("days"), says("that such a file is kept")
+    ] = 7
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
 

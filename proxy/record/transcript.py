@@ -1,9 +1,13 @@
 """The files that `request-log` asks for: each request and its whole answer, with keys masked.
 
-The files are in `request-logs`, beside the configuration file or in the working directory. Their
-sections are named as in CLIProxyAPI's. The request is written before an upstream is asked, and each
-piece of a stream as it leaves, so that a crash leaves what there was; no file stays open between
-writes. A request does not fail because its file cannot be written, and the next one tries again.
+The files are in `request-log-dir`, or `request-logs`, seen from the configuration file or from the
+working directory. Their sections are named as in CLIProxyAPI's. The request is written before an
+upstream is asked, and each piece of a stream as it leaves, after its time, so that a crash leaves
+what there was; no file stays open between writes. A request does not fail because its file cannot
+be written, and the next one tries again.
+
+The folder is kept within `request-log-max-bytes` and `request-log-days`: the oldest files go, as
+requests come, in a thread of its own. All workers write there, and each of them removes.
 
 Every secret of the configuration is masked, unless a model spells it in pieces. So is every header
 of the caller whose name says that it holds a secret.
@@ -20,10 +24,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ..config import Config, is_secret_name, mask
+from ..net.helpers import HelperThreads, Task
 from .record import Record
 
 log = logging.getLogger("proxy")
@@ -33,25 +38,41 @@ DIRECTORY = "request-logs"
 # While files cannot be written, the log says so this often, at most.
 WARNING_PAUSE_S = 60.0
 
+# Of the bytes that may be kept an eighth is left free, and a worker looks at the folder each time
+# that it has written an eighth of that: so many workers together stay within.
+_FREE_SHARE = 8
+_LOOKS_PER_FREE = 8
+_LOOK_S = 3600.0  # and at least so often, for what is too old
+
+_OURS = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.*\.log")
+
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+_threads = HelperThreads("request-log", 1)
 
 
 class RequestLog:
     """Makes the files of one gateway. Touches no disk before the first request."""
 
     def __init__(self, config: Config) -> None:
-        place = os.path.join(os.path.dirname(config.path), DIRECTORY)
+        name = os.path.expanduser(config.request_log_dir or DIRECTORY)
+        place = os.path.join(os.path.dirname(config.path), name)
         self.directory = os.path.abspath(place)  # whatever directory the process goes to later
         self.secrets = config.secrets
-        self._lock = threading.Lock()  # guards _warned_at
+        self._max_bytes = config.request_log_max_bytes
+        self._max_age = timedelta(days=config.request_log_days)
+        self._lock = threading.Lock()  # guards _warned_at, _new_bytes, _looks_at
         self._warned_at = -math.inf
+        self._new_bytes = 0  # since the last look at the folder
+        self._looks_at = -math.inf
 
     def create(self, request_id: str, data: bytes) -> str:
         """Make a new file that holds `data`, and return its path. Raises OSError."""
         with suppress(FileExistsError):  # if it is no directory, to open a file in it fails
-            os.mkdir(self.directory, 0o700)
+            os.makedirs(self.directory, 0o700)
         safe_id = _UNSAFE_IN_NAMES.sub("_", self.secrets.mask(request_id))
-        stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}-{safe_id}"
+        stem = f"{_stamp(timedelta())}-{safe_id}"
         name, again = f"{stem}.log", 1
         while True:
             path = os.path.join(self.directory, name)
@@ -66,6 +87,31 @@ class RequestLog:
                 raise
             else:
                 return path
+
+    def wrote(self, number: int) -> None:
+        """Note that so many bytes were written; if it is time, have the folder looked at."""
+        now = time.monotonic()
+        with self._lock:
+            self._new_bytes += number
+            is_much = self._new_bytes * _FREE_SHARE * _LOOKS_PER_FREE > self._max_bytes
+            if is_due := is_much or now >= self._looks_at:
+                self._new_bytes, self._looks_at = 0, now + _LOOK_S
+        if is_due:
+            with suppress(RuntimeError):  # no thread can be had; the next time it may be
+                _threads.start(Task(self._remove_oldest))
+
+    def _remove_oldest(self) -> None:
+        """In a helper thread. Whatever else is in the folder is left alone."""
+        with suppress(OSError), os.scandir(self.directory) as entries:
+            found = sorted((each.name, each.stat().st_size) for each in entries if _is_ours(each))
+            too_old = _stamp(self._max_age)
+            surplus = sum(size for _, size in found) - self._max_bytes * (1 - 1 / _FREE_SHARE)
+            for name, size in found:
+                if name >= too_old and surplus <= 0:
+                    break
+                with suppress(FileNotFoundError):  # another worker was quicker
+                    os.unlink(os.path.join(self.directory, name))
+                surplus -= size
 
     def warn(self, error: OSError) -> None:
         """Warn that requests are not logged, once in a while."""
@@ -94,6 +140,7 @@ class Transcript:
         self._owner = owner
         self._record = record
         self._environ = environ
+        self._began = time.monotonic()
         self._answer: bytes | None = None  # to be written at the end
         self._is_answered = False
         self._is_begun = False
@@ -147,10 +194,10 @@ class Transcript:
             self.end()
 
     def write(self, data: bytes) -> None:
-        """Write the next piece of a stream, which is going to the caller now."""
+        """Write the next piece of a stream, which is going to the caller now, after its time."""
         ready, self._tail = self._owner.secrets.split(self._tail + data)
         if ready:
-            self._put(ready)
+            self._put(f"--- {time.monotonic() - self._began:.3f} s\n".encode() + ready)
 
     def end(self) -> None:
         """Write the end of the file. Does nothing while the answer is still to come."""
@@ -173,6 +220,7 @@ class Transcript:
                 _write(self._path, "ab", data)
             else:
                 self._path = self._owner.create(self._record.request_id, data)
+            self._owner.wrote(len(data))
         except OSError as error:
             self._is_broken = True
             self._owner.warn(error)
@@ -194,6 +242,15 @@ def _masked(name: str, value: str) -> str:
     if space and scheme.isalpha() and name.endswith("Authorization"):
         return f"{scheme} {mask(credentials.strip())}"
     return mask(value)
+
+
+def _stamp(ago: timedelta) -> str:
+    """What the name of a file begins with that was made so long ago."""
+    return f"{datetime.now(timezone.utc) - ago:%Y%m%dT%H%M%S.%fZ}"
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    return _OURS.fullmatch(entry.name) is not None and entry.is_file(follow_symlinks=False)
 
 
 def _section(title: str, content: bytes) -> bytes:

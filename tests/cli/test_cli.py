@@ -105,6 +105,8 @@ limits
   max-body-size           1048575 bytes
   max-answer-size         1 MiB
   max-event-size          1.5 MiB
+  request-log-max-bytes   1024 MiB
+  request-log-days        7 days
 
 warnings
   of CLIProxyAPI's settings these are ignored: usage-statistics-enabled
@@ -218,6 +220,7 @@ def test_check_lists_every_setting_that_has_a_unit(shell: Shell) -> None:
         "max-event-size": "1000 bytes",
         "max-body-size": "1.5 MiB",
         "max-answer-size": "256 MiB",
+        "request-log-max-bytes": "1024 MiB",
     }
     expected = {key: f"{default} {unit}" for key, (default, unit) in declared.items()}
     assert listed == expected | given

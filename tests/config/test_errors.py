@@ -229,6 +229,8 @@ BOUNDS: list[tuple[str, float, float | None]] = [
     ("max-body-size", 1, None),
     ("max-answer-size", 1, None),
     ("max-event-size", 1, None),
+    ("request-log-max-bytes", 1, None),
+    ("request-log-days", 0.001, 36_500),
     ("streaming.keepalive-seconds", 0, 86_400),
     ("streaming.commit-after-seconds", 0, 86_400),
     ("api-keys.max-concurrency", 0, None),

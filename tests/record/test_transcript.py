@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from proxy import create_app
 from proxy.config import load_config, mask
 from proxy.record.record import Record
 from proxy.record.transcript import DIRECTORY, RequestLog, Transcript
+from tests.support.commandline import wait_for
 from tests.support.upstream import (
     HANG,
     MODEL,
@@ -81,6 +83,14 @@ def only_file(directory: Path) -> str:
     return text
 
 
+TIME = re.compile(r"(?m)^--- (\d+\.\d{3}) s\n")
+
+
+def without_times(text: str) -> str:
+    """A stream without what says when each piece of it left."""
+    return TIME.sub("", text)
+
+
 SECTION = re.compile(r"(?ms)^=== ([A-Z ]+) ===\n(.*?)(?=\n=== [A-Z ]+ ===\n|\Z)")
 
 
@@ -121,13 +131,16 @@ def test_a_stream_is_written_as_it_leaves(tmp_path: Path, upstream: Upstream) ->
     answer = caller.post(CHAT, json=asked(stream=True), headers=HEADERS, buffered=False)
     pieces = answer.iter_encoded()
     first = next(pieces)
-    assert only_file(tmp_path).partition("\n\n=== END")[0].endswith(first.decode())
+    assert without_times(only_file(tmp_path)).partition("\n\n=== END")[0].endswith(first.decode())
     sent = first + b"".join(pieces)
     answer.close()
     found = sections(only_file(tmp_path))
     assert list(found) == TITLES
     assert "Content-Type: text/event-stream" in found["RESPONSE"]
-    assert found["RESPONSE"].endswith("\n\n" + sent.decode().rstrip("\n"))
+    assert without_times(found["RESPONSE"]).endswith("\n\n" + sent.decode().rstrip("\n"))
+    times = [float(told) for told in TIME.findall(found["RESPONSE"])]
+    assert times == sorted(times)
+    assert 0 < times[0] <= times[-1] < 60
     assert " end=ok " in found["END"]
 
 
@@ -312,6 +325,63 @@ def test_requests_do_not_need_their_files(
         assert b"there" in answer.data
     (warning,) = warnings(caplog)
     assert warning.endswith(f"cannot write in {tmp_path / DIRECTORY}: Not a directory")
+
+
+# Bounds
+
+
+def old_file(place: Path, days: float, size: int, name: str = "req_old.log") -> Path:
+    """One that was made so many days ago."""
+    made = datetime.now(timezone.utc) - timedelta(days=days)
+    path = place / f"{made:%Y%m%dT%H%M%S.%fZ}-{name}"
+    path.write_bytes(bytes(size))
+    return path
+
+
+def test_the_folder_is_kept_within_its_bounds(tmp_path: Path, upstream: Upstream) -> None:
+    """The oldest go; what is not ours stays, whatever its name begins with."""
+    place = tmp_path / "elsewhere" / "logs"
+    place.mkdir(parents=True)
+    ancient = old_file(place, 8, 10)
+    others = [old_file(place, 30, 90_000, "note.txt"), place / "req.log", place / "dir"]
+    others[1].write_text("mine")
+    others[2].mkdir()
+    older, newer = old_file(place, 3, 30_000), old_file(place, 2, 30_000)
+    caller = caller_of(
+        tmp_path,
+        upstream.url,
+        **{"request-log-dir": "elsewhere/logs", "request-log-max-bytes": 64_000},
+    )
+    assert caller.post(CHAT, json=asked(), headers=HEADERS).status_code == 200
+    wait_for(lambda: not older.exists())
+    assert not ancient.exists()
+    assert newer.exists()
+    assert all(other.exists() for other in others)
+    said = [{"role": "user", "content": "x" * 9_000}]
+    for _ in range(20):
+        caller.post(CHAT, json={"model": "m", "messages": said}, headers=HEADERS)
+    mine = set(others)
+    wait_for(lambda: sum(each.stat().st_size for each in {*place.iterdir()} - mine) <= 64_000)
+    assert not newer.exists()
+
+
+def test_the_folder_is_looked_at_now_and_then_only(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first request, after many bytes, and each hour."""
+    looks: list[RequestLog] = []
+
+    def look(log: RequestLog) -> None:
+        looks.append(log)
+
+    monkeypatch.setattr(RequestLog, "_remove_oldest", look)
+    log = RequestLog(load_config({"request-log": True, "request-log-max-bytes": 64_000}))
+    for size in (1, 900, 1, 1, 99, 1000, 1):
+        log.wrote(size)
+    wait_for(lambda: len(looks) == 3)
+    log._looks_at = time.monotonic()
+    log.wrote(1)
+    wait_for(lambda: len(looks) == 4)
 
 
 def fill_disk(path: Path) -> None:
