@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from .. import call_ids, reasoning
-from ..chat import objects, read_object
+from ..chat import Usage, objects, read_object
 from ..lenient_json import decode_any, encode
 from ..sse import named
 from ..tool_calls import FunctionCall
@@ -83,44 +83,19 @@ def ending(
     return ("tool_use" if reason == "end_turn" and has_calls else reason), None
 
 
-class PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class ChatUsage(msgspec.Struct):
-    """`usage` of chat. There the prompt's tokens hold the cached ones, at Anthropic they don't."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
-
-    def to_messages(self) -> Json:
-        found = self.prompt_tokens_details or PromptDetails()
-        read, written = found.cached_tokens or 0, found.cache_write_tokens or 0
-        counts: Json = {
-            "input_tokens": max(0, (self.prompt_tokens or 0) - read - written),
-            "cache_creation_input_tokens": written,
-            "cache_read_input_tokens": read,
-            "output_tokens": self.completion_tokens or 0,
-        }
-        details = self.completion_tokens_details or OutputDetails()
-        if details.reasoning_tokens:
-            counts["output_tokens_details"] = {"thinking_tokens": details.reasoning_tokens}
-        return counts
-
-
-def read_usage(found: object) -> ChatUsage:
-    """The counts, as far as they can be read."""
-    try:
-        return msgspec.convert(found or {}, ChatUsage)
-    except msgspec.ValidationError:
-        return ChatUsage()
+def usage_of(told: Usage | None) -> Json:
+    """`usage` of a Message. Here the tokens of the prompt leave out what was cached."""
+    told = told or Usage()
+    read, written = told.cached_tokens or 0, told.cache_write_tokens or 0
+    counts: Json = {
+        "input_tokens": max(0, (told.prompt_tokens or 0) - read - written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": read,
+        "output_tokens": told.completion_tokens or 0,
+    }
+    if told.reasoning_tokens:
+        counts["output_tokens_details"] = {"thinking_tokens": told.reasoning_tokens}
+    return counts
 
 
 def opening(chat_id: object, asked: Asked) -> Json:
@@ -133,7 +108,7 @@ def opening(chat_id: object, asked: Asked) -> Json:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": ChatUsage().to_messages(),
+        "usage": usage_of(None),
     }
 
 

@@ -14,18 +14,18 @@ from typing import Any
 import msgspec
 
 from ...errors import UpstreamInvalid
-from ..chat import chunks_of
+from ..chat import Usage, chunks_of
+from ..chat.usage import read_usage
 from ..lenient_json import decoder, encode
 from .answer import (
     Asked,
-    ChatUsage,
     call_id,
     ending,
     joined,
     opening,
-    read_usage,
     signature,
     text_of,
+    usage_of,
 )
 
 Json = dict[str, Any]
@@ -106,7 +106,7 @@ class MessageStream:
         self._used: set[str] = set()  # ids
         self._finish: tuple[object, object] = (None, None)
         self._signed: object = None  # what signs the text
-        self._usage = ChatUsage()
+        self._usage: Usage | None = None
 
     def feed(self, chunks: Sequence[bytes]) -> bytes:
         """The events for some chunks; raises UpstreamInvalid."""
@@ -146,7 +146,7 @@ class MessageStream:
             *self._finish, has_calls=bool(self._uses), stops=self._asked.stops
         )
         told = {"stop_reason": reason, "stop_sequence": sequence}
-        usage = self._usage.to_messages()
+        usage = usage_of(self._usage)
         _event(out, "message_delta", {"delta": told, "usage": usage})
         _event(out, "message_stop", {})
         return b"".join(out)
