@@ -436,9 +436,9 @@ def test_what_programs_send(
     """Is served by each kind of upstream, as it takes it."""
     headers, body, path = TRAFFIC[name]
     is_count = "count_tokens" in path
-    if is_count:
+    if is_count and dialect.kind != "openai":
         upstream.reply(KEYS[dialect.kind], json_reply({"input_tokens": 9, "totalTokens": 9}))
-    else:
+    elif not is_count:
         says(upstream, dialect, CALLED)
     answer = gateway.call("POST", path, {"model": dialect.kind, **body}, headers)
     assert answer.status == 200, answer
