@@ -93,6 +93,30 @@ def _messages_code(status: int, codes: list[str | None]) -> list[str | None]:
     return [kinds.get(status, "api_error")]
 
 
+def _hear_responses(answer: Response, is_stream: bool) -> Heard:
+    """Its errors in streams have few codes, so that the message has to tell."""
+    if not is_stream:
+        return Heard(_response_text(answer.json()), True)
+    blocks = [block.split("\n") for block in answer.body.decode().split("\n\n") if block]
+    events: list[Json] = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
+    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in events]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    *told, last = events
+    assert not any(event["type"] in ("response.completed", "response.failed") for event in told)
+    text = "".join(event["delta"] for event in told if event["type"].endswith("text.delta"))
+    if last["type"] == "response.completed":
+        assert _response_text(last["response"]) == text
+        return Heard(text, True)
+    assert last["type"] == "response.failed"
+    assert last["response"]["error"]["message"].startswith("upstream connection error: ")
+    return Heard(text, False, last["response"]["error"]["code"])
+
+
+def _response_text(response: Json) -> str:
+    assert response["status"] == "completed"
+    return "".join(part["text"] for item in response["output"] for part in item["content"])
+
+
 CALLERS = (
     Caller(
         name="chat",
@@ -110,6 +134,15 @@ CALLERS = (
         error=_messages_error,
         code=_messages_code,
         headers=frozenset({"request-id"}),
+        share=3,
+    ),
+    Caller(
+        name="responses",
+        path="/v1/responses",
+        body=lambda model, is_stream: {"model": model, "input": "Hi", "stream": is_stream},
+        hear=_hear_responses,
+        error=_chat_error,
+        code=lambda status, codes: [*codes, "server_error"],
         share=3,
     ),
 )

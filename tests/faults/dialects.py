@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
+from tests.support.dialects import Said
+from tests.support.responses_upstream import NATIVE as RESPONSES
 from tests.support.upstream import Received, error_object
 
 Json = dict[str, Any]
@@ -43,10 +45,14 @@ class Dialect:
     plain_code: str | None
     # Every n-th cell of the table is run for it.
     share: int = 1
+    # Those who call it; none: all of them do.
+    callers: tuple[str, ...] = ()
+    # More of its clients' configuration.
+    options: tuple[tuple[str, str], ...] = ()
 
     def provider(self, name: str, base_url: str, key: str, more: Mapping[str, Any]) -> Json:
         """The configuration of one client that serves a model `name`."""
-        models = {"models": [{"name": name}], **more}
+        models = {"models": [{"name": name}], **dict(self.options), **more}
         if self.section == "openai-compatibility":
             label = f"{name}-{key[-4:]}"
             return {"name": label, "base-url": base_url + self.path, "api-keys": [key], **models}
@@ -128,4 +134,24 @@ GEMINI = Dialect(
     share=3,
 )
 
-DIALECTS = {dialect.name: dialect for dialect in (OPENAI, CLAUDE, GEMINI)}
+_SAID = Said(TEXT)
+_EVENTS = [step for step in RESPONSES.streamed(_SAID).body if isinstance(step, bytes)]
+
+# Responses as they are. Text comes with the sixth event.
+NATIVE = Dialect(
+    name="native",
+    section="openai-compatibility",
+    path="/v1",
+    whole=_json(RESPONSES.response(_SAID)),
+    events=(b"".join(_EVENTS[:6]), *_EVENTS[6:]),
+    error_event=b"event: error\n" + _data({"type": "error", **_OPENAI_ERROR["error"]}),
+    error=_json(_OPENAI_ERROR),
+    error_status=503,
+    error_code="503",
+    plain_code=None,
+    share=3,
+    callers=("responses",),
+    options=(("responses", "native"),),
+)
+
+DIALECTS = {dialect.name: dialect for dialect in (OPENAI, CLAUDE, GEMINI, NATIVE)}

@@ -105,6 +105,8 @@ def all_cells() -> list[Cell]:
     """Every fault for every pair of dialects, less those beyond the share of either."""
     cells: list[Cell] = []
     for caller, dialect in product(CALLERS, DIALECTS.values()):
+        if dialect.callers and caller.name not in dialect.callers:
+            continue
         conditions = product(FAULTS, (False, True), (1, 3), (False, True))
         share = max(caller.share, dialect.share)
         cells += [
