@@ -28,7 +28,9 @@ def caller() -> Caller | None:
 
 @proxy.call_ended.connect
 def bill(app: Any, *, call: Call) -> None:
-    """Keep what a call used, as far as it is known. One that was refused or failed is kept too."""
+    """Keep what a user's call used, as far as it is known. One that failed is kept too."""
+    if not call.caller:
+        return  # nobody was logged in
     asked, told = 0, 0
     if call.usage is not None:  # its numbers are None where the answer was cut before they came
         asked, told = call.usage.prompt_tokens or 0, call.usage.completion_tokens or 0

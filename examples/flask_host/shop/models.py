@@ -39,7 +39,8 @@ class Bill(Base):
 
     __tablename__ = "bill"
 
-    call_id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    call_id: Mapped[str] = mapped_column(index=True)  # its caller may have chosen it: not unique
     caller: Mapped[str] = mapped_column(index=True)
     model: Mapped[str]
     end: Mapped[str]
