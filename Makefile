@@ -10,7 +10,7 @@ PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow test-programs check lint types layers coverage bench bench-growth map fuzz mutants \
+.PHONY: run test test-slow test-programs check lint types layers coverage bench bench-growth map fuzz soak mutants \
 	mutants-random readme audit constraints clean
 
 run: $(VENV)/run.done
@@ -62,6 +62,10 @@ map: $(VENV)/test.done
 # N examples for each input that comes from outside.
 fuzz: $(VENV)/test.done
 	$(BIN)/python -m tests.fuzz $(N)
+
+# Everything at once for ten minutes, or for SOAK_SECONDS.
+soak: $(VENV)/test.done
+	$(BIN)/python -m tests.soak
 
 # Breaks the code in many places and shows that a test falls for each.
 mutants: $(VENV)/test.done

@@ -245,7 +245,7 @@ class Claude(Dialect):
     def refused(self, status: int, message: str, **more: Any) -> Reply:
         kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind |= {400: "invalid_request_error", 500: "api_error", 529: "overloaded_error"}
-        refused = json_reply(claude.error(kind[status], message), status, more)
+        refused = json_reply(claude.error(kind.get(status, "api_error"), message), status, more)
         return replace(refused, reason="Refused")  # 529 has no phrase of its own
 
 
