@@ -16,6 +16,7 @@ from flask.globals import app_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
+from ..config import Config
 from ..dialects.base import Dialect
 from ..errors import (
     BodyTooLarge,
@@ -30,7 +31,7 @@ from ..record.record import Record
 from ..record.transcript import Transcript
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
-from ..wire.http.headers import FORWARDED
+from ..wire.http.headers import FORWARDED, caller_address
 from .auth import Doorkeeper
 from .faults import in_our_terms
 
@@ -92,6 +93,12 @@ class _Response(Response):
         return body
 
 
+def _caller_address(environ: Mapping[str, Any], config: Config) -> str:
+    peer: str = environ.get("REMOTE_ADDR", "")
+    forwarded = environ.get("HTTP_X_FORWARDED_FOR")
+    return caller_address(peer, forwarded, config.trusted_networks) if forwarded else peer
+
+
 class Exchange:
     """One HTTP request and its response; `dialect` is that of errors."""
 
@@ -111,7 +118,7 @@ class Exchange:
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.arrival(),
             mask=gateway.config.secrets.mask,
-            address=environ.get("REMOTE_ADDR", ""),
+            address=_caller_address(environ, gateway.config),
             host=app_ctx.app,
         )
         self.transcript: Transcript | None = None  # by `request-log`

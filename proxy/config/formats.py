@@ -59,6 +59,14 @@ def is_bind_host(text: str) -> bool:
     return True
 
 
+def is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_absolute(text: str) -> bool:
     """A path from the root on, or "" (none)."""
     return text.startswith("/") or not text

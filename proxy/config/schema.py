@@ -40,6 +40,7 @@ Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
 Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
 ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
 Host = Annotated[str, formats.meta("a host name or IP address", formats.is_bind_host)]
+Network = Annotated[str, formats.meta("an IP address or network", formats.is_network)]
 Directory = Annotated[str, formats.meta("an absolute path", formats.is_absolute)]
 BaseUrl = Annotated[
     str,
@@ -249,6 +250,9 @@ class Settings(_Section, frozen=True, kw_only=True):
             "and no others, of an open proxy too"
         ),
     ] = (formats.ANY_ORIGIN,)
+    trusted_proxies: Annotated[
+        tuple[Network, ...], says("proxies in front whose `X-Forwarded-For` says who calls")
+    ] = ("127.0.0.1", "::1")
     control_dir: Annotated[
         Directory,
         says(

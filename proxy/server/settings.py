@@ -98,7 +98,7 @@ def settings(config: Config, source: ConfigSource | None = None) -> dict[str, An
         "worker_connections": max(threads + 1, _most_connections(threads)),
         "keepalive": KEEP_ALIVE_S,
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
-        "forwarded_allow_ips": "127.0.0.1,::1",
+        "forwarded_allow_ips": ",".join(config.trusted_proxies),
         # gunicorn by default takes SCRIPT_NAME from these addresses. With it any caller on this
         # machine could get another path served than the one that a proxy in front checked.
         "forwarder_headers": "",

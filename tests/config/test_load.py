@@ -83,7 +83,8 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
     assert msgspec.structs.replace(empty, path="", files={}) == load_config({}, environ={})
     assert msgspec.to_builtins(msgspec.structs.replace(empty, path="", files={}, warnings=())) == {
         "path": "", "files": {}, "host": "127.0.0.1", "port": 8317, "debug": False,
-        "allow-unauthenticated": False, "cors": ("auto",), "control-dir": "",
+        "allow-unauthenticated": False, "cors": ("auto",),
+        "trusted-proxies": ("127.0.0.1", "::1"), "control-dir": "",
         "log-format": "text", "shutdown-delay": 0.0, "callers": (),
         "request-retry": 3, "max-cooldown": 1800.0,
         "max-retry-interval": 5.0, "request-timeout": 600.0,

@@ -548,6 +548,23 @@ def upstream_front(nginx: Nginx) -> Iterator[http.client.HTTPConnection]:
         connection.close()
 
 
+def test_record_has_the_address_of_nginxs_caller(
+    shipped_front: Front, gateway: Gateway, lot: Lot
+) -> None:
+    """And nginx's own for whoever is no trusted proxy; what a caller claims counts for nothing."""
+    claim = {"X-Forwarded-For": "6.6.6.6"}
+    answer = shipped_front.post(CHAT, asked(lot.model), **claim)
+    assert gateway.record_of(answer.headers["x-request-id"])["addr"] == "127.0.0.1"
+    in_front = DEFAULTS.replace(
+        "proxy_pass", "proxy_set_header X-Forwarded-For 192.0.2.7; proxy_pass"
+    )
+    for trusted, address in ((["127.0.0.1"], "192.0.2.7"), (["192.0.2.0/24"], "127.0.0.1")):
+        config = {"trusted-proxies": trusted, "demo": [{"name": "demo"}]}
+        with Gateway(config) as other, Nginx(in_front.format(gateway_port=other.port)) as nginx:
+            answer = Front(nginx, other).post(CHAT, asked("demo"), **claim)
+            assert other.record_of(answer.headers["x-request-id"])["addr"] == address
+
+
 def test_forwarded_headers_stay_here(front: Front, upstream: Upstream, lot: Lot) -> None:
     """Upstreams learn nothing of callers, and a forged scheme disturbs nothing."""
     forged = {

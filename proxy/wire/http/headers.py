@@ -1,11 +1,12 @@
-"""Header fields: what goes on to the upstream, and the waits that an error asks for."""
+"""Header fields: what goes on, who calls, and the waits that an error asks for."""
 
 from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timezone
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ...errors import RetryHint
 from .head import passed
@@ -20,6 +21,37 @@ FORWARDED = (
 )
 
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
+
+
+def caller_address(peer: str, forwarded: str, trusted: Iterable[IPv4Network | IPv6Network]) -> str:
+    """The address of who calls: the peer's, or that of whom trusted proxies name.
+
+    `forwarded`: X-Forwarded-For, to which each proxy adds whom it was called by. The last address
+    that is not a trusted proxy's is the caller's; whatever stands before it is only claimed. A peer
+    without an address (a Unix socket's) is trusted.
+    """
+    address = peer
+    for named in reversed(forwarded.split(",")):
+        here = _ip(address)
+        if address and not (here and any(here in network for network in trusted)):
+            break
+        text = named.strip()
+        if text.startswith("["):
+            text = text[1:].partition("]")[0]
+        elif text.count(":") == 1:  # a port behind IPv4
+            text = text.partition(":")[0]
+        if (found := _ip(text)) is None:
+            break
+        address = str(found)
+    return address
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text.partition("%")[0])  # without the zone of an IPv6 address
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

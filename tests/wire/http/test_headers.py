@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import email.utils
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.http.head import passed
-from proxy.wire.http.headers import FORWARDED, merged, passed_with_hints, read_retry_after
+from proxy.wire.http.headers import (
+    FORWARDED,
+    caller_address,
+    merged,
+    passed_with_hints,
+    read_retry_after,
+)
 
 NOW_S = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
 
@@ -133,3 +140,39 @@ def test_given_headers_replace_ours_whatever_their_case() -> None:
         "Accept": "a", "user-agent": "them", "X": "y",
     }  # fmt: skip
     assert merged(ours, {}) == ours
+
+
+TRUSTED = [ip_network(each) for each in ("127.0.0.1", "::1", "10.0.0.0/8", "2001:db8::/32")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "caller"),
+    [
+        ("127.0.0.1", "192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", "6.6.6.6, 192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", "6.6.6.6, 192.0.2.7,10.1.2.3", "192.0.2.7"),
+        ("::ffff:127.0.0.1", "192.0.2.7, 2001:db8::5", "192.0.2.7"),
+        ("127.0.0.1", "192.0.2.7:4711", "192.0.2.7"),
+        ("::1", "[2001:DB9::7]:4711", "2001:db9::7"),
+        ("::1", "2001:db9::7", "2001:db9::7"),
+        ("::1", 'fe80::1%eth0" x=1', "fe80::1"),
+        ("", "192.0.2.7", "192.0.2.7"),
+        ("10.1.2.3", "127.0.0.1, ::1", "127.0.0.1"),
+        ("192.0.2.1", "192.0.2.7", "192.0.2.1"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+        ("127.0.0.1", "192.0.2.7, _hidden", "127.0.0.1"),
+        ("127.0.0.1", "192.0.2.7, garbage, 10.1.2.3", "10.1.2.3"),
+        ("127.0.0.1", ",", "127.0.0.1"),
+        ("a-host", "192.0.2.7", "a-host"),
+    ],
+)
+def test_caller_is_whom_trusted_proxies_name(peer: str, forwarded: str, caller: str) -> None:
+    """The last address that is no proxy's; nobody else's word, and no word of the caller's."""
+    assert caller_address(peer, forwarded, TRUSTED) == caller
+
+
+@given(st.text(max_size=200))
+def test_what_is_forwarded_adds_nothing_but_an_address(forwarded: str) -> None:
+    """To the log and to what an application is told."""
+    found = caller_address("127.0.0.1", forwarded, TRUSTED)
+    assert set(found) <= set("0123456789abcdef.:")
