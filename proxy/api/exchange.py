@@ -96,7 +96,7 @@ class _Response(Response):
 def _caller_address(environ: Mapping[str, Any], config: Config) -> str:
     peer: str = environ.get("REMOTE_ADDR", "")
     forwarded = environ.get("HTTP_X_FORWARDED_FOR")
-    return caller_address(peer, forwarded, config.trusted_networks) if forwarded else peer
+    return caller_address(peer, forwarded, config.trusted_proxies) if forwarded else peer
 
 
 class Exchange:

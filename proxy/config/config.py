@@ -108,11 +108,6 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
         """Masks every secret of this configuration. Made once."""
         return secrets_of(self)
 
-    @cached_property
-    def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        """`trusted-proxies`. Made once."""
-        return tuple(map(ipaddress.ip_network, self.trusted_proxies))
-
     def listen_problems(self, *others: str) -> list[str]:
         """The reasons why a server must not listen at `host` or `others`; empty if it may.
 

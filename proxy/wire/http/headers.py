@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timezone
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from ...errors import RetryHint
 from .head import passed
@@ -23,17 +24,19 @@ FORWARDED = (
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
 
 
-def caller_address(peer: str, forwarded: str, trusted: Iterable[IPv4Network | IPv6Network]) -> str:
+@lru_cache(maxsize=256)  # many requests are one caller's, and to read addresses takes its time
+def caller_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
     """The address of who calls: the peer's, or that of whom trusted proxies name.
 
-    `forwarded`: X-Forwarded-For, to which each proxy adds whom it was called by. The last address
-    that is not a trusted proxy's is the caller's; whatever stands before it is only claimed. A peer
-    without an address (a Unix socket's) is trusted.
+    `trusted`: addresses and networks. `forwarded`: X-Forwarded-For, to which each proxy adds whom
+    it was called by. The last address that is not a trusted proxy's is the caller's; whatever
+    stands before it is only claimed. A peer without an address (a Unix socket's) is trusted.
     """
+    networks = [ip_network(each) for each in trusted]
     address = peer
     for named in reversed(forwarded.split(",")):
         here = _ip(address)
-        if address and not (here and any(here in network for network in trusted)):
+        if address and not (here and any(here in network for network in networks)):
             break
         text = named.strip()
         if text.startswith("["):
