@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..gateway import Gateway
+from . import systemd
 
 log = logging.getLogger("proxy.serving")
 
@@ -34,6 +35,7 @@ def take_over(server: Any, delay_s: Callable[[], float]) -> None:
         Until then the server works on as ever, and replaces a worker that dies.
         """
         server.handle_term = end
+        systemd.stops(server)
         Gateway.is_stopping = True  # in workers that are forked from now on
         if hasattr(server.worker_class, "_announce_stop"):  # another one would die by it
             server.kill_workers(signal.SIGUSR2)

@@ -31,8 +31,7 @@ def expect_workers(server: Any) -> None:
     stop = server.stop
 
     def stop_and_tell(*args: Any, **kwargs: Any) -> None:
-        if not server.reexec_pid:  # else the service goes on, in the server that takes over
-            notify("STOPPING=1")
+        stops(server)
         stop(*args, **kwargs)
 
     server.stop = stop_and_tell
@@ -44,6 +43,13 @@ def serves(master: int) -> None:
     if _addresses:
         with contextlib.suppress(OSError):
             os.kill(master, _SERVES)
+
+
+def stops(server: Any) -> None:
+    """In the master: the server is about to stop. Said once, and nothing after it."""
+    if not server.reexec_pid:  # else the service goes on, in the server that takes over
+        notify("STOPPING=1")
+        _addresses.clear()
 
 
 def notify(state: str) -> None:

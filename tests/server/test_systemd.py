@@ -128,6 +128,23 @@ def test_reload_is_told_at_its_begin_and_its_end(folder: Path, way: str) -> None
         assert told.next() == "READY=1"
 
 
+def test_stopping_is_said_before_the_delay(folder: Path) -> None:
+    """Of `shutdown-delay`, while callers are still taken; once."""
+    config = {"port": 0, "shutdown-delay": 300, "demo": [{"name": "demo"}]}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    with (
+        Systemd(str(folder / "notify")) as told,
+        service(folder, WAYS["serve"], told.address) as process,
+    ):
+        told.next()
+        process.terminate()
+        assert told.next() == "STOPPING=1"
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert told.rest() == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a name without a file is Linux's")
 def test_server_that_gets_no_worker_is_never_ready(folder: Path) -> None:
     """systemd sees it end. The socket may have an abstract name, as that of a user's systemd."""
