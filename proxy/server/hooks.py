@@ -115,7 +115,7 @@ class Hooks:
         if self._source.config.log_format == "json":
             log.info(said)
             return
-        with contextlib.suppress(BrokenPipeError):  # nobody may be reading any more
+        with contextlib.suppress(OSError):  # nobody may be reading any more, or the disk is full
             print(said, flush=True)
 
     def _note_bound(self, server: Any) -> None:
