@@ -44,6 +44,15 @@ def test_log_has_one_line_for_a_record(debug: bool) -> None:
     ]
 
 
+def test_loggers_are_documented() -> None:
+    """Each of them: operators set their levels by name."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    texts = [path.read_text() for path in (ROOT / "proxy").rglob("*.py")]
+    names = {name for text in texts for name in re.findall(r'getLogger\("(proxy[\w.]*)"\)', text)}
+    assert {"proxy", "proxy.request", "proxy.pool"} <= names
+    assert not [name for name in names if f"`{name}`" not in page]
+
+
 @pytest.mark.parametrize(
     ("raised", "args", "is_told"),
     [
