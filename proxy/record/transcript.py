@@ -109,8 +109,12 @@ class RequestLog:
             for name, size in found:
                 if name >= too_old and surplus <= 0:
                     break
-                with suppress(FileNotFoundError):  # another worker was quicker
+                try:
                     os.unlink(os.path.join(self.directory, name))
+                except FileNotFoundError:  # another worker was quicker
+                    pass
+                except OSError:  # another user's: a newer one has to go
+                    continue
                 surplus -= size
 
     def warn(self, error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -363,6 +364,30 @@ def test_the_folder_is_kept_within_its_bounds(tmp_path: Path, upstream: Upstream
     mine = set(others)
     wait_for(lambda: sum(each.stat().st_size for each in {*place.iterdir()} - mine) <= 64_000)
     assert not newer.exists()
+
+
+def test_file_that_cannot_be_removed_saves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, in a folder that both may write to; nor one that is gone meanwhile."""
+    (tmp_path / DIRECTORY).mkdir()
+    gone, theirs, older, newer = (
+        old_file(tmp_path / DIRECTORY, days, 30_000) for days in (4, 3, 2, 1)
+    )
+    unlink = os.unlink
+
+    def refuse(path: str) -> None:
+        if path == str(theirs):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path)
+        if path == str(gone):
+            raise FileNotFoundError
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    config = {"request-log": True, "request-log-max-bytes": 80_000}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    RequestLog(load_config(tmp_path / "config.yaml"))._remove_oldest()
+    assert [path.exists() for path in (gone, theirs, older, newer)] == [False, True, False, True]
 
 
 def test_the_folder_is_looked_at_now_and_then_only(
