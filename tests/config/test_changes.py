@@ -36,6 +36,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         config({"api-key": KEYS[0], "weight": 2, "max-concurrency": 5}),  # type: ignore[arg-type]
         "1 client changed (max-concurrency, weight)",
     ),
+    "words of the file": (
+        {"demo": [{"delay-ms": 20}], "gemini-api-key": [{"api-key": KEYS[0]}]},
+        {
+            "demo": [{"delay-ms": 5}],
+            "gemini-api-key": [
+                {"api-key": KEYS[0], "base-url": "https://generativelanguage.googleapis.com/v1"}
+            ],
+        },
+        "2 clients changed (base-url, delay-ms)",
+    ),
     "caller gone": (named("ci", "me"), named("ci"), 'caller "me" gone'),
     "caller new": (
         {},

@@ -22,13 +22,14 @@ import pytest
 from proxy.cli import main
 from proxy.cli.running import _causes, _heading
 from proxy.cli.totals import add_up
-from proxy.config import load_config
+from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
 from proxy.server.control.listener import _MOST_ASKERS, MAX_REQUEST_BYTES, Control
 from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S, forget
 from proxy.server.control.paths import ports as running_ports
 from proxy.server.control.query import ask_all, read_line
 from proxy.version import __version__
+from tests.support.commandline import wait_for
 
 # Nobody listens on it. Of this process alone, because all look into /tmp, too.
 PORT = 1 + os.getpid() % 1000
@@ -474,6 +475,79 @@ def test_second_instance_has_no_part_in_a_folder(
         control.close()
         assert len(ask_all(PORT, STATUS)) == 1
         other.unlink()
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_worker_without_a_socket_reads_its_configuration(
+    runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_asked: bool,
+) -> None:
+    """Where no directory can be had, or is its own, the log says so; the rest goes on.
+
+    No request comes: the file is looked at once a second, or read at once when SIGHUP asks for it.
+    """
+
+    def refuse(*_: object) -> str:
+        raise PermissionError("/run/theirs is not a directory of this user's alone (mode 0700)")
+
+    monkeypatch.setattr("proxy.server.control.listener.make_directory", refuse)
+    path = runtime / "config.yaml"
+    path.write_text("demo: [{name: one}]")
+    source = ConfigSource(lambda seen: load_config(path, seen=seen))
+    gateway = Gateway(source, auto_reload=not is_asked)
+    control = Control(gateway, port=PORT, instance=INSTANCE)
+    assert "`poolproxy status` will not find worker" in caplog.text
+    path.write_text("demo: [{name: two}]\ndebug: true")
+    if is_asked:
+        control.wake()
+    wait_for(lambda: [one.label for one in gateway.generation.clients] == ["two"])
+    control.close()
+    control.close()
+    control.wake()
+
+
+def test_orders_follow_a_client_to_another_label(runtime: Path) -> None:
+    """Workers that start later know it by that name."""
+    path = runtime / "config.yaml"
+    path.write_text("openai-compatibility: [{name: one, base-url: 'http://a.test', models: [m]}]")
+    gateway = Gateway(ConfigSource(lambda seen: load_config(path, seen=seen)))
+    with worker(gateway=gateway):
+        (answer,) = ask_all(PORT, {"do": "disable", "client": "one"})
+        assert "error" not in answer
+        path.write_text(path.read_text().replace("one", "two"))
+        (answer,) = ask_all(PORT, {"do": "reload"})
+        assert answer["changed"] == "1 client changed (name)"
+        wait_for(lambda: orders_in(runtime).read_text() == '["two"]')
+        assert clients()["two"]["disabled"]
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_order_to_reload_is_answered(runtime: Path, is_slow: bool) -> None:
+    """With what is wrong; or with an error, if reading takes too long."""
+    gate = threading.Event()
+    path = runtime / "config.yaml"
+    path.write_text("demo: [{name: one}]")
+
+    def read(seen: Seen) -> Config:
+        if gate.is_set():
+            gate.clear()
+            wait_for(gate.is_set)
+        return load_config(path, seen=seen)
+
+    with worker(gateway=Gateway(ConfigSource(read))):
+        if is_slow:
+            gate.set()
+            (answer,) = ask_all(PORT, {"do": "reload"})
+            assert "still being read" in answer["error"]
+            gate.set()
+        else:
+            path.write_text("demo: 3")
+            (answer,) = ask_all(PORT, {"do": "reload"})
+            assert answer["problems"] == [f"{path}: demo: expected a list, got a number"]
+            (answer,) = ask_all(PORT, STATUS)
+            assert answer["problems"] == [f"{path}: demo: expected a list, got a number"]
 
 
 # A service's

@@ -249,6 +249,7 @@ class Gateway:
         settings = {"PROXY_CONFIG": str(path), "WEB_CONCURRENCY": str(workers), **(env or {})}
         self._grown = threading.Condition()  # guards _lines and _is_over; notified of every change
         self._lines: list[str] = []
+        self._counts: dict[str, tuple[int, int]] = {}  # by part: lines looked at, found
         self._is_over = False
         # A session of its own, so that workers cannot outlive a killed master.
         self._process = subprocess.Popen(
@@ -408,7 +409,11 @@ class Gateway:
 
     def count_lines(self, part: str) -> int:
         """How many lines of its log so far hold these words."""
-        return sum(part in line for line in self.log.splitlines())
+        with self._grown:
+            looked_at, count = self._counts.get(part, (0, 0))
+            count += sum(part in line for line in self._lines[looked_at:])
+            self._counts[part] = len(self._lines), count
+        return count
 
     # Its end
 
