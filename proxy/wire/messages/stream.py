@@ -139,7 +139,7 @@ class MessageStream:
         self._close(out)
         self._say("".join(self._late), out)
         self._close(out)
-        if self._signed is not None and self._asked.thoughts.asked:
+        if self._signed is not None and (self._uses or self._asked.thoughts.asked):
             self._open_thoughts(out)
             self._close(out, self._signed)
         reason, sequence = ending(

@@ -103,33 +103,38 @@ def tools_of(
     """
     made: Json = {}
     functions: list[Json] = []
-    left_out: list[Tool] = []
+    chosen = choice.name if choice is not None and choice.type == "tool" else None
     for tool in tools:
         function = _function(tool)
         if function is not None:
             functions.append({"type": "function", "function": function})
         elif kind == "gemini" and (tool.type or "").startswith("web_search_"):
+            if tool.name == chosen:
+                return {"web_search_options": {}}
             # Gemini's own; where it cannot search beside functions, it does not.
             made["web_search_options"] = {"optional": True}
+        elif tool.name == chosen:
+            raise _lost()
         else:
-            left_out.append(tool)
-    dropped += [tool.type or "" for tool in left_out]
-    asked = choice.type if choice is not None else "auto"
-    is_lost = asked == "any" and not functions and not made
-    if is_lost or (asked == "tool" and any(tool.name == choice.name for tool in left_out)):  # type: ignore[union-attr]
-        raise UnsupportedParameter(
-            "tool_choice: no client for this model can run that tool", param="tool_choice"
-        )
+            dropped.append(tool.type or "")
+    if choice is not None and choice.type == "any" and not (functions or made):
+        raise _lost()
     if not functions:
         return made
     made["tools"] = functions
     if choice is not None:
         words: Json = {"any": "required", "tool": _named(choice)}
-        if asked != "auto":
-            made["tool_choice"] = words.get(asked, asked)
+        if choice.type != "auto":
+            made["tool_choice"] = words.get(choice.type, choice.type)
         if choice.disable_parallel_tool_use:
             made["parallel_tool_calls"] = False
     return made
+
+
+def _lost() -> UnsupportedParameter:
+    return UnsupportedParameter(
+        "tool_choice: no client for this model can run that tool", param="tool_choice"
+    )
 
 
 def _named(choice: Choice) -> Json:

@@ -315,6 +315,9 @@ def test_functions_beside_a_search() -> None:
         "includeServerSideToolInvocations": True,
     }
     assert len(made["tools"]) == 2
+    optional: Json = {"tools": [TOOL], "web_search_options": {"optional": True}}
+    assert len(translate(**optional)["tools"]) == 2
+    assert len(translate("gemini-2.5-flash", **optional)["tools"]) == 1
     error = refused("gemini-2.5-flash", tools=[TOOL], **SEARCH)
     assert (type(error), error.param) == (UnsupportedParameter, "web_search_options")
     assert "before Gemini 3" in error.message

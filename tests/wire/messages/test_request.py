@@ -259,6 +259,10 @@ def test_tools_that_only_a_vendor_runs() -> None:
     ]
     made = chat(kind="gemini", tools=[SEARCH, function])
     assert made["web_search_options"] == {"optional": True}
+    choice = {"type": "tool", "name": "web_search"}
+    made = chat(kind="gemini", tools=[SEARCH, function], tool_choice=choice)
+    assert made == {"messages": [HI], "web_search_options": {}}
+    assert chat(kind="gemini", tools=[SEARCH], tool_choice={"type": "any"})["web_search_options"]
 
 
 @pytest.mark.parametrize(
