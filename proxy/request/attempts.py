@@ -47,6 +47,9 @@ from .waits import (
 
 # After the end of an answer its connection gets this long to become reusable.
 LINGER_S = 0.05
+# So many forms of a request one lease is used for: as it is, without what is ours, without
+# reasoning, or without both.
+MAX_FORMS = 4
 
 
 class Call(NamedTuple):
@@ -260,49 +263,58 @@ class Attempts:
     def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:
         """One attempt; raises UpstreamError, or CallerError for what this upstream cannot do.
 
-        On the same lease, a model whose quota is out is stood in for by its preview variants, and
-        a request is sent once more without the reasoning that was refused.
+        On the same lease, a request goes out in another form where something in it was refused
+        that may be left out, and a model whose quota is out is stood in for by preview variants.
         """
-        try:
-            return (yield from self._ask(lease, lease.model))
-        except (UpstreamRefusal, InvalidRequest) as error:
-            if is_about_reasoning(error) and (plain := self._request(lease, plain=True)):
-                self._close_reply()
-                return (yield from self._ask(lease, lease.model, plain))
-            if not isinstance(error, UpstreamRefusal):
-                raise
-            request = self._request(lease)
-            if request and (other := lease.client.second_form(request, error)):
-                self._close_reply()
-                return (yield from self._ask(lease, lease.model, other))
-            if error.status != 429 or not self._config.quota_exceeded.switch_preview_model:
-                raise
+        request = self._request(lease)
+        for _ in range(MAX_FORMS):
+            try:
+                return (yield from self._ask(lease, lease.model, request))
+            except (UpstreamRefusal, InvalidRequest) as error:
+                failure = error
+                again = self._again(lease, request, error)
+            if again is None:
+                break
+            request = again
+            self._close_reply()
+        is_quota = isinstance(failure, UpstreamRefusal) and failure.status == 429
+        if is_quota and self._config.quota_exceeded.switch_preview_model:
             for model in lease.client.substitutes(lease.model):
                 self._close_reply()
                 try:
-                    return (yield from self._ask(lease, model))
+                    return (yield from self._ask(lease, model, request))
                 except OutOfTime:
                     raise
                 except UpstreamError:
                     continue  # the first one says how long it lasts
-            raise
+        raise failure
 
-    def _request(self, lease: Lease, *, plain: bool = False) -> ChatRequest | None:
-        """What this client is sent; `plain`: without reasoning, if there is any in it."""
-        ask, client, prompt = self._call.ask, lease.client, self._prompts[self._at]
+    def _request(self, lease: Lease) -> ChatRequest:
+        """What this client is sent; raises InvalidRequest for what it cannot do."""
+        ask, client = self._call.ask, lease.client
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
             raise _cannot(client.label, ask)
-        make = ask.plain_request if plain else ask.request
-        return make(prompt, client.config.kind, natively=natively)
+        return ask.request(self._prompts[self._at], client.config.kind, natively=natively)
 
-    def _ask(
-        self, lease: Lease, model: str, request: ChatRequest | None = None
-    ) -> Pausing[Answer | Relayed]:
+    def _again(
+        self, lease: Lease, request: ChatRequest, error: UpstreamRefusal | InvalidRequest
+    ) -> ChatRequest | None:
+        """What to send once more after this refusal of it; None: nothing."""
+        ask, client = self._call.ask, lease.client
+        if isinstance(error, UpstreamRefusal):
+            other = client.second_form(request, error)
+            if other is not None:
+                return other
+        if not is_about_reasoning(error):
+            return None
+        prompt, natively = self._prompts[self._at], ask.speech in client.speaks
+        plain = ask.plain_request(prompt, client.config.kind, natively=natively)
+        return None if plain == request else plain
+
+    def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record, _ = self._call
         self._attempt.model = model
-        request = request or self._request(lease)
-        assert request is not None
         is_native, kind = request.speech == ask.speech, lease.client.config.kind
         self._reply = reply = lease.client.send(
             request,

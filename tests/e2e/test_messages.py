@@ -46,6 +46,9 @@ def gateway(upstream: Upstream) -> Iterator[Gateway]:
     clients = [one.client(upstream.origin, KEYS[one.kind], one.kind) for one in DIALECTS]
     clients.append(BY_KIND["claude"].client(upstream.origin, "key-both-claude", "both"))
     clients.append(BY_KIND["openai"].client(upstream.origin, "key-both-openai", "both"))
+    clients.append(BY_KIND["openai"].client(upstream.origin, "key-strict-openai", "strict"))
+    old = {"models": [{"name": "gemini-2.0-flash", "alias": "old"}]}
+    clients.append(BY_KIND["gemini"].client(upstream.origin, "key-old-gemini", "old", **old))
     settings = {"request-retry": 0, "streaming": {"commit-after-seconds": 1}}
     with Gateway(configuration(*clients, **settings), secrets=KEYS.values()) as running:
         yield running
@@ -429,6 +432,34 @@ def test_refused_effort_is_left_out(gateway: Gateway, upstream: Upstream) -> Non
     assert "reasoning_effort" not in last(upstream, "openai").json()
 
 
+def test_all_that_is_ours_may_be_refused(gateway: Gateway, upstream: Upstream) -> None:
+    """One thing after the other, within one attempt; the rest is the caller's."""
+    openai = BY_KIND["openai"]
+
+    def strict(received: Received) -> Reply:
+        for name in ("stream_options", "reasoning_effort"):
+            if name in received.json():
+                return openai.refused(422, f"Extra inputs are not permitted: {name}")
+        return openai.streamed(SAID)
+
+    upstream.reply("key-strict-openai", *[strict] * 9)
+    answer = gateway.call("POST", PATH, asked("strict", thinking=THINKING, stream=True))
+    assert (answer.status, answer.headers["x-proxy-attempts"]) == (200, "1")
+    assert len(upstream.received("key-strict-openai")) == 4
+
+
+def test_models_that_do_not_think_are_asked_all_the_same(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    """Of Gemini's it is known, and nothing refuses it."""
+    said = gemini.unary(gemini.joined(gemini.text_stream(["Hi"])))
+    upstream.reply("key-old-gemini", Reply([said]))
+    answer = gateway.call("POST", PATH, asked("old", thinking=THINKING))
+    assert answer.json()["content"] == [{"type": "text", "text": "Hi"}]
+    (got,) = upstream.received("key-old-gemini")
+    assert "thinkingConfig" not in got.json()["generationConfig"]
+
+
 @pytest.mark.parametrize("name", TRAFFIC)
 def test_what_programs_send(
     gateway: Gateway, upstream: Upstream, dialect: Dialect, name: str
@@ -618,7 +649,7 @@ def test_a_mixed_pool_counts_where_it_can(gateway: Gateway, upstream: Upstream) 
 
 def test_models_in_anthropics_shape(gateway: Gateway, sdk: anthropic.Anthropic) -> None:
     """For whoever names a version of its API; paging parameters are ignored."""
-    assert {model.id for model in sdk.models.list(limit=1)} == {*KEYS, "both"}
+    assert {model.id for model in sdk.models.list(limit=1)} == {*KEYS, "both", "strict", "old"}
     model = sdk.models.retrieve("gemini")
     assert (model.type, model.id, model.display_name) == ("model", "gemini", "gemini")
     with pytest.raises(anthropic.NotFoundError) as caught:

@@ -148,7 +148,7 @@ class MessagesRequest:
             made |= _reasoning(asked, kind)
         made |= _parameters(asked)
         if self._stream:
-            made["stream"] = True  # the client asks for its usage
+            made |= {"stream": True, "stream_options": {"include_usage": True}}
         self.dropped = [*dict.fromkeys([*self.dropped, *dropped])]
         names = {tool.name for tool in asked.tools or ()}
         names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}

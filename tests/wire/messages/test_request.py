@@ -82,7 +82,8 @@ def test_all_that_chat_can_say() -> None:
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": {"type": "object"}},
         },
-        "stream": True,  # the client asks for its usage
+        "stream": True,
+        "stream_options": {"include_usage": True},
     }
 
 
