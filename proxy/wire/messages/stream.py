@@ -83,6 +83,9 @@ class _Use:
 
     @property
     def is_whole(self) -> bool:
+        # Only where it looks like it, as it is asked for each chunk that has to wait.
+        if self.pieces and not self.pieces[-1].rstrip().endswith("}"):
+            return False
         with suppress(ValueError, RecursionError):
             msgspec.json.decode("".join(self.pieces) or "{}")
             return True
