@@ -41,6 +41,22 @@ def _m(name: str, path: str, old: str, new: str, *tests: str) -> Mutant:
 
 
 MUTANTS = [
+    # Anthropic's Messages API
+    _m("a vendor's signature goes to another", "wire/messages/request.py",
+       "found is None or found.kind != self._kind or self._plain", "found is None or self._plain",
+       "wire/messages/test_request.py::test_thoughts_go_back_to_their_kind_alone"),
+    _m("containers reach Claude", "wire/messages/native.py",
+       "if _MARK in body else body", "if False else body",
+       "wire/messages/test_native.py::test_containers_are_left_out"),
+    _m("an early error ends a native stream", "wire/native.py",
+       "self._held: list[bytes] | None = []", "self._held: list[bytes] | None = None",
+       "wire/claude/test_native.py::test_nothing_passes_before_the_answer_begins"),
+    _m("half a native stream looks whole", "wire/claude/native.py",
+       "if not self._has_stopped:", "if False:",
+       "wire/claude/test_native.py::test_what_is_cut_off_is_not_whole"),
+    _m("calls interleave", "wire/messages/stream.py",
+       "if not self._turn.is_whole:", "if False:",
+       "wire/messages/test_stream.py::test_parallel_calls_are_put_in_order"),
     # The pool
     _m("a permit never comes back", "pool/pool.py",
        "del lock.leases[lease.number]", "pass",
@@ -117,8 +133,11 @@ MUTANTS = [
        'exchange.dialect = endpoints.dialect_at(f"/{rest}")', "pass",
        "dialects/test_third_dialect.py", "-k", "own_shape"),
     _m("chat for another dialect passes for its own", "request/attempts.py",
-       "writer.begin(self._at, is_native=False)", "writer.begin(self._at, is_native=True)",
-       "e2e/test_completions.py"),
+       "chunks, is_native = ask.streamed(answer)",
+       "(chunks, _), is_native = ask.streamed(answer), True", "e2e/test_completions.py"),
+    _m("refused reasoning ends the request", "request/attempts.py",
+       "return None if plain == request else plain", "return None",
+       "dialects/test_third_dialect.py::test_refused_reasoning_is_left_out"),
     _m("a failed call has no end in its record", "gateway.py",
        "record.end = known.code or str(known.status)", "pass",
        "test_gateway.py", "-k", "in_the_record"),
