@@ -79,6 +79,50 @@ def text_ask(model: str, nonce: str, stream: bool) -> Json:
     return {"model": model, "prompt": nonce, "stream": stream}
 
 
+def messages_ask(model: str, nonce: str, stream: bool) -> Json:
+    return {**chat_ask(model, nonce, stream), "max_tokens": 4096}
+
+
+def messages_stream(events: list[Json | str]) -> Heard:
+    text, is_whole, error = "", False, ""
+    for event in _named(events):
+        assert not is_whole, "something comes behind the end"
+        if event["type"] == "content_block_delta":
+            text += event["delta"].get("text", "")
+        is_whole = event["type"] == "message_stop"
+        if event["type"] == "error":
+            error = event["error"]["type"]
+    return Heard(text, is_whole, error)
+
+
+def responses_ask(model: str, nonce: str, stream: bool) -> Json:
+    return {"model": model, "input": nonce, "stream": stream}
+
+
+def responses_stream(events: list[Json | str]) -> Heard:
+    text, is_whole, error = "", False, ""
+    for event in _named(events):
+        assert not is_whole, "something comes behind the end"
+        if event["type"] == "response.output_text.delta":
+            text += event["delta"]
+        is_whole = event["type"] == "response.completed"
+        if is_whole:
+            assert _text_of(event["response"]) == text
+        if event["type"] in ("response.failed", "error"):
+            error = event["type"]
+    return Heard(text, is_whole, error)
+
+
+def _named(events: list[Json | str]) -> list[Json]:
+    assert not any(isinstance(event, str) for event in events), events[-1]
+    return [event for event in events if isinstance(event, dict)]
+
+
+def _text_of(response: Json) -> str:
+    parts = [part for item in response["output"] for part in item.get("content") or ()]
+    return "".join(part["text"] for part in parts)
+
+
 CHAT = Speech(
     "/v1/chat/completions",
     chat_ask,
@@ -88,7 +132,14 @@ CHAT = Speech(
 COMPLETIONS = Speech(
     "/v1/completions", text_ask, lambda answer: str(answer["choices"][0]["text"]), chat_stream
 )
-SPEECHES = (CHAT, COMPLETIONS)
+MESSAGES = Speech(
+    "/v1/messages",
+    messages_ask,
+    lambda answer: "".join(block.get("text", "") for block in answer["content"]),
+    messages_stream,
+)
+RESPONSES = Speech("/v1/responses", responses_ask, _text_of, responses_stream)
+SPEECHES = (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
 
 
 class Callers:
@@ -178,7 +229,7 @@ class Callers:
             assert response.status in STATUSES, (response.status, told)
             assert told["message"], told
             assert told["type"], told
-            return "refused", response.status, str(told["code"])
+            return "refused", response.status, str(told.get("code"))
         if not stream:
             said = speech.whole(json.loads(response.read()))
             assert said == expected, f"{nonce} was answered by {said[:200]!r}"

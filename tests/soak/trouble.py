@@ -207,6 +207,7 @@ def make_config(
                 {"name": one[10:20], "key": one, "max-concurrency": chance.choice([0, 30])}
                 for one in sorted(callers)
             ],
+            "quota-exceeded": {"switch-preview-model": False},  # an attempt is one request
             "request-retry": chance.randrange(2, 6),
             "request-timeout": 12,
             "idle-timeout": 3,
