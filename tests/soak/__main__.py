@@ -1,6 +1,6 @@
 """`make soak`: the gateway under everything at once; status 1 if anything went wrong.
 
-python -m tests.soak [--seconds 600] [--seed N] [--workers 2]
+python -m tests.soak [--seconds 600] [--seed N] [--workers 2] [--callers 40]
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--callers", type=int, default=40)
     options = parser.parse_args()
     print(f"soak of {options.seconds:g} s, seed {options.seed}", flush=True)
-    soak = Soak(options.seconds, options.seed, workers=options.workers)
+    soak = Soak(options.seconds, options.seed, workers=options.workers, callers=options.callers)
     soak.run()
     print(json.dumps(soak.figures, indent=2))
     for problem in soak.problems[:50]:

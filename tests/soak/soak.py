@@ -28,7 +28,6 @@ from tests.soak.trouble import (
 )
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment
 
-CALLERS = 40
 SAMPLE_S = 2.0
 
 # What a worker's memory may grow by from the second quarter of the time to the last, MB.
@@ -45,13 +44,20 @@ class Soak:
     """One run. `problems` has a line for each thing that must not be."""
 
     def __init__(
-        self, seconds: float, seed: int, *, workers: int = 2, env: Mapping[str, str] | None = None
+        self,
+        seconds: float,
+        seed: int,
+        *,
+        workers: int = 2,
+        callers: int = 40,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.problems: list[str] = []
         self.figures: dict[str, Any] = {}
         self._seconds = seconds
         self._seed = seed
         self._workers = workers
+        self._callers = callers
         self._env = env or {}
 
     def run(self) -> None:
@@ -83,7 +89,7 @@ class Soak:
     def _run(self, gateway: Gateway, path: Path, accounts: Accounts, place: str) -> None:
         descriptors = max(map(_descriptors, gateway.workers()))
         trouble = Trouble(gateway, path, accounts, workers=self._workers, seed=self._seed)
-        callers = Callers(gateway.port, self._seed, trouble.pick, CALLERS)
+        callers = Callers(gateway.port, self._seed, trouble.pick, self._callers)
         memory: list[float] = []
         until = time.monotonic() + self._seconds
         trouble.start()
