@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .config import Caller
-from .dialects.python import PythonAsk, from_json, to_json
+from .dialects.python import ChunkWriter, PythonAsk, from_json, to_json
 from .errors import CallerGone, ProxyError
 from .gateway import ANYONE, Gateway
 from .net import shortage
@@ -62,7 +62,7 @@ class Calls(ABC):
         """
         body = _body(model, messages, parameters)
         call = _Call(self.gateway, self._host(), "proxy.chat", body, caller, timeout)
-        found = call.serve(lambda _: CallerConnection(None))
+        _, found = call.serve(lambda _: CallerConnection(None))
         assert isinstance(found, bytes)
         return from_json(found)
 
@@ -98,91 +98,73 @@ def _body(
     return to_json({"model": model, "messages": messages, **parameters, **stream})
 
 
-class _Call:
+class _Call(NamedTuple):
     """One call, as an HTTP exchange is one."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        host: object,
-        endpoint: str,
-        body: bytes,
-        caller: Caller | str | None,
-        timeout_s: float | None,
-    ) -> None:
-        self.ask: PythonAsk
-        self._gateway = gateway
-        self._host = host
-        self._endpoint = endpoint
-        self._body = body
-        self._caller = caller
-        self._timeout_s = timeout_s
+    gateway: Gateway
+    host: object
+    endpoint: str
+    body: bytes
+    caller: Caller | str | None
+    timeout_s: float | None
 
-    def serve(self, connect: Callable[[ExitStack], CallerConnection]) -> bytes | StreamBody:
-        """The whole answer, or a stream's body; raises ProxyError.
+    def serve(
+        self, connect: Callable[[ExitStack], CallerConnection]
+    ) -> tuple[PythonAsk, bytes | StreamBody]:
+        """What was asked, and the whole answer or a stream's body; raises ProxyError.
 
         `connect` makes what tells that the caller has hung up, and lasts as long as the call.
         """
-        gateway = self._gateway
+        gateway = self.gateway
         record = Record(
             f"req_{os.urandom(16).hex()}",
-            endpoint=self._endpoint,
+            endpoint=self.endpoint,
             arrived=gateway.arrival(),
             mask=gateway.config.secrets.mask,
-            host=self._host,
-            bytes_in=len(self._body),
+            host=self.host,
+            bytes_in=len(self.body),
         )
         log = gateway.generation.request_log
         transcript = None if log is None else Transcript(log, record, {})
         try:
             with ExitStack() as held:
                 if transcript is not None:
-                    transcript.body = self._body
+                    transcript.body = self.body
                     held.callback(transcript.end)
                 gateway.keep(record, held)
                 caller = self._who()
                 gateway.admit(caller, record, held)
                 connection = connect(held)
-                self.ask = PythonAsk(self._body, {"x-request-id": record.request_id})
-                found = gateway.serve(
-                    self.ask,
+                ask = PythonAsk(self.body, {"x-request-id": record.request_id})
+                found, _ = gateway.serve(
+                    ask,
                     caller,
                     connection,
                     record=record,
                     held=held,
                     transcript=transcript,
-                    timeout_s=self._timeout_s,
-                ).body
+                    timeout_s=self.timeout_s,
+                )
         except (ProxyError, *shortage.SIGNS) as fault:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
-            if known is None:
-                raise
-            if transcript is not None:
+            if known is not None and transcript is not None:
                 transcript.answer(known.status, [], error_body(known))
-            if known is fault:
+            if known is None or known is fault:
                 raise
             raise known from fault
         if transcript is not None:
-            if isinstance(found, bytes):
-                transcript.answer(200, [], found)
-            else:
-                transcript.answer(200, [])
+            transcript.answer(200, [], found if isinstance(found, bytes) else None)
+            if not isinstance(found, bytes):
                 found.tap = transcript.write
-        return found
-
-    def warn_of_loss(self) -> None:
-        """Warn that its stream was collected."""
-        what = f"a stream of {self.ask.model!r} was neither closed nor read to its end"
-        warnings.warn(what, ResourceWarning, stacklevel=2)
+        return ask, found
 
     def _who(self) -> Caller:
-        caller = self._caller
-        if isinstance(caller, Caller):
-            return caller
-        if not caller:
+        if isinstance(self.caller, Caller):
+            return self.caller
+        if not self.caller:
             return ANYONE
-        known = (one for one in self._gateway.config.callers if one.name == caller)
-        return next(known, None) or Caller(caller)
+        known = (one for one in self.gateway.config.callers if one.name == self.caller)
+        return next(known, None) or Caller(self.caller)
 
 
 class Stream(Iterator[dict[str, Any]]):
@@ -194,6 +176,7 @@ class Stream(Iterator[dict[str, Any]]):
     def __init__(self, call: _Call) -> None:
         self._call = call
         self._body: StreamBody | None = None  # once it is open
+        self._written: ChunkWriter  # by the body
         self._is_over = False
         self._is_closed = False
         # Whoever pops it may use the body.
@@ -223,7 +206,7 @@ class Stream(Iterator[dict[str, Any]]):
 
     def __del__(self) -> None:
         if self._body is not None and not (self._is_over or self._is_closed):
-            LOST.note(self._call.warn_of_loss)  # the body notes the rest
+            LOST.note(_warn_of_loss)  # the body notes the rest
         for line in self._line:
             line.close()
 
@@ -260,11 +243,11 @@ class Stream(Iterator[dict[str, Any]]):
         if self._body is not None:
             return self._body
         self._is_over = True  # unless it opens
-        found = self._call.serve(self._connect)
-        assert isinstance(found, StreamBody)
-        self._body = found
+        ask, body = self._call.serve(self._connect)
+        assert isinstance(body, StreamBody)
+        self._written, self._body = ask.made, body
         self._is_over = False
-        return found
+        return body
 
     def _connect(self, held: ExitStack) -> CallerConnection:
         ours, line = socket.socketpair()
@@ -280,7 +263,7 @@ class Stream(Iterator[dict[str, Any]]):
         if self._is_closed:
             raise _closed()
         body = self._open()
-        written = self._call.ask.made
+        written = self._written
         while not written.chunks:
             try:
                 next(body)
@@ -294,6 +277,10 @@ class Stream(Iterator[dict[str, Any]]):
             except ConnectionResetError as error:  # how a body says that nobody listens
                 raise _closed() from error
         return from_json(written.chunks.popleft())
+
+
+def _warn_of_loss() -> None:
+    warnings.warn("a stream was neither closed nor read to its end", ResourceWarning, stacklevel=2)
 
 
 def _closed() -> CallerGone:

@@ -1,7 +1,8 @@
 """`Call`: the record of a request as plain data, for the application that the gateway is part of.
 
-Receivers of the signals get it. It is immutable and holds no key, nor what the caller or a model
-said. `dataclasses.asdict` makes JSON of it. Fields may be added, and are not taken away.
+Receivers of the signals get it. It is immutable and holds no key; of what the caller or a model
+said, no more than an upstream's message quotes. `dataclasses.asdict` makes JSON of it. Fields may
+be added, and are not taken away.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Protocol
 
 from ..errors import ProxyError
@@ -200,21 +200,9 @@ class Record:
         if self.ended is not None:
             line += f" ms={(self.ended - self.arrived) * 1000:.0f}"
         line += f" in={self.bytes_in} out={self.bytes_out}"
-        if (usage := self.usage) is not None:
-            if usage.prompt_tokens is not None:
-                line += f" prompt_tokens={usage.prompt_tokens}"
-            if usage.completion_tokens is not None:
-                line += f" completion_tokens={usage.completion_tokens}"
-            if usage.cached_tokens:
-                line += f" cached_tokens={usage.cached_tokens}"
-            if usage.cache_write_tokens:
-                line += f" cache_write_tokens={usage.cache_write_tokens}"
-            if usage.reasoning_tokens:
-                line += f" reasoning_tokens={usage.reasoning_tokens}"
-            if usage.partial:
-                line += " partial=1"
-        if self.dropped:
-            line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
+        if self.usage is not None:
+            told = [(one.name, getattr(self.usage, one.name)) for one in fields(self.usage)]
+            line += "".join([f" {name}={int(count)}" for name, count in told if count])
         return line
 
 
