@@ -321,7 +321,7 @@ MUTANTS = [
        "(place[0], place[1] or default) == (asked[0], asked[1] or default)", "place[0] == asked[0]",
        "api/test_access.py", "-k", "open_to_everybody"),
     _m("a secret that an upstream quotes is shown", "request/failures.py",
-       "        error.hide(self._config.secrets)\n        lease.report", "        lease.report",
+       "        error.hide(self._config.secrets)\n        report(lease", "        report(lease",
        "security/test_secrets.py", "-k", "quotes"),
     _m("credentials in headers are no secrets", "config/secrets.py",
        "found.update(_in_header(name, value))", "pass",
