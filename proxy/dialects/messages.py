@@ -17,7 +17,7 @@ from ..wire.lenient_json import decode_any
 from ..wire.messages import native
 from ..wire.messages.answer import Asked, events_of
 from ..wire.messages.errors import error_body, error_event
-from ..wire.messages.request import MessagesRequest
+from ..wire.messages.request import Made, MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
 from ..wire.sse import encode_named, named
 from .base import Answer, Ask, Dialect, Prompt, Writer
@@ -43,7 +43,7 @@ class MessagesAsk(Ask):
         self._text = outer.text
         self._body = body
         self._query = query
-        self._hubs: dict[tuple[str, bool], ChatRequest] = {}  # by kind of client, and plainness
+        self._hubs: dict[tuple[str, bool], Made] = {}  # by kind of client, and plainness
 
     @property
     def native_headers(self) -> Mapping[str, str]:
@@ -55,10 +55,6 @@ class MessagesAsk(Ask):
         return MessagesRequest(
             self._text, model=self.model, stream=self.stream, fields=self._fields
         )
-
-    @property
-    def dropped(self) -> Sequence[str]:  # type: ignore[override]
-        return self.request_read.dropped
 
     def prompts(self, *, natively: bool) -> Sequence[MessagesAsk]:
         return (self,)
@@ -78,7 +74,8 @@ class MessagesAsk(Ask):
         found = self._hubs.get((kind, plain))
         if found is None:
             found = self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
-        return found
+        self.dropped = found.dropped
+        return found.request
 
     def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
         return self.native if natively else self._hub(kind)

@@ -430,6 +430,7 @@ def test_refused_effort_is_left_out(gateway: Gateway, upstream: Upstream) -> Non
     answer = gateway.call("POST", PATH, asked("openai", thinking=THINKING))
     assert (answer.status, answer.headers["x-proxy-attempts"]) == (200, "1")
     assert "reasoning_effort" not in last(upstream, "openai").json()
+    assert answer.headers["x-proxy-dropped"] == "thinking"
 
 
 def test_all_that_is_ours_may_be_refused(gateway: Gateway, upstream: Upstream) -> None:

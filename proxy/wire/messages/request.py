@@ -94,6 +94,13 @@ class Thoughts(NamedTuple):
     shown: bool
 
 
+class Made(NamedTuple):
+    """A chat request, and what of the caller's it leaves out."""
+
+    request: ChatRequest
+    dropped: list[str]
+
+
 class MessagesRequest:
     """A Messages request, read. `stops`: its stop sequences."""
 
@@ -107,7 +114,7 @@ class MessagesRequest:
             raise InvalidRequest(f"{param or 'body'}: {problem}", param=param) from error
         self._model = model
         self._stream = stream
-        self.dropped = sorted(
+        self._unknown = sorted(
             name for name in fields.keys() - _KNOWN if fields[name] != Raw(b"null")
         )
         self.stops = self._asked.stop_sequences or []
@@ -125,7 +132,7 @@ class MessagesRequest:
             or any(block.type in THINKING for turn in asked.messages for block in turn.blocks)
         )
 
-    def to_chat(self, kind: str, *, plain: bool = False) -> ChatRequest:
+    def to_chat(self, kind: str, *, plain: bool = False) -> Made:
         """The chat request for a kind of client; `plain`: without reasoning.
 
         Raises InvalidRequest, UnsupportedParameter.
@@ -135,13 +142,13 @@ class MessagesRequest:
         except RecursionError as error:
             raise too_deep() from error
 
-    def _to_chat(self, kind: str, plain: bool) -> ChatRequest:
+    def _to_chat(self, kind: str, plain: bool) -> Made:
         asked = self._asked
         if asked.mcp_servers:
             raise UnsupportedParameter(
                 "mcp_servers: no client for this model can call them", param="mcp_servers"
             )
-        dropped: list[str] = []
+        dropped = [*self._unknown, *(["thinking"] if plain else [])]
         made: Json = {"model": self._model, "messages": _Messages(kind, plain).of(asked)}
         made |= tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped)
         if not plain:
@@ -149,16 +156,16 @@ class MessagesRequest:
         made |= _parameters(asked)
         if self._stream:
             made |= {"stream": True, "stream_options": {"include_usage": True}}
-        self.dropped = [*dict.fromkeys([*self.dropped, *dropped])]
         names = {tool.name for tool in asked.tools or ()}
         names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}
-        return ChatRequest(
+        request = ChatRequest(
             encode(made),
             self._model,
             self._stream,
             {} if are_plain(names) else {name: plain_name(name) for name in names},
             is_made=True,
         )
+        return Made(request, [*dict.fromkeys(dropped)])
 
 
 def _parameters(asked: _Request) -> Json:

@@ -25,7 +25,7 @@ def read(*messages: Json, stream: bool = False, **more: Any) -> MessagesRequest:
 
 def chat(*messages: Json, kind: str = "openai", plain: bool = False, **more: Any) -> Json:
     """The chat request's members but for the model."""
-    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain).body)
+    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain).request.body)
     assert made.pop("model") == "m"
     return made
 
@@ -254,9 +254,13 @@ def test_tools_that_only_a_vendor_runs() -> None:
     """Are left out and named; Gemini searches by itself, where it can beside functions."""
     function = {"name": "f", "input_schema": {"type": "object"}}
     asked = read(tools=[SEARCH, COMPUTER, function, {"type": "new_thing"}], context_management={})
-    assert json.loads(asked.to_chat("openai").body).keys() == {"model", "messages", "tools"}
-    assert asked.dropped == [
+    request, dropped = asked.to_chat("openai")
+    assert json.loads(request.body).keys() == {"model", "messages", "tools"}
+    assert dropped == [
         *("context_management", "web_search_20250305", "computer_20250124", "new_thing")
+    ]
+    assert asked.to_chat("gemini", plain=True).dropped == [
+        *("context_management", "thinking", "computer_20250124", "new_thing")
     ]
     made = chat(kind="gemini", tools=[SEARCH, function])
     assert made["web_search_options"] == {"optional": True}
@@ -313,14 +317,14 @@ def test_names_and_users_that_openai_does_not_take() -> None:
     """Are changed: names come back, users are told apart."""
     long = "x" * 100
     made = read(turn("user", text("x")), tools=[{"name": long}], metadata={"user_id": "u" * 65})
-    request = made.to_chat("openai")
+    request = made.to_chat("openai").request
     assert request.names[long] != long
     assert len(json.loads(request.body)["user"]) == 64
-    assert read(tools=[{"name": "f"}]).to_chat("openai").names == {}
+    assert read(tools=[{"name": "f"}]).to_chat("openai").request.names == {}
 
 
 def test_lone_surrogates_survive() -> None:
     """As escapes, in texts and in calls."""
     body = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}'
-    made = MessagesRequest(body, model="m", stream=False, fields={}).to_chat("openai")
+    made = MessagesRequest(body, model="m", stream=False, fields={}).to_chat("openai").request
     assert b'"content":"\\ud83d"' in made.body
