@@ -22,7 +22,8 @@ from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
-_SEE_RESULTS: Final = ("claude", "gemini")  # kinds of clients that take media in results
+# Kinds of clients that take media in results, and those that take files by URL.
+_SEE_RESULTS = _FETCH_FILES = ("claude", "gemini")
 _SYSTEM: Final = ("system", "developer")  # chat look-alikes know the first alone
 
 # What a tool of the vendor's says of its work: the members of its item, and those within them.
@@ -59,6 +60,7 @@ class Conversation:
 
     def __init__(self, tools: Tools, kind: str, thoughts: Thoughts) -> None:
         self.dropped: dict[str, None] = {}
+        self.updates: dict[str, Json] = {}  # of parameters, on the way
         self._tools = tools
         self._kind = kind
         self._thoughts = thoughts
@@ -115,6 +117,10 @@ class Conversation:
             self._call(item, kind, path)
         elif kind in _RESULTS:
             self._result(item, path)
+        elif kind == "configuration_update":
+            for name, value in item.items():
+                if isinstance(value, dict):
+                    self.updates.setdefault(name, {}).update(value)
         elif kind in ("tool_search_output", "additional_tools"):
             self._tools.add(item.get("tools"), f"{path}.tools")
         elif kind == "item_reference":
@@ -149,7 +155,7 @@ class Conversation:
         if item.get("phase"):
             self.dropped["phase"] = None
         content = item.get("content")
-        parts = [] if content is None else _parts(content, f"{path}.content")
+        parts = [] if content is None else self._parts(content, f"{path}.content")
         if role == "assistant":
             self._said(parts)
         elif role in _SYSTEM:
@@ -163,6 +169,19 @@ class Conversation:
                 f"{path}.role: expected user, assistant, system or developer, got {role!r:.80}",
                 param=f"{path}.role",
             )
+
+    def _parts(self, content: Any, path: str) -> list[Json]:
+        """A content as parts of chat; raises InvalidRequest, UnsupportedParameter."""
+        if isinstance(content, str):
+            return [_text(content)]
+        if not _is_content(content):
+            raise InvalidRequest(f"{path}: expected a string or an array of parts", param=path)
+        for at, part in enumerate(content):
+            if part.get("file_url") and self._kind not in _FETCH_FILES:
+                at_url = f"{path}[{at}].file_url"
+                said = f"{at_url}: no client of this model fetches files; send `file_data`"
+                raise UnsupportedParameter(said, param=at_url)
+        return [_part(part, f"{path}[{at}]") for at, part in enumerate(content)]
 
     def _said(self, parts: list[Json]) -> None:
         """What the assistant said."""
@@ -219,7 +238,7 @@ class Conversation:
         content: Any = output
         if not isinstance(output, str):
             if _is_content(output):
-                parts = _parts(output, f"{path}.output")
+                parts = self._parts(output, f"{path}.output")
                 content = _joined(parts, "\n")
             else:
                 content = "\n".join(_told(item))
@@ -257,15 +276,6 @@ def _is_content(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(part, dict) and isinstance(part.get("type"), str) for part in value
     )
-
-
-def _parts(content: Any, path: str) -> list[Json]:
-    """A content as parts of chat; raises InvalidRequest, UnsupportedParameter."""
-    if isinstance(content, str):
-        return [_text(content)]
-    if not _is_content(content):
-        raise InvalidRequest(f"{path}: expected a string or an array of parts", param=path)
-    return [_part(part, f"{path}[{at}]") for at, part in enumerate(content)]
 
 
 def _text(text: str) -> Json:

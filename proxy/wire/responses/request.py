@@ -32,6 +32,8 @@ _KNOWN |= {*_AS_THEY_ARE, "previous_response_id", "conversation", "background", 
 # Where an answer depends on what only its vendor keeps.
 KEPT: Final = ("previous_response_id", "conversation", "background", "prompt")
 
+_UPDATED: Final = ("reasoning", "text")  # what items may change
+
 _NOTHING: Final = (b"null", b"false")
 _LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -106,8 +108,10 @@ def _translated(body: bytes, kind: str, *, model: str, stream: bool, reasons: bo
     most = read("max_output_tokens", int)
     if most is not None:
         chat["max_tokens"] = most
-    chat |= _reasoning(read("reasoning", dict) or {}, dropped, reasons=reasons)
-    chat |= _text(read("text", dict) or {})
+    reasoning, text = (
+        {**(read(name, dict) or {}), **talk.updates.get(name, {})} for name in _UPDATED
+    )
+    chat |= _reasoning(reasoning, dropped, reasons=reasons) | _text(text)
     if _LOGPROBS in (read("include", list) or ()) or read("top_logprobs", int):
         chat["logprobs"] = True
         chat["top_logprobs"] = read("top_logprobs", int) or 0

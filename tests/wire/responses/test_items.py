@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import InvalidRequest
+from proxy.errors import InvalidRequest, UnsupportedParameter
 from proxy.wire.stand_ins import NOT_RUN
 from tests.wire.responses.test_request import KINDS, chat, taken, translated
 
@@ -89,7 +89,6 @@ def test_parts_of_the_user_stay_parts() -> None:
             "filename": "a.pdf",
             "file_data": "data:application/pdf;base64,JVBERi0=",
         },
-        {"type": "input_file", "file_url": "https://a.example/b.pdf"},
         {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
     ]
     (made,) = messages({"role": "user", "content": parts})
@@ -100,9 +99,23 @@ def test_parts_of_the_user_stay_parts() -> None:
             "type": "file",
             "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a.pdf"},
         },
-        {"type": "file", "file": {"file_data": "https://a.example/b.pdf"}},
         {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_by_url_is_for_those_who_fetch_it(kind: str) -> None:
+    """OpenAI's chat has no place for one, so that another client is asked, or nobody."""
+    part = {"type": "input_file", "file_url": "https://a.example/b.pdf"}
+    asked = {"input": [{"role": "user", "content": [part]}]}
+    if kind == "openai":
+        with pytest.raises(UnsupportedParameter) as refused:
+            translated(asked, kind)
+        assert refused.value.param == "input[0].content[0].file_url"
+    else:
+        assert "https://a.example/b.pdf" in json.dumps(
+            taken(translated(asked, kind).request.body, kind)
+        )
 
 
 def test_assistant_said_text_or_refused() -> None:

@@ -53,6 +53,20 @@ def test_requests_of_real_programs_are_taken(program: str, kind: str) -> None:
         taken(translated(body, kind).request.body, kind)
 
 
+def test_configuration_may_change_on_the_way() -> None:
+    """What the last item of that kind says counts."""
+    said = {"role": "user", "content": "Hi"}
+    updates: list[Json] = [
+        {"type": "configuration_update", "reasoning": {"effort": effort}}
+        for effort in ("low", "high")
+    ]
+    updates.append({"type": "configuration_update", "text": {"format": {"type": "json_object"}}})
+    made = chat(input=[said, *updates], reasoning={"effort": "none"}, text={"verbosity": "low"})
+    assert (made["reasoning_effort"], made["verbosity"]) == ("high", "low")
+    assert made["response_format"] == {"type": "json_object"}
+    assert made["messages"] == [said]
+
+
 def test_string_is_what_the_user_says() -> None:
     """Instructions come first, as the system's."""
     made = chat(instructions="Be brief.")
