@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.callers.environments import Package, installed
 from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import Received, Reply, Upstream
+from tests.support.upstream import CUT, RESET, Received, Reply, Upstream, raw
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -41,7 +42,12 @@ def upstream() -> Iterator[Upstream]:
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     """A permit for each client: the program asks several things at once."""
     clients = [one.client(upstream.origin, f"key-{one.kind}", one.kind) for one in ALL]
-    with Gateway(configuration(*clients, **{"api-keys": [KEY]})) as running:
+    clients += [
+        DIALECTS[0].client(upstream.origin, f"key-{fault}", fault)
+        for fault in ("reset", "cut", "429", "500")
+    ]
+    settings = {"api-keys": [KEY], "request-retry": 0, "max-retry-interval": 0}
+    with Gateway(configuration(*clients, **settings)) as running:
         yield running
 
 
@@ -66,17 +72,39 @@ def test_codex_runs_a_command(
     gateway: Gateway, upstream: Upstream, dialect: Dialect, tmp_path: Path
 ) -> None:
     """Its output comes back in the next request, and the last word out of the program."""
-    home = installed(CODEX)
     upstream.always(f"key-{dialect.kind}", scripted(dialect))
-    (tmp_path / ".codex").mkdir()
-    (tmp_path / "work").mkdir()
+    check_run(gateway, dialect.kind, tmp_path, request_max_retries=0, stream_max_retries=0)
+    asked = [dialect.read(one) for one in upstream.received(f"key-{dialect.kind}")]
+    assert any(f"{MARK}\\n" in json.dumps(one) for one in asked)
+
+
+@pytest.mark.parametrize("fault", ["reset", "cut", "429", "500"])
+def test_codex_recovers(gateway: Gateway, upstream: Upstream, tmp_path: Path, fault: str) -> None:
+    """By its own retries, as it does before a vendor; the gateway makes none here."""
+    dialect, key = DIALECTS[0], f"key-{fault}"
+    whole = dialect.streamed(Said("I will look."))
+    broken = {
+        "reset": raw(RESET),
+        "cut": replace(whole, body=[*whole.body[:3], CUT]),
+        "429": dialect.refused(429, "Slow down.", **{"Retry-After": "1"}),
+        "500": dialect.refused(500, "All is lost."),
+    }
+    upstream.reply(key, broken[fault])
+    upstream.always(key, scripted(dialect))
+    check_run(gateway, fault, tmp_path)
+
+
+def check_run(gateway: Gateway, model: str, folder: Path, **more: int) -> None:
+    """A run of the program in this folder: it does what it is asked to, and ends well."""
+    home = installed(CODEX)
+    (folder / ".codex").mkdir()
+    (folder / "work").mkdir()
     provider = {
         "name": "gw",
         "base_url": f"{gateway.url}/v1",
         "env_key": "GW_KEY",
         "wire_api": "responses",
-        "request_max_retries": 0,
-        "stream_max_retries": 0,
+        **more,
     }
     options = ['model_provider="gw"']
     options += [
@@ -86,13 +114,13 @@ def test_codex_runs_a_command(
         [
             str(home / "node_modules/.bin/codex"),
             *["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"],
-            *["--json", "-C", str(tmp_path / "work"), "-m", dialect.kind],
+            *["--json", "-C", str(folder / "work"), "-m", model],
             *[word for option in options for word in ("-c", option)],
             f"Run the shell command {COMMAND!r} and tell me when it is done.",
         ],
         env=environment(
-            HOME=str(tmp_path),
-            CODEX_HOME=str(tmp_path / ".codex"),
+            HOME=str(folder),
+            CODEX_HOME=str(folder / ".codex"),
             GW_KEY=KEY,
             HTTPS_PROXY="http://127.0.0.1:9",
         ),
@@ -104,6 +132,4 @@ def test_codex_runs_a_command(
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert LAST_WORD in done.stdout
-    assert (tmp_path / "work" / "proof.txt").read_text() == f"{MARK}\n"
-    asked = [dialect.read(one) for one in upstream.received(f"key-{dialect.kind}")]
-    assert any(f"{MARK}\\n" in json.dumps(one) for one in asked)
+    assert (folder / "work" / "proof.txt").read_text() == f"{MARK}\n"
