@@ -39,8 +39,9 @@ class GeminiClient(RemoteClient):
         chat = call_ids.strip(request.body, [call_ids.THINKING])
         body = to_request(chat, model=model, stream=request.stream)
         if request.speech == wire.HUB_COUNT:
-            return count.path(model), count.to_request(body, model=model)
-        return path(model, stream=request.stream), body
+            return path(model, "countTokens"), count.to_request(body, model=model)
+        method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        return path(model, method), body
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech == wire.HUB_COUNT:

@@ -5,13 +5,11 @@ With a whole request in `generateContentRequest` the system instruction and the 
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 import msgspec
 
 from ...errors import UpstreamInvalid
-from . import request
 from .errors import read_status
+from .request import resource
 
 
 class _Count(msgspec.Struct, rename="camel"):
@@ -22,16 +20,10 @@ class _Count(msgspec.Struct, rename="camel"):
 _decode = msgspec.json.Decoder(_Count).decode
 
 
-def path(model: str) -> str:
-    """Path below the base URL."""
-    return f"{request.path(model, stream=False).rpartition(':')[0]}:countTokens"
-
-
 def to_request(body: bytes, *, model: str) -> bytes:
     """The body, of a generateContent request's."""
-    folder, _, name = request.path(model, stream=False).rpartition(":")[0].rpartition("/")
-    resource = f"{folder.rpartition('/')[2]}/{unquote(name)}"
-    return b'{"generateContentRequest":{"model":%b,%b}' % (msgspec.json.encode(resource), body[1:])
+    named = msgspec.json.encode(resource(model))
+    return b'{"generateContentRequest":{"model":%b,%b}' % (named, body[1:])
 
 
 def to_hub(body: bytes) -> bytes:

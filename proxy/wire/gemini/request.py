@@ -91,13 +91,16 @@ _NO_TIER: Final = ("auto", "on_demand")  # the second is Groq's
 _TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
 
 
-def path(model: str, *, stream: bool) -> str:
+def resource(model: str) -> str:
+    """The model with the folder that Google has it in."""
+    name = model.encode(errors="replace").decode()
+    return name if name.startswith(("models/", "tunedModels/")) else f"models/{name}"
+
+
+def path(model: str, method: str) -> str:
     """Path and query below the base URL; nothing in `model` can leave its path segment."""
-    folder, slash, name = model.partition("/")
-    if not slash or folder not in ("models", "tunedModels"):
-        folder, name = "models", model
-    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"/v1beta/{folder}/{quote(name, safe='', errors='replace')}:{method}"
+    folder, _, name = resource(model).partition("/")
+    return f"/v1beta/{folder}/{quote(name, safe='')}:{method}"
 
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:

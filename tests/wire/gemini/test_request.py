@@ -467,9 +467,9 @@ def test_parallel_tool_calls_false_is_taken() -> None:
 )
 def test_model_names_stay_in_their_segment(model: str, expected: str) -> None:
     """A hostile name can't reach another path or add to the query."""
-    assert path(model, stream=False) == expected
-    method = expected.replace(":generateContent", ":streamGenerateContent?alt=sse")
-    assert path(model, stream=True) == method
+    assert path(model, "generateContent") == expected
+    stream = expected.replace(":generateContent", ":streamGenerateContent?alt=sse")
+    assert path(model, "streamGenerateContent?alt=sse") == stream
 
 
 # -- anything at all --------------------------------------------------------------------------
