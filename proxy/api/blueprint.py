@@ -123,8 +123,8 @@ class _Others:
                 if meant.startswith("/v1/"):
                     hint += f" The base_url of an SDK ends in {above}/v1"
             hint = exchange.dialect.below or hint
-            # Where a dialect is, its programs take a 404 for an unknown model.
-            what = "" if exchange.dialect is CHAT else "path "
+            # OpenAI's envelope has a code that tells it from an unknown model.
+            what = "" if exchange.dialect.error is CHAT.error else "path "
             raise PathNotFound(f"there is no {what}{request.path}; {hint}")
         if request.method == "OPTIONS":
             return _preflight(exchange, methods)
