@@ -84,6 +84,8 @@ class Hooks:
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._read(server)
         server.log.reopen_files()
+        if not server.num_workers:  # by SIGWINCH, in an upgrade that is taken back
+            server.num_workers = server.cfg.workers
         server.kill_workers(signal.SIGHUP)
         systemd.notify("READY=1")
 
@@ -95,8 +97,13 @@ class Hooks:
 
     def _read(self, server: Any) -> None:
         """In the master. Workers, who read it too, log what is wrong."""
-        with contextlib.suppress(ConfigError):
+        try:
             self._source.read()
+        except ConfigError:
+            return
+        except Exception:  # it would end the server
+            log.exception("the configuration could not be read again")
+        else:
             server.app.callable = None
 
     def on_reload(self, server: Any) -> None:
@@ -159,14 +166,13 @@ class Hooks:
         tune(worker.core, worker.cfg.threads)
         self._open_control(worker)
         if _is_ours(worker.app):
-            signal.signal(signal.SIGHUP, partial(self._hung_up, worker))
+            signal.signal(signal.SIGHUP, self._hung_up)
             signal.siginterrupt(signal.SIGHUP, False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         systemd.serves(worker.ppid)
 
-    def _hung_up(self, worker: Any, *_: object) -> None:
-        """The worker's signal handler."""
-        worker.log.reopen_files()
+    def _hung_up(self, *_: object) -> None:
+        """The worker's signal handler. Takes no lock: another signal may come meanwhile."""
         if self._control is not None:
             self._control.wake()
 
@@ -186,6 +192,7 @@ class Hooks:
                 predecessor=os.environ.get(_PREDECESSOR, ""),
                 alone=not ports,  # a TCP port is no other's
                 control_dir=self._source.config.control_dir,
+                woken=worker.log.reopen_files,
             )
         except OSError as error:
             log.warning("worker %s heeds neither SIGHUP nor commands: %s", worker.pid, error)

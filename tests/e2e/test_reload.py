@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.commandline import wait_for
-from tests.support.gateway import COMMAND, Gateway
+from tests.support.gateway import COMMAND, ROOT, Gateway, environment
 from tests.support.server import free_port
 
 WAYS = {
@@ -179,6 +181,35 @@ def test_logs_are_opened_again(tmp_path: Path) -> None:
         os.kill(running.pid, signal.SIGTTIN)
         wait_for(lambda: len(running.workers() - before) == 1)
         wait_for(lambda: "Booting worker" in log.read_text())
+
+
+@pytest.mark.long
+def test_upgrade_can_be_taken_back() -> None:
+    """SIGWINCH ends the workers of a daemon, and SIGHUP brings them back, as gunicorn says."""
+    with tempfile.TemporaryDirectory(prefix="pp-", dir="/tmp") as directory:
+        folder = Path(directory)
+        (folder / "config.yaml").write_text(json.dumps({"port": 0, **demo("m")}))
+        env = environment(
+            XDG_RUNTIME_DIR=directory,
+            PROXY_CONFIG=str(folder / "config.yaml"),
+            GUNICORN_CMD_ARGS=f"--daemon --pid {folder}/pid --error-logfile {folder}/log",
+        )
+
+        def workers() -> set[str]:
+            return {path.stem for path in folder.glob("poolproxy-*/*/*.sock")}
+
+        quiet = subprocess.DEVNULL
+        subprocess.run(COMMAND, cwd=ROOT, env=env, check=True, stdout=quiet, stderr=quiet)
+        wait_for(lambda: len(workers()) == 1)
+        before, master = workers(), int((folder / "pid").read_text())
+        try:
+            os.kill(master, signal.SIGWINCH)
+            wait_for(lambda: not workers())
+            os.kill(master, signal.SIGHUP)
+            wait_for(lambda: len(workers() - before) == 1)
+        finally:
+            os.kill(master, signal.SIGTERM)
+            wait_for(lambda: not (folder / "pid").exists())
 
 
 HOST = """\

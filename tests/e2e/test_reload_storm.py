@@ -225,9 +225,9 @@ class Crowd:
             thread.start()
 
     def wait_for_answers(self) -> None:
-        """Block until one more for each caller is there, about."""
+        """Block until there is one more for every second caller, about."""
         with self._changing:
-            enough = self.served.total() + len(self._threads)
+            enough = self.served.total() + len(self._threads) // 2
             assert self._changing.wait_for(lambda: self.served.total() >= enough, PATIENCE_S)
 
     def end(self) -> None:
@@ -272,6 +272,7 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
     crowd = Crowd(place, callers)
     try:
         early: dict[str, int] = {}
+        cold = 0
         for number in range(1, reloads + 1):
             place.reload(configuration(number, stays.upstream, passes.upstream))
             if number % 10 == 0:
@@ -283,6 +284,7 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
                 assert stays.most[BUSY] <= permits_of_busy(number) * place.workers
             if number == reloads // 4:
                 early = place.size()
+                cold = len(stays.upstream.received(COLD))
         late = place.size()
     finally:
         crowd.end()
@@ -295,7 +297,8 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
     for key in PASSING:
         assert passes.most[key] <= 2 * place.workers
     # Cooldowns outlive all changes of weight, headers, models, names and permits.
-    assert len(stays.upstream.received(COLD)) <= place.workers
+    # Two permits may be in use when the first 429 comes.
+    assert len(stays.upstream.received(COLD)) == cold <= 2 * place.workers
     # Connections too: no more than are in use at once, and some for those that a caller cut.
     in_use = (len(STEADY) + MOST + 2) * place.workers
     assert stays.upstream.connections <= 2 * in_use

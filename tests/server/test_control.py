@@ -467,8 +467,10 @@ def test_second_instance_has_no_part_in_a_folder(
     with worker():
         other = socket_in(runtime).with_name("1.sock")
         os.link(socket_in(runtime), other)
-        for ours in ({"instance": INSTANCE}, {"instance": "1-0b", "predecessor": INSTANCE}):
-            control = Control(make_gateway(), port=PORT, alone=True, **ours)
+        for name, before in ((INSTANCE, ""), ("1-0b", INSTANCE)):
+            control = Control(
+                make_gateway(), port=PORT, instance=name, predecessor=before, alone=True
+            )
             control.close()
         control = Control(make_gateway(), port=PORT, instance="1-0b", alone=True)
         assert "of another instance answers for port" in caplog.text

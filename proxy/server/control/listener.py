@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,8 +79,10 @@ class Control:
         predecessor: str = "",
         alone: bool = False,
         control_dir: str = "",
+        woken: Callable[[], object] = bool,
     ) -> None:
         self._gateway = gateway
+        self._woken = woken
         self._instance = instance
         self._generation = gateway.generation
         self._path, self._orders_path = "", ""
@@ -121,7 +124,7 @@ class Control:
             self._listener.close()
 
     def wake(self) -> None:
-        """Have the configuration read. For signal handlers: takes no lock, and does not block."""
+        """Have `woken` called and the configuration read. For signal handlers: takes no lock."""
         with contextlib.suppress(OSError):  # it was woken often enough, or is closed
             self._stop.send(b"\0")
 
@@ -169,8 +172,11 @@ class Control:
             if self._stopped.fileno() in fds:
                 if not self._stopped.recv(_PIECE_BYTES):
                     break
-                with contextlib.suppress(RuntimeError):  # no thread; the next look may find one
+                try:
+                    self._woken()
                     self._gateway.reloader.begin()
+                except Exception:  # no thread, no room for a file: the next look may find some
+                    log.exception("not all of what was asked for could be done")
             if self._listener is not None and self._listener.fileno() in fds:
                 self._accept(self._listener)
             for fd in fds & self._askers.keys():
