@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import operator
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -219,7 +220,8 @@ class Crowd:
         self.odd: list[object] = []
         self._place = place
         self._is_over = threading.Event()
-        self._changing = threading.Condition()  # guards odd, served
+        self._changing = threading.Condition()  # guards odd, served, _answered
+        self._answered = [0] * many
         self._threads = [threading.Thread(target=self._go, args=(at,)) for at in range(many)]
         for thread in self._threads:
             thread.start()
@@ -229,6 +231,14 @@ class Crowd:
         with self._changing:
             enough = self.served.total() + len(self._threads) // 2
             assert self._changing.wait_for(lambda: self.served.total() >= enough, PATIENCE_S)
+
+    def wait_for_everybody(self) -> None:
+        """Block until nobody waits any more for an answer to what was asked before."""
+        with self._changing:
+            before = self._answered[:]
+            assert self._changing.wait_for(
+                lambda: all(map(operator.lt, before, self._answered)), PATIENCE_S
+            )
 
     def end(self) -> None:
         self._is_over.set()
@@ -251,6 +261,7 @@ class Crowd:
                 if told:
                     self.odd.append(told)
                 self.served[f"{model}-{status}"] += 1
+                self._answered[at] += 1
                 self._changing.notify_all()
 
     def _odd(self, status: int, body: bytes, model: str, key: str, *, is_stream: bool) -> object:
@@ -278,7 +289,8 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
             if number % 10 == 0:
                 place.spoil()
             crowd.wait_for_answers()
-            if number % 5 == 0:  # what was lent before has come back by now
+            if number % 5 == 0:
+                crowd.wait_for_everybody()  # what was lent before has come back
                 stays.most[BUSY] = 0
                 crowd.wait_for_answers()
                 assert stays.most[BUSY] <= permits_of_busy(number) * place.workers
