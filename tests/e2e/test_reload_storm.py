@@ -28,7 +28,7 @@ from werkzeug.test import Client as Caller
 from proxy import ConfigError, Proxy
 from proxy.generation import Generation
 from proxy.net.transport import Transport
-from tests.e2e.test_reload import KEPT, READ, WAYS
+from tests.e2e.test_reload import KEPT, WAYS
 from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.support.upstream import Hold, Received, Reply, Upstream, as_asked, error
@@ -76,6 +76,7 @@ def configuration(number: int, stays: Upstream, passes: Upstream) -> dict[str, A
         "api-keys": callers,
         "openai-compatibility": providers,
         "queue-timeout": 60 + number % 7,
+        "max-cooldown": 1800 + number,
         "request-retry": 5,
         "max-requests-in-flight": 500 + number % 9,
         "streaming": {"keepalive-seconds": 10 + number % 5},
@@ -187,7 +188,8 @@ class Server(Place):
         return answer.status, answer.body
 
     def reload(self, config: Mapping[str, Any]) -> None:
-        self._until_told(config, READ)
+        # Each has one of its own; a worker may read a file twice, by itself and by the signal.
+        self._until_told(config, f"-> {config['max-cooldown']}")
 
     def spoil(self) -> None:
         self._until_told("openai-compatibility: 3", KEPT)
