@@ -24,10 +24,11 @@ test: $(VENV)/test.done
 	@$(PYTEST) -m "not slow and not long"
 
 test-slow: $(VENV)/test.done
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m "slow and not programs"
 
 # Types are checked while tests run, which leave a core idle now and then.
-# Other people's programs that call the gateway, each installed into a cache of its own.
+# Other people's programs that call the gateway, each installed into a cache of its own; over more
+# kinds of upstream than `make test-slow` has time for.
 test-programs: $(VENV)/test.done
 	$(BIN)/pytest -q tests/programs
 

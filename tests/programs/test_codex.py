@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CODEX = Package("@openai/codex", "0.169.0", by_npm=True)
 ALL: tuple[Dialect, ...] = (*DIALECTS, NATIVE)
+FAULTS = ("cut", "reset", "429", "500")
 KEY = "caller-key-0123456789"
 RUN_S = 120
 MARK = "proof-4711"
 COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
 LAST_WORD = "All is proven now."
+
+
+def first_of(cases: Sequence[Any]) -> list[Any]:
+    """Parameters of which `make test-slow` runs the first."""
+    first, *others = cases
+    return [first, *(pytest.param(case, marks=pytest.mark.programs) for case in others)]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +49,7 @@ def upstream() -> Iterator[Upstream]:
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     """A permit for each client: the program asks several things at once."""
     clients = [one.client(upstream.origin, f"key-{one.kind}", one.kind) for one in ALL]
-    clients += [
-        DIALECTS[0].client(upstream.origin, f"key-{fault}", fault)
-        for fault in ("reset", "cut", "429", "500")
-    ]
+    clients += [DIALECTS[0].client(upstream.origin, f"key-{fault}", fault) for fault in FAULTS]
     settings = {"api-keys": [KEY], "request-retry": 0, "max-retry-interval": 0}
     with Gateway(configuration(*clients, **settings)) as running:
         yield running
@@ -67,7 +71,7 @@ def scripted(dialect: Dialect) -> Any:
     return answer
 
 
-@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.kind)
+@pytest.mark.parametrize("dialect", first_of(ALL), ids=lambda dialect: dialect.kind)
 def test_codex_runs_a_command(
     gateway: Gateway, upstream: Upstream, dialect: Dialect, tmp_path: Path
 ) -> None:
@@ -78,7 +82,7 @@ def test_codex_runs_a_command(
     assert any(f"{MARK}\\n" in json.dumps(one) for one in asked)
 
 
-@pytest.mark.parametrize("fault", ["reset", "cut", "429", "500"])
+@pytest.mark.parametrize("fault", first_of(FAULTS))
 def test_codex_recovers(gateway: Gateway, upstream: Upstream, tmp_path: Path, fault: str) -> None:
     """By its own retries, as it does before a vendor; the gateway makes none here."""
     dialect, key = DIALECTS[0], f"key-{fault}"

@@ -1,0 +1,142 @@
+"""opencode, the real program, in each dialect that it speaks: it runs a command that is asked for.
+
+Nothing but loopback is open to it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.callers.environments import Package, installed
+from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
+from tests.support.gateway import Gateway, environment
+from tests.support.responses_upstream import NATIVE
+from tests.support.upstream import Received, Reply, Upstream
+
+# Installing it takes up to some minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+OPENCODE = Package("opencode-ai", "1.18.33", by_npm=True)
+KEY = "caller-key-0123456789"
+RUN_S = 120
+MARK = "proof-4711"
+COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
+LAST_WORD = "All is proven now."
+# What speaks each dialect in it.
+MODES = {
+    "chat": "@ai-sdk/openai-compatible",
+    "responses": "@ai-sdk/openai",
+    "messages": "@ai-sdk/anthropic",
+}
+CASES = [*((mode, one) for mode in MODES for one in DIALECTS), ("responses", NATIVE)]
+RUNS = [
+    # Of each mode `make test-slow` runs the first.
+    pytest.param(
+        *case,
+        id=f"{case[0]}-{case[1].kind}",
+        marks=[] if case[1] is DIALECTS[0] else [pytest.mark.programs],
+    )
+    for case in CASES
+]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream) -> Iterator[Gateway]:
+    """A permit for each client: the program asks for a title and does the task at once."""
+    clients = [
+        one.client(upstream.origin, f"key-{mode}-{one.kind}", f"{mode}-{one.kind}")
+        for mode, one in CASES
+    ]
+    with Gateway(configuration(*clients, **{"api-keys": [KEY]})) as running:
+        yield running
+
+
+def scripted(read: Callable[[Received], Any], dialect: Dialect) -> Callable[[Received], Reply]:
+    """A shell command is asked for, and when its output came back a last word is said."""
+
+    def answer(received: Received) -> Reply:
+        body = json.dumps(read(received))
+        said = Said("A title")
+        if f"{MARK}\\n" in body or f"{MARK}\\\\n" in body:
+            said = Said(LAST_WORD)
+        elif '"bash"' in body:
+            call = Call("call_1", "bash", {"command": COMMAND, "description": "A proof"})
+            said = Said("I will look.", "A proof?", (call,), "tool_calls")
+        return dialect.streamed(said) if dialect.is_stream(received) else dialect.whole(said)
+
+    return answer
+
+
+@pytest.mark.parametrize(("mode", "dialect"), RUNS)
+def test_opencode_runs_a_command(
+    gateway: Gateway, upstream: Upstream, mode: str, dialect: Dialect, tmp_path: Path
+) -> None:
+    """Its output comes back in the next request, and the last word out of the program."""
+    home = installed(OPENCODE)
+    model = f"{mode}-{dialect.kind}"
+
+    def read(received: Received) -> Any:
+        # Claude's own caller may have a query and betas.
+        is_native = (mode, dialect.kind) == ("messages", "claude")
+        return received.json() if is_native else dialect.read(received)
+
+    upstream.always(f"key-{model}", scripted(read, dialect))
+    work = tmp_path / "work"
+    work.mkdir()
+    provider = {
+        "npm": MODES[mode],
+        "options": {"baseURL": f"{gateway.url}/v1", "apiKey": KEY},
+        "models": {model: {"tool_call": True, "limit": {"context": 128_000, "output": 8_000}}},
+    }
+    settings = {
+        "provider": {"gw": provider},
+        "permission": {"*": "allow"},
+        "autoupdate": False,
+        "share": "disabled",
+        "small_model": f"gw/{model}",
+    }
+    (work / "opencode.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        [
+            str(home / "node_modules/.bin/opencode"),
+            *["run", "--model", f"gw/{model}"],
+            f"Run the shell command {COMMAND!r} and tell me when it is done.",
+        ],
+        cwd=work,
+        env=environment(
+            HOME=str(tmp_path),
+            PWD=str(work),
+            XDG_CONFIG_HOME=str(tmp_path / "config"),
+            XDG_DATA_HOME=str(tmp_path / "data"),
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+            XDG_STATE_HOME=str(tmp_path / "state"),
+            HTTPS_PROXY="http://127.0.0.1:9",
+            NO_PROXY="127.0.0.1,localhost",
+            OPENCODE_DISABLE_MODELS_FETCH="1",
+            OPENCODE_DISABLE_AUTOUPDATE="1",
+            OPENCODE_DISABLE_LSP_DOWNLOAD="1",
+            OPENCODE_DISABLE_DEFAULT_PLUGINS="1",
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert LAST_WORD in done.stdout
+    assert (work / "proof.txt").read_text() == f"{MARK}\n"
+    bodies = [json.dumps(one.json()) for one in upstream.received(f"key-{model}")]
+    assert any(f"{MARK}\\n" in body for body in bodies)
