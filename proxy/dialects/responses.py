@@ -25,6 +25,7 @@ from ..wire.responses.request import (
     to_chat,
 )
 from ..wire.responses.stream import Events
+from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, NamedEvent, encode_named, named
 from .base import Answer, Ask, Dialect, Prompt, Writer
 
@@ -84,8 +85,8 @@ class ResponsesAsk(Ask):
         return self._translated(kind, reasons=False).request if has_reasoning else None
 
     def events(self) -> Events:
-        """What makes the answer of chat's."""
-        tools = (self._last or self._translated("")).tools
+        """What makes the answer of chat's, or of a failure before there was any."""
+        tools = Tools("") if self._last is None else self._last.tools
         return Events(Response(self.model, self._fields), tools)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:

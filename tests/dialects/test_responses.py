@@ -142,6 +142,15 @@ def test_made_stream_that_breaks() -> None:
         assert failed["error"]["message"] == "upstream overloaded: No."
 
 
+def test_stream_that_never_began_fails_whatever_was_asked() -> None:
+    """What chat cannot say, too: only native clients were tried, and a comment is out already."""
+    items = [{"type": "compaction", "encrypted_content": "x"}]
+    failed = replayed(
+        read_events(ask(stream=True, input=items).writer().fail(UpstreamTruncated("cut")))
+    )
+    assert failed["error"]["code"] == "server_error"
+
+
 def test_errors_are_openais() -> None:
     """As in chat."""
     error = json.loads(RESPONSES.error(InvalidRequest("no", param="input")))["error"]
