@@ -14,6 +14,7 @@ from flask import Response
 from ..dialects.base import Dialect
 from ..dialects.chat import CHAT
 from ..dialects.completions import COMPLETIONS
+from ..dialects.embeddings import EMBEDDINGS
 from ..dialects.messages import COUNT_TOKENS, MESSAGES
 from ..dialects.responses import INPUT_TOKENS, RESPONSES
 from ..request.stream import StreamBody
@@ -24,6 +25,7 @@ from .facts import Facts
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/responses": RESPONSES,

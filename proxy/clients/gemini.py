@@ -11,7 +11,8 @@ from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.gemini import count, errors, models
+from ..wire.chat.request import HUB_EMBED
+from ..wire.gemini import count, embed, errors, models
 from ..wire.gemini.reply import to_chat
 from ..wire.gemini.request import path, to_request
 from ..wire.gemini.stream import ChatStream
@@ -25,7 +26,7 @@ class GeminiClient(RemoteClient):
     """One API key for Gemini."""
 
     models_path = models.PATH
-    speaks = frozenset((wire.HUB_COUNT,))
+    speaks = frozenset((wire.HUB_COUNT, HUB_EMBED))
 
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
         key = {"x-goog-api-key": config.key.reveal()}
@@ -36,6 +37,8 @@ class GeminiClient(RemoteClient):
         return models.preview_of(model, listed=self._listed)
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
+        if request.speech == HUB_EMBED:
+            return path(model, "batchEmbedContents"), embed.to_request(request.body, model=model)
         chat = call_ids.strip(request.body, [call_ids.THINKING])
         body = to_request(chat, model=model, stream=request.stream)
         if request.speech == wire.HUB_COUNT:
@@ -46,6 +49,8 @@ class GeminiClient(RemoteClient):
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech == wire.HUB_COUNT:
             return count.to_hub(body), None
+        if request.speech == HUB_EMBED:
+            return embed.to_hub(body, request=request.body, model=request.model)
         chat = to_chat(
             body,
             request=request.body,

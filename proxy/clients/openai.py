@@ -12,6 +12,7 @@ from ..errors import UpstreamRefusal
 from ..net.transport import Transport
 from ..wire import call_ids
 from ..wire import chat as wire
+from ..wire.chat.request import EMBED
 from ..wire.completions.request import SPEECH as COMPLETIONS
 from ..wire.http import headers as header_fields
 from ..wire.lenient_json import encode
@@ -42,7 +43,7 @@ class OpenAIClient(RemoteClient):
         self._takes_options = True  # `stream_options`, as far as is known
         self._is_openais = urlsplit(config.base_url).hostname == "api.openai.com"
         self._has_warned = False  # of streams that end without a finish_reason
-        self._paths = {wire.HUB: "/chat/completions"}
+        self._paths = {wire.HUB: "/chat/completions", EMBED: "/embeddings"}
         if config.completions == "native":
             self._paths[COMPLETIONS] = "/completions"
         if config.responses == "native":
@@ -72,7 +73,7 @@ class OpenAIClient(RemoteClient):
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech == RESPONSES:
             return body, native.read_response(body)
-        usage = wire.read_answer(body)
+        usage = wire.read_answer(body, of_embeddings=request.speech == EMBED)
         return (wire.CallersNames(request.names).answer(body) if request.names else body), usage
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:

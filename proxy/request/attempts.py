@@ -217,7 +217,7 @@ class Attempts:
         routes = entry.routes if ask.speech != HUB else ()
         speak = [ask.speech in route.client.speaks for route in routes]
         if not any(speak) and not any(_does(ask, route.client) for route in entry.routes):
-            raise _cannot(f"no client for the model {ask.model!r}", ask)
+            raise _cannot(f"no client for the model {ask.model!r} can", ask)
         ask.clients = len(entry.routes)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
@@ -294,7 +294,7 @@ class Attempts:
         ask, client = self._call.ask, lease.client
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
-            raise _cannot(client.label, ask)
+            raise _cannot(f"{client.label} cannot", ask)
         return ask.request(self._prompts[self._at], client.config.kind, natively=natively)
 
     def _again(
@@ -361,4 +361,4 @@ def _does(ask: Ask, client: Client) -> bool:
 
 
 def _cannot(who: str, ask: Ask) -> UnsupportedParameter:
-    return UnsupportedParameter(f"{who} can do the operation {ask.speech[0]!r}", param="model")
+    return UnsupportedParameter(f"{who} do the operation {ask.speech[0]!r}", param="model")

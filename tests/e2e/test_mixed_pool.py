@@ -235,6 +235,7 @@ def test_upstreams_own_lists_are_followed_page_by_page(upstream: Upstream) -> No
             listed = {model.id: model.owned_by for model in sdk.models.list()}
         assert listed == {
             "gemini-3.8-flash": "gemini",
+            "gemini-embedding-2": "gemini",
             "gemini-3-pro": "gemini",
             "claude-opus-4-6": "claude",
             "claude-haiku-4-5": "claude",

@@ -53,6 +53,31 @@ def read_request(body: bytes, *, model: str = "gemini-3.5-flash") -> Json:
     return request
 
 
+def read_embed_request(body: bytes, *, model: str) -> tuple[list[str], int | None]:
+    """The texts of a batchEmbedContents request that Gemini would take, and the size asked for."""
+    request: Json = json.loads(body)
+    assert request.keys() == {"requests"}
+    assert 1 <= len(request["requests"]) <= 100
+    texts, sizes = [], set()
+    for each in request["requests"]:
+        assert each.pop("model") == f"models/{model}"
+        (part,) = types.Content.model_validate(each.pop("content")).parts or []
+        assert part.text
+        texts.append(part.text)
+        sizes.add(types.EmbedContentConfig.model_validate(each).output_dimensionality)
+    (size,) = sizes
+    return texts, size
+
+
+def embeddings(vectors: Iterable[Sequence[float]], tokens: int | None = None) -> Json:
+    """A BatchEmbedContentsResponse; newer models tell the `tokens`."""
+    made: Json = {"embeddings": [{"values": [*vector]} for vector in vectors]}
+    if tokens is not None:
+        details = [{"modality": "TEXT", "tokenCount": tokens}]
+        made["usageMetadata"] = {"promptTokenCount": tokens, "promptTokensDetails": details}
+    return made
+
+
 def read_as_sdk(response: Json) -> types.GenerateContentResponse:
     """What google-genai makes of it; its models forbid unknown fields."""
     for candidate in response.get("candidates", []):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from google.genai import Client, types
 from google.genai import models as sdk_models
-from google.genai import types
 from google.genai.errors import APIError
 
 from tests.support import gemini_upstream as upstream
+from tests.support.upstream import Received, Reply, Upstream, json_reply
 
 
 @pytest.mark.parametrize("name", upstream.STREAMS)
@@ -27,6 +28,29 @@ def test_errors_are_read_by_the_official_sdk() -> None:
         error = APIError(0, made)
         assert error.code == made["error"]["code"]
         assert error.status == made["error"]["status"]
+
+
+def test_embeddings_are_asked_for_and_read_by_the_official_sdk() -> None:
+    """What google-genai sends is taken, and what it is answered is read."""
+
+    def embed(received: Received) -> Reply:
+        assert received.path == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
+        texts, size = upstream.read_embed_request(received.body, model="gemini-embedding-001")
+        assert (texts, size) == (["a", "b"], 2)
+        return json_reply(upstream.embeddings([[0.5, 1.0], [0.25, 2.0]], 7))
+
+    with Upstream() as running:
+        running.default = embed
+        options = types.HttpOptions(base_url=running.origin, api_version="v1beta")
+        with Client(api_key="k", http_options=options) as sdk:
+            found = sdk.models.embed_content(
+                model="gemini-embedding-001",
+                contents=["a", "b"],
+                config=types.EmbedContentConfig(output_dimensionality=2),
+            )
+    assert [each.values for each in found.embeddings or ()] == [[0.5, 1.0], [0.25, 2.0]]
+    assert found.usage_metadata is not None
+    assert found.usage_metadata.prompt_token_count == 7
 
 
 def test_model_list_is_read_by_the_official_sdk() -> None:

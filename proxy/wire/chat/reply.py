@@ -30,6 +30,7 @@ _HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
 class _AnswerHead(Struct):
     choices: Raw | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
     usage: Raw | UnsetType = UNSET
 
@@ -38,11 +39,12 @@ _decode_answer = decoder(_AnswerHead)
 _decode_items = decoder(list[Raw])
 
 
-def read_answer(body: bytes) -> Usage | None:
+def read_answer(body: bytes, *, of_embeddings: bool = False) -> Usage | None:
     """Check a unary answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid.
 
-    `choices` is obligatory (platform.openai.com/docs/api-reference/chat/object, read 2026-11);
-    services whose quota is out have been seen to answer 200 with null in its place.
+    `choices` is obligatory, or `data` (platform.openai.com/docs/api-reference/chat/object and
+    /embeddings/create, read 2026-11); services whose quota is out have been seen to answer 200 with
+    null in its place.
     """
     try:
         if not body.isascii():
@@ -52,13 +54,22 @@ def read_answer(body: bytes) -> Usage | None:
         if hidden := _enveloped(body)[1]:
             refuse_hidden_error(Raw(encode(hidden)))
         raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
-    if not (head.choices and _HAS_CHOICE.match(head.choices)):
+    found = head.data if of_embeddings else head.choices
+    if not (found and _HAS_CHOICE.match(found)):
         refuse_hidden_error(head.error)
         refuse_error_object(body)
-        raise no_choices()
+        raise no_choices("embeddings" if of_embeddings else "choices")
     with suppress(msgspec.DecodeError):
         return None if isinstance(head.usage, UnsetType) else read_usage(decode_any(head.usage))
     return None
+
+
+def embeddings(vectors: list[Any], model: str, prompt_tokens: int | None) -> bytes:
+    """A whole answer of embeddings, in floats or base64."""
+    items = enumerate(vectors)
+    data = [{"object": "embedding", "index": at, "embedding": each} for at, each in items]
+    usage = {"prompt_tokens": prompt_tokens or 0, "total_tokens": prompt_tokens or 0}
+    return encode({"object": "list", "data": data, "model": model, "usage": usage})
 
 
 def unlisted(body: bytes) -> bytes:
@@ -74,9 +85,9 @@ def unlisted(body: bytes) -> bytes:
     return body
 
 
-def no_choices() -> UpstreamInvalid:
+def no_choices(what: str = "choices") -> UpstreamInvalid:
     """The error for an answer without any choice."""
-    return UpstreamInvalid("the upstream's answer has no choices")
+    return UpstreamInvalid(f"the upstream's answer has no {what}")
 
 
 def refuse_hidden_error(raw: Raw | UnsetType) -> None:

@@ -14,6 +14,8 @@ from ..model_list import ModelPage, read_list, read_text
 
 PATH: Final = "/v1beta/models?pageSize=1000"  # 1000 is the most that a page may hold
 
+_SERVED: Final = {"generateContent", "embedContent"}
+
 # The dated previews that CLIProxyAPI falls back to (cliPreviewFallbackOrder in
 # internal/runtime/executor/gemini_cli_executor.go), in its order.
 _PREVIEWS: Final[dict[str, list[str]]] = {
@@ -24,14 +26,16 @@ _PREVIEWS: Final[dict[str, list[str]]] = {
 
 
 def read_page(body: bytes) -> ModelPage:
-    """The models that answer generateContent, without `models/`.
+    """The models that answer or embed, without `models/`.
 
-    Google says of each what it answers; a list that does not is another's, of models to chat with.
+    Google says of each what it does; a list that does not is another's, of models to chat with.
     Raises UpstreamInvalid if `body` is no JSON.
     """
     entries, around = read_list(body)
     ids = [
-        read_text(entry, "name", "id").removeprefix("models/") for entry in entries if _chats(entry)
+        read_text(entry, "name", "id").removeprefix("models/")
+        for entry in entries
+        if _serves(entry)
     ]
     token = read_text(around, "nextPageToken")
     return ModelPage(
@@ -40,9 +44,9 @@ def read_page(body: bytes) -> ModelPage:
     )
 
 
-def _chats(entry: dict[str, Any]) -> bool:
+def _serves(entry: dict[str, Any]) -> bool:
     methods = entry.get("supportedGenerationMethods")
-    return not isinstance(methods, list) or "generateContent" in methods
+    return not isinstance(methods, list) or not _SERVED.isdisjoint(map(str, methods))
 
 
 def preview_of(model: str, *, listed: Collection[str] | None = None) -> list[str]:
@@ -50,9 +54,9 @@ def preview_of(model: str, *, listed: Collection[str] | None = None) -> list[str
 
     Google withdraws previews within months: with `listed`, the upstream's present model ids, only
     those in it are named, `<model>-preview` and dated ones that the table lacks among them. Without
-    it, `<model>-preview` is a guess that costs a 404.
+    it, `<model>-preview` is a guess that costs a 404. Embeddings of two models do not compare.
     """
-    if "-preview" in model or not model.startswith("gemini-"):
+    if "-preview" in model or "-embedding" in model or not model.startswith("gemini-"):
         return []
     known = _PREVIEWS.get(model, [])
     if listed is None:

@@ -9,10 +9,12 @@ from proxy.wire.gemini import models
 from tests.support import gemini_upstream as upstream
 
 
-def test_only_chat_models_are_listed() -> None:
-    """Those that support generateContent, without `models/`."""
-    body = upstream.unary(upstream.model_list("gemini-3.8-flash", "gemini-embedding-2"))
-    assert models.read_page(body) == (["gemini-3.8-flash"], None)
+def test_models_that_answer_or_embed_are_listed() -> None:
+    """And no others, which make images or speech; without `models/`."""
+    found = upstream.model_list("gemini-3.8-flash", "gemini-embedding-2", "imagen-4")
+    found["models"][2]["supportedGenerationMethods"] = ["predict"]
+    names = ["gemini-3.8-flash", "gemini-embedding-2"]
+    assert models.read_page(upstream.unary(found)) == (names, None)
 
 
 def test_next_page_is_named() -> None:
@@ -34,6 +36,13 @@ def test_previews_are_those_of_cliproxyapi() -> None:
     assert models.preview_of("gemini-2.5-pro")[0] == "gemini-2.5-pro-preview-05-06"
     assert models.preview_of("gemini-4-argon") == ["gemini-4-argon-preview"]
     assert models.preview_of("gemini-3-pro-preview") == models.preview_of("imagen-4") == []
+
+
+def test_nothing_stands_in_for_a_model_that_embeds() -> None:
+    """An index holds the embeddings of one model."""
+    for name in ("gemini-embedding-001", "gemini-embedding-2"):
+        assert models.preview_of(name) == []
+        assert models.preview_of(name, listed=[f"{name}-preview"]) == []
 
 
 def test_previews_are_limited_to_what_the_upstream_has() -> None:
