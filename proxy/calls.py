@@ -15,6 +15,8 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from .config import Caller
+from .dialects.base import Ask
+from .dialects.embeddings import EmbedAsk
 from .dialects.python import ChunkWriter, PythonAsk, from_json, to_json
 from .errors import CallerGone, ProxyError
 from .gateway import ANYONE, Gateway
@@ -61,10 +63,21 @@ class Calls(ABC):
         it by `asyncio.to_thread`.
         """
         body = _body(model, messages, parameters)
-        call = _Call(self.gateway, self._host(), "proxy.chat", body, caller, timeout)
-        _, found = call.serve(lambda _: CallerConnection(None))
-        assert isinstance(found, bytes)
-        return from_json(found)
+        return _Call(self.gateway, self._host(), "proxy.chat", body, caller, timeout).whole()
+
+    def embed(
+        self,
+        *,
+        model: str,
+        input: str | Sequence[str],
+        caller: Caller | str | None = None,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Ask for embeddings, as `chat` does for an answer; `data` has them in the texts' order."""
+        body = to_json({"model": model, "input": input, **parameters})
+        call = _Call(self.gateway, self._host(), "proxy.embed", body, caller, timeout, EmbedAsk)
+        return call.whole()
 
     def stream(
         self,
@@ -107,10 +120,11 @@ class _Call(NamedTuple):
     body: bytes
     caller: Caller | str | None
     timeout_s: float | None
+    read: Callable[[bytes, Mapping[str, str]], Ask] = PythonAsk
 
     def serve(
         self, connect: Callable[[ExitStack], CallerConnection]
-    ) -> tuple[PythonAsk, bytes | StreamBody]:
+    ) -> tuple[Ask, bytes | StreamBody]:
         """What was asked, and the whole answer or a stream's body; raises ProxyError.
 
         `connect` makes what tells that the caller has hung up, and lasts as long as the call.
@@ -135,7 +149,7 @@ class _Call(NamedTuple):
                 caller = self._who()
                 gateway.admit(caller, record, held)
                 connection = connect(held)
-                ask = PythonAsk(self.body, {"x-request-id": record.request_id})
+                ask = self.read(self.body, {"x-request-id": record.request_id})
                 found, _ = gateway.serve(
                     ask,
                     caller,
@@ -157,6 +171,12 @@ class _Call(NamedTuple):
             if not isinstance(found, bytes):
                 found.tap = transcript.write
         return ask, found
+
+    def whole(self) -> dict[str, Any]:
+        """The answer of a call that does not stream; raises ProxyError."""
+        _, found = self.serve(lambda _: CallerConnection(None))
+        assert isinstance(found, bytes)
+        return from_json(found)
 
     def _who(self) -> Caller:
         if isinstance(self.caller, Caller):
@@ -244,6 +264,7 @@ class Stream(Iterator[dict[str, Any]]):
             return self._body
         self._is_over = True  # unless it opens
         ask, body = self._call.serve(self._connect)
+        assert isinstance(ask, PythonAsk)
         assert isinstance(body, StreamBody)
         self._written, self._body = ask.made, body
         self._is_over = False

@@ -22,6 +22,7 @@ from flask import Flask
 
 import proxy as package
 from proxy import Attempt, Call, Caller, CallerGone, Proxy, ProxyError, Stream, Usage
+from tests.support import embeddings
 from tests.support.dialects import BY_KIND, Said, configuration
 from tests.support.gateway import PATIENCE_S, Reached
 from tests.support.server import free_port
@@ -97,6 +98,38 @@ def test_an_answer_is_a_dict_as_the_wire_has_it(upstream: Upstream, make: Any) -
     asked = {"model": MODEL, "messages": HI, "temperature": 0.5, "tools": [], "user": "\ud83d"}
     assert received.json() == asked
     assert received.header["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("kind", ["openai", "gemini"])
+def test_embeddings_are_a_dict_too(upstream: Upstream, kind: str) -> None:
+    """Of every kind of upstream, with usage in the record; parameters go on."""
+    client = BY_KIND[kind].client(upstream.origin, "key-1", "e")
+    if kind == "gemini":
+        client["gemini-api-key"][0]["models"][0]["name"] = embeddings.GEMINI_MODEL
+    embeds = embeddings.openai if kind == "openai" else embeddings.tells(tokens=True)
+    upstream.reply("key-1", embeds, embeds, embeds)
+    calls: list[Call] = []
+    with Proxy(configuration(client)) as proxy:
+
+        @proxy.call_ended.connect
+        def keep(app: object, *, call: Call) -> None:
+            calls.append(call)
+
+        found = proxy.embed(model="e", input=["a", "bb"], dimensions=3, caller="nightly")
+        texts = ["a", "bb"]
+        assert [one["embedding"] for one in found["data"]] == [
+            embeddings.vector(text, 3) for text in texts
+        ]
+        found = proxy.embed(model="e", input="a", encoding_format="base64", timeout=20)
+        assert isinstance(found["data"][0]["embedding"], str)
+        with pytest.raises(ProxyError, match="does not exist"):
+            proxy.embed(model="e", input="a", caller=Caller("x", models=["f"]))
+    assert [(call.endpoint, call.caller, call.end) for call in calls] == [
+        ("proxy.embed", "nightly", "ok"),
+        ("proxy.embed", "", "ok"),
+        ("proxy.embed", "x", "model_not_found"),
+    ]
+    assert calls[0].usage == Usage(2)
 
 
 def test_a_stream_gives_dicts_as_they_come(upstream: Upstream, make: Any) -> None:
