@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults.dialects import DIALECTS, EMBEDDERS, Dialect
 from tests.support.gateway import CHAT, Gateway, Response, asked
 
 Json = dict[str, Any]
@@ -28,7 +29,8 @@ class Heard:
 class Caller:
     """One dialect. `code` is what a refusal has to say where chat has this status and codes.
 
-    `share`: every n-th cell of each upstream's is run for it too.
+    `share`: every n-th cell of each upstream's is run for it too; only unary ones unless it
+    `streams`.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Caller:
     code: Callable[[int, list[str | None]], list[str | None]]
     headers: frozenset[str] = frozenset()
     share: int = 1
+    upstreams: tuple[Dialect, ...] = tuple(DIALECTS.values())
+    streams: bool = True
 
     def ask(
         self, gateway: Gateway, model: str, headers: Mapping[str, str], *, is_stream: bool
@@ -80,6 +84,11 @@ def _hear_messages(answer: Response, is_stream: bool) -> Heard:
         return Heard(text, True)
     assert kinds[-1] == "error"
     return Heard(text, False, events[-1]["error"]["type"])
+
+
+def _hear_embeddings(answer: Response, _is_stream: bool) -> Heard:
+    (found,) = answer.json()["data"]
+    return Heard("".join(chr(int(number)) for number in found["embedding"]), True)
 
 
 def _messages_error(answer: Response) -> tuple[str, str | None]:
@@ -144,5 +153,16 @@ CALLERS = (
         error=_chat_error,
         code=lambda status, codes: [*codes, "server_error"],
         share=3,
+    ),
+    Caller(
+        name="embed",
+        path="/v1/embeddings",
+        body=lambda model, _is_stream: {"model": model, "input": ["Hi"]},
+        hear=_hear_embeddings,
+        error=_chat_error,
+        code=lambda _status, codes: codes,
+        share=3,
+        upstreams=EMBEDDERS,
+        streams=False,
     ),
 )

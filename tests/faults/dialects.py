@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.support import claude_upstream as claude
@@ -152,6 +152,13 @@ NATIVE = Dialect(
     share=3,
     callers=("responses",),
     options=(("responses", "native"),),
+)
+
+# What upstreams of embeddings say that is found to be TEXT.
+VECTOR = [float(ord(letter)) for letter in TEXT]
+EMBEDDERS = (
+    replace(OPENAI, whole=_json({"data": [{"index": 0, "embedding": VECTOR}]})),
+    replace(GEMINI, whole=_json(gemini.embeddings([VECTOR], 3))),
 )
 
 DIALECTS = {dialect.name: dialect for dialect in (OPENAI, CLAUDE, GEMINI, NATIVE)}
