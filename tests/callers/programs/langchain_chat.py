@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
-from langchain_openai import ChatOpenAI, OpenAI  # type: ignore[import-not-found]
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings  # type: ignore[import-not-found]
 
 Heard = dict[str, Any]
 
@@ -62,6 +62,11 @@ def stream_completion(asked: Heard, heard: Heard) -> None:
     heard["pieces"] = [piece for piece in pieces if piece]
 
 
+def embed(asked: Heard, heard: Heard) -> None:
+    model = OpenAIEmbeddings(model=asked["model"], check_embedding_ctx_length=False, **OPTIONS)
+    heard["calls"] = model.embed_documents(asked["input"])
+
+
 CALLS: dict[str, Callable[[Heard, Heard], None]] = {
     "unary": unary,
     "stream": stream,
@@ -69,6 +74,7 @@ CALLS: dict[str, Callable[[Heard, Heard], None]] = {
     "stream_tools": stream_tools,
     "completion": completion,
     "stream_completion": stream_completion,
+    "embed": embed,
 }
 
 for line in sys.stdin:

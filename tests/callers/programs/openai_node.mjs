@@ -84,6 +84,11 @@ const calls = {
       if (event.type === "response.failed") heard.message = event.response.error.message;
     }
   },
+  async embed({ model, input, encoding_format }, heard) {
+    const answer = await client.embeddings.create({ model, input, encoding_format });
+    heard.calls = answer.data.map(({ embedding }) => Array.from(embedding));
+    heard.total_tokens = answer.usage.total_tokens;
+  },
   async models(_, heard) {
     for await (const model of client.models.list()) heard.pieces.push(model.id);
   },
