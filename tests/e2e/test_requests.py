@@ -388,3 +388,11 @@ def test_record_of_a_request(gateway: Gateway, lot: Lot) -> None:
     assert record["prompt_tokens"] == "9"
     assert record["completion_tokens"] == "3"
     assert "Hi" not in record.values()
+
+
+def test_depth_at_the_edge_of_what_can_be_read(gateway: Gateway, renamed: Lot) -> None:
+    """What could be read once may be too deep where it is renamed: refused then, nobody's 500."""
+    for depth in range(900, 1000, 4):
+        nested = b"[" * depth + b"]" * depth
+        body = b'{"model":"%b","messages":[{}],"x":%b}' % (renamed.model.encode(), nested)
+        assert gateway.call("POST", CHAT, body).status in (200, 400)

@@ -16,8 +16,8 @@ _items = decoder(list[Raw])
 
 
 def with_model(body: bytes, name: str) -> bytes:
-    """The body with another `model`, and every other value as it came."""
-    values = decode_object(body)
+    """The body with another `model`, and every other value as it came; raises InvalidRequest."""
+    values = read_fields(body)
     values["model"] = Raw(encode(name))
     return encode(values)
 
