@@ -10,6 +10,7 @@ from ..clients.base import Client, Reply
 from ..config import Config
 from ..errors import (
     AllCoolingDown,
+    CallerError,
     NoClientFree,
     ProxyError,
     RetryHint,
@@ -56,7 +57,7 @@ class Failures:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         error.hide(self._config.secrets)
         report(lease, verdict.effect, error)
-        if not (isinstance(error, OutOfTime) and self._last_error):
+        if self._last_error is None or not isinstance(error, (OutOfTime, CallerError)):
             self._last_error = shown(error, lease.client.label)
             self._speaks_for_one = verdict.excludes
         if verdict.excludes or self._is_second_quota_hit(lease, verdict):

@@ -88,6 +88,7 @@ MIXED = {
     "claude-or-gemini": ("claude", "gemini"),
     "openai-or-claude": ("openai", "claude"),
     "all": ("claude", "gemini", "openai"),
+    "refused": ("openai", "claude"),
 }
 FAILING = ("reset", "429", "500", "empty", "error-in-200", "no-json", "401")
 
@@ -327,6 +328,15 @@ def test_claude_has_none_and_others_serve(gateway: Gateway, upstream: Upstream, 
     assert not upstream.received(f"{alias}-claude")
 
 
+def test_refused_key_is_told_whatever_others_cannot_do(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    """The last word is the upstream's, not that Claude has no embeddings."""
+    upstream.reply("refused-openai", error(401, "Bad key."))
+    answer = ask(gateway, "refused", "a")
+    assert (answer.status, answer.error["code"]) == (502, "upstream_authentication_error")
+
+
 def test_short_requests_pass_as_they_came_in_a_mixed_pool(
     gateway: Gateway, upstream: Upstream
 ) -> None:
@@ -389,6 +399,7 @@ def test_limit_of_a_caller(gateway: Gateway, upstream: Upstream) -> None:
         ("POST", PATH, b"{", 400),
         ("POST", PATH, b'{"input":"a"}', 400),
         ("POST", PATH, b'{"model":"a","model":"openai","input":"a"}', 400),
+        ("POST", PATH, b'{"model":"all","input":[%b]}' % (b"1e999," * 500 + b"1"), 400),
         ("GET", PATH, None, 405),
         ("POST", f"{PATH}/x", {}, 404),
     ],
@@ -398,6 +409,14 @@ def test_our_own_errors(gateway: Gateway, method: str, path: str, body: Any, sta
     answer = gateway.call(method, path, body, {"Authorization": f"Bearer {KEY}"})
     assert answer.status == status
     assert answer.error["message"]
+
+
+@pytest.mark.parametrize("kind", ["all", "gemini"])
+def test_deep_inputs(gateway: Gateway, kind: str) -> None:
+    """Are taken or refused, however near they come to what can be read."""
+    for depth in (100, *range(900, 1000, 9), 5000):
+        body = b'{"model":"%b","input":%b}' % (kind.encode(), b"[" * depth + b"1" + b"]" * depth)
+        assert ask(gateway, "", body).status in (200, 400)
 
 
 def test_huge_inputs(gateway: Gateway) -> None:
