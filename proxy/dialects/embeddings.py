@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ..errors import UpstreamInvalid
-from ..wire.chat import ChatRequest, error_body
+from ..wire.chat import ChatRequest, error_body, read_any
 from ..wire.chat.reply import embeddings
 from ..wire.chat.request import EMBED, HUB_EMBED, MAX_TEXTS, read_outer
 from ..wire.chat.usage import Usage, read_usage
@@ -43,7 +43,7 @@ class _Answer(Struct):
     usage: Any = None
 
 
-_decode_items = decoder(list[Raw])
+_NULL = Raw(b"null")
 _decode_answer = decoder(_Answer)
 
 
@@ -61,13 +61,12 @@ class EmbedAsk(Ask):
         self._fields = outer.fields
 
     def prompts(self, *, natively: bool) -> Sequence[Batch]:
-        inputs = bytes(self._fields.get("input", b""))
-        beside = len(self._body) - len(inputs)
         bodies = [self._body]
-        if not natively and inputs[:1] == b"[" and beside <= MAX_REPEATED_BYTES:
-            items = _decode_items(inputs)
-            is_long = MAX_TEXTS < len(items) <= MAX_INPUTS
-            if is_long and bytes(items[0])[:1] in (b'"', b"["):  # else it is one input, in tokens
+        inputs = self._fields.get("input", _NULL)
+        if not natively and len(self._body) - len(inputs) <= MAX_REPEATED_BYTES:
+            items = read_any(inputs)
+            is_long = isinstance(items, list) and MAX_TEXTS < len(items) <= MAX_INPUTS
+            if is_long and not isinstance(items[0], int):  # else it is one input, in tokens
                 parts = [items[at : at + MAX_TEXTS] for at in range(0, len(items), MAX_TEXTS)]
                 bodies = [encode({**self._fields, "input": part}) for part in parts]
         return [Batch(ChatRequest(each, self.model, stream=False, speech=EMBED)) for each in bodies]
@@ -77,7 +76,7 @@ class EmbedAsk(Ask):
             return answers[0].body
         try:
             read = [_decode_answer(answer.body) for answer in answers]
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise UpstreamInvalid(f"the upstream's embeddings cannot be read: {error}") from error
         if any(len(each.data) != MAX_TEXTS for each in read[:-1]):
             raise UpstreamInvalid("the upstream did not send an embedding for each input")
