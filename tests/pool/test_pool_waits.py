@@ -399,6 +399,27 @@ def test_queue_timeout_counts_from_the_begin_of_a_trial() -> None:
     desk.assert_idle()
 
 
+def test_queue_timeout_counts_from_the_begin_of_the_last_trial_waited_for() -> None:
+    """Of several that are under way, and with a time-out that is shorter than a trial."""
+    desk = Desk(make_client("a"), make_client("b"), queue_timeout_s=1)
+    held, trials, began = [desk.take(), desk.take()], [], desk.clock.now
+    retries, waiting = [desk.ticket(), desk.ticket()], desk.ticket()
+    desk.queue(waiting)
+    for lease, cooled_at in zip(held, (2.5, 3.3), strict=True):
+        lease.report(Effect.COOL, asked_s=cooled_at)
+        lease.release()
+    for retry, cooled_at in zip(retries, (2.5, 3.3), strict=True):
+        desk.clock.now = began + cooled_at
+        trials.append(desk.take(ticket=retry))
+    with pytest.raises(NoClientFree):
+        desk.wait(waiting)
+    assert desk.clock.now == began + 3.3 + 1
+    for trial in trials:
+        assert trial.trials
+        trial.release()
+    desk.assert_idle()
+
+
 def test_queue_timeout_of_who_comes_during_a_trial_counts_from_then() -> None:
     """Nobody is refused sooner for having waited for a trial."""
     desk = half_open(permits=1)
