@@ -518,6 +518,41 @@ def test_no_command_prints_help(shell: Shell) -> None:
     assert "  serve " in bare.out
 
 
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the same word for what stands in their place, above and in the list."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "usage: poolproxy [-h] [--version] COMMAND ..." in out
+    listed = re.search(r"^commands:\n  COMMAND\n((?:    .+\n)+)", out, re.MULTILINE)
+    assert listed is not None, out
+    names = re.findall(r"^    (\w+)", listed[1], re.MULTILINE)
+    assert " ".join(names) == "serve check init health status reload disable enable"
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("serve", "[-h] [--host HOST] [--port PORT] [--workers N] [--debug] [FILE]"),
+        ("check", "[-h] [--probe | --schema] [FILE]"),
+        ("init", "[-h] [FILE]"),
+        ("health", "[-h] [--ready] [--port PORT] [FILE]"),
+        ("status", "[-h] [--json] [--port PORT] [FILE]"),
+        ("reload", "[-h] [--port PORT] [FILE]"),
+        ("disable", "[-h] [--port PORT] CLIENT [FILE]"),
+        ("enable", "[-h] [--port PORT] CLIENT [FILE]"),
+    ],
+)
+def test_usage_of_each_command(
+    capsys: pytest.CaptureFixture[str], command: str, usage: str
+) -> None:
+    """What it takes, by name."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown, _, _ = capsys.readouterr().out.partition("\n\n")
+    assert " ".join(shown.split()) == f"usage: poolproxy {command} {usage}"
+
+
 @pytest.mark.parametrize("arguments", [("server",), ("serve", "--port", "70000"), ("disable",)])
 def test_wrong_command_line_is_explained(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
