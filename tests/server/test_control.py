@@ -364,12 +364,12 @@ def test_sockets_are_their_users_alone(runtime: Path) -> None:
     assert not socket_in(runtime).parent.exists()
 
 
-@pytest.mark.parametrize("spoiled", ["mode", "link"])
-def test_directory_that_others_could_open_is_not_used(runtime: Path, spoiled: str) -> None:
-    """Neither to listen in nor to ask: the next place is taken."""
-    if spoiled == "mode":
+@pytest.mark.parametrize("bit", [None, 0o040, 0o020, 0o010, 0o004, 0o002, 0o001])
+def test_directory_that_others_could_open_is_not_used(runtime: Path, bit: int | None) -> None:
+    """Neither to listen in nor to ask: the next place is taken. Nor is a link; one bit suffices."""
+    if bit is not None:
         home_in(runtime).mkdir()
-        home_in(runtime).chmod(0o755)
+        home_in(runtime).chmod(0o700 | bit)
     else:
         (runtime / "elsewhere").mkdir(mode=0o700)
         home_in(runtime).symlink_to(runtime / "elsewhere")
@@ -601,11 +601,12 @@ def test_service_of_systemd_says_where_by_itself(
         assert clients()
 
 
+@pytest.mark.parametrize("bit", [0o004, 0o002, 0o001])
 def test_service_directory_that_everybody_may_enter_is_not_used(
-    service: Path, runtime: Path
+    service: Path, runtime: Path, bit: int
 ) -> None:
-    """Neither to listen in nor to ask."""
-    service.chmod(0o755)
+    """Neither to listen in nor to ask; nor one that they may list, or write to."""
+    service.chmod(0o770 | bit)
     with worker(control_dir=service):
         assert socket_in(runtime).exists()
     with Stranger(service / str(PORT) / "1.sock"):
