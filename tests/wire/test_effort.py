@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.errors import InvalidRequest
 from proxy.wire.claude.request import to_request as to_claude
 from proxy.wire.gemini.request import to_request as to_gemini
 
@@ -51,3 +52,30 @@ def test_parameters_given_together(asked: Json, same_as: Json, model: str) -> No
         return json.loads(translate(body, model=model, stream=False))
 
     assert sent(asked) == sent(same_as)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"reasoning_effort": "none", "reasoning": HARD}, "reasoning_effort"),
+        ({"thinking": ON, "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"thinking": {**ON, "budget_tokens": 3000}}, "thinking.budget_tokens"),
+        (
+            {"thinking": {**ON, "budget_tokens": 3000}, "reasoning_effort": "none"},
+            "thinking.budget_tokens",
+        ),
+        ({"thinking": OFF, "reasoning_effort": "low"}, "thinking"),
+        ({"reasoning": HARD}, "reasoning.effort"),
+        ({"reasoning": {"enabled": False}}, "reasoning.enabled"),
+        ({"reasoning": {"enabled": False, "effort": "low"}}, "reasoning.effort"),
+        ({"reasoning": {"max_tokens": 3000}}, "reasoning.max_tokens"),
+    ],
+)
+def test_refusal_names_the_parameter_that_said_it(asked: Json, name: str) -> None:
+    """Of those that were given together; here beside Gemini's own, which excludes them."""
+    google = {"google": {"thinking_config": {"thinking_budget": 0}}}
+    fields = {"model": "m", "messages": [USER], **asked, "extra_body": google}
+    with pytest.raises(InvalidRequest, match=f"^{name} and extra_body.google") as refused:
+        to_gemini(json.dumps(fields).encode(), model="gemini-2.5-flash", stream=False)
+    assert refused.value.param == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -30,6 +31,25 @@ CHANGED = [
 def test_names_that_gemini_takes_stay() -> None:
     """Byte for byte."""
     assert [wire_name(name) for name in TAKEN] == TAKEN
+
+
+@pytest.mark.parametrize(
+    ("name", "legible"),
+    [
+        ("mcp:server/do it", "mcp_server_do_it"),
+        ("größe.v2-b", "gr__e.v2-b"),
+        ("1password", "_1password"),
+        ("-x", "_-x"),
+        ("天気", "__"),
+        ("", "_"),
+        ("A" * 65, "A" * 55),
+        ("1" + "b" * 64, "_1" + "b" * 53),
+    ],
+)
+def test_changed_name_is_legible_still(name: str, legible: str) -> None:
+    """A model chooses by it: each character that Gemini does not take is one `_`."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    assert wire_name(name) == f"{legible}_{digest}"
 
 
 @pytest.mark.parametrize("name", CHANGED)

@@ -191,17 +191,20 @@ def test_arguments_that_come_whole_in_several_parts() -> None:
     assert json.loads(call["function"]["arguments"]) == {"x": 1, "y": 2, "z": 3}
 
 
-@pytest.mark.parametrize("call_id", ["", None])
-def test_empty_id_is_none(call_id: str | None) -> None:
-    """Look-alikes send one with each part."""
+@pytest.mark.parametrize("empty", ["", None])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_empty_id_is_none(empty: str | None, at: int) -> None:
+    """Look-alikes send one with each part, or tell the call's with one of them only."""
     pieces = [upstream.partial("$.x", numberValue=1)]
+    first, second, third = ["1" if place == at else empty for place in range(3)]
     parts = [
-        upstream.part_of_call(name="f", id="1"),
-        upstream.part_of_call(id=call_id, last=True, partialArgs=pieces),
+        upstream.part_of_call(name="f", id=first),
+        upstream.part_of_call(id=second),
+        upstream.part_of_call(id=third, last=True, partialArgs=pieces),
     ]
     event = upstream.answer([upstream.candidate(parts)])
     (call,) = chat_of(upstream.unary(event))["choices"][0]["message"]["tool_calls"]
-    assert call["function"]["arguments"] == '{"x":1}'
+    assert (call["id"], call["function"]["arguments"]) == ("1", '{"x":1}')
 
 
 @pytest.mark.parametrize(
