@@ -203,6 +203,8 @@ class Record:
         if self.usage is not None:
             told = [(one.name, getattr(self.usage, one.name)) for one in fields(self.usage)]
             line += "".join([f" {name}={int(count)}" for name, count in told if count])
+        if self.dropped:
+            line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
         return line
 
 
