@@ -102,9 +102,10 @@ class Failures:
 
 def report(lease: Lease, effect: Effect, error: ProxyError) -> None:
     """Tell the client's health of an error that hides its secrets, in the upstream's words."""
-    cause, asked_s = f"{error.code}: {error.message}", None
+    said, asked_s = [error.code], None
     if isinstance(error, UpstreamRefusal):
-        cause, asked_s = f"{error.status} {cause}", error.retry_after_s
+        said, asked_s = [str(error.status), error.code], error.retry_after_s
+    cause = f"{' '.join(filter(None, said))}: {error.message}"
     lease.report(effect, asked_s=asked_s, cause=cause[:MAX_CAUSE_CHARS])
 
 

@@ -59,12 +59,15 @@ def test_status_adds_up_all_workers(instance: Instance) -> None:
     assert re.fullmatch(r"poolproxy \S+ on port \d+: 2 workers \(pid \d+, \d+\), .*", head)
     assert re.search(r"^alpha/sk-...aaaa +ready +0/2 +0 +\d+ +0  twice$", out, re.MULTILINE)
     assert re.search(
-        r"^cold/sk-...cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +1 +1  "
+        r"^cold/sk-...cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +0 +1  "
         r"cold \(cooling down\)$",
         out,
         re.MULTILINE,
     )
     assert re.search(r"^demo +ready +0/∞ ", out, re.MULTILINE)
+    assert re.search(
+        r"^cold/\S+, cold: cooling down since .*: 429: The upstream refuses\.$", out, re.M
+    )
 
 
 def test_status_as_json_has_the_sums_and_each_worker(instance: Instance) -> None:
@@ -234,8 +237,8 @@ def test_health_is_asked_over_http() -> None:
     with Shell({"port": 0, "demo": [{"name": "demo"}]}) as place:
         with serving(place, workers=1) as running:
             assert running.command("health") == (0, "ok\n", "")
-            everywhere = {"host": "", "port": running.port, "api-keys": ["caller-0123456789"]}
-            place.write(everywhere)
+            keys, demo = ["caller-0123456789"], [{"name": "demo"}]
+            place.write({"host": "", "port": running.port, "api-keys": keys, "demo": demo})
             assert place.run("health").out == "ok\n"
             assert running.command("disable", "demo").status == 0
             assert running.command("health").status == 0
