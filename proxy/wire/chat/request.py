@@ -46,8 +46,7 @@ Speech = tuple[str, str]
 HUB: Speech = ("chat", "chat")
 # To count the tokens of a chat request: the answer is an object with `input_tokens`.
 HUB_COUNT: Speech = ("count", "chat")
-# OpenAI's embeddings as they came, and of a text or up to `MAX_TEXTS`: Google's service takes no
-# more ("at most 100 requests can be in one batch").
+# OpenAI's embeddings as they came, and of no more texts than Google's service takes at once.
 EMBED: Speech = ("embed", "embeddings")
 HUB_EMBED: Speech = ("embed", "texts")
 MAX_TEXTS = 100
