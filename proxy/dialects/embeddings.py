@@ -1,18 +1,22 @@
-"""/v1/embeddings: as it came for OpenAI-compatible clients, in batches of texts for others."""
+"""/v1/embeddings: as it came for OpenAI-compatible clients, in batches of texts for others.
+
+Source: platform.openai.com/docs/api-reference/embeddings, read 2026-11; the openai SDK's types.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Raw, Struct
 
 from ..errors import UpstreamInvalid
-from ..wire.chat import ChatRequest, Usage, error_body, objects, read_any, read_object
+from ..wire.chat import ChatRequest, error_body, read_any
 from ..wire.chat.reply import embeddings
 from ..wire.chat.request import EMBED, HUB_EMBED, MAX_TEXTS, read_outer
-from ..wire.chat.usage import read_usage
-from ..wire.lenient_json import encode
+from ..wire.chat.usage import Usage, read_usage
+from ..wire.lenient_json import decoder, encode
 from .base import Answer, Ask, Dialect, Writer
 
 # OpenAI takes so many. What is beside them is in each batch.
@@ -30,6 +34,19 @@ class Batch(NamedTuple):
         return msgspec.structs.replace(self.native, speech=HUB_EMBED)
 
 
+class _Item(Struct):
+    embedding: Raw
+
+
+class _Answer(Struct):
+    data: list[_Item]
+    usage: Any = None
+
+
+_NULL = Raw(b"null")
+_decode_answer = decoder(_Answer)
+
+
 class EmbedAsk(Ask):
     """Never a stream. Batches are served one after the other."""
 
@@ -45,11 +62,11 @@ class EmbedAsk(Ask):
 
     def prompts(self, *, natively: bool) -> Sequence[Batch]:
         bodies = [self._body]
-        inputs = self._fields.get("input")
-        if inputs and not natively and len(self._body) - len(inputs) <= MAX_REPEATED_BYTES:
+        inputs = self._fields.get("input", _NULL)
+        if not natively and len(self._body) - len(inputs) <= MAX_REPEATED_BYTES:
             items = read_any(inputs)
             is_long = isinstance(items, list) and MAX_TEXTS < len(items) <= MAX_INPUTS
-            if is_long and not isinstance(items[0], (int, float)):  # one input's tokens
+            if is_long and not isinstance(items[0], int):  # else it is one input, in tokens
                 parts = [items[at : at + MAX_TEXTS] for at in range(0, len(items), MAX_TEXTS)]
                 bodies = [encode({**self._fields, "input": part}) for part in parts]
         return [Batch(ChatRequest(each, self.model, stream=False, speech=EMBED)) for each in bodies]
@@ -57,13 +74,15 @@ class EmbedAsk(Ask):
     def whole(self, answers: Sequence[Answer]) -> bytes:
         if len(answers) == 1:
             return answers[0].body
-        read = [read_object(answer.body) for answer in answers]
-        parts = [objects(each.get("data")) for each in read]
-        if any(len(part) != MAX_TEXTS for part in parts[:-1]):
+        try:
+            read = [_decode_answer(answer.body) for answer in answers]
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise UpstreamInvalid(f"the upstream's embeddings cannot be read: {error}") from error
+        if any(len(each.data) != MAX_TEXTS for each in read[:-1]):
             raise UpstreamInvalid("the upstream did not send an embedding for each input")
-        vectors = [item.get("embedding") for part in parts for item in part]
-        told = [read_usage(each.get("usage")) or Usage() for each in read]
-        return embeddings(vectors, self.model, sum(each.prompt_tokens or 0 for each in told))
+        vectors = [item.embedding for each in read for item in each.data]
+        tokens = sum((read_usage(each.usage) or Usage()).prompt_tokens or 0 for each in read)
+        return embeddings(vectors, self.model, tokens)
 
     def writer(self) -> Writer:
         raise AssertionError("no embeddings are streamed")

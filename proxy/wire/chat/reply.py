@@ -42,8 +42,9 @@ _decode_items = decoder(list[Raw])
 def read_answer(body: bytes, *, of_embeddings: bool = False) -> Usage | None:
     """Check a unary answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid.
 
-    `choices`, or `data`, is obligatory (platform.openai.com/docs/api-reference/chat/object, read
-    2026-11); services whose quota is out have been seen to answer 200 with null in its place.
+    `choices` is obligatory, or `data` (platform.openai.com/docs/api-reference/chat/object and
+    /embeddings/create, read 2026-11); services whose quota is out have been seen to answer 200 with
+    null in its place.
     """
     try:
         if not body.isascii():

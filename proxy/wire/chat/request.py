@@ -46,7 +46,8 @@ Speech = tuple[str, str]
 HUB: Speech = ("chat", "chat")
 # To count the tokens of a chat request: the answer is an object with `input_tokens`.
 HUB_COUNT: Speech = ("count", "chat")
-# OpenAI's embeddings as they came, and of no more texts than Google's service takes at once.
+# OpenAI's embeddings as they came, and of a text or up to `MAX_TEXTS`: Google's service takes no
+# more ("at most 100 requests can be in one batch").
 EMBED: Speech = ("embed", "embeddings")
 HUB_EMBED: Speech = ("embed", "texts")
 MAX_TEXTS = 100

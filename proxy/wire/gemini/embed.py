@@ -7,6 +7,7 @@ import struct
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from ...errors import InvalidRequest, UnsupportedParameter, UpstreamInvalid
 from ..chat import Usage
@@ -18,12 +19,14 @@ from .events import UsageMetadata
 from .request import resource
 
 
-class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+class _Asked(Struct, forbid_unknown_fields=True):
+    """OpenAI's request. `user` and `stream` change no answer."""
+
     input: str | list[str]
     model: Any = None
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    user: Any = None  # changes no answer, nor does `stream`
+    user: Any = None
     stream: Any = None
 
     @property
@@ -31,11 +34,11 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class _Vector(msgspec.Struct):
+class _Vector(Struct):
     values: list[float]
 
 
-class _Answer(msgspec.Struct, rename="camel"):
+class _Answer(Struct, rename="camel"):
     embeddings: list[_Vector] = []
     usage_metadata: UsageMetadata | None = None
     error: Any = None
@@ -50,7 +53,8 @@ def to_request(body: bytes, *, model: str) -> bytes:
     try:
         asked = _decode_asked(without_lone(body))
     except (msgspec.ValidationError, RecursionError) as error:
-        raise UnsupportedParameter(f"Gemini cannot take it: {error}", param="input") from error
+        why = f"an OpenAI-compatible client alone could take this request: {error}"
+        raise UnsupportedParameter(why, param="input") from error
     if not asked.input or len(asked.texts) > MAX_TEXTS:
         raise InvalidRequest("`input` must be a text, or a list of 1 to 2048", param="input")
     each: dict[str, Any] = {"model": resource(model)}

@@ -14,6 +14,8 @@ from ..model_list import ModelPage, read_list, read_text
 
 PATH: Final = "/v1beta/models?pageSize=1000"  # 1000 is the most that a page may hold
 
+_SERVED: Final = {"generateContent", "embedContent"}
+
 # The dated previews that CLIProxyAPI falls back to (cliPreviewFallbackOrder in
 # internal/runtime/executor/gemini_cli_executor.go), in its order.
 _PREVIEWS: Final[dict[str, list[str]]] = {
@@ -44,8 +46,7 @@ def read_page(body: bytes) -> ModelPage:
 
 def _serves(entry: dict[str, Any]) -> bool:
     methods = entry.get("supportedGenerationMethods")
-    served = ("generateContent", "embedContent")
-    return not isinstance(methods, list) or any(name in methods for name in served)
+    return not isinstance(methods, list) or not _SERVED.isdisjoint(map(str, methods))
 
 
 def preview_of(model: str, *, listed: Collection[str] | None = None) -> list[str]:
