@@ -332,7 +332,8 @@ def witnesses() -> Iterator[tuple[Witness, Witness]]:
 
 
 @pytest.mark.parametrize(
-    ("callers", "reloads"), [(12, 16), pytest.param(50, 200, marks=pytest.mark.slow)]
+    ("callers", "reloads"),
+    [(12, 16), pytest.param(50, 200, marks=[pytest.mark.slow, pytest.mark.further])],
 )
 def test_nobody_notices_when_an_application_reloads(
     tmp_path: Path, callers: int, reloads: int
@@ -347,11 +348,20 @@ def test_nobody_notices_when_an_application_reloads(
         passes.upstream.wait_for_connections()
 
 
+# Of all `make test-slow` runs the first.
+RUNS = [
+    pytest.param(
+        way, workers, marks=[] if (way, workers) == ("gunicorn", 4) else pytest.mark.further
+    )
+    for way in WAYS
+    for workers in (4, 1)
+]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "workers"), RUNS)
 def test_nobody_notices_when_a_server_reloads(way: str, workers: int) -> None:
     """By SIGHUP, however the server was started; every worker is the same at the end."""
     with witnesses() as (stays, passes):

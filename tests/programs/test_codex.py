@@ -36,7 +36,7 @@ LAST_WORD = "All is proven now."
 def first_of(cases: Sequence[Any]) -> list[Any]:
     """Parameters of which `make test-slow` runs the first."""
     first, *others = cases
-    return [first, *(pytest.param(case, marks=pytest.mark.programs) for case in others)]
+    return [first, *(pytest.param(case, marks=pytest.mark.further) for case in others)]
 
 
 @pytest.fixture(scope="module")

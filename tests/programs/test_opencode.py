@@ -40,7 +40,7 @@ RUNS = [
     pytest.param(
         *case,
         id=f"{case[0]}-{case[1].kind}",
-        marks=[] if case[1] is DIALECTS[0] else [pytest.mark.programs],
+        marks=[] if case[1] is DIALECTS[0] else [pytest.mark.further],
     )
     for case in CASES
 ]
