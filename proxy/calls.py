@@ -5,114 +5,34 @@ They have the same attempts, limits, records and errors. The thread that calls d
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import warnings
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from .config import Caller
 from .dialects.base import Ask
 from .dialects.embeddings import EmbedAsk
-from .dialects.python import ChunkWriter, PythonAsk, from_json, to_json
+from .dialects.python import ChunkWriter, PythonAsk
 from .errors import CallerGone, ProxyError
 from .gateway import ANYONE, Gateway
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CallerConnection
 from .record.record import Record
-from .record.transcript import Transcript
 from .request.stream import StreamBody
 from .wire.chat import error_body
 
 _T = TypeVar("_T")
 
 
-class Calls(ABC):
-    """What a `Proxy` does for the Python code around it. Any thread may call."""
-
-    @property
-    @abstractmethod
-    def gateway(self) -> Gateway:
-        """The gateway that serves."""
-
-    @abstractmethod
-    def _host(self) -> object:
-        """The application that calls are made for; None: none."""
-
-    def chat(
-        self,
-        *,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        caller: Caller | str | None = None,
-        timeout: float | None = None,
-        **parameters: Any,
-    ) -> dict[str, Any]:
-        """Ask a model, and wait for the whole answer: a chat completion, as OpenAI has it.
-
-        `parameters` are those of the API, such as `temperature` or `tools`. `caller`: who calls,
-        for records and limits; by the name of one of `api-keys` it has that one's models and
-        limits. `timeout`: seconds, in place of `request-timeout`.
-
-        Raises ProxyError: its subclasses say what went wrong, `status`, `code` and `hint` what an
-        HTTP caller is told. Raises TypeError for what is no JSON. Blocks; from an event loop, call
-        it by `asyncio.to_thread`.
-        """
-        body = _body(model, messages, parameters)
-        return _Call(self.gateway, self._host(), "proxy.chat", body, caller, timeout).whole()
-
-    def embed(
-        self,
-        *,
-        model: str,
-        input: str | Sequence[str],
-        caller: Caller | str | None = None,
-        timeout: float | None = None,
-        **parameters: Any,
-    ) -> dict[str, Any]:
-        """Ask for embeddings, as `chat` does for an answer; `data` has them in the texts' order."""
-        body = to_json({"model": model, "input": input, **parameters})
-        call = _Call(self.gateway, self._host(), "proxy.embed", body, caller, timeout, EmbedAsk)
-        return call.whole()
-
-    def stream(
-        self,
-        *,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        caller: Caller | str | None = None,
-        timeout: float | None = None,
-        **parameters: Any,
-    ) -> Stream:
-        """Ask a model, and take the answer as it comes, in chunks as OpenAI has them.
-
-            with proxy.stream(model="fast", messages=[...]) as chunks:
-                for chunk in chunks: ...
-
-        Arguments are those of `chat`; `timeout` is for the first chunk. Nothing is asked before the
-        `with`, or the first `next`: these, and each further `next`, block and raise as `chat`.
-        """
-        body = _body(model, messages, parameters, stream=True)
-        return Stream(_Call(self.gateway, self._host(), "proxy.stream", body, caller, timeout))
-
-
-def _body(
-    model: str,
-    messages: Sequence[Mapping[str, Any]],
-    parameters: Mapping[str, Any],
-    **stream: bool,
-) -> bytes:
-    if "stream" in parameters:
-        raise TypeError("`chat` answers whole, `stream` in chunks: neither takes `stream`")
-    return to_json({"model": model, "messages": messages, **parameters, **stream})
-
-
-class _Call(NamedTuple):
-    """One call, as an HTTP exchange is one."""
+class PythonCall(NamedTuple):
+    """One call, as an HTTP exchange is one. `host`: the application that it is made for, if any."""
 
     gateway: Gateway
     host: object
@@ -120,12 +40,14 @@ class _Call(NamedTuple):
     body: bytes
     caller: Caller | str | None
     timeout_s: float | None
-    read: Callable[[bytes, Mapping[str, str]], Ask] = PythonAsk
+    embeds: bool = False
 
     def serve(
-        self, connect: Callable[[ExitStack], CallerConnection]
-    ) -> tuple[Ask, bytes | StreamBody]:
-        """What was asked, and the whole answer or a stream's body; raises ProxyError.
+        self,
+        writer: ChunkWriter,
+        connect: Callable[[ExitStack], CallerConnection] = lambda _: CallerConnection(None),
+    ) -> bytes | StreamBody:
+        """The whole answer, or the body of a stream that `writer` keeps; raises ProxyError.
 
         `connect` makes what tells that the caller has hung up, and lasts as long as the call.
         """
@@ -138,22 +60,24 @@ class _Call(NamedTuple):
             host=self.host,
             bytes_in=len(self.body),
         )
-        log = gateway.generation.request_log
-        transcript = None if log is None else Transcript(log, record, {})
+        transcript = None
         try:
             with ExitStack() as held:
+                transcript = gateway.keep(record, held)
                 if transcript is not None:
                     transcript.body = self.body
-                    held.callback(transcript.end)
-                gateway.keep(record, held)
                 caller = self._who()
                 gateway.admit(caller, record, held)
-                connection = connect(held)
-                ask = self.read(self.body, {"x-request-id": record.request_id})
+                headers = {"x-request-id": record.request_id}
+                ask: Ask = (
+                    EmbedAsk(self.body, headers)
+                    if self.embeds
+                    else PythonAsk(self.body, headers, writer)
+                )
                 found, _ = gateway.serve(
                     ask,
                     caller,
-                    connection,
+                    connect(held),
                     record=record,
                     held=held,
                     transcript=transcript,
@@ -167,16 +91,15 @@ class _Call(NamedTuple):
                 raise
             raise known from fault
         if transcript is not None:
-            transcript.answer(200, [], found if isinstance(found, bytes) else None)
-            if not isinstance(found, bytes):
-                found.tap = transcript.write
-        return ask, found
+            transcript.answer(200, [], found)
+        return found
 
     def whole(self) -> dict[str, Any]:
         """The answer of a call that does not stream; raises ProxyError."""
-        _, found = self.serve(lambda _: CallerConnection(None))
-        assert isinstance(found, bytes)
-        return from_json(found)
+        body = self.serve(ChunkWriter())
+        assert isinstance(body, bytes)
+        found: dict[str, Any] = json.loads(body)
+        return found
 
     def _who(self) -> Caller:
         if isinstance(self.caller, Caller):
@@ -193,14 +116,13 @@ class Stream(Iterator[dict[str, Any]]):
     One thread iterates at a time. Any thread may `close`, an event loop's too.
     """
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: PythonCall) -> None:
         self._call = call
+        self._written = ChunkWriter()
         self._body: StreamBody | None = None  # once it is open
-        self._written: ChunkWriter  # by the body
         self._is_over = False
         self._is_closed = False
-        # Whoever pops it may use the body.
-        self._turn = deque([True])
+        self._turn = Lock()  # of whoever uses the body; nobody waits for it
         # Whoever pops it closes it: for the call its caller has hung up then.
         self._line: deque[socket.socket] = deque()
 
@@ -221,8 +143,7 @@ class Stream(Iterator[dict[str, Any]]):
         whoever goes on to iterate, so that nobody takes the answer for whole.
         """
         self._is_closed = True
-        self._hang_up()
-        self._give_back()
+        self._free()
 
     def __del__(self) -> None:
         if self._body is not None and not (self._is_over or self._is_closed):
@@ -231,44 +152,35 @@ class Stream(Iterator[dict[str, Any]]):
             line.close()
 
     def _in_turn(self, work: Callable[[], _T]) -> _T:
-        try:
-            self._turn.pop()
-        except IndexError:
+        if not self._turn.acquire(blocking=False):
             if self._is_closed:
-                raise _closed() from None
-            raise RuntimeError("another thread is in this stream's `next`") from None
+                raise _closed()
+            raise RuntimeError("another thread is in this stream's `next`")
         try:
             return work()
         finally:
-            self._turn.append(True)
-            if self._is_closed:
-                self._give_back()
+            self._turn.release()
+            if self._is_over or self._is_closed:
+                self._free()
 
-    def _give_back(self) -> None:
-        try:
-            self._turn.pop()
-        except IndexError:  # whoever has it comes here after it
-            return
-        try:
-            if self._body is not None:
-                self._body.close()
-        finally:
-            self._turn.append(True)
-
-    def _hang_up(self) -> None:
+    def _free(self) -> None:
+        """Hang up, and close the body; whoever uses it comes here afterwards."""
         with suppress(IndexError), self._line.pop() as line:
             line.shutdown(socket.SHUT_RDWR)  # a forked child may have it, too
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._body is not None:
+                    self._body.close()
+            finally:
+                self._turn.release()
 
     def _open(self) -> StreamBody:
-        if self._body is not None:
-            return self._body
-        self._is_over = True  # unless it opens
-        ask, body = self._call.serve(self._connect)
-        assert isinstance(ask, PythonAsk)
-        assert isinstance(body, StreamBody)
-        self._written, self._body = ask.made, body
-        self._is_over = False
-        return body
+        if self._body is None:
+            self._is_over = True  # unless it opens
+            body = self._call.serve(self._written, self._connect)
+            assert isinstance(body, StreamBody)
+            self._body, self._is_over = body, False
+        return self._body
 
     def _connect(self, held: ExitStack) -> CallerConnection:
         ours, line = socket.socketpair()
@@ -284,20 +196,19 @@ class Stream(Iterator[dict[str, Any]]):
         if self._is_closed:
             raise _closed()
         body = self._open()
-        written = self._written
-        while not written.chunks:
+        while not self._written.chunks:
             try:
                 next(body)
             except StopIteration:
                 self._is_over = True
                 body.close()
-                self._hang_up()
-                if written.error is not None:
-                    raise written.error from None
+                if self._written.error is not None:
+                    raise self._written.error from None
                 raise
             except ConnectionResetError as error:  # how a body says that nobody listens
                 raise _closed() from error
-        return from_json(written.chunks.popleft())
+        found: dict[str, Any] = json.loads(self._written.chunks.popleft())
+        return found
 
 
 def _warn_of_loss() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,8 +13,9 @@ from flask.globals import app_ctx
 
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
-from .calls import Calls
-from .config import Config, ConfigSource, Seen, load_config
+from .calls import PythonCall, Stream
+from .config import Caller, Config, ConfigSource, Seen, load_config
+from .dialects.python import to_json
 from .gateway import Gateway
 from .signals import CallSignals
 
@@ -23,7 +24,7 @@ Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 _Function = TypeVar("_Function", bound=Authenticate)
 
 
-class Proxy(Calls):
+class Proxy:
     """The gateway as a Flask extension. One may be mounted in several applications.
 
         proxy = Proxy()
@@ -113,28 +114,93 @@ class Proxy(Calls):
     @property
     def gateway(self) -> Gateway:
         """That of the current application, else the only one there is; else raises RuntimeError."""
-        if self._own is not None:
-            return self._own
-        if has_app_context() and (found := self._gateways.get(app_ctx.app)) is not None:
-            return found
-        gateways = list(self._gateways.values())
-        if not gateways:
-            raise RuntimeError(
-                f"the Proxy {self.name!r} has neither a configuration nor an application yet: "
-                "give it one of them first"
-            )
-        if len(gateways) > 1:
-            raise RuntimeError(
-                f"the Proxy {self.name!r} has {len(gateways)} applications: enter the "
-                "`app_context()` of the one that is meant"
-            )
-        return gateways[0]
+        return self._meant()[1]
 
-    def _host(self) -> Flask | None:
-        if has_app_context() and app_ctx.app in self._gateways:
-            return app_ctx.app
-        apps = list(self._gateways)
-        return apps[0] if len(apps) == 1 else None
+    def _meant(self) -> tuple[Flask | None, Gateway]:
+        """The application that is meant, if it is clear which one, and its gateway."""
+        if has_app_context() and (found := self._gateways.get(app_ctx.app)) is not None:
+            return app_ctx.app, found
+        mounted = list(self._gateways.items())
+        if len(mounted) == 1:
+            return mounted[0]
+        if self._own is not None:
+            return None, self._own
+        raise RuntimeError(
+            f"the Proxy {self.name!r} has {len(mounted)} applications: enter the `app_context()` "
+            "of the one that is meant"
+            if mounted
+            else f"the Proxy {self.name!r} has neither a configuration nor an application yet: "
+            "give it one of them first"
+        )
+
+    def chat(
+        self,
+        *,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        caller: Caller | str | None = None,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Ask a model, and wait for the whole answer: a chat completion, as OpenAI has it.
+
+        `parameters` are those of the API, such as `temperature` or `tools`. `caller`: who calls,
+        for records and limits; by the name of one of `api-keys` it has that one's models and
+        limits. `timeout`: seconds, in place of `request-timeout`.
+
+        Raises ProxyError: its subclasses say what went wrong, `status`, `code` and `hint` what an
+        HTTP caller is told. Raises TypeError for what is no JSON. Blocks; from an event loop, call
+        it by `asyncio.to_thread`.
+        """
+        asked = {"model": model, "messages": messages}
+        return self._call("chat", asked, parameters, caller, timeout).whole()
+
+    def embed(
+        self,
+        *,
+        model: str,
+        input: str | Sequence[str],
+        caller: Caller | str | None = None,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Ask for embeddings, as `chat` does for an answer; `data` has them in the texts' order."""
+        call = self._call("embed", {"model": model, "input": input}, parameters, caller, timeout)
+        return call._replace(embeds=True).whole()
+
+    def stream(
+        self,
+        *,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        caller: Caller | str | None = None,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> Stream:
+        """Ask a model, and take the answer as it comes, in chunks as OpenAI has them.
+
+            with proxy.stream(model="fast", messages=[...]) as chunks:
+                for chunk in chunks: ...
+
+        Arguments are those of `chat`; `timeout` is for the first chunk. Nothing is asked before the
+        `with`, or the first `next`: these, and each further `next`, block and raise as `chat`.
+        """
+        asked = {"model": model, "messages": messages, "stream": True}
+        return Stream(self._call("stream", asked, parameters, caller, timeout))
+
+    def _call(
+        self,
+        name: str,
+        asked: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        caller: Caller | str | None,
+        timeout_s: float | None,
+    ) -> PythonCall:
+        if "stream" in parameters:
+            raise TypeError("`chat` answers whole, `stream` in chunks: neither takes `stream`")
+        body = to_json({**asked, **parameters})
+        host, gateway = self._meant()
+        return PythonCall(gateway, host, f"proxy.{name}", body, caller, timeout_s)
 
     def __enter__(self) -> Proxy:
         return self

@@ -9,8 +9,9 @@ import math
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .clients.registry import Entry
 from .config import Caller, Config, ConfigSource, Secret
@@ -94,11 +95,18 @@ class Gateway:
                 client.transport.leave()
         return draining
 
-    def keep(self, record: Record, held: ExitStack) -> None:
+    def keep(
+        self, record: Record, held: ExitStack, environ: Mapping[str, Any] | None = None
+    ) -> Transcript | None:
         """Close the record when `held` ends, with what was raised meanwhile as its end.
 
-        Whoever keeps something of requests is told then and before by it (`recorders`).
+        Whoever keeps something of requests is told then and before by it (`recorders`). Returns the
+        file that `request-log` asks for, which ends behind the record.
         """
+        log = self.generation.request_log
+        transcript = None if log is None else Transcript(log, record, environ or {})
+        if transcript is not None:
+            held.callback(transcript.end)
         record.recorders = self.recorders
 
         def close(_kind: object, error: BaseException | None, _trace: object) -> None:
@@ -112,6 +120,7 @@ class Gateway:
             record.close(self.clock.monotonic())
 
         held.push(close)
+        return transcript
 
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.

@@ -74,8 +74,7 @@ def _answering(doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
     def answer(exchange: Exchange) -> Response:
         record = exchange.record
         with ExitStack() as held:
-            exchange.keep_transcript(held)
-            gateway.keep(record, held)
+            exchange.transcript = gateway.keep(record, held, exchange.environ)
             caller = doorkeeper.admit(exchange.environ)
             gateway.admit(caller, record, held)
             ask = exchange.dialect.read(

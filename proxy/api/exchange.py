@@ -7,7 +7,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -123,12 +122,6 @@ class Exchange:
         )
         self.transcript: Transcript | None = None  # by `request-log`
 
-    def keep_transcript(self, held: ExitStack) -> None:
-        """Have all of the request written to a file that ends with `held`, if this is wanted."""
-        if (log := self.gateway.generation.request_log) is not None:
-            self.transcript = Transcript(log, self.record, self.environ)
-            held.callback(self.transcript.end)
-
     def upstream_headers(self) -> dict[str, str]:
         """The caller's headers that go on, and the request's id."""
         environ = self.environ
@@ -234,11 +227,7 @@ class Exchange:
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
         lines += self.doorkeeper.cors_headers(self.environ)
         if self.transcript is not None:
-            if isinstance(body, bytes):
-                self.transcript.answer(status, lines, body)
-            else:
-                self.transcript.answer(status, lines)
-                body.tap = self.transcript.write
+            self.transcript.answer(status, lines, body)
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
         is_stream = content is body and not isinstance(body, bytes)
         return _Response(content, status, _Lines(lines), direct_passthrough=is_stream)

@@ -37,14 +37,14 @@ class ChunkWriter(ChatWriter):
 
 
 class PythonAsk(ChatAsk):
-    """Made of arguments. `made`: the writer of its stream."""
+    """Made of arguments. `writer`: that of its stream."""
 
-    def __init__(self, body: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(self, body: bytes, headers: Mapping[str, str], writer: ChunkWriter) -> None:
         super().__init__(read_request(body), headers)
-        self.made = ChunkWriter()
+        self._writer = writer
 
     def writer(self) -> ChunkWriter:
-        return self.made
+        return self._writer
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
@@ -53,12 +53,3 @@ def to_json(values: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(values)
     except UnicodeEncodeError:  # a lone surrogate: half an emoji, of a model's making
         return json.dumps(values).encode()
-
-
-def from_json(data: bytes) -> dict[str, Any]:
-    """An answer or a chunk, of which it is known that it is an object."""
-    try:
-        found: dict[str, Any] = msgspec.json.decode(data)
-    except msgspec.DecodeError:  # of lone surrogates, and numbers out of all range
-        found = json.loads(data)
-    return found

@@ -22,10 +22,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import Config, is_secret_name, mask
 from ..net.helpers import HelperThreads, Task
@@ -132,6 +132,12 @@ class RequestLog:
             )
 
 
+class Tapped(Protocol):
+    """A stream, which tells its `tap` of each write."""
+
+    tap: Callable[[bytes], None] | None
+
+
 class Transcript:
     """The file of one request, written by the thread that serves it. Making it writes nothing.
 
@@ -176,10 +182,8 @@ class Transcript:
         self.body = b""
         self._put(self._owner.secrets.mask_bytes(data))
 
-    def answer(
-        self, status: int, headers: Sequence[tuple[str, str]], body: bytes | None = None
-    ) -> None:
-        """Keep the answer to write it at the end. The head of a stream (no body) is written now."""
+    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes | Tapped) -> None:
+        """Keep the answer to write it at the end. A stream is written as it goes, its head now."""
         self.begin()
         attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
         self._answer = b"".join(
@@ -188,12 +192,13 @@ class Transcript:
                 f"=== RESPONSE ===\nStatus: {status}\n".encode(),
                 _lines(headers),
                 b"\n",
-                body or b"",
+                body if isinstance(body, bytes) else b"",
             ]
         )
         self._is_answered = True
-        if body is None:
+        if not isinstance(body, bytes):
             self._put_answer()
+            body.tap = self.write
         elif self._record.ended is not None:
             self.end()
 
