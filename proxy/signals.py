@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -55,16 +56,12 @@ def _send(signal: Signal, record: Record, **told: object) -> None:
 
 
 def _tell(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
+    def call() -> None:
+        with app.app_context() if isinstance(app, Flask) else nullcontext():
+            receiver(app, **told)
+
     try:
         # Empty: in the present one there may be a request, which is over for whoever listens.
-        Context().run(_call, receiver, app, told)
+        Context().run(call)
     except Exception:  # whatever it is, no caller's answer may depend on it
         log.exception("a receiver of a signal failed")
-
-
-def _call(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
-    if isinstance(app, Flask):
-        with app.app_context():
-            receiver(app, **told)
-    else:
-        receiver(app, **told)

@@ -24,7 +24,7 @@ from ..config import Caller, Config, digest_of, is_loopback
 from ..config.formats import ANY_ORIGIN
 from ..errors import RETRY_HINTS, CallerError, InvalidKey, ProxyError, Refused
 from ..gateway import ANYONE, Gateway
-from .faults import in_our_terms
+from .faults import of_http
 
 log = logging.getLogger("proxy")
 
@@ -114,7 +114,7 @@ def _vouched_for(authenticate: Authenticate) -> Caller:
     except CallerError:
         raise
     except HTTPException as error:
-        raise in_our_terms(error, "") from error
+        raise of_http(error) from error
     except ProxyError as error:  # of a call of its own, and nothing for this caller to read
         raise RuntimeError("`authenticate` failed") from error
     if found is None:

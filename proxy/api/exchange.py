@@ -229,7 +229,7 @@ class Exchange:
         if self.transcript is not None:
             self.transcript.answer(status, lines, body)
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
-        is_stream = content is body and not isinstance(body, bytes)
+        is_stream = not isinstance(body, bytes)
         return _Response(content, status, _Lines(lines), direct_passthrough=is_stream)
 
     def attempt_headers(self) -> dict[str, str]:
@@ -246,12 +246,9 @@ class Exchange:
             found["x-proxy-dropped"] = mask(self.record.dropped_text())
         return found
 
-    def _in_our_terms(self, error: Exception) -> ProxyError:
-        return in_our_terms(error, self.request_id, call=self.record.call())
-
     def refuse(self, error: Exception) -> Response:
         """Whatever an endpoint raised as a response, in the caller's dialect."""
-        known = error if isinstance(error, ProxyError) else self._in_our_terms(error)
+        known = in_our_terms(error, self.record)
         return self.reply(
             self.dialect.error(known, self.request_id),
             status=known.status,
@@ -308,22 +305,13 @@ def let_go(error: BaseException | None) -> None:
 
 def _read(stream: Any, most: int) -> bytes:
     """What comes until the end, `most` bytes at most, copied no more often than need be."""
-    body = _read_some(stream, most)
-    if not body or len(body) == most:
-        return body
-    parts = [body]
-    left = most - len(body)
-    while left and (data := _read_some(stream, left)):
+    parts: list[bytes] = []
+    while most and (data := stream.read(most)) != b"":
+        if data is None:  # werkzeug's: of a socket with a time-out (io.BufferedIOBase.read)
+            raise TimeoutError("timed out")
         parts.append(data)
-        left -= len(data)
-    return b"".join(parts)
-
-
-def _read_some(stream: Any, most: int) -> bytes:
-    data: bytes | None = stream.read(most)
-    if data is None:  # werkzeug's: of a socket with a time-out (io.BufferedIOBase.read)
-        raise TimeoutError("timed out")
-    return data
+        most -= len(data)
+    return b"".join(parts)  # of one part: that part itself
 
 
 def _too_large(most: int, own: int) -> BodyTooLarge:

@@ -18,7 +18,7 @@ from ..errors import (
     Refused,
 )
 from ..net import shortage
-from ..record.call import Call
+from ..record.record import Record
 
 # What a refusal of the application's is with us.
 _BY_STATUS: dict[int, type[ProxyError]] = {
@@ -33,17 +33,21 @@ _BY_STATUS: dict[int, type[ProxyError]] = {
 log = logging.getLogger("proxy")
 
 
-def in_our_terms(error: Exception, request_id: str, *, call: Call | None = None) -> ProxyError:
+def in_our_terms(error: Exception, record: Record) -> ProxyError:
     """What its caller is told. The log has whatever nobody foresaw, under the request's id."""
+    if isinstance(error, ProxyError):
+        return error
     if isinstance(error, HTTPException):
-        return _of_http(error)
+        return of_http(error)
     if want := shortage.recognised(error):
         return want
-    log.exception("request %s failed", request_id, exc_info=error, extra={"call": call})
-    return ProxyError(f"the proxy failed; its log says why under {request_id}")
+    told = {"call": record.call()}
+    log.exception("request %s failed", record.request_id, exc_info=error, extra=told)
+    return ProxyError(f"the proxy failed; its log says why under {record.request_id}")
 
 
-def _of_http(error: HTTPException) -> ProxyError:
+def of_http(error: HTTPException) -> ProxyError:
+    """What an application's refusal is with us; status, message and headers stay."""
     if error.code == 405:
         allowed = getattr(error, "valid_methods", None) or ()
         return MethodNotAllowed("this path does not take this method", allowed=allowed)

@@ -62,8 +62,8 @@ class RequestLog:
         self.secrets = config.secrets
         self._max_bytes = config.request_log_max_bytes
         self._max_age = timedelta(days=config.request_log_days)
-        self._lock = threading.Lock()  # guards _warned_at, _new_bytes, _looks_at
-        self._warned_at = -math.inf
+        self._warned_at = -math.inf  # without a lock: the worst is a second line
+        self._lock = threading.Lock()  # guards _new_bytes, _looks_at
         self._new_bytes = 0  # since the last look at the folder
         self._looks_at = -math.inf
 
@@ -120,11 +120,8 @@ class RequestLog:
     def warn(self, error: OSError) -> None:
         """Warn that requests are not logged, once in a while."""
         now = time.monotonic()
-        with self._lock:
-            is_due = now - self._warned_at >= WARNING_PAUSE_S
-            if is_due:
-                self._warned_at = now
-        if is_due:
+        if now - self._warned_at >= WARNING_PAUSE_S:
+            self._warned_at = now
             log.warning(
                 "requests are not logged as request-log asks: cannot write in %s: %s",
                 self.directory,
@@ -151,18 +148,15 @@ class Transcript:
         self._record = record
         self._environ = environ
         self._began = time.monotonic()
-        self._answer: bytes | None = None  # to be written at the end
-        self._is_answered = False
-        self._is_begun = False
+        self._answer: bytes | None = None  # what is not written yet of it, once it is known
         self._is_broken = False
         self._path = ""
         self._tail = b""  # of the stream: may be the beginning of a key
 
     def begin(self) -> None:
         """Write the request, with what is known of it. Idempotent."""
-        if self._is_begun:
+        if self._path or self._is_broken:
             return
-        self._is_begun = True
         record = self._record
         facts = {
             "Request-Id": record.request_id,
@@ -195,9 +189,9 @@ class Transcript:
                 body if isinstance(body, bytes) else b"",
             ]
         )
-        self._is_answered = True
         if not isinstance(body, bytes):
-            self._put_answer()
+            self._put(self._owner.secrets.mask_bytes(self._answer))
+            self._answer = b""
             body.tap = self.write
         elif self._record.ended is not None:
             self.end()
@@ -210,15 +204,10 @@ class Transcript:
 
     def end(self) -> None:
         """Write the end of the file. Does nothing while the answer is still to come."""
-        if self._is_answered:
-            self._put_answer()
-            line = self._record.line().encode("utf-8", "backslashreplace")
-            self._put(self._owner.secrets.mask_bytes(self._tail + b"\n\n" + _section("END", line)))
-
-    def _put_answer(self) -> None:
         if self._answer is not None:
-            self._put(self._owner.secrets.mask_bytes(self._answer))
-            self._answer = None
+            line = self._record.line().encode("utf-8", "backslashreplace")
+            rest = self._answer + self._tail + b"\n\n" + _section("END", line)
+            self._put(self._owner.secrets.mask_bytes(rest))
 
     def _put(self, data: bytes) -> None:
         """Append data that is masked already. Does nothing after a failure."""
