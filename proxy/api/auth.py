@@ -81,14 +81,12 @@ class Doorkeeper:
         given = _given_key(environ)
         if given is None:
             raise InvalidKey("no API key was given: send it as `Authorization: Bearer KEY`")
-        found = None
         digest = hashlib.sha256(given).digest()
-        for known, caller in keys:  # all of them, so that the time taken tells nothing
-            if hmac.compare_digest(known, digest):
-                found = caller
-        if found is None:
+        # All of them are compared, so that the time taken tells nothing.
+        found = [caller for known, caller in keys if hmac.compare_digest(known, digest)]
+        if not found:
             raise InvalidKey("the API key is not one of this proxy's `api-keys`")
-        return found
+        return found[0]
 
     def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """What lets a page of another origin read the answer; none of an application's own pages.

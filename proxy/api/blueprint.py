@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -29,7 +30,7 @@ ABOUT = "about"
 def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
-    routes = endpoints.routes(doorkeeper)
+    routes = endpoints.routes()
     for route in routes:
         blueprint.add_url_rule(
             route.path,
@@ -81,17 +82,6 @@ class _Below(Rule):
         return _Anything(self.map)
 
 
-def _rules_below(prefix: str, endpoint: str) -> Iterator[Rule]:
-    """Rules for whatever no other rule matches, the prefix without a slash included.
-
-    A request to open a WebSocket needs rules of its own kind.
-    """
-    for path in (f"{prefix}/<rest>", prefix):
-        for websocket in (False, True):
-            if path:
-                yield _Below(path, endpoint=endpoint, merge_slashes=False, websocket=websocket)
-
-
 class _Others:
     """Answers for all other paths under the prefix, and for known ones by other methods.
 
@@ -103,11 +93,15 @@ class _Others:
         self._view = make_view(doorkeeper, self.answer, CHAT)
 
     def add_rules(self, state: BlueprintSetupState) -> None:
-        """Add them to the application in which the blueprint is being registered."""
+        """Add rules for whatever no other rule matches to the blueprint's application."""
         endpoint = f"{state.name_prefix}.{state.name}.others".lstrip(".")
+        paths = [f"{state.url_prefix or ''}/<rest>"]
         if state.url_prefix:
             state.add_url_rule("", ABOUT, methods=("GET",), provide_automatic_options=False)
-        for rule in _rules_below(state.url_prefix or "", endpoint):
+            paths.append(state.url_prefix)
+        # A request to open a WebSocket needs rules of its own kind.
+        for path, websocket in product(paths, (False, True)):
+            rule = _Below(path, endpoint=endpoint, merge_slashes=False, websocket=websocket)
             state.app.url_map.add(rule)
         state.app.view_functions[endpoint] = self._view
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
+import msgspec
 from flask import Response
 
 from ..dialects.base import Dialect
@@ -17,10 +18,9 @@ from ..dialects.completions import COMPLETIONS
 from ..dialects.embeddings import EMBEDDINGS
 from ..dialects.messages import COUNT_TOKENS, MESSAGES
 from ..dialects.responses import INPUT_TOKENS, RESPONSES
-from ..request.stream import StreamBody
-from .auth import Doorkeeper
-from .exchange import EVENT_STREAM, Exchange
-from .facts import Facts
+from ..version import __version__
+from . import facts
+from .exchange import Exchange
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
@@ -53,45 +53,43 @@ class Route(NamedTuple):
     dialect: Dialect = CHAT
 
 
-def routes(doorkeeper: Doorkeeper) -> list[Route]:
-    """All of them, for one gateway."""
-    answer = _answering(doorkeeper)
-    facts = Facts(doorkeeper, ["/v1/models", *DIALECTS, "/healthz", "/readyz"])
+def routes() -> list[Route]:
+    """All of them."""
     return [
-        Route("/", ("GET",), facts.about),
+        Route("/", ("GET",), _about),
         Route("/healthz", ("GET",), facts.healthz),
         Route("/readyz", ("GET",), facts.readyz),
         Route("/v1/models", ("GET",), facts.list_models),
         Route("/v1/models/<path:alias>", ("GET",), facts.show_model),
-        *(Route(path, ("POST",), answer, dialect) for path, dialect in DIALECTS.items()),
+        *(Route(path, ("POST",), _answer, dialect) for path, dialect in DIALECTS.items()),
     ]
 
 
-def _answering(doorkeeper: Doorkeeper) -> Callable[[Exchange], Response]:
-    """The view for a request in a dialect."""
-    gateway = doorkeeper.gateway
+def _about(exchange: Exchange) -> Response:
+    """To whoever asks."""
+    paths = ["/v1/models", *DIALECTS, "/healthz", "/readyz"]
+    told = {"name": "poolproxy", "version": __version__, "endpoints": paths}
+    return exchange.reply(msgspec.json.encode(told))
 
-    def answer(exchange: Exchange) -> Response:
-        record = exchange.record
-        with ExitStack() as held:
-            exchange.transcript = gateway.keep(record, held, exchange.environ)
-            caller = doorkeeper.admit(exchange.environ)
-            gateway.admit(caller, record, held)
-            ask = exchange.dialect.read(
-                exchange.read_body(), exchange.upstream_headers(), exchange.query()
-            )
-            body, headers = gateway.serve(
-                ask,
-                caller,
-                exchange.connection,
-                record=record,
-                held=held,
-                transcript=exchange.transcript,
-            )
-            if not isinstance(body, StreamBody):
-                return exchange.reply(body, headers={**headers, **exchange.attempt_headers()})
-            if body.is_opened:
-                headers = {**headers, **exchange.attempt_headers()}
-            return exchange.reply(body, content_type=EVENT_STREAM, headers=headers)
 
-    return answer
+def _answer(exchange: Exchange) -> Response:
+    """To a request in a dialect."""
+    gateway, record = exchange.gateway, exchange.record
+    with ExitStack() as held:
+        exchange.transcript = gateway.keep(record, held, exchange.environ)
+        caller = exchange.doorkeeper.admit(exchange.environ)
+        gateway.admit(caller, record, held)
+        ask = exchange.dialect.read(
+            exchange.read_body(), exchange.upstream_headers(), exchange.query()
+        )
+        body, headers = gateway.serve(
+            ask,
+            caller,
+            exchange.connection,
+            record=record,
+            held=held,
+            transcript=exchange.transcript,
+        )
+        if isinstance(body, bytes) or body.is_opened:
+            headers = {**headers, **exchange.attempt_headers()}
+        return exchange.reply(body, headers=headers)

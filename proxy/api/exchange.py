@@ -206,12 +206,11 @@ class Exchange:
         body: bytes | StreamBody,
         *,
         status: int = 200,
-        content_type: str = JSON,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """A response, with what every response of ours carries."""
         lines = [
-            ("Content-Type", content_type),
+            ("Content-Type", JSON if isinstance(body, bytes) else EVENT_STREAM),
             ("x-request-id", self.request_id),
             ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
             *(headers or {}).items(),
