@@ -1,18 +1,6 @@
 """Poolproxy: one OpenAI-compatible endpoint in front of a pool of LLM accounts.
 
-The rooms, from the top layer down (docs/ARCHITECTURE.md has the whole map):
-
-cli, server          the command `poolproxy`; gunicorn's process, never imported when embedded
-app, extension       `create_app`, a WSGI application; `Proxy`, mounted in one
-calls, signals       the pool from Python; by which an application follows its calls
-api                  Flask: environ in, response out
-gateway, generation  serves one request; all that one configuration makes
-reload               has a configuration read again when its files change
-request, record      a request's attempts, waits and stream; what is kept of it
-pool, clients        who may use which client; the kinds of upstream
-net                  sockets and the clock
-dialects, wire       what callers speak; bytes to values and back
-config, errors       the file made a `Config`; every failure, its status and its code
+docs/ARCHITECTURE.md is the map of its rooms, and of the layers that they are in.
 """
 
 from __future__ import annotations

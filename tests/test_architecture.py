@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import proxy
 from tests.support.gateway import ROOT, environment
 
 PAGE = ROOT / "docs" / "ARCHITECTURE.md"
@@ -36,10 +35,7 @@ def test_every_name_is_there() -> None:
 
 
 def test_rooms_are_those_of_the_layers() -> None:
-    """All that lies in the package, in an order in which imports point down.
-
-    The docstring of the package has them too.
-    """
+    """All that lies in the package, in an order in which imports point down."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["importlinter:contract:layers"]["layers"].split("\n")
@@ -52,9 +48,6 @@ def test_rooms_are_those_of_the_layers() -> None:
     found = {path.stem for path in PACKAGE.glob("*.py")}
     found |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert set(rooms) == found - {"__init__"}
-    columns = re.findall(r"^(\w+(?:, \w+)*)  ", proxy.__doc__ or "", re.MULTILINE)
-    in_short = {room for column in columns for room in column.split(", ")}
-    assert in_short == set(rooms) - {"__main__", "version", "worker"}
 
 
 def test_diagram_of_states_is_the_pools_own() -> None:
