@@ -72,21 +72,17 @@ class RequestLog:
         with suppress(FileExistsError):  # if it is no directory, to open a file in it fails
             os.makedirs(self.directory, 0o700)
         safe_id = _UNSAFE_IN_NAMES.sub("_", self.secrets.mask(request_id))
-        stem = f"{_stamp(timedelta())}-{safe_id}"
-        name, again = f"{stem}.log", 1
         while True:
-            path = os.path.join(self.directory, name)
+            path = os.path.join(self.directory, f"{_stamp(timedelta())}-{safe_id}.log")
             try:
                 _write(path, "xb", data)
-            except FileExistsError:  # callers choose ids, and may repeat them
-                again += 1
-                name = f"{stem}-{again}.log"
+            except FileExistsError:  # callers choose ids, and may repeat them at one moment
+                continue
             except OSError:  # the file may be there, and none of the data, or half of it
                 with suppress(OSError):
                     os.unlink(path)
                 raise
-            else:
-                return path
+            return path
 
     def wrote(self, number: int) -> None:
         """Note that so many bytes were written; if it is time, have the folder looked at."""
