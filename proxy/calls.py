@@ -12,7 +12,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from .config import Caller
@@ -122,7 +121,7 @@ class Stream(Iterator[dict[str, Any]]):
         self._body: StreamBody | None = None  # once it is open
         self._is_over = False
         self._is_closed = False
-        self._turn = Lock()  # of whoever uses the body; nobody waits for it
+        self._turn = deque([True])  # whoever pops it may use the body
         # Whoever pops it closes it: for the call its caller has hung up then.
         self._line: deque[socket.socket] = deque()
 
@@ -152,14 +151,16 @@ class Stream(Iterator[dict[str, Any]]):
             line.close()
 
     def _in_turn(self, work: Callable[[], _T]) -> _T:
-        if not self._turn.acquire(blocking=False):
+        try:
+            self._turn.pop()
+        except IndexError:
             if self._is_closed:
-                raise _closed()
-            raise RuntimeError("another thread is in this stream's `next`")
+                raise _closed() from None
+            raise RuntimeError("another thread is in this stream's `next`") from None
         try:
             return work()
         finally:
-            self._turn.release()
+            self._turn.append(True)
             if self._is_over or self._is_closed:
                 self._free()
 
@@ -167,12 +168,15 @@ class Stream(Iterator[dict[str, Any]]):
         """Hang up, and close the body; whoever uses it comes here afterwards."""
         with suppress(IndexError), self._line.pop() as line:
             line.shutdown(socket.SHUT_RDWR)  # a forked child may have it, too
-        if self._turn.acquire(blocking=False):
-            try:
-                if self._body is not None:
-                    self._body.close()
-            finally:
-                self._turn.release()
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
+        try:
+            if self._body is not None:
+                self._body.close()
+        finally:
+            self._turn.append(True)
 
     def _open(self) -> StreamBody:
         if self._body is None:
