@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,7 +13,7 @@ from flask.globals import app_ctx
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
 from .calls import PythonCall, Stream
-from .config import Caller, Config, ConfigSource, Seen, load_config
+from .config import Caller, Config, ConfigSource, load_config
 from .dialects.python import to_json
 from .gateway import Gateway
 from .signals import CallSignals
@@ -240,11 +239,8 @@ class Proxy:
         if isinstance(source, Config):
             source = ConfigSource.of(source)
         if not isinstance(source, ConfigSource):
-            source = ConfigSource(partial(_load, source))
+            found = source
+            source = ConfigSource(lambda seen: load_config(found, seen=seen))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.recorders = (self._signals,)
         return gateway
-
-
-def _load(source: str | os.PathLike[str] | Mapping[str, Any] | None, seen: Seen) -> Config:
-    return load_config(source, seen=seen)

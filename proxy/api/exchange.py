@@ -15,7 +15,6 @@ from flask.globals import app_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from ..config import Config
 from ..dialects.base import Dialect
 from ..errors import (
     BodyTooLarge,
@@ -92,12 +91,6 @@ class _Response(Response):
         return body
 
 
-def _caller_address(environ: Mapping[str, Any], config: Config) -> str:
-    peer: str = environ.get("REMOTE_ADDR", "")
-    forwarded = environ.get("HTTP_X_FORWARDED_FOR")
-    return caller_address(peer, forwarded, config.trusted_proxies) if forwarded else peer
-
-
 class Exchange:
     """One HTTP request and its response; `dialect` is that of errors."""
 
@@ -112,12 +105,15 @@ class Exchange:
         self.dialect = dialect
         self.environ = environ
         self.connection = CallerConnection.from_environ(environ)
+        address = environ.get("REMOTE_ADDR", "")
+        if forwarded := environ.get("HTTP_X_FORWARDED_FOR"):
+            address = caller_address(address, forwarded, gateway.config.trusted_proxies)
         self.record = Record(
             self.request_id,
             endpoint=environ.get("PATH_INFO", ""),
             arrived=gateway.arrival(),
             mask=gateway.config.secrets.mask,
-            address=_caller_address(environ, gateway.config),
+            address=address,
             host=app_ctx.app,
         )
         self.transcript: Transcript | None = None  # by `request-log`

@@ -162,13 +162,9 @@ class Transcript:
             "Caller": json.dumps(record.caller),
             "Model": json.dumps(record.model),
         }
-        data = b"".join(
-            [
-                _section("REQUEST INFO", _lines(facts.items())),
-                _section("HEADERS", _lines(_shown_headers(self._environ))),
-                _section("REQUEST BODY", self.body + b"\n"),
-            ]
-        )
+        data = _section("REQUEST INFO", _lines(facts.items()))
+        data += _section("HEADERS", _lines(_shown_headers(self._environ)))
+        data += _section("REQUEST BODY", self.body + b"\n")
         self.body = b""
         self._put(self._owner.secrets.mask_bytes(data))
 
@@ -176,20 +172,15 @@ class Transcript:
         """Keep the answer to write it at the end. A stream is written as it goes, its head now."""
         self.begin()
         attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
-        self._answer = b"".join(
-            [
-                _section("ATTEMPTS", attempts.encode("utf-8", "backslashreplace")),
-                f"=== RESPONSE ===\nStatus: {status}\n".encode(),
-                _lines(headers),
-                b"\n",
-                body if isinstance(body, bytes) else b"",
-            ]
-        )
+        head = _section("ATTEMPTS", attempts.encode("utf-8", "backslashreplace"))
+        head += f"=== RESPONSE ===\nStatus: {status}\n".encode() + _lines(headers) + b"\n"
         if not isinstance(body, bytes):
-            self._put(self._owner.secrets.mask_bytes(self._answer))
+            self._put(self._owner.secrets.mask_bytes(head))
             self._answer = b""
             body.tap = self.write
-        elif self._record.ended is not None:
+            return
+        self._answer = head + body
+        if self._record.ended is not None:
             self.end()
 
     def write(self, data: bytes) -> None:
@@ -257,9 +248,5 @@ def _lines(fields: Iterable[tuple[str, str]]) -> bytes:
 
 def _write(path: str, mode: str, data: bytes) -> None:
     """Open, write, close: no descriptor is held while a stream waits for its upstream."""
-    with open(path, mode, opener=_open_private) as file:
+    with open(path, mode, opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(data)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
