@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from .config import Caller
 from .dialects.base import Ask
+from .dialects.chat import ChatAsk
 from .dialects.embeddings import EmbedAsk
-from .dialects.python import ChunkWriter, PythonAsk
+from .dialects.python import ChunkWriter
 from .errors import CallerGone, ProxyError
 from .gateway import ANYONE, Gateway
 from .net import shortage
@@ -25,7 +26,7 @@ from .net.lost import LOST
 from .net.watch import CallerConnection
 from .record.record import Record
 from .request.stream import StreamBody
-from .wire.chat import error_body
+from .wire.chat import error_body, read_request
 
 _T = TypeVar("_T")
 
@@ -43,7 +44,7 @@ class PythonCall(NamedTuple):
 
     def serve(
         self,
-        writer: ChunkWriter,
+        writer: ChunkWriter | None = None,
         connect: Callable[[ExitStack], CallerConnection] = lambda _: CallerConnection(None),
     ) -> bytes | StreamBody:
         """The whole answer, or the body of a stream that `writer` keeps; raises ProxyError.
@@ -67,16 +68,17 @@ class PythonCall(NamedTuple):
                     transcript.body = self.body
                 caller = self._who()
                 gateway.admit(caller, record, held)
+                connection = connect(held)
                 headers = {"x-request-id": record.request_id}
                 ask: Ask = (
                     EmbedAsk(self.body, headers)
                     if self.embeds
-                    else PythonAsk(self.body, headers, writer)
+                    else ChatAsk(read_request(self.body), headers, writer)
                 )
                 found, _ = gateway.serve(
                     ask,
                     caller,
-                    connect(held),
+                    connection,
                     record=record,
                     held=held,
                     transcript=transcript,
@@ -95,7 +97,7 @@ class PythonCall(NamedTuple):
 
     def whole(self) -> dict[str, Any]:
         """The answer of a call that does not stream; raises ProxyError."""
-        body = self.serve(ChunkWriter())
+        body = self.serve()
         assert isinstance(body, bytes)
         found: dict[str, Any] = json.loads(body)
         return found

@@ -153,10 +153,8 @@ class Exchange:
             self.connection.limit_io(config.idle_timeout_s)
 
     def _receive(self) -> bytes:
-        own = most = self.gateway.config.max_body_bytes
-        theirs = request.max_content_length
-        if theirs is not None and theirs < most:
-            most = theirs
+        own, theirs = self.gateway.config.max_body_bytes, request.max_content_length
+        most = own if theirs is None else min(own, theirs)
         field = self.environ.get("HTTP_CONTENT_ENCODING")
         coding = read_coding(field) if field else ""
         length = self._content_length()

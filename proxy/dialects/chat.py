@@ -43,11 +43,14 @@ class ChatWriter(Writer):
 
 
 class ChatAsk(Ask):
-    """Its own and only prompt."""
+    """Its own and only prompt. `writer`: that of its stream, if it is not as over HTTP."""
 
     speech = HUB
 
-    def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, request: ChatRequest, headers: Mapping[str, str], writer: ChatWriter | None = None
+    ) -> None:
+        self._writer = writer
         self.native = self.hub = request
         self.model = request.model
         self.stream = request.stream
@@ -71,7 +74,7 @@ class ChatAsk(Ask):
         return answers[0].body
 
     def writer(self) -> ChatWriter:
-        return ChatWriter()
+        return self._writer or ChatWriter()
 
 
 def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> ChatAsk:

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from ..errors import ProxyError
-from ..wire.chat import error_body, read_request
-from .chat import ChatAsk, ChatWriter
+from ..wire.chat import error_body
+from .chat import ChatWriter
 
 
 class ChunkWriter(ChatWriter):
@@ -34,17 +34,6 @@ class ChunkWriter(ChatWriter):
     def fail(self, error: ProxyError) -> bytes:
         self.error = error
         return error_body(error)
-
-
-class PythonAsk(ChatAsk):
-    """Made of arguments. `writer`: that of its stream."""
-
-    def __init__(self, body: bytes, headers: Mapping[str, str], writer: ChunkWriter) -> None:
-        super().__init__(read_request(body), headers)
-        self._writer = writer
-
-    def writer(self) -> ChunkWriter:
-        return self._writer
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
