@@ -8,6 +8,7 @@ the id longer than it may take (40 characters at OpenAI's own API, 64 at Anthrop
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -32,8 +33,23 @@ def strip(body: bytes, marks: Iterable[str] = tuple(_LOADS)) -> bytes:
     return body
 
 
+_PLAIN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
 def bare(call_id: str) -> str:
     """An id without what it carries."""
     for mark in _LOADS:
         call_id = call_id.partition(mark)[0] or call_id
     return call_id
+
+
+def plain_id(given: str, used: set[str], prefix: str) -> str:
+    """An id as Anthropic takes it, the same every time, and unlike those `used` before it."""
+    if not _PLAIN.fullmatch(given):
+        given = prefix + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    made, again = given, 1
+    while made in used:
+        again += 1
+        made = f"{given[:56]}_{again}"
+    used.add(made)
+    return made

@@ -174,6 +174,35 @@ def _pieces(content: str, size: int) -> list[str]:
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
+def joined(written: bytes) -> Json:
+    """The Message that a whole stream of events is; input that is no object stays text."""
+    message: Json = {}
+    for event in written.split(b"\n\n")[:-1]:
+        told: Json = json.loads(event.partition(b"\ndata: ")[2])
+        if told["type"] == "message_start":
+            message = told["message"]
+        elif told["type"] == "content_block_start":
+            message["content"].append({**told["content_block"], "pieces": ""})
+        elif told["type"] == "content_block_delta":
+            *_, (name, piece) = told["delta"].items()
+            name = "pieces" if name == "partial_json" else name
+            message["content"][-1][name] += piece
+        elif told["type"] == "content_block_stop":
+            pieces = message["content"][-1].pop("pieces")
+            if pieces:
+                message["content"][-1]["input"] = _input(pieces)
+        elif told["type"] == "message_delta":
+            message |= {**told["delta"], "usage": told["usage"]}
+    return message
+
+
+def _input(pieces: str) -> Json:
+    try:
+        return json.loads(pieces) or {}
+    except ValueError:
+        return {"arguments": pieces}
+
+
 def data(stream: Iterable[Json]) -> list[bytes]:
     """The payloads of the `data:` fields."""
     return [json.dumps(event, ensure_ascii=False).encode() for event in stream]

@@ -9,14 +9,12 @@ between comes behind the results.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..call_ids import THINKING
+from ..call_ids import THINKING, plain_id
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
 from ..tool_calls import CallResults, ToolCall, calls_of
 from . import chat
@@ -24,7 +22,6 @@ from .names import rename_keys, wire_name
 from .parts import Block, assistant_text, content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
-_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _THINKING = ("thinking", "redacted_thinking")
 _CONTINUE: Block = {"type": "text", "text": CONTINUE}
 _NOT_RUN: Block = {"type": "text", "text": NOT_RUN}
@@ -225,22 +222,11 @@ class _Builder:
             arguments = rename_keys(arguments, self._properties[name])
         block: Block = {
             "type": "tool_use",
-            "id": self._unique(bare),
+            "id": plain_id(bare, self._used_ids, "call_"),
             "name": wire_name(name),
             "input": msgspec.Raw(arguments),
         }
         return block, carried
-
-    def _unique(self, bare: str) -> str:
-        """An id that Claude takes: as it was if possible, the same every time."""
-        if not _ID.fullmatch(bare):
-            bare = "call_" + hashlib.sha256(bare.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-        wire_id, again = bare, 1
-        while wire_id in self._used_ids:
-            again += 1
-            wire_id = f"{bare[:56]}_{again}"
-        self._used_ids.add(wire_id)
-        return wire_id
 
     def _result(self, message: chat.ToolMessage | chat.FunctionMessage, path: str) -> None:
         call_id = message.tool_call_id or ""

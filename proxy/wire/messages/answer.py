@@ -1,26 +1,20 @@
-"""A Message out of its parts: ids, usage, why it ended; and out of its events, or back."""
+"""A Message out of its parts: ids, usage, why it ended; and its events."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Raw
-
-from .. import call_ids, reasoning
+from .. import reasoning
 from ..chat import Usage, objects, read_object
-from ..lenient_json import decode_any, encode
+from ..lenient_json import encode
 from ..sse import named
-from ..tool_calls import FunctionCall
 from .request import Thoughts
 
 Json = dict[str, Any]
 
-_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_]")
 
 _STOP_REASONS = {
@@ -51,36 +45,15 @@ def message_id(chat_id: object) -> str:
     return f"msg_{tail or uuid.uuid4().hex}"
 
 
-def call_id(given: str, used: set[str]) -> str:
-    """The id of a call as every kind of client takes it back: without what chat carries in it,
-    in Anthropic's characters, and unlike any other in the message.
-    """
-    bare = call_ids.bare(given)
-    if not _ID.fullmatch(bare):
-        bare = "toolu_" + hashlib.sha256(bare.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-    made, again = bare, 1
-    while made in used:
-        again += 1
-        made = f"{bare[:56]}_{again}"
-    used.add(made)
-    return made
-
-
-def container(kind: str, payload: bytes) -> str:
-    """The signature of a block of thoughts; without the payload where that is too large."""
-    return reasoning.pack(kind, payload) or reasoning.pack(kind, b"") or ""
-
-
-def ending(
-    finish: object, stopped_by: object, *, has_calls: bool, stops: Sequence[str]
-) -> tuple[str, str | None]:
+def ending(finish: object, stopped_by: object, *, has_calls: bool, stops: Sequence[str]) -> Json:
     """`stop_reason` and `stop_sequence`. Some servers tell which sequence it was (vLLM's
     `stop_reason` of a choice).
     """
     if isinstance(stopped_by, str) and stopped_by in stops:
-        return "stop_sequence", stopped_by
+        return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}
     reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "", "end_turn")
-    return ("tool_use" if reason == "end_turn" and has_calls else reason), None
+    reason = "tool_use" if reason == "end_turn" and has_calls else reason
+    return {"stop_reason": reason, "stop_sequence": None}
 
 
 def usage_of(told: Usage | None) -> Json:
@@ -122,41 +95,16 @@ def text_of(content: object) -> str:
 
 
 def signature(text: str, signed: object, asked: Asked) -> str:
-    """A container with what signs the block behind the thoughts, if anything does.
+    """A container with what signs the block behind the thoughts, without that if it is too large.
 
-    Without that, what an OpenAI-compatible server wants back is the text, if it is not shown.
+    Where nothing does, what an OpenAI-compatible server wants back is the text, if it is not shown.
     """
     payload = b""
     if signed is not None:
         payload = encode(signed)
     elif asked.kind != "gemini" and not asked.thoughts.shown:
         payload = text.encode()
-    return container(asked.kind, payload)
-
-
-def joined(events: bytes) -> bytes:
-    """The Message that a whole stream of events is."""
-    message: Json = {}
-    for written in events.split(b"\n\n")[:-1]:
-        event: Any = decode_any(written.partition(b"\ndata: ")[2])
-        kind = event["type"]
-        if kind == "message_start":
-            message = event["message"]
-        elif kind == "content_block_start":
-            message["content"].append(event["content_block"])
-            pieces: list[str] = []
-        elif kind == "content_block_delta":
-            *_, (name, piece) = event["delta"].items()
-            if name == "partial_json":
-                pieces.append(piece)
-            else:
-                message["content"][-1][name] += piece
-        elif kind == "content_block_stop" and message["content"][-1]["type"] == "tool_use":
-            call = FunctionCall("", Raw(msgspec.json.encode("".join(pieces))))
-            message["content"][-1]["input"] = Raw(call.as_object())
-        elif kind == "message_delta":
-            message |= {**event["delta"], "usage": event["usage"]}
-    return encode(message)
+    return reasoning.pack(asked.kind, payload) or reasoning.pack(asked.kind, b"") or ""
 
 
 def events_of(body: bytes) -> list[bytes]:

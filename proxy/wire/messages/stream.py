@@ -12,21 +12,15 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from ...errors import UpstreamInvalid
+from ..call_ids import bare, plain_id
 from ..chat import Usage, chunks_of
 from ..chat.usage import read_usage
 from ..lenient_json import decoder, encode
-from .answer import (
-    Asked,
-    call_id,
-    ending,
-    joined,
-    opening,
-    signature,
-    text_of,
-    usage_of,
-)
+from ..tool_calls import FunctionCall
+from .answer import Asked, ending, opening, signature, text_of, usage_of
 
 Json = dict[str, Any]
 
@@ -67,39 +61,29 @@ class _Chunk(msgspec.Struct, gc=False):
     usage: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
-_decode_shielded = decoder(_Chunk)
+_decode = decoder(_Chunk)
 
 
 class _Use:
-    """A call of a tool, as far as it came."""
+    """A call of a tool. `pieces`: of its arguments, before its turn came."""
 
     def __init__(self, given: str) -> None:
         self.id = given
         self.name = ""
         self.pieces: list[str] = []
         self.signed: object = None
-        self.written = 0  # pieces that went out
-
-    @property
-    def is_whole(self) -> bool:
-        # Only where it looks like it, as it is asked for each chunk that has to wait.
-        if self.pieces and not self.pieces[-1].rstrip().endswith("}"):
-            return False
-        with suppress(ValueError, RecursionError):
-            msgspec.json.decode("".join(self.pieces) or "{}")
-            return True
-        return False
 
 
 class MessageStream:
-    """One answer. `feed` the chunks, then `end` once."""
+    """One answer. `feed` the chunks, then `end` once: what is written then comes to `message`."""
 
     def __init__(self, asked: Asked) -> None:
+        self.message: Json = {}
         self._asked = asked
-        self._is_begun = False
-        self._index = -1  # of the last block that was begun
-        self._open = ""  # its type, while it is open
+        self._out: list[bytes] = []
+        self._block: Json | None = None  # the one that is open
+        self._field = ""  # of it, where the pieces of its deltas go
+        self._pieces: list[str] = []
         self._delta = b""  # what its deltas begin with
         self._thoughts: list[str] = []
         self._uses: dict[int, _Use] = {}  # by the calls' index
@@ -113,90 +97,86 @@ class MessageStream:
 
     def feed(self, chunks: Sequence[bytes]) -> bytes:
         """The events for some chunks; raises UpstreamInvalid."""
-        out: list[bytes] = []
         for data in chunks:
             try:
                 chunk = _decode(data)
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                chunk = _read_odd(data)
-            if not self._is_begun:
-                self._begin(chunk.id, out)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                raise UpstreamInvalid(f"the upstream's chunk can't be read: {error}") from error
+            if not self.message:
+                self._begin(chunk.id)
             if chunk.usage is not None:
                 self._usage = read_usage(chunk.usage)
             for choice in chunk.choices or ():
                 if choice.index == 0:
                     if choice.delta is not None:
-                        self._take(choice.delta, out)
+                        self._take(choice.delta)
                     if choice.finish_reason:
                         self._finish = (choice.finish_reason, choice.stop_reason)
-        return b"".join(out)
+        return self._written()
 
     def end(self) -> bytes:
         """The events still due where the answer is whole."""
-        out: list[bytes] = []
-        if not self._is_begun:
-            self._begin(None, out)
-        self._end_turn(out)
+        if not self.message:
+            self._begin(None)
+        self._end_turn()
         for use in self._waiting:
-            self._write_use(use, out)
-        self._close(out)
-        self._say("".join(self._late), out)
-        self._close(out)
+            self._write_use(use)
+        self._turn = None  # whole or not
+        self._say("".join(self._late))
+        self._close()
         if self._signed is not None and (self._uses or self._asked.thoughts.asked):
-            self._open_thoughts(out)
-            self._close(out, self._signed)
-        reason, sequence = ending(
-            *self._finish, has_calls=bool(self._uses), stops=self._asked.stops
-        )
-        told = {"stop_reason": reason, "stop_sequence": sequence}
+            self._open_thoughts()
+            self._close(self._signed)
+        told = ending(*self._finish, has_calls=bool(self._uses), stops=self._asked.stops)
         usage = usage_of(self._usage)
-        _event(out, "message_delta", {"delta": told, "usage": usage})
-        _event(out, "message_stop", {})
-        return b"".join(out)
+        self.message |= {**told, "usage": usage}
+        self._send("message_delta", delta=told, usage=usage)
+        self._send("message_stop")
+        return self._written()
 
-    def _begin(self, chat_id: object, out: list[bytes]) -> None:
-        self._is_begun = True
-        _event(out, "message_start", {"message": opening(chat_id, self._asked)})
+    def _begin(self, chat_id: object) -> None:
+        self.message = opening(chat_id, self._asked)
+        self._send("message_start", message=self.message)
 
-    def _take(self, delta: _Delta, out: list[bytes]) -> None:
+    def _take(self, delta: _Delta) -> None:
         thoughts = delta.reasoning_content or delta.reasoning
         if thoughts.__class__ is str and thoughts:
-            self._think(thoughts, out)
+            self._think(thoughts)
         text = delta.content
         if text.__class__ is not str:
             text = text_of(text) or text_of(delta.refusal)
         if text:
-            self._say(text, out)
+            self._say(text)
         for call in delta.tool_calls or ():
-            self._call(call, out)
+            self._call(call)
         if delta.extra_content is not None:
             self._signed = delta.extra_content
 
     # Thoughts and text
 
-    def _think(self, text: str, out: list[bytes]) -> None:
+    def _think(self, text: str) -> None:
         self._thoughts.append(text)
-        if self._asked.thoughts.shown and (self._open == "thinking" or self._end_turn(out)):
-            if self._open != "thinking":
-                self._open_thoughts(out)
-            out.append(self._delta + encode(text) + b"}}\n\n")
+        if self._asked.thoughts.shown and (self._is_open("thinking") or self._end_turn()):
+            if not self._is_open("thinking"):
+                self._open_thoughts()
+            self._write(text)
 
-    def _open_thoughts(self, out: list[bytes]) -> None:
+    def _open_thoughts(self) -> None:
         block = {"type": "thinking", "thinking": "", "signature": ""}
-        self._open_block(block, "thinking_delta", "thinking", out)
+        self._open(block, "thinking_delta", "thinking")
 
-    def _say(self, text: str, out: list[bytes]) -> None:
-        if self._open != "text":
-            if not text:
-                return
-            if not self._end_turn(out):
+    def _say(self, text: str) -> None:
+        if not text:
+            return
+        if not self._is_open("text"):
+            if not self._end_turn():
                 self._late.append(text)
                 return
-            self._settle_thoughts(None, out)
-            self._open_block({"type": "text", "text": ""}, "text_delta", "text", out)
-        out.append(self._delta + encode(text) + b"}}\n\n")
+            self._settle_thoughts(None)
+            self._open({"type": "text", "text": ""}, "text_delta", "text")
+        self._write(text)
 
-    def _settle_thoughts(self, signed: object, out: list[bytes], *, for_call: bool = False) -> None:
+    def _settle_thoughts(self, signed: object, *, for_call: bool = False) -> None:
         """End the thoughts that came before a block, which they may sign.
 
         Where they are not shown, a block of them is due only if the caller knows thinking, or if
@@ -206,18 +186,19 @@ class MessageStream:
             bool(self._thoughts)
             and (self._asked.thoughts.asked or (for_call and self._asked.kind != "gemini"))
         )
-        if is_due and self._open != "thinking":
-            self._open_thoughts(out)
-        self._close(out, signed)
+        if is_due and not self._is_open("thinking"):
+            self._open_thoughts()
+        self._close(signed)
 
     # Calls
 
-    def _call(self, call: _Call, out: list[bytes]) -> None:
+    def _call(self, call: _Call) -> None:
         index = call.index if isinstance(call.index, int) else 0
         function = call.function or _Function()
         given, name, piece = text_of(call.id), text_of(function.name), function.arguments
         if isinstance(piece, dict):
             piece = encode(piece).decode()
+        piece = text_of(piece)
         use = self._uses.get(index)
         if use is None or (given and use.id and given != use.id and name):
             use = self._uses[index] = _Use(given)
@@ -225,77 +206,98 @@ class MessageStream:
         use.id = use.id or given
         use.name += "" if use.pieces else name
         use.signed = use.signed if call.extra_content is None else call.extra_content
-        if isinstance(piece, str) and piece:
-            use.pieces.append(piece)
         if use is self._turn:
-            self._write_pieces(use, out)
-        elif use not in self._waiting:
-            if isinstance(piece, str) and piece.strip():
-                raise UpstreamInvalid("the upstream went back to a call that was whole")
-        elif use.pieces and use is self._waiting[0] and self._end_turn(out):
-            self._write_use(self._waiting.pop(0), out)
+            self._write(piece)
+        elif use in self._waiting:
+            use.pieces += [piece] if piece else []
+            if use.pieces and use is self._waiting[0] and self._end_turn():
+                self._write_use(self._waiting.pop(0))
+        elif piece.strip():
+            raise UpstreamInvalid("the upstream went back to a call that was whole")
 
-    def _end_turn(self, out: list[bytes]) -> bool:
+    def _end_turn(self) -> bool:
         """End the call whose turn it is; False: it is not whole, what comes has to wait."""
         if self._turn is not None:
-            if not self._turn.is_whole:
+            if not _is_whole(self._pieces):
                 return False
             self._turn = None
-            self._close(out)
+            self._close()
         return True
 
-    def _write_use(self, use: _Use, out: list[bytes]) -> None:
+    def _write_use(self, use: _Use) -> None:
         """Begin the block of a call, with what came of it."""
-        self._settle_thoughts(use.signed, out, for_call=True)
-        named = {"id": call_id(use.id, self._used), "name": use.name}
-        block = {"type": "tool_use", **named, "input": {}}
-        self._open_block(block, "input_json_delta", "partial_json", out)
+        self._settle_thoughts(use.signed, for_call=True)
+        call_id = plain_id(bare(use.id), self._used, "toolu_")
+        block = {"type": "tool_use", "id": call_id, "name": use.name, "input": {}}
+        self._open(block, "input_json_delta", "partial_json")
         self._turn = use
-        self._write_pieces(use, out)
-
-    def _write_pieces(self, use: _Use, out: list[bytes]) -> None:
-        out += (self._delta + encode(piece) + b"}}\n\n" for piece in use.pieces[use.written :])
-        use.written = len(use.pieces)
+        for piece in use.pieces:
+            self._write(piece)
 
     # Blocks
 
-    def _open_block(self, block: Json, delta: str, field: str, out: list[bytes]) -> None:
-        self._close(out)
-        self._index += 1
-        self._open = block["type"]
-        _event(out, "content_block_start", {"index": self._index, "content_block": block})
+    def _is_open(self, kind: str) -> bool:
+        return self._block is not None and self._block["type"] == kind
+
+    def _open(self, block: Json, delta: str, field: str) -> None:
+        self._close()
+        content = self.message["content"]
+        self._send("content_block_start", index=len(content), content_block=block)
         self._delta = (
             b"event: content_block_delta\n"
             b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":'
-            % (self._index, delta.encode(), field.encode())
+            % (len(content), delta.encode(), field.encode())
         )
+        content.append(block)
+        self._block, self._field, self._pieces = block, field, []
 
-    def _close(self, out: list[bytes], signed: object = None) -> None:
-        if not self._open:
+    def _write(self, piece: str) -> None:
+        """A delta: what an answer has most of."""
+        if piece:
+            self._pieces.append(piece)
+            self._out.append(self._delta + encode(piece) + b"}}\n\n")
+
+    def _close(self, signed: object = None) -> None:
+        block = self._block
+        if block is None:
             return
-        if self._open == "thinking":
-            made = signature("".join(self._thoughts), signed, self._asked)
+        index, text = len(self.message["content"]) - 1, "".join(self._pieces)
+        if block["type"] == "tool_use":
+            block["input"] = Raw(FunctionCall("", Raw(msgspec.json.encode(text))).as_object())
+        else:
+            block[self._field] = text
+        if block["type"] == "thinking":
+            block["signature"] = made = signature("".join(self._thoughts), signed, self._asked)
             delta = {"type": "signature_delta", "signature": made}
-            _event(out, "content_block_delta", {"index": self._index, "delta": delta})
+            self._send("content_block_delta", index=index, delta=delta)
         self._thoughts.clear()
-        self._open = ""
-        _event(out, "content_block_stop", {"index": self._index})
+        self._block = None
+        self._send("content_block_stop", index=index)
+
+    def _send(self, name: str, **members: Any) -> None:
+        data = encode({"type": name, **members})
+        self._out.append(b"event: %b\ndata: %b\n\n" % (name.encode(), data))
+
+    def _written(self) -> bytes:
+        written = b"".join(self._out)
+        self._out.clear()
+        return written
+
+
+def _is_whole(pieces: list[str]) -> bool:
+    """Whether the pieces of a call's arguments are all of them."""
+    # Only where it looks like it, as it is asked for each chunk that has to wait.
+    if pieces and not pieces[-1].rstrip().endswith("}"):
+        return False
+    with suppress(ValueError, RecursionError):
+        msgspec.json.decode("".join(pieces) or "{}")
+        return True
+    return False
 
 
 def to_message(body: bytes, asked: Asked) -> bytes:
     """The Message for a chat completion that was checked: what its stream would come to."""
     stream = MessageStream(asked)
-    return joined(stream.feed(chunks_of(body)) + stream.end())
-
-
-def _read_odd(data: bytes) -> _Chunk:
-    """A chunk with lone surrogates."""
-    try:
-        return _decode_shielded(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UpstreamInvalid(f"the upstream sent a chunk that can't be read: {error}") from error
-
-
-def _event(out: list[bytes], name: str, members: Json) -> None:
-    body = encode({"type": name, **members})
-    out.append(b"event: %b\ndata: %b\n\n" % (name.encode(), body))
+    stream.feed(chunks_of(body))
+    stream.end()
+    return encode(stream.message)

@@ -12,7 +12,6 @@ from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.messages.answer import Asked, events_of
-from proxy.wire.messages.answer import joined as message_of
 from proxy.wire.messages.request import MessagesRequest, Thoughts
 from proxy.wire.messages.stream import MessageStream, to_message
 from proxy.wire.sse import SseDecoder, encode_named
@@ -123,4 +122,4 @@ def test_streams(message: Json, size: int) -> None:
         chunks = ChatStream(model="m", created=1, include_usage=True)
         made = MessageStream(ASKED)
         written = made.feed(chunks.feed(payloads)) + made.end()
-        assert json.loads(message_of(written)) == whole
+        assert claude.joined(written) == whole

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamInvalid
-from proxy.wire.messages.answer import Asked, call_id, joined
+from proxy.wire.call_ids import bare, plain_id
+from proxy.wire.lenient_json import encode
+from proxy.wire.messages.answer import Asked
 from proxy.wire.messages.request import Thoughts
 from proxy.wire.messages.stream import MessageStream, to_message
 from proxy.wire.reasoning import MAX_CHARS, pack
+from tests.support.claude_upstream import joined
 
 Json = dict[str, Any]
 
@@ -44,7 +47,8 @@ def message(*chunks: bytes, about: Asked | None = None) -> Json:
         written.append(fed + stream.end())
     assert written[0] == written[1]
     check_order(written[0])
-    found: Json = json.loads(joined(written[0]))
+    found = joined(written[0])
+    assert {**json.loads(encode(stream.message)), "id": found["id"]} == found
     return found
 
 
@@ -253,7 +257,7 @@ def test_ids_are_as_every_kind_takes_them() -> None:
     """Told apart, in Anthropic's characters, without what chat carries in them."""
     used: set[str] = set()
     given = ["a", "a", "a__thinking__eJx", "", "", "x.y:0"]
-    made = [call_id(one, used) for one in given]
+    made = [plain_id(bare(one), used, "toolu_") for one in given]
     assert made[:3] == ["a", "a_2", "a_3"]
     assert len(set(made)) == len(made)
-    assert call_id("x.y:0", set()) == made[5]
+    assert plain_id("x.y:0", set(), "toolu_") == made[5]
