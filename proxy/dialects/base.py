@@ -65,7 +65,8 @@ class Writer(ABC):
 
 
 class Ask(ABC):
-    """One request of a caller. `headers`: those that go on to the upstream.
+    """One request of a caller. `headers`: those that go on to the upstream; `native_headers`: to
+    one that speaks the dialect.
 
     `speech`: what a client has to speak to get it as it is (`Client.speaks`): the operation (chat,
     embed, count) and the dialect. Others get it in the `hub_speech`; all speak that of chat.
@@ -80,12 +81,7 @@ class Ask(ABC):
     def __init__(self, model: str, headers: Mapping[str, str], *, stream: bool) -> None:
         self.model = model
         self.stream = stream
-        self.headers = headers
-
-    @property
-    def native_headers(self) -> Mapping[str, str]:
-        """The headers for a client that speaks the dialect."""
-        return self.headers
+        self.headers = self.native_headers = headers
 
     @property
     def wants_usage(self) -> bool:

@@ -54,7 +54,7 @@ class ChatAsk(Ask):
         self.native = self.hub = request
         self.model = request.model
         self.stream = request.stream
-        self.headers = headers
+        self.headers = self.native_headers = headers
 
     @property
     def wants_usage(self) -> bool:

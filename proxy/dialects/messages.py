@@ -11,9 +11,10 @@ import msgspec
 from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
 from ..wire import estimate
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech
-from ..wire.chat.request import Outer, check_filled, read_outer
+from ..wire.chat.fields import too_deep
+from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
-from ..wire.lenient_json import decode_any
+from ..wire.lenient_json import decode_any, encode
 from ..wire.messages import native
 from ..wire.messages.answer import Asked, events_of
 from ..wire.messages.errors import error_body, error_event
@@ -33,27 +34,28 @@ class MessagesAsk(Ask):
 
     speech: ClassVar[Speech] = claude.MESSAGES
 
-    def __init__(
-        self, outer: Outer, body: bytes, headers: Mapping[str, str], query: str = ""
-    ) -> None:
+    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
+        """Raises InvalidRequest."""
+        outer = read_outer(body)
+        check_filled(outer.fields, "messages")
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
         super().__init__(outer.model, general, stream=outer.stream)
-        self._native_headers = headers
+        self.native_headers = headers
         self._fields = outer.fields
         self._text = outer.text
         self._body = body
         self._query = query
         self._hubs: dict[tuple[str, bool], Made] = {}  # by kind of client, and plainness
 
-    @property
-    def native_headers(self) -> Mapping[str, str]:
-        return self._native_headers
-
     @cached_property
     def request_read(self) -> MessagesRequest:
         """The request's members; raises InvalidRequest."""
         return MessagesRequest(
-            self._text, model=self.model, stream=self.stream, fields=self._fields
+            self._text,
+            model=self.model,
+            stream=self.stream,
+            fields=self._fields,
+            speech=self.hub_speech,
         )
 
     def prompts(self, *, natively: bool) -> Sequence[MessagesAsk]:
@@ -73,7 +75,10 @@ class MessagesAsk(Ask):
     def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
         found = self._hubs.get((kind, plain))
         if found is None:
-            found = self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
+            try:
+                found = self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
+            except RecursionError as error:
+                raise too_deep() from error
         self.dropped = found.dropped
         return found.request
 
@@ -84,7 +89,7 @@ class MessagesAsk(Ask):
         if natively:
             body = native.without_thoughts(self._body)
             return None if body is None else self._native(body)
-        return self._hub(kind, plain=True) if self.request_read.reasons else None
+        return self._hub(kind, plain=True)
 
     def asked(self, kind: str) -> Asked:
         """What an answer of this kind of client has to know of the request."""
@@ -131,9 +136,9 @@ class CountAsk(MessagesAsk):
     speech: ClassVar[Speech] = claude.COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
 
-    def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
-        made = super()._hub(kind, plain=plain)
-        return ChatRequest(made.body, made.model, stream=False, speech=HUB_COUNT)
+    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
+        super().__init__(body, headers, query)
+        self.stream = False
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         return answers[0].body
@@ -145,24 +150,12 @@ class CountAsk(MessagesAsk):
             raise error
         prompt: Any = {name: self._fields[name] for name in _PROMPT if name in self._fields}
         try:
-            prompt = {name: decode_any(value) for name, value in prompt.items()}
+            prompt = decode_any(encode(prompt))
         except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
             prompt = self._body.decode()
         count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
         return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
 
 
-def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> MessagesAsk:
-    outer = read_outer(body)
-    check_filled(outer.fields, "messages")
-    return MessagesAsk(outer, body, headers, query)
-
-
-def _read_count(body: bytes, headers: Mapping[str, str], query: str = "") -> CountAsk:
-    outer = read_outer(body)
-    check_filled(outer.fields, "messages")
-    return CountAsk(outer._replace(stream=False), body, headers, query)
-
-
-MESSAGES = Dialect(_read, error_body, _HEADERS, "request-id")
-COUNT_TOKENS = MESSAGES._replace(read=_read_count)
+MESSAGES = Dialect(MessagesAsk, error_body, _HEADERS, "request-id")
+COUNT_TOKENS = MESSAGES._replace(read=CountAsk)

@@ -86,7 +86,7 @@ def test_what_goes_on() -> None:
     assert (made.speech, made.query, made.is_made) == (HUB, "", True)
     assert ask.request(prompt, "openai", natively=False) is made
     assert ask.plain_request(prompt, "claude", natively=True) is None
-    assert ask.plain_request(prompt, "openai", natively=False) is None
+    assert ask.plain_request(prompt, "openai", natively=False) == made
 
 
 def test_native_answer_passes_as_it_came() -> None:

@@ -65,6 +65,13 @@ def read_any(value: Raw) -> Any:
         raise too_deep() from error
 
 
+def misfit(error: Exception, path: str = "") -> InvalidRequest:
+    """The error for a value that is not of the type it should be: msgspec says at which path."""
+    problem, _, below = str(error).partition(" - at `$")
+    param = f"{path}{below.rstrip('`')}".lstrip(".") or None
+    return InvalidRequest(f"{param or 'body'}: {problem}", param=param)
+
+
 def too_deep() -> InvalidRequest:
     """The error for JSON that is nested deeper than the interpreter's stack allows."""
     return InvalidRequest("the request body is nested too deeply")

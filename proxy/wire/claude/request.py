@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat.fields import misfit
 from ..effort import BUDGETS, effort_of, wanted
 from ..lenient_json import without_lone
 from . import chat, parameters
@@ -96,9 +97,7 @@ def _read(body: bytes) -> chat.ChatRequest:
             raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
         return msgspec.json.decode(body, type=chat.ChatRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message, _, path = str(error).partition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or None
-        raise InvalidRequest(f"{param or 'body'}: {message}", param=param) from error
+        raise misfit(error) from error
 
 
 def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]:

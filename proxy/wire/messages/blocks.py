@@ -9,10 +9,19 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from ...errors import InvalidRequest, UnsupportedParameter
+from ...errors import UnsupportedParameter
+from ..chat.fields import misfit
 from ..lenient_json import decode_any, decoder
 
 Json = dict[str, Any]
+
+
+class _Source(msgspec.Struct):
+    type: str = ""
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+    content: Any = None
 
 
 class Block(msgspec.Struct):
@@ -30,16 +39,13 @@ class Block(msgspec.Struct):
     tool_name: str | None = None
     content: Raw = Raw(b"null")
     is_error: bool | None = None
-    source: Raw = Raw(b"null")
+    source: str | _Source | None = None
     title: str | None = None
 
-
-class _Source(msgspec.Struct):
-    type: str = ""
-    media_type: str = ""
-    data: str = ""
-    url: str = ""
-    content: Any = None
+    @property
+    def medium(self) -> _Source:
+        """The source of an image or a document."""
+        return self.source if isinstance(self.source, _Source) else _Source()
 
 
 THINKING: Final = ("thinking", "redacted_thinking")
@@ -48,20 +54,15 @@ THINKING: Final = ("thinking", "redacted_thinking")
 _ABOUT_TOOLS: Final = ("tool_addition", "tool_removal", "mcp_tool_listing")
 
 _decode_content = decoder(str | list[Block] | None)  # type: ignore[arg-type]
-_decode_source = decoder(_Source)
 
 
 def content_of(block: Block, path: str) -> list[Block]:
     """The blocks within a block; text is one of them."""
-    found: Any = _decoded(_decode_content, block.content, f"{path}.content")
-    return [Block("text", found)] if isinstance(found, str) else found or []
-
-
-def _decoded(decode: Any, raw: Raw, path: str) -> Any:
     try:
-        return decode(raw)
+        found: Any = _decode_content(block.content)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"{path}: {error}", param=path) from error
+        raise misfit(error, f"{path}.content") from error
+    return [Block("text", found)] if isinstance(found, str) else found or []
 
 
 def parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
@@ -81,8 +82,7 @@ def _parts(block: Block, path: str, kind: str) -> Iterator[Json]:
     if block.type == "text":
         yield _text(block.text or "")
     elif block.type == "image":
-        source: _Source = _decoded(_decode_source, block.source, f"{path}.source")
-        yield {"type": "image_url", "image_url": {"url": _address(source, path)}}
+        yield {"type": "image_url", "image_url": {"url": _address(block.medium, path)}}
     elif block.type == "document":
         yield from _document(block, path, kind)
     elif block.type == "search_result":
@@ -114,7 +114,7 @@ def _address(source: _Source, path: str) -> str:
 
 
 def _document(block: Block, path: str, kind: str) -> Iterator[Json]:
-    source: _Source = _decoded(_decode_source, block.source, f"{path}.source")
+    source = block.medium
     if source.type in ("text", "content"):
         body = source.data if source.type == "text" else told(source.content)
         yield _text("\n".join(filter(None, [block.title, body])))

@@ -19,9 +19,6 @@ from ..lenient_json import decode_any, decode_object, decoder, encode
 from .blocks import THINKING
 
 _MARK = reasoning.MARK.encode()
-_SEARCHED = tuple(kind.encode() for kind in THINKING)
-
-_items = decoder(list[Raw])
 
 
 class _Block(msgspec.Struct):
@@ -35,8 +32,10 @@ class _Turn(msgspec.Struct):
     content: str | list[_Block] = ""
 
 
+_items = decoder(list[Raw])
+_messages = decoder(list[dict[str, Raw]])
 _block = decoder(_Block)
-_turn = decoder(_Turn)
+_turns = decoder(list[_Turn])
 
 
 def without_containers(body: bytes) -> bytes:
@@ -46,39 +45,32 @@ def without_containers(body: bytes) -> bytes:
 
 def without_thoughts(body: bytes) -> bytes | None:
     """The request without any thoughts of earlier turns; None: there are none in it."""
-    if not any(kind in body for kind in _SEARCHED):
-        return None
     edited = _edited(body, every=True)
-    return None if edited == body else edited
+    return None if edited is body else edited
 
 
 def _edited(body: bytes, *, every: bool) -> bytes:
     with suppress(msgspec.DecodeError, RecursionError):  # Claude answers for what is odd
         fields = decode_object(body)
-        messages = _items(fields["messages"])
-        kept = [found for message in messages if (found := _message(message, every)) is not None]
-        if kept == messages:
+        messages = _messages(fields["messages"])
+        if not sum([_leave_out(message, every) for message in messages]):
             return body
-        fields["messages"] = Raw(encode(kept))
-        if _begins_loop_without_thoughts(kept):
+        kept = encode([one for one in messages if one.get("content") != Raw(b"[]")])
+        fields["messages"] = Raw(kept)
+        if _begins_loop_without_thoughts(_turns(kept)):
             _stop_thinking(fields)
         return encode(fields)
     return body
 
 
-def _message(raw: Raw, every: bool) -> Raw | None:
-    """The message without such thoughts; None: nothing else is in it."""
-    if not (any(kind in bytes(raw) for kind in _SEARCHED) if every else _MARK in bytes(raw)):
-        return raw
-    message = decode_object(raw)
+def _leave_out(message: dict[str, Raw], every: bool) -> int:
+    """Leave such thoughts out of a message; how many there were."""
     if not bytes(message.get("content", Raw())).startswith(b"["):
-        return raw
+        return 0
     blocks = _items(message["content"])
     kept = [block for block in blocks if not _is_left_out(_block(block), every)]
-    if len(kept) == len(blocks):
-        return raw
     message["content"] = Raw(encode(kept))
-    return Raw(encode(message)) if kept else None
+    return len(blocks) - len(kept)
 
 
 def _is_left_out(block: _Block, every: bool) -> bool:
@@ -86,8 +78,8 @@ def _is_left_out(block: _Block, every: bool) -> bool:
     return is_thought and (every or reasoning.unpack(block.signature or block.data) is not None)
 
 
-def _begins_loop_without_thoughts(messages: list[Raw]) -> bool:
-    for turn in map(_turn, reversed(messages)):
+def _begins_loop_without_thoughts(turns: list[_Turn]) -> bool:
+    for turn in reversed(turns):
         kinds = ["text"] if isinstance(turn.content, str) else [b.type for b in turn.content]
         if turn.role == "user" and "tool_result" not in kinds:
             return False

@@ -7,15 +7,15 @@ of client that had them (`reasoning`); those without a container are Claude's ow
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
-from ..chat import ChatRequest
-from ..chat.fields import too_deep
+from ..chat import HUB, ChatRequest, Speech
+from ..chat.fields import misfit
 from ..effort import effort_of
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
@@ -30,7 +30,7 @@ _MAX_USER_CHARS = 64
 
 
 class _Turn(msgspec.Struct):
-    role: str
+    role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
     @property
@@ -102,18 +102,25 @@ class Made(NamedTuple):
 
 
 class MessagesRequest:
-    """A Messages request, read. `stops`: its stop sequences."""
+    """A Messages request, read. `stops`: its stop sequences. `speech`: of what it is made."""
 
-    def __init__(self, body: bytes, *, model: str, stream: bool, fields: dict[str, Raw]) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        model: str,
+        stream: bool,
+        fields: dict[str, Raw],
+        speech: Speech = HUB,
+    ) -> None:
         """Raises InvalidRequest."""
         try:
             self._asked = _decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
-            problem, _, path = str(error).partition(" - at `$")
-            param = path.rstrip("`").lstrip(".") or None
-            raise InvalidRequest(f"{param or 'body'}: {problem}", param=param) from error
+            raise misfit(error) from error
         self._model = model
         self._stream = stream
+        self._speech = speech
         self._unknown = sorted(
             name for name in fields.keys() - _KNOWN if fields[name] != Raw(b"null")
         )
@@ -122,27 +129,11 @@ class MessagesRequest:
         asked = thinking.type != "disabled"
         self.thoughts = Thoughts(asked, asked and thinking.display != "omitted")
 
-    @property
-    def reasons(self) -> bool:
-        """Whether there is any reasoning in it, asked for or had."""
-        asked = self._asked
-        return (
-            asked.thinking is not None
-            or (asked.output_config is not None and asked.output_config.effort is not None)
-            or any(block.type in THINKING for turn in asked.messages for block in turn.blocks)
-        )
-
     def to_chat(self, kind: str, *, plain: bool = False) -> Made:
         """The chat request for a kind of client; `plain`: without reasoning.
 
-        Raises InvalidRequest, UnsupportedParameter.
+        Raises InvalidRequest, UnsupportedParameter, RecursionError.
         """
-        try:
-            return self._to_chat(kind, plain)
-        except RecursionError as error:
-            raise too_deep() from error
-
-    def _to_chat(self, kind: str, plain: bool) -> Made:
         asked = self._asked
         if asked.mcp_servers:
             raise UnsupportedParameter(
@@ -163,6 +154,7 @@ class MessagesRequest:
             self._model,
             self._stream,
             {} if are_plain(names) else {name: plain_name(name) for name in names},
+            speech=self._speech,
             is_made=True,
         )
         return Made(request, [*dict.fromkeys(dropped)])
@@ -225,14 +217,8 @@ class _Messages:
             path = f"messages[{at}].content"
             if turn.role == "assistant":
                 self._assistant(turn, path, is_in_loop=at > loop_at)
-            elif turn.role in ("user", "system"):
-                self._user(turn, path)
             else:
-                raise InvalidRequest(
-                    f"messages[{at}].role: expected user, assistant or system, "
-                    f"got {turn.role[:80]!r}",
-                    param=f"messages[{at}].role",
-                )
+                self._user(turn, path)
         if not self._made:
             raise InvalidRequest("messages: there is no text to answer", param="messages")
         return self._made

@@ -124,7 +124,6 @@ def test_thinking(asked: Json, openai: Json, gemini: Json) -> None:
     assert chat(**asked) == {"messages": [HI], **openai}
     assert chat(kind="gemini", **asked) == {"messages": [HI], **gemini}
     assert chat(plain=True, **asked) == {"messages": [HI]}
-    assert read(**asked).reasons == bool(asked)
 
 
 @pytest.mark.parametrize(

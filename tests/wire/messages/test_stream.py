@@ -120,9 +120,11 @@ def test_text_that_comes_while_a_call_is_open_waits() -> None:
 
 
 def test_call_that_was_cut_off_is_some_object() -> None:
-    """By max_tokens: the caller sees what there is."""
-    found = message(calls(call(0, '{"x": "y', id="a", name="f")), chunk(finish="length"))
+    """By max_tokens: the caller sees what there is, text that waited for the call as well."""
+    cut = calls(call(0, '{"x": "y', id="a", name="f"))
+    found = message(cut, chunk(content="late"), chunk(finish="length"))
     assert (uses(found)[0][2], found["stop_reason"]) == ({"arguments": '{"x": "y'}, "max_tokens")
+    assert found["content"][1:] == [{"type": "text", "text": "late"}]
 
 
 def test_upstream_that_goes_back_is_refused() -> None:
