@@ -17,7 +17,7 @@ from ..lenient_json import encode
 from ..stand_ins import NOT_RUN, result_without_call
 from ..tool_calls import CallResults
 from .reasoning import Thoughts
-from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name
+from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
@@ -204,13 +204,10 @@ class Conversation:
         turn = self._turns[-1] if self._turns and self._turns[-1].is_open else self._begin()
         if kind in NAMES_BY_ITEM:
             name = NAMES_BY_ITEM[kind]
-            action = item.get(CALLERS[name].member)
+            action = item.get(CALLERS[name][1])
             arguments = encode(action if isinstance(action, dict) else {}).decode()
         else:
-            said = item.get("name")
-            if not isinstance(said, str) or not said:
-                raise InvalidRequest(f"{path}.name: expected a name", param=f"{path}.name")
-            name = chat_name(said, item.get("namespace"))
+            name = chat_name(name_of(item, path), item.get("namespace"))
             found = item.get("arguments" if kind == "function_call" else "input")
             if kind == "custom_tool_call":
                 found = {"input": found if isinstance(found, str) else ""}

@@ -18,7 +18,7 @@ from ..chat import objects, read_object
 from ..lenient_json import encode
 from . import reasoning
 from .answer import INCOMPLETE, Response, citation_of, count, error_of, logprobs_of, usage_of
-from .tools import CALLERS, Json, Meant, Tools
+from .tools import CALLERS, Json, Tools
 
 
 class _Form(NamedTuple):
@@ -387,9 +387,8 @@ class Events:
             meant = self._tools.meant(call.name)
             if meant.kind == "custom":
                 opened = self._begin_call(call, "input", _input(text))
-            elif (made := _made(meant, text)) is not None:
-                run = CALLERS[meant.kind]
-                opened = self._add(run.item, call_id=self._call_id(call), **{run.member: made})
+            elif made := _made(meant.kind, text):
+                opened = self._add(f"{meant.kind}_call", call_id=self._call_id(call), **made)
             else:
                 opened = self._begin_call(call, "arguments", text or "{}")
         self._done(opened, status)
@@ -425,13 +424,13 @@ def _input(arguments: str) -> str:
     return found if isinstance(found, str) else arguments
 
 
-def _made(meant: Meant, arguments: str) -> Json | None:
+def _made(kind: str, arguments: str) -> Json | None:
     """What the caller is to run; None: it is none of those tools, or not as its item has it."""
-    run = CALLERS.get(meant.kind)
-    if run is None:
+    if kind not in CALLERS:
         return None
+    shape, member = CALLERS[kind]
     try:
-        found = msgspec.json.decode(arguments, type=run.shape)
+        found = msgspec.json.decode(arguments, type=shape)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return {**run.fixed, **msgspec.to_builtins(found)}
+    return {member: msgspec.to_builtins(found)}

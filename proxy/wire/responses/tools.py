@@ -8,19 +8,25 @@ answer: which tool is meant by a name is found in the request.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import objects
 from ..made_names import plain_name
 
 Json = dict[str, Any]
 
 
+# Those tools' parameters; a docstring is what a model is told of the tool.
+
+
 class _LocalShell(msgspec.Struct):
+    """Runs a command on the user's machine and returns its output."""
+
     command: list[str]
+    type: Literal["exec"] = "exec"
     env: dict[str, str] = {}
     timeout_ms: int | None = None
     user: str | None = None
@@ -28,54 +34,31 @@ class _LocalShell(msgspec.Struct):
 
 
 class _Shell(msgspec.Struct):
+    """Runs commands on the user's machine, each in its own shell, and returns their output."""
+
     commands: list[str]
     timeout_ms: int | None = None
     max_output_length: int | None = None
 
 
 class _ApplyPatch(msgspec.Struct):
+    """Creates, updates or deletes a file. `diff` is in the V4A format: each changed place begins
+    with a line @@ and some context, lines to remove begin with -, lines to add with +, all others
+    with a space; of a new file each line begins with +.
+    """
+
     type: Literal["create_file", "update_file", "delete_file"]
     path: str
     diff: str = ""
 
 
-class Run(NamedTuple):
-    """A tool that the vendor defines and the caller runs: what its call's item is made of."""
-
-    shape: type[msgspec.Struct]
-    item: str  # its type
-    member: str  # where the arguments stand in it
-    fixed: Json  # beside them
-    description: str
-
-
-CALLERS: Final = {
-    "local_shell": Run(
-        _LocalShell,
-        "local_shell_call",
-        "action",
-        {"type": "exec"},
-        "Runs a command on the user's machine and returns its output.",
-    ),
-    "shell": Run(
-        _Shell,
-        "shell_call",
-        "action",
-        {},
-        "Runs shell commands on the user's machine, each in a shell of its own, and returns their"
-        " output.",
-    ),
-    "apply_patch": Run(
-        _ApplyPatch,
-        "apply_patch_call",
-        "operation",
-        {},
-        "Creates, updates or deletes a file. `diff` is in the V4A format: each changed place"
-        " begins with a line @@ and some context, lines to remove begin with -, lines to add"
-        " with +, all others with a space; of a new file each line begins with +.",
-    ),
+# By the tool's type: its parameters, and the member of a call's item that holds them.
+CALLERS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
+    "local_shell": (_LocalShell, "action"),
+    "shell": (_Shell, "action"),
+    "apply_patch": (_ApplyPatch, "operation"),
 }
-NAMES_BY_ITEM: Final = {run.item: name for name, run in CALLERS.items()}
+NAMES_BY_ITEM: Final = {f"{name}_call": name for name in CALLERS}
 
 _SEARCH: Final = "web_search"  # and with a date or `_preview` behind it
 
@@ -127,9 +110,9 @@ class Tools:
                 raise InvalidRequest(f"{place}: expected an object", param=place)
             kind = str(tool.get("type") or "function")
             if kind == "namespace":
-                self.add(tool.get("tools"), f"{place}.tools", _name(tool, place))
+                self.add(tool.get("tools"), f"{place}.tools", name_of(tool, place))
             elif kind in ("function", "custom"):
-                self._declare(Meant(kind, _name(tool, place), namespace), tool)
+                self._declare(Meant(kind, name_of(tool, place), namespace), tool)
             elif kind in CALLERS and _is_local(tool):
                 self._declare(Meant(kind, kind), tool)
             elif kind.startswith(_SEARCH) and self._kind == "gemini":
@@ -148,18 +131,12 @@ class Tools:
         if meant.kind == "custom":
             description, parameters = _described(tool), _CUSTOM
         elif meant.kind in CALLERS:
-            run = CALLERS[meant.kind]
-            description = run.description
-            _, shapes = msgspec.json.schema_components([run.shape])
+            _, shapes = msgspec.json.schema_components([CALLERS[meant.kind][0]])
             (parameters,) = shapes.values()
-        function = {
-            "name": name,
-            "description": description,
-            "parameters": parameters,
-            "strict": tool.get("strict"),
-        }
-        said = {key: value for key, value in function.items() if value is not None}
-        self.declared.append({"type": "function", "function": said})
+            description = " ".join(parameters.pop("description").split())
+        said = {"description": description, "parameters": parameters, "strict": tool.get("strict")}
+        said = {key: value for key, value in said.items() if value is not None}
+        self.declared.append({"type": "function", "function": {"name": name, **said}})
 
     def meant(self, name: str) -> Meant:
         """The tool that a call means by this name; a function of that name if there is none."""
@@ -170,41 +147,42 @@ class Tools:
 
         Raises UnsupportedParameter if it asks for a tool that nobody here can run.
         """
-        if isinstance(choice, dict):
-            if self.searches and str(choice.get("type")).startswith(_SEARCH):
-                return None
-            found = list(self._chosen([choice]))
-            if choice.get("type") != "allowed_tools":
-                return found[0] if found else self._refuse(choice)
-            found = list(self._chosen(choice.get("tools")))
-            mode = "required" if choice.get("mode") == "required" else "auto"
-            if not found:
-                return self._refuse(choice) if mode == "required" else "none"
-            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": found}}
-        if choice == "required" and not self.declared and self.dropped:
-            return self._refuse(choice)
-        return choice if self.declared else None
+        if not isinstance(choice, dict):
+            if choice == "required" and not self.declared and self.dropped:
+                raise _refusal(choice)
+            return choice if self.declared else None
+        kind = str(choice.get("type"))
+        if self.searches and kind.startswith(_SEARCH):
+            return None
+        is_list = kind == "allowed_tools"
+        asked = objects(choice.get("tools")) if is_list else [choice]
+        tools = [found for tool in asked if (found := self._chosen(tool))]
+        mode = "required" if choice.get("mode") == "required" or not is_list else "auto"
+        if not tools:
+            if mode == "required":
+                raise _refusal(kind)
+            return "none"
+        return {"type": kind, kind: {"mode": mode, "tools": tools}} if is_list else tools[0]
 
-    def _chosen(self, tools: Any) -> Iterator[Json]:
-        for tool in tools if isinstance(tools, list) else ():
-            if not isinstance(tool, dict):
-                continue
-            kind = tool.get("type")
-            name = tool.get("name") if kind in ("function", "custom") else kind
-            if isinstance(name, str):
-                name = chat_name(name, tool.get("namespace"))
-                if name in self._meant or kind == "function":
-                    yield {"type": "function", "function": {"name": name}}
-
-    def _refuse(self, choice: Any) -> None:
-        wanted = choice.get("type") if isinstance(choice, dict) else choice
-        raise UnsupportedParameter(
-            f"tool_choice: {wanted!r} asks for a tool that no client of this model can run",
-            param="tool_choice",
-        )
+    def _chosen(self, tool: Json) -> Json | None:
+        kind = tool.get("type")
+        name = tool.get("name") if kind in ("function", "custom") else kind
+        if isinstance(name, str):
+            name = chat_name(name, tool.get("namespace"))
+            if name in self._meant or kind == "function":
+                return {"type": "function", "function": {"name": name}}
+        return None
 
 
-def _name(tool: Json, path: str) -> str:
+def _refusal(wanted: str) -> UnsupportedParameter:
+    return UnsupportedParameter(
+        f"tool_choice: {wanted!r} asks for a tool that no client of this model can run",
+        param="tool_choice",
+    )
+
+
+def name_of(tool: Json, path: str) -> str:
+    """The name of a tool or call; raises InvalidRequest if it has none."""
     name = tool.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest(f"{path}.name: expected a name", param=f"{path}.name")
