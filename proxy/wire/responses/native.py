@@ -6,7 +6,6 @@ reasoning in containers of ours, which another kind of client made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
@@ -14,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
-from ..chat import Usage, read_error, read_object
+from ..chat import Usage, objects, read_error, read_object
 from ..lenient_json import decode_object, decoder, encode
 from ..native import NativeStream
 from ..reasoning import MARK
@@ -30,28 +29,28 @@ _STATUSES: Final = {"server_error": 502, "rate_limit_exceeded": 429, "vector_sto
 
 def without_containers(body: bytes) -> bytes:
     """The request without what other kinds of clients thought; the same bytes if there is none."""
-    if MARK.encode() not in body:
-        return body
-    return _without(body, lambda item: str(item.get("encrypted_content")).startswith(MARK)) or body
+    return (MARK.encode() in body and without_reasoning(body, MARK)) or body
 
 
-def without_reasoning(body: bytes) -> bytes | None:
-    """The request without any reasoning of earlier turns; None: there is none."""
-    return _without(body, lambda item: True)
+def without_reasoning(body: bytes, mark: str = "") -> bytes | None:
+    """The request without reasoning of earlier turns; None: there is none.
 
-
-def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes | None:
+    `mark`: only that whose `encrypted_content` begins with it.
+    """
     with suppress(*_UNREADABLE, KeyError):  # the upstream answers for what is odd
         fields = decode_object(body)
         items = _read_items(fields["input"])
-        kept = [raw for raw in items if not (_is_reasoning(raw) and goes(read_object(raw)))]
+        kept = [raw for raw in items if not _is_reasoning(raw, mark)]
         if len(kept) < len(items):
             return encode({**fields, "input": kept})
     return None
 
 
-def _is_reasoning(raw: Raw) -> bool:
-    return b'"reasoning"' in bytes(raw) and read_object(raw).get("type") == "reasoning"
+def _is_reasoning(raw: Raw, mark: str) -> bool:
+    if b'"reasoning"' not in bytes(raw):
+        return False
+    item = read_object(raw)
+    return item.get("type") == "reasoning" and str(item.get("encrypted_content")).startswith(mark)
 
 
 class _Counts(msgspec.Struct, frozen=True):
@@ -109,11 +108,10 @@ def events_of(body: bytes) -> list[bytes]:
     told: list[dict[str, Any]] = [{"type": "response.created", "response": response}]
     told += [
         {"type": f"response.output_item.{name}", "output_index": at, "item": item}
-        for at, item in enumerate(response.get("output") or ())
+        for at, item in enumerate(objects(response.get("output")))
         for name in ("added", "done")
     ]
-    status = response.get("status")
-    last = "incomplete" if status == "incomplete" else "completed"
+    last = "incomplete" if response.get("status") == "incomplete" else "completed"
     told.append({"type": f"response.{last}", "response": response})
     return [
         named(encode({**event, "sequence_number": at}), event["type"].encode())
