@@ -12,7 +12,7 @@ from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
 from ..wire import estimate
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech, chunks_of, error_body, read_any, read_object
 from ..wire.chat.errors import stream_message
-from ..wire.chat.request import Outer, read_outer
+from ..wire.chat.request import read_outer
 from ..wire.lenient_json import encode
 from ..wire.responses import native
 from ..wire.responses.answer import Response, error_of
@@ -26,7 +26,7 @@ from ..wire.responses.request import (
 )
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
-from ..wire.sse import KEEP_ALIVE, NamedEvent, encode_named, named
+from ..wire.sse import KEEP_ALIVE, encode_named, named
 from .base import Answer, Ask, Dialect, Prompt, Writer
 
 # What of a request a model reads: its tokens are counted.
@@ -38,16 +38,13 @@ class ResponsesAsk(Ask):
 
     speech: ClassVar[Speech] = SPEECH
 
-    def __init__(self, outer: Outer, body: bytes, headers: Mapping[str, str]) -> None:
-        super().__init__(outer.model, headers, stream=outer.stream)
+    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
+        outer = read_outer(body)
+        super().__init__(outer.model, headers, stream=outer.stream and self.speech == SPEECH)
         self._fields = outer.fields
         self._body = body
-        self._made: dict[tuple[str, bool], Translation] = {}  # by kind of client, and reasoning
-        self._last: Translation | None = None
-
-    @property
-    def dropped(self) -> Sequence[str]:  # type: ignore[override]
-        return () if self._last is None else self._last.dropped
+        self._made: dict[str, Translation] = {}  # by kind of client
+        self._tools = Tools("")  # of the last of them
 
     def prompts(self, *, natively: bool) -> Sequence[ResponsesAsk]:
         # Which of several clients has the conversation, nobody knows.
@@ -66,12 +63,12 @@ class ResponsesAsk(Ask):
     def hub(self) -> ChatRequest:
         return self._translated("").request
 
-    def _translated(self, kind: str, *, reasons: bool = True) -> Translation:
-        made = self._made.get((kind, reasons))
-        if made is None:
-            made = to_chat(self._body, kind, model=self.model, stream=self.stream, reasons=reasons)
-            self._made[kind, reasons] = made
-        self._last = made
+    def _translated(self, kind: str) -> Translation:
+        if kind not in self._made:
+            made = to_chat(self._body, kind, model=self.model, stream=self.stream)
+            self._made[kind] = made
+        made = self._made[kind]
+        self._tools, self.dropped = made.tools, made.dropped
         return made
 
     def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
@@ -81,21 +78,21 @@ class ResponsesAsk(Ask):
         if natively:
             body = native.without_reasoning(self._body)
             return None if body is None else self._native(body)
-        has_reasoning = self._translated(kind).has_reasoning
-        return self._translated(kind, reasons=False).request if has_reasoning else None
+        plain = self._translated(kind).plain()
+        if plain is None:
+            return None
+        self.dropped = plain.dropped
+        return plain.request
 
-    def events(self) -> Events:
+    def events(self, kind: str = "") -> Events:
         """What makes the answer of chat's, or of a failure before there was any."""
-        tools = Tools("") if self._last is None else self._last.tools
-        return Events(Response(self.model, self._fields), tools)
+        return Events(Response(self.model, self._fields), self._tools, kind)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
         if answer.is_native:
             return answer.body
-        events = self.events()
-        events.kind = answer.kind
-        return events.whole(chunks_of(answer.body))
+        return self.events(answer.kind).whole(chunks_of(answer.body))
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
         if answer.is_native:
@@ -120,8 +117,7 @@ class ResponsesWriter(Writer):
         if is_native:
             self.feed = self._pass
         else:
-            self._events = self._ask.events()
-            self._events.kind = kind
+            self._events = self._ask.events(kind)
             self.feed = self._events.feed
 
     def _pass(self, chunks: Sequence[bytes]) -> bytes:
@@ -135,24 +131,19 @@ class ResponsesWriter(Writer):
     def fail(self, error: ProxyError) -> bytes:
         """`response.failed`, or the upstream's own event."""
         message = stream_message(error)
-        if self._first and isinstance(error, UpstreamRefusal) and error.as_sent:
-            return encode_named([_by_its_type(error.as_sent)])
+        if self._first and isinstance(error, UpstreamRefusal) and (sent := error.as_sent):
+            name = " ".join(str(read_object(sent).get("type")).split())
+            return encode_named([named(sent, name.encode())])
         response = read_object(self._first).get("response")
         if not isinstance(response, dict):
             return (self._events or self._ask.events()).fail(error, message)
-        failed = {**response, "status": "failed", "error": error_of(error, message)}
         number = read_object(self._last).get("sequence_number")
         event = {
             "type": "response.failed",
-            "response": failed,
+            "response": {**response, "status": "failed", "error": error_of(error, message)},
             "sequence_number": number + 1 if isinstance(number, int) else 0,
         }
-        return encode_named([_by_its_type(encode(event))])
-
-
-def _by_its_type(data: bytes) -> NamedEvent:
-    """The event with the name that its data says."""
-    return named(data, " ".join(str(read_object(data).get("type")).split()).encode())
+        return encode_named([named(encode(event), b"response.failed")])
 
 
 class CountAsk(ResponsesAsk):
@@ -161,8 +152,8 @@ class CountAsk(ResponsesAsk):
     speech: ClassVar[Speech] = COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
 
-    def _translated(self, kind: str, *, reasons: bool = True) -> Translation:
-        made = super()._translated(kind, reasons=reasons)
+    def _translated(self, kind: str) -> Translation:
+        made = super()._translated(kind)
         return made._replace(request=msgspec.structs.replace(made.request, speech=HUB_COUNT))
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
@@ -180,13 +171,7 @@ class CountAsk(ResponsesAsk):
         return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
 
 
-def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> ResponsesAsk:
-    return ResponsesAsk(read_outer(body), body, headers)
-
-
-def _read_count(body: bytes, headers: Mapping[str, str], query: str = "") -> CountAsk:
-    return CountAsk(read_outer(body)._replace(stream=False), body, headers)
-
-
-RESPONSES = Dialect(_read, error_body, below="no responses are kept here; send the whole input")
-INPUT_TOKENS = RESPONSES._replace(read=_read_count)
+RESPONSES = Dialect(
+    ResponsesAsk, error_body, below="no responses are kept here; send the whole input"
+)
+INPUT_TOKENS = RESPONSES._replace(read=CountAsk)

@@ -22,6 +22,8 @@ from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
+# What an item without a type is, by a member that only such items have.
+_KINDS: Final = {"role": "message", "output": "function_call_output", "arguments": "function_call"}
 # Kinds of clients that take media in results, and those that take files by URL.
 _SEE_RESULTS = _FETCH_FILES = ("claude", "gemini")
 _SYSTEM: Final = ("system", "developer")  # chat look-alikes know the first alone
@@ -58,12 +60,11 @@ class _Turn(msgspec.Struct):
 class Conversation:
     """Grows item by item, for a client of this `kind`. `tools` take in those that items bring."""
 
-    def __init__(self, tools: Tools, kind: str, thoughts: Thoughts) -> None:
+    def __init__(self, tools: Tools, kind: str) -> None:
         self.dropped: dict[str, None] = {}
-        self.updates: dict[str, Json] = {}  # of parameters, on the way
         self._tools = tools
         self._kind = kind
-        self._thoughts = thoughts
+        self._thoughts = Thoughts(kind)
         self._turns: list[_Turn] = []
         self._loop = 0  # where the tool loop begins that is going on
         self._results: CallResults[_Turn, _Call] = CallResults()
@@ -117,10 +118,6 @@ class Conversation:
             self._call(item, kind, path)
         elif kind in _RESULTS:
             self._result(item, path)
-        elif kind == "configuration_update":
-            for name, value in item.items():
-                if isinstance(value, dict):
-                    self.updates.setdefault(name, {}).update(value)
         elif kind in ("tool_search_output", "additional_tools"):
             self._tools.add(item.get("tools"), f"{path}.tools")
         elif kind == "item_reference":
@@ -176,12 +173,7 @@ class Conversation:
             return [_text(content)]
         if not _is_content(content):
             raise InvalidRequest(f"{path}: expected a string or an array of parts", param=path)
-        for at, part in enumerate(content):
-            if part.get("file_url") and self._kind not in _FETCH_FILES:
-                at_url = f"{path}[{at}].file_url"
-                said = f"{at_url}: no client of this model fetches files; send `file_data`"
-                raise UnsupportedParameter(said, param=at_url)
-        return [_part(part, f"{path}[{at}]") for at, part in enumerate(content)]
+        return [_part(part, f"{path}[{at}]", self._kind) for at, part in enumerate(content)]
 
     def _said(self, parts: list[Json]) -> None:
         """What the assistant said."""
@@ -256,11 +248,7 @@ def _kind(item: Json) -> str:
     kind = item.get("type")
     if isinstance(kind, str):
         return kind
-    if "role" in item:
-        return "message"
-    if "output" in item:
-        return "function_call_output"
-    return "function_call" if "arguments" in item else "item_reference"
+    return next((kind for name, kind in _KINDS.items() if name in item), "item_reference")
 
 
 def _ids(item: Json) -> list[str]:
@@ -279,17 +267,23 @@ def _text(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
-def _part(part: Json, path: str) -> Json:
+def _part(part: Json, path: str, client: str) -> Json:
     kind = part["type"]
     made: Json
     if kind in _TEXTS and isinstance(part.get("text"), str):
         made = _text(part["text"])
     elif kind == "refusal" and isinstance(part.get("refusal"), str):
         made = {"type": "refusal", "refusal": part["refusal"]}
-    elif kind in ("input_image", "computer_screenshot"):
-        made = {"type": "image_url", "image_url": _image(part, path)}
+    elif kind == "input_image":
+        made = {"type": "image_url", "image_url": {"url": _address(part, path, "image_url")}}
+        if detail := part.get("detail"):  # chat does not know that of the original
+            made["image_url"]["detail"] = "high" if detail == "original" else detail
     elif kind == "input_file":
-        made = {"type": "file", "file": _file(part, path)}
+        is_fetched = part.get("file_url") and client in _FETCH_FILES
+        data = _address(part, path, "file_url" if is_fetched else "file_data")
+        made = {"type": "file", "file": {"file_data": data}}
+        if name := part.get("filename"):
+            made["file"]["filename"] = name
     elif kind == "input_audio":
         made = {"type": kind, "input_audio": part.get("input_audio")}
     else:
@@ -299,34 +293,17 @@ def _part(part: Json, path: str) -> Json:
     return made
 
 
-def _image(part: Json, path: str) -> Json:
-    url = part.get("image_url")
-    if isinstance(url, dict):  # as chat has it
-        url = url.get("url")
-    if not isinstance(url, str):
-        raise _by_id(part, path, "an `image_url`")
-    detail = part.get("detail")
-    return {"url": url, **({"detail": _detail(detail)} if detail else {})}
-
-
-def _detail(detail: Any) -> Any:
-    return "high" if detail == "original" else detail  # which chat does not know
-
-
-def _file(part: Json, path: str) -> Json:
-    data = part.get("file_data") or part.get("file_url")
-    if not isinstance(data, str):
-        raise _by_id(part, path, "`file_data`")
-    name = part.get("filename")
-    return {"file_data": data, **({"filename": name} if name else {})}
-
-
-def _by_id(part: Json, path: str, wanted: str) -> InvalidRequest:
-    if part.get("file_id"):
-        path = f"{path}.file_id"
-        said = f"{path}: files that OpenAI keeps are unknown to this model's clients; send {wanted}"
-        return UnsupportedParameter(said, param=path)
-    return InvalidRequest(f"{path}: expected {wanted}", param=path)
+def _address(part: Json, path: str, wanted: str) -> str:
+    """The data or URL of a medium; raises UnsupportedParameter if it is somewhere else."""
+    if isinstance(found := part.get(wanted), str):
+        return found
+    for name in ("file_id", "file_url"):
+        if part.get(name):
+            raise UnsupportedParameter(
+                f"{path}.{name}: no client of this model can read it; send `{wanted}`",
+                param=f"{path}.{name}",
+            )
+    raise InvalidRequest(f"{path}: expected `{wanted}`", param=path)
 
 
 def _is_plain(part: Json) -> bool:

@@ -30,7 +30,6 @@ class Thoughts:
     """Reasoning of earlier turns that waits for what it led to, for a client of this `kind`."""
 
     def __init__(self, kind: str) -> None:
-        self.were_put = False  # whether any came back into the chat
         self._kind = kind
         self.forget()
 
@@ -56,7 +55,6 @@ class Thoughts:
                 self._blocks.append(signed["block"])
             elif "message" in signed and before is not None:
                 before["extra_content"] = signed["message"]
-                self.were_put = True
             elif not signed:
                 self._text += "".join(texts_of(item.get("summary")))
             self._extra = signed.get("call") or self._extra
@@ -75,7 +73,6 @@ class Thoughts:
             message["reasoning_content"] = message.get("reasoning_content", "") + self._text
         if call is not None and self._extra is not None:
             call["extra_content"] = self._extra
-        self.were_put = self.were_put or bool(self._blocks or self._text or self._extra)
         self.forget()
 
 

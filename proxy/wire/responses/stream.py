@@ -91,8 +91,8 @@ class Events:
     `kind`: that of the client that answers.
     """
 
-    def __init__(self, response: Response, tools: Tools) -> None:
-        self.kind = ""
+    def __init__(self, response: Response, tools: Tools, kind: str = "") -> None:
+        self._kind = kind
         self._response = response
         self._tools = tools
         self._number = 0  # of the next event
@@ -227,7 +227,7 @@ class Events:
     def _done(self, opened: _Item, status: str) -> None:
         self._end_text(opened)
         if opened.item["type"] == "reasoning":
-            opened.item.setdefault("encrypted_content", reasoning.packed(self.kind))
+            opened.item.setdefault("encrypted_content", reasoning.packed(self._kind))
         opened.item["status"] = status
         self._send("output_item.done", output_index=opened.at, item=opened.item)
 
@@ -319,7 +319,7 @@ class Events:
 
     def _keep(self, **signed: Any) -> None:
         """Give out signed reasoning: in the item whose text went before, or in one of its own."""
-        packed = reasoning.packed(self.kind, **signed)
+        packed = reasoning.packed(self._kind, **signed)
         if packed is None:
             return
         if self._open is None or self._open.item["type"] != "reasoning":

@@ -34,11 +34,11 @@ def answered(message: Json, kind: str) -> list[Json]:
     return found
 
 
-def returned(items: list[Json], kind: str, **how: Any) -> list[Json]:
+def returned(items: list[Json], kind: str, *, reasons: bool = True) -> list[Json]:
     """The messages of the next request, with a result for each call."""
     results = [output(item["call_id"]) for item in items if "call_id" in item]
     asked = {"tools": TOOLS, "input": [USER, *items, *results]}
-    body = translated(asked, kind, **how).request.body
+    body = translated(asked, kind, reasons=reasons).request.body
     taken(body, kind)
     made: list[Json] = json.loads(body)["messages"]
     return made[1:]

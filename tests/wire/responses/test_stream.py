@@ -52,9 +52,7 @@ HEAD = {"id": "chatcmpl-1", "created": 1_763_000_000, "model": "u"}
 def events(kind: str = "openai", **asked: Any) -> Events:
     body = json.dumps({"model": "m", "input": "Hi", "tools": TOOLS, **asked}).encode()
     made = to_chat(body, kind, model="m", stream=True)
-    found = Events(Response("m", read_fields(body)), made.tools)
-    found.kind = kind
-    return found
+    return Events(Response("m", read_fields(body)), made.tools, kind)
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> bytes:
