@@ -15,7 +15,7 @@ from ..wire.chat.errors import stream_message
 from ..wire.chat.request import read_outer
 from ..wire.lenient_json import encode
 from ..wire.responses import native
-from ..wire.responses.answer import Response, error_of
+from ..wire.responses.answer import error_of
 from ..wire.responses.request import (
     COUNT,
     SPEECH,
@@ -86,7 +86,7 @@ class ResponsesAsk(Ask):
 
     def events(self, kind: str = "") -> Events:
         """What makes the answer of chat's, or of a failure before there was any."""
-        return Events(Response(self.model, self._fields), self._tools, kind)
+        return Events(self.model, self._fields, self._tools, kind)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers

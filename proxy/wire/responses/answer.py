@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
-from ...errors import AllCoolingDown, CallerError, CallerLimitReached, ProxyError, UpstreamRefusal
-from ..chat import objects
+from ...errors import ProxyError
+from ..chat import Usage, objects
 from .tools import Json
 
 # The parameters that come back, and what they are if the caller left them out.
@@ -37,70 +37,52 @@ _NULL: Final = Raw(b"null")
 INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-class Response:
-    """The answer to a request with these `fields`. `token`: what all its ids are made of."""
+def opening(model: str, fields: dict[str, Raw], token: str) -> Json:
+    """A Response without any output, to a request with these `fields`.
 
-    def __init__(self, model: str, fields: dict[str, Raw]) -> None:
-        self.token = os.urandom(16).hex()
-        self.output: list[Json] = []
-        self.usage: Json | None = None
-        self.created: float = 0
-        self._model = model
-        self._given = {
+    `token`: what all its ids are made of.
+    """
+    return {
+        "id": f"resp_{token}",
+        "object": "response",
+        "created_at": 0,
+        "status": "in_progress",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "model": model,
+        "output": [],
+        "previous_response_id": None,
+        "store": False,
+        "usage": None,
+        **{
             name: default if fields.get(name, _NULL) == _NULL else fields[name]
             for name, default in _GIVEN.items()
-        }
-
-    def shown(
-        self, status: str, *, incomplete: str | None = None, error: Json | None = None
-    ) -> Json:
-        """The object as it is now."""
-        return {
-            "id": f"resp_{self.token}",
-            "object": "response",
-            "created_at": self.created,
-            "status": status,
-            "background": False,
-            "error": error,
-            "incomplete_details": {"reason": incomplete} if incomplete else None,
-            "model": self._model,
-            "output": self.output,
-            "previous_response_id": None,
-            "store": False,
-            "usage": self.usage,
-            **self._given,
-        }
-
-
-def usage_of(told: Json) -> Json:
-    """`usage` as this dialect has it; the input has what was cached in both."""
-    prompt, completion = count(told, "prompt_tokens"), count(told, "completion_tokens")
-    read, made = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
-    return {
-        "input_tokens": prompt,
-        "input_tokens_details": {
-            "cached_tokens": count(read, "cached_tokens"),
-            "cache_write_tokens": count(read, "cache_write_tokens"),
         },
-        "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": count(made, "reasoning_tokens")},
-        "total_tokens": count(told, "total_tokens") or prompt + completion,
     }
 
 
-def count(told: Any, name: str) -> int:
-    """A number in an upstream's object; 0 if it is none."""
-    value = told.get(name) if isinstance(told, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def usage_of(told: Usage) -> Json:
+    """`usage` as this dialect has it; the input has what was cached in both."""
+    prompt, completion = told.prompt_tokens or 0, told.completion_tokens or 0
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": told.cached_tokens or 0,
+            "cache_write_tokens": told.cache_write_tokens or 0,
+        },
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": told.reasoning_tokens or 0},
+        "total_tokens": prompt + completion,
+    }
 
 
 def logprobs_of(choice: Json) -> list[Json]:
     """The tokens' probabilities in a choice."""
     found = choice.get("logprobs")
-    tokens = objects(found.get("content")) if isinstance(found, dict) else []
     return [
         {**_logprob(token), "top_logprobs": list(map(_logprob, objects(token.get("top_logprobs"))))}
-        for token in tokens
+        for token in objects(found.get("content") if isinstance(found, dict) else None)
     ]
 
 
@@ -112,18 +94,25 @@ def _logprob(token: Json) -> Json:
     }
 
 
+class _Cited(msgspec.Struct):
+    url: str
+    title: str | None = None
+    start_index: int = 0
+    end_index: int = 0
+
+
 def citation_of(annotation: Json, *, before: int) -> Json | None:
     """A citation of a page; `before`: so many characters were said in earlier parts."""
-    cited = annotation.get("url_citation")
-    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
+    try:
+        cited = msgspec.convert(annotation.get("url_citation"), _Cited)
+    except msgspec.ValidationError:
         return None
-    start, end = count(cited, "start_index"), count(cited, "end_index")
     return {
         "type": "url_citation",
-        "start_index": max(0, start - before),
-        "end_index": max(0, end - before),
-        "title": cited.get("title") or cited["url"],
-        "url": cited["url"],
+        "start_index": max(0, cited.start_index - before),
+        "end_index": max(0, cited.end_index - before),
+        "title": cited.title or cited.url,
+        "url": cited.url,
     }
 
 
@@ -132,13 +121,9 @@ def error_of(error: ProxyError, message: str) -> Json:
 
     `message`: what is said of the error where there is no status.
     """
-    status = error.status
-    if isinstance(error, (AllCoolingDown, CallerLimitReached)) or status == 429:
+    code = "server_error"
+    if error.status == 429:
         code = "rate_limit_exceeded"
-    elif isinstance(error, CallerError) or (
-        isinstance(error, UpstreamRefusal) and 400 <= status < 500 and status != 408
-    ):
+    elif 400 <= error.status < 500 and error.status != 408:
         code = "invalid_prompt"
-    else:
-        code = "server_error"
     return {"code": code, "message": message, "type": error.type, "param": error.param}

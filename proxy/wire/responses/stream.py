@@ -7,17 +7,20 @@ so one whose arguments are no whole JSON yet stays open beside the next.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Raw
 
 from ...errors import ProxyError, UpstreamInvalid
 from .. import call_ids
-from ..chat import objects, read_object
+from ..chat import Usage, objects, read_object
+from ..chat.usage import read_usage
 from ..lenient_json import encode
 from . import reasoning
-from .answer import INCOMPLETE, Response, citation_of, count, error_of, logprobs_of, usage_of
+from .answer import INCOMPLETE, citation_of, error_of, logprobs_of, opening, usage_of
 from .tools import CALLERS, Json, Tools
 
 
@@ -91,14 +94,16 @@ class Events:
     `kind`: that of the client that answers.
     """
 
-    def __init__(self, response: Response, tools: Tools, kind: str = "") -> None:
-        self._kind = kind
-        self._response = response
+    def __init__(self, model: str, fields: dict[str, Raw], tools: Tools, kind: str = "") -> None:
+        self._token = os.urandom(16).hex()
+        self._response = opening(model, fields, self._token)
+        self._output: list[Json] = self._response["output"]
         self._tools = tools
+        self._kind = kind
         self._number = 0  # of the next event
         self._out: list[bytes] = []
         self._is_begun = False
-        self._finish: str | None = None
+        self._finish: object = None
         self._open: _Item | None = None
         self._calls: dict[int, _Call] = {}  # that are open, by their numbers in chat
         self._chars = 0  # of text, in all parts that are over
@@ -117,21 +122,22 @@ class Events:
 
     def end(self) -> bytes:
         """The end of an answer that is whole."""
-        response = self._close()
-        self._send(response["status"], response=response)
+        self._close()
+        self._send(self._response["status"], response=self._response)
         return self._written()
 
     def fail(self, error: ProxyError, message: str) -> bytes:
         """The end of one that is not."""
         self._begin()
-        response = self._response.shown("failed", error=error_of(error, message))
-        self._send("failed", response=response)
+        self._response |= {"status": "failed", "error": error_of(error, message)}
+        self._send("failed", response=self._response)
         return self._written()
 
     def whole(self, chunks: Iterable[bytes]) -> bytes:
         """A unary answer of all chunks; raises UpstreamInvalid."""
         self.feed(chunks)
-        return encode(self._close())
+        self._close()
+        return encode(self._response)
 
     def _written(self) -> bytes:
         written = b"".join(self._out)
@@ -148,61 +154,49 @@ class Events:
         if not self._is_begun:
             self._is_begun = True
             for name in ("created", "in_progress"):
-                self._send(name, response=self._response.shown("in_progress"))
+                self._send(name, response=self._response)
 
-    def _close(self) -> Json:
-        """End all that is open; the whole Response."""
+    def _close(self) -> None:
+        """End all that is open, and the Response."""
         self._begin()
-        why = INCOMPLETE.get(self._finish or "")
+        why = INCOMPLETE.get(str(self._finish))
         status = "incomplete" if why else "completed"
         self._end_item(status)
         for call in self._calls.values():
             self._end_call(call, status)
-        if not self._response.output:  # an answer that says nothing is a message all the same
+        if not self._output:  # an answer that says nothing is a message all the same
             self._part("output_text")
             self._end_item(status)
-        if self._response.usage is None:
-            self._response.usage = usage_of({})  # SDKs do not do without
-        return self._response.shown(status, incomplete=why)
+        told = self._response["usage"] or usage_of(Usage())  # SDKs do not do without
+        details = {"reason": why} if why else None
+        self._response |= {"status": status, "incomplete_details": details, "usage": told}
 
     # Chunks
 
     def _take(self, chunk: Json) -> None:
-        response = self._response
         if not self._is_begun:
             created = chunk.get("created")
-            response.created = created if isinstance(created, (int, float)) else 0
+            self._response["created_at"] = created if isinstance(created, (int, float)) else 0
             self._begin()
-        groq = chunk.get("x_groq")
-        usage = chunk.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
-        if usage and isinstance(usage, dict):
-            response.usage = usage_of(usage)
+        if usage := read_usage(chunk.get("usage")):
+            self._response["usage"] = usage_of(usage)
         for choice in objects(chunk.get("choices")):
             if not choice.get("index"):
-                delta = choice.get("delta")
-                if isinstance(delta, dict):
+                for delta in objects([choice.get("delta")]):
                     for each in _apart(delta) if "thinking_blocks" in delta else (delta,):
                         self._take_delta(each, choice)
-                finish = choice.get("finish_reason")
-                self._finish = finish if finish and isinstance(finish, str) else self._finish
+                self._finish = choice.get("finish_reason") or self._finish
 
     def _take_delta(self, delta: Json, choice: Json) -> None:
         content = delta.get("content")
-        if len(delta) == 1 and isinstance(content, str) and not choice.get("logprobs"):
-            self._say("output_text", content)  # the usual
-            return
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
-        if thought and isinstance(thought, str):
-            self._say("summary_text", thought)
+        self._say("summary_text", delta.get("reasoning_content") or delta.get("reasoning"))
         for block in objects(delta.get("thinking_blocks")):
             self._keep(block=block)
-        if content and isinstance(content, str):
-            self._say("output_text", content, logprobs_of(choice) if choice.get("logprobs") else ())
+        self._say("output_text", content, logprobs_of(choice))
         for part in objects(content):  # as Mistral's models answer
             self._say("summary_text", "".join(reasoning.texts_of(part.get("thinking"))))
             self._say("output_text", "".join(reasoning.texts_of([part])))
-        if (refusal := delta.get("refusal")) and isinstance(refusal, str):
-            self._say("refusal", refusal)
+        self._say("refusal", delta.get("refusal"))
         for annotation in objects(delta.get("annotations")):
             self._cite(annotation)
         for image in objects(delta.get("images")):
@@ -217,10 +211,10 @@ class Events:
 
     def _add(self, kind: str, **members: Any) -> _Item:
         """A new item, announced."""
-        at = len(self._response.output)
-        item_id = f"{_IDS[kind]}_{self._response.token}_{at}"
+        at = len(self._output)
+        item_id = f"{_IDS[kind]}_{self._token}_{at}"
         item: Json = {"type": kind, "id": item_id, "status": "in_progress", **members}
-        self._response.output.append(item)
+        self._output.append(item)
         self._send("output_item.added", output_index=at, item=item)
         return _Item(item, at)
 
@@ -296,8 +290,8 @@ class Events:
             self._begin_text(opened, kind)
         return opened
 
-    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> None:
-        if not text:
+    def _say(self, kind: str, text: object, logprobs: Sequence[Json] = ()) -> None:
+        if not text or not isinstance(text, str):
             return
         opened = self._open
         if opened is None or opened.kind != kind:
@@ -378,8 +372,7 @@ class Events:
         return call.item
 
     def _call_id(self, call: _Call) -> str:
-        at = len(self._response.output)
-        return call_ids.bare(call.id) or f"call_{self._response.token}_{at}"
+        return call_ids.bare(call.id) or f"call_{self._token}_{len(self._output)}"
 
     def _end_call(self, call: _Call, status: str) -> None:
         opened, text = call.item, "".join(call.pieces)
@@ -406,8 +399,10 @@ def _apart(delta: Json) -> Iterator[Json]:
         return
     text_at = call_at = 0
     for block in blocks:
-        text_to = max(text_at, count(block, "content_offset"))
-        call_to = max(call_at, count(block, "tool_call_offset"))
+        text_to, call_to = (
+            offset if isinstance(offset := block.get(name), int) else 0
+            for name in ("content_offset", "tool_call_offset")
+        )
         yield {"content": content[text_at:text_to], "tool_calls": calls[call_at:call_to]}
         yield {"reasoning_content": block.get("thinking"), "thinking_blocks": [block]}
         text_at, call_at = text_to, call_to

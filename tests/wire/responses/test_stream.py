@@ -19,7 +19,6 @@ from proxy.errors import (
     UpstreamTruncated,
 )
 from proxy.wire.chat import chunks_of, read_fields
-from proxy.wire.responses.answer import Response
 from proxy.wire.responses.request import to_chat
 from proxy.wire.responses.stream import Events
 from tests.support.responses import read_events, read_response, replayed, shapes
@@ -52,7 +51,7 @@ HEAD = {"id": "chatcmpl-1", "created": 1_763_000_000, "model": "u"}
 def events(kind: str = "openai", **asked: Any) -> Events:
     body = json.dumps({"model": "m", "input": "Hi", "tools": TOOLS, **asked}).encode()
     made = to_chat(body, kind, model="m", stream=True)
-    return Events(Response("m", read_fields(body)), made.tools, kind)
+    return Events("m", read_fields(body), made.tools, kind)
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> bytes:
