@@ -41,6 +41,9 @@ log = logging.getLogger("proxy.serving")
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
+# They would end a worker that has no handler for them yet.
+_HELD = (signal.SIGHUP, signal.SIGUSR2)
+
 
 def _is_ours(app: Any) -> bool:
     """Whether it is an application of ours, so that workers can stay when it changes."""
@@ -151,10 +154,9 @@ class Hooks:
         """Obey signals to end in the worker, until gunicorn has set its handlers.
 
         The master's handlers would put such a signal into a queue that nobody in a worker reads,
-        and it is sent only once. SIGHUP, which would end the worker, waits for our handler.
+        and it is sent only once. What a worker is told by other signals waits for its handlers.
         """
-        if _is_ours(server.app):
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         for number in _ENDINGS:
             signal.signal(number, _exit)
         while not server.SIG_QUEUE.empty():
@@ -168,7 +170,7 @@ class Hooks:
         if _is_ours(worker.app):
             signal.signal(signal.SIGHUP, self._hung_up)
             signal.siginterrupt(signal.SIGHUP, False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
         systemd.serves(worker.ppid)
 
     def _hung_up(self, *_: object) -> None:

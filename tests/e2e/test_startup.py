@@ -351,13 +351,17 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
 
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+HELD = (signal.SIGHUP, signal.SIGUSR2)
 
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Handlers of signals are as before, afterwards."""
-    before = {number: signal.getsignal(number) for number in ENDINGS}
+    """Handlers of signals are as before, afterwards; what is held back is forgotten."""
+    before = {number: signal.getsignal(number) for number in (*ENDINGS, *HELD)}
     yield
+    for number in HELD:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -378,6 +382,18 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
     server.SIG_QUEUE.put(number)
     with pytest.raises(SystemExit):
         post_fork(server, None)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signals_wait_for_the_handlers_of_a_worker_that_has_only_just_begun() -> None:
+    """gunicorn sets all handlers to the default, to die, before it sets those of a worker."""
+    post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
+    server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue(), app=SimpleNamespace(app_uri="mine:app"))
+    post_fork(server, None)
+    for number in HELD:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    assert signal.sigpending() == {*HELD}
 
 
 @pytest.mark.parametrize(
