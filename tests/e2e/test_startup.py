@@ -338,7 +338,8 @@ def test_workers_may_have_a_socket_each(capsys: pytest.CaptureFixture[str]) -> N
         address = other.getsockname()
         bind = f"127.0.0.1:{address[1]}"
         cfg = SimpleNamespace(address=[address], reuse_port=True, bind=[bind], workers=1, threads=9)
-        server = SimpleNamespace(cfg=cfg, LISTENERS=[], app=SimpleNamespace(app_uri="mine:app"))
+        app = SimpleNamespace(app_uri="mine:app")
+        server = SimpleNamespace(cfg=cfg, LISTENERS=[], app=app, handle_term=None)
         hooks = settings(load_config({"demo": [{"name": "demo"}]}))
         hooks["on_starting"](server)
         hooks["when_ready"](server)
