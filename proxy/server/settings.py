@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from ..app import create_app
 from ..config import SERVED, Config, ConfigSource, Seen, load_config
 from ..errors import ConfigError
-from .addresses import in_force, servable
+from .addresses import in_force
 from .hooks import APPLICATION, EXIT_CONFIG, Hooks
 from .logs import set_up_logs
 
@@ -53,7 +53,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
         if SERVED:
             SERVED[0].read()
         else:
-            SERVED.append(_served(lambda seen: load_config(environ=environ, seen=seen)))
+            _serve(lambda seen: load_config(environ=environ, seen=seen))
     except ConfigError as error:
         if not SERVED:
             print("\n".join(error.problems), file=sys.stderr)
@@ -62,18 +62,17 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
     return SERVED[0].config
 
 
-def _served(read: Callable[[Seen], Config]) -> ConfigSource:
-    """The source of what a server can serve; raises ConfigError."""
-    started: list[Config] = []
+def _serve(read: Callable[[Seen], Config]) -> None:
+    """Have what `read` returns served, as far as it can be; raises ConfigError."""
+    started: Config | None = None
 
     def read_servable(seen: Seen) -> Config:
+        nonlocal started
         config = read(seen)
-        if started:
-            return in_force(started[0], config)
-        started.append(servable(config))
-        return config
+        started = started or config
+        return in_force(started, config)
 
-    return ConfigSource(read_servable)
+    SERVED.append(ConfigSource(read_servable))
 
 
 def application() -> Flask:
@@ -81,14 +80,11 @@ def application() -> Flask:
     return create_app(SERVED[0])
 
 
-def settings(config: Config, source: ConfigSource | None = None) -> dict[str, Any]:
-    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html).
-
-    `source`: what `config` is read from, if it is not that of `load_or_exit`.
-    """
+def settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
     threads = config.max_requests_in_flight + SPARE_THREADS
     host = config.host or "0.0.0.0"
-    hooks = Hooks(source or (SERVED[0] if SERVED else ConfigSource.of(config)))
+    hooks = Hooks(SERVED[0] if SERVED else ConfigSource.of(config))
     return {
         "wsgi_app": APPLICATION,
         "bind": f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}",
@@ -118,24 +114,21 @@ def run(read: Callable[[Seen], Config], *, workers: int | None = None) -> None:
     """
     # At SIGUSR2 the server starts itself anew by the words of its own command line.
     sys.argv = sys.orig_argv[1:]
-    _Server(read, workers).run()
+    _serve(read)
+    _Server({"workers": workers}).run()
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn's idea of an application: its settings, and the WSGI callable for the workers.
+    """gunicorn's idea of an application: its settings, and the WSGI callable for the workers."""
 
-    Workers get the configuration that the server has read, so that a later one does not see a file
-    that was edited meanwhile.
-    """
-
-    def __init__(self, read: Callable[[Seen], Config], workers: int | None) -> None:
-        self._overrides = {} if workers is None else {"workers": workers}
-        self._source = _served(read)
+    def __init__(self, overrides: dict[str, Any]) -> None:
+        self._overrides = overrides
         super().__init__(prog="poolproxy")
 
     def load_config(self) -> None:
-        set_up_process(self._source.config)
-        for name, value in settings(self._source.config, self._source).items():
+        config = SERVED[0].config
+        set_up_process(config)
+        for name, value in settings(config).items():
             if name in self.cfg.settings:  # as gunicorn takes them from a file
                 self.cfg.set(name, value)
         parser = self.cfg.parser()
@@ -145,8 +138,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
             if value is not None:
                 self.cfg.set(name, value)
 
-    def load(self) -> Any:
-        return create_app(self._source)
+    def load(self) -> Flask:
+        return application()
 
 
 def set_up_process(config: Config) -> None:
