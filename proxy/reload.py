@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from .config import SETTLE_S, Config, ConfigSource, changes
+from .config import Config, ConfigSource, changes
 from .errors import ConfigError
 from .net.helpers import HelperThreads, Task
 from .net.watch import CallerConnection, Clock
@@ -82,12 +81,8 @@ class Reloader:
             log.error("the configuration stays as it was: %s", "\n".join(self.problems))
 
     def _look(self) -> None:
-        """In the helper thread: read what has changed, and has changed no more for a moment."""
-        is_due = self._source.is_due(time.monotonic())
-        if not is_due and self._source.is_settling:
-            time.sleep(SETTLE_S)
-            is_due = self._source.is_due(time.monotonic())
-        if is_due:
+        """In the helper thread: read what has changed, and changes no more."""
+        if self._source.has_changed():
             with suppress(Exception):  # it is logged
                 self._read()
 
@@ -107,14 +102,12 @@ class Reloader:
     def _bring_into_force(self) -> str:
         old, seen = self._config, self._source.seen
         new = self._source.read()
-        told = [
+        told = changes(old, new, draining=self._adopt(new))
+        told += [
             f"{path} is another"
             for path, stamp in self._source.seen.items()
             if path != new.path and stamp != seen.get(path, stamp)
         ]
-        if told or changes(old, new):
-            draining = self._adopt(new)
-            told = changes(old, new, draining=draining) + told
         self._config = new
         text = ", ".join(told) or "nothing changed"
         log.info("configuration read again: %s", text)

@@ -5,8 +5,8 @@ Reads files, and knows nothing of who runs on the configuration.
 
 from __future__ import annotations
 
-import math
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -46,8 +46,6 @@ class ConfigSource:
         self._read = read
         self.seen: Seen = {}
         self.config = read(self.seen)
-        self._stamps = self.seen  # at the last look
-        self._same_since = -math.inf
 
     @classmethod
     def of(cls, config: Config) -> ConfigSource:
@@ -69,23 +67,18 @@ class ConfigSource:
             self.seen = seen
 
     def has_changed(self) -> bool:
-        """Whether any of the files is not as it was when it was read."""
-        return self.seen != {path: stamp(path) for path in self.seen}
+        """Whether files are not as they were when they were read, and stay so for SETTLE_S.
 
-    @property
-    def is_settling(self) -> bool:
-        """Whether any had changed at the last look."""
-        return self._stamps != self.seen
-
-    def is_due(self, now: float) -> bool:
-        """Whether files have changed, and were the same at all looks for SETTLE_S until now.
-
-        `now` is a monotonic moment.
+        Blocks for as long if one of them is not.
         """
-        stamps = {path: stamp(path) for path in self.seen}
-        if stamps != self._stamps:
-            self._stamps, self._same_since = stamps, now
-        return self.is_settling and now >= self._same_since + SETTLE_S
+        stamps = self._stamps()
+        if stamps == self.seen:
+            return False
+        time.sleep(SETTLE_S)
+        return stamps == self._stamps()
+
+    def _stamps(self) -> Seen:
+        return {path: stamp(path) for path in self.seen}
 
 
 # What a server whose settings are ours serves. Its master reads it again before each fork.

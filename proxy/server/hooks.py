@@ -94,20 +94,18 @@ class Hooks:
 
     def _manage(self, server: Any, manage_workers: Callable[[], None]) -> None:
         """In the master, once a second at least: workers that it forks begin with what is good."""
-        if self._source.is_due(time.monotonic()):
+        if self._source.has_changed():
             self._read(server)
         manage_workers()
 
     def _read(self, server: Any) -> None:
         """In the master. Workers, who read it too, log what is wrong."""
         try:
-            self._source.read()
-        except ConfigError:
-            return
+            with contextlib.suppress(ConfigError):
+                self._source.read()
+                server.app.callable = None
         except Exception:  # it would end the server
             log.exception("the configuration could not be read again")
-        else:
-            server.app.callable = None
 
     def on_reload(self, server: Any) -> None:
         """At SIGHUP, if the application is not ours and gunicorn starts it anew."""
@@ -143,8 +141,6 @@ class Hooks:
         taken = [getattr(other, "core", None) for other in server.WORKERS.values()]
         worker.core = free_core(taken, server.cfg.workers)
         if _is_ours(server.app):
-            if self._source.has_changed():
-                self._read(server)
             # Load it once for all workers, which share what they do not write to. Any other
             # application is left to each worker: it may hold what does not survive a fork.
             server.app.wsgi()
