@@ -19,13 +19,15 @@ from ..config import (
     Config,
     Model,
     Secrets,
+    count,
     json_schema,
     load_config,
+    names,
 )
 from ..errors import ConfigError, ProxyError
 from ..net.watch import CallerConnection
 from .exit import Exit
-from .table import count, names, printable, table
+from .table import printable, table
 
 # An upstream that takes longer for its model list will not serve anybody well.
 PROBE_TIMEOUT_S = 15.0

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from ..config import in_ascii, load_config
+from ..config import count, in_ascii, load_config, names
 from ..errors import ConfigError
 from ..server.control.paths import ports as running_ports
 from ..server.control.query import ask_all
 from .exit import Exit, Failure
-from .table import count, names, printable, table
+from .table import printable, table
 from .totals import COUNTED, ClientSum, add_up
 
 Answers = list[dict[str, Any]]

@@ -1,11 +1,8 @@
-"""Text for a terminal: tables, names, counts."""
+"""Text for a terminal: tables, and what others said."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-# What was left out of a list of names is counted.
-MAX_NAMES = 6
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -19,19 +16,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         ).rstrip()
         for line in lines
     )
-
-
-def names(items: Sequence[str]) -> str:
-    """A list of names for one cell. Only the first few are shown if there are many."""
-    left_out = len(items) - MAX_NAMES
-    if left_out > 1:
-        return f"{', '.join(items[:MAX_NAMES])} and {left_out} more"
-    return ", ".join(items)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from .load import BUILT_IN, default_path, load_config, write_built_in
 from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
 from .source import SERVED, SETTLE_S, ConfigSource, Seen, Stamp, stamp
-from .wording import in_ascii
+from .wording import count, in_ascii, names
 
 __all__ = [
     "BUILT_IN",
@@ -35,6 +35,7 @@ __all__ = [
     "Seen",
     "Stamp",
     "changes",
+    "count",
     "default_path",
     "digest_of",
     "in_ascii",
@@ -43,6 +44,7 @@ __all__ = [
     "json_schema",
     "load_config",
     "mask",
+    "names",
     "stamp",
     "write_built_in",
 ]

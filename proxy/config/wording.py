@@ -1,15 +1,16 @@
-"""Shows values of the file in errors: in few characters, and never a key."""
+"""Words for values of the file, and for many: in few characters, and never a key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .secret import KEY_LIKE, mask
 
 _MAX_SHOWN = 60  # characters
 _MAX_BITS = 64
+_MAX_NAMES = 6  # of more, those that were left out are counted
 
 _USER_INFO = re.compile(r"[^/\s]*@")
 
@@ -23,7 +24,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return "a huge number"
     if isinstance(value, (int, float)):
-        return str(value)
+        return f"{value:.15g}"
     return repr(_masked(value)) if isinstance(value, str) else kind_of(value)
 
 
@@ -35,6 +36,19 @@ def kind_of(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "a list"
     return "nothing" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def count(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def names(items: Sequence[str]) -> str:
+    """A list of names, of which only the first few are shown if there are many."""
+    left_out = len(items) - _MAX_NAMES
+    if left_out > 1:
+        return f"{', '.join(items[:_MAX_NAMES])} and {left_out} more"
+    return ", ".join(items)
 
 
 def in_ascii(name: str) -> str:

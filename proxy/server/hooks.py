@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..config import BUILT_IN, Config, ConfigSource
+from ..config import BUILT_IN, Config, ConfigSource, count
 from ..errors import ConfigError
 from . import stopping, systemd
 from .addresses import check_addresses, note_bound, servable
@@ -225,13 +225,13 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
         models = {model.alias for client in clients for model in client.models or ()}
         permits = [client.max_concurrency for client in clients]
         lines.append(
-            f"  {provider}: {_count(len(clients), 'client')}, "
-            + (_count(len(models), "model") if models else "the upstream's models")
+            f"  {provider}: {count(len(clients), 'client')}, "
+            + (count(len(models), "model") if models else "the upstream's models")
             + f", {'unlimited' if 0 in permits else _in_all(sum(permits), workers)} at once"
         )
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     lines.append(
-        f"  {_count(workers, 'worker')} of {threads} threads: "
+        f"  {count(workers, 'worker')} of {threads} threads: "
         f"{config.max_requests_in_flight} requests in flight at most, each"
     )
     lines += [f"  warning: {warning}" for warning in config.warnings]
@@ -241,7 +241,3 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
 def _in_all(permits: int, workers: int) -> str:
     """The permits of all workers, each of which has a pool of its own."""
     return str(permits) if workers == 1 else f"{permits * workers} ({permits} per worker)"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,8 +19,8 @@ import pytest
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
-from proxy.cli.table import count, names, printable, table
-from proxy.config import load_config
+from proxy.cli.table import printable, table
+from proxy.config import count, load_config, names
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
 from proxy.server.addresses import _why_not_unix

@@ -34,17 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "weight": (
         config({"api-key": KEYS[0]}),  # type: ignore[arg-type]
         config({"api-key": KEYS[0], "weight": 2, "max-concurrency": 5}),  # type: ignore[arg-type]
-        "1 client changed (max-concurrency, weight)",
-    ),
-    "words of the file": (
-        {"demo": [{"delay-ms": 20}], "gemini-api-key": [{"api-key": KEYS[0]}]},
-        {
-            "demo": [{"delay-ms": 5}],
-            "gemini-api-key": [
-                {"api-key": KEYS[0], "base-url": "https://generativelanguage.googleapis.com/v1"}
-            ],
-        },
-        "2 clients changed (base-url, delay-ms)",
+        "1 client changed",
     ),
     "caller gone": (named("ci", "me"), named("ci"), 'caller "me" gone'),
     "caller new": (
@@ -52,16 +42,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"api-keys": [CALLERS[0]]},
         'caller "sk-...4567" new',
     ),
-    "callers": (named("a"), named(*"bcdef"), '5 callers new, caller "a" gone'),
+    "callers": (named("a"), named(*"bcd"), 'caller "b", "c", "d" new, caller "a" gone'),
     "caller's models": (
         named("ci"),
         named("ci", models=["m"]),
-        "1 caller changed (models)",
+        "1 caller changed",
     ),
     "caller's key": (
         named("ci"),
         {"api-keys": [{"name": "ci", "key": CALLERS[5]}]},
-        "1 caller changed (key)",
+        "1 caller changed",
     ),
     "settings": (
         {"queue-timeout": 30, "request-log": False},
@@ -71,7 +61,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "section": (
         {},
         {"streaming": {"keepalive-seconds": 5}, "quota-exceeded": {"switch-project": False}},
-        "quota-exceeded.switch-project true -> false, streaming.keepalive-seconds 15 -> 5",
+        "quota-exceeded changed, streaming changed",
     ),
     "provider off": (config(KEYS[0]), config(""), "1 client less, off: p"),
 }
@@ -92,9 +82,9 @@ def test_requests_that_drain_are_counted() -> None:
 
 
 def test_no_secret_is_said() -> None:
-    """Headers and outbound proxies hold credentials: their names are told, and no value."""
+    """Headers and outbound proxies hold credentials."""
     provider = {"name": "p", "base-url": "https://p.test/v1", "api-keys": [KEYS[0]]}
     secret = {"headers": {"x-key": KEYS[1]}, "proxy-url": "http://u:pass-word-0@h.test:1"}
     old = load_config({"openai-compatibility": [provider]})
     new = load_config({"openai-compatibility": [{**provider, **secret}]})
-    assert changes(old, new) == ["1 client changed (proxy-url, headers)"]
+    assert changes(old, new) == ["1 client changed"]

@@ -72,7 +72,7 @@ def serve_only(gateway: Gateway, model: str) -> None:
 def test_sighup_replaces_no_worker(gateway: Gateway) -> None:
     """Each says what changed; the new configuration is in force in all, the old one in none."""
     before = gateway.workers()
-    lines = Lines(gateway, f"{READ}1 client changed (models), queue-timeout 30 -> 7")
+    lines = Lines(gateway, f"{READ}1 client changed, queue-timeout 30 -> 7")
     gateway.write(demo("by-signal", **{"queue-timeout": 7}))
     gateway.hang_up()
     lines.wait()
@@ -86,7 +86,7 @@ def test_changed_file_comes_into_force_without_a_signal(gateway: Gateway) -> Non
     """Within 2 s: also where no request comes, and where a folder is swapped behind a link."""
     before, path = gateway.workers(), gateway.path
     for model in ("swapped-1", "swapped-2"):
-        lines = Lines(gateway, f"{READ}1 client changed (models)")
+        lines = Lines(gateway, f"{READ}1 client changed")
         folder = path.with_name(model)
         folder.mkdir()
         (folder / path.name).write_text(json.dumps({"port": 0, **demo(model)}))
