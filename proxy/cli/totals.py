@@ -55,7 +55,7 @@ class ClientSum:
         troubles = {
             name: trouble
             for name, health in facts["models"].items()
-            if (trouble := _trouble(health, facts["causes"].get(name, _UNKNOWN))) is not None
+            if (trouble := _trouble(health)) is not None
         }
         self._troubled_in += bool(troubles)
         for name, trouble in troubles.items():
@@ -110,14 +110,12 @@ def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
     return sorted(sums.values(), key=attrgetter("leaving"))
 
 
-_UNKNOWN = {"since_s": 0.0, "cause": ""}
-
-
-def _trouble(health: dict[str, Any], why: dict[str, Any]) -> Trouble | None:
+def _trouble(health: dict[str, Any]) -> Trouble | None:
     state = "on trial" if health["state"] == "trying" else health["state"]
     if state not in GRAVITY:
         return None
-    return Trouble(GRAVITY.index(state), health.get("for_s", 0.0), why["since_s"], why["cause"])
+    for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
+    return Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
 
 
 def _in_some(state: str, number: int, workers: int) -> str:

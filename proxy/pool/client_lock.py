@@ -48,15 +48,15 @@ class ClientLock:
 
     def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
-        models, causes = {}, {}
+        models = {}
         for name, health in self.health.items():
             standing = health.standing(now)
             facts: dict[str, Any] = {"state": standing.state.value, "failures": health.failures}
             if math.isfinite(standing.until):
                 facts["for_s"] = round(standing.until - now, 3)
-            models[name] = facts
             if breaker := health.shut_by(now):
-                causes[name] = {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
+                facts |= {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
+            models[name] = facts
         return {
             "client": self.client.label,
             "permits": self.permits,
@@ -69,7 +69,6 @@ class ClientLock:
             "cooldowns": self.cooldowns,
             "waiting": waiting,
             "models": models,
-            "causes": causes,
             "leases": [
                 {
                     "holder": lease.ticket.holder,

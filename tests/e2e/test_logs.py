@@ -69,4 +69,4 @@ def test_client_that_goes_out_of_service_is_a_warning(talking: Talking, upstream
     assert warning["message"] == f"{lot.upstream_name}/{mask} is out of service for 60 s: {why!r}"
     [answer] = ask_all(talking.gateway.port, {"do": "status"})
     [client] = [one for one in answer["clients"] if one["client"].startswith(lot.upstream_name)]
-    assert client["causes"][lot.upstream_name]["cause"] == why
+    assert client["models"][lot.upstream_name]["cause"] == why

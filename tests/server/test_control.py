@@ -725,7 +725,12 @@ WHY = {"since_s": 0.5, "cause": "429 busy: Wait"}
 def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
     """What a worker tells of a client; `models`: state and seconds."""
     health = {
-        name: {"state": state, "failures": 1, **({"for_s": for_s} if for_s else {})}
+        name: {
+            "state": state,
+            "failures": 1,
+            **({"for_s": for_s} if for_s else {}),
+            **(WHY if state != "ready" else {}),
+        }
         for name, (state, for_s) in models.items()
     }
     return {
@@ -738,7 +743,6 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         "disabled": disabled,
         "leaving": False,
         "models": health,
-        "causes": {name: WHY for name, (state, _) in models.items() if state != "ready"},
         "offered": None,
         "leases": [],
     }
@@ -789,8 +793,8 @@ def test_status_says_since_when_until_when_and_why(monkeypatch: pytest.MonkeyPat
     """In the words of the upstream, which cannot steer the terminal."""
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
     one = facts(m=("out of service", 60), o=("on trial", 0), p=("ready", 0))
-    one["causes"]["m"] = {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
-    one["causes"]["o"] = {"since_s": 90_000.0, "cause": "402 None: Pay"}
+    one["models"]["m"] |= {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
+    one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
 
     def clock(moment: float) -> str:
         return datetime.fromtimestamp(moment).isoformat(" ", "seconds")
