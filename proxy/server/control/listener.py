@@ -143,22 +143,22 @@ class Control:
                 if not self._gateway.pool.set_disabled(label, True):
                     log.warning("%s was disabled by hand, and is no client any more", label)
             if path == inherited:
-                self._keep_orders_quietly()
+                self._keep_orders()
             return
 
-    def _keep_orders_quietly(self) -> None:
-        try:
-            self._keep_orders()
-        except OSError as error:
-            why = error.strerror
-            log.warning("workers that start later will not know who is disabled: %s", why)
-
-    def _keep_orders(self) -> None:
+    def _keep_orders(self) -> str:
+        """For workers that start later. Returns, and logs, why they will not know; "": they do."""
         labels = [facts["client"] for facts in self._gateway.pool.snapshot() if facts["disabled"]]
         draft = f"{self._orders_path}.{os.getpid()}"
-        with open(draft, "wb") as file:
-            file.write(msgspec.json.encode(labels))
-        os.replace(draft, self._orders_path)
+        try:
+            with open(draft, "wb") as file:
+                file.write(msgspec.json.encode(labels))
+            os.replace(draft, self._orders_path)
+        except OSError as error:
+            why = f"workers that start later will not know who is disabled: {error.strerror}"
+            log.warning("%s", why)
+            return why
+        return ""
 
     def _run(self) -> None:
         """Serve all askers at once, so that a silent one holds up nobody."""
@@ -201,7 +201,7 @@ class Control:
             config = self._generation.config
             set_up_logs(debug=config.debug, as_json=config.log_format == "json")
             if os.path.exists(self._orders_path):
-                self._keep_orders_quietly()  # clients may have other labels
+                self._keep_orders()  # clients may have other labels
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -274,12 +274,8 @@ class Control:
         if not pool.set_disabled(request.client, request.do == "disable"):
             return {"error": f"there is no client {request.client!r}"}
         log.warning("%s: %sd by hand", request.client, request.do)
-        try:
-            self._keep_orders()
-        except OSError as error:
-            why = error.strerror
-            return {"error": f"{request.do}d, but workers that start later will not know: {why}"}
-        return {}
+        why = self._keep_orders()
+        return {"error": f"{request.do}d, but {why}"} if why else {}
 
     def _reload(self) -> dict[str, Any]:
         """Read the configuration now. Nobody else is answered meanwhile."""
