@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -236,11 +237,8 @@ class Proxy:
             source = app.config.get(key)
             if source and isinstance(source, (str, os.PathLike)):
                 source = os.path.join(app.root_path, source)
-        if isinstance(source, Config):
-            source = ConfigSource.of(source)
-        if not isinstance(source, ConfigSource):
-            found = source
-            source = ConfigSource(lambda seen: load_config(found, seen=seen))
+        if not isinstance(source, (Config, ConfigSource)):
+            source = ConfigSource(partial(load_config, source))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.recorders = (self._signals,)
         return gateway

@@ -35,10 +35,10 @@ def default_path(environ: Mapping[str, str] = os.environ) -> str:
 
 def load_config(
     path: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    seen: Seen | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
     or_built_in: bool = False,
-    seen: Seen | None = None,
 ) -> Config:
     """Read, fill in, check and resolve the configuration; raises `ConfigError` with all problems.
 

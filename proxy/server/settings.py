@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -53,7 +54,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
         if SERVED:
             SERVED[0].read()
         else:
-            _serve(lambda seen: load_config(environ=environ, seen=seen))
+            _serve(partial(load_config, None, environ=environ))
     except ConfigError as error:
         if not SERVED:
             print("\n".join(error.problems), file=sys.stderr)
