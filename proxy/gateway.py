@@ -16,13 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from .clients.registry import Entry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
-from .errors import (
-    CallerLimitReached,
-    ModelNotFound,
-    ProxyError,
-    RetryHint,
-    TooManyInFlight,
-)
+from .errors import CallerLimitReached, ModelNotFound, ProxyError, RetryHint, TooManyInFlight
 from .generation import Generation
 from .net import shortage
 from .net.lost import LOST
@@ -47,11 +41,7 @@ class Gateway:
     is_stopping: ClassVar[bool] = False
 
     def __init__(
-        self,
-        config: Config | ConfigSource,
-        *,
-        auto_reload: bool = False,
-        clock: Clock = CLOCK,
+        self, config: Config | ConfigSource, *, auto_reload: bool = False, clock: Clock = CLOCK
     ) -> None:
         """A `ConfigSource` can be read again: by `reloader`, and by itself if `auto_reload`."""
         source = config if isinstance(config, ConfigSource) else ConfigSource.of(config)

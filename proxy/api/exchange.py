@@ -16,13 +16,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from ..dialects.base import Dialect
-from ..errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    InvalidRequest,
-    PathNotFound,
-    ProxyError,
-)
+from ..errors import BodyTooLarge, BodyTooSlow, InvalidRequest, PathNotFound, ProxyError
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
@@ -122,11 +116,8 @@ class Exchange:
         """The caller's headers that go on, and the request's id."""
         environ = self.environ
         headers = {name: environ[key] for name, key in _FORWARDED if key in environ}
-        for name in self.dialect.headers:
-            if (value := environ.get(_key(name))) is not None:
-                headers[name] = value
-        headers["x-request-id"] = self.request_id
-        return headers
+        own = {name: environ[_key(name)] for name in self.dialect.headers if _key(name) in environ}
+        return {**headers, **own, "x-request-id": self.request_id}
 
     def query(self) -> str:
         """The query as it may go on: what has to be escaped (RFC 3986 section 3.4) is."""
@@ -230,10 +221,7 @@ class Exchange:
         attempts = self.record.attempts
         if not attempts:
             return {}
-        found = {
-            "x-proxy-client": attempts[-1].client,
-            "x-proxy-attempts": str(len(attempts)),
-        }
+        found = {"x-proxy-client": attempts[-1].client, "x-proxy-attempts": str(len(attempts))}
         if self.record.dropped:
             mask = self.gateway.config.secrets.mask
             found["x-proxy-dropped"] = mask(self.record.dropped_text())
