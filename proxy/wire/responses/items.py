@@ -52,10 +52,6 @@ class _Turn(msgspec.Struct):
     calls: list[_Call] = []
     closed: bool = False
 
-    @property
-    def is_open(self) -> bool:
-        return self.message["role"] == "assistant" and not self.closed
-
 
 class Conversation:
     """Grows item by item, for a client of this `kind`. `tools` take in those that items bring."""
@@ -70,15 +66,10 @@ class Conversation:
         self._results: CallResults[_Turn, _Call] = CallResults()
         self._ids: set[str] = set()
 
-    def instruct(self, text: str) -> None:
-        """What the system says."""
-        self._say("system", text)
-
     def add(self, items: Any) -> None:
         """The `input`; raises InvalidRequest, UnsupportedParameter naming the item."""
         if isinstance(items, str):
-            self._say("user", items)
-            return
+            items = [{"role": "user", "content": items}]
         if not isinstance(items, list):
             raise InvalidRequest("input: expected a string or an array of items", param="input")
         for at, item in enumerate(items):
@@ -112,8 +103,8 @@ class Conversation:
         if kind == "message":
             self._message(item, path)
         elif kind == "reasoning":
-            last = self._turns[-1] if self._turns else None
-            self._thoughts.take(item, last.message if last is not None and last.is_open else None)
+            turn = self._current
+            self._thoughts.take(item, turn and turn.message)
         elif kind in _CALLS:
             self._call(item, kind, path)
         elif kind in _RESULTS:
@@ -158,9 +149,7 @@ class Conversation:
         elif role in _SYSTEM:
             self._say("system", _joined(parts, "\n\n"))
         elif role == "user":
-            self._say(
-                "user", parts[0]["text"] if len(parts) == 1 and _is_plain(parts[0]) else parts
-            )
+            self._say("user", _joined(parts, "") if len(parts) == 1 else parts)
         else:
             raise InvalidRequest(
                 f"{path}.role: expected user, assistant, system or developer, got {role!r:.80}",
@@ -179,13 +168,20 @@ class Conversation:
         """What the assistant said."""
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         refusal = "".join(part["refusal"] for part in parts if part["type"] == "refusal")
-        turn = self._turns[-1] if self._turns else None
-        if turn is None or not turn.is_open or turn.message.get("content") or turn.calls:
+        turn = self._current
+        if turn is None or turn.message["content"] or turn.calls:
             turn = self._begin()
         self._thoughts.put(turn.message)
         turn.message["content"] = text or (None if refusal else "")
         if refusal:
             turn.message["refusal"] = refusal
+
+    @property
+    def _current(self) -> _Turn | None:
+        """The assistant's turn that goes on, if one does."""
+        turn = self._turns[-1] if self._turns else None
+        is_open = turn is not None and turn.message["role"] == "assistant" and not turn.closed
+        return turn if is_open else None
 
     def _begin(self) -> _Turn:
         turn = _Turn({"role": "assistant", "content": None})
@@ -193,7 +189,7 @@ class Conversation:
         return turn
 
     def _call(self, item: Json, kind: str, path: str) -> None:
-        turn = self._turns[-1] if self._turns and self._turns[-1].is_open else self._begin()
+        turn = self._current or self._begin()
         if kind in NAMES_BY_ITEM:
             name = NAMES_BY_ITEM[kind]
             action = item.get(CALLERS[name][1])
@@ -224,23 +220,17 @@ class Conversation:
 
     def _result(self, item: Json, path: str) -> None:
         output = item.get("output")
-        content: Any = output
-        if not isinstance(output, str):
-            if _is_content(output):
-                parts = self._parts(output, f"{path}.output")
-                content = _joined(parts, "\n")
-            else:
-                content = "\n".join(_told(item))
+        if _is_content(output):
+            content = _joined(self._parts(output, f"{path}.output"), "\n")
+        else:
+            content = "\n".join(_told(item))
         if item.get("status") == "failed" and isinstance(content, str):
             content = f"Error: {content}"
-        pair = self._results.take(*(_ids(item) or [""]))
-        if pair is not None:
+        if pair := self._results.take(*(_ids(item) or [""])):
             turn, call = pair
             call.result, turn.closed = content, True
-        elif isinstance(content, str):
-            self._say("user", result_without_call(content))
         else:
-            self._say("user", content)
+            self._say("user", result_without_call(content) if isinstance(content, str) else content)
 
 
 def _kind(item: Json) -> str:

@@ -113,7 +113,7 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
     tools.add(asked.tools, "tools")
     talk = Conversation(tools, kind)
     if asked.instructions:
-        talk.instruct(asked.instructions)
+        talk.add([{"role": "system", "content": asked.instructions}])
     talk.add(asked.input)
     dropped = dict.fromkeys(name for name in fields if name not in _KNOWN)
     chat: Json = {"model": model, "messages": talk.messages()}
