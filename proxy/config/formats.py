@@ -22,7 +22,7 @@ _MAX_NAME_LENGTH = 64  # characters; names go into every log line and metric
 # Set by the HTTP library from the body it sends; a second opinion would break the framing.
 _FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 ANY_ORIGIN, NO_ORIGIN = "auto", "off"
 
@@ -92,7 +92,7 @@ def is_cors(text: str) -> bool:
         url is not None
         and text == f"{url.scheme}://{url.netloc}".lower()
         and not set("@*") & set(text)
-        and (url.port is None or url.port != _DEFAULT_PORTS.get(url.scheme))
+        and (url.port is None or url.port != DEFAULT_PORTS.get(url.scheme))
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
-from .formats import NO_PROXY
+from .formats import DEFAULT_PORTS, NO_PROXY
 from .schema import (
     CallerEntry,
     ClaudeEntry,
@@ -33,8 +33,6 @@ from .source import stamp
 from .wording import in_ascii, shown
 
 _Entry = TypeVar("_Entry")
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LONG_ENOUGH = 16  # characters of a caller's key
 
@@ -274,7 +272,7 @@ def _unique(base: str, taken: Counter[str]) -> str:
 def _place(base_url: str) -> str:
     """The URL with the host in lower case and the port spelled out."""
     url = urlsplit(base_url)
-    port = url.port or _DEFAULT_PORTS.get(url.scheme)
+    port = url.port or DEFAULT_PORTS.get(url.scheme)
     return url._replace(netloc=f"{url.hostname}:{port}").geturl()
 
 

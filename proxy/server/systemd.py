@@ -21,20 +21,13 @@ _addresses: list[str] = []  # of systemd's socket; none: nobody wants to know
 def expect_workers(server: Any) -> None:
     """Before the arbiter `server` starts: be the one who tells systemd, in gunicorn's place.
 
-    gunicorn says READY before there is a worker, and nothing when it stops.
+    gunicorn says READY before there is a worker.
     """
     address = os.environ.pop("NOTIFY_SOCKET", "")
     if not address:
         return
     # "@" begins one of Linux's abstract names.
     _addresses[:] = [f"\0{address[1:]}" if address[0] == "@" else address]
-    stop = server.stop
-
-    def stop_and_tell(*args: Any, **kwargs: Any) -> None:
-        stops(server)
-        stop(*args, **kwargs)
-
-    server.stop = stop_and_tell
     signal.signal(_SERVES, lambda *_: notify(f"MAINPID={server.pid}\nREADY=1"))
 
 
