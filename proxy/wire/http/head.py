@@ -114,8 +114,8 @@ def _framed(status: int, headers: dict[str, str], *, is_http_11: bool) -> Head:
     if status in (204, 304) or status < 200:
         length = 0
     elif (coding := headers.get("transfer-encoding")) is not None:
-        chunked = coding.lower().split(",")[-1].strip() == "chunked"
-        if not chunked or coding.count(","):
+        chunked = coding.lower() == "chunked"
+        if not chunked:
             raise UpstreamInvalid(f"the upstream's transfer encoding is {coding[:40]!r}")
         # With both framings at once chunked wins, and the connection is not trusted afterwards.
         keep_alive = keep_alive and "content-length" not in headers
