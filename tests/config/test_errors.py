@@ -51,6 +51,8 @@ ONE_PROBLEM = [
     ({"host": 1}, "host: expected a host name or IP address, got 1: put it in quotes"),
     ({"host": "http://a"}, "host: expected a host name or IP address, got 'http://a'"),
     ({"host": "127.0.0.1:80"}, "host: expected a host name or IP address, got '127.0.0.1:80'"),
+    ({"host": "[::1"}, "host: expected a host name or IP address, got '[::1'"),
+    ({"host": "::1]"}, "host: expected a host name or IP address, got '::1]'"),
     (
         {"request-timeout": 0},
         "request-timeout: expected a number above 0 and up to 86400, got 0",

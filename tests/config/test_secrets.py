@@ -57,6 +57,8 @@ def test_keys_of_callers_and_clients_are_secret() -> None:
         ("X-Gate", "sk-plainwords", ["sk-plainwords"]),
         ("X-Gate", "a1b2c3d4e5f6a7b8c9d0e1f2", ["a1b2c3d4e5f6a7b8c9d0e1f2"]),
         ("Cookie", "a=1; sid=0123456789; b=2", ["sid=0123456789", "0123456789"]),
+        ("Cookie", "sid=0123456789; b=2", ["sid=0123456789", "0123456789"]),
+        ("Cookie", "b=2; sid=0123456789", ["sid=0123456789", "0123456789"]),
         ("Authorization", "Basic bWU6cGFzc3dvcmQx", ["bWU6cGFzc3dvcmQx", "me:password1"]),
         ("Authorization", "Basic bWU6cGFzc3dvcmQx", ["password1"]),
     ],
