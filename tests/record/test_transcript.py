@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -123,6 +125,20 @@ def test_a_unary_request_is_written_whole(tmp_path: Path, upstream: Upstream) ->
     assert sent == answer.get_data(as_text=True)
     assert found["END"].startswith("id=req:1 caller=ci ")
     assert " end=ok " in found["END"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_coded_body_is_written_as_it_reads(
+    tmp_path: Path, upstream: Upstream, coding: str
+) -> None:
+    """Who looks for what was asked finds no compressed bytes."""
+    body = json.dumps(asked()).encode()
+    packed = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    upstream.reply(KEY, chat("Hello"))
+    caller = caller_of(tmp_path, upstream.url)
+    answer = caller.post(CHAT, data=packed, headers={**HEADERS, "Content-Encoding": coding})
+    assert answer.status_code == 200
+    assert sections(only_file(tmp_path))["REQUEST BODY"] == body.decode()
 
 
 def test_a_stream_is_written_as_it_leaves(tmp_path: Path, upstream: Upstream) -> None:
