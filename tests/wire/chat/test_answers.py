@@ -182,6 +182,14 @@ def test_error_hidden_in_a_success_is_found(name: str) -> None:
         assert told == asked if isinstance(asked, dict) else isinstance(told["message"], str)
 
 
+@pytest.mark.parametrize("odd", [b'"usage":7', b'"choices":[{"index":"0"}]', b'"x_groq":[]'])
+def test_error_in_an_odd_event_is_found(odd: bytes) -> None:
+    """A field of another type than OpenAI's beside it hides no error."""
+    with pytest.raises(UpstreamRefusal) as caught:
+        ChunkStream().feed([b'{%b,"error":{"code":429,"message":"m"}}' % odd])
+    assert (caught.value.status, caught.value.message) == (429, "m")
+
+
 def test_error_with_an_endless_number_is_found() -> None:
     """It cannot be read, but it is there."""
     for number in (b"1e999", b"9" * 5000):

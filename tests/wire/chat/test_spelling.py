@@ -60,6 +60,16 @@ def test_media_are_spelled_as_services_take_them(part: Json, expected: Json) -> 
     assert part_sent(part) == expected
 
 
+@pytest.mark.parametrize("space", [b"", b" ", b"\t", b"\n", b"\r\n"])
+def test_media_are_found_however_the_request_is_laid_out(space: bytes) -> None:
+    """Whatever is between the brackets of lists and what is in them: white space of JSON's."""
+    body = b'{"model":"m","messages":[%b{"role":"user","content":[%b%b]}]}'
+    bare = b'{"type":"image_url","image_url":"https://e.org/a"}'
+    full = b'{"type":"image_url","image_url":{"url":"https://e.org/a"}}'
+    expected = json.loads(body % (space, space, full))
+    assert json.loads(read_request(body % (space, space, bare)).body) == expected
+
+
 @pytest.mark.parametrize(
     "part",
     [

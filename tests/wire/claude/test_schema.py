@@ -188,12 +188,15 @@ def test_schema_may_nest_so_deep(depth: int) -> None:
         "#/properties/$filter",
         "#/properties/%24filter",
         "#/properties/a/properties/b~1c",
+        "#/properties/a/properties/b~0c",
+        "#/properties/a/properties/~01",
         "#/$defs/x",
     ],
 )
 def test_reference_through_a_property_finds_it_by_its_other_name(ref: str) -> None:
     """Plain, percent-encoded, escaped."""
-    inner = {"type": "object", "properties": {"b/c": {"type": "integer"}}}
+    names = {key: {"type": "integer"} for key in ("b/c", "b~c", "~1")}
+    inner = {"type": "object", "properties": names}
     properties = {"$filter": {"type": "integer"}, "a": inner, "here": {"$ref": ref}}
     found = sent({"properties": properties, "$defs": {"x": {"type": "integer"}}})["input_schema"]
     assert accepts(found, {"here": 1})

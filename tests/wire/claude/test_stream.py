@@ -354,6 +354,21 @@ def test_role_comes_first_and_once_and_usage_only_if_asked_for(name: str) -> Non
     assert asked[-1]["usage"]["total_tokens"] > 0
 
 
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("name", claude.ANSWERS)
+def test_chunks_have_openais_members(name: str, include_usage: bool) -> None:
+    """The last ones too, as programs compare them; null where there is nothing to say."""
+    usage = {"usage"} if include_usage else set()
+    for chunk in run(
+        [claude.data(claude.events(claude.ANSWERS[name]))], include_usage=include_usage
+    ):
+        assert chunk.keys() == {"id", "object", "created", "model", "choices"} | usage
+        assert chunk["object"] == "chat.completion.chunk"
+        for choice in chunk["choices"]:
+            assert choice.keys() == {"index", "delta", "logprobs", "finish_reason"}
+            assert (choice["index"], choice["logprobs"]) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -33,7 +33,13 @@ def test_what_is_no_list_is_invalid(body: bytes) -> None:
 
 def test_previews_are_those_of_cliproxyapi() -> None:
     """In its order; for a model it does not know, and after those it does, a guess."""
-    assert models.preview_of("gemini-2.5-pro")[0] == "gemini-2.5-pro-preview-05-06"
+    for model, dated in (
+        ("gemini-2.5-pro", ["05-06", "06-05"]),
+        ("gemini-2.5-flash", ["04-17", "05-20"]),
+        ("gemini-2.5-flash-lite", ["06-17"]),
+    ):
+        previews = [f"{model}-preview-{date}" for date in dated]
+        assert models.preview_of(model) == [*previews, f"{model}-preview"]
     assert models.preview_of("gemini-4-argon") == ["gemini-4-argon-preview"]
     assert models.preview_of("gemini-3-pro-preview") == models.preview_of("imagen-4") == []
 

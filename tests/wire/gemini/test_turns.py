@@ -234,9 +234,16 @@ def test_part_without_a_place_is_named(part: Json, param: str) -> None:
 
 
 def test_old_models_fetch_no_urls() -> None:
-    """Gemini 2.0 reads files of its own service only."""
-    part = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
-    assert refused("gemini-2.0-flash", messages=[user(part)]).param == "messages[0].content[0]"
+    """Gemini 2.0 reads files of its own service only; each refusal says what is taken instead."""
+    for scheme, model, taken in (
+        ("https", "gemini-2.0-flash", "data URLs"),
+        ("http", "gemini-2.0-flash", "data URLs"),
+        ("http", "gemini-2.5-flash", "public https URLs and data URLs"),
+    ):
+        part = {"type": "image_url", "image_url": {"url": f"{scheme}://a.test/b.png"}}
+        error = refused(model, messages=[user(part)])
+        assert error.param == "messages[0].content[0]"
+        assert f" takes {taken} only" in str(error)
 
 
 def test_tool_results_find_name_and_id_of_their_calls() -> None:
