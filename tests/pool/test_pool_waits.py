@@ -149,6 +149,19 @@ def test_waiters_of_all_models_share_one_line_for_a_client() -> None:
     desk.assert_idle()
 
 
+def test_a_retry_is_known_to_the_line_that_other_models_wait_in() -> None:
+    """Its rank is lower than that by which its model stands in the line."""
+    desk = Desk(make_client("a", models=(("m", "m"), ("n", "n"))))
+    retry, other, late = desk.ticket("m"), desk.ticket("n"), desk.ticket("m")
+    held = desk.take("m")
+    desk.queue(late, other, retry)
+    for alias, ticket in (("m", retry), ("n", other), ("m", late)):
+        held.release()
+        held = desk.take(alias, ticket=ticket)
+    held.release()
+    desk.assert_idle()
+
+
 def test_a_client_out_of_service_is_tried_after_a_minute_also_by_who_waits_already() -> None:
     """A wait ends when a client comes back, though another is what it began to wait for."""
     desk = Desk(make_client("a"), make_client("b"), queue_timeout_s=300)
