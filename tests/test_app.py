@@ -90,3 +90,11 @@ def test_chunks_count_and_not_a_length_beside_them(coding: str, length: str) -> 
     }
     answer = caller.post("/v1/chat/completions", data=BODY, environ_overrides=framing)
     assert answer.status_code == 200
+
+
+def test_path_that_begins_with_two_slashes_is_none() -> None:
+    """A proxy in front may have let it pass by its rules for another path."""
+    caller = create_app(DEMO).test_client()
+    answer = caller.get("/v1/models", environ_overrides={"PATH_INFO": "//v1/models"})
+    assert answer.status_code == 404
+    assert "two slashes" in answer.get_json()["error"]["message"]
