@@ -60,6 +60,25 @@ def test_media_are_spelled_as_services_take_them(part: Json, expected: Json) -> 
     assert part_sent(part) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "registered"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("image/jpe", "image/jpeg"),
+        ("image/x-png", "image/png"),
+        ("image/x-webp", "image/webp"),
+        ("application/x-pdf", "application/pdf"),
+        ("image/gif", "image/gif"),
+    ],
+)
+def test_types_have_their_registered_names(written: str, registered: str) -> None:
+    """All that programs are known to write in another way."""
+    assert part_sent(image(f"data:{written};base64,AAAA")) == image(
+        f"data:{registered};base64,AAAA"
+    )
+
+
 @pytest.mark.parametrize("space", [b"", b" ", b"\t", b"\n", b"\r\n"])
 def test_media_are_found_however_the_request_is_laid_out(space: bytes) -> None:
     """Whatever is between the brackets of lists and what is in them: white space of JSON's."""

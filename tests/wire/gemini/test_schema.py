@@ -346,6 +346,13 @@ def test_union_below_the_top_keeps_all_of_it() -> None:
             [{"type": "string", "format": "date"}, {"type": "array", "items": {"type": "string"}}],
         ),
         (
+            {"type": "string", "format": "date", "anyOf": [{"enum": ["a"]}, {"pattern": "b"}]},
+            [
+                {"type": "string", "enum": ["a"]},
+                {"type": "string", "format": "date", "description": '(pattern: "b")'},
+            ],
+        ),
+        (
             {"allOf": [{"minimum": 1, "type": "number"}, {"minimum": 3, "type": "integer"}]},
             {"type": "integer", "minimum": 3},
         ),

@@ -233,6 +233,14 @@ def test_part_without_a_place_is_named(part: Json, param: str) -> None:
     assert error.status == 400
 
 
+def test_refusal_is_part_of_the_history() -> None:
+    """OpenAI has it beside a content of null; what was said goes before it."""
+    for content, said in ((None, "No."), ("", "No."), ("Well.", "Well.")):
+        message = {"role": "assistant", "content": content, "refusal": "No."}
+        turn = contents(*HELLO, message, *HELLO)[1]
+        assert turn == {"role": "model", "parts": [{"text": said}]}
+
+
 def test_old_models_fetch_no_urls() -> None:
     """Gemini 2.0 reads files of its own service only; each refusal says what is taken instead."""
     for scheme, model, taken in (
