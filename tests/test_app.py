@@ -92,9 +92,21 @@ def test_chunks_count_and_not_a_length_beside_them(coding: str, length: str) -> 
     assert answer.status_code == 200
 
 
-def test_path_that_begins_with_two_slashes_is_none() -> None:
-    """A proxy in front may have let it pass by its rules for another path."""
+@pytest.mark.parametrize("path", ["//v1/models", "/v1//models", "/v1/models//demo"])
+def test_path_with_two_slashes_is_none_of_ours(path: str) -> None:
+    """A proxy in front may have let it pass by its rules for another path. Nor is it redirected."""
     caller = create_app(DEMO).test_client()
-    answer = caller.get("/v1/models", environ_overrides={"PATH_INFO": "//v1/models"})
+    answer = caller.get("/v1/models", environ_overrides={"PATH_INFO": path})
     assert answer.status_code == 404
-    assert "two slashes" in answer.get_json()["error"]["message"]
+    if path.startswith("//"):
+        assert "two slashes" in answer.get_json()["error"]["message"]
+
+
+def test_one_model_is_told_of_if_it_is_listed() -> None:
+    """By its name; of others a 404 says which it was."""
+    caller = create_app(DEMO).test_client()
+    [listed] = caller.get("/v1/models").get_json()["data"]
+    assert caller.get(f"/v1/models/{listed['id']}").get_json() == listed
+    answer = caller.get("/v1/models/none")
+    assert answer.status_code == 404
+    assert "'none'" in answer.get_json()["error"]["message"]
