@@ -81,9 +81,10 @@ mutants-random: $(VENV)/test.done
 	$(BIN)/python -m tests.mutation $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) --jobs $(JOBS) \
 		$(if $(TESTS),--tests $(TESTS) --) $(ROOM)
 
-# The tables of the configuration's keys in docs/configuration.md.
+# The tables of the configuration's keys in docs/configuration.md, and the README's figures.
 readme: $(VENV)/test.done
 	$(BIN)/python -m tests.support.key_tables
+	$(BIN)/python -m tests.support.figures
 
 # Known problems of the runtime dependencies.
 audit: $(VENV)/test.done

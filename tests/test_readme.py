@@ -1,5 +1,7 @@
 """README.md against the program: what it says that commands print, its tables and its samples.
 
+Some of that has moved to pages in docs/, and is looked for there.
+
 `tests/test_docs.py` runs its snippets. `make test` and `make check` are what runs these tests;
 their targets are looked at, not run.
 """
@@ -21,17 +23,11 @@ import yaml
 
 from proxy.cli import main
 from proxy.config import load_config, mask
+from proxy.config.load import BUILT_IN
 from proxy.record.record import AttemptRecord, Record
 from proxy.wire.chat import Usage
-from tests.support.gateway import (
-    PATIENCE_S,
-    ROOT,
-    Gateway,
-    data_of,
-    environment,
-    run_python,
-    text_of,
-)
+from tests.support import figures
+from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment, run_python
 from tests.support.key_tables import PAGE, renewed
 from tests.support.leaks import death_in
 
@@ -40,20 +36,20 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 ADDRESS = "http://127.0.0.1:8317"
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks in this language; "" is for those without one."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [text for its_language, text in found if its_language == language]
+def block(language: str, start: str = "", page: str = README) -> str:
+    """The one fenced block in this language that starts so; "" is for those without one."""
+    found: list[tuple[str, str]] = re.findall(
+        r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    (text,) = (text for its, text in found if its == language and text.startswith(start))
+    return text
 
 
-def block(language: str, start: str) -> str:
-    """The one block that starts so."""
-    (found,) = (text for text in blocks(language) if text.startswith(start))
-    return found
-
-
-SUMMARY = block("", "poolproxy on ")
-CURLS = [line.replace("\\\n", "") for line in re.split(r"\n(?=curl)", block("sh", "curl"))]
+# What it says where there is a config.yaml: without this line.
+SUMMARY = block("", "poolproxy on ").replace(
+    f"  {BUILT_IN}, as there is no config.yaml: `poolproxy init` writes it\n", ""
+)
+CURL = block("sh", "curl").replace("\\\n", "")
 
 
 def test_every_make_target_is_there() -> None:
@@ -68,9 +64,10 @@ def test_every_make_target_is_there() -> None:
 
 
 def test_every_file_is_there() -> None:
-    """As far as the README names them, and where links of the pages lead."""
-    named = re.findall(r"`((?:deploy/)?[\w.-]+\.(?:yaml|conf|service))`", README)
-    assert len(set(named)) >= 3
+    """As far as the pages name them from here, and where links lead."""
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`((?:bench|deploy|docs|examples|tests)/[\w./-]+)`", text))
+    assert len(named) > 20
     paths = [ROOT / name for name in named]
     for page in PAGES:
         paths += [page.parent / to for to in re.findall(r"\]\((?!http)([^)#]+)", page.read_text())]
@@ -94,10 +91,9 @@ def test_summary(started: Gateway) -> None:
     assert summary_in(started.log).replace(started.url, ADDRESS) == SUMMARY
 
 
-@pytest.mark.parametrize("command", CURLS, ids=["unary", "stream"])
-def test_curl(started: Gateway, command: str) -> None:
+def test_curl(started: Gateway) -> None:
     """As it stands, but for the port."""
-    check_curl(command, started.url)
+    check_curl(started.url)
 
 
 def summary_in(log: str) -> str:
@@ -107,19 +103,14 @@ def summary_in(log: str) -> str:
     return found[0]
 
 
-def check_curl(command: str, url: str) -> None:
-    """Run one of the README's; what it prints is an answer of the demo provider."""
-    assert ADDRESS in command
+def check_curl(url: str) -> None:
+    """Run the README's; what it prints is an answer of the demo provider."""
+    assert ADDRESS in CURL
     done = subprocess.run(
-        ["sh", "-c", command.replace(ADDRESS, url)], capture_output=True, timeout=60, check=False
+        ["sh", "-c", CURL.replace(ADDRESS, url)], capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    if "stream" not in command:
-        assert json.loads(done.stdout)["choices"][0]["message"]["content"]
-        return
-    data = data_of(done.stdout)
-    assert text_of(data)
-    assert data[-1] == b"[DONE]"
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +182,8 @@ def test_first_command_in_a_fresh_clone(clone: Path) -> None:
         summary = summary_in(log)
         url = re.findall(r"http://[\d.:]+", summary)[0]
         assert summary.replace(url, ADDRESS) == SUMMARY
-        for command in CURLS:
-            check_curl(command, url)
-    assert "WEB_CONCURRENCY=2 make run" in README
+        check_curl(url)
+    assert "`WEB_CONCURRENCY=2 make run`" in (ROOT / "docs" / "tuning.md").read_text()
     with made_run(clone, {"WEB_CONCURRENCY": "2"}) as log:
         assert log.startswith("poolproxy on ")
         assert "\n  2 workers" in log
@@ -204,24 +194,22 @@ def test_first_command_in_a_fresh_clone(clone: Path) -> None:
 
 def test_sample_configuration() -> None:
     """It is valid as it stands, and says what it means to."""
-    text, _ = blocks("yaml")
-    config = load_config(yaml.safe_load(text), environ={})
+    config = load_config(yaml.safe_load(block("yaml")), environ={})
     assert config.warnings == ()
     assert config.listen_problems() == []
     assert [caller.name for caller in config.callers] == ["", "ci"]
-    clients = [(one.provider, one.max_concurrency, one.weight) for one in config.clients]
-    assert clients == [("openrouter", 1, 1), ("openrouter", 8, 3), ("local", 4, 1)]
-    assert config.clients[-1].models is None
-    assert not config.clients[-1].key
-
-
-def test_sample_of_other_kinds() -> None:
-    """Gemini and Claude accounts under one alias."""
-    _, text = blocks("yaml")
-    config = load_config(yaml.safe_load(text), environ={})
-    assert config.warnings == ()
-    assert [client.kind for client in config.clients] == ["gemini", "claude"]
-    assert {model.alias for client in config.clients for model in client.models or ()} == {"fast"}
+    clients = [(one.kind, one.provider, one.max_concurrency, one.weight) for one in config.clients]
+    assert clients == [
+        ("openai", "openrouter", 1, 1),
+        ("openai", "openrouter", 8, 3),
+        ("openai", "local", 4, 1),
+        ("gemini", "gemini", 1, 1),
+        ("claude", "claude", 1, 1),
+    ]
+    *_, local, gemini, claude = config.clients
+    assert local.models is None
+    assert not local.key
+    assert {model.alias for one in (gemini, claude) for model in one.models or ()} == {"fast"}
 
 
 def test_tables_of_keys() -> None:
@@ -230,40 +218,38 @@ def test_tables_of_keys() -> None:
     assert renewed(page) == page
 
 
+def test_figures_are_measured() -> None:
+    """They are those of `make bench`; if not, `make readme` renews them."""
+    results = figures.RESULTS.read_text()
+    assert figures.renewed(README, results) == README
+    stale = figures.TABLE.sub(lambda it: it[1] + re.sub(r"\d+ \|\n", "0 |\n", it[2]), README)
+    assert stale != README
+    assert figures.renewed(stale, results) == README
+
+
 # The rest
 
 
-@pytest.fixture
-def configured(tmp_path: Path) -> Path:
-    """A directory with the shipped configuration, and the same once more as other.yaml."""
-    for name in ("config.yaml", "other.yaml"):
-        shutil.copy(ROOT / "config.yaml", tmp_path / name)
-    return tmp_path
-
-
-def test_flask_snippet(configured: Path) -> None:
-    """It runs as it is; the paths are where it says, and a second one gets along with it."""
-    snippet = block("python", "from flask")
-    second = 'Proxy("other.yaml", name="other")'
-    assert f"`{second}`" in README
-    program = f"""{snippet}
-{second}.init_app(app, url_prefix="/other")
+def test_flask_snippet(tmp_path: Path) -> None:
+    """It runs as it is; the paths are where it says, with errors of their own."""
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    program = f"""{block("python", "from flask")}
 caller = app.test_client()
 body = {{"model": "demo", "messages": [{{"role": "user", "content": "Hello?"}}]}}
-for prefix in ("/llm", "/other"):
-    answer = caller.post(prefix + "/v1/chat/completions", json=body)
-    assert answer.json["choices"][0]["message"]["content"], answer.data
+answer = caller.post("/llm/v1/chat/completions", json=body)
+assert answer.json["choices"][0]["message"]["content"], answer.data
 assert caller.get("/llm/nothing").json["error"]["code"] == "not_found"
 assert caller.get("/nothing").mimetype == "text/html"
 print("done")
 """
-    assert run_python("-c", program, cwd=configured) == "done\n"
+    assert run_python("-c", program, cwd=tmp_path) == "done\n"
 
 
 def test_every_subcommand_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """As far as the README names them, their options too."""
-    names = set(re.findall(r"`(?:poolproxy\s)?(serve|init|status|check|disable|enable)\b", README))
-    assert names >= {"serve", "status", "disable", "enable"}
+    """As far as the pages name them, their options too."""
+    text = "".join(page.read_text() for page in PAGES)
+    names = set(re.findall(r"`poolproxy ([a-z]+)\b", text))
+    assert names >= {"serve", "check", "init", "status", "reload", "disable", "enable", "health"}
     for name in names:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
@@ -275,7 +261,8 @@ def test_every_subcommand_is_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_line_of_the_log() -> None:
     """The sample is what such a request would leave."""
-    sample = block("", "proxy.request ").removeprefix("proxy.request ").rstrip("\n")
+    page = (ROOT / "docs" / "operations.md").read_text()
+    sample = block("", "proxy.request ", page).removeprefix("proxy.request ").rstrip("\n")
     record = Record("req_5f0c2e9d", endpoint="/v1/chat/completions", arrived=100.0)
     record.caller, record.model, record.stream = "ci", "kimi-k2", True
     record.address = "192.0.2.7"

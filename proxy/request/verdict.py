@@ -1,4 +1,4 @@
-"""What follows from a failed attempt: the table in the README, as code. Pure."""
+"""What follows from a failed attempt: the table in docs/requests.md, as code. Pure."""
 
 from __future__ import annotations
 
