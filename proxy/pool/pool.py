@@ -237,7 +237,8 @@ class ClientPool:
                 )
             if not ends:
                 raise NoClientInService(
-                    f"no client for {ticket.alias!r} is in service: upstreams refuse their keys",
+                    f"no client for {ticket.alias!r} is in service: upstreams refuse their keys, "
+                    "or they were disabled by hand",
                     hint=_hint(queue.in_service_at(now), now),
                 )
             usable = [until for lock, until in ends.items() if lock not in ticket.excluded]

@@ -249,7 +249,7 @@ def test_a_disabled_client_gets_no_more_requests() -> None:
         desk.wait(waiting)
     assert caught.value.headers() == {"x-should-retry": "false"}
     held.release()
-    with pytest.raises(NoClientInService):
+    with pytest.raises(NoClientInService, match="or they were disabled by hand"):
         desk.ask(desk.ticket())
     assert desk.facts("a")["disabled"] is True
     assert not desk.pool.set_disabled("nobody", True)
