@@ -59,7 +59,7 @@ def test_shipped_configuration_answers_curl(shipped: Gateway) -> None:
 
 
 def test_shipped_configuration_streams_to_curl(shipped: Gateway) -> None:
-    """The README's second call, word by word."""
+    """The call in docs/requests.md, word by word."""
     body = HI.replace("{", '{"stream": true, ', 1)
     data = data_of(curl("-N", f"{shipped.url}/v1/chat/completions", "-d", body).encode())
     assert text_of(data) == ANSWER
