@@ -16,7 +16,7 @@ from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
 from ..wire.lenient_json import decode_any, encode
 from ..wire.messages import native
-from ..wire.messages.answer import Asked, events_of
+from ..wire.messages.answer import events_of
 from ..wire.messages.errors import error_body, error_event
 from ..wire.messages.request import Made, MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
@@ -91,14 +91,11 @@ class MessagesAsk(Ask):
             return None if body is None else self._native(body)
         return self._hub(kind, plain=True)
 
-    def asked(self, kind: str) -> Asked:
-        """What an answer of this kind of client has to know of the request."""
-        read = self.request_read
-        return Asked(self.model, read.stops, read.thoughts, kind)
-
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
-        return answer.body if answer.is_native else to_message(answer.body, self.asked(answer.kind))
+        if answer.is_native:
+            return answer.body
+        return to_message(answer.body, self.request_read.asked(answer.kind))
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
         return (events_of(answer.body), True) if answer.is_native else super().streamed(answer)
@@ -120,7 +117,7 @@ class MessagesWriter(Writer):
         if is_native:
             self.feed = encode_named
         else:
-            self._made = MessageStream(self._ask.asked(kind))
+            self._made = MessageStream(self._ask.request_read.asked(kind))
             self.feed = self._made.feed
 
     def end(self) -> bytes:

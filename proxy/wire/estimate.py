@@ -20,27 +20,22 @@ _DATA: Final = ("data", "file_data")
 
 def tokens(prompt: Any) -> int:
     """The estimate for all that a model is to read of a request, as plain data."""
-    media: list[str] = []
-    size = len(encode(_without_media(prompt, media)))
-    return -(-size // BYTES_PER_TOKEN) + MEDIUM_TOKENS * len(media)
+    media = 0
 
+    def without_media(found: Any, is_data: bool = False) -> Any:
+        nonlocal media
+        if isinstance(found, list):
+            return [without_media(item) for item in found]
+        if isinstance(found, dict):
+            has_data = found.get("type") == "base64"
+            return {
+                name: without_media(value, is_data=has_data and name in _DATA)
+                for name, value in found.items()
+            }
+        if isinstance(found, str) and (is_data or found[:5].lower() == "data:"):
+            media += 1
+            return ""
+        return found
 
-def _without_media(found: Any, media: list[str]) -> Any:
-    if isinstance(found, list):
-        return [_without_media(item, media) for item in found]
-    if isinstance(found, dict):
-        is_base64 = found.get("type") == "base64"
-        return {
-            name: _without_media(value, media)
-            if not (is_base64 and name in _DATA and isinstance(value, str))
-            else _counted(value, media)
-            for name, value in found.items()
-        }
-    if isinstance(found, str) and found[:5].lower() == "data:":
-        return _counted(found, media)
-    return found
-
-
-def _counted(data: str, media: list[str]) -> str:
-    media.append(data)
-    return ""
+    size = len(encode(without_media(prompt)))
+    return -(-size // BYTES_PER_TOKEN) + MEDIUM_TOKENS * media

@@ -51,9 +51,9 @@ def read_usage(told: Any) -> Usage | None:
     Where DeepSeek and Moonshot tell of their caches: api-docs.deepseek.com/guides/kv_cache,
     platform.moonshot.ai/docs/api/chat, read 2026-11.
     """
-    fields = _object(told)
-    prompt = _object(fields.get("prompt_tokens_details"))
-    completion = _object(fields.get("completion_tokens_details"))
+    fields = as_object(told)
+    prompt = as_object(fields.get("prompt_tokens_details"))
+    completion = as_object(fields.get("completion_tokens_details"))
     cached = (prompt.get("cached_tokens"), fields.get("prompt_cache_hit_tokens"),
               fields.get("cached_tokens"))  # fmt: skip
     found = Usage(
@@ -66,7 +66,8 @@ def read_usage(told: Any) -> Usage | None:
     return None if found == Usage() else found
 
 
-def _object(value: Any) -> dict[str, Any]:
+def as_object(value: Any) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 

@@ -44,14 +44,14 @@ def read_message(body: bytes) -> Usage | None:
     """Check a whole answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid."""
     message = _read(body)
     if message.type != "message":
-        raise hidden_refusal(body) or UpstreamInvalid("the upstream's answer is no message")
+        raise _no_answer(body)
     return None if message.usage is None else message.usage.told()
 
 
 def read_count(body: bytes) -> None:
     """Check the answer to count_tokens; raises as `read_message` does."""
     if _read(body).input_tokens is None:
-        raise hidden_refusal(body) or UpstreamInvalid("the upstream's answer has no input_tokens")
+        raise _no_answer(body)
 
 
 def _read(body: bytes) -> _Message:
@@ -59,9 +59,11 @@ def _read(body: bytes) -> _Message:
         body.decode()  # msgspec takes invalid UTF-8 in what it skips
         return _decode(body)
     except _UNREADABLE as error:
-        raise hidden_refusal(body) or UpstreamInvalid(
-            f"the upstream's answer is no message: {error}"
-        ) from error
+        raise _no_answer(body) from error
+
+
+def _no_answer(body: bytes) -> UpstreamRefusal | UpstreamInvalid:
+    return hidden_refusal(body) or UpstreamInvalid("the upstream's answer is no message or count")
 
 
 class MessageEvents(NativeStream):

@@ -11,7 +11,6 @@ from .. import reasoning
 from ..chat import Usage, objects, read_object
 from ..lenient_json import encode
 from ..sse import named
-from .request import Thoughts
 
 Json = dict[str, Any]
 
@@ -31,12 +30,16 @@ _STREAMED = ("text", "thinking", "signature")
 
 
 class Asked(NamedTuple):
-    """What an answer has to know of its request."""
+    """What an answer has to know of its request. `kind`: that of the client that answers.
+
+    `thinks`: the caller wants thinking; `shows`: its text, too (`thinking.display`).
+    """
 
     model: str
     stops: Sequence[str]
-    thoughts: Thoughts
-    kind: str  # of the client that answers
+    thinks: bool
+    shows: bool
+    kind: str
 
 
 def message_id(chat_id: object) -> str:
@@ -102,7 +105,7 @@ def signature(text: str, signed: object, asked: Asked) -> str:
     payload = b""
     if signed is not None:
         payload = encode(signed)
-    elif asked.kind != "gemini" and not asked.thoughts.shown:
+    elif asked.kind != "gemini" and not asked.shows:
         payload = text.encode()
     return reasoning.pack(asked.kind, payload) or reasoning.pack(asked.kind, b"") or ""
 

@@ -20,6 +20,7 @@ from ..effort import effort_of
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
 from ..stand_ins import result_without_call
+from .answer import Asked
 from .blocks import THINKING, Block, content_of, parts, parts_of, told
 from .tools import Choice, Tool, tools_of
 
@@ -84,16 +85,6 @@ _KNOWN = frozenset(("model", "stream", *_Request.__struct_fields__))
 _decode = decoder(_Request)
 
 
-class Thoughts(NamedTuple):
-    """What becomes of a model's thoughts in the answer.
-
-    `asked`: the caller wants thinking; `shown`: its text, too (`thinking.display`).
-    """
-
-    asked: bool
-    shown: bool
-
-
 class Made(NamedTuple):
     """A chat request, and what of the caller's it leaves out."""
 
@@ -102,7 +93,7 @@ class Made(NamedTuple):
 
 
 class MessagesRequest:
-    """A Messages request, read. `stops`: its stop sequences. `speech`: of what it is made."""
+    """A Messages request, read. `speech`: of what it is made."""
 
     def __init__(
         self,
@@ -124,10 +115,13 @@ class MessagesRequest:
         self._unknown = sorted(
             name for name in fields.keys() - _KNOWN if fields[name] != Raw(b"null")
         )
-        self.stops = self._asked.stop_sequences or []
+
+    def asked(self, kind: str) -> Asked:
+        """What an answer of this kind of client has to know."""
         thinking = self._asked.thinking or _Thinking("disabled")
-        asked = thinking.type != "disabled"
-        self.thoughts = Thoughts(asked, asked and thinking.display != "omitted")
+        thinks = thinking.type != "disabled"
+        shows = thinks and thinking.display != "omitted"
+        return Asked(self._model, self._asked.stop_sequences or (), thinks, shows, kind)
 
     def to_chat(self, kind: str, *, plain: bool = False) -> Made:
         """The chat request for a kind of client; `plain`: without reasoning.

@@ -16,52 +16,15 @@ from msgspec import Raw
 
 from ...errors import UpstreamInvalid
 from ..call_ids import bare, plain_id
-from ..chat import Usage, chunks_of
-from ..chat.usage import read_usage
+from ..chat import Usage, chunks_of, objects
+from ..chat.usage import as_object, read_usage
 from ..lenient_json import decoder, encode
 from ..tool_calls import FunctionCall
 from .answer import Asked, ending, opening, signature, text_of, usage_of
 
 Json = dict[str, Any]
 
-
-class _Function(msgspec.Struct, gc=False):
-    """Some servers send the object itself for `arguments`, and other types elsewhere."""
-
-    name: Any = None
-    arguments: Any = None
-
-
-class _Call(msgspec.Struct, gc=False):
-    index: Any = None
-    id: Any = None
-    function: _Function | None = None
-    extra_content: Any = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: list[_Call] | None = None
-    extra_content: Any = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Delta | None = None
-    finish_reason: Any = None
-    stop_reason: Any = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    id: Any = None
-    choices: list[_Choice] | None = None
-    usage: Any = None
-
-
-_decode = decoder(_Chunk)
+_decode = decoder(dict[str, Any])
 
 
 class _Use:
@@ -103,15 +66,14 @@ class MessageStream:
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 raise UpstreamInvalid(f"the upstream's chunk can't be read: {error}") from error
             if not self.message:
-                self._begin(chunk.id)
-            if chunk.usage is not None:
-                self._usage = read_usage(chunk.usage)
-            for choice in chunk.choices or ():
-                if choice.index == 0:
-                    if choice.delta is not None:
-                        self._take(choice.delta)
-                    if choice.finish_reason:
-                        self._finish = (choice.finish_reason, choice.stop_reason)
+                self._begin(chunk.get("id"))
+            if told := chunk.get("usage"):
+                self._usage = read_usage(told)
+            for choice in objects(chunk.get("choices")):
+                if not choice.get("index"):
+                    self._take(as_object(choice.get("delta")))
+                    if finish := choice.get("finish_reason"):
+                        self._finish = (finish, choice.get("stop_reason"))
         return self._written()
 
     def end(self) -> bytes:
@@ -124,7 +86,7 @@ class MessageStream:
         self._turn = None  # whole or not
         self._say("".join(self._late))
         self._close()
-        if self._signed is not None and (self._uses or self._asked.thoughts.asked):
+        if self._signed is not None and (self._uses or self._asked.thinks):
             self._open_thoughts()
             self._close(self._signed)
         told = ending(*self._finish, has_calls=bool(self._uses), stops=self._asked.stops)
@@ -138,25 +100,20 @@ class MessageStream:
         self.message = opening(chat_id, self._asked)
         self._send("message_start", message=self.message)
 
-    def _take(self, delta: _Delta) -> None:
-        thoughts = delta.reasoning_content or delta.reasoning
-        if thoughts.__class__ is str and thoughts:
+    def _take(self, delta: Json) -> None:
+        thoughts = delta.get("reasoning_content") or delta.get("reasoning")
+        if thoughts and isinstance(thoughts, str):
             self._think(thoughts)
-        text = delta.content
-        if text.__class__ is not str:
-            text = text_of(text) or text_of(delta.refusal)
-        if text:
-            self._say(text)
-        for call in delta.tool_calls or ():
+        self._say(text_of(delta.get("content")) or text_of(delta.get("refusal")))
+        for call in objects(delta.get("tool_calls")):
             self._call(call)
-        if delta.extra_content is not None:
-            self._signed = delta.extra_content
+        self._signed = delta.get("extra_content") or self._signed
 
     # Thoughts and text
 
     def _think(self, text: str) -> None:
         self._thoughts.append(text)
-        if self._asked.thoughts.shown and (self._is_open("thinking") or self._end_turn()):
+        if self._asked.shows and (self._is_open("thinking") or self._end_turn()):
             if not self._is_open("thinking"):
                 self._open_thoughts()
             self._write(text)
@@ -184,7 +141,7 @@ class MessageStream:
         """
         is_due = signed is not None or (
             bool(self._thoughts)
-            and (self._asked.thoughts.asked or (for_call and self._asked.kind != "gemini"))
+            and (self._asked.thinks or (for_call and self._asked.kind != "gemini"))
         )
         if is_due and not self._is_open("thinking"):
             self._open_thoughts()
@@ -192,20 +149,20 @@ class MessageStream:
 
     # Calls
 
-    def _call(self, call: _Call) -> None:
-        index = call.index if isinstance(call.index, int) else 0
-        function = call.function or _Function()
-        given, name, piece = text_of(call.id), text_of(function.name), function.arguments
-        if isinstance(piece, dict):
-            piece = encode(piece).decode()
-        piece = text_of(piece)
+    def _call(self, call: Json) -> None:
+        index, function = call.get("index"), as_object(call.get("function"))
+        index = index if isinstance(index, int) else 0
+        given, name = text_of(call.get("id")), text_of(function.get("name"))
+        piece = function.get("arguments")
+        # Some servers send the object itself.
+        piece = encode(piece).decode() if isinstance(piece, dict) else text_of(piece)
         use = self._uses.get(index)
         if use is None or (given and use.id and given != use.id and name):
             use = self._uses[index] = _Use(given)
             self._waiting.append(use)
         use.id = use.id or given
         use.name += "" if use.pieces else name
-        use.signed = use.signed if call.extra_content is None else call.extra_content
+        use.signed = call.get("extra_content") or use.signed
         if use is self._turn:
             self._write(piece)
         elif use in self._waiting:

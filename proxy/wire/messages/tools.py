@@ -103,6 +103,7 @@ def tools_of(
     """
     made: Json = {}
     functions: list[Json] = []
+    lost: set[str] = set()
     chosen = choice.name if choice is not None and choice.type == "tool" else None
     for tool in tools:
         function = _function(tool)
@@ -113,29 +114,22 @@ def tools_of(
                 return {"web_search_options": {}}
             # Gemini's own; where it cannot search beside functions, it does not.
             made["web_search_options"] = {"optional": True}
-        elif tool.name == chosen:
-            raise _lost()
         else:
             dropped.append(tool.type or "")
-    if choice is not None and choice.type == "any" and not (functions or made):
-        raise _lost()
+            lost.add(tool.name)
+    demands_any = choice is not None and choice.type == "any"
+    if chosen in lost or (demands_any and not (functions or made)):
+        raise UnsupportedParameter(
+            "tool_choice: no client for this model can run that tool", param="tool_choice"
+        )
     if not functions:
         return made
     made["tools"] = functions
     if choice is not None:
-        words: Json = {"any": "required", "tool": _named(choice)}
+        named = {"type": "function", "function": {"name": choice.name or ""}}
+        words: Json = {"any": "required", "tool": named}
         if choice.type != "auto":
             made["tool_choice"] = words.get(choice.type, choice.type)
         if choice.disable_parallel_tool_use:
             made["parallel_tool_calls"] = False
     return made
-
-
-def _lost() -> UnsupportedParameter:
-    return UnsupportedParameter(
-        "tool_choice: no client for this model can run that tool", param="tool_choice"
-    )
-
-
-def _named(choice: Choice) -> Json:
-    return {"type": "function", "function": {"name": choice.name or ""}}

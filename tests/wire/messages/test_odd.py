@@ -13,7 +13,6 @@ from proxy.errors import CallerError, UnsupportedParameter, UpstreamError
 from proxy.wire.chat import chunks_of
 from proxy.wire.lenient_json import encode
 from proxy.wire.messages.answer import Asked, events_of
-from proxy.wire.messages.request import Thoughts
 from proxy.wire.messages.stream import MessageStream
 from proxy.wire.reasoning import pack
 from tests.support import claude_upstream as claude
@@ -111,7 +110,7 @@ def test_answers() -> None:
     for odd in variants(ANSWER):
         with contextlib.suppress(UpstreamError):
             chunks = chunks_of(json.dumps(odd).encode())
-            stream = MessageStream(Asked("m", [], Thoughts(True, True), "gemini"))
+            stream = MessageStream(Asked("m", [], True, True, "gemini"))
             found = claude.joined(stream.feed(chunks) + stream.end())
             assert json.loads(encode(stream.message)) == found
 
@@ -133,7 +132,7 @@ def test_native_answers() -> None:
 def test_what_servers_have_been_seen_to_send(delta: Json) -> None:
     """Is no reason to fail: chat lets it pass, too."""
     chunk = json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode()
-    stream = MessageStream(Asked("m", [], Thoughts(True, True), "openai"))
+    stream = MessageStream(Asked("m", [], True, True, "openai"))
     found = claude.joined(stream.feed([chunk]) + stream.end())
     for block in found["content"]:
         if block["type"] == "tool_use":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
-from proxy.wire.messages.request import MessagesRequest, Thoughts
+from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.reasoning import pack
 
 Json = dict[str, Any]
@@ -129,15 +129,16 @@ def test_thinking(asked: Json, openai: Json, gemini: Json) -> None:
 @pytest.mark.parametrize(
     ("thinking", "thoughts"),
     [
-        (None, Thoughts(False, False)),
-        ({"type": "disabled"}, Thoughts(False, False)),
-        ({"type": "adaptive", "display": "summarized"}, Thoughts(True, True)),
-        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, Thoughts(True, False)),
+        (None, (False, False)),
+        ({"type": "disabled"}, (False, False)),
+        ({"type": "adaptive", "display": "summarized"}, (True, True)),
+        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, (True, False)),
     ],
 )
-def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: Thoughts) -> None:
+def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: tuple[bool, bool]) -> None:
     """By `thinking` and its `display`."""
-    assert read(thinking=thinking).thoughts == thoughts
+    asked = read(thinking=thinking).asked("openai")
+    assert (asked.thinks, asked.shows) == thoughts
 
 
 def test_results_come_before_what_the_user_says() -> None:

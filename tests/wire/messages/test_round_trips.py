@@ -12,14 +12,14 @@ from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.messages.answer import Asked, events_of
-from proxy.wire.messages.request import MessagesRequest, Thoughts
+from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.messages.stream import MessageStream, to_message
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
 
 Json = dict[str, Any]
 
-ASKED = Asked("m", [], Thoughts(True, True), "openai")
+ASKED = Asked("m", [], True, True, "openai")
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: text.strip() == text and text.strip() != ""
