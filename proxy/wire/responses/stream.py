@@ -178,17 +178,21 @@ class Events:
             created = chunk.get("created")
             self._response["created_at"] = created if isinstance(created, (int, float)) else 0
             self._begin()
-        if usage := read_usage(chunk.get("usage")):
-            self._response["usage"] = usage_of(usage)
+        if chunk.get("usage"):
+            self._response["usage"] = usage_of(read_usage(chunk["usage"]) or Usage())
         for choice in objects(chunk.get("choices")):
             if not choice.get("index"):
-                for delta in objects([choice.get("delta")]):
+                delta = choice.get("delta")
+                if isinstance(delta, dict):
                     for each in _apart(delta) if "thinking_blocks" in delta else (delta,):
                         self._take_delta(each, choice)
                 self._finish = choice.get("finish_reason") or self._finish
 
     def _take_delta(self, delta: Json, choice: Json) -> None:
         content = delta.get("content")
+        if len(delta) == 1 and isinstance(content, str) and not choice.get("logprobs"):
+            self._say("output_text", content)  # the usual
+            return
         self._say("summary_text", delta.get("reasoning_content") or delta.get("reasoning"))
         for block in objects(delta.get("thinking_blocks")):
             self._keep(block=block)
