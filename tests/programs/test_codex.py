@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.callers.environments import Package, installed
+from tests.programs.task import COMMAND, KEY, LAST_WORD, MARK, RUN_S, came_back, scripted
 from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import CUT, RESET, Received, Reply, Upstream, raw
+from tests.support.upstream import CUT, RESET, Upstream, raw
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,11 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CODEX = Package("@openai/codex", "0.169.0", by_npm=True)
 ALL: tuple[Dialect, ...] = (*DIALECTS, NATIVE)
 FAULTS = ("cut", "reset", "429", "500")
-KEY = "caller-key-0123456789"
-RUN_S = 120
-MARK = "proof-4711"
-COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
-LAST_WORD = "All is proven now."
+RUN = Call("call_1", "exec_command", {"cmd": COMMAND})
 
 
 def first_of(cases: Sequence[Any]) -> list[Any]:
@@ -55,31 +52,15 @@ def gateway(upstream: Upstream) -> Iterator[Gateway]:
         yield running
 
 
-def scripted(dialect: Dialect) -> Any:
-    """A shell command is asked for, and when its output came back a last word is said."""
-
-    def answer(received: Received) -> Reply:
-        body = json.dumps(dialect.read(received))
-        said = Said("A title")
-        if f"{MARK}\\n" in body or f"{MARK}\\\\n" in body:
-            said = Said(LAST_WORD)
-        elif "exec_command" in body:
-            call = Call("call_1", "exec_command", {"cmd": COMMAND})
-            said = Said("I will look.", "A proof?", (call,), "tool_calls")
-        return dialect.answer(said)(received)
-
-    return answer
-
-
 @pytest.mark.parametrize("dialect", first_of(ALL), ids=lambda dialect: dialect.kind)
 def test_codex_runs_a_command(
     gateway: Gateway, upstream: Upstream, dialect: Dialect, tmp_path: Path
 ) -> None:
     """Its output comes back in the next request, and the last word out of the program."""
-    upstream.always(f"key-{dialect.kind}", scripted(dialect))
+    upstream.always(f"key-{dialect.kind}", scripted(dialect, RUN))
     check_run(gateway, dialect.kind, tmp_path, request_max_retries=0, stream_max_retries=0)
     asked = [dialect.read(one) for one in upstream.received(f"key-{dialect.kind}")]
-    assert any(f"{MARK}\\n" in json.dumps(one) for one in asked)
+    assert any(came_back(json.dumps(one)) for one in asked)
 
 
 @pytest.mark.parametrize("fault", first_of(FAULTS))
@@ -94,7 +75,7 @@ def test_codex_recovers(gateway: Gateway, upstream: Upstream, tmp_path: Path, fa
         "500": dialect.refused(500, "All is lost."),
     }
     upstream.reply(key, broken[fault])
-    upstream.always(key, scripted(dialect))
+    upstream.always(key, scripted(dialect, RUN))
     check_run(gateway, fault, tmp_path)
 
 

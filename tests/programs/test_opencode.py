@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.callers.environments import Package, installed
-from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
+from tests.programs.task import COMMAND, KEY, LAST_WORD, MARK, RUN_S, came_back, scripted
+from tests.support.dialects import DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import Received, Reply, Upstream
+from tests.support.upstream import Received, Upstream
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OPENCODE = Package("opencode-ai", "1.18.33", by_npm=True)
-KEY = "caller-key-0123456789"
-RUN_S = 120
-MARK = "proof-4711"
-COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
-LAST_WORD = "All is proven now."
+RUN = Call("call_1", "bash", {"command": COMMAND, "description": "A proof"})
 # What speaks each dialect in it.
 MODES = {
     "chat": "@ai-sdk/openai-compatible",
@@ -63,22 +60,6 @@ def gateway(upstream: Upstream) -> Iterator[Gateway]:
         yield running
 
 
-def scripted(read: Callable[[Received], Any], dialect: Dialect) -> Callable[[Received], Reply]:
-    """A shell command is asked for, and when its output came back a last word is said."""
-
-    def answer(received: Received) -> Reply:
-        body = json.dumps(read(received))
-        said = Said("A title")
-        if f"{MARK}\\n" in body or f"{MARK}\\\\n" in body:
-            said = Said(LAST_WORD)
-        elif '"bash"' in body:
-            call = Call("call_1", "bash", {"command": COMMAND, "description": "A proof"})
-            said = Said("I will look.", "A proof?", (call,), "tool_calls")
-        return dialect.streamed(said) if dialect.is_stream(received) else dialect.whole(said)
-
-    return answer
-
-
 @pytest.mark.parametrize(("mode", "dialect"), RUNS)
 def test_opencode_runs_a_command(
     gateway: Gateway, upstream: Upstream, mode: str, dialect: Dialect, tmp_path: Path
@@ -92,7 +73,7 @@ def test_opencode_runs_a_command(
         is_native = (mode, dialect.kind) == ("messages", "claude")
         return received.json() if is_native else dialect.read(received)
 
-    upstream.always(f"key-{model}", scripted(read, dialect))
+    upstream.always(f"key-{model}", scripted(dialect, RUN, read))
     work = tmp_path / "work"
     work.mkdir()
     provider = {
@@ -139,4 +120,4 @@ def test_opencode_runs_a_command(
     assert LAST_WORD in done.stdout
     assert (work / "proof.txt").read_text() == f"{MARK}\n"
     bodies = [json.dumps(one.json()) for one in upstream.received(f"key-{model}")]
-    assert any(f"{MARK}\\n" in body for body in bodies)
+    assert any(came_back(body) for body in bodies)

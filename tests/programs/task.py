@@ -1,0 +1,42 @@
+"""The task that programs are put through: a shell command, its output, a last word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.dialects import Call, Dialect, Said
+from tests.support.upstream import Received, Reply
+
+KEY = "caller-key-0123456789"
+RUN_S = 120
+MARK = "proof-4711"
+COMMAND = f"echo {MARK} > proof.txt && cat proof.txt"
+LAST_WORD = "All is proven now."
+
+
+def scripted(
+    dialect: Dialect, call: Call, read: Callable[[Received], Any] | None = None
+) -> Callable[[Received], Reply]:
+    """A shell command is asked for by `call`, and when its output came back a last word is said.
+
+    A request without the tool (for a title) gets a few words. `read` checks requests instead of
+    the dialect.
+    """
+
+    def answer(received: Received) -> Reply:
+        body = json.dumps((read or dialect.read)(received))
+        said = Said("A title")
+        if came_back(body):
+            said = Said(LAST_WORD)
+        elif f'"{call.name}"' in body:
+            said = Said("I will look.", "A proof?", (call,), "tool_calls")
+        return dialect.streamed(said) if dialect.is_stream(received) else dialect.whole(said)
+
+    return answer
+
+
+def came_back(body: str) -> bool:
+    """Whether the command's output is in a request; the command itself has no line's end there."""
+    return f"{MARK}\\n" in body or f"{MARK}\\\\n" in body
