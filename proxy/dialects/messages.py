@@ -41,8 +41,7 @@ class MessagesAsk(Ask):
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
         super().__init__(outer.model, general, stream=outer.stream)
         self.native_headers = headers
-        self._fields = outer.fields
-        self._text = outer.text
+        self._outer = outer
         self._body = body
         self._query = query
         self._hubs: dict[tuple[str, bool], Made] = {}  # by kind of client, and plainness
@@ -50,13 +49,7 @@ class MessagesAsk(Ask):
     @cached_property
     def request_read(self) -> MessagesRequest:
         """The request's members; raises InvalidRequest."""
-        return MessagesRequest(
-            self._text,
-            model=self.model,
-            stream=self.stream,
-            fields=self._fields,
-            speech=self.hub_speech,
-        )
+        return MessagesRequest(self._outer._replace(stream=self.stream), self.hub_speech)
 
     def prompts(self, *, natively: bool) -> Sequence[MessagesAsk]:
         return (self,)
@@ -145,7 +138,8 @@ class CountAsk(MessagesAsk):
         has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
         if not (has_none or isinstance(error, UnsupportedParameter)):
             raise error
-        prompt: Any = {name: self._fields[name] for name in _PROMPT if name in self._fields}
+        fields = self._outer.fields
+        prompt: Any = {name: fields[name] for name in _PROMPT if name in fields}
         try:
             prompt = decode_any(encode(prompt))
         except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one

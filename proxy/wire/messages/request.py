@@ -16,6 +16,7 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
 from ..chat import HUB, ChatRequest, Speech
 from ..chat.fields import misfit
+from ..chat.request import Outer
 from ..effort import effort_of
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
@@ -95,26 +96,17 @@ class Made(NamedTuple):
 class MessagesRequest:
     """A Messages request, read. `speech`: of what it is made."""
 
-    def __init__(
-        self,
-        body: bytes,
-        *,
-        model: str,
-        stream: bool,
-        fields: dict[str, Raw],
-        speech: Speech = HUB,
-    ) -> None:
+    def __init__(self, outer: Outer, speech: Speech = HUB) -> None:
         """Raises InvalidRequest."""
         try:
-            self._asked = _decode(body)
+            self._asked = _decode(outer.text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise misfit(error) from error
-        self._model = model
-        self._stream = stream
+        self._model = outer.model
+        self._stream = outer.stream
         self._speech = speech
-        self._unknown = sorted(
-            name for name in fields.keys() - _KNOWN if fields[name] != Raw(b"null")
-        )
+        unknown = outer.fields.keys() - _KNOWN
+        self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
 
     def asked(self, kind: str) -> Asked:
         """What an answer of this kind of client has to know."""

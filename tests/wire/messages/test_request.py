@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.chat.request import Outer
 from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.reasoning import pack
 
@@ -20,7 +21,7 @@ KINDS = ("openai", "gemini", "demo")
 def read(*messages: Json, stream: bool = False, **more: Any) -> MessagesRequest:
     body: Json = {"model": "m", "messages": list(messages) or [HI], **more}
     fields: Any = {name: json.dumps(value).encode() for name, value in body.items()}
-    return MessagesRequest(json.dumps(body).encode(), model="m", stream=stream, fields=fields)
+    return MessagesRequest(Outer("m", stream, fields, json.dumps(body).encode()))
 
 
 def chat(*messages: Json, kind: str = "openai", plain: bool = False, **more: Any) -> Json:
@@ -326,5 +327,5 @@ def test_names_and_users_that_openai_does_not_take() -> None:
 def test_lone_surrogates_survive() -> None:
     """As escapes, in texts and in calls."""
     body = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}'
-    made = MessagesRequest(body, model="m", stream=False, fields={}).to_chat("openai").request
+    made = MessagesRequest(Outer("m", False, {}, body)).to_chat("openai").request
     assert b'"content":"\\ud83d"' in made.body

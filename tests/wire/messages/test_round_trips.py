@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.wire.chat.request import Outer
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
@@ -64,7 +65,7 @@ def test_requests(
     wire |= {"tool_choice": {"type": choice}, "stream": True}
     if effort is not None:
         wire["output_config"] = {"effort": effort}
-    read = MessagesRequest(json.dumps(wire).encode(), model="m", stream=True, fields={})
+    read = MessagesRequest(Outer("m", True, {}, json.dumps(wire).encode()))
     chat = read.to_chat("claude").request
     back = json.loads(to_request(chat.body, model="claude-opus-4-8", stream=True))
     if choice == "auto":  # it is the default
