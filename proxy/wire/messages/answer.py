@@ -42,12 +42,6 @@ class Asked(NamedTuple):
     kind: str
 
 
-def message_id(chat_id: object) -> str:
-    """The id of a message: the completion's, or one made where it has none."""
-    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2]).removeprefix("msg_")[:64]
-    return f"msg_{tail or uuid.uuid4().hex}"
-
-
 def ending(finish: object, stopped_by: object, *, has_calls: bool, stops: Sequence[str]) -> Json:
     """`stop_reason` and `stop_sequence`. Some servers tell which sequence it was (vLLM's
     `stop_reason` of a choice).
@@ -75,9 +69,10 @@ def usage_of(told: Usage | None) -> Json:
 
 
 def opening(chat_id: object, asked: Asked) -> Json:
-    """A message without anything in it."""
+    """A message without anything in it. Its id is the completion's, or made where it has none."""
+    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2]).removeprefix("msg_")[:64]
     return {
-        "id": message_id(chat_id),
+        "id": f"msg_{tail or uuid.uuid4().hex}",
         "type": "message",
         "role": "assistant",
         "model": asked.model,

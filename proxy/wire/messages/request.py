@@ -263,9 +263,12 @@ class _Messages:
                 elif is_in_loop:
                     thoughts.append(block.thinking or found.payload.decode("utf-8", "replace"))
             elif block.type == "tool_use":
-                calls.append(_call(block, signed))
+                call_id, name = block.id or "", block.name or ""
+                function = {"name": name, "arguments": bytes(block.input).decode()}
+                extra = {} if signed is None else {"extra_content": signed}
+                calls.append({"id": call_id, "type": "function", "function": function, **extra})
                 signed = None
-                self._names[block.id or ""] = block.name or ""
+                self._names[call_id] = name
             elif block.type == "compaction":
                 self._say("user", parts_of(block, path, self._kind))
             elif block.type.endswith("_tool_result") and (output := told(block.content)):
@@ -279,13 +282,6 @@ class _Messages:
             made["extra_content"] = signed
         if texts or calls:
             self._made.append(made)
-
-
-def _call(block: Block, signed: Raw | None) -> Json:
-    arguments = bytes(block.input).decode()
-    function = {"name": block.name or "", "arguments": arguments}
-    made: Json = {"id": block.id or "", "type": "function", "function": function}
-    return made if signed is None else {**made, "extra_content": signed}
 
 
 def _object(payload: bytes) -> Raw | None:
