@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 import msgspec
@@ -78,11 +79,11 @@ class ResponsesAsk(Ask):
         if natively:
             body = native.without_reasoning(self._body)
             return None if body is None else self._native(body)
-        plain = self._translated(kind).plain()
-        if plain is None:
-            return None
-        self.dropped = plain.dropped
-        return plain.request
+        with suppress(RecursionError):
+            if plain := self._translated(kind).plain():
+                self.dropped = plain.dropped
+                return plain.request
+        return None
 
     def events(self, kind: str = "") -> Events:
         """What makes the answer of chat's, or of a failure before there was any."""

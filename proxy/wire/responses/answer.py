@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -12,24 +12,19 @@ from ..chat import Usage, objects
 from .tools import Json
 
 # The parameters that come back, and what they are if the caller left them out.
-_GIVEN: Final[dict[str, Any]] = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
+_NULLS = ["instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key", "temperature"]
+_NULLS += ["safety_identifier", "top_p", "user"]
+_GIVEN: Final[Json] = {
+    **dict.fromkeys(_NULLS),
     "metadata": {},
     "parallel_tool_calls": True,
-    "prompt_cache_key": None,
     "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
     "service_tier": "auto",
-    "temperature": None,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
     "top_logprobs": 0,
-    "top_p": None,
     "truncation": "disabled",
-    "user": None,
 }
 _NULL: Final = Raw(b"null")
 
@@ -97,8 +92,8 @@ def _logprob(token: Json) -> Json:
 class _Cited(msgspec.Struct):
     url: str
     title: str | None = None
-    start_index: int = 0
-    end_index: int = 0
+    start_index: int | None = None
+    end_index: int | None = None
 
 
 def citation_of(annotation: Json, *, before: int) -> Json | None:
@@ -109,8 +104,8 @@ def citation_of(annotation: Json, *, before: int) -> Json | None:
         return None
     return {
         "type": "url_citation",
-        "start_index": max(0, cited.start_index - before),
-        "end_index": max(0, cited.end_index - before),
+        "start_index": max(0, (cited.start_index or 0) - before),
+        "end_index": max(0, (cited.end_index or 0) - before),
         "title": cited.title or cited.url,
         "url": cited.url,
     }

@@ -104,7 +104,7 @@ class Conversation:
             self._message(item, path)
         elif kind == "reasoning":
             turn = self._current
-            self._thoughts.take(item, turn and turn.message)
+            self._thoughts.take(item, turn.message if turn is not None else None)
         elif kind in _CALLS:
             self._call(item, kind, path)
         elif kind in _RESULTS:

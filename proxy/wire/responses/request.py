@@ -105,7 +105,7 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
         raise refuse_kept(name)
     try:
         asked = _decode(body)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         problem, _, param = str(error).partition(" - at `$.")
         param = param.rstrip("`")
         raise InvalidRequest(f"{param or 'body'}: {problem}", param=param or None) from error

@@ -330,7 +330,7 @@ class Events:
         """An image that the model made, if it is here."""
         found = image.get("image_url")
         url = found.get("url") if isinstance(found, dict) else found
-        _, mark, data = url.partition(";base64,") if isinstance(url, str) else ("", "", "")
+        _, mark, data = str(url).partition(";base64,")
         if mark:
             self._end_others()
             self._done(self._add("image_generation_call", result=data), "completed")
@@ -410,11 +410,8 @@ def _apart(delta: Json) -> Iterator[Json]:
         yield {"content": content[text_at:text_to], "tool_calls": calls[call_at:call_to]}
         yield {"reasoning_content": block.get("thinking"), "thinking_blocks": [block]}
         text_at, call_at = text_to, call_to
-    rest = {name: value for name, value in delta.items() if name not in _APART}
+    rest = {**delta, "reasoning_content": None, "reasoning": None, "thinking_blocks": None}
     yield {**rest, "content": content[text_at:], "tool_calls": calls[call_at:]}
-
-
-_APART: Final = ("reasoning_content", "reasoning", "thinking_blocks")
 
 
 def _input(arguments: str) -> str:
