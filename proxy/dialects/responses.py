@@ -17,14 +17,7 @@ from ..wire.chat.request import read_outer
 from ..wire.lenient_json import encode
 from ..wire.responses import native
 from ..wire.responses.answer import error_of
-from ..wire.responses.request import (
-    COUNT,
-    SPEECH,
-    Translation,
-    kept_by_the_vendor,
-    refuse_kept,
-    to_chat,
-)
+from ..wire.responses.request import COUNT, SPEECH, Translation, kept_by_the_vendor, to_chat
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, encode_named, named
@@ -49,8 +42,9 @@ class ResponsesAsk(Ask):
 
     def prompts(self, *, natively: bool) -> Sequence[ResponsesAsk]:
         # Which of several clients has the conversation, nobody knows.
-        if (name := kept_by_the_vendor(self._fields)) and not (natively and self.clients == 1):
-            raise refuse_kept(name)
+        refusal = kept_by_the_vendor(self._fields)
+        if refusal and not (natively and self.clients == 1):
+            raise refusal
         return (self,)
 
     @property
@@ -67,7 +61,8 @@ class ResponsesAsk(Ask):
     def _translated(self, kind: str) -> Translation:
         if kind not in self._made:
             made = to_chat(self._body, kind, model=self.model, stream=self.stream)
-            self._made[kind] = made
+            request = msgspec.structs.replace(made.request, speech=self.hub_speech)
+            self._made[kind] = made._replace(request=request)
         made = self._made[kind]
         self._tools, self.dropped = made.tools, made.dropped
         return made
@@ -152,10 +147,6 @@ class CountAsk(ResponsesAsk):
 
     speech: ClassVar[Speech] = COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
-
-    def _translated(self, kind: str) -> Translation:
-        made = super()._translated(kind)
-        return made._replace(request=msgspec.structs.replace(made.request, speech=HUB_COUNT))
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         counted = read_object(answers[0].body)

@@ -24,7 +24,7 @@ _AS_THEY_ARE += ["prompt_cache_options", "prompt_cache_retention", "safety_ident
 _AS_THEY_ARE += ["service_tier", "stop", "temperature", "top_k", "top_p", "user"]
 
 # Where an answer depends on what only its vendor keeps.
-KEPT: Final = ("previous_response_id", "conversation", "background", "prompt")
+_KEPT: Final = ("previous_response_id", "conversation", "background", "prompt")
 
 _NOTHING: Final = (b"null", b"false")
 _LOGPROBS: Final = "message.output_text.logprobs"
@@ -48,7 +48,7 @@ class _Request(msgspec.Struct, kw_only=True):
 _decode = decoder(_Request)
 
 # Those that are read, or change no answer that is made of chat; others are dropped and noted.
-_KNOWN = {*_Request.__struct_fields__, *_AS_THEY_ARE, *KEPT, "client_metadata", "max_tool_calls"}
+_KNOWN = {*_Request.__struct_fields__, *_AS_THEY_ARE, *_KEPT, "client_metadata", "max_tool_calls"}
 _KNOWN |= {"metadata", "model", "store", "stream", "stream_options", "truncation"}
 
 
@@ -71,21 +71,17 @@ class Translation(NamedTuple):
         return None if request is self.request else Translation(request, self.tools, dropped)
 
 
-def kept_by_the_vendor(fields: Mapping[str, Raw]) -> str | None:
-    """The parameter by which this request needs a conversation that its vendor keeps, if any."""
-    return next((name for name in KEPT if _is_set(fields, name)), None)
+def kept_by_the_vendor(fields: Mapping[str, Raw]) -> UnsupportedParameter | None:
+    """The error for a request that needs what only its vendor keeps, if it does."""
+    for name in _KEPT:
+        if _is_set(fields, name):
+            said = f"{name}: no conversations are kept here; send the whole input"
+            return UnsupportedParameter(said, param=name)
+    return None
 
 
 def _is_set(fields: Mapping[str, Raw], name: str) -> bool:
-    """Whether the parameter asks for anything."""
     return name in fields and bytes(fields[name]) not in _NOTHING
-
-
-def refuse_kept(name: str) -> UnsupportedParameter:
-    """The error for a conversation that nobody here keeps."""
-    return UnsupportedParameter(
-        f"{name}: no conversations are kept here; send the whole input", param=name
-    )
 
 
 def to_chat(body: bytes, kind: str, *, model: str, stream: bool) -> Translation:
@@ -101,8 +97,8 @@ def to_chat(body: bytes, kind: str, *, model: str, stream: bool) -> Translation:
 
 def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation:
     fields = read_fields(body)
-    if name := kept_by_the_vendor(fields):
-        raise refuse_kept(name)
+    if refusal := kept_by_the_vendor(fields):
+        raise refusal
     try:
         asked = _decode(body)
     except msgspec.DecodeError as error:
