@@ -47,6 +47,7 @@ class Scenario:
     body_bytes: int = 1024
     stream: bool = False
     chunks: int = 1
+    dialect: str = messages.CHAT  # others of streams only
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -118,7 +119,7 @@ class Run:
         if status != HTTPStatus.OK:
             fault: str | None = f"status {status}"
         elif self.scenario.stream:
-            fault = messages.stream_fault(body, chunks=self.scenario.chunks)
+            fault = messages.stream_fault(self.scenario.dialect, body, chunks=self.scenario.chunks)
         else:
             fault = messages.unary_fault(body)
         if fault is None:
@@ -302,7 +303,8 @@ def _dechunked(body: bytearray) -> bytes:
 
 
 def _request(scenario: Scenario) -> bytes:
-    body = messages.chat_request(
+    body = messages.request(
+        scenario.dialect,
         scenario.model,
         stream=scenario.stream,
         chunks=scenario.chunks,
@@ -317,7 +319,10 @@ def _request(scenario: Scenario) -> bytes:
         "Content-Length": str(len(body)),
         **scenario.headers,
     }
-    lines = [f"POST {messages.PATH} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
+    lines = [
+        f"POST {messages.PATHS[scenario.dialect]} HTTP/1.1",
+        *(f"{k}: {v}" for k, v in headers.items()),
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 

@@ -66,9 +66,9 @@ def _entered(app: Any) -> list[str]:
 
 
 def _stream(app: Any) -> None:
-    body = messages.chat_request(messages.BURST, stream=True, chunks=5, body_bytes=1024)
+    body = messages.request(messages.CHAT, messages.BURST, stream=True, chunks=5, body_bytes=1024)
     environ = EnvironBuilder(
-        messages.PATH, method="POST", data=body, content_type="application/json"
+        messages.PATHS[messages.CHAT], method="POST", data=body, content_type="application/json"
     ).get_environ()
     chunks, status, _ = run_wsgi_app(app, environ)
     answer = b"".join(chunks)

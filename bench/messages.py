@@ -8,6 +8,7 @@ request itself, in two fields that every gateway passes on: `model` and `max_tok
 from __future__ import annotations
 
 import json
+from typing import Any
 
 UNARY = "bench-unary"
 BURST = "bench-burst"
@@ -16,7 +17,11 @@ PACED_250_MS = "bench-paced-250"
 MODELS = (UNARY, BURST, PACED_10_MS, PACED_250_MS)
 
 CALLER_KEY = "sk-bench-caller-0123456789abcdef"
-PATH = "/v1/chat/completions"
+# What a request is sent in: where it goes, the names of its length and of its conversation.
+CHAT, RESPONSES, MESSAGES = "chat", "responses", "messages"
+PATHS = {CHAT: "/v1/chat/completions", RESPONSES: "/v1/responses", MESSAGES: "/v1/messages"}
+_LENGTHS = {CHAT: "max_tokens", RESPONSES: "max_output_tokens", MESSAGES: "max_tokens"}
+_TURNS = {CHAT: "messages", RESPONSES: "input", MESSAGES: "messages"}
 
 # The mock refuses a request without this: a body that was cut must not pass for a cheap one.
 END_OF_PROMPT = "end-of-prompt."
@@ -26,16 +31,17 @@ _MESSAGE_BYTES = 4096
 _UNARY_BYTES = 1024
 
 
-def chat_request(model: str, *, stream: bool, chunks: int, body_bytes: int) -> bytes:
+def request(dialect: str, model: str, *, stream: bool, chunks: int, body_bytes: int) -> bytes:
     """A request body of close to `body_bytes`: a conversation in messages of 4 KB at most."""
-    head: dict[str, object] = {"model": model, "stream": stream, "max_tokens": chunks}
-    missing = body_bytes - len(json.dumps({**head, "messages": []})) - len(END_OF_PROMPT)
+    head: dict[str, object] = {"model": model, "stream": stream, _LENGTHS[dialect]: chunks}
+    turns = _TURNS[dialect]
+    missing = body_bytes - len(json.dumps({**head, turns: []})) - len(END_OF_PROMPT)
     messages = []
     while missing > _MESSAGE_BYTES:
         messages.append({"role": "user", "content": _prose(_MESSAGE_BYTES)})
         missing -= len(json.dumps(messages[-1])) + 2
     messages.append({"role": "user", "content": _prose(max(missing - 40, 0)) + END_OF_PROMPT})
-    return json.dumps({**head, "messages": messages}).encode()
+    return json.dumps({**head, turns: messages}).encode()
 
 
 def unary_content() -> str:
@@ -108,7 +114,7 @@ def unary_fault(body: bytes) -> str | None:
     return None if content == unary_content() else "wrong content"
 
 
-def stream_fault(body: bytes, *, chunks: int) -> str | None:
+def stream_fault(dialect: str, body: bytes, *, chunks: int) -> str | None:
     """What is wrong with a whole stream of server-sent events; None: nothing."""
     content, finished, done = [], False, False
     for line in body.split(b"\n"):
@@ -116,19 +122,40 @@ def stream_fault(body: bytes, *, chunks: int) -> str | None:
         if not data:
             continue
         if done:
-            return "data after [DONE]"
+            return "data after the end"
         if data == b"[DONE]":
             done = True
             continue
         try:
-            choice = json.loads(data)["choices"][0]
-            content.append(choice["delta"].get("content") or "")
-            finished = finished or choice.get("finish_reason") == "stop"
+            text, finishes, done = _READERS[dialect](json.loads(data))
+            content.append(text)
+            finished = finished or finishes
         except (ValueError, LookupError, TypeError, AttributeError):
             return "error event" if b'"error"' in data else "no chunk"
     if not (done and finished):
         return "cut stream"
     return None if "".join(content) == expected_text(chunks) else "wrong chunks"
+
+
+def _chat_event(event: dict[str, Any]) -> tuple[str, bool, bool]:
+    """Its text, whether it is the answer's end, and the stream's."""
+    choice = event["choices"][0]
+    return choice["delta"].get("content") or "", choice.get("finish_reason") == "stop", False
+
+
+def _responses_event(event: dict[str, Any]) -> tuple[str, bool, bool]:
+    kind = event["type"]
+    is_last = kind == "response.completed"
+    return event["delta"] if kind == "response.output_text.delta" else "", is_last, is_last
+
+
+def _messages_event(event: dict[str, Any]) -> tuple[str, bool, bool]:
+    delta = event.get("delta", {})
+    return delta.get("text", ""), delta.get("stop_reason") == "end_turn", event["type"] == _STOP
+
+
+_STOP = "message_stop"
+_READERS = {CHAT: _chat_event, RESPONSES: _responses_event, MESSAGES: _messages_event}
 
 
 def expected_text(chunks: int) -> str:

@@ -29,8 +29,9 @@ _EXPLANATION = """\
 Written by `make bench`. Medians of interleaved rounds; in brackets the ratio to `naive` of the same
 run (Flask, `requests.post`, `iter_lines`: `bench/naive.py`). CPU time and memory are those of a
 target's whole process tree, with one worker, everything on loopback. `direct` is the mock upstream
-without a gateway: its own times, which the added times of the others leave out. The mock and the
-load generator are not pinned to a core: a target may pin itself, and must not meet them there."""
+without a gateway: its own times, which the added times of the others leave out. Responses and
+Messages are asked of poolproxy alone, which makes them of the mock's chat. The mock and the load
+generator are not pinned to a core: a target may pin itself, and must not meet them there."""
 
 
 def table(samples: Samples, effort: Effort) -> list[list[str]]:

@@ -74,6 +74,8 @@ def rows(effort: Effort) -> list[Row]:
         Row("large_ms", "CPU ms, 2 MB request body, 4 callers", 1),
         Row("burst_us", "CPU us per chunk, 32 streams, burst", 1),
         Row("paced_us", "the same, a chunk each 10 ms", 1),
+        Row("responses_us", "the burst made into Responses, from chat", 1, compared=False),
+        Row("messages_us", "the burst made into Messages, from chat", 1, compared=False),
         Row("first_ms", "added time to first token, ms", 2, over_direct=True),
         Row("streams", f"{many}: whole", 0, compared=False),
         Row("streams_cpu_s", f"{many}: CPU s", 1),
@@ -179,6 +181,11 @@ class Measurement:
         chunks = self._effort.burst_chunks
         burst = self._cost("burst_us", model=messages.BURST, chunks=chunks, **streams)
         self._set("burst_us", burst.each(1e-6, parts=chunks))
+        if self._target.name == "poolproxy":
+            for dialect in (messages.RESPONSES, messages.MESSAGES):
+                key, asked = f"{dialect}_us", {"dialect": dialect, "chunks": chunks, **streams}
+                made = self._cost(key, model=messages.BURST, **asked)
+                self._set(key, made.each(1e-6, parts=chunks))
         chunks = self._effort.paced_chunks
         streams |= {"requests": _STREAMS, "seconds": 0.0}  # its pace says how long it takes
         paced = self._cost("paced_us", model=messages.PACED_10_MS, chunks=chunks, **streams)
