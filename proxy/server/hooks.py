@@ -197,6 +197,8 @@ class Hooks:
 
     def worker_exit(self, server: Any, worker: Any) -> None:
         """Close the control socket, after the worker has served its last request."""
+        for number in (signal.SIGHUP, signal.SIGUSR2):  # Python resets them, and they would kill
+            signal.signal(number, signal.SIG_IGN)
         if self._control is not None:
             self._control.close()
 
