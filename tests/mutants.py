@@ -55,7 +55,7 @@ MUTANTS = [
        "if not self._has_stopped:", "if False:",
        "wire/claude/test_native.py::test_what_is_cut_off_is_not_whole"),
     _m("calls interleave", "wire/messages/stream.py",
-       "if not self._turn.is_whole:", "if False:",
+       "if not _is_whole(self._pieces):", "if False:",
        "wire/messages/test_stream.py::test_parallel_calls_are_put_in_order"),
     # The pool
     _m("a permit never comes back", "pool/pool.py",
