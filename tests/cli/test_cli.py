@@ -613,7 +613,8 @@ def test_serve_and_gunicorn_have_the_same_settings(shell: Shell) -> None:
     script = (
         "import sys; from proxy.server import settings; from proxy.config import load_config\n"
         "from gunicorn.app.wsgiapp import WSGIApplication\n"
-        "ours = settings._Server(lambda seen: load_config(seen=seen), 3).cfg\n"
+        "settings._serve(lambda seen: load_config(seen=seen))\n"
+        "ours = settings._Server({'workers': 3}).cfg\n"
         f"sys.argv = ['gunicorn', '-w', '3', '-c', {str(ROOT / 'gunicorn.conf.py')!r}]\n"
         "theirs = WSGIApplication().cfg\n"
         "for name in ours.settings:\n"
