@@ -113,7 +113,7 @@ def test_native_stream_that_breaks_fails_under_its_own_id() -> None:
     (failed,) = _events(writer.fail(UpstreamTruncated("cut off")))
     assert failed["type"] == "response.failed"
     assert failed["sequence_number"] == len(_events(written)) == 5
-    assert failed["response"]["id"] == "resp_theirs"
+    assert failed["response"]["id"] == NATIVE.response(Said("Hello"))["id"]
     assert failed["response"]["error"]["message"] == "upstream connection error: cut off"
 
 

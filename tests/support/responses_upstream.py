@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 from proxy.wire.reasoning import MARK
 from tests.support.dialects import Dialect, Said
@@ -65,7 +66,8 @@ class Responses(Dialect):
     def response(self, said: Said, status: str = "completed") -> Json:
         is_cut = said.finish == "length"
         return {
-            "id": "resp_theirs",
+            # What says something else has another id: callers tell messages by it.
+            "id": f"resp_{crc32(repr(said).encode()):08x}",
             "object": "response",
             "created_at": CREATED,
             "status": "incomplete" if is_cut and status == "completed" else status,
