@@ -21,17 +21,18 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pool
 
 
 class Package(NamedTuple):
-    """A caller to install: by pip from wheels, or by npm."""
+    """A caller to install: by pip from wheels, with what is pinned `beside` it, or by npm."""
 
     name: str
     version: str
     by_npm: bool = False
+    beside: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
         python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        name = self.name.replace("/", "+")
-        return CACHE / f"{name}-{self.version}-{'node' if self.by_npm else python}"
+        name = "-".join([self.name.replace("/", "+"), self.version, *self.beside])
+        return CACHE / f"{name}-{'node' if self.by_npm else python}"
 
     def commands(self) -> list[list[str]]:
         """What fills the empty `home`."""
@@ -41,7 +42,7 @@ class Package(NamedTuple):
         pip = ["bin/python", "-m", "pip", "install", "--quiet", "--no-compile"]
         return [
             [sys.executable, "-m", "venv", "."],
-            [*pip, "--only-binary=:all:", f"{self.name}=={self.version}"],
+            [*pip, "--only-binary=:all:", f"{self.name}=={self.version}", *self.beside],
         ]
 
 
