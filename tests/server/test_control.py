@@ -10,6 +10,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -23,8 +24,8 @@ from proxy.cli.running import _causes, _heading
 from proxy.cli.totals import add_up
 from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
-from proxy.server.control.listener import MAX_REQUEST_BYTES, Control
-from proxy.server.control.paths import MAX_PATH_BYTES, forget
+from proxy.server.control.listener import _MOST_ASKERS, MAX_REQUEST_BYTES, Control
+from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S, forget
 from proxy.server.control.paths import ports as running_ports
 from proxy.server.control.query import ask_all, read_line
 from proxy.version import __version__
@@ -182,13 +183,24 @@ def test_endless_request_is_cut(runtime: Path) -> None:
         assert clients()
 
 
-@pytest.mark.parametrize("said", [b"", b'{"do":"status"}\n'], ids=["nothing", "a question"])
-def test_asker_who_does_not_go_on_holds_up_others_for_a_moment(runtime: Path, said: bytes) -> None:
-    """One who is silent, or does not read, is given up after a while."""
+def test_silent_asker_does_not_keep_others_from_asking(runtime: Path) -> None:
+    """It is given up after a while."""
     with worker(), socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(socket_in(runtime)))
-        silent.sendall(said)
         assert clients()
+
+
+def test_many_silent_askers_keep_nobody_from_asking(runtime: Path) -> None:
+    """All are served at once; nor does one who asks and does not read hold anybody up."""
+    with worker(), contextlib.ExitStack() as stack:
+        for number in range(100):
+            silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+            silent.connect(str(socket_in(runtime)))
+            if number % 2:
+                silent.sendall(b'{"do":"status"}\n')
+        began = time.monotonic()
+        assert clients()
+        assert time.monotonic() - began < REQUEST_TIMEOUT_S
 
 
 def test_answer_ends_with_its_line(runtime: Path) -> None:
@@ -224,6 +236,23 @@ def test_line_has_a_limit(size: int, is_taken: bool) -> None:
             else:
                 with pytest.raises(OSError, match="more than 1000 bytes"):
                     read_line(near, max_bytes=1000, timeout_s=PATIENCE_S)
+
+
+def test_too_many_askers_cost_the_oldest_its_place(runtime: Path) -> None:
+    """So that they hold no more descriptors; the others are answered."""
+    with worker(), contextlib.ExitStack() as stack:
+        askers = []
+        for _ in range(_MOST_ASKERS + 2):
+            asker = stack.enter_context(socket.socket(socket.AF_UNIX))
+            asker.connect(str(socket_in(runtime)))
+            asker.settimeout(PATIENCE_S)
+            askers.append(asker)
+            asker.sendall(b" ")  # not yet a line
+        ended = [asker.recv(1) for asker in askers[:2]]
+        assert ended == [b"", b""]
+        for asker in askers[2:]:
+            asker.sendall(b'{"do":"status"}\n')
+            assert asker.recv(1) == b"{"
 
 
 def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:

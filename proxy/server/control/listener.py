@@ -22,7 +22,7 @@ from ...reload import LOOK_S
 from ...version import __version__
 from ..logs import set_up_logs
 from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, share, sweep, unlink
-from .query import ask_all, read_line
+from .query import ANSWER_TIMEOUT_S, ask_all
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 # The pause after a failure to accept, when no descriptor is free.
 _ACCEPT_PAUSE_S = 0.1
 
+# Connections that are served at once. One more ends the oldest.
+_MOST_ASKERS = 64
+
+_PIECE_BYTES = 64 * 1024
+
 # A request is a verb and a label.
 MAX_REQUEST_BYTES = 64 * 1024
-
-_MOST_WAKES = 1024  # that are heeded at once
 
 # A directory can vanish before it is used, once for each worker that ends at that moment.
 _MAX_LISTEN_ATTEMPTS = 5
@@ -46,13 +49,23 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     client: str = ""
 
 
+class _Asker:
+    """A connection. A line is read from it, then the answer is written, each within its time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.line = bytearray()
+        self.answer: memoryview | None = None
+        self.until = time.monotonic() + REQUEST_TIMEOUT_S
+
+
 class Control:
     """A worker's control socket, which listens at once and takes over the instance's orders.
 
     Made after the fork. `instance` begins with the server's pid and a dash; its workers have it in
     common, and no others. `predecessor`: the instance that is replaced, whose orders stay in force.
-    Its thread serves one asker after the other, each for REQUEST_TIMEOUT_S at most, and also has
-    the configuration looked at. Where no such socket can be had, and with
+    Its thread also has the configuration looked at. Where no such socket can be had, and with
     `alone` if another instance answers on that port, the log says so, and that is all that the
     thread does. Raises OSError if there can be no thread.
     """
@@ -88,6 +101,8 @@ class Control:
             sweep(directory, instance)
         self._stopped, self._stop = socket.socketpair()
         self._stop.setblocking(False)
+        self._askers: dict[int, _Asker] = {}  # of the thread alone
+        self._poller = select.poll()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         try:
             self._thread.start()
@@ -146,16 +161,16 @@ class Control:
         return ""
 
     def _run(self) -> None:
-        poller = select.poll()
-        poller.register(self._stopped, select.POLLIN)
+        """Serve all askers at once, so that a silent one holds up nobody."""
         if self._listener is not None:
-            poller.register(self._listener, select.POLLIN)
-        looks_at = -math.inf
+            self._poller.register(self._listener, select.POLLIN)
+        self._poller.register(self._stopped, select.POLLIN)
+        until = looks_at = -math.inf
         while True:
-            left_s = max(0.0, looks_at - time.monotonic())
-            fds = {fd for fd, _ in poller.poll(left_s * 1000)}
+            left_s = max(0.0, min(until, looks_at) - time.monotonic())
+            fds = {fd for fd, _ in self._poller.poll(left_s * 1000)}
             if self._stopped.fileno() in fds:
-                if not self._stopped.recv(_MOST_WAKES):
+                if not self._stopped.recv(_PIECE_BYTES):
                     break
                 try:
                     self._woken()
@@ -163,11 +178,18 @@ class Control:
                 except Exception:  # no thread, no room for a file: the next look may find some
                     log.exception("not all of what was asked for could be done")
             if self._listener is not None and self._listener.fileno() in fds:
-                self._serve(self._listener)
+                self._accept(self._listener)
+            for fd in fds & self._askers.keys():
+                self._go_on(self._askers[fd])
             now = time.monotonic()
             if looks_at <= now:
                 looks_at = now + LOOK_S
                 self._look()
+            for asker in [one for one in self._askers.values() if one.until <= now]:
+                self._end(asker)
+            until = min((asker.until for asker in self._askers.values()), default=math.inf)
+        for asker in list(self._askers.values()):
+            self._end(asker)
 
     def _look(self) -> None:
         """Once a second: have changed files read, and follow what was read since."""
@@ -181,22 +203,46 @@ class Control:
             if os.path.exists(self._orders_path):
                 self._keep_orders()  # clients may have other labels
 
-    def _serve(self, listener: socket.socket) -> None:
-        """Answer one asker."""
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            asker, _ = listener.accept()
+            asker = _Asker(listener.accept()[0])
         except BlockingIOError:
             return
         except OSError:  # no descriptor is free
             time.sleep(_ACCEPT_PAUSE_S)
             return
-        with asker:
-            try:
-                line = read_line(asker, max_bytes=MAX_REQUEST_BYTES, timeout_s=REQUEST_TIMEOUT_S)
-                asker.settimeout(REQUEST_TIMEOUT_S)
-                asker.sendall(self._answer_to(line))
-            except OSError as error:
-                log.debug("a control request failed: %s", error)
+        if len(self._askers) >= _MOST_ASKERS:
+            self._end(next(iter(self._askers.values())))
+        self._askers[asker.sock.fileno()] = asker
+        self._poller.register(asker.sock, select.POLLIN)
+
+    def _end(self, asker: _Asker) -> None:
+        del self._askers[asker.sock.fileno()]
+        self._poller.unregister(asker.sock)
+        asker.sock.close()
+
+    def _go_on(self, asker: _Asker) -> None:
+        """Read what is there, or write what there is room for."""
+        try:
+            if asker.answer is None:
+                data = asker.sock.recv(_PIECE_BYTES)
+                asker.line += data
+                if data and not asker.line.endswith(b"\n"):
+                    if len(asker.line) > MAX_REQUEST_BYTES:
+                        self._end(asker)
+                    return
+                asker.answer = memoryview(self._answer_to(bytes(asker.line)))
+                asker.until = time.monotonic() + ANSWER_TIMEOUT_S
+                self._poller.modify(asker.sock, select.POLLOUT)
+            asker.answer = asker.answer[asker.sock.send(asker.answer) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.debug("a control request failed: %s", error)
+            self._end(asker)
+            return
+        if not asker.answer:
+            self._end(asker)
 
     def _answer_to(self, line: bytes) -> bytes:
         answer: dict[str, Any] = {

@@ -14,7 +14,7 @@ from .paths import sockets, unlink
 # An answer has a few hundred bytes for each client and model.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
-# For an answer to come. A worker serves a few silent askers before, in that time.
+# For an answer to come; on the worker's side, for it to be taken.
 ANSWER_TIMEOUT_S = 10.0
 
 
