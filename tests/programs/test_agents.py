@@ -45,7 +45,7 @@ RUNS = [
         library,
         *case,
         id=f"{library}-{case[0]}-{case[1].kind}",
-        marks=[] if case[1] is DIALECTS[0] else [pytest.mark.programs],
+        marks=[] if case[1] is DIALECTS[0] else [pytest.mark.further],
     )
     for library in LIBRARIES
     for case in CASES
