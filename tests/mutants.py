@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("proxy", "tests", "config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml")
+COPIED = (
+    *("proxy", "tests", "config.yaml", "gunicorn.conf.py", "setup.cfg", "pyproject.toml"),
+    *("poolproxy.py", "examples"),
+)
 JOBS = 2
 LIMIT_S = 150  # a mutant that hangs its tests is caught by that
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
     *("Makefile", "config.yaml", "constraints.txt", "gunicorn.conf.py", "setup.cfg"),
-    "pyproject.toml",
+    *("pyproject.toml", "poolproxy.py", "examples"),
 )
 NOTICED_SHARE = 0.96
 

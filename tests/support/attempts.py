@@ -218,7 +218,7 @@ class Stage:
         """What the pool thinks of a client: `state`, `failures`, `for_s` for the model."""
         (facts,) = [one for one in self.pool.snapshot() if one["client"] == label]
         state: dict[str, Any] = facts["models"][f"{label}-m"]
-        return state
+        return {name: state[name] for name in state if name not in ("since_s", "cause")}
 
     def call(
         self,
