@@ -164,7 +164,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def is_parent_alive(self) -> bool:
         """Main thread: whether there is a master. Without one the worker ends as by SIGTERM."""
-        self.alive = self.alive and super().is_parent_alive()
+        if not super().is_parent_alive():
+            self.alive = False  # never set to true: a SIGTERM may come at any moment
         return self.alive
 
     def set_accept_enabled(self, enabled: bool) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import gunicorn  # type: ignore[import-untyped]
 import pytest
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from proxy.server.worker import GUNICORNS
+from proxy.server.worker import GUNICORNS, Worker
 from tests.support.gateway import ROOT, Gateway
 
 CONFIG = {"demo": [{"name": "demo", "delay-ms": 0}]}
@@ -78,3 +79,19 @@ def test_known_gunicorn_is_not_warned_about(tmp_path: Path) -> None:
         assert gateway.chat("demo").status == 200
         assert gateway.exchange(UNREADABLE).error["message"]
         assert "plain gthread" not in gateway.log
+
+
+def test_sigterm_is_not_lost_while_the_master_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its handler may run between any two steps of the main thread."""
+    worker = object.__new__(Worker)
+    worker.alive = True
+
+    def interrupted(self: Worker) -> bool:
+        self.alive = False  # as `handle_exit` does
+        return True
+
+    monkeypatch.setattr(ThreadWorker, "is_parent_alive", interrupted)
+    assert not worker.is_parent_alive()
+    assert not worker.alive
