@@ -10,7 +10,7 @@ PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow test-programs test-storm check lint types layers coverage bench bench-growth map fuzz soak mutants \
+.PHONY: run test test-slow test-programs test-storm test-further check lint types layers coverage bench bench-growth map fuzz soak mutants \
 	mutants-random readme audit constraints clean
 
 run: $(VENV)/run.done
@@ -24,17 +24,21 @@ test: $(VENV)/test.done
 	@$(PYTEST) -m "not slow and not long"
 
 test-slow: $(VENV)/test.done
-	$(BIN)/pytest -q -m "slow and not further"
+	$(BIN)/pytest -q -m "slow and not further" --ignore=tests/programs
 
 # Types are checked while tests run, which leave a core idle now and then.
-# Other people's programs that call the gateway, each installed into a cache of its own; over more
-# kinds of upstream than `make test-slow` has time for.
+# Other people's programs that call the gateway, each installed into a cache of its own: their
+# downloads take minutes.
 test-programs: $(VENV)/test.done
 	$(BIN)/pytest -q tests/programs
 
-# 200 reloads under 50 callers, in every way of starting; `make test-slow` runs one.
+# 200 reloads under 50 callers, in every way of starting.
 test-storm: $(VENV)/test.done
 	$(BIN)/pytest -q tests/e2e/test_reload_storm.py
+
+# What `make test-slow` has no time for, but for programs and storms.
+test-further: $(VENV)/test.done
+	$(BIN)/pytest -q -m further --ignore=tests/programs --ignore=tests/e2e/test_reload_storm.py
 
 check: lint layers
 	$(MAKE) --no-print-directory -j 2 types coverage

@@ -348,20 +348,12 @@ def test_nobody_notices_when_an_application_reloads(
         passes.upstream.wait_for_connections()
 
 
-# Of all `make test-slow` runs the first.
-RUNS = [
-    pytest.param(
-        way, workers, marks=[] if (way, workers) == ("gunicorn", 4) else pytest.mark.further
-    )
-    for way in WAYS
-    for workers in (4, 1)
-]
-
-
 @pytest.mark.slow
+@pytest.mark.further
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("way", "workers"), RUNS)
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("way", WAYS)
 def test_nobody_notices_when_a_server_reloads(way: str, workers: int) -> None:
     """By SIGHUP, however the server was started; every worker is the same at the end."""
     with witnesses() as (stays, passes):

@@ -16,7 +16,15 @@ from tests.faults.matrix import Cell, Matrix, all_cells, check
 
 pytestmark = pytest.mark.slow
 
-CELLS = [pytest.param(cell, id=cell.model) for cell in all_cells()]
+# Of the callers that have a third of the cells `make test-slow` runs a ninth.
+CELLS = [
+    pytest.param(
+        cell,
+        id=cell.model,
+        marks=pytest.mark.further if cell.caller.share > 1 and number % 3 else (),
+    )
+    for number, cell in enumerate(all_cells())
+]
 
 
 @pytest.fixture(scope="module")
