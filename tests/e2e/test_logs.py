@@ -62,6 +62,7 @@ def test_client_that_goes_out_of_service_is_a_warning(talking: Talking, upstream
     lot = talking.lots.take()
     upstream.reply(lot.key, error(401, f"Wrong key: {lot.key}", code="invalid_api_key"))
     assert talking.gateway.chat(lot.model).status == 502
+    talking.gateway.wait_for_line(lambda line: "out of service" in line)
     [warning] = [line for line in talking.told() if "out of service" in line["message"]]
     assert (warning["level"], warning["logger"]) == ("WARNING", "proxy.pool")
     mask = f"sk-...{lot.key[-4:]}"
