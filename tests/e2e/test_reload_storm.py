@@ -333,7 +333,10 @@ def witnesses() -> Iterator[tuple[Witness, Witness]]:
 
 @pytest.mark.parametrize(
     ("callers", "reloads"),
-    [(12, 16), pytest.param(50, 200, marks=[pytest.mark.slow, pytest.mark.further])],
+    [
+        pytest.param(12, 16, marks=pytest.mark.slow),
+        pytest.param(50, 200, marks=[pytest.mark.slow, pytest.mark.further]),
+    ],
 )
 def test_nobody_notices_when_an_application_reloads(
     tmp_path: Path, callers: int, reloads: int

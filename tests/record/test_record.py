@@ -87,8 +87,11 @@ def test_a_line_tells_the_whole_request() -> None:
     }
 
 
-def test_the_lines_record_has_the_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lines_record_has_the_call(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole of it as plain data, for an application's own formatter."""
+    monkeypatch.setattr(Record, "logs_call", True)  # whoever has set up our own log in this process
     record = make_record()
     record.address = "192.0.2.7"
     caplog.set_level(logging.INFO, "proxy.request")
