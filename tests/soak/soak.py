@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.soak.trouble import (
     Trouble,
     make_config,
 )
+from tests.support.commandline import wait_for
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment
 
 SAMPLE_S = 2.0
@@ -140,20 +141,25 @@ class Soak:
         self, gateway: Gateway, callers: Callers, trouble: Trouble, accounts: Accounts
     ) -> None:
         """The log has one line for each request, and it says what the caller saw."""
-        asked = {one.nonce for one in callers.outcomes if one.end not in ("left", "broken")}
-        until = time.monotonic() + SAMPLE_S
-        while True:  # the last lines may be on their way
-            lines: dict[str, list[dict[str, str]]] = {}
+        kept = [  # a worker that is killed takes its lines with it
+            one
+            for one in callers.outcomes
+            if not trouble.happened({"kill"}, one.began - 1.0, one.ended)
+        ]
+        asked = {one.nonce for one in kept if one.end not in ("left", "broken")}
+        lines: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+
+        def are_all_there() -> bool:
+            lines.clear()
             for record in gateway.records():
-                lines.setdefault(record["id"], []).append(record)
-            if asked <= lines.keys() or time.monotonic() > until:
-                break
-            time.sleep(0.1)
-        for one in callers.outcomes:
-            found = lines.get(one.nonce, [])
-            if trouble.happened({"kill"}, one.began - 1.0, one.ended):
-                continue
-            if len(found) != 1 and one.end not in ("left", "broken"):
+                lines[record["id"]].append(record)
+            return asked <= lines.keys()
+
+        with suppress(TimeoutError):
+            wait_for(are_all_there)
+        for one in kept:
+            found = lines[one.nonce]
+            if len(found) != 1 and one.nonce in asked:
                 self.problems.append(f"{len(found)} lines in the log for {one}")
             for record in found:
                 self._compare(one, record, accounts.seen[one.nonce])
@@ -173,12 +179,14 @@ class Soak:
         self, gateway: Gateway, accounts: Accounts, descriptors: int, place: str
     ) -> None:
         """Nothing is held when nobody calls."""
-        until = time.monotonic() + PATIENCE_S
-        while True:
-            held = self._held(gateway, accounts, descriptors, place)
-            if not held or time.monotonic() > until:
-                break
-            time.sleep(0.5)
+        held: list[str] = []
+
+        def is_idle() -> bool:
+            held[:] = self._held(gateway, accounts, descriptors, place)
+            return not held
+
+        with suppress(TimeoutError):
+            wait_for(is_idle)
         self.problems += held
 
     def _held(
