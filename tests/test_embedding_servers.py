@@ -19,6 +19,7 @@ from flask import Flask
 
 from proxy import Proxy
 from tests.support.callers import read_all
+from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, data_of, text_of
 from tests.support.upstream import HANG, MODEL, Gate, Hold, Upstream, chunk, events, raw
 from tests.support.wsgi import running, waitress_server, werkzeug_server
@@ -240,9 +241,7 @@ def test_stream_notices_at_its_next_write(upstream: Upstream, serve: Serve) -> N
             assert sock.recv(12).split(b" ")[1] == b"200"
         (received,) = upstream.received(KEY)
         assert received.wait_ended(PATIENCE_S).aborted
-        upstream.wait_for_connections()
-        (facts,) = proxy.gateway.pool.snapshot()
-        assert facts["in_flight"] == 0
+        wait_for(lambda: proxy.gateway.pool.snapshot()[0]["in_flight"] == 0)
 
 
 @pytest.mark.parametrize("server", ["werkzeug", "waitress"])
