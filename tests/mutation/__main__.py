@@ -27,7 +27,7 @@ from .trial import Bench, Outcome
 ROOT = Path(__file__).parents[2]
 COPIED = (
     *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
-    *("Makefile", "config.yaml", "constraints.txt", "gunicorn.conf.py", "setup.cfg"),
+    *("Makefile", "LICENSE", "config.yaml", "constraints.txt", "gunicorn.conf.py", "setup.cfg"),
     *("pyproject.toml", "poolproxy.py", "examples"),
 )
 NOTICED_SHARE = 0.96

@@ -25,7 +25,7 @@ from coverage import CoverageData
 QUICK = ("-m", "not slow")
 SUITE_LIMIT_S = 3600
 
-PASSED, NO_TESTS = 0, 5  # of pytest's exit codes
+PASSED, FAILED, NO_TESTS = 0, 1, 5  # of pytest's exit codes
 
 
 class Selection(NamedTuple):
@@ -64,8 +64,8 @@ def measured(
 ) -> Selection:
     """What runs where in this tree, by the quick tests of a suite; also kept in a directory.
 
-    If nothing but test modules is new since then, those alone are run. Raises RuntimeError if they
-    do not pass there.
+    If nothing but test modules is new since then, those alone are run. A test that fails by itself
+    shows nothing: it is named and left out. Raises RuntimeError if they can't be run.
     """
     digests = {
         str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -154,13 +154,24 @@ def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str,
         timeout=SUITE_LIMIT_S,
         check=False,
     )
-    if done.returncode not in (PASSED, NO_TESTS):
-        raise RuntimeError(f"the tests do not pass without mutants:\n{done.stdout[-4000:]}")
+    if done.returncode not in (PASSED, FAILED, NO_TESTS):
+        raise RuntimeError(f"the tests do not run without mutants:\n{done.stdout[-4000:]}")
     return _read(tree, report)
 
 
 def _read(tree: Path, report: Path) -> Selection:
     """What a run has left: coverage's data, and pytest's report."""
+    took_s: dict[str, float] = defaultdict(float)
+    failed: set[str] = set()
+    for case in ET.parse(report).iter("testcase"):
+        module = case.attrib["classname"].replace(".", "/") + ".py"
+        test = f"{module}::{_function(case.attrib['name'])}"
+        took_s[test] += float(case.attrib["time"])
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.add(test)
+    for test in sorted(failed):
+        del took_s[test]
+        print(f"left out, as it fails by itself: {test}", flush=True)
     data = CoverageData(str(tree / ".coverage"))
     data.read()
     by_line: dict[str, dict[int, list[str]]] = {}
@@ -168,13 +179,9 @@ def _read(tree: Path, report: Path) -> Selection:
         lines: dict[int, list[str]] = {}
         for line, contexts in data.contexts_by_lineno(path).items():
             tests = {_function(context.partition("|")[0]) for context in contexts if context}
-            if tests:
-                lines[line] = sorted(tests)
+            if tests - failed:
+                lines[line] = sorted(tests - failed)
         by_line[str(Path(path).resolve().relative_to(tree.resolve()))] = lines
-    took_s: dict[str, float] = defaultdict(float)
-    for case in ET.parse(report).iter("testcase"):
-        module = case.attrib["classname"].replace(".", "/") + ".py"
-        took_s[f"{module}::{_function(case.attrib['name'])}"] += float(case.attrib["time"])
     return Selection(by_line, dict(took_s))
 
 
