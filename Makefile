@@ -23,12 +23,11 @@ test coverage: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/test.done
 	@$(PYTEST) -m "not slow and not long"
 
+# Two at once: they wait most of the time.
 test-slow: $(VENV)/test.done
-	$(BIN)/pytest -q -m "slow and not further" --ignore=tests/programs
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or long) and not further"
 
-# Types are checked while tests run, which leave a core idle now and then.
-# Other people's programs that call the gateway, each installed into a cache of its own: their
-# downloads take minutes.
+# Other people's programs that call the gateway, each over every kind of upstream.
 test-programs: $(VENV)/test.done
 	$(BIN)/pytest -q tests/programs
 
@@ -40,6 +39,7 @@ test-storm: $(VENV)/test.done
 test-further: $(VENV)/test.done
 	$(BIN)/pytest -q -m further --ignore=tests/programs --ignore=tests/e2e/test_reload_storm.py
 
+# Types are checked while tests run, which leave a core idle now and then.
 check: lint layers
 	$(MAKE) --no-print-directory -j 2 types coverage
 
@@ -55,7 +55,7 @@ layers: $(VENV)/test.done
 
 coverage: $(VENV)/test.done
 	rm -f .coverage .coverage.*
-	$(PYTEST) -m "not slow" --cov --cov-report=term
+	$(PYTEST) -m "not slow and not long" --cov --cov-report=term
 
 # PEERS=litellm,portkey measures those too, installed into a cache of their own.
 bench: $(VENV)/test.done

@@ -480,6 +480,7 @@ a sample
 """
 
 
+@pytest.mark.long
 def test_page_is_a_session(runtime: Path) -> None:
     """Each kind of block does what the top of this file says."""
     assert problems_of(FIRST_STEPS, runtime / "session", free_port()) == []

@@ -121,6 +121,7 @@ def test_a_mapping_is_read_again_as_it_is_then() -> None:
     assert Proxy(proxy.config).reload() == "nothing changed"
 
 
+@pytest.mark.long
 def test_nothing_is_read_again_unless_it_is_asked_for(host: Host) -> None:
     """Embedded, a changed file is the application's affair."""
     host.path.write_text(config_of("two"))
@@ -148,6 +149,7 @@ def test_a_changed_file_comes_into_force_by_itself(
         assert time.monotonic() - began < 2 * IN_FORCE_S
 
 
+@pytest.mark.long
 def test_what_is_half_written_is_not_taken(watching: Host) -> None:
     """A file is read when it has been the same for a moment."""
     done = threading.Event()
@@ -169,6 +171,7 @@ def test_what_is_half_written_is_not_taken(watching: Host) -> None:
     wait_for(lambda: watching.status("whole") == 200)
 
 
+@pytest.mark.long
 def test_what_is_wrong_is_logged_once_and_mended_by_itself(
     watching: Host, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -682,6 +682,7 @@ def test_serve_ends_at_sigterm_and_leaves_nothing(shell: Shell) -> None:
     assert f"no instance that this user may ask runs on port {running.port}" in err
 
 
+@pytest.mark.long
 def test_reload_with_a_broken_file_changes_nothing(shell: Shell) -> None:
     """SIGHUP: the problems are logged, callers are served on; a good file then takes effect."""
     with serving(shell, workers=1) as running:

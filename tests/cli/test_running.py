@@ -135,6 +135,7 @@ def test_instance_on_another_port_is_pointed_at(instance: Instance) -> None:
     assert f"--port {instance.port}" in err
 
 
+@pytest.mark.long
 def test_reload_tells_what_changed_or_what_is_wrong(instance: Instance) -> None:
     """In all workers before it ends. What is wrong is printed, as `status` does, with status 2."""
     text = instance.shell.read()
@@ -173,6 +174,7 @@ def test_file_that_is_wrong_names_no_port(
             _place(args)
 
 
+@pytest.mark.long
 def test_clients_that_leave_are_told_of(instance: Instance) -> None:
     """Until their last request has ended; nobody can disable one any more."""
     text = instance.shell.read()
@@ -218,6 +220,7 @@ def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
             assert running.chat("m")[0] == 200
 
 
+@pytest.mark.long
 def test_service_is_found_by_its_file() -> None:
     """Where `control-dir` says: by FILE, whatever the port; an order holds, and is forgotten."""
     with Shell({}) as place:
@@ -232,6 +235,7 @@ def test_service_is_found_by_its_file() -> None:
         assert list(home.iterdir()) == []
 
 
+@pytest.mark.long
 def test_health_is_asked_over_http() -> None:
     """`ok` and status 0, or why not and 1: it serves, has a client in service, or is gone."""
     with Shell({"port": 0, "demo": [{"name": "demo"}]}) as place:
@@ -248,6 +252,7 @@ def test_health_is_asked_over_http() -> None:
         assert (status, out, "refused" in err) == (1, "", True), err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_instance_may_listen_at_an_ipv6_address(host: str, tmp_path: Path) -> None:
     """With or without brackets in the file; it says so, and is found there."""

@@ -16,6 +16,7 @@ SECRET = "sk-or-v1-0123456789b780"
 BAD_TAG = "a tag or a number that is not understood"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("data", "problems"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(NAMES, TREES, max_size=8), st.dictionaries(st.just("A"), st.text()))
 def test_any_tree_loads_or_raises_config_error(tree: Any, environ: dict[str, str]) -> None:

@@ -131,6 +131,7 @@ def test_name_that_is_not_found_costs_one_attempt(company: Company) -> None:
         assert (answer.status, answer.headers["x-proxy-client"][:9]) == (200, "fallback/")
 
 
+@pytest.mark.long
 def test_check_masks_what_is_in_a_proxys_url(company: Company, tmp_path: Path) -> None:
     """It prints what would be served, and on which way."""
     file = tmp_path / "config.yaml"

@@ -419,6 +419,7 @@ def test_deep_inputs(gateway: Gateway, kind: str) -> None:
         assert ask(gateway, "", body).status in (200, 400)
 
 
+@pytest.mark.long
 def test_huge_inputs(gateway: Gateway) -> None:
     """Megabytes of text, and answers of tens of them."""
     text = "wörd " * 400_000
@@ -429,6 +430,7 @@ def test_huge_inputs(gateway: Gateway) -> None:
     assert vectors(found) == [vector(text, 1536) for text in given]
 
 
+@pytest.mark.long
 def test_empty_inputs_by_the_million(gateway: Gateway) -> None:
     """Cost an error and no more."""
     body = b'{"model":"gemini","input":[%b""]}' % (b'"",' * 2_000_000)

@@ -232,6 +232,7 @@ def test_caller_leaves_between_attempts(
     assert int(record["attempts"]) == len(upstream.received(lot.key))
 
 
+@pytest.mark.long
 def test_requests_of_who_stays_go_on(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
     """The other way round: a patient caller gets its whole answer after much silence."""
     upstream.reply(lot.key, events(chunk({"content": "a"}, finish="stop"), Pause(0.5), "[DONE]"))

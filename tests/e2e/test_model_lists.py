@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from tests.support.gateway import CHAT, Gateway, Response, asked, data_of, text_of
 from tests.support.upstream import (
     HANG,
@@ -149,6 +151,7 @@ def test_stream_that_waits_for_a_list_is_bridged_by_comments() -> None:
         assert texts.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.long
 def test_late_errors_of_a_committed_stream_keep_their_status() -> None:
     """As an error event with the status in `code`, and no `[DONE]`."""
     settings = {"streaming": {"commit-after-seconds": 0.2, "keepalive-seconds": 0.2}}

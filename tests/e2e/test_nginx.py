@@ -548,6 +548,7 @@ def upstream_front(nginx: Nginx) -> Iterator[http.client.HTTPConnection]:
         connection.close()
 
 
+@pytest.mark.long
 def test_record_has_the_address_of_nginxs_caller(
     shipped_front: Front, gateway: Gateway, lot: Lot
 ) -> None:

@@ -69,6 +69,7 @@ def serve_only(gateway: Gateway, model: str) -> None:
     assert statuses == {200}, gateway.log
 
 
+@pytest.mark.long
 def test_sighup_replaces_no_worker(gateway: Gateway) -> None:
     """Each says what changed; the new configuration is in force in all, the old one in none."""
     before = gateway.workers()
@@ -223,6 +224,7 @@ with open(os.environ["MODEL_FILE"]) as file:
 """
 
 
+@pytest.mark.long
 def test_application_of_a_host_keeps_gunicorns_own_reload(tmp_path: Path) -> None:
     """It is how its code is loaded anew: other workers, after the new code."""
     (tmp_path / "hosting.py").write_text(HOST)

@@ -205,6 +205,7 @@ def asked_for_little(config: dict[str, Any], margin_bytes: int) -> list[tuple[in
     return kinds
 
 
+@pytest.mark.long
 def test_no_memory_is_to_be_had(upstream: Upstream) -> None:
     """For large answers, whole or an event of a stream; the process serves on."""
     large = as_asked("x" * (24 << 20))

@@ -126,6 +126,7 @@ def test_port_in_use_is_one_line_and_status_3() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "proxy", "serve"]])
 @pytest.mark.parametrize("taken", ["socket", "file"])
 def test_unix_socket_in_use_is_one_line_and_status_3(

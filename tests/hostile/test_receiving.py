@@ -322,6 +322,7 @@ def test_head_that_is_refused_in_the_end_is_not_waited_for(gateway: Gateway) -> 
             assert statuses(read_all(sock))[0] in (400, 414)
 
 
+@pytest.mark.long
 def test_callers_without_pause_leave_threads_to_others() -> None:
     """More of them than threads, each with its next request at once: nobody else waits long."""
     config = {"max-requests-in-flight": 1, "demo": [{"name": DEMO}]}
@@ -397,6 +398,7 @@ def test_stop_waits_a_moment_for_first_bytes() -> None:
         assert gateway.wait_ended() == 0
 
 
+@pytest.mark.long
 def test_stop_does_not_wait_for_silent_connections() -> None:
     """Neither for one that never said anything nor for one that is kept."""
     only_demo = {"demo": [{"name": DEMO}]}

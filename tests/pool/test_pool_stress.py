@@ -183,6 +183,7 @@ def stress(threads: int, leases_each: int) -> Ledger:
     return ledger
 
 
+@pytest.mark.long
 def test_nothing_is_lost_among_threads() -> None:
     """A small form of the exit test: 50 threads x 200 leases."""
     ledger = stress(50, 200)

@@ -116,6 +116,7 @@ STEPS = st.sampled_from([
 ])  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(
     scripts=st.lists(st.lists(STEPS, min_size=9, max_size=9), min_size=1, max_size=3),

@@ -23,6 +23,7 @@ def test_key_is_found_and_its_mask_is_not(key: str) -> None:
         assert key_in(f"p/{text} b") is None
 
 
+@pytest.mark.long
 def test_test_that_shows_a_key_fails(tmp_path: Path) -> None:
     """Printed or logged, whatever else it proves."""
     code = "import logging, sys\n"

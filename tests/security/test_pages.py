@@ -63,12 +63,14 @@ def page_of(status: int) -> Reply:
     return Reply([told.encode()], status, [("Content-Type", "text/html; charset=utf-8")])
 
 
+@pytest.mark.long
 def test_scripts_do_run_in_this_browser(browser: str, tmp_path: Path) -> None:
     """Else the next test would show nothing."""
     with site(SCRIPT) as there, site(f"<script>location = '{there}'</script>") as url:
         assert RAN in seen(browser, url, tmp_path)
 
 
+@pytest.mark.long
 def test_error_of_an_upstream_is_no_page(browser: str, upstream: Upstream, tmp_path: Path) -> None:
     """A page of the user's own machine may call an open gateway, and be taken to its answer."""
     lots = Lots(upstream.url, {1: 1})

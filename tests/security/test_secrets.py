@@ -378,6 +378,7 @@ def test_gateway_keeps_no_file_open_for_writing(gateway: Gateway) -> None:
 # Keys that the file does not hold
 
 
+@pytest.mark.long
 def test_keys_from_files_and_digests_do_over_tls(
     secure: Upstream, ca_bundle: Path, tmp_path: Path
 ) -> None:

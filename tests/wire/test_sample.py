@@ -123,6 +123,7 @@ NODE = {
 DEFINITIONS = {"node": NODE, "unit": {"enum": ["C", "F"], "type": "string"}}
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(objects(TREES))
 def test_sample_fits_what_vendors_take(schema: dict[str, Any]) -> None:
@@ -133,6 +134,7 @@ def test_sample_fits_what_vendors_take(schema: dict[str, Any]) -> None:
     assert sample(schema) == found
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(schemas() | SCALARS | st.lists(SCALARS))
 def test_any_schema_has_a_sample_or_none(schema: Any) -> None:

@@ -227,6 +227,7 @@ JSON = st.recursive(
 NAMES = st.text().filter(lambda name: name not in ("model", "stream", "messages", "stop"))
 
 
+@pytest.mark.long
 @given(
     st.dictionaries(NAMES, JSON),
     st.text(min_size=1),

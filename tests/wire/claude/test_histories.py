@@ -59,6 +59,7 @@ def _judge(chat: Json, model: str, effort: str | None) -> None:
 _EFFORTS = st.sampled_from([None, None, "none", "low", "max"])
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chat=conversations(), model=st.sampled_from(MODELS + BOUND), effort=_EFFORTS)
 def test_no_conversation_is_refused_or_breaks_a_rule(

@@ -43,6 +43,7 @@ def sent(parameters: Json, model: str = "claude-opus-5") -> Json:
 _INPUTS = st.dictionaries(st.sampled_from(NAMES), values, max_size=3)
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=schemas(), inputs=st.lists(_INPUTS, min_size=1, max_size=5))
 def test_schema_accepts_what_it_accepted(schema: Json, inputs: list[Json]) -> None:

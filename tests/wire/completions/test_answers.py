@@ -331,6 +331,7 @@ CHUNK = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(CHUNK, st.integers(0, 1)), max_size=5), REQUESTS)
 def test_any_chunk_is_translated_or_refused(chunks: list[tuple[Json, int]], fields: Json) -> None:

@@ -24,6 +24,7 @@ def check(request: Json, model: str) -> None:
     upstream.read_request(sent, model=model)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(conversations(), st.sampled_from(MODELS))
 def test_conversations_are_taken(request: Json, model: str) -> None:

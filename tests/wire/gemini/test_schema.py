@@ -723,6 +723,7 @@ def compare(schema: dict[str, Any], found: list[Any]) -> None:
             assert not accepts(made, value), (made, value)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schemas(), st.lists(values, min_size=5, max_size=10))
 def test_schema_keeps_its_meaning(schema: dict[str, Any], found: list[Any]) -> None:

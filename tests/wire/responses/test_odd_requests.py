@@ -165,6 +165,7 @@ def test_nesting_beyond_all_bounds_is_refused(kind: str, item: str) -> None:
             to_chat(b'{"model":"m","input":[%b]}' % deep.encode(), kind, model="m", stream=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "item",
     [

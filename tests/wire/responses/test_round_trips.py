@@ -93,6 +93,7 @@ _DECLARED = [
 ]
 
 
+@pytest.mark.long
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_messages())
 def test_claude_gets_back_what_it_said(message: Json) -> None:

@@ -436,6 +436,7 @@ _DELTAS = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.lists(_DELTAS, max_size=12), st.sampled_from(["stop", "length", "tool_calls"]))
 def test_any_stream_adds_up(deltas: list[Json], finish: str) -> None:
