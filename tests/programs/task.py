@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.support.dialects import Call, Dialect, Said
-from tests.support.upstream import Received, Reply
+from tests.support.upstream import CUT, RESET, Received, Reply, raw
 
 KEY = "caller-key-0123456789"
 RUN_S = 120
@@ -40,3 +41,19 @@ def scripted(
 def came_back(body: str) -> bool:
     """Whether the command's output is in a request; the command itself has no line's end there."""
     return f"{MARK}\\n" in body or f"{MARK}\\\\n" in body
+
+
+# What may go wrong with the first answer of a vendor.
+FAULTS = ("cut", "reset", "429", "500")
+
+
+def broken(dialect: Dialect, fault: str) -> Reply:
+    """A streamed answer that goes wrong."""
+    if fault == "cut":
+        whole = dialect.streamed(Said("I will look."))
+        return replace(whole, body=[*whole.body[:3], CUT])
+    if fault == "reset":
+        return raw(RESET)
+    if fault == "429":
+        return dialect.refused(429, "Slow down.", **{"Retry-After": "1"})
+    return dialect.refused(500, "All is lost.")

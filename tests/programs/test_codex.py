@@ -8,25 +8,33 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.callers.environments import Package, installed
-from tests.programs.task import COMMAND, KEY, LAST_WORD, MARK, RUN_S, came_back, scripted
-from tests.support.dialects import DIALECTS, Call, Dialect, Said, configuration
+from tests.programs.task import (
+    COMMAND,
+    FAULTS,
+    KEY,
+    LAST_WORD,
+    MARK,
+    RUN_S,
+    broken,
+    came_back,
+    scripted,
+)
+from tests.support.dialects import DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import CUT, RESET, Upstream, raw
+from tests.support.upstream import Upstream
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CODEX = Package("@openai/codex", "0.169.0", by_npm=True)
 ALL: tuple[Dialect, ...] = (*DIALECTS, NATIVE)
-FAULTS = ("cut", "reset", "429", "500")
 RUN = Call("call_1", "exec_command", {"cmd": COMMAND})
 
 
@@ -67,14 +75,7 @@ def test_codex_runs_a_command(
 def test_codex_recovers(gateway: Gateway, upstream: Upstream, tmp_path: Path, fault: str) -> None:
     """By its own retries, as it does before a vendor; the gateway makes none here."""
     dialect, key = DIALECTS[0], f"key-{fault}"
-    whole = dialect.streamed(Said("I will look."))
-    broken = {
-        "reset": raw(RESET),
-        "cut": replace(whole, body=[*whole.body[:3], CUT]),
-        "429": dialect.refused(429, "Slow down.", **{"Retry-After": "1"}),
-        "500": dialect.refused(500, "All is lost."),
-    }
-    upstream.reply(key, broken[fault])
+    upstream.reply(key, broken(dialect, fault))
     upstream.always(key, scripted(dialect, RUN))
     check_run(gateway, fault, tmp_path)
 

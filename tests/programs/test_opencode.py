@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.callers.environments import Package, installed
-from tests.programs.task import COMMAND, KEY, LAST_WORD, MARK, RUN_S, came_back, scripted
-from tests.support.dialects import DIALECTS, Call, Dialect, configuration
+from tests.programs.task import (
+    COMMAND,
+    FAULTS,
+    KEY,
+    LAST_WORD,
+    MARK,
+    RUN_S,
+    broken,
+    came_back,
+    scripted,
+)
+from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import Received, Upstream
+from tests.support.upstream import Received, Reply, Upstream
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -41,6 +51,8 @@ RUNS = [
     )
     for case in CASES
 ]
+# The vendor of each mode, before which it recovers by itself.
+VENDORS = {"chat": BY_KIND["openai"], "responses": NATIVE, "messages": BY_KIND["claude"]}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,13 @@ def gateway(upstream: Upstream) -> Iterator[Gateway]:
         one.client(upstream.origin, f"key-{mode}-{one.kind}", f"{mode}-{one.kind}")
         for mode, one in CASES
     ]
-    with Gateway(configuration(*clients, **{"api-keys": [KEY]})) as running:
+    clients += [
+        one.client(upstream.origin, f"key-{mode}-{fault}", f"{mode}-{fault}")
+        for mode, one in VENDORS.items()
+        for fault in FAULTS
+    ]
+    settings = {"api-keys": [KEY], "request-retry": 0, "max-retry-interval": 0}
+    with Gateway(configuration(*clients, **settings)) as running:
         yield running
 
 
@@ -65,20 +83,51 @@ def test_opencode_runs_a_command(
     gateway: Gateway, upstream: Upstream, mode: str, dialect: Dialect, tmp_path: Path
 ) -> None:
     """Its output comes back in the next request, and the last word out of the program."""
-    home = installed(OPENCODE)
     model = f"{mode}-{dialect.kind}"
+    upstream.always(f"key-{model}", scripted(dialect, RUN, reader(mode, dialect)))
+    check_run(gateway.url, mode, model, tmp_path)
+    bodies = [json.dumps(one.json()) for one in upstream.received(f"key-{model}")]
+    assert any(came_back(body) for body in bodies)
 
-    def read(received: Received) -> Any:
-        # Claude's own caller may have a query and betas.
-        is_native = (mode, dialect.kind) == ("messages", "claude")
-        return received.json() if is_native else dialect.read(received)
 
-    upstream.always(f"key-{model}", scripted(dialect, RUN, read))
-    work = tmp_path / "work"
+@pytest.mark.further
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_opencode_recovers(
+    gateway: Gateway, upstream: Upstream, mode: str, tmp_path: Path, fault: str
+) -> None:
+    """By its own retries, as it does before the vendor; the gateway makes none here."""
+    dialect, model = VENDORS[mode], f"{mode}-{fault}"
+    answer = scripted(dialect, RUN, reader(mode, dialect))
+    is_broken = False
+
+    def first_broken(received: Received) -> Reply:
+        nonlocal is_broken
+        if not is_broken and f'"{RUN.name}"'.encode() in received.body:
+            is_broken = True
+            return broken(dialect, fault)
+        return answer(received)
+
+    upstream.always(f"key-{model}", first_broken)
+    check_run(gateway.url, mode, model, tmp_path)
+    assert is_broken
+
+
+def reader(mode: str, dialect: Dialect) -> Callable[[Received], Any]:
+    """What reads the gateway's requests: Claude's own caller may have a query and betas."""
+    if (mode, dialect.kind) == ("messages", "claude"):
+        return Received.json
+    return dialect.read
+
+
+def check_run(url: str, mode: str, model: str, folder: Path) -> None:
+    """A run of the program in this folder: it does what it is asked to, and ends well."""
+    home = installed(OPENCODE)
+    work = folder / "work"
     work.mkdir()
     provider = {
         "npm": MODES[mode],
-        "options": {"baseURL": f"{gateway.url}/v1", "apiKey": KEY},
+        "options": {"baseURL": f"{url}/v1", "apiKey": KEY},
         "models": {model: {"tool_call": True, "limit": {"context": 128_000, "output": 8_000}}},
     }
     settings = {
@@ -97,12 +146,12 @@ def test_opencode_runs_a_command(
         ],
         cwd=work,
         env=environment(
-            HOME=str(tmp_path),
+            HOME=str(folder),
             PWD=str(work),
-            XDG_CONFIG_HOME=str(tmp_path / "config"),
-            XDG_DATA_HOME=str(tmp_path / "data"),
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
-            XDG_STATE_HOME=str(tmp_path / "state"),
+            XDG_CONFIG_HOME=str(folder / "config"),
+            XDG_DATA_HOME=str(folder / "data"),
+            XDG_CACHE_HOME=str(folder / "cache"),
+            XDG_STATE_HOME=str(folder / "state"),
             HTTPS_PROXY="http://127.0.0.1:9",
             NO_PROXY="127.0.0.1,localhost",
             OPENCODE_DISABLE_MODELS_FETCH="1",
@@ -119,5 +168,3 @@ def test_opencode_runs_a_command(
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert LAST_WORD in done.stdout
     assert (work / "proof.txt").read_text() == f"{MARK}\n"
-    bodies = [json.dumps(one.json()) for one in upstream.received(f"key-{model}")]
-    assert any(came_back(body) for body in bodies)
