@@ -42,7 +42,7 @@ def langchain(dialect: str, model: str, task: str) -> tuple[str, str]:
     if dialect == "messages":
         from langchain_anthropic import ChatAnthropic  # type: ignore[import-not-found]
 
-        chat = ChatAnthropic(model=model, base_url=BASE, api_key=KEY, max_retries=0)
+        chat = ChatAnthropic(model=model, base_url=BASE, api_key=KEY)
     else:
         from langchain_openai import ChatOpenAI  # type: ignore[import-not-found]
 
@@ -51,7 +51,6 @@ def langchain(dialect: str, model: str, task: str) -> tuple[str, str]:
             model=model,
             base_url=f"{BASE}/v1",
             api_key=KEY,
-            max_retries=0,
             use_responses_api=is_responses,
         )
     agent = create_agent(chat, [run_shell])

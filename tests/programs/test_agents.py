@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.callers.environments import Package, installed
-from tests.programs.task import KEY, LAST_WORD, MARK, RUN_S, came_back, scripted
-from tests.support.dialects import DIALECTS, Call, Dialect, configuration
+from tests.programs.task import (
+    FAULTS,
+    KEY,
+    LAST_WORD,
+    MARK,
+    RUN_S,
+    broken,
+    came_back,
+    scripted,
+)
+from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
 from tests.support.upstream import Received, Upstream
@@ -50,6 +59,9 @@ RUNS = [
     for library in LIBRARIES
     for case in CASES
 ]
+# The vendor of each dialect, and what the libraries' retries take there: a cut they do not.
+VENDORS = {"chat": BY_KIND["openai"], "responses": NATIVE, "messages": BY_KIND["claude"]}
+TAKEN = [fault for fault in FAULTS if fault != "cut"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,15 @@ def gateway(upstream: Upstream) -> Iterator[Gateway]:
         for spoken, one in CASES
         for name in [f"{library}-{spoken}-{one.kind}"]
     ]
-    with Gateway(configuration(*clients, **{"api-keys": [KEY], "request-retry": 0})) as running:
+    clients += [
+        one.client(upstream.origin, f"key-{name}", name)
+        for library in LIBRARIES
+        for spoken, one in VENDORS.items()
+        for fault in TAKEN
+        for name in [f"{library}-{spoken}-{fault}"]
+    ]
+    settings = {"api-keys": [KEY], "request-retry": 0, "max-retry-interval": 0}
+    with Gateway(configuration(*clients, **settings)) as running:
         yield running
 
 
@@ -81,24 +101,47 @@ def test_agent_runs_a_command(
     tmp_path: Path,
 ) -> None:
     """Whole and streamed, its output comes back in the next request, and the last word out."""
-    home = installed(LIBRARIES[library])
     model = f"{library}-{spoken}-{dialect.kind}"
-    is_native = (spoken, dialect.kind) == ("messages", "claude")
+    upstream.always(f"key-{model}", scripted(dialect, RUN, reader(spoken, dialect)))
+    check_run(gateway.url, library, spoken, model, tmp_path)
+    asked = upstream.received(f"key-{model}")
+    # Each way is a request with the task, and one with what came of it.
+    assert [came_back(json.dumps(one.json())) for one in asked] == [False, True] * 2
+    assert [dialect.is_stream(one) for one in asked] == [False, False, True, True]
 
-    def read(received: Received) -> Any:
-        # Claude's own caller may have a query and betas.
-        return received.json() if is_native else dialect.read(received)
 
-    upstream.always(f"key-{model}", scripted(dialect, RUN, read))
+@pytest.mark.further
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("spoken", VENDORS)
+@pytest.mark.parametrize("fault", TAKEN)
+def test_agent_recovers(
+    gateway: Gateway, upstream: Upstream, library: str, spoken: str, fault: str, tmp_path: Path
+) -> None:
+    """By its own retries, as it does before the vendor; the gateway makes none here."""
+    dialect, model = VENDORS[spoken], f"{library}-{spoken}-{fault}"
+    upstream.reply(f"key-{model}", broken(dialect, fault))
+    upstream.always(f"key-{model}", scripted(dialect, RUN, reader(spoken, dialect)))
+    check_run(gateway.url, library, spoken, model, tmp_path)
+    assert len(upstream.received(f"key-{model}")) == 5
+
+
+def reader(spoken: str, dialect: Dialect) -> Callable[[Received], Any]:
+    """What reads the gateway's requests: Claude's own caller may have a query and betas."""
+    return Received.json if (spoken, dialect.kind) == ("messages", "claude") else dialect.read
+
+
+def check_run(url: str, library: str, spoken: str, model: str, folder: Path) -> None:
+    """A run of the agent in this folder: it does what it is asked to, whole and streamed."""
+    home = installed(LIBRARIES[library])
     done = subprocess.run(
         [
             *(str(home / "bin/python"), str(AGENT)),
             *(library, spoken, model, "Run the shell command that prints the proof."),
         ],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(
-            HOME=str(tmp_path),
-            BASE=gateway.url,
+            HOME=str(folder),
+            BASE=url,
             KEY=KEY,
             LANGSMITH_TRACING="false",
             NO_PROXY="127.0.0.1",
@@ -112,8 +155,4 @@ def test_agent_runs_a_command(
     )
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
     assert done.stdout == f"{LAST_WORD}\n" * 2
-    assert (tmp_path / "proof.txt").read_text() == f"{MARK}\n" * 2
-    asked = upstream.received(f"key-{model}")
-    # Each way is a request with the task, and one with what came of it.
-    assert [came_back(json.dumps(one.json())) for one in asked] == [False, True] * 2
-    assert [dialect.is_stream(one) for one in asked] == [False, False, True, True]
+    assert (folder / "proof.txt").read_text() == f"{MARK}\n" * 2
