@@ -1,14 +1,11 @@
 """JSON Schema as callers write it, in the part of it that Gemini reads.
 
-Gemini has two fields each for the parameters of a function and for structured output: `parameters`
-and `responseSchema` take an OpenAPI 3.0 `Schema` message, in which an unknown keyword is a 400 and
-type unions don't exist; `parametersJsonSchema` and `responseJsonSchema` take JSON Schema. We send
-the latter: types of several kinds, `additionalProperties` and number enums survive, and nothing is
-refused for a keyword. Google's own CLI sends it too (google-gemini/gemini-cli#4196); from Gemini 3
-on a union in the former ends in MALFORMED_FUNCTION_CALL (UKGovernmentBEIS/inspect_ai#3097).
-What it reads (GenerationConfig.responseJsonSchema in the API reference,
-2026-11): `$id $defs $ref $anchor type format title description enum items prefixItems minItems
-maxItems minimum maximum anyOf oneOf properties additionalProperties required propertyOrdering`.
+It is sent as `parametersJsonSchema` and `responseJsonSchema`, which every present model takes. The
+older `parameters` and `responseSchema` have no types of several kinds and refuse unknown keywords;
+from Gemini 3 on a union in them ends in MALFORMED_FUNCTION_CALL (UKGovernmentBEIS/inspect_ai#3097).
+What is read (GenerationConfig.responseJsonSchema in the API reference, 2026-11): `$id $defs $ref
+$anchor type format title description enum items prefixItems minItems maxItems minimum maximum anyOf
+oneOf properties additionalProperties required propertyOrdering`.
 
 The rest is put in these terms, so that what the schema accepts stays accepted:
 
@@ -26,39 +23,41 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from ...errors import InvalidRequest
-from .flat_schema import TYPES, WORDS, Flat, Node, Reader, is_number, key_of, reach
+from .flat_schema import TYPES, WORDS, Reader, Schema, encoded, key_of
 
-_PLAIN: Final = frozenset({"type", "title", "description", "format"})
-_SCALARS: Final = ("string", "integer", "number", "boolean")
+_BESIDE: Final = {
+    "string": ("format",),
+    "number": ("format", "minimum", "maximum"),
+    "integer": ("format", "minimum", "maximum"),
+    "array": ("minItems", "maxItems"),
+    None: ("format", "minimum", "maximum", "minItems", "maxItems"),
+}
+_OBJECTS: Final = frozenset(("properties", "additionalProperties", "required"))
+_KINDS: Final = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
 
-Schema = dict[str, Any]
 
-
-def clean(schema: Mapping[str, Any], *, param: str) -> Schema:
+def clean(schema: Schema, *, param: str) -> Schema:
     """The schema for a `...JsonSchema` field; `param` names it in errors.
 
     Raises InvalidRequest for a `$ref` that leads nowhere, for a schema that is too large or that
     accepts nothing.
     """
     reader = Reader(schema, param)
-    cleaned = _Writer(reader).clean([reader.root()])
+    cleaned = _Writer(reader).clean(reader.read())
     if cleaned is None:
         raise InvalidRequest(f"{param} accepts nothing", param=param)
     return cleaned
 
 
-def function_parameters(schema: Mapping[str, Any] | None, *, param: str) -> Schema | None:
+def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
     """`parametersJsonSchema`, or None for a function without parameters, which has no field."""
     if not schema:
         return None
     cleaned = clean(schema, param=param)
     objects = [one for one in cleaned.get("anyOf", ()) if one.get("type", "object") == "object"]
     if objects:
-        words: Schema = {key: cleaned[key] for key in WORDS if key in cleaned}
-        cleaned = _one_object(objects, words)
+        cleaned = _one_object(objects, {key: cleaned[key] for key in WORDS if key in cleaned})
     kind = "anyOf" if "anyOf" in cleaned else cleaned.setdefault("type", "object")
     if isinstance(kind, list) and "object" in kind:
         cleaned["type"] = kind = "object"
@@ -68,87 +67,69 @@ def function_parameters(schema: Mapping[str, Any] | None, *, param: str) -> Sche
 
 
 class _Writer:
-    """Writes what was read in Gemini's terms."""
+    """Writes flat schemas in Gemini's terms; None: nothing fits one."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    def clean(self, node: Node) -> Schema | None:
-        """The schema that accepts what all parts accept; None: there is nothing such."""
-        if len(node) == 1:
-            schema = node[0].schema
-            if not isinstance(schema, dict):
-                return None if schema is False else {}
-            if schema.keys() <= _PLAIN and schema.get("type") in _SCALARS:  # most are
-                self._reader.count()
-                return {key: value for key, value in schema.items() if isinstance(value, str)}
-        return self._written(self._reader.read(node))
-
-    def _written(self, flat: Flat) -> Schema | None:
-        if flat.is_never:
-            return None
-        if not flat.unions:
-            made = self._without_union(flat)
+    def clean(self, flat: Schema) -> Schema | None:
+        self._reader.step()
+        if "unions" in flat:
+            first, *others = flat["unions"]
+            # What is said in words stays with the one that has all options.
+            beside = {key: flat[key] for key in flat if key not in ("told", "unions", *WORDS)}
+            if others:
+                beside["unions"] = others
+            made = _any_of([self.clean(self._reader.both(beside, option)) for option in first])
+        elif "enum" in flat:
+            made = _any_of(self._enumerated(flat))
         else:
-            options: list[Schema] = []
-            for option in flat.unions[0]:
-                one = flat.without_words()
-                one.unions = flat.unions[1:]
-                self._reader.absorb(option, one)
-                cleaned = self._written(one)
-                if cleaned is not None:
-                    options.append(cleaned)
-            made = _any_of(options)
+            made = self._by_type(flat)
         if made is None:
             return None
-        words: Schema = {key: flat.words[key] for key in WORDS if key in flat.words}
-        return _told({**made, **words} if words else made, flat.told)
+        words: Schema = {key: flat[key] for key in WORDS if key in flat}
+        return _told({**made, **words}, flat.get("told", {}))
 
-    def _without_union(self, flat: Flat) -> Schema | None:
-        if flat.enum is not None:
-            return _any_of(self._enumerated(flat.enum, flat))
-        if flat.types is None:
-            return self._typed(None, flat)
-        kinds = [kind for kind in TYPES if kind in flat.types and kind != "null"]
-        if "number" in kinds and "integer" in kinds:
+    def _by_type(self, flat: Schema) -> Schema | None:
+        if "type" not in flat:
+            made = self._typed(None, flat)
+            kinds = [kind for kind in TYPES if kind not in ("object", "integer")]
+            return _any_of([self._typed(kind, flat) for kind in kinds]) if made is None else made
+        types: frozenset[str] = flat["type"]
+        if len(types) == 1:
+            return self._typed(next(iter(types)), flat)
+        kinds = [kind for kind in TYPES if kind in types]
+        if "number" in types and "integer" in types:
             kinds.remove("integer")
-        if len(kinds) > 1:
-            options = [self._typed(kind, flat) for kind in kinds]
-            options += [{"type": "null"}] if "null" in flat.types else []
-            return _any_of([option for option in options if option is not None])
-        made = self._typed(kinds[0], flat) if kinds else {"type": "null"}
-        if "null" in flat.types and kinds:
-            return {"type": "null"} if made is None else {**made, "type": [kinds[0], "null"]}
-        return made
+        found = {kind: self._typed(kind, flat) for kind in kinds}
+        if len(found) == 2 and "null" in found:
+            kind, made = next(iter(found.items()))
+            return {"type": "null"} if made is None else {**made, "type": [kind, "null"]}
+        return _any_of(list(found.values()))
 
-    def _typed(self, kind: str | None, flat: Flat) -> Schema | None:
+    def _typed(self, kind: str | None, flat: Schema) -> Schema | None:
         """The schema for one type, None: for any; only with what matters to it."""
         made: Schema = {} if kind is None else {"type": kind}
-        if "format" in flat.words and kind in (None, "string", "number", "integer"):
-            made["format"] = flat.words["format"]
-        if kind in (None, "number", "integer"):
-            made |= {k: flat.numbers[k] for k in ("minimum", "maximum") if k in flat.numbers}
-        if kind in (None, "array"):
+        made |= {key: flat[key] for key in _BESIDE.get(kind, ()) if key in flat}
+        if kind in (None, "array") and ("prefixItems" in flat or "items" in flat):
             made |= self._items(flat)
-        if kind in (None, "object"):
+        if kind in (None, "object") and not _OBJECTS.isdisjoint(flat):
             members = self._members(flat)
-            if members is None:
-                return None if kind else self._anything_but_an_object(flat)
-            made |= members
+            return None if members is None else made | members
         return made
 
-    def _anything_but_an_object(self, flat: Flat) -> Schema | None:
-        kinds = [kind for kind in TYPES if kind not in ("object", "integer")]
-        return _any_of([found for kind in kinds if (found := self._typed(kind, flat)) is not None])
-
-    def _enumerated(self, values: Sequence[Any], flat: Flat) -> list[Schema]:
+    def _enumerated(self, flat: Schema) -> list[Schema]:
         """Options that together are the enum: Gemini reads those of strings and of numbers."""
-        by_kind: dict[str, list[Any]] = {}
-        for value in {key_of(value): value for value in values}.values():
-            kind = _kind_of(value)
-            allowed = flat.types is None or reach(kind, flat.types) or _is_whole(value, flat.types)
-            if allowed and _is_within(value, flat.numbers):
-                by_kind.setdefault("number" if kind == "integer" else kind, []).append(value)
+        types, by_kind = flat.get("type"), dict[str, list[Any]]()
+        self._reader.step(len(flat["enum"]) // 64)
+        for value in {key_of(value): value for value in flat["enum"]}.values():
+            kind = "null" if value is None else _KINDS.get(type(value), "object")
+            kinds = {kind, "integer"} if kind == "number" and value % 1 == 0 else {kind}
+            if (types is None or not types.isdisjoint(kinds)) and (
+                kind != "number"
+                or flat.get("minimum", value) <= value <= flat.get("maximum", value)
+            ):
+                by_kind.setdefault(kind, []).append(value)
         options = []
         for kind, found in by_kind.items():
             option: Schema = {"type": kind}
@@ -158,74 +139,60 @@ class _Writer:
             if kind in ("string", "number") and "" not in found:
                 option["enum"] = found
             elif kind != "null" and not (kind == "boolean" and len(found) > 1):
-                option = _told(option, {"enum": msgspec.json.encode(found).decode()})
+                option = _told(option, {"enum": encoded(found)})
             options.append(option)
         return options
 
-    def _items(self, flat: Flat) -> Schema:
-        made: Schema = {k: flat.numbers[k] for k in ("minItems", "maxItems") if k in flat.numbers}
-        most: int | None = None
-        first: list[Schema] = []
-        for place in range(max((len(array.first) for array in flat.arrays), default=0)):
-            cleaned = self.clean([array.item(place) for array in flat.arrays])
-            if cleaned is None:
-                most = place
-                break
-            first.append(cleaned)
-        if first:
-            made["prefixItems"] = first
-        if most is None and flat.arrays:
-            rest = self.clean([array.part.at(array.rest) for array in flat.arrays])
-            if rest is None:
-                most = len(first)
-            elif rest or not first:
-                made["items"] = rest
-        if most is not None:
-            made["maxItems"] = min(made.get("maxItems", most), most)
+    def _items(self, flat: Schema) -> Schema:
+        first = [self.clean(one) for one in flat.get("prefixItems", {}).values()]
+        most = first.index(None) if None in first else len(first)
+        rest = self.clean(flat.get("items", {})) if most == len(first) else None
+        made: Schema = {"prefixItems": first[:most]} if most else {}
+        if rest is None:
+            made["maxItems"] = min(most, flat.get("maxItems", most))
+        elif rest or not first:
+            made["items"] = rest
         return made
 
-    def _members(self, flat: Flat) -> Schema | None:
+    def _members(self, flat: Schema) -> Schema | None:
         made: Schema = {}
-        if not flat.objects and not flat.required:
-            return made
-        names = dict.fromkeys(name for found in flat.objects for name in found.properties or ())
-        others = self.clean([found.rest() for found in flat.objects])
+        named, required = flat.get("properties", {}), flat.get("required", {})
+        others = self.clean(flat.get("additionalProperties", {}))
+        names = dict.fromkeys(named)
         if others is None:
             made["additionalProperties"] = False
         else:
-            if others or any(found.others is True for found in flat.objects):
+            if "additionalProperties" in flat:
                 made["additionalProperties"] = others or True
             # What is required is described: Gemini wants it among the properties.
-            names |= flat.required
+            names |= required
+            self._reader.step(len(required) // 64)
         properties: Schema = {}
         for name in names:
-            cleaned = self.clean([found.member(name) for found in flat.objects])
+            cleaned = self.clean(named[name]) if name in named else others
             if cleaned is not None:
                 properties[name] = cleaned
-            elif name in flat.required:
+            elif name in required:
                 return None
             elif others is not None:
-                made = _told(made, {"without": msgspec.json.encode(name).decode()})
-        if properties or any(found.properties is not None for found in flat.objects):
+                made = _told(made, {"without": encoded(name)})
+        if properties or "properties" in flat:
             made["properties"] = properties
-        required = [name for name in flat.required if name in properties]
-        if required:
-            made["required"] = required
-        if len(required) < len(flat.required):
+        for key in ("required", "propertyOrdering"):
+            if found := [name for name in flat.get(key, ()) if name in properties]:
+                made[key] = found
+        if any(name not in properties for name in required):
             # Of no use to anybody, and taken by other vendors: a name that no property may have.
-            made = _told(made, {"required": msgspec.json.encode(list(flat.required)).decode()})
-        ordering = [name for name in flat.ordering if name in properties]
-        if ordering:
-            made["propertyOrdering"] = ordering
+            made = _told(made, {"required": encoded(list(required))})
         return made
 
 
-def _any_of(options: Sequence[Schema]) -> Schema | None:
+def _any_of(options: Sequence[Schema | None]) -> Schema | None:
     """The options as one schema, without repetition; None if there is none."""
-    by_text: dict[bytes, Schema] = {}
-    for option in options:
+    by_text: dict[str, Schema] = {}
+    for option in [option for option in options if option is not None]:
         for one in option["anyOf"] if option.keys() == {"anyOf"} else [option]:
-            by_text.setdefault(msgspec.json.encode(one), one)
+            by_text.setdefault(encoded(one), one)
     found = list(by_text.values())
     if {} in found:
         return {}
@@ -251,7 +218,7 @@ def _one_object(objects: Sequence[Schema], words: Schema) -> Schema:
     if all(one.get("additionalProperties") is False for one in objects):
         merged["additionalProperties"] = False
     told = [{key: one[key] for key in one if one[key] != merged.get(key)} for one in objects]
-    told_text = {"anyOf": msgspec.json.encode(told).decode()} if any(told) else {}
+    told_text = {"anyOf": encoded(told)} if any(told) else {}
     return _told({**merged, **words}, told_text)
 
 
@@ -260,22 +227,3 @@ def _told(schema: Schema, told: Mapping[str, str]) -> Schema:
         return schema
     text = f"({', '.join(f'{key}: {value}' for key, value in told.items())})"
     return {**schema, "description": " ".join(filter(None, [schema.get("description"), text]))}
-
-
-def _kind_of(value: object) -> str:
-    if value is None:
-        return "null"
-    for kind, types in (("boolean", bool), ("integer", int), ("number", float), ("string", str)):
-        if isinstance(value, types):
-            return kind
-    return "array" if isinstance(value, list) else "object"
-
-
-def _is_whole(value: object, types: frozenset[str]) -> bool:
-    return "integer" in types and isinstance(value, float) and value.is_integer()
-
-
-def _is_within(value: Any, bounds: Mapping[str, int | float]) -> bool:
-    if not is_number(value):
-        return True
-    return bool(bounds.get("minimum", value) <= value <= bounds.get("maximum", value))

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.gemini.flat_schema import MAX_NODES, Reader
+from proxy.wire.gemini.flat_schema import MAX_STEPS, Reader
 from proxy.wire.gemini.schema import clean, function_parameters
 from tests.support.gemini_rules import schema_violations
 from tests.wire.json_schema import accepts
@@ -172,7 +172,7 @@ def test_exploding_refs_are_refused() -> None:
     defs = {f"d{n}": {"prefixItems": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(20)} | {
         "d20": {}
     }
-    with pytest.raises(InvalidRequest, match=str(MAX_NODES)):
+    with pytest.raises(InvalidRequest, match=str(MAX_STEPS)):
         clean({"$defs": defs, "$ref": "#/$defs/d0"}, param="p")
 
 
@@ -187,6 +187,9 @@ def test_exploding_refs_are_refused() -> None:
             "required": ["a" * 60 + "!"],
         },
         {"allOf": [{"anyOf": [{"minimum": n} for n in range(40)]}] * 3},
+        {"enum": list(range(50_000)), "anyOf": [{"minimum": n} for n in range(9_000)]},
+        {"required": [f"p{n}" for n in range(50_000)], "allOf": [{"required": ["a"]}] * 4_000},
+        {"properties": {f"p{n}": {} for n in range(9_000)}, "anyOf": [{"required": ["a"]}] * 4_000},
     ],
 )
 def test_schema_cannot_keep_a_thread(schema: dict[str, Any]) -> None:
@@ -659,13 +662,13 @@ def test_parameters_are_one_object(schema: dict[str, Any], expected: dict[str, A
     assert made == (expected if expected is None else {"type": "object", **expected})
 
 
-def test_number_of_parts_has_a_limit() -> None:
+def test_number_of_steps_has_a_limit() -> None:
     """As many as that are taken."""
     reader = Reader({}, "p")
-    for _ in range(MAX_NODES):
-        reader.count()
-    with pytest.raises(InvalidRequest, match=f"p has more than {MAX_NODES} parts"):
-        reader.count()
+    for _ in range(MAX_STEPS):
+        reader.step()
+    with pytest.raises(InvalidRequest, match=f"more than {MAX_STEPS} steps"):
+        reader.step()
 
 
 @pytest.mark.parametrize(
