@@ -21,24 +21,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..call_ids import THOUGHT
+from ..chat import objects
 
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
 MAX_SIGNATURE_IN_ID: Final = 8192
 
-_SERVER_KINDS: Final = ("toolCall", "toolResponse")
+_SERVER_KINDS: Final = {"toolCall", "toolResponse"}
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 _TO_URL: Final = str.maketrans("+/", "-_")
 _FROM_URL: Final = str.maketrans("-_", "+/")
-
-
-class CallId(NamedTuple):
-    """What a tool-call id holds: the bare id, and the signature as Gemini gave it."""
-
-    bare: str
-    signature: str | None
 
 
 def make_id(bare: str, signature: str | None) -> str:
@@ -51,13 +45,11 @@ def make_id(bare: str, signature: str | None) -> str:
     return call_id if parse_id(call_id) == (bare, signature) else bare
 
 
-def parse_id(call_id: str) -> CallId:
-    bare, separator, packed = call_id.partition(THOUGHT)
-    if not separator:
-        return CallId(call_id, None)
-    signature = packed.translate(_FROM_URL)
-    signature += "=" * (-len(signature) % 4)
-    return CallId(bare, signature) if is_signature(signature) else CallId(call_id, None)
+def parse_id(call_id: str) -> tuple[str, str | None]:
+    """What a tool-call id holds: the bare id, and the signature as Gemini gave it."""
+    bare, _, packed = call_id.partition(THOUGHT)
+    signature = packed.translate(_FROM_URL) + "=" * (-len(packed) % 4)
+    return (bare, signature) if is_signature(signature) else (call_id, None)
 
 
 def invented_id(reply_id: str, choice: int, call: int) -> str:
@@ -92,27 +84,23 @@ def extra_content(signature: str | None, server_parts: Sequence[object] = ()) ->
 
 def signature_in(extra: object) -> str | None:
     """The signature in an `extra_content` that a caller returned; None if there is none."""
-    if extra is None:
-        return None
-    signature = _google(extra).get("thought_signature")
-    return signature if isinstance(signature, str) and is_signature(signature) else None
+    return _signature(_google(extra).get("thought_signature"))
 
 
 def server_parts_in(extra: object) -> list[dict[str, Any]]:
     """The `server_parts` in an `extra_content` that a caller returned."""
-    if extra is None:
-        return []
-    parts = _google(extra).get("server_parts")
-    found = []
-    for part in parts if isinstance(parts, list) else ():
-        kinds = [kind for kind in _SERVER_KINDS if isinstance(part, dict) and kind in part]
-        if len(kinds) == 1 and isinstance(part[kinds[0]], dict):
-            made = {kinds[0]: part[kinds[0]]}
-            signature = part.get("thoughtSignature")
-            if isinstance(signature, str) and is_signature(signature):
-                made["thoughtSignature"] = signature
-            found.append(made)
+    found: list[dict[str, Any]] = []
+    for part in objects(_google(extra).get("server_parts")):
+        kinds = _SERVER_KINDS & part.keys()
+        if len(kinds) == 1 and isinstance(part[kind := kinds.pop()], dict):
+            signature = _signature(part.get("thoughtSignature"))
+            signed = {"thoughtSignature": signature} if signature else {}
+            found.append({kind: part[kind], **signed})
     return found
+
+
+def _signature(found: object) -> str | None:
+    return found if isinstance(found, str) and is_signature(found) else None
 
 
 def _google(extra: object) -> Mapping[str, Any]:

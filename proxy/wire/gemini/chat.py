@@ -6,17 +6,15 @@ wide as callers are known to write them. A wrong type becomes an InvalidRequest 
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
 
-from ...errors import InvalidRequest, UnsupportedParameter
+from ...errors import UnsupportedParameter
+from ..chat.fields import misfit
 from ..effort import Effort, Reasoning, Thinking
 from ..lenient_json import without_lone
 from ..tool_calls import LegacyCall, ToolCall
-
-_PATH: Final = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
 
 
 class Url(msgspec.Struct):
@@ -76,23 +74,14 @@ class ResponseFormat(msgspec.Struct):
     json_schema: JSONSchema | None = None
 
 
-class NamedFunction(msgspec.Struct):
-    name: str
-
-
-class AllowedTool(msgspec.Struct):
-    type: str = "function"
-    function: NamedFunction | None = None
-
-
 class AllowedTools(msgspec.Struct):
     mode: str
-    tools: list[AllowedTool]
+    tools: list[Tool]
 
 
 class ToolChoice(msgspec.Struct):
     type: str
-    function: NamedFunction | None = None
+    function: Function | None = None
     allowed_tools: AllowedTools | None = None
 
 
@@ -140,21 +129,12 @@ _keys_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
     """The typed request, and every top-level value that is not null as it came."""
     try:
-        body.decode()
         body = without_lone(body)
-        present = {
-            name: value
-            for name, value in _keys_decoder.decode(body).items()
-            if bytes(value).strip() != b"null"
-        }
+        values = _keys_decoder.decode(body).items()
+        present = {name: value for name, value in values if bytes(value).strip() != b"null"}
         return _request_decoder.decode(body), present
-    except msgspec.ValidationError as error:
-        found = _PATH.match(str(error))
-        problem, path = found.groups() if found else (str(error), None)
-        at = f"{path}: " if path else ""
-        raise InvalidRequest(f"{at}{problem}", param=path) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise misfit(error) from error
 
 
 def unsupported(name: str, why: str = "") -> UnsupportedParameter:

@@ -11,7 +11,8 @@ Gemini 3.6 to 4 (sampling parameters ignored, one candidate only), read 2026-11.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 _NAME: Final = re.compile(r"gemini-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.])(?:-(pro|flash-lite|flash))?")
 
@@ -43,48 +44,29 @@ _LEVELS: Final = {
 }
 
 
-class Family(NamedTuple):
+def _from(*version: int) -> property:
+    return property(lambda family: family.version >= version)
+
+
+def _before(*version: int) -> property:
+    return property(lambda family: family.version < version)
+
+
+@dataclass(frozen=True)
+class Family:
     """A model's generation, e.g. (2, 5), and its kind: pro, flash, flash-lite or "" if unknown."""
 
     version: tuple[int, int]
     kind: str
 
-    @property
-    def thinks(self) -> bool:
-        return self.version >= (2, 5)
-
-    @property
-    def validates_signatures(self) -> bool:
-        """Whether a function call of this turn without its thought signature is a 400."""
-        return self.version >= (3, 0)
-
-    @property
-    def matches_call_ids(self) -> bool:
-        """Whether function results are matched to calls by id; before that by name and order."""
-        return self.version >= (3, 0)
-
-    @property
-    def media_in_results(self) -> bool:
-        """Whether a function's result may hold images (`functionResponse.parts`)."""
-        return self.version >= (3, 0)
-
-    @property
-    def combines_tools(self) -> bool:
-        """Whether functions go with Gemini's own tools, and with a response format."""
-        return self.version >= (3, 0)
-
-    @property
-    def fetches_urls(self) -> bool:
-        """Whether `fileData` may hold any public https URL (docs/file-input-methods)."""
-        return self.version >= (2, 5)
-
-    @property
-    def many_candidates(self) -> bool:
-        return self.version < (3, 0)
-
-    @property
-    def penalties(self) -> bool:
-        return self.version < (4, 0)
+    thinks = _from(2, 5)
+    fetches_urls = _from(2, 5)  # whether `fileData` may hold any https URL (file-input-methods)
+    validates_signatures = _from(3, 0)  # an unsigned function call of this turn is a 400
+    matches_call_ids = _from(3, 0)  # results go to calls by id; before that by name and order
+    media_in_results = _from(3, 0)  # `functionResponse.parts`
+    combines_tools = _from(3, 0)  # functions go with Gemini's own tools, and with a format
+    many_candidates = _before(3, 0)
+    penalties = _before(4, 0)
 
     @property
     def sampling(self) -> bool:

@@ -10,6 +10,7 @@ Names of properties stay: the rule for them is that of `parameters`, not of `par
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -49,28 +50,24 @@ class Asked:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._request: _Request | None = None
-        self._names: dict[str, str] | None = None
 
     @property
     def one_call(self) -> bool:
         """Whether the caller takes one call at a time only (`parallel_tool_calls: false`)."""
-        return self._read().parallel_tool_calls is False
+        return self._request.parallel_tool_calls is False
 
     def name(self, wire: str) -> str:
         """The caller's name for the function that Gemini calls `wire`."""
-        if not may_be_made(wire):
-            return wire
-        if self._names is None:
-            request = self._read()
-            used = [*(request.tools or ())]
-            for message in request.messages:
-                used += message.tool_calls or ()
-            names = [tool.function.name for tool in used if tool.function is not None]
-            self._names = {wire_name(n): n for n in reversed(names) if n is not None}
-        return self._names.get(wire, wire)
+        return self._names.get(wire, wire) if may_be_made(wire) else wire
 
-    def _read(self) -> _Request:
-        if self._request is None:
-            self._request = _decode(without_lone(self._body))
-        return self._request
+    @cached_property
+    def _request(self) -> _Request:
+        return _decode(without_lone(self._body))
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        used = [*(self._request.tools or ())]
+        for message in self._request.messages:
+            used += message.tool_calls or ()
+        names = [tool.function.name for tool in used if tool.function is not None]
+        return {wire_name(name): name for name in reversed(names) if name is not None}

@@ -177,7 +177,7 @@ class _Builder:
 
     def _result(self, at: str, message: chat.Message, call_id: str) -> None:
         found = media.result(message.content, param=f"{at}.content", family=self._family)
-        as_called = self._ids.get(calls.parse_id(call_id).bare, call_id)
+        as_called = self._ids.get(calls.parse_id(call_id)[0], call_id)
         pair = self._results.take(call_id, as_called)
         if pair is None:
             text = result_without_call(found.text)

@@ -30,7 +30,7 @@ from proxy.wire.gemini.family import Family, family_of
 )
 def test_generation_and_kind_by_the_name(model: str, version: tuple[int, int], kind: str) -> None:
     """With a minor part or without; a name that says nothing is a present model's."""
-    assert family_of(model) == (version, kind)
+    assert family_of(model) == Family(version, kind)
 
 
 # The first generation for which each holds, and the last before it.
