@@ -427,7 +427,7 @@ MUTANTS = [
        "if tools and not family.combines_tools:", "if False:",
        "wire/gemini/test_request.py", "-k", "format_beside"),
     _m("text of a call in parts is its last piece", "wire/gemini/open_calls.py",
-       "text.pieces.append(piece.string_value)", "text.pieces[:] = [piece.string_value]",
+       "text.write(piece.string_value)", "text.seek(0), text.truncate(), text.write(piece.string_value)",
        "wire/gemini/test_stream.py", "-k", "in_parts"),
     _m("calls are given as they end", "wire/gemini/choice.py",
        "        while self._open and self._open[0].is_whole:\n",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Candidate, Citation, CitationMetadata, GroundingMetadata
+from .events import Candidate, Citation
 
 Annotation = dict[str, Any]
 
@@ -17,27 +17,18 @@ Annotation = dict[str, Any]
 def annotations_of(candidate: Candidate, text: str) -> Iterator[Annotation]:
     """What `candidate` cites; `text` is all visible text of its choice up to now."""
     data = text.encode()
-    if candidate.citation_metadata is not None:
-        yield from _cited(candidate.citation_metadata, data)
-    if candidate.grounding_metadata is not None:
-        yield from _grounded(candidate.grounding_metadata, data)
-
-
-def _cited(metadata: CitationMetadata, data: bytes) -> Iterator[Annotation]:
-    for source in metadata.citation_sources or metadata.citations or ():
-        yield from _annotation(source, source, data)
-
-
-def _grounded(metadata: GroundingMetadata, data: bytes) -> Iterator[Annotation]:
-    pages = [chunk.web for chunk in metadata.grounding_chunks or ()]
-    supports = metadata.grounding_supports or ()
-    for support in supports:
-        for place in support.grounding_chunk_indices or ():
-            if 0 <= place < len(pages):
-                yield from _annotation(pages[place], support.segment, data)
-    if not supports:
-        for page in pages:
-            yield from _annotation(page, None, data)
+    if (cited := candidate.citation_metadata) is not None:
+        for source in cited.citation_sources or cited.citations or ():
+            yield from _annotation(source, source, data)
+    if (grounding := candidate.grounding_metadata) is not None:
+        pages = [chunk.web for chunk in grounding.grounding_chunks or ()]
+        for support in grounding.grounding_supports or ():
+            for place in support.grounding_chunk_indices or ():
+                if 0 <= place < len(pages):
+                    yield from _annotation(pages[place], support.segment, data)
+        if not grounding.grounding_supports:
+            for page in pages:
+                yield from _annotation(page, None, data)
 
 
 def _annotation(

@@ -8,16 +8,15 @@ from __future__ import annotations
 import msgspec
 
 from ...errors import UpstreamInvalid
-from .errors import read_status
+from .events import Answer, reader
 from .request import resource
 
 
-class _Count(msgspec.Struct, rename="camel"):
+class _Count(Answer, rename="camel"):
     total_tokens: int | None = None
-    error: object = None
 
 
-_decode = msgspec.json.Decoder(_Count).decode
+_read = reader(_Count, "count of tokens")
 
 
 def to_request(body: bytes, *, model: str) -> bytes:
@@ -28,12 +27,7 @@ def to_request(body: bytes, *, model: str) -> bytes:
 
 def to_hub(body: bytes) -> bytes:
     """The answer as an object with `input_tokens`; raises UpstreamInvalid, UpstreamRefusal."""
-    try:
-        count = _decode(body)
-    except (ValueError, RecursionError) as error:
-        raise UpstreamInvalid(f"Gemini's answer is no count: {error}") from error
-    if count.error is not None:
-        raise read_status(count.error).refusal()
+    count = _read(body)
     if count.total_tokens is None:
         raise UpstreamInvalid("Gemini's answer has no totalTokens")
     return b'{"input_tokens":%d}' % count.total_tokens

@@ -14,8 +14,7 @@ from ..chat import Usage
 from ..chat.reply import embeddings
 from ..chat.request import MAX_TEXTS
 from ..lenient_json import without_lone
-from .errors import read_status
-from .events import UsageMetadata
+from .events import Answer, UsageMetadata, reader
 from .request import resource
 
 
@@ -38,14 +37,13 @@ class _Vector(Struct):
     values: list[float]
 
 
-class _Answer(Struct, rename="camel"):
-    embeddings: list[_Vector] = []
+class _Embeddings(Answer, rename="camel"):
+    embeddings: list[_Vector] = msgspec.field(default_factory=list)
     usage_metadata: UsageMetadata | None = None
-    error: Any = None
 
 
 _decode_asked = msgspec.json.Decoder(_Asked).decode
-_decode = msgspec.json.Decoder(_Answer).decode
+_read = reader(_Embeddings, "embeddings")
 
 
 def to_request(body: bytes, *, model: str) -> bytes:
@@ -70,18 +68,16 @@ def to_hub(body: bytes, *, request: bytes, model: str) -> tuple[bytes, Usage | N
     Base64 is of little-endian float32, as the official SDKs read it.
     """
     asked = _decode_asked(without_lone(request))
-    try:
-        read = _decode(body)
-        if read.error is not None:
-            raise read_status(read.error).refusal()
-        vectors: list[Any] = [each.values for each in read.embeddings]
-        if len(vectors) != len(asked.texts) or not all(vectors):
-            raise UpstreamInvalid(f"Gemini sent {len(vectors)} of {len(asked.texts)} embeddings")
-        if asked.encoding_format == "base64":
+    answer = _read(body)
+    vectors: list[Any] = [each.values for each in answer.embeddings]
+    if len(vectors) != len(asked.texts) or not all(vectors):
+        raise UpstreamInvalid(f"Gemini sent {len(vectors)} of {len(asked.texts)} embeddings")
+    if asked.encoding_format == "base64":
+        try:
             packed = [struct.pack(f"<{len(each)}f", *each) for each in vectors]
-            vectors = [base64.b64encode(each).decode() for each in packed]
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise UpstreamInvalid(f"Gemini sent no embeddings: {error}") from error
-    told = read.usage_metadata
+        except OverflowError as error:
+            raise UpstreamInvalid(f"Gemini sent no embeddings: {error}") from error
+        vectors = [base64.b64encode(each).decode() for each in packed]
+    told = answer.usage_metadata
     tokens = told.prompt_token_count if told else None
     return embeddings(vectors, model, tokens), None if tokens is None else Usage(tokens)

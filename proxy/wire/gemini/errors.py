@@ -31,6 +31,7 @@ _KEY: Final = re.compile(r"AIza[\w-]{8,}|(?<=api_key:)[\w.-]+")
 _KEY_REASONS: Final = {"API_KEY_INVALID", "API_KEY_EXPIRED", "CONSUMER_SUSPENDED"}
 _LEAKED: Final = "reported as leaked"
 
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES: Final = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -56,8 +57,10 @@ def read_status(
     fields: dict[str, Any] = error if isinstance(error, dict) else {"message": str(error)}
     details = objects(fields.get("details"))
     reasons = {str(detail.get("reason", "")) for detail in details}
-    message = _message(fields)
-    number = status if status is not None else _http_status(fields.get("code"))
+    message = _text(fields, "message") or "Gemini gave no reason"
+    number = status or fields.get("code")
+    if not isinstance(number, int) or (status is None and not 400 <= number <= 599):
+        number = 502
     if reasons & _KEY_REASONS or (number == 403 and _LEAKED in message):
         number = 401
     retry_after_s = read_retry_info(fields)
@@ -68,43 +71,24 @@ def read_status(
         retry_after_s = max(retry_after_s or 0.0, _until_next_day_s(now_s))
     return ErrorFacts(
         number,
-        message,
-        _type(number),
-        _CODES.get(number) or _own_code(fields),
+        _KEY.sub("…", message)[:MAX_MESSAGE_CHARS],
+        _TYPES.get(number, "invalid_request_error" if number < 500 else "upstream_error"),
+        _CODES.get(number) or _text(fields, "status").lower()[:64] or "upstream_error",
         next(_violated(details, "fieldViolations", "field"), None),
         retry_after_s,
     )
 
 
-def _message(fields: Mapping[str, Any]) -> str:
-    message = fields.get("message")
-    text = message if isinstance(message, str) and message else "Gemini gave no reason"
-    return _KEY.sub("…", text)[:MAX_MESSAGE_CHARS]
-
-
-def _http_status(code: object) -> int:
-    return code if isinstance(code, int) and 400 <= code <= 599 else 502
-
-
-def _own_code(fields: Mapping[str, Any]) -> str:
-    status = fields.get("status")
-    return status.lower()[:64] if isinstance(status, str) and status else "upstream_error"
-
-
-def _type(status: int) -> str:
-    if status == 429:
-        return "rate_limit_error"
-    if status in (401, 403):
-        return "authentication_error" if status == 401 else "permission_error"
-    return "invalid_request_error" if status < 500 else "upstream_error"
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    text = fields.get(name)
+    return text if isinstance(text, str) else ""
 
 
 def _violated(details: Iterable[Mapping[str, Any]], kind: str, name: str) -> Iterator[str]:
     """What a google.rpc.QuotaFailure or BadRequest names, in Gemini's words."""
     for detail in details:
         for violation in objects(detail.get(kind)):
-            named = violation.get(name)
-            if isinstance(named, str) and named:
+            if named := _text(violation, name):
                 yield named
 
 

@@ -6,7 +6,8 @@ read 2026-11. Every field may be missing; unknown ones are skipped.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -131,29 +132,42 @@ class PromptFeedback(msgspec.Struct, rename="camel"):
     block_reason_message: str | None = None
 
 
-class Response(msgspec.Struct, rename="camel"):
+class Answer(msgspec.Struct, rename="camel"):
+    """Any answer; one of a method may be an error after all."""
+
+    error: Any = None
+
+
+class Response(Answer, rename="camel"):
     candidates: list[Candidate] | None = None
     usage_metadata: UsageMetadata | None = None
     response_id: str | None = None
     prompt_feedback: PromptFeedback | None = None
-    error: Any = None
 
 
-_decode: Final = msgspec.json.Decoder(Response).decode
+_Shape = TypeVar("_Shape", bound=Answer)
 
 
-def read(body: bytes) -> Response:
-    """One response; an array of one, as errors of the streaming method come, is opened.
+def reader(shape: type[_Shape], what: str) -> Callable[[bytes], _Shape]:
+    """A reader of answers; an array of one, as errors of the streaming method come, is opened.
 
-    Raises UpstreamInvalid if it is none, and UpstreamRefusal for an error object.
+    It raises UpstreamInvalid if there is no such answer, and UpstreamRefusal for an error object.
     """
-    try:
-        response = _decode(unlisted(body))
-    except (ValueError, RecursionError) as error:
-        raise UpstreamInvalid(f"Gemini sent no GenerateContentResponse: {error}") from error
-    if response.error is not None:
-        raise read_status(response.error).refusal()
-    return response
+    decode = msgspec.json.Decoder(shape).decode
+
+    def read(body: bytes) -> _Shape:
+        try:
+            answer = decode(unlisted(body))
+        except (ValueError, RecursionError) as error:
+            raise UpstreamInvalid(f"Gemini sent no {what}: {error}") from error
+        if answer.error is not None:
+            raise read_status(answer.error).refusal()
+        return answer
+
+    return read
+
+
+read: Final = reader(Response, "GenerateContentResponse")
 
 
 def tokens(told: UsageMetadata) -> Usage:

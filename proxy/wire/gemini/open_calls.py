@@ -11,8 +11,9 @@ of the JSON text.
 from __future__ import annotations
 
 import re
+from io import StringIO
 from itertools import pairwise
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +21,7 @@ from ...errors import UpstreamInvalid
 from .events import FunctionCall, PartialArg
 
 _STEP: Final = re.compile(
-    r"""\.([^.\[\]]+)|\[(\d{1,6})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
+    r"""\[(\d{1,6})\]|\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
 )
 _ESCAPED: Final = re.compile(r"\\(.)")
 
@@ -31,14 +32,13 @@ class OpenCall:
     def __init__(self, first: FunctionCall, signature: str | None) -> None:
         self.name = first.name or ""
         self.id = first.id
-        self.signature: str | None = None
-        self.is_whole = self._is_announced = False
+        self.signature = signature
         self._args = b""  # as they came, while nothing else did
         self._tree: dict[str, Any] | None = None
+        self.is_whole = False
         self.add(first, signature)
         # A name alone may be the beginning of a call by a service that does not say so.
-        if not self._args and self._tree is None:
-            self.is_whole = False
+        self.is_whole = self.is_whole and bool(self._args or self._tree is not None)
 
     def is_continued_by(self, part: FunctionCall) -> bool:
         """Whether `part` goes on with this call; another call's has another id or a name."""
@@ -71,7 +71,7 @@ class OpenCall:
         """The JSON object, numbers as they came where they came in one piece."""
         if self._tree is None:
             return self._args or b"{}"
-        return msgspec.json.encode(self._tree, enc_hook=_joined)
+        return msgspec.json.encode(self._tree, enc_hook=StringIO.getvalue)
 
     def _grown(self) -> dict[str, Any]:
         if self._tree is None:
@@ -85,36 +85,19 @@ class OpenCall:
             node = _below(node, step, [] if isinstance(following, int) else {})
         last = steps[-1]
         if piece.string_value is not None:
-            text = _below(node, last, _Text())
-            if not isinstance(text, _Text):
+            text = _below(node, last, StringIO())
+            if not isinstance(text, StringIO):
                 raise UpstreamInvalid(f"Gemini sent text where a value is, at {piece.json_path}")
-            text.pieces.append(piece.string_value)
+            text.write(piece.string_value)
             return
-        value: Any
-        if piece.number_value is not None:
-            value = piece.number_value
-        elif piece.bool_value is not None:
-            value = piece.bool_value
-        elif piece.null_value is not msgspec.UNSET:
-            value = None
-        else:
+        value = piece.bool_value if piece.number_value is None else piece.number_value
+        if value is None and piece.null_value is msgspec.UNSET:
             return
         if isinstance(node, list) and last == len(node):
             node.append(value)
         else:
             _below(node, last, value)
             node[last] = value
-
-
-class _Text:
-    """A string of which pieces come."""
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-
-
-def _joined(text: object) -> str:
-    return "".join(cast(_Text, text).pieces)
 
 
 def _object(args: bytes) -> dict[str, Any]:
@@ -131,12 +114,12 @@ def _steps(path: str) -> list[str | int]:
         found = _STEP.match(path, at)
         if found is None:
             break
-        name, place, single, double = found.groups()
-        quoted = single if single is not None else double
+        place, name, *quoted = found.groups()
         if place is not None:
             steps.append(int(place))
         else:
-            steps.append(name if name is not None else _ESCAPED.sub(r"\1", quoted))
+            escaped = "".join(filter(None, quoted))
+            steps.append(_ESCAPED.sub(r"\1", escaped) if name is None else name)
         at = found.end()
     if not steps or at < len(path) or isinstance(steps[0], int):
         raise UpstreamInvalid(f"Gemini sent arguments at {path[:200]!r}, which is no place")
