@@ -17,65 +17,8 @@ from ..media_types import MISSPELT, joined
 from . import chat
 from .family import Family
 
+Content = str | list[chat.Part] | None
 GeminiPart = dict[str, Any]
-
-# What an assistant says, at OpenAI's two APIs.
-_SAID: Final = frozenset({"text", "output_text", "refusal"})
-# ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
-_IN_RESULTS: Final = frozenset(
-    {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
-)
-_FROM_URL: Final = str.maketrans("-_", "+/")
-
-# Of `input_audio.format`; any other name is taken for a subtype of audio/.
-_AUDIO_TYPES: Final = {"mp3": "audio/mp3", "wav": "audio/wav", "pcm16": "audio/l16"}
-# Gemini refuses what it does not know; MP3 as in ai.google.dev/gemini-api/docs/audio.
-_MISSPELT: Final = {
-    **MISSPELT,
-    "audio/x-mp3": "audio/mp3",
-    "audio/mpeg3": "audio/mp3",
-    "audio/x-mpeg": "audio/mp3",
-    "audio/x-wav": "audio/wav",
-    "audio/wave": "audio/wav",
-    "audio/vnd.wave": "audio/wav",
-    "audio/x-flac": "audio/flac",
-    "audio/x-aiff": "audio/aiff",
-    "audio/x-aac": "audio/aac",
-    "text/pdf": "application/pdf",
-    "text/x-markdown": "text/markdown",
-    "application/x-javascript": "text/javascript",
-}
-
-
-def texts(content: str | list[chat.Part] | None, *, param: str) -> list[str]:
-    """The texts of a message that may hold nothing else; empty ones are left out."""
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [content] if content else []
-    found: list[str] = []
-    for number, part in enumerate(content):
-        if part.type not in ("text", "refusal"):
-            at = f"{param}[{number}]"
-            raise InvalidRequest(f"{at}: only text is possible here, got {part.type!r}", param=at)
-        found.append(part.text or part.refusal or "")
-    return list(filter(None, found))
-
-
-def said(content: str | list[chat.Part] | None) -> list[str]:
-    """The texts of an assistant's message.
-
-    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
-    nothing to another vendor.
-    """
-    if content is None or isinstance(content, str):
-        return [content] if content else []
-    found = [
-        part.refusal if part.type == "refusal" else part.text
-        for part in content
-        if part.type in _SAID
-    ]
-    return [text for text in found if text]
 
 
 class Result(NamedTuple):
@@ -90,130 +33,159 @@ class Result(NamedTuple):
         return "".join(self.texts)
 
 
-def result(content: str | list[chat.Part] | None, *, param: str, family: Family) -> Result:
+# What an assistant says, at OpenAI's two APIs.
+_SAID: Final = frozenset({"text", "output_text", "refusal"})
+# ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
+_IN_RESULTS: Final = frozenset(
+    {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
+)
+_FROM_URL: Final = str.maketrans("-_", "+/")
+
+# Of `input_audio.format`; any other name is taken for a subtype of audio/.
+_AUDIO_TYPES: Final = {"mp3": "audio/mp3", "wav": "audio/wav", "pcm16": "audio/l16"}
+# Gemini refuses what it does not know; MP3 as in ai.google.dev/gemini-api/docs/audio.
+_MISSPELT: Final = {
+    **MISSPELT,
+    **dict.fromkeys(("audio/x-mp3", "audio/mpeg3", "audio/x-mpeg"), "audio/mp3"),
+    **dict.fromkeys(("audio/x-wav", "audio/wave", "audio/vnd.wave"), "audio/wav"),
+    **{f"audio/x-{name}": f"audio/{name}" for name in ("flac", "aiff", "aac")},
+    "text/pdf": "application/pdf",
+    "text/x-markdown": "text/markdown",
+    "application/x-javascript": "text/javascript",
+}
+
+
+def texts(content: Content, param: str) -> list[str]:
+    """The texts of a message that may hold nothing else; empty ones are left out."""
+    for number, part in enumerate(_parts_of(content)):
+        if part.type not in ("text", "refusal"):
+            raise _bad(f"{param}[{number}]", f"only text is possible here, got {part.type!r}")
+    return list(filter(None, (part.text or part.refusal for part in _parts_of(content))))
+
+
+def said(content: Content) -> list[str]:
+    """The texts of an assistant's message.
+
+    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
+    nothing to another vendor.
+    """
+    found = (
+        part.refusal if part.type == "refusal" else part.text
+        for part in _parts_of(content)
+        if part.type in _SAID
+    )
+    return list(filter(None, found))
+
+
+def result(content: Content, param: str, family: Family) -> Result:
     """What a tool's message holds; raises as `parts` does."""
     made = Result([], [], [])
-    for part in parts(content, param=param, family=family):
+    for part in parts(content, param, family):
         if "text" in part:
             made.texts.append(part["text"])
-        elif family.media_in_results and _goes_inside(part):
+        elif family.media_in_results and part.get("inlineData", {}).get("mimeType") in _IN_RESULTS:
             made.inside.append(part)
         else:
             made.behind.append(part)
     return made
 
 
-def _goes_inside(part: GeminiPart) -> bool:
-    return "inlineData" in part and part["inlineData"]["mimeType"] in _IN_RESULTS
-
-
-def parts(content: str | list[chat.Part] | None, *, param: str, family: Family) -> list[GeminiPart]:
+def parts(content: Content, param: str, family: Family) -> list[GeminiPart]:
     """The parts of a message; empty texts, which Gemini refuses, are left out.
 
     Raises InvalidRequest or UnsupportedParameter naming the part (`messages[2].content[0]`).
     """
-    if content is None or isinstance(content, str):
-        return [{"text": content}] if content else []
     return [
-        _part(part, param=f"{param}[{number}]", family=family)
-        for number, part in enumerate(content)
+        _part(part, f"{param}[{number}]", family)
+        for number, part in enumerate(_parts_of(content))
         if part.type != "text" or part.text != ""
     ]
 
 
-def _part(part: chat.Part, *, param: str, family: Family) -> GeminiPart:
+def _parts_of(content: Content) -> list[chat.Part]:
+    return [chat.Part("text", content)] if isinstance(content, str) else content or []
+
+
+def _part(part: chat.Part, param: str, family: Family) -> GeminiPart:
     if part.type == "text" and part.text is not None:
         return {"text": part.text}
     if part.type == "image_url" and part.image_url is not None:
         url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-        return _linked(url, param=param, family=family)
+        return _linked(url, param, family)
     if part.type == "input_audio" and part.input_audio is not None:
         audio = part.input_audio
         kind = _AUDIO_TYPES.get(audio.format, f"audio/{audio.format}")
-        return _inline(kind, audio.data, param=param)
+        return _inline(kind, audio.data, param)
     if part.type == "file" and part.file is not None:
-        return _file(part.file, param=param, family=family)
-    raise InvalidRequest(
-        f"{param}: expected a part of type text, image_url, input_audio or file with the field of "
-        f"its type, got type {part.type!r}",
-        param=param,
-    )
+        return _file(part.file, param, family)
+    what = "a part of type text, image_url, input_audio or file with the field of its type"
+    raise _bad(param, f"expected {what}, got type {part.type!r}")
 
 
-def _file(file: chat.File, *, param: str, family: Family) -> GeminiPart:
+def _file(file: chat.File, param: str, family: Family) -> GeminiPart:
+    at = f"{param}.file"
     if file.file_data is None:
-        param = f"{param}.file.file_id" if file.file_id is not None else f"{param}.file"
+        at += "" if file.file_id is None else ".file_id"
         raise UnsupportedParameter(
-            f"{param}: the model is served by Gemini, which knows no files uploaded to OpenAI; "
+            f"{at}: the model is served by Gemini, which knows no files uploaded to OpenAI; "
             "send the file itself as `file_data`",
-            param=param,
+            param=at,
         )
     if ":" in file.file_data:  # a data URL or a link: base64 has no colon
-        return _linked(file.file_data, param=param, family=family)
+        return _linked(file.file_data, param, family)
     kind = mimetypes.guess_type(file.filename or "")[0]
     if kind is None:
-        raise InvalidRequest(
-            f"{param}.file: the type of the file is unknown; send `file_data` as a data URL or a "
-            "`filename` with a known extension",
-            param=f"{param}.file",
-        )
-    return _inline(kind, file.file_data, param=param)
+        remedy = "send `file_data` as a data URL or a `filename` with a known extension"
+        raise _bad(at, f"the type of the file is unknown; {remedy}")
+    return _inline(kind, file.file_data, param)
 
 
-def _linked(url: str, *, param: str, family: Family) -> GeminiPart:
+def _linked(url: str, param: str, family: Family) -> GeminiPart:
     scheme = url.partition(":")[0].lower()
     if scheme == "data":
-        return _data_url(url, param=param)
+        return _data_url(url, param)
     if scheme != "https" or not family.fetches_urls:
         what = "public https URLs and data URLs" if family.fetches_urls else "data URLs"
-        raise InvalidRequest(
-            f"{param}: this Gemini model takes {what} only; send the file as a data URL "
-            "(data:<type>;base64,...)",
-            param=param,
-        )
+        remedy = "send the file as a data URL (data:<type>;base64,...)"
+        raise _bad(param, f"this Gemini model takes {what} only; {remedy}")
     try:
         kind = mimetypes.guess_type(urlsplit(url).path)[0]
     except ValueError as error:
-        raise InvalidRequest(f"{param}: not a URL: {error}", param=param) from error
+        raise _bad(param, f"not a URL: {error}") from error
     return {"fileData": {"fileUri": url} | ({"mimeType": _registered(kind)} if kind else {})}
 
 
-def _data_url(url: str, *, param: str) -> GeminiPart:
+def _data_url(url: str, param: str) -> GeminiPart:
     """RFC 2397; without base64 the data is percent-encoded."""
     head, comma, data = url[len("data:") :].partition(",")
     kind, *options = [field.strip() for field in head.split(";")]
     if not comma or "/" not in kind:
-        raise InvalidRequest(
-            f"{param}: expected a data URL with a type (data:image/png;base64,...)", param=param
-        )
+        raise _bad(param, "expected a data URL with a type (data:image/png;base64,...)")
     if "base64" not in map(str.lower, options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     elif "%" in data:
         data = unquote(data)
-    return _inline(kind, data, param=param)
+    return _inline(kind, data, param)
 
 
-def _inline(kind: str, data: str, *, param: str) -> GeminiPart:
+def _inline(kind: str, data: str, param: str) -> GeminiPart:
+    """Base64 in one piece, its padding made up."""
     try:
         base64.b64decode(data, validate=True)
     except ValueError:
-        data = _tidied(data, param=param)
+        data = joined(data).translate(_FROM_URL)
+        data += "=" * (-len(data) % 4)
+        try:
+            base64.b64decode(data, validate=True)
+        except ValueError as error:
+            raise _bad(param, f"the data is not valid base64: {error}") from error
     return {"inlineData": {"mimeType": _registered(kind), "data": data}}
-
-
-def _tidied(data: str, *, param: str) -> str:
-    """Base64 in one piece, its padding made up."""
-    data = joined(data)
-    data += "=" * (-len(data) % 4)
-    try:
-        base64.b64decode(data.translate(_FROM_URL), validate=True)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"{param}: the data is not valid base64: {error}", param=param
-        ) from error
-    return data.translate(_FROM_URL)
 
 
 def _registered(kind: str) -> str:
     kind = kind.lower()
     return _MISSPELT.get(kind, kind)
+
+
+def _bad(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"{param}: {why}", param=param)

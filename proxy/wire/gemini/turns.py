@@ -10,7 +10,7 @@ system said in between comes behind the results.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -24,11 +24,6 @@ from .names import wire_name
 Content = dict[str, Any]
 
 _CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
-
-
-class Turns(NamedTuple):
-    system: list[media.GeminiPart]
-    contents: list[Content]
 
 
 class _Call(msgspec.Struct):
@@ -52,6 +47,12 @@ class _Call(msgspec.Struct):
             response["parts"] = found.inside
         return {"functionResponse": response}
 
+    def behind(self) -> list[media.GeminiPart]:
+        """What has to come behind all results."""
+        if self.result is None or not self.result.behind:
+            return []
+        return [{"text": f"From the result of {self.name}:"}, *self.result.behind]
+
 
 class _Turn(msgspec.Struct):
     """`closed`: a result of its calls was seen, so that what the model says next is another."""
@@ -62,50 +63,52 @@ class _Turn(msgspec.Struct):
     closed: bool = False
 
 
-def turns_of(messages: list[chat.Message], *, family: Family) -> Turns:
-    """Raises InvalidRequest naming the message or part that has no place at Gemini."""
-    return _Builder(family).build(messages)
+def turns_of(
+    messages: list[chat.Message], family: Family
+) -> tuple[list[media.GeminiPart], list[Content]]:
+    """The system instruction's parts, and the contents.
+
+    Raises InvalidRequest naming the message or part that has no place at Gemini.
+    """
+    conversation = _Conversation(family)
+    for number, message in enumerate(messages):
+        conversation.add(f"messages[{number}]", message)
+    if conversation.turns:
+        return conversation.system, conversation.contents()
+    if not conversation.system:
+        raise InvalidRequest("messages: there is nothing to answer", param="messages")
+    # A chat of system messages alone is possible at OpenAI, not at Gemini.
+    return [], [{"role": "user", "parts": conversation.system}]
 
 
-class _Builder:
+class _Conversation:
     def __init__(self, family: Family) -> None:
+        self.system: list[media.GeminiPart] = []
+        self.turns: list[_Turn] = []
         self._family = family
-        self._system: list[media.GeminiPart] = []
-        self._turns: list[_Turn] = []
         self._asked = -1  # the last turn in which the user said something
         self._results: CallResults[_Turn, _Call] = CallResults()
         self._ids: dict[str, str] = {}  # an id without what it carries -> the caller's
         self._wire_ids: set[str] = set()
 
-    def build(self, messages: list[chat.Message]) -> Turns:
-        for number, message in enumerate(messages):
-            self._add(f"messages[{number}]", message)
-        if not self._turns:
-            # A chat of system messages alone is possible at OpenAI, not at Gemini.
-            if not self._system:
-                raise InvalidRequest("messages: there is nothing to answer", param="messages")
-            return Turns([], [{"role": "user", "parts": self._system}])
-        return Turns(self._system, self._contents())
-
-    def _add(self, at: str, message: chat.Message) -> None:
+    def add(self, at: str, message: chat.Message) -> None:
         if message.role in ("system", "developer"):
-            found = media.texts(message.content, param=f"{at}.content")
-            if self._turns:
+            found = media.texts(message.content, f"{at}.content")
+            if self.turns:
                 # In place, so that the beginning stays as it is in Gemini's cache.
                 self._user([{"text": said_by_system(text)} for text in found])
             else:
-                self._system += [{"text": text} for text in found]
+                self.system += [{"text": text} for text in found]
         elif message.role == "user":
-            parts = media.parts(message.content, param=f"{at}.content", family=self._family)
+            parts = media.parts(message.content, f"{at}.content", self._family)
             if not parts:
                 raise InvalidRequest(f"{at}.content: the message is empty", param=f"{at}.content")
             self._user(parts)
         elif message.role == "assistant":
             self._assistant(at, message)
-        elif message.role == "tool":
-            self._result(at, message, message.tool_call_id or "")
-        elif message.role == "function":  # of before there were ids
-            self._result(at, message, message.name or "")
+        elif message.role in ("tool", "function"):  # the second is of before there were ids
+            call_id = message.tool_call_id if message.role == "tool" else message.name
+            self._result(at, message, call_id or "")
         else:
             raise InvalidRequest(
                 f"{at}.role: expected system, developer, user, assistant, tool or function, "
@@ -116,11 +119,11 @@ class _Builder:
     def _user(self, parts: list[media.GeminiPart]) -> None:
         if not parts:
             return
-        if self._turns and self._turns[-1].kind == "user":
-            self._turns[-1].parts += parts
+        if self.turns and self.turns[-1].kind == "user":
+            self.turns[-1].parts += parts
         else:
-            self._turns.append(_Turn("user", parts))
-        self._asked = len(self._turns) - 1
+            self.turns.append(_Turn("user", parts))
+        self._asked = len(self.turns) - 1
 
     def _assistant(self, at: str, message: chat.Message) -> None:
         parts: list[media.GeminiPart] = [{"text": text} for text in media.said(message.content)]
@@ -134,11 +137,11 @@ class _Builder:
         made = calls_of(message.tool_calls, message.function_call)
         if not parts and not made:
             return
-        last = self._turns[-1] if self._turns else None
+        last = self.turns[-1] if self.turns else None
         # Programs give each of several parallel calls a message of its own.
         if last is None or last.kind != "model" or last.closed or (parts and last.calls):
             last = _Turn("model", [])
-            self._turns.append(last)
+            self.turns.append(last)
         last.parts += parts
         for place, call in enumerate(made):
             self._call(f"{at}.tool_calls[{place}]", call, last)
@@ -176,7 +179,7 @@ class _Builder:
         return wire_id
 
     def _result(self, at: str, message: chat.Message, call_id: str) -> None:
-        found = media.result(message.content, param=f"{at}.content", family=self._family)
+        found = media.result(message.content, f"{at}.content", self._family)
         as_called = self._ids.get(calls.parse_id(call_id)[0], call_id)
         pair = self._results.take(call_id, as_called)
         if pair is None:
@@ -188,27 +191,25 @@ class _Builder:
         call.is_error = message.is_error
         turn.closed = True
 
-    def _contents(self) -> list[Content]:
+    def contents(self) -> list[Content]:
         contents: list[Content] = []
-        behind: list[media.GeminiPart] = []
-        for number, turn in enumerate(self._turns):
+        behind: list[media.GeminiPart] = []  # of results, for the next turn of the user
+        for number, turn in enumerate(self.turns):
             if turn.kind == "user":
                 contents.append({"role": "user", "parts": behind + turn.parts})
                 behind = []
                 continue
             if behind or not contents:
                 contents.append({"role": "user", "parts": behind or [_CONTINUE]})
-                behind = []
             contents.append({"role": "model", "parts": turn.parts})
+            behind = []
             if turn.calls:
                 self._sign(number, turn)
                 responses = [call.response(self._family) for call in turn.calls]
                 contents.append({"role": "user", "parts": responses})
-                behind = [part for call in turn.calls for part in _behind(call)]
-        if behind:
-            contents.append({"role": "user", "parts": behind})
-        elif contents[-1]["role"] == "model":
-            contents.append({"role": "user", "parts": [_CONTINUE]})
+                behind = [part for call in turn.calls for part in call.behind()]
+        if behind or contents[-1]["role"] == "model":
+            contents.append({"role": "user", "parts": behind or [_CONTINUE]})
         return contents
 
     def _sign(self, number: int, turn: _Turn) -> None:
@@ -216,9 +217,3 @@ class _Builder:
         if self._family.validates_signatures and number > self._asked:
             first = next(part for part in turn.parts if "functionCall" in part)
             first.setdefault("thoughtSignature", calls.NO_SIGNATURE)
-
-
-def _behind(call: _Call) -> list[media.GeminiPart]:
-    if call.result is None or not call.result.behind:
-        return []
-    return [{"text": f"From the result of {call.name}:"}, *call.result.behind]
