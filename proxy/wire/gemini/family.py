@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, get_args
+
+from ..effort import Effort
 
 _NAME: Final = re.compile(r"gemini-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.])(?:-(pro|flash-lite|flash))?")
 
@@ -20,28 +22,17 @@ _NAME: Final = re.compile(r"gemini-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.])(?:-(pro|fl
 # is taken for a present model, but nothing the caller asked for is left out for its sake.
 _UNKNOWN: Final = (3, 0)
 
+
+def _by_effort(*values: Any) -> dict[str, Any]:
+    """In the order none, minimal, low, medium, high, xhigh, max."""
+    return dict(zip(get_args(Effort), values, strict=True))
+
+
 # Budgets of Gemini 2.5 in tokens, as Google's compatibility layer sets them; `none` switches
 # thinking off where the model can, which the Pro model can't: 128 is its least.
-_BUDGETS: Final = {
-    "none": 0,
-    "minimal": 1024,
-    "low": 1024,
-    "medium": 8192,
-    "high": 24576,
-    "xhigh": 24576,
-    "max": 24576,
-}
-_PRO_BUDGETS: Final = {**_BUDGETS, "none": 128, "xhigh": 32768, "max": 32768}
-
-_LEVELS: Final = {
-    "none": "MINIMAL",
-    "minimal": "MINIMAL",
-    "low": "LOW",
-    "medium": "MEDIUM",
-    "high": "HIGH",
-    "xhigh": "HIGH",
-    "max": "HIGH",
-}
+_BUDGETS: Final = _by_effort(0, 1024, 1024, 8192, 24576, 24576, 24576)
+_PRO_BUDGETS: Final = _by_effort(128, 1024, 1024, 8192, 24576, 32768, 32768)
+_LEVELS: Final = _by_effort("MINIMAL", "MINIMAL", "LOW", "MEDIUM", "HIGH", "HIGH", "HIGH")
 
 
 def _from(*version: int) -> property:
