@@ -9,6 +9,7 @@ of a delta have an `index`, without which the openai SDK can't join them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
 from . import calls
 from .citations import annotations_of
-from .events import Candidate, FunctionCall, Part, PromptFeedback, TokenLogprob
+from .events import Candidate, FunctionCall, Part, PromptFeedback, Response, TokenLogprob
 from .names import Asked
 from .open_calls import OpenCall
 
@@ -27,20 +28,11 @@ Delta = dict[str, Any]
 # NO_IMAGE and those to come) is an ordinary end.
 _LENGTH: Final = frozenset({"MAX_TOKENS", "CONTINUATION", "TOO_MANY_TOOL_CALLS"})
 _FILTERED: Final = frozenset(
-    {
-        "SAFETY",
-        "RECITATION",
-        "LANGUAGE",
-        "BLOCKLIST",
-        "PROHIBITED_CONTENT",
-        "SPII",
-        "IMAGE_SAFETY",
-        "IMAGE_PROHIBITED_CONTENT",
-        "IMAGE_RECITATION",
-        "ESCALATION",
-        "PUP_LIMITED_DISABLED",
-        "MODEL_ARMOR",
-    }
+    (
+        *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
+        *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION"),
+        *("PUP_LIMITED_DISABLED", "MODEL_ARMOR"),
+    )
 )
 # The model's output could not be read: another attempt may do better.
 _UNEXPECTED: Final = "UNEXPECTED_TOOL_CALL"
@@ -50,13 +42,38 @@ _UNSIGNED: Final = "MISSING_THOUGHT_SIGNATURE"
 _UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
 
 
+class Choices:
+    """The choices of one answer to `request`; `reply_id` makes ids for calls that have none."""
+
+    def __init__(self, request: bytes, reply_id: str) -> None:
+        self.by_index: dict[int, Choice] = {}
+        self._asked = Asked(request)
+        self._reply_id = reply_id
+
+    def add(self, response: Response) -> Iterator[tuple[Choice, Delta, dict[str, Any] | None]]:
+        """What it adds to which choice, and its `logprobs`; raises as `Choice.add` does."""
+        for place, candidate in enumerate(response.candidates or ()):
+            choice = self._choice(place if candidate.index is None else candidate.index)
+            yield choice, choice.add(candidate), _logprobs_of(candidate)
+        feedback = response.prompt_feedback
+        if feedback is not None and feedback.block_reason and not self.by_index:
+            choice = self._choice(0)
+            yield choice, choice.block(feedback), None
+
+    def _choice(self, index: int) -> Choice:
+        choice = self.by_index.get(index)
+        if choice is None:
+            choice = self.by_index[index] = Choice(index, self._reply_id, self._asked)
+        return choice
+
+
 class Choice:
-    """`index` is the candidate's; `reply_id` makes ids for calls that have none."""
+    """`started`: for the caller, by the first chunk of a stream."""
 
     def __init__(self, index: int, reply_id: str, asked: Asked) -> None:
         self.index = index
-        self._asked = asked
         self.started = False
+        self._asked = asked
         self._reply_id = reply_id
         self._reason: str | None = None
         self._text: list[str] = []
@@ -87,15 +104,12 @@ class Choice:
         once, as the SDK's helper for streams joins strings of the same field. An answer that says
         nothing has an empty text, as at OpenAI.
         """
-        delta: Delta = {} if self._says_something else {"content": ""}
+        says_something = self._text or self._ids or self._is_refused
+        delta: Delta = {} if says_something else {"content": ""}
         if self._signature is not None or self._server_parts:
             extra = calls.extra_content(self._signature, self._server_parts)
             delta["extra_content"] = extra
         return delta
-
-    @property
-    def _says_something(self) -> bool:
-        return bool(self._text or self._ids or self._is_refused)
 
     def block(self, feedback: PromptFeedback) -> Delta:
         """The prompt was refused before anything was made."""
@@ -109,11 +123,15 @@ class Choice:
         delta: Delta = {}
         parts = candidate.content.parts if candidate.content is not None else None
         for part in parts or ():
-            if part.text and not part.thought and part.thought_signature is None:
-                self._text.append(part.text)
-                delta["content"] = delta.get("content", "") + part.text
+            if part.function_call is not None:
+                self._take_call(part.function_call, part.thought_signature, delta)
+            elif part.tool_call or part.tool_response:
+                self._server_parts.append(part)
+            elif part.thought:
+                if part.text:
+                    delta["reasoning_content"] = delta.get("reasoning_content", "") + part.text
             else:
-                self._add_part(part, delta)
+                self._say(part, delta)
         if candidate.citation_metadata is not None or candidate.grounding_metadata is not None:
             self._cite(candidate, delta)
         if candidate.finish_reason is not None and candidate.finish_reason != _UNFINISHED:
@@ -123,17 +141,7 @@ class Choice:
             self._finish(candidate, delta)
         return delta
 
-    def _add_part(self, part: Part, delta: Delta) -> None:
-        if part.function_call is not None:
-            self._take_call(part.function_call, part.thought_signature, delta)
-            return
-        if part.tool_call or part.tool_response:
-            self._server_parts.append(part)
-            return
-        if part.thought:
-            if part.text:
-                delta["reasoning_content"] = delta.get("reasoning_content", "") + part.text
-            return
+    def _say(self, part: Part, delta: Delta) -> None:
         if part.text:
             self._text.append(part.text)
             delta["content"] = delta.get("content", "") + part.text
@@ -168,15 +176,10 @@ class Choice:
         if not bare or THOUGHT in bare or bare in self._ids:
             bare = calls.invented_id(self._reply_id, self.index, place)
         self._ids.add(bare)
-        made: dict[str, Any] = {
-            "index": place,
-            "id": calls.make_id(bare, call.signature),
-            "type": "function",
-            "function": {
-                "name": self._asked.name(call.name),
-                "arguments": _arguments(call.arguments(), call.name),
-            },
-        }
+        arguments = _arguments(call.arguments(), call.name)
+        function = {"name": self._asked.name(call.name), "arguments": arguments}
+        call_id = calls.make_id(bare, call.signature)
+        made: Delta = {"index": place, "id": call_id, "type": "function", "function": function}
         if call.signature:
             made["extra_content"] = calls.extra_content(call.signature)
         delta.setdefault("tool_calls", []).append(made)
@@ -197,9 +200,8 @@ class Choice:
         if reason in _FAILED and not (reason == _UNEXPECTED and self._ids):
             raise UpstreamInvalid(f"Gemini's model failed to answer: {why}")
         if reason == _UNSIGNED:
-            raise UpstreamRefusal(
-                f"Gemini refused: {why}", status=400, upstream_code=reason.lower()
-            )
+            code = reason.lower()
+            raise UpstreamRefusal(f"Gemini refused: {why}", status=400, upstream_code=code)
         if reason in _FILTERED and self._reason is None:
             delta["refusal"] = f"Gemini stopped the answer: {why}"
             self._is_refused = True
@@ -217,7 +219,7 @@ def _arguments(raw: bytes, name: str) -> str:
     return text
 
 
-def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
+def _logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     """`logprobs` of a choice (openai types/chat/chat_completion_token_logprob.py)."""
     result = candidate.logprobs_result
     if result is None:
@@ -231,8 +233,5 @@ def logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": token.token,
-        "bytes": list(token.token.encode()),
-        "logprob": token.log_probability,
-    }
+    spelt = list(token.token.encode())
+    return {"token": token.token, "bytes": spelt, "logprob": token.log_probability}

@@ -17,9 +17,7 @@ from ...errors import UpstreamError, UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
 from ..sse import DONE
 from . import events
-from .choice import Choice, Delta, logprobs_of
-from .events import chat_usage, tokens
-from .names import Asked
+from .choice import Choice, Choices, Delta
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -36,12 +34,11 @@ class ChatStream:
         self, *, request: bytes, model: str, created: int, include_usage: bool, reply_id: str
     ) -> None:
         self.is_over = False
-        self._asked = Asked(request)
+        self._choices = Choices(request, reply_id)
         self._model = model
         self._created = created
         self._include_usage = include_usage
         self._reply_id = reply_id
-        self._choices: dict[int, Choice] = {}
         self._told: events.UsageMetadata | None = None
         self._failure: UpstreamError | None = None
         self._head = b""
@@ -50,7 +47,7 @@ class ChatStream:
     @property
     def usage(self) -> Usage | None:
         """The tokens, as far as the answer told them by now."""
-        return None if self._told is None else tokens(self._told)
+        return None if self._told is None else events.tokens(self._told)
 
     def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
         """The chunks that these events make.
@@ -90,14 +87,15 @@ class ChatStream:
         self._raise_failure()
         if self.is_over:
             return []
-        if not self._choices or not all(choice.finished for choice in self._choices.values()):
-            what = "in the middle of" if self._choices else "before"
+        choices = self._choices.by_index.values()
+        if not choices or not all(choice.finished for choice in choices):
+            what = "in the middle of" if choices else "before"
             raise UpstreamTruncated(f"Gemini's stream ended {what} its answer")
         chunks: list[bytes] = []
-        for choice in self._choices.values():
+        for choice in choices:
             self._chunk(choice, choice.closing, chunks, finish_reason=choice.finish_reason)
         if self._include_usage:
-            usage = _encode(chat_usage(self._told))
+            usage = _encode(events.chat_usage(self._told))
             chunks.append(self._head + b'],"usage":' + usage + b"}")
         return chunks
 
@@ -106,22 +104,9 @@ class ChatStream:
             self._head = self._make_head(response.response_id or self._reply_id)
         if response.usage_metadata is not None:
             self._told = response.usage_metadata
-        for place, candidate in enumerate(response.candidates or ()):
-            choice = self._choice(place if candidate.index is None else candidate.index)
-            delta = choice.add(candidate)
-            logprobs = logprobs_of(candidate)
+        for choice, delta, logprobs in self._choices.add(response):
             if delta or logprobs or not choice.started:
                 self._chunk(choice, delta, chunks, logprobs=logprobs)
-        feedback = response.prompt_feedback
-        if feedback is not None and feedback.block_reason and not self._choices:
-            choice = self._choice(0)
-            self._chunk(choice, choice.block(feedback), chunks)
-
-    def _choice(self, index: int) -> Choice:
-        choice = self._choices.get(index)
-        if choice is None:
-            choice = self._choices[index] = Choice(index, self._reply_id, self._asked)
-        return choice
 
     def _chunk(
         self,
@@ -135,13 +120,8 @@ class ChatStream:
         if not choice.started:
             choice.started = True
             delta = {"role": "assistant", **delta}
-        made = {
-            "index": choice.index,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
-        chunks.append(self._head + _encode(made) + self._tail)
+        made = {"index": choice.index, "delta": delta, "logprobs": logprobs}
+        chunks.append(self._head + _encode({**made, "finish_reason": finish_reason}) + self._tail)
 
     def _make_head(self, chunk_id: str) -> bytes:
         """All that the chunks have in common, up to the choices."""
