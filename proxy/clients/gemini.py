@@ -12,9 +12,8 @@ from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.chat.request import HUB_EMBED
-from ..wire.gemini import count, embed, errors, models
-from ..wire.gemini.reply import to_chat
-from ..wire.gemini.request import path, to_request
+from ..wire.gemini import embed, errors, models, reply
+from ..wire.gemini.request import path, to_count, to_request
 from ..wire.gemini.stream import ChatStream
 from ..wire.http.headers import merged, passed_with_hints
 from ..wire.model_list import ModelPage
@@ -40,18 +39,17 @@ class GeminiClient(RemoteClient):
         if request.speech == HUB_EMBED:
             return path(model, "batchEmbedContents"), embed.to_request(request.body, model=model)
         chat = call_ids.strip(request.body, [call_ids.THINKING])
-        body = to_request(chat, model=model, stream=request.stream)
         if request.speech == wire.HUB_COUNT:
-            return path(model, "countTokens"), count.to_request(body, model=model)
+            return path(model, "countTokens"), to_count(chat, model=model)
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
-        return path(model, method), body
+        return path(model, method), to_request(chat, model=model, stream=request.stream)
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech == wire.HUB_COUNT:
-            return count.to_hub(body), None
+            return reply.to_count(body), None
         if request.speech == HUB_EMBED:
             return embed.to_hub(body, request=request.body, model=request.model)
-        chat = to_chat(
+        chat = reply.to_chat(
             body,
             request=request.body,
             model=request.model,

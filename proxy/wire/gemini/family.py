@@ -30,8 +30,8 @@ def _by_effort(*values: Any) -> dict[str, Any]:
 
 # Budgets of Gemini 2.5 in tokens, as Google's compatibility layer sets them; `none` switches
 # thinking off where the model can, which the Pro model can't: 128 is its least.
-_BUDGETS: Final = _by_effort(0, 1024, 1024, 8192, 24576, 24576, 24576)
-_PRO_BUDGETS: Final = _by_effort(128, 1024, 1024, 8192, 24576, 32768, 32768)
+_BUDGETS: Final[dict[str, int]] = _by_effort(0, 1024, 1024, 8192, 24576, 24576, 24576)
+_PRO_BUDGETS: Final[dict[str, int]] = _by_effort(128, 1024, 1024, 8192, 24576, 32768, 32768)
 _LEVELS: Final = _by_effort("MINIMAL", "MINIMAL", "LOW", "MEDIUM", "HIGH", "HIGH", "HIGH")
 
 

@@ -20,17 +20,12 @@ from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made
 
 _TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]")
+_UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]|^(?![A-Za-z_])")
 
 
 def wire_name(name: str) -> str:
     """The name that Gemini knows the function by."""
-    if _TAKEN.fullmatch(name):
-        return name
-    legible = _UNTAKEN.sub("_", name)
-    if not _TAKEN.match(legible):
-        legible = f"_{legible}"
-    return made_name(name, legible)
+    return name if _TAKEN.fullmatch(name) else made_name(name, _UNTAKEN.sub("_", name))
 
 
 class _Request(msgspec.Struct):

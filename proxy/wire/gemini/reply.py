@@ -1,14 +1,29 @@
-"""A whole generateContent answer as a chat.completion."""
+"""Whole answers: of generateContent as a chat.completion, and of countTokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from ...errors import UpstreamInvalid
 from . import events
 from .choice import Choice, Choices, Delta
+
+
+class _Count(events.Answer, rename="camel"):
+    total_tokens: int | None = None
+
+
+_read_count: Final = events.reader(_Count, "count of tokens")
+
+
+def to_count(body: bytes) -> bytes:
+    """The answer of `countTokens` as an object with `input_tokens`; raises as `to_chat` does."""
+    count = _read_count(body)
+    if count.total_tokens is None:
+        raise UpstreamInvalid("Gemini's answer has no totalTokens")
+    return b'{"input_tokens":%d}' % count.total_tokens
 
 
 def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: str) -> bytes:

@@ -1,8 +1,8 @@
 """An OpenAI chat request as a generateContent request (v1beta).
 
-`PARAMETERS` says what becomes of every parameter; docs/parameters.md is checked against it. What
-Gemini can't honour is dropped only if the answer stays what the caller asked for, else it is a 400
-`unsupported_parameter`. No safety settings are sent: Google's defaults hold.
+docs/parameters.md says what becomes of every parameter. What Gemini can't honour is dropped only if
+the answer stays what the caller asked for, else it is a 400 `unsupported_parameter`. No safety
+settings are sent: Google's defaults hold.
 
 Sources: google-genai 3.4 (types.py, models.py), ai.google.dev/api/generate-content, read 2026-11.
 """
@@ -22,69 +22,14 @@ from .generation import generation_config
 from .names import wire_name
 from .turns import turns_of
 
-_GC: Final = "generationConfig."
-
-# parameter -> what becomes of it. "dropped" and "400" open the texts of those that never arrive.
-PARAMETERS: Final[dict[str, str]] = {
-    "model": "the path",
-    "stream": "the path",
-    "stream_options": "the usage chunk is made here",
-    "messages": "contents, systemInstruction",
-    "audio": "400",
-    "cache_control": "dropped: Gemini caches by itself",
-    "extra_body": "google.thinking_config: generationConfig.thinkingConfig; "
-    "google.cached_content: cachedContent",
-    "frequency_penalty": _GC + "frequencyPenalty; 400 from Gemini 4 on",
-    "function_call": "400: use tool_choice",
-    "functions": "400: use tools",
-    "include_reasoning": "dropped: OpenRouter's",
-    "logit_bias": "400 unless empty",
-    "logprobs": _GC + "responseLogprobs",
-    "max_completion_tokens": _GC + "maxOutputTokens",
-    "max_tokens": _GC + "maxOutputTokens, unless max_completion_tokens is given",
-    "metadata": "dropped: it labels stored chats only",
-    "modalities": _GC + "responseModalities (text, image); 400 for audio",
-    "models": "dropped: OpenRouter's",
-    "moderation": "400",
-    "n": _GC + "candidateCount; 400 for n > 1 from Gemini 3 on",
-    "parallel_tool_calls": "false: of several calls only the first is given",
-    "prediction": "dropped: it speeds up, and changes no answer",
-    "preset": "dropped: OpenRouter's",
-    "presence_penalty": _GC + "presencePenalty; 400 from Gemini 4 on",
-    "prompt_cache_key": "dropped: Gemini caches by itself",
-    "prompt_cache_options": "dropped: Gemini caches by itself",
-    "prompt_cache_retention": "dropped: Gemini caches by itself",
-    "provider": "dropped: OpenRouter's",
-    "reasoning": "as reasoning_effort, if neither that nor thinking is there; max_tokens: "
-    "thinkingBudget for 2.5; OpenRouter's",
-    "reasoning_effort": _GC + "thinkingConfig: thinkingLevel from Gemini 3 on, thinkingBudget for "
-    "2.5; 400 for models that don't think",
-    "reasoning_format": "dropped: Groq's",
-    "response_format": _GC
-    + "responseMimeType, generationConfig.responseJsonSchema; before Gemini 3 "
-    "an instruction beside tools",
-    "route": "dropped: OpenRouter's",
-    "safety_identifier": "dropped: Gemini has no place for it",
-    "seed": _GC + "seed",
-    "service_tier": "serviceTier (flex, priority; default is standard); dropped if auto or "
-    "on_demand; else 400",
-    "stop": _GC + "stopSequences",
-    "store": "store: whether Google logs the request",
-    "temperature": _GC + "temperature; dropped from Gemini 3.6 on, which ignores it",
-    "thinking": "as reasoning_effort, before which it decides; Anthropic's",
-    "tool_choice": "toolConfig.functionCallingConfig",
-    "tools": "tools[].functionDeclarations",
-    "top_k": _GC + "topK; dropped from Gemini 3.6 on, which ignores it",
-    "top_logprobs": _GC + "logprobs",
-    "top_p": _GC + "topP; dropped from Gemini 3.6 on, which ignores it",
-    "transforms": "dropped: OpenRouter's",
-    "usage": "dropped: OpenRouter's",
-    "user": "dropped: Gemini has no place for it",
-    "verbosity": "dropped: a hint",
-    "web_search_options": "tools[].googleSearch; 400 beside functions before Gemini 3",
-}
-
-_REFUSED: Final = frozenset(name for name, fate in PARAMETERS.items() if fate.startswith("400"))
+# What has no counterpart, and changes no answer: docs/parameters.md says why.
+_DROPPED: Final = (
+    *("cache_control", "include_reasoning", "metadata", "models", "prediction", "preset"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "provider"),
+    *("reasoning_format", "route", "safety_identifier", "transforms", "usage", "user", "verbosity"),
+)
+_KNOWN: Final = {*chat.Request.__struct_fields__, "model", "stream", "stream_options", *_DROPPED}
+_INSTEAD: Final = {"function_call": "use tool_choice", "functions": "use tools"}
 _encode: Final = msgspec.json.Encoder().encode
 _NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
 _NO_TIER: Final = ("auto", "on_demand")  # the second is Groq's
@@ -130,14 +75,22 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
         raise InvalidRequest("the request is nested too deeply") from error
 
 
+def to_count(body: bytes, *, model: str) -> bytes:
+    """A request for `countTokens` (ai.google.dev/api/tokens, 2026-11).
+
+    With a whole request in it the system instruction and the tools count too.
+    """
+    named = msgspec.json.encode(resource(model))
+    request = to_request(body, model=model, stream=False)
+    return b'{"generateContentRequest":{"model":%b,%b}' % (named, request[1:])
+
+
 def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
     for name, value in present.items():
         if bytes(value).strip() in _NOTHING_SET:
             continue
-        if name not in PARAMETERS:
-            raise chat.unsupported(name, "Gemini has nothing like it")
-        if name in _REFUSED:
-            raise chat.unsupported(name, PARAMETERS[name].partition(": ")[2])
+        if name not in _KNOWN:
+            raise chat.unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
 
 
 def _told_format(asked: chat.Request, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,15 +114,13 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
     if calling is not None:
         config["functionCallingConfig"] = calling
     search = asked.web_search_options
-    if search is not None and declared and not family.combines_tools and search.get("optional"):
-        search = None
-    if search is not None:
+    excluded = declared and not family.combines_tools
+    if search is not None and not (excluded and search.get("optional")):
+        if excluded:
+            why = "before Gemini 3 it searches or calls functions, not both"
+            raise chat.unsupported("web_search_options", why)
         tools.append({"googleSearch": {}})
         if declared:
-            if not family.combines_tools:
-                raise chat.unsupported(
-                    "web_search_options", "before Gemini 3 it searches or calls functions, not both"
-                )
             # What it searched comes back in the answer, and has to be in the next request.
             config["includeServerSideToolInvocations"] = True
     found: dict[str, Any] = {"tools": tools} if tools else {}
@@ -197,34 +148,31 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
 
 def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[str, Any] | None:
     """`functionCallingConfig`; None is Gemini's own AUTO."""
-    if choice is None or choice == "auto":
+    if choice is None or choice == "auto" or (choice == "none" and not declared):
         return None
     if choice == "none":
-        return {"mode": "NONE"} if declared else None
+        return {"mode": "NONE"}
     if choice == "required":
         if not declared:
             raise InvalidRequest("tool_choice: there are no tools to choose", param="tool_choice")
         return {"mode": "ANY"}
-    mode, chosen = _named(choice)
+    mode, chosen = "ANY", set[str]()
+    if isinstance(choice, chat.ToolChoice) and choice.type == "function" and choice.function:
+        chosen = {choice.function.name}
+    elif isinstance(choice, chat.ToolChoice) and choice.type == "allowed_tools":
+        allowed = choice.allowed_tools or chat.AllowedTools("auto", [])
+        chosen = {tool.function.name for tool in allowed.tools if tool.function is not None}
+        # VALIDATED is AUTO that keeps to the allowed names.
+        mode = "ANY" if allowed.mode == "required" else "VALIDATED"
+    else:
+        raise InvalidRequest(
+            "tool_choice must be none, auto, required, a function or allowed_tools",
+            param="tool_choice",
+        )
     names = set(map(wire_name, chosen))
     if not names or not names <= declared:
         raise InvalidRequest("tool_choice must name functions among `tools`", param="tool_choice")
     return {"mode": mode, "allowedFunctionNames": sorted(names)}
-
-
-def _named(choice: str | chat.ToolChoice) -> tuple[str, set[str]]:
-    if isinstance(choice, chat.ToolChoice):
-        if choice.type == "function" and choice.function is not None:
-            return "ANY", {choice.function.name}
-        allowed = choice.allowed_tools
-        if choice.type == "allowed_tools" and allowed is not None:
-            names = {tool.function.name for tool in allowed.tools if tool.function is not None}
-            # VALIDATED is AUTO that keeps to the allowed names.
-            return ("ANY" if allowed.mode == "required" else "VALIDATED"), names
-    raise InvalidRequest(
-        "tool_choice must be none, auto, required, a function or allowed_tools",
-        param="tool_choice",
-    )
 
 
 def _account(asked: chat.Request) -> dict[str, Any]:
