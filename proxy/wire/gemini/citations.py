@@ -1,7 +1,8 @@
 """Citations and search grounding of Gemini as OpenAI's `url_citation` annotations.
 
 OpenAI counts characters of the message, Gemini's grounding bytes of UTF-8 of the visible text
-(google-genai types.Segment); `citationSources` count bytes too (v1beta CitationSource).
+(google-genai types.Segment); `citationSources` count bytes too (v1beta CitationSource). What is odd
+in them is left out: an answer is whole without.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Candidate, Citation
+from ..chat import objects
+from ..chat.usage import as_object
+from .events import Candidate
 
 Annotation = dict[str, Any]
 
@@ -17,35 +20,35 @@ Annotation = dict[str, Any]
 def annotations_of(candidate: Candidate, text: str) -> Iterator[Annotation]:
     """What `candidate` cites; `text` is all visible text of its choice up to now."""
     data = text.encode()
-    if (cited := candidate.citation_metadata) is not None:
-        for source in cited.citation_sources or cited.citations or ():
-            yield from _annotation(source, source, data)
-    if (grounding := candidate.grounding_metadata) is not None:
-        pages = [chunk.web for chunk in grounding.grounding_chunks or ()]
-        for support in grounding.grounding_supports or ():
-            for place in support.grounding_chunk_indices or ():
-                if 0 <= place < len(pages):
-                    yield from _annotation(pages[place], support.segment, data)
-        if not grounding.grounding_supports:
-            for page in pages:
-                yield from _annotation(page, None, data)
+    cited, grounding = candidate.citation_metadata or {}, candidate.grounding_metadata or {}
+    # The second is Vertex AI's name for it.
+    for source in objects(cited.get("citationSources")) or objects(cited.get("citations")):
+        yield from _annotation(source, source, data)
+    pages = [chunk.get("web") for chunk in objects(grounding.get("groundingChunks"))]
+    supports = objects(grounding.get("groundingSupports"))
+    for support in supports:
+        places = support.get("groundingChunkIndices")
+        for place in places if isinstance(places, list) else ():
+            if isinstance(place, int) and 0 <= place < len(pages):
+                yield from _annotation(pages[place], support.get("segment"), data)
+    for page in pages if not supports else ():
+        yield from _annotation(page, None, data)
 
 
-def _annotation(
-    page: Citation | None, segment: Citation | None, data: bytes
-) -> Iterator[Annotation]:
+def _annotation(page: Any, segment: Any, data: bytes) -> Iterator[Annotation]:
     """The annotation for a page that has an address; without a segment it is for all the text."""
-    if page is None or not page.uri:
-        return
-    start, end = (segment.start_index, segment.end_index) if segment else (None, None)
-    cited = {
-        "start_index": _characters(data, start or 0),
-        "end_index": _characters(data, len(data) if end is None else end),
-        "title": page.title or page.uri,
-        "url": page.uri,
-    }
-    yield {"type": "url_citation", "url_citation": cited}
+    title, url = as_object(page).get("title"), as_object(page).get("uri")
+    if isinstance(url, str) and url:
+        segment = as_object(segment)
+        cited = {
+            "start_index": _characters(data, segment.get("startIndex"), 0),
+            "end_index": _characters(data, segment.get("endIndex"), len(data)),
+            "title": title if isinstance(title, str) and title else url,
+            "url": url,
+        }
+        yield {"type": "url_citation", "url_citation": cited}
 
 
-def _characters(data: bytes, offset: int) -> int:
+def _characters(data: bytes, offset: Any, default: int) -> int:
+    offset = offset if isinstance(offset, int) else default
     return len(data[: max(0, offset)].decode(errors="ignore"))

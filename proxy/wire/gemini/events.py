@@ -57,36 +57,6 @@ class Content(msgspec.Struct, rename="camel"):
     parts: list[Part] | None = None
 
 
-class Citation(msgspec.Struct, rename="camel"):
-    """A page, a segment of the text in bytes of UTF-8, or both."""
-
-    uri: str | None = None
-    title: str | None = None
-    start_index: int | None = None
-    end_index: int | None = None
-
-
-class CitationMetadata(msgspec.Struct, rename="camel"):
-    """`citationSources` at this service, `citations` at Vertex AI."""
-
-    citation_sources: list[Citation] | None = None
-    citations: list[Citation] | None = None
-
-
-class GroundingChunk(msgspec.Struct, rename="camel"):
-    web: Citation | None = None
-
-
-class GroundingSupport(msgspec.Struct, rename="camel"):
-    segment: Citation | None = None
-    grounding_chunk_indices: list[int] | None = None
-
-
-class GroundingMetadata(msgspec.Struct, rename="camel"):
-    grounding_chunks: list[GroundingChunk] | None = None
-    grounding_supports: list[GroundingSupport] | None = None
-
-
 class TokenLogprob(msgspec.Struct, rename="camel"):
     token: str = ""
     log_probability: float = 0.0
@@ -106,8 +76,8 @@ class Candidate(msgspec.Struct, rename="camel"):
     finish_reason: str | None = None
     finish_message: str | None = None
     index: int | None = None
-    citation_metadata: CitationMetadata | None = None
-    grounding_metadata: GroundingMetadata | None = None
+    citation_metadata: dict[str, Any] | None = None
+    grounding_metadata: dict[str, Any] | None = None
     logprobs_result: LogprobsResult | None = None
 
 
