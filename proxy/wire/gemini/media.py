@@ -41,14 +41,13 @@ _IN_RESULTS: Final = frozenset(
 )
 _FROM_URL: Final = str.maketrans("-_", "+/")
 
-# Of `input_audio.format`; any other name is taken for a subtype of audio/.
-_AUDIO_TYPES: Final = {"mp3": "audio/mp3", "wav": "audio/wav", "pcm16": "audio/l16"}
 # Gemini refuses what it does not know; MP3 as in ai.google.dev/gemini-api/docs/audio.
 _MISSPELT: Final = {
     **MISSPELT,
     **dict.fromkeys(("audio/x-mp3", "audio/mpeg3", "audio/x-mpeg"), "audio/mp3"),
     **dict.fromkeys(("audio/x-wav", "audio/wave", "audio/vnd.wave"), "audio/wav"),
     **{f"audio/x-{name}": f"audio/{name}" for name in ("flac", "aiff", "aac")},
+    "audio/pcm16": "audio/l16",  # OpenAI's name for it
     "text/pdf": "application/pdf",
     "text/x-markdown": "text/markdown",
     "application/x-javascript": "text/javascript",
@@ -113,9 +112,7 @@ def _part(part: chat.Part, param: str, family: Family) -> GeminiPart:
         url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
         return _linked(url, param, family)
     if part.type == "input_audio" and part.input_audio is not None:
-        audio = part.input_audio
-        kind = _AUDIO_TYPES.get(audio.format, f"audio/{audio.format}")
-        return _inline(kind, audio.data, param)
+        return _inline(f"audio/{part.input_audio.format}", part.input_audio.data, param)
     if part.type == "file" and part.file is not None:
         return _file(part.file, param, family)
     what = "a part of type text, image_url, input_audio or file with the field of its type"

@@ -23,6 +23,7 @@ from .events import FunctionCall, PartialArg
 _STEP: Final = re.compile(
     r"""\[(\d{1,6})\]|\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
 )
+_PATH: Final = re.compile(rf"\$(?:{_STEP.pattern})+")
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 
@@ -109,19 +110,10 @@ def _object(args: bytes) -> dict[str, Any]:
 
 def _steps(path: str) -> list[str | int]:
     steps: list[str | int] = []
-    at = 1
-    while path[:1] == "$" and at < len(path):
-        found = _STEP.match(path, at)
-        if found is None:
-            break
-        place, name, *quoted = found.groups()
-        if place is not None:
-            steps.append(int(place))
-        else:
-            escaped = "".join(filter(None, quoted))
-            steps.append(_ESCAPED.sub(r"\1", escaped) if name is None else name)
-        at = found.end()
-    if not steps or at < len(path) or isinstance(steps[0], int):
+    if _PATH.fullmatch(path):
+        for place, name, *quoted in _STEP.findall(path):
+            steps.append(int(place) if place else name or _ESCAPED.sub(r"\1", "".join(quoted)))
+    if not steps or isinstance(steps[0], int):
         raise UpstreamInvalid(f"Gemini sent arguments at {path[:200]!r}, which is no place")
     return steps
 

@@ -9,6 +9,7 @@ Sources: google-genai 3.4 (types.py, models.py), ai.google.dev/api/generate-cont
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,9 +17,9 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..effort import wanted
 from . import chat, schema
 from .family import Family, family_of
-from .generation import generation_config
 from .names import wire_name
 from .turns import turns_of
 
@@ -30,7 +31,7 @@ _DROPPED: Final = (
 )
 _KNOWN: Final = {*chat.Request.__struct_fields__, "model", "stream", "stream_options", *_DROPPED}
 _INSTEAD: Final = {"function_call": "use tool_choice", "functions": "use tools"}
-_encode: Final = msgspec.json.Encoder().encode
+_MODALITIES: Final = {"text": "TEXT", "image": "IMAGE"}
 _NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
 _NO_TIER: Final = ("auto", "on_demand")  # the second is Groq's
 _TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
@@ -59,10 +60,12 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     try:
         system, contents = turns_of(asked.messages, family)
         tools = _tools(asked, family)
-        config = generation_config(asked, family)
+        config, formatted = _generation_config(asked, family), _format(asked.response_format)
         if tools and not family.combines_tools:
             # "Function calling with a response mime type is unsupported": so it is told.
-            system = system + _told_format(asked, config)
+            system = system + (_told_format(asked.response_format) if formatted else [])
+        else:
+            config |= formatted
         request: dict[str, Any] = {"contents": contents}
         if system:
             request["systemInstruction"] = {"parts": system}
@@ -93,15 +96,31 @@ def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
             raise chat.unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
 
 
-def _told_format(asked: chat.Request, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the format out of the configuration; returns it as an instruction."""
-    if config.pop("responseMimeType", None) is None:
-        return []
+def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
+    """The configuration for `response_format`."""
+    if asked is None or asked.type == "text":
+        return {}
+    if asked.type == "json_object":
+        return {"responseMimeType": "application/json"}
+    if asked.type != "json_schema" or asked.json_schema is None:
+        raise InvalidRequest(
+            "response_format must be of type text, json_object or json_schema "
+            f"(with `json_schema`), got {asked.type!r}",
+            param="response_format",
+        )
+    at = "response_format.json_schema.schema"
+    cleaned = schema.clean(asked.json_schema.schema or {}, param=at)
+    if asked.json_schema.description:
+        cleaned.setdefault("description", asked.json_schema.description)
+    return {"responseMimeType": "application/json", "responseJsonSchema": cleaned}
+
+
+def _told_format(asked: chat.ResponseFormat | None) -> list[dict[str, Any]]:
+    """The same as an instruction."""
     told = "Answer with JSON and nothing else, no prose, no code fence, unless you call a function."
-    config.pop("responseJsonSchema", None)
-    wanted = asked.response_format
-    if wanted is not None and wanted.json_schema is not None:
-        told += f" It follows this JSON Schema: {_encode(wanted.json_schema.schema or {}).decode()}"
+    if asked is not None and asked.json_schema is not None:
+        described = msgspec.json.encode(asked.json_schema.schema or {}).decode()
+        told += f" It follows this JSON Schema: {described}"
     return [{"text": told}]
 
 
@@ -189,3 +208,77 @@ def _account(asked: chat.Request) -> dict[str, Any]:
     if google is not None and google.cached_content is not None:
         found["cachedContent"] = google.cached_content
     return found
+
+
+def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
+    """Only what was asked for; raises InvalidRequest or UnsupportedParameter naming the rest."""
+    for name in ("frequency_penalty", "presence_penalty"):
+        if getattr(asked, name) and not family.penalties:
+            raise chat.unsupported(name, "Gemini 4 and later have no penalties")
+    most = asked.max_completion_tokens
+    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or ()
+    config: dict[str, Any] = {
+        "maxOutputTokens": asked.max_tokens if most is None else most,
+        "stopSequences": list(filter(None, stops)) or None,
+        # Gemini's seed has 32 bits, OpenAI's 64: equal seeds stay equal.
+        "seed": None if asked.seed is None else asked.seed % 2**31,
+        "candidateCount": _candidates(asked.n, family),
+        "frequencyPenalty": asked.frequency_penalty or None,
+        "presencePenalty": asked.presence_penalty or None,
+        "responseLogprobs": asked.logprobs or None,
+        "logprobs": asked.top_logprobs if asked.logprobs else None,
+        "thinkingConfig": _thinking(asked, family),
+        "responseModalities": _modalities(asked.modalities),
+    }
+    if family.sampling:
+        config |= {"temperature": asked.temperature, "topP": asked.top_p, "topK": asked.top_k}
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _candidates(n: int | None, family: Family) -> int | None:
+    if n is None or n == 1:
+        return None
+    if n < 1:
+        raise InvalidRequest("n must be at least 1", param="n")
+    if not family.many_candidates:
+        raise chat.unsupported("n", "Gemini 3 and later give one answer per request")
+    return n
+
+
+def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
+    google = request.extra_body.google if request.extra_body else None
+    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
+    effort: str | None = asked.effort
+    if effort is None and asked.budget is not None:
+        effort = family.effort_of(asked.budget)
+    if google is not None and google.thinking_config is not None:
+        if effort is not None:
+            raise InvalidRequest(
+                f"{asked.name} and extra_body.google.thinking_config exclude each other",
+                param=asked.name,
+            )
+        given = google.thinking_config.items()
+        return {
+            re.sub("_+(.?)", lambda word: word[1].upper(), name): value for name, value in given
+        }
+    if effort is None:
+        return {"includeThoughts": True} if asked.is_on and family.thinks else None
+    if not family.thinks:
+        if effort == "none":
+            return None
+        raise chat.unsupported(asked.name, "this model does not think")
+    config = family.thinking_config(effort)
+    if asked.budget is not None and "thinkingBudget" in config:
+        config["thinkingBudget"] = family.budget(asked.budget)
+    if request.reasoning is not None and request.reasoning.exclude:
+        config["includeThoughts"] = False
+    return config
+
+
+def _modalities(asked: list[str] | None) -> list[str] | None:
+    if not asked or asked == ["text"]:
+        return None
+    for place, name in enumerate(asked):
+        if name not in _MODALITIES:
+            raise chat.unsupported(f"modalities[{place}]", "it answers in text and images")
+    return [_MODALITIES[name] for name in asked]

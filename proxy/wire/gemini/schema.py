@@ -43,8 +43,8 @@ def clean(schema: Schema, *, param: str) -> Schema:
     Raises InvalidRequest for a `$ref` that leads nowhere, for a schema that is too large or that
     accepts nothing.
     """
-    reader = Reader(schema, param)
-    cleaned = _Writer(reader).clean(reader.read())
+    writer = _Writer(schema, param)
+    cleaned = writer.clean(writer.read())
     if cleaned is None:
         raise InvalidRequest(f"{param} accepts nothing", param=param)
     return cleaned
@@ -66,21 +66,18 @@ def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
     return cleaned if len(cleaned.keys() - {"title", "description"}) > 1 else None
 
 
-class _Writer:
+class _Writer(Reader):
     """Writes flat schemas in Gemini's terms; None: nothing fits one."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
     def clean(self, flat: Schema) -> Schema | None:
-        self._reader.step()
+        self.step()
         if "unions" in flat:
             first, *others = flat["unions"]
             # What is said in words stays with the one that has all options.
             beside = {key: flat[key] for key in flat if key not in ("told", "unions", *WORDS)}
             if others:
                 beside["unions"] = others
-            made = _any_of([self.clean(self._reader.both(beside, option)) for option in first])
+            made = _any_of([self.clean(self.both(beside, option)) for option in first])
         elif "enum" in flat:
             made = _any_of(self._enumerated(flat))
         else:
@@ -121,7 +118,7 @@ class _Writer:
     def _enumerated(self, flat: Schema) -> list[Schema]:
         """Options that together are the enum: Gemini reads those of strings and of numbers."""
         types, by_kind = flat.get("type"), dict[str, list[Any]]()
-        self._reader.step(len(flat["enum"]) // 64)
+        self.step(len(flat["enum"]) // 64)
         for value in {key_of(value): value for value in flat["enum"]}.values():
             kind = "null" if value is None else _KINDS.get(type(value), "object")
             kinds = {kind, "integer"} if kind == "number" and value % 1 == 0 else {kind}
@@ -166,7 +163,7 @@ class _Writer:
                 made["additionalProperties"] = others or True
             # What is required is described: Gemini wants it among the properties.
             names |= required
-            self._reader.step(len(required) // 64)
+            self.step(len(required) // 64)
         properties: Schema = {}
         for name in names:
             cleaned = self.clean(named[name]) if name in named else others

@@ -35,8 +35,8 @@ class ChatStream:
     ) -> None:
         self.is_over = False
         self._choices = Choices(request, reply_id)
-        self._model = model
-        self._created = created
+        kind = "chat.completion.chunk"
+        self._common = {"id": "", "object": kind, "created": created, "model": model}
         self._include_usage = include_usage
         self._reply_id = reply_id
         self._told: events.UsageMetadata | None = None
@@ -56,7 +56,8 @@ class ChatStream:
         the model failed; not before the chunks of the events ahead of it were returned, so it may
         be the next call, `finish` too, that raises.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
         chunks: list[bytes] = []
         try:
             for payload in payloads:
@@ -75,16 +76,13 @@ class ChatStream:
                 raise
         return chunks
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     def finish(self) -> list[bytes]:
         """The last chunks: finish reasons and, if asked for, the usage.
 
         Raises UpstreamTruncated if the answer was cut off.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
         if self.is_over:
             return []
         choices = self._choices.by_index.values()
@@ -101,7 +99,8 @@ class ChatStream:
 
     def _event(self, response: events.Response, chunks: list[bytes]) -> None:
         if not self._head:
-            self._head = self._make_head(response.response_id or self._reply_id)
+            head = {**self._common, "id": response.response_id or self._reply_id}
+            self._head = _encode(head)[:-1] + b',"choices":['
         if response.usage_metadata is not None:
             self._told = response.usage_metadata
         for choice, delta, logprobs in self._choices.add(response):
@@ -122,13 +121,3 @@ class ChatStream:
             delta = {"role": "assistant", **delta}
         made = {"index": choice.index, "delta": delta, "logprobs": logprobs}
         chunks.append(self._head + _encode({**made, "finish_reason": finish_reason}) + self._tail)
-
-    def _make_head(self, chunk_id: str) -> bytes:
-        """All that the chunks have in common, up to the choices."""
-        head = {
-            "id": chunk_id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._model,
-        }
-        return _encode(head)[:-1] + b',"choices":['
