@@ -5,15 +5,13 @@ of the same turn comes without it (ai.google.dev/gemini-api/docs/thought-signatu
 OpenAI has no place for a signature, so it is carried twice:
 
 1. in the tool call as `extra_content: {"google": {"thought_signature": "<base64>"}}`, the field of
-   Google's own OpenAI-compatibility layer; a caller that returns what it was given returns it;
+   Google's own OpenAI-compatibility layer;
 2. in the tool call's id, which every caller returns: `<id>__thought__<base64url, no padding>`
-   (LiteLLM's separator; only letters, digits, `-` and `_` are added). A signature is some hundred
-   bytes to a few KB; one over MAX_SIGNATURE_IN_ID characters stays out of the id.
+   (LiteLLM's separator), unless it has over MAX_SIGNATURE_IN_ID characters.
 
 When both are lost, or the call was another vendor's, `NO_SIGNATURE` is sent, Google's documented
-value for history that the model did not make itself.
-
-The id before the separator is Gemini's own when it gave one, else `call_<reply>_<choice>_<call>`.
+value for history that the model did not make itself. The id before the separator is Gemini's own
+when it gave one, else `call_<reply>_<choice>_<call>`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """One choice of an answer, built up from a candidate's successive pieces.
 
-The unary reply is a stream of one piece: both are made here, so that they can't differ.
-
-Kept where OpenAI has no field of its own: `reasoning_content` (thought summaries), `images`
-(OpenRouter's list of data URLs), `extra_content` (thought signatures, see calls.py). List entries
-of a delta have an `index`, without which the openai SDK can't join them.
+A unary reply is a stream of one piece. OpenAI has no field for `reasoning_content` (summaries of
+thoughts), `images` (OpenRouter's list of data URLs) and `extra_content` (calls.py). List entries of
+a delta have an `index`, without which the openai SDK can't join them.
 """
 
 from __future__ import annotations
@@ -12,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
-
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
 from . import calls
 from .citations import annotations_of
 from .events import Candidate, FunctionCall, Part, PromptFeedback, Response, TokenLogprob
 from .names import Asked
-from .open_calls import OpenCall
+from .open_calls import NO_ARGS, OpenCall
 
 Delta = dict[str, Any]
 
@@ -37,7 +33,6 @@ _FILTERED: Final = frozenset(
 # The model's output could not be read: another attempt may do better.
 _UNEXPECTED: Final = "UNEXPECTED_TOOL_CALL"
 _FAILED: Final = frozenset({"MALFORMED_FUNCTION_CALL", _UNEXPECTED, "MALFORMED_RESPONSE"})
-_NO_ARGS: Final = (b"", b"null", b"{}")
 _UNSIGNED: Final = "MISSING_THOUGHT_SIGNATURE"
 _UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
 
@@ -162,7 +157,7 @@ class Choice:
             if self._open:
                 self._open[-1].end_if_unannounced()
             self._open.append(OpenCall(part, signature))
-        elif part.partial_args or bytes(part.args).strip() not in _NO_ARGS:
+        elif part.partial_args or bytes(part.args).strip() not in (*NO_ARGS, b"{}"):
             raise UpstreamInvalid("Gemini sent arguments of a call that it never began")
         # In order: a call is not given before those that began ahead of it.
         while self._open and self._open[0].is_whole:
@@ -176,8 +171,7 @@ class Choice:
         if not bare or THOUGHT in bare or bare in self._ids:
             bare = calls.invented_id(self._reply_id, self.index, place)
         self._ids.add(bare)
-        arguments = _arguments(call.arguments(), call.name)
-        function = {"name": self._asked.name(call.name), "arguments": arguments}
+        function = {"name": self._asked.name(call.name), "arguments": call.arguments()}
         call_id = calls.make_id(bare, call.signature)
         made: Delta = {"index": place, "id": call_id, "type": "function", "function": function}
         if call.signature:
@@ -206,17 +200,6 @@ class Choice:
             delta["refusal"] = f"Gemini stopped the answer: {why}"
             self._is_refused = True
         self._reason = reason
-
-
-def _arguments(raw: bytes, name: str) -> str:
-    """The arguments without insignificant white space, numbers as they came."""
-    try:
-        text = msgspec.json.format(raw, indent=-1).decode()
-    except (ValueError, RecursionError) as error:
-        raise UpstreamInvalid(f"Gemini sent arguments that are no JSON: {error}") from error
-    if not text.startswith("{"):
-        raise UpstreamInvalid(f"Gemini sent arguments that are no object for {name!r}")
-    return text
 
 
 def _logprobs_of(candidate: Candidate) -> dict[str, Any] | None:

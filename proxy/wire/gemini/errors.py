@@ -1,8 +1,7 @@
 """Gemini's error answers: google.rpc.Status in JSON, and the facts for retrying in its details.
 
     {"error": {"code": 429, "message": "...", "status": "RESOURCE_EXHAUSTED", "details": [
-        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": ...}]},
-        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"}]}}
+        {"@type": ".../google.rpc.QuotaFailure", "violations": [{"quotaId": ...}]}, ...]}}
 
 The streaming method wraps it in an array of one unless the error comes within the stream.
 Sources: google/rpc/error_details.proto, ai.google.dev/gemini-api/docs/troubleshooting and
@@ -67,8 +66,10 @@ def read_status(
     quotas = _violated(details, "violations", "quotaId")
     # Such as GenerateRequestsPerDayPerProjectPerModel-FreeTier.
     if now_s is not None and any("PerDay" in quota for quota in quotas):
-        # The delay beside a daily quota is that of a passing one; the day ends later.
-        retry_after_s = max(retry_after_s or 0.0, _until_next_day_s(now_s))
+        # The delay beside a daily quota is that of a passing one; the day ends later. In doubt
+        # about summer time it ends at the earlier midnight.
+        until_reset_s = min((hour * 3600 - now_s) % _DAY_S for hour in _RESETS_UTC_H)
+        retry_after_s = max(retry_after_s or 0.0, until_reset_s)
     return ErrorFacts(
         number,
         _KEY.sub("…", message)[:MAX_MESSAGE_CHARS],
@@ -90,9 +91,3 @@ def _violated(details: Iterable[Mapping[str, Any]], kind: str, name: str) -> Ite
         for violation in objects(detail.get(kind)):
             if named := _text(violation, name):
                 yield named
-
-
-def _until_next_day_s(now_s: float) -> float:
-    """Until the next midnight in Los Angeles; in doubt about summer time, the earlier one."""
-    into_day_s = now_s % _DAY_S
-    return min((hour * 3600 - into_day_s) % _DAY_S for hour in _RESETS_UTC_H)

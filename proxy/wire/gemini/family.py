@@ -34,6 +34,10 @@ _BUDGETS: Final[dict[str, int]] = _by_effort(0, 1024, 1024, 8192, 24576, 24576, 
 _PRO_BUDGETS: Final[dict[str, int]] = _by_effort(128, 1024, 1024, 8192, 24576, 32768, 32768)
 _LEVELS: Final = _by_effort("MINIMAL", "MINIMAL", "LOW", "MEDIUM", "HIGH", "HIGH", "HIGH")
 
+# Pro models and every Flash from 3.7 on answer 400 "Thinking level MINIMAL is not supported for
+# this model"; the Flash-Lite models of Gemini 3 still take it.
+_MINIMAL_UNTIL: Final = {"flash-lite": (4, 0), "flash": (3, 7)}
+
 
 def _from(*version: int) -> property:
     return property(lambda family: family.version >= version)
@@ -68,34 +72,22 @@ class Family:
         """The `reasoning_effort` whose budget comes next to one in tokens."""
         return next((name for name in ("low", "medium") if budget <= 2 * _BUDGETS[name]), "high")
 
-    def budget(self, tokens: int) -> int:
-        """`thinkingBudget` of Gemini 2.5 for a caller's own number of tokens."""
-        budgets = _PRO_BUDGETS if self.kind == "pro" else _BUDGETS
-        return max(budgets["none"], min(tokens, budgets["max"]))
-
-    def thinking_config(self, effort: str) -> dict[str, object]:
-        """`thinkingConfig` for an OpenAI `reasoning_effort`.
+    def thinking_config(self, effort: str, budget: int | None = None) -> dict[str, object]:
+        """`thinkingConfig` for an OpenAI `reasoning_effort`; `budget`: the caller's own, in tokens.
 
         From Gemini 3 on thinking can't be switched off: `none` is the least that the model takes,
         without the thoughts in the answer.
         """
         config: dict[str, object] = {"includeThoughts": effort != "none"}
         if self.version < (3, 0):
-            config["thinkingBudget"] = (_PRO_BUDGETS if self.kind == "pro" else _BUDGETS)[effort]
-            return config
+            budgets = _PRO_BUDGETS if self.kind == "pro" else _BUDGETS
+            within = max(budgets["none"], min(budget or 0, budgets["max"]))
+            return config | {"thinkingBudget": budgets[effort] if budget is None else within}
+        takes_minimal = self.version < _MINIMAL_UNTIL.get(self.kind, (0, 0))
         level = _LEVELS[effort]
-        if level == "MINIMAL" and not self._takes_minimal:
-            level = "LOW"
-        config["thinkingLevel"] = level
-        return config
-
-    @property
-    def _takes_minimal(self) -> bool:
-        # Pro models and every Flash from 3.7 on answer 400 "Thinking level MINIMAL is not
-        # supported for this model"; the Flash-Lite models of Gemini 3 still take it.
-        if self.kind == "flash-lite":
-            return self.version < (4, 0)
-        return self.kind == "flash" and self.version < (3, 7)
+        return config | {
+            "thinkingLevel": "LOW" if level == "MINIMAL" and not takes_minimal else level
+        }
 
 
 def family_of(model: str) -> Family:

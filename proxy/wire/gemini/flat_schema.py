@@ -39,7 +39,6 @@ _TOLD: Final = (
     *("dependentRequired", "dependentSchemas", "unevaluatedProperties"),
     *("not", "if", "then", "else", "default"),
 )
-_TOLD_KEYS: Final = frozenset(_TOLD)
 
 Schema = dict[str, Any]
 
@@ -62,8 +61,7 @@ class Reader:
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise InvalidRequest(
-                f"{self._param} is too large: it takes more than {MAX_STEPS} steps to read it with "
-                "its $refs inlined",
+                f"{self._param} is too large: more than {MAX_STEPS} steps with $refs inlined",
                 param=self._param,
             )
 
@@ -186,7 +184,7 @@ def _values_of(schema: Schema) -> Schema:
                 told[key] = encoded(value)
             flat[bound] = _NARROWER[bound](value, flat.get(bound, value))
     has_branch = "then" in schema or "else" in schema
-    for key in _TOLD if not _TOLD_KEYS.isdisjoint(schema) else ():
+    for key in filter(schema.__contains__, _TOLD):
         if schema.get(key) is not None and (key != "if" or has_branch):
             told[key] = encoded(schema[key])
     if len(listed(schema, "oneOf")) > 1:

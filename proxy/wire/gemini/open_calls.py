@@ -20,6 +20,8 @@ import msgspec
 from ...errors import UpstreamInvalid
 from .events import FunctionCall, PartialArg
 
+NO_ARGS: Final = (b"", b"null")
+
 _STEP: Final = re.compile(
     r"""\[(\d{1,6})\]|\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
 )
@@ -56,7 +58,7 @@ class OpenCall:
         self._is_announced = part.will_continue is True
         self.is_whole = not self._is_announced
         args = bytes(part.args).strip()
-        if args not in (b"", b"null"):
+        if args not in NO_ARGS:
             if not self._args and self._tree is None:
                 self._args = args
             else:
@@ -68,11 +70,17 @@ class OpenCall:
         """Another call begins: what was a name alone is a call without arguments."""
         self.is_whole = not self._is_announced
 
-    def arguments(self) -> bytes:
-        """The JSON object, numbers as they came where they came in one piece."""
-        if self._tree is None:
-            return self._args or b"{}"
-        return msgspec.json.encode(self._tree, enc_hook=StringIO.getvalue)
+    def arguments(self) -> str:
+        """The JSON object without white space; numbers as they came, if they came in one piece."""
+        if self._tree is not None:
+            return msgspec.json.encode(self._tree, enc_hook=StringIO.getvalue).decode()
+        try:
+            text = msgspec.json.format(self._args or b"{}", indent=-1).decode()
+        except (ValueError, RecursionError) as error:
+            raise UpstreamInvalid(f"Gemini sent arguments that are no JSON: {error}") from error
+        if not text.startswith("{"):
+            raise UpstreamInvalid(f"Gemini sent arguments that are no object for {self.name!r}")
+        return text
 
     def _grown(self) -> dict[str, Any]:
         if self._tree is None:

@@ -258,18 +258,14 @@ def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
                 param=asked.name,
             )
         given = google.thinking_config.items()
-        return {
-            re.sub("_+(.?)", lambda word: word[1].upper(), name): value for name, value in given
-        }
+        return {re.sub("_+(.?)", lambda at: at[1].upper(), name): value for name, value in given}
     if effort is None:
         return {"includeThoughts": True} if asked.is_on and family.thinks else None
     if not family.thinks:
         if effort == "none":
             return None
         raise chat.unsupported(asked.name, "this model does not think")
-    config = family.thinking_config(effort)
-    if asked.budget is not None and "thinkingBudget" in config:
-        config["thinkingBudget"] = family.budget(asked.budget)
+    config = family.thinking_config(effort, asked.budget)
     if request.reasoning is not None and request.reasoning.exclude:
         config["includeThoughts"] = False
     return config

@@ -89,9 +89,10 @@ class ChatStream:
         if not choices or not all(choice.finished for choice in choices):
             what = "in the middle of" if choices else "before"
             raise UpstreamTruncated(f"Gemini's stream ended {what} its answer")
-        chunks: list[bytes] = []
-        for choice in choices:
-            self._chunk(choice, choice.closing, chunks, finish_reason=choice.finish_reason)
+        chunks = [
+            self._chunk(choice, choice.closing, finish_reason=choice.finish_reason)
+            for choice in choices
+        ]
         if self._include_usage:
             usage = _encode(events.chat_usage(self._told))
             chunks.append(self._head + b'],"usage":' + usage + b"}")
@@ -105,19 +106,13 @@ class ChatStream:
             self._told = response.usage_metadata
         for choice, delta, logprobs in self._choices.add(response):
             if delta or logprobs or not choice.started:
-                self._chunk(choice, delta, chunks, logprobs=logprobs)
+                chunks.append(self._chunk(choice, delta, logprobs))
 
     def _chunk(
-        self,
-        choice: Choice,
-        delta: Delta,
-        chunks: list[bytes],
-        *,
-        logprobs: dict[str, Any] | None = None,
-        finish_reason: str | None = None,
-    ) -> None:
+        self, choice: Choice, delta: Delta, logprobs: Any = None, finish_reason: str | None = None
+    ) -> bytes:
         if not choice.started:
             choice.started = True
             delta = {"role": "assistant", **delta}
         made = {"index": choice.index, "delta": delta, "logprobs": logprobs}
-        chunks.append(self._head + _encode({**made, "finish_reason": finish_reason}) + self._tail)
+        return self._head + _encode({**made, "finish_reason": finish_reason}) + self._tail

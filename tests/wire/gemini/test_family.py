@@ -110,5 +110,9 @@ def test_effort_next_to_a_budget(tokens: int, effort: str) -> None:
 def test_budget_of_a_callers_own_number() -> None:
     """Within what the model takes: Pro's least is 128, and its most is larger."""
     flash, pro = Family((2, 5), "flash"), Family((2, 5), "pro")
-    assert [flash.budget(tokens) for tokens in (-1, 0, 100, 99_999)] == [0, 0, 100, 24576]
-    assert [pro.budget(tokens) for tokens in (0, 128, 129, 99_999)] == [128, 128, 129, 32768]
+
+    def budget(family: Family, tokens: int) -> object:
+        return family.thinking_config("low", tokens)["thinkingBudget"]
+
+    assert [budget(flash, tokens) for tokens in (-1, 0, 100, 99_999)] == [0, 0, 100, 24576]
+    assert [budget(pro, tokens) for tokens in (0, 128, 129, 99_999)] == [128, 128, 129, 32768]
