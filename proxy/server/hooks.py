@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import sys
 import time
@@ -20,8 +19,8 @@ from ..config import BUILT_IN, Config, ConfigSource, count
 from ..errors import ConfigError
 from . import stopping, systemd
 from .addresses import check_addresses, note_bound, servable
+from .control import orders
 from .control.listener import Control
-from .control.paths import forget
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
 
@@ -29,13 +28,6 @@ from .tuning import free_core, settle, tune
 APPLICATION = "proxy.server.settings:application()"
 
 EXIT_CONFIG = 2
-
-# Tells this server from another one with the same process id, earlier or later. It is made once,
-# before any worker is forked, and stays the same at a reload.
-_TOKEN = secrets.token_hex(4)
-
-# In an upgrade by SIGUSR2 the old server tells its name to the new one in this variable.
-_PREDECESSOR = "POOLPROXY_PREDECESSOR"
 
 log = logging.getLogger("proxy.serving")
 
@@ -48,11 +40,6 @@ _HELD = (signal.SIGHUP, signal.SIGUSR2)
 def _is_ours(app: Any) -> bool:
     """Whether it is an application of ours, so that workers can stay when it changes."""
     return getattr(app, "app_uri", APPLICATION) in (APPLICATION, "proxy:create_app()")
-
-
-def _instance(pid: int) -> str:
-    """The name of a server, which no earlier or later one has."""
-    return f"{pid}-{_TOKEN}"
 
 
 def _exit(number: int, frame: object) -> None:
@@ -70,6 +57,7 @@ class Hooks:
     def on_starting(self, server: Any) -> None:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
+        orders.opened()
         systemd.expect_workers(server)
         stopping.take_over(server, lambda: self._source.config.shutdown_delay_s)
         if _is_ours(server.app):
@@ -186,13 +174,14 @@ class Hooks:
             self._control = Control(
                 gateway,
                 port=ports[0] if ports else self._source.config.port,
-                instance=_instance(worker.ppid),
-                predecessor=os.environ.get(_PREDECESSOR, ""),
+                instance=str(worker.ppid),
+                orders_fd=orders.opened(),
+                predecessor=os.environ.get("GUNICORN_PID", ""),  # in an upgrade
                 alone=not ports,  # a TCP port is no other's
                 control_dir=self._source.config.control_dir,
                 woken=worker.log.reopen_files,
             )
-        except OSError as error:
+        except RuntimeError as error:
             log.warning("worker %s heeds neither SIGHUP nor commands: %s", worker.pid, error)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
@@ -203,12 +192,8 @@ class Hooks:
             self._control.close()
 
     def pre_exec(self, server: Any) -> None:
-        """Tell our name to the new server, in the process that is about to become it (SIGUSR2)."""
-        server.cfg.env_orig[_PREDECESSOR] = _instance(server.pid)
-
-    def on_exit(self, server: Any) -> None:
-        """Remove the orders of this server, in the master, when all workers have ended."""
-        forget(_instance(server.pid), self._source.config.control_dir)
+        """In the process that is about to become the new server (SIGUSR2)."""
+        orders.hand_over(server.cfg.env_orig)
 
 
 def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:

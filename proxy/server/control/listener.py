@@ -21,8 +21,9 @@ from ...net.watch import CallerConnection
 from ...reload import LOOK_S
 from ...version import __version__
 from ..logs import set_up_logs
-from .paths import REQUEST_TIMEOUT_S, make_directory, orders_path, share, sweep, unlink
-from .query import ANSWER_TIMEOUT_S, ask_all
+from . import orders
+from .paths import REQUEST_TIMEOUT_S, make_directory, share, sweep, unlink
+from .query import ask_all
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
@@ -30,13 +31,11 @@ if TYPE_CHECKING:
 # The pause after a failure to accept, when no descriptor is free.
 _ACCEPT_PAUSE_S = 0.1
 
-# Connections that are served at once. One more ends the oldest.
-_MOST_ASKERS = 64
+# Connections without a request. One more ends the oldest.
+_MOST_SILENT = 64
 
-_PIECE_BYTES = 64 * 1024
-
-# A request is a verb and a label.
-MAX_REQUEST_BYTES = 64 * 1024
+# A request is a verb and a label, sent at once.
+MAX_REQUEST_BYTES = 4096
 
 # A directory can vanish before it is used, once for each worker that ends at that moment.
 _MAX_LISTEN_ATTEMPTS = 5
@@ -49,25 +48,13 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     client: str = ""
 
 
-class _Asker:
-    """A connection. A line is read from it, then the answer is written, each within its time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.line = bytearray()
-        self.answer: memoryview | None = None
-        self.until = time.monotonic() + REQUEST_TIMEOUT_S
-
-
 class Control:
-    """A worker's control socket, which listens at once and takes over the instance's orders.
+    """A worker's control socket, which listens at once, and obeys what was ordered before.
 
-    Made after the fork. `instance` begins with the server's pid and a dash; its workers have it in
-    common, and no others. `predecessor`: the instance that is replaced, whose orders stay in force.
-    Its thread also has the configuration looked at. Where no such socket can be had, and with
-    `alone` if another instance answers on that port, the log says so, and that is all that the
-    thread does. Raises OSError if there can be no thread.
+    Made after the fork. `instance` is the server's pid, `orders_fd` its file of orders. Its thread
+    also has the configuration looked at. Where no such socket can be had, and with `alone` if an
+    instance that is not this one or its `predecessor` answers on that port, the log says so, and
+    that is all that the thread does. Raises RuntimeError if there can be no thread.
     """
 
     def __init__(
@@ -76,6 +63,7 @@ class Control:
         *,
         port: int,
         instance: str,
+        orders_fd: int,
         predecessor: str = "",
         alone: bool = False,
         control_dir: str = "",
@@ -84,31 +72,27 @@ class Control:
         self._gateway = gateway
         self._woken = woken
         self._instance = instance
+        self._orders_fd = orders_fd
         self._generation = gateway.generation
-        self._path, self._orders_path = "", ""
+        self._path = ""
         self._listener: socket.socket | None = None
         try:
             if alone:
                 _check_alone(port, control_dir, (instance, predecessor))
             self._path, self._listener = _listen(port, control_dir)
+            sweep(os.path.dirname(self._path))
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
-        else:
-            directory = os.path.dirname(self._path)
-            self._orders_path = orders_path(directory, instance)
-            # The socket listens already, so that an order given now is in the file or comes by it.
-            self._obey_orders(predecessor)
-            sweep(directory, instance)
+        # The socket listens already, so that an order given now is in the file or comes by it.
+        self._obey_orders()
         self._stopped, self._stop = socket.socketpair()
         self._stop.setblocking(False)
-        self._askers: dict[int, _Asker] = {}  # of the thread alone
-        self._poller = select.poll()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # none can be had
+        except RuntimeError:  # none can be had
             self.close()
-            raise OSError(errno.EAGAIN, str(error)) from error
+            raise
 
     def close(self) -> None:
         """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""
@@ -128,68 +112,63 @@ class Control:
         with contextlib.suppress(OSError):  # it was woken often enough, or is closed
             self._stop.send(b"\0")
 
-    def _obey_orders(self, predecessor: str) -> None:
-        inherited = orders_path(os.path.dirname(self._path), predecessor)
-        for path in (self._orders_path, *([inherited] if predecessor else [])):
-            try:
-                with open(path, "rb") as file:
-                    labels = msgspec.json.decode(file.read(), type=list[str])
-            except FileNotFoundError:
-                continue
-            except (OSError, msgspec.MsgspecError) as error:
-                log.warning("cannot read which clients are disabled: %s", error)
-                return
-            for label in labels:
-                if not self._gateway.pool.set_disabled(label, True):
-                    log.warning("%s was disabled by hand, and is no client any more", label)
-            if path == inherited:
-                self._keep_orders()
+    def _obey_orders(self) -> None:
+        try:
+            labels = orders.read(self._orders_fd)
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("cannot read which clients are disabled: %s", error)
             return
+        for label in labels:
+            if not self._gateway.pool.set_disabled(label, True):
+                log.warning("%s was disabled by hand, and is no client any more", label)
 
     def _keep_orders(self) -> str:
         """For workers that start later. Returns, and logs, why they will not know; "": they do."""
         labels = [facts["client"] for facts in self._gateway.pool.snapshot() if facts["disabled"]]
-        draft = f"{self._orders_path}.{os.getpid()}"
         try:
-            with open(draft, "wb") as file:
-                file.write(msgspec.json.encode(labels))
-            os.replace(draft, self._orders_path)
-        except OSError as error:
-            why = f"workers that start later will not know who is disabled: {error.strerror}"
+            orders.keep(self._orders_fd, labels)
+        except (OSError, msgspec.MsgspecError) as error:
+            why = f"workers that start later will not know who is disabled: {error}"
             log.warning("%s", why)
             return why
         return ""
 
     def _run(self) -> None:
-        """Serve all askers at once, so that a silent one holds up nobody."""
+        """Answer each asker when its request is there, so that a silent one holds up nobody."""
+        poller = select.poll()
+        poller.register(self._stopped, select.POLLIN)
         if self._listener is not None:
-            self._poller.register(self._listener, select.POLLIN)
-        self._poller.register(self._stopped, select.POLLIN)
-        until = looks_at = -math.inf
+            poller.register(self._listener, select.POLLIN)
+        askers: dict[int, socket.socket] = {}
+        looks_at = -math.inf
         while True:
-            left_s = max(0.0, min(until, looks_at) - time.monotonic())
-            fds = {fd for fd, _ in self._poller.poll(left_s * 1000)}
-            if self._stopped.fileno() in fds:
-                if not self._stopped.recv(_PIECE_BYTES):
+            left_s = max(0.0, looks_at - time.monotonic())
+            ready = {fd for fd, _ in poller.poll(left_s * 1000)}
+            if self._stopped.fileno() in ready:
+                if not self._stopped.recv(MAX_REQUEST_BYTES):
                     break
                 try:
                     self._woken()
                     self._gateway.reloader.begin()
                 except Exception:  # no thread, no room for a file: the next look may find some
                     log.exception("not all of what was asked for could be done")
-            if self._listener is not None and self._listener.fileno() in fds:
-                self._accept(self._listener)
-            for fd in fds & self._askers.keys():
-                self._go_on(self._askers[fd])
-            now = time.monotonic()
-            if looks_at <= now:
-                looks_at = now + LOOK_S
+            over = ready & askers.keys()
+            if self._listener is not None and self._listener.fileno() in ready:
+                if len(askers) == _MOST_SILENT:
+                    over.add(next(iter(askers)))
+                if asker := _accepted(self._listener):
+                    askers[asker.fileno()] = asker
+                    poller.register(asker, select.POLLIN)
+            for fd in over:
+                poller.unregister(fd)
+                with askers.pop(fd) as asker:
+                    if fd in ready:
+                        self._serve(asker)
+            if looks_at <= time.monotonic():
+                looks_at = time.monotonic() + LOOK_S
                 self._look()
-            for asker in [one for one in self._askers.values() if one.until <= now]:
-                self._end(asker)
-            until = min((asker.until for asker in self._askers.values()), default=math.inf)
-        for asker in list(self._askers.values()):
-            self._end(asker)
+        for asker in askers.values():
+            asker.close()
 
     def _look(self) -> None:
         """Once a second: have changed files read, and follow what was read since."""
@@ -200,56 +179,18 @@ class Control:
             self._generation = self._gateway.generation
             config = self._generation.config
             set_up_logs(debug=config.debug, as_json=config.log_format == "json")
-            if os.path.exists(self._orders_path):
-                self._keep_orders()  # clients may have other labels
+            self._keep_orders()  # clients may have other labels
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _serve(self, asker: socket.socket) -> None:
+        """Answer what has come; blocks for REQUEST_TIMEOUT_S if much is not taken."""
+        asker.settimeout(REQUEST_TIMEOUT_S)
         try:
-            asker = _Asker(listener.accept()[0])
-        except BlockingIOError:
-            return
-        except OSError:  # no descriptor is free
-            time.sleep(_ACCEPT_PAUSE_S)
-            return
-        if len(self._askers) >= _MOST_ASKERS:
-            self._end(next(iter(self._askers.values())))
-        self._askers[asker.sock.fileno()] = asker
-        self._poller.register(asker.sock, select.POLLIN)
-
-    def _end(self, asker: _Asker) -> None:
-        del self._askers[asker.sock.fileno()]
-        self._poller.unregister(asker.sock)
-        asker.sock.close()
-
-    def _go_on(self, asker: _Asker) -> None:
-        """Read what is there, or write what there is room for."""
-        try:
-            if asker.answer is None:
-                data = asker.sock.recv(_PIECE_BYTES)
-                asker.line += data
-                if data and not asker.line.endswith(b"\n"):
-                    if len(asker.line) > MAX_REQUEST_BYTES:
-                        self._end(asker)
-                    return
-                asker.answer = memoryview(self._answer_to(bytes(asker.line)))
-                asker.until = time.monotonic() + ANSWER_TIMEOUT_S
-                self._poller.modify(asker.sock, select.POLLOUT)
-            asker.answer = asker.answer[asker.sock.send(asker.answer) :]
-        except BlockingIOError:
-            return
+            asker.sendall(self._answer_to(asker.recv(MAX_REQUEST_BYTES)))
         except OSError as error:
             log.debug("a control request failed: %s", error)
-            self._end(asker)
-            return
-        if not asker.answer:
-            self._end(asker)
 
     def _answer_to(self, line: bytes) -> bytes:
-        answer: dict[str, Any] = {
-            "pid": os.getpid(),
-            "instance": self._instance,
-            "version": __version__,
-        }
+        answer = {"pid": os.getpid(), "instance": self._instance, "version": __version__}
         try:
             answer |= self._answer(line)
         except Exception:
@@ -298,6 +239,16 @@ class Control:
             {**facts, "offered": offered.get(facts["client"])}
             for facts in self._gateway.pool.snapshot()
         ]
+
+
+def _accepted(listener: socket.socket) -> socket.socket | None:
+    try:
+        return listener.accept()[0]
+    except BlockingIOError:
+        return None
+    except OSError:  # no descriptor is free
+        time.sleep(_ACCEPT_PAUSE_S)
+        return None
 
 
 def _by_name(models: tuple[Any, ...]) -> dict[str, list[str]]:

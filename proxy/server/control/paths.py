@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Collection, Iterator
 
 # What an AF_UNIX address may have, without the NUL: sun_path is 108 bytes on Linux (unix(7)), 104
@@ -25,8 +24,6 @@ REQUEST_TIMEOUT_S = 2.0
 
 # systemd's for a service of our name. Only root can make it; who asks has not its environment.
 _SERVICE_HOME = "/run/poolproxy"
-
-_ORDERS = ".disabled"
 
 
 def make_directory(port: int, control_dir: str = "") -> str:
@@ -78,30 +75,11 @@ def ports(control_dir: str = "") -> list[int]:
     )
 
 
-def orders_path(directory: str, instance: str) -> str:
-    """Where the orders of an instance are: beside all ports, as a reload may change its port."""
-    return os.path.join(os.path.dirname(directory), f"{instance}{_ORDERS}")
-
-
-def forget(instance: str, control_dir: str = "") -> None:
-    """Remove the orders of an instance that ends."""
-    for home, is_own in _homes(control_dir).items():
-        if _is_closed(home, is_own=is_own):
-            unlink(os.path.join(home, f"{instance}{_ORDERS}"))
-
-
-def sweep(directory: str, instance: str) -> None:
-    """Remove what dead workers left; a new worker of `instance` may have the pid of a dead one."""
+def sweep(directory: str) -> None:
+    """Remove the sockets of dead workers."""
     for name in _listing(directory):
         if name.endswith(".sock"):
             is_alive(os.path.join(directory, name))
-        elif name.endswith(".new") and not _runs(name.removesuffix(".new")):
-            unlink(os.path.join(directory, name))
-    home = os.path.dirname(directory)
-    for name in _listing(home):
-        stem, kind, _ = name.partition(_ORDERS)
-        if kind and stem != instance and (_pid(stem) == _pid(instance) or not _runs(stem)):
-            unlink(os.path.join(home, name))
 
 
 def is_alive(path: str) -> bool:
@@ -110,13 +88,11 @@ def is_alive(path: str) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(REQUEST_TIMEOUT_S)
             probe.connect(path)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         unlink(path)
         return False
-    except FileNotFoundError:
-        return False
     except OSError:  # it is there, and busy
-        return True
+        pass
     return True
 
 
@@ -137,7 +113,7 @@ def _homes(control_dir: str) -> dict[str, bool]:
     """
     own = f"poolproxy-{os.geteuid()}"
     shared = "/tmp"  # noqa: S108 (whose the directory in it is gets checked)
-    places = [os.environ.get("XDG_RUNTIME_DIR", ""), _temporary(), shared]
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), shared]
     homes = dict.fromkeys([control_dir, os.environ.get("RUNTIME_DIRECTORY", "")], False)
     homes |= dict.fromkeys([os.path.join(place, own) for place in places], True)
     homes |= {_SERVICE_HOME: False}
@@ -146,13 +122,6 @@ def _homes(control_dir: str) -> dict[str, bool]:
         for home, is_own in homes.items()
         if os.path.isabs(home) and len(os.fsencode(home + _LONGEST_NAME)) <= MAX_PATH_BYTES
     }
-
-
-def _temporary() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:  # none can be written to
-        return ""
 
 
 def _is_closed(path: str, *, is_own: bool, owners: Collection[int] | None = None) -> bool:
@@ -172,18 +141,3 @@ def _listing(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
-
-
-def _pid(stem: str) -> str:
-    return stem.partition("-")[0]
-
-
-def _runs(stem: str) -> bool:
-    """Whether the process that a file is named after exists."""
-    try:
-        os.kill(int(_pid(stem)), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # it does, and is another user's
-        return True
-    return True

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import Any
 
 import msgspec
 
 from .paths import sockets, unlink
 
-# An answer has a few hundred bytes for each client and model.
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-
-# For an answer to come; on the worker's side, for it to be taken.
+# For an answer to come, or more of it.
 ANSWER_TIMEOUT_S = 10.0
 
 
@@ -45,31 +41,12 @@ def _ask(path: str, request: dict[str, str], timeout_s: float) -> dict[str, Any]
             worker.settimeout(timeout_s)
             worker.connect(path)
             worker.sendall(msgspec.json.encode(request) + b"\n")
-            line = read_line(worker, max_bytes=MAX_ANSWER_BYTES, timeout_s=timeout_s)
+            with worker.makefile("rb") as answers:
+                line = answers.readline()
         answer = msgspec.json.decode(line, type=dict[str, Any])
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         unlink(path)
-        return None
-    except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         return {"pid": pid, "error": f"no answer from worker {pid}: {error}"}
     return {**answer, "pid": pid}
-
-
-def read_line(sock: socket.socket, *, max_bytes: int, timeout_s: float) -> bytes:
-    """Read up to a newline or the end; raises OSError for what is too long or too late."""
-    deadline = time.monotonic() + timeout_s
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        sock.settimeout(left_s)
-        data = sock.recv(64 * 1024)
-        if not data:
-            break
-        line += data
-        if len(line) > max_bytes:
-            raise OSError(f"a message of more than {max_bytes} bytes")
-    return bytes(line)
