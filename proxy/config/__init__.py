@@ -1,9 +1,8 @@
 """The configuration: `load_config` makes an immutable `Config` of a file.
 
 document   the file's bytes -> a tree of plain values
-variables  ${NAME} -> the environment's value, ${file:PATH} -> the file's text
 schema     the file's keys, types, limits, defaults
-check      tree + schema -> `schema.File`, every problem noted
+check      tree + environment + schema -> `schema.File`, every problem noted
 resolve    `schema.File` -> `Config`: one client per key
 secrets    all secrets of a `Config`, and how they are hidden in what leaves
 source     what a `Config` is read from, and whether it has changed

@@ -1,25 +1,38 @@
-"""Checks a tree against `schema`, and notes every problem, not only the first one.
+"""Fills a tree in and checks it against `schema`; notes every problem, not only the first one.
 
 It walks over the types that msgspec knows of the Structs. A value that does not fit becomes its
 default or a blank, so that the rest is seen too; a result with `Notes.problems` must not be used.
+
+In a string, `${NAME}` and `${NAME:-default}` stand for what is in the environment, `${file:PATH}`
+for a file's text. As in a shell, the default holds if the variable is unset or empty; it must not
+contain braces. Of a file's text (Docker and Kubernetes mount secrets so) the line ends behind it
+are left out; its path may begin with a variable, such as systemd's `$CREDENTIALS_DIRECTORY`. `$${`
+stands for `${`. Filling in comes after parsing, so that no value can add to the structure.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import inspect
 
-from .document import plain_value
+from .document import REFERENCE, plain_value
 from .schema import File
 from .secret import Secret
-from .source import Seen
-from .variables import fill
+from .source import Seen, stamp
 from .wording import kind_of, shown, shown_key
+
+_REFERENCE_OR_NOT = re.compile(rf"(?P<escaped>\$\$\{{)|{REFERENCE.pattern}|\$\{{")
+_FIRST_VARIABLE = re.compile(r"^\$(\w+)")
+
+# No secret is larger, and no file that was meant for one.
+_MAX_FILE_BYTES = 65_536
 
 
 class Notes:
@@ -30,7 +43,7 @@ class Notes:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.ignored: dict[str, Any] = {}  # by path, what is at keys that are CLIProxyAPI's alone
-        self.variables: dict[str, tuple[str, ...]] = {}  # path: names filled in there
+        self.variables: dict[str, list[str]] = {}  # path: names filled in there
         self.files: dict[str, Secret] = {}  # what was filled in from files, by their own paths
 
     def problem(self, at: str, text: str) -> None:
@@ -76,22 +89,18 @@ class _Walk:
 
     def _section(self, value: Any, declared: inspect.StructType, at: str) -> Any:
         shorthand = getattr(declared.cls, "shorthand", "")
-        if shorthand and isinstance(value, str):
-            # The one field that a bare string stands for has the string's own path.
-            fields = {
-                field.name: self._field(value if field.name == shorthand else None, field, at)
-                for field in declared.fields
-            }
-            return declared.cls(**fields)
-        if not isinstance(value, Mapping):
+        is_short = bool(shorthand) and isinstance(value, str)
+        if is_short:
+            value = {shorthand: value}
+        elif not isinstance(value, Mapping):
             what = "a string or a mapping" if shorthand else "a mapping"
             self._unfit(at, f"expected {what}, got {kind_of(value)}")
         known = {field.encode_name: field for field in declared.fields}
         for key in value:
             if key not in known:
                 self._stray(key, value[key], known, declared.cls, at)
-        fields = {
-            field.name: self._field(value.get(name), field, _join(at, name))
+        fields = {  # what a bare string stands for has the string's own path
+            field.name: self._field(value.get(name), field, at if is_short else _join(at, name))
             for name, field in known.items()
         }
         return declared.cls(**fields)
@@ -137,9 +146,8 @@ class _Walk:
         result = {}
         for key, entry in value.items():
             path = _join(at, shown_key(key))
-            result[self.value(key, declared.key_type, path)] = self.value(
-                entry, declared.value_type, path
-            )
+            name = self.value(key, declared.key_type, path)
+            result[name] = self.value(entry, declared.value_type, path)
         return result
 
     def _scalar(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
@@ -147,16 +155,11 @@ class _Walk:
         got = kind_of(value) if rules.get("private") and value != "" else shown(value)
         textual = isinstance(bare, (inspect.StrType, inspect.CustomType, inspect.LiteralType))
         if isinstance(value, str) and "${" in value:
-            filled = fill(value, self._environ, self._directory, self._notes.seen)
-            self._notes.files.update(filled.files)
-            for problem in filled.problems:
-                self._notes.problem(at, problem)
-            if filled.problems:
-                raise _Unfit
-            if filled.names:
-                self._notes.variables[at] = filled.names
-                got = "the value of " + " and ".join(f"${{{name}}}" for name in filled.names)
-            value = filled.text if textual else _typed(filled.text, bare)
+            text, names = self._filled(value, at)
+            if names:
+                self._notes.variables[at] = names
+                got = "the value of " + " and ".join(f"${{{name}}}" for name in names)
+            value = text if textual else _typed(text, bare)
             if value is None and not rules.get("required", True):
                 raise _Unfit
         if textual and not isinstance(value, str) and value is not None:
@@ -167,6 +170,44 @@ class _Walk:
         if value == "" and textual and not rules.get("required", True):
             raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
+
+    def _filled(self, text: str, at: str) -> tuple[str, list[str]]:
+        """With every reference replaced, from the left, each once; and the names in them."""
+        names: list[str] = []
+        problems: list[str] = []
+
+        def replacement(match: re.Match[str]) -> str:
+            name, default, file = match.group("name", "default", "file")
+            if match["escaped"]:
+                return "${"
+            if not (name or file):
+                wanted = "${NAME}, ${NAME:-default} or ${file:PATH}"
+                problems.append(f"expected {wanted} ($${{ for a literal ${{)")
+                return ""
+            names.append(name or f"file:{file}")
+            if name:
+                if name not in self._environ and default is None:
+                    hint = f"(${{{name}:-}} may be empty)"
+                    problems.append(f"{name} is not set in the environment {hint}")
+                return self._environ.get(name) or default or ""
+            path = _FIRST_VARIABLE.sub(lambda it: self._environ.get(it[1], it[0]), file)
+            path = os.path.join(self._directory, os.path.expanduser(path))
+            self._notes.seen[path] = stamp(path)
+            content = ""
+            try:
+                content = _text_in(path)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                problems.append(f"the file {shown(path)} cannot be read: {why}")
+            self._notes.files[path] = Secret(content)
+            return content
+
+        filled = _REFERENCE_OR_NOT.sub(replacement, text)
+        for problem in problems:
+            self._notes.problem(at, problem)
+        if problems:
+            raise _Unfit
+        return filled, names
 
     def _unfit(self, at: str, text: str) -> NoReturn:
         self._notes.problem(at, text)
@@ -208,29 +249,26 @@ def _typed(text: str, bare: inspect.Type) -> Any:
 
 def _converted(value: Any, bare: inspect.Type) -> Any:
     """`value` as the type's own, within its limits; None: it is not one."""
-    if isinstance(bare, inspect.CustomType):
-        return Secret(value.strip()) if isinstance(value, str) else None
-    if isinstance(bare, inspect.StrType):
-        return value if isinstance(value, str) else None
-    if isinstance(bare, inspect.LiteralType):
-        return value if isinstance(value, str) and value in bare.values else None
     if isinstance(bare, inspect.BoolType):
         return value if isinstance(value, bool) else None
-    assert isinstance(bare, (inspect.IntType, inspect.FloatType))
-    accepted = int if isinstance(bare, inspect.IntType) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, accepted) or not _within(value, bare):
+    if isinstance(bare, (inspect.IntType, inspect.FloatType)):
+        accepted = int if isinstance(bare, inspect.IntType) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, accepted) or not _within(value, bare):
+            return None
+        return float(value) if isinstance(bare, inspect.FloatType) else value
+    if not isinstance(value, str) or (
+        isinstance(bare, inspect.LiteralType) and value not in bare.values
+    ):
         return None
-    return float(value) if isinstance(bare, inspect.FloatType) else value
+    return Secret(value.strip()) if isinstance(bare, inspect.CustomType) else value
 
 
 def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
     """False for NaN, too."""
-    return (
-        -math.inf < value < math.inf
-        and (bare.ge is None or value >= bare.ge)
-        and (bare.gt is None or value > bare.gt)
-        and (bare.le is None or value <= bare.le)
-    )
+    least = -math.inf if bare.ge is None else bare.ge
+    above = -math.inf if bare.gt is None else bare.gt
+    most = math.inf if bare.le is None else bare.le
+    return above < value < math.inf and least <= value <= most
 
 
 def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
@@ -249,6 +287,18 @@ def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
     if bare.gt is None:
         return f"{noun} from {bare.ge} to {bare.le}"
     return f"{noun} above {bare.gt} and up to {bare.le}"
+
+
+def _text_in(path: str) -> str:
+    """The text in a file; raises OSError, ValueError."""
+    with open(path, "rb") as file:
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {_MAX_FILE_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError("expected UTF-8") from error
 
 
 def _join(at: str, name: str) -> str:

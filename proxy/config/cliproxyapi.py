@@ -11,131 +11,51 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-TOP = frozenset(
-    {
-        "amp-model-mappings",
-        "amp-restrict-management-to-localhost",
-        "amp-upstream-api-key",
-        "amp-upstream-url",
-        "ampcode",
-        "antigravity",
-        "antigravity-signature-bypass-strict",
-        "antigravity-signature-cache-enabled",
-        "auth",
-        "auth-auto-refresh-workers",
-        "auth-dir",
-        "claude-code",
-        "claude-header-defaults",
-        "codex",
-        "codex-api-key",
-        "codex-header-defaults",
-        "codex-instructions-enabled",
-        "commercial-mode",
-        "credential-concurrency",
-        "credential-in-flight",
-        "disable-claude-cloak-mode",
-        "disable-cooling",
-        "disable-image-generation",
-        "enable-gemini-cli-endpoint",
-        "error-logs-max-files",
-        "force-gpt-5-codex",
-        "force-model-prefix",
-        "gemini-web",
-        "gpt-image-2-base-model",
-        "home",
-        "interactions-api-key",
-        "logging-to-file",
-        "logs-max-total-size-mb",
-        "max-retry-credentials",
-        "nonstream-keepalive",
-        "nonstream-keepalive-interval",
-        "oauth-excluded-models",
-        "oauth-model-alias",
-        "oauth-model-mappings",
-        "oauth-request-scoped-errors",
-        "passthrough-headers",
-        "payload",
-        "plugins",
-        "pprof",
-        "redis-usage-queue-retention-seconds",
-        "remote-management",
-        "routing",
-        "save-cooldown-status",
-        "tls",
-        "transient-error-cooldown-seconds",
-        "usage-statistics-enabled",
-        "vertex-api-key",
-        "video-result-auth-cache-ttl",
-        "ws-auth",
-        "xai",
-        "xai-api-key",
-        # At the top in some early releases, under remote-management or ampcode in others.
-        "allow-localhost-unauthenticated",
-        "restrict-management-to-localhost",
-    }
-)
-QUOTA_EXCEEDED = frozenset({"antigravity-credits"})
-STREAMING = frozenset({"bootstrap-retries"})
 
-_CREDENTIAL = frozenset(
-    {"disable-cooling", "prefix", "priority", "request-retry", "request-scoped-errors"}
-)
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TOP = _keys("""
+    amp-model-mappings amp-restrict-management-to-localhost amp-upstream-api-key
+    amp-upstream-url ampcode antigravity antigravity-signature-bypass-strict
+    antigravity-signature-cache-enabled auth auth-auto-refresh-workers auth-dir claude-code
+    claude-header-defaults codex codex-api-key codex-header-defaults codex-instructions-enabled
+    commercial-mode credential-concurrency credential-in-flight disable-claude-cloak-mode
+    disable-cooling disable-image-generation enable-gemini-cli-endpoint error-logs-max-files
+    force-gpt-5-codex force-model-prefix gemini-web gpt-image-2-base-model home
+    interactions-api-key logging-to-file logs-max-total-size-mb max-retry-credentials
+    nonstream-keepalive nonstream-keepalive-interval oauth-excluded-models oauth-model-alias
+    oauth-model-mappings oauth-request-scoped-errors passthrough-headers payload plugins pprof
+    redis-usage-queue-retention-seconds remote-management routing save-cooldown-status tls
+    transient-error-cooldown-seconds usage-statistics-enabled vertex-api-key
+    video-result-auth-cache-ttl ws-auth xai xai-api-key
+""")
+# At the top in some early releases, under remote-management or ampcode in others.
+TOP |= _keys("allow-localhost-unauthenticated restrict-management-to-localhost")
+QUOTA_EXCEEDED = _keys("antigravity-credits")
+STREAMING = _keys("bootstrap-retries")
+
+_CREDENTIAL = _keys("disable-cooling prefix priority request-retry request-scoped-errors")
 PROVIDER = _CREDENTIAL | {"support-prompt-cache-key"}
 GEMINI = _CREDENTIAL | {"excluded-models"}
-CLAUDE = GEMINI | {
-    "cloak",
-    "experimental-cch-signing",
-    "fingerprint-profile",
-    "rebuild-mid-system-message",
-}
-MODEL = frozenset(
-    {
-        "display-name",
-        "force-mapping",
-        "image",
-        "input-modalities",
-        "is-compat",
-        "max-context-length",
-        "output-modalities",
-        "thinking",
-    }
+CLAUDE = GEMINI | _keys(
+    "cloak experimental-cch-signing fingerprint-profile rebuild-mid-system-message"
 )
+MODEL = _keys("""
+    display-name force-mapping image input-modalities is-compat max-context-length
+    output-modalities thinking
+""")
 
 # Of all of them those by which CLIProxyAPI would serve other accounts or models, others first, or
 # other callers.
-_SERVING = frozenset(
-    {
-        "allow-localhost-unauthenticated",
-        "amp-model-mappings",
-        "amp-upstream-api-key",
-        "ampcode",
-        "antigravity-credits",
-        "auth",
-        "auth-dir",
-        "codex-api-key",
-        "disable-cooling",
-        "excluded-models",
-        "force-mapping",
-        "force-model-prefix",
-        "gemini-web",
-        "home",
-        "interactions-api-key",
-        "max-retry-credentials",
-        "oauth-excluded-models",
-        "oauth-model-alias",
-        "oauth-model-mappings",
-        "payload",
-        "plugins",
-        "prefix",
-        "priority",
-        "request-retry",
-        "routing",
-        "transient-error-cooldown-seconds",
-        "vertex-api-key",
-        "ws-auth",
-        "xai-api-key",
-    }
-)
+_SERVING = _keys("""
+    allow-localhost-unauthenticated amp-model-mappings amp-upstream-api-key ampcode
+    antigravity-credits auth auth-dir codex-api-key disable-cooling excluded-models
+    force-mapping force-model-prefix gemini-web home interactions-api-key max-retry-credentials
+    oauth-excluded-models oauth-model-alias oauth-model-mappings payload plugins prefix priority
+    request-retry routing transient-error-cooldown-seconds vertex-api-key ws-auth xai-api-key
+""")
 
 
 def warnings(ignored: Mapping[str, Any]) -> Iterator[str]:

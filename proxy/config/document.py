@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from .variables import REFERENCE
 from .wording import shown_key
 
 Tree = Any  # None, bool, int, float, str, or a list or dict[str, ...] of them
+
+REFERENCE = re.compile(
+    r"\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}\n]*))?|file:(?P<file>[^{}\n]+))\}"
+)
 
 # A reference's characters that would end a plain scalar travel through the parser as code points
 # of the last private-use plane, one for one, so that columns stay true.

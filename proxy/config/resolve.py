@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,17 +17,7 @@ import msgspec
 from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
-from .schema import (
-    CallerEntry,
-    ClaudeEntry,
-    DemoEntry,
-    File,
-    GeminiEntry,
-    KeyEntry,
-    ModelEntry,
-    ProviderEntry,
-    Settings,
-)
+from .schema import CallerEntry, ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
 from .secret import Secret, digest_of, is_placeholder
 from .source import stamp
 from .wording import in_ascii, shown
@@ -82,74 +72,82 @@ class _Clients:
         _report_repeats(names, self._notes)
         for at, provider in providers:
             self._add_provider(provider, at)
-        self._add_accounts(
-            "gemini",
-            [
-                *_numbered("gemini-api-key", file.gemini_api_key),
-                *_numbered("generative-language-api-key", file.generative_language_api_key),
-            ],
-        )
-        self._add_accounts("claude", list(_numbered("claude-api-key", file.claude_api_key)))
+        gemini = [
+            *_numbered("gemini-api-key", file.gemini_api_key),
+            *_numbered("generative-language-api-key", file.generative_language_api_key),
+        ]
+        claude = list(_numbered("claude-api-key", file.claude_api_key))
+        for kind, entries in (("gemini", gemini), ("claude", claude)):
+            self._add_keyed(
+                kind, [(at, self._of(one, at, kind, one.api_key)) for at, one in entries]
+            )
         for at, demo in demos:
-            self._add_demo(demo, at)
+            self.found.append(
+                ClientConfig(
+                    kind="demo",
+                    provider=demo.name,
+                    max_concurrency=demo.max_concurrency,
+                    weight=demo.weight,
+                    models=self._models(demo.models, at),
+                    delay_s=demo.delay_ms / 1000,
+                )
+            )
 
     def _add_provider(self, provider: ProviderEntry, at: str) -> None:
+        is_openais = urlsplit(provider.base_url).hostname == "api.openai.com"
+        common = msgspec.structs.replace(
+            self._of(provider, at, provider.name),
+            completions=provider.completions,
+            responses=provider.responses or ("native" if is_openais else "chat"),
+            ask_usage=provider.ask_usage,
+        )
+        if provider.disabled:
+            self.off.append((provider.name, "disabled: true"))
+            return
         entries = [
             *_numbered(f"{at}.api-keys", provider.api_keys),
             *_numbered(f"{at}.api-key-entries", provider.api_key_entries),
         ]
-        common = self._common(provider, at)
-        if provider.disabled:
-            self.off.append((provider.name, "disabled: true"))
-            return
-        if not self._any_key_left(provider.name, entries):
-            return
-        for key_at, entry in entries or [(at, KeyEntry())]:
-            if entry.api_key or not entries:
-                self._add(
-                    msgspec.structs.replace(
-                        common,
-                        key=entry.api_key or common.key,
-                        max_concurrency=_first(entry.max_concurrency, common.max_concurrency),
-                        weight=_first(entry.weight, common.weight),
-                        proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
-                        completions=provider.completions,
-                        responses=provider.responses or _responses_at(common.base_url),
-                        ask_usage=provider.ask_usage,
-                    ),
-                    key_at,
-                )
-
-    def _add_accounts(
-        self, kind: str, entries: Sequence[tuple[str, GeminiEntry | ClaudeEntry]]
-    ) -> None:
-        commons = [self._common(entry, at) for at, entry in entries]
-        if not self._any_key_left(kind, entries):
-            return
-        for (at, entry), common in zip(entries, commons, strict=True):
-            if entry.api_key:
-                self._add(msgspec.structs.replace(common, key=entry.api_key), at)
-
-    def _add_demo(self, demo: DemoEntry, at: str) -> None:
-        self.found.append(
-            ClientConfig(
-                kind="demo",
-                provider=demo.name,
-                max_concurrency=demo.max_concurrency,
-                weight=demo.weight,
-                models=self._models(demo.models, at),
-                delay_s=demo.delay_ms / 1000,
+        if not entries:
+            self._add(common, at)
+        clients = []
+        for key_at, entry in entries:
+            own = {"max_concurrency": entry.max_concurrency, "weight": entry.weight}
+            client = msgspec.structs.replace(
+                common,
+                key=entry.api_key or Secret(""),
+                proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
+                **{name: value for name, value in own.items() if value is not None},
             )
-        )
+            clients.append((key_at, client))
+        self._add_keyed(provider.name, clients)
 
-    def _common(self, entry: ProviderEntry | GeminiEntry | ClaudeEntry, at: str) -> ClientConfig:
-        """A client of this upstream, but for its key, label and identity."""
+    def _add_keyed(self, provider: str, clients: list[tuple[str, ClientConfig]]) -> None:
+        """Add those that have a key. If none of them has, the provider is off."""
+        for at, client in clients:
+            if client.key:
+                self._add(client, at)
+        if clients and not any(client.key for _, client in clients):
+            variables = self._notes.variables
+            places = [place for at, _ in clients for place in (at, f"{at}.api-key")]
+            names = dict.fromkeys(name for place in places for name in variables.get(place, ()))
+            self.off.append((provider, f"no key in {', '.join(names)}" if names else "no key"))
+
+    def _of(
+        self,
+        entry: ProviderEntry | GeminiEntry | ClaudeEntry,
+        at: str,
+        provider: str,
+        key: Secret | None = None,
+    ) -> ClientConfig:
+        """A client of this upstream, but for its label and identity."""
         base_url = entry.base_url.rstrip("/")
         path = urlsplit(base_url).path
         version = next((version for version in _VERSIONS[entry.kind] if path.endswith(version)), "")
         return ClientConfig(
             kind=entry.kind,
-            provider=entry.name if isinstance(entry, ProviderEntry) else entry.kind,
+            provider=provider,
+            key=key or Secret(""),
             base_url=base_url.removesuffix(version).rstrip("/"),
             api_version=version,
             max_concurrency=entry.max_concurrency,
@@ -169,31 +167,12 @@ class _Clients:
                 self._notes.problem(at, f"the same key at the same base-url as in {before}")
         self.found.append(client)
 
-    def _any_key_left(
-        self, provider: str, entries: Sequence[tuple[str, KeyEntry | GeminiEntry | ClaudeEntry]]
-    ) -> bool:
-        """Whether an entry has a key, or there is no entry at all; else the provider is off."""
-        if not entries or any(entry.api_key for _, entry in entries):
-            return True
-        variables = self._notes.variables
-        names = [
-            name
-            for at, _ in entries
-            for name in (*variables.get(at, ()), *variables.get(f"{at}.api-key", ()))
-        ]
-        where = f" in {', '.join(dict.fromkeys(names))}" if names else ""
-        self.off.append((provider, f"no key{where}"))
-        return False
-
     def _models(self, entries: Sequence[ModelEntry] | None, at: str) -> tuple[Model, ...] | None:
         if entries is None:
             return None
         models = tuple(Model(entry.name, entry.alias or entry.name) for entry in entries)
-        _report_repeats(
-            [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)],
-            self._notes,
-            what="the same alias",
-        )
+        aliases = [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)]
+        _report_repeats(aliases, self._notes, what="the same alias")
         return models
 
     def _proxy(self, *nearest_first: str) -> str:
@@ -212,13 +191,10 @@ class _Clients:
 
     def _headers(self, headers: dict[str, str], at: str) -> dict[str, str]:
         """Without those that CLIProxyAPI would copy from the caller (`$Name`)."""
-        kept = {}
-        for name, value in headers.items():
-            if value.startswith("$"):
-                self._notes.warning(f"{at}.{name}", "copying a caller's header is not supported")
-            else:
-                kept[name] = value
-        return kept
+        copied = [name for name, value in headers.items() if value.startswith("$")]
+        for name in copied:
+            self._notes.warning(f"{at}.{name}", "copying a caller's header is not supported")
+        return {name: value for name, value in headers.items() if name not in copied}
 
 
 def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:
@@ -235,13 +211,8 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
     if short:
         notes.warning(", ".join(short), f"fewer than {_LONG_ENOUGH} characters can be guessed")
     return tuple(
-        Caller(
-            entry.name or "",
-            models=entry.models,
-            max_concurrency=entry.max_concurrency,
-            key=entry.key,
-        )
-        for entry in entries
+        Caller(e.name or "", models=e.models, max_concurrency=e.max_concurrency, key=e.key)
+        for e in entries
     )
 
 
@@ -289,12 +260,3 @@ def _report_repeats(
 def _numbered(at: str, entries: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:
     """Each entry after its path."""
     return ((f"{at}[{index}]", entry) for index, entry in enumerate(entries))
-
-
-def _responses_at(base_url: str) -> Literal["chat", "native"]:
-    """What becomes of Responses there, if the file does not say."""
-    return "native" if urlsplit(base_url).hostname == "api.openai.com" else "chat"
-
-
-def _first(own: int | None, inherited: int) -> int:
-    return inherited if own is None else own

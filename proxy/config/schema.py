@@ -6,7 +6,7 @@ help of a number goes on from its unit: "s to wait for a free client".
 
 Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what holds then. The keys in
 a Struct's `foreign` are ignored with a warning. Where `shorthand` names a field, a bare string
-stands for a mapping with only that field.
+stands for a mapping with only that key.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ Models = Annotated[
 class KeyEntry(_Section, frozen=True, kw_only=True):
     """One key of a provider: one client. What it leaves out is the provider's."""
 
-    shorthand: ClassVar[str] = "api_key"
+    shorthand: ClassVar[str] = "api-key"
 
     api_key: UpstreamKey | None = None
     max_concurrency: Permits | None = None
@@ -164,7 +164,7 @@ class GeminiEntry(_Upstream, frozen=True, kw_only=True):
 
     kind: ClassVar[Literal["gemini"]] = "gemini"
     foreign: ClassVar[frozenset[str]] = cliproxyapi.GEMINI
-    shorthand: ClassVar[str] = "api_key"
+    shorthand: ClassVar[str] = "api-key"
 
     api_key: UpstreamKey | None = None
     base_url: BaseUrl = "https://generativelanguage.googleapis.com"
@@ -175,7 +175,7 @@ class ClaudeEntry(_Upstream, frozen=True, kw_only=True):
 
     kind: ClassVar[Literal["claude"]] = "claude"
     foreign: ClassVar[frozenset[str]] = cliproxyapi.CLAUDE
-    shorthand: ClassVar[str] = "api_key"
+    shorthand: ClassVar[str] = "api-key"
 
     api_key: UpstreamKey | None = None
     base_url: BaseUrl = "https://api.anthropic.com"
