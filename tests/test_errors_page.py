@@ -10,7 +10,7 @@ from http import HTTPStatus
 import pytest
 
 from proxy import errors
-from proxy.cli.exit import Exit
+from proxy.cli.terminal import Exit
 from proxy.dialects.messages import MESSAGES
 from proxy.errors import ProxyError
 from proxy.wire.responses.answer import error_of

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from .arguments import parser
-from .exit import Exit, Failure
+from .terminal import Exit, Failure
 
 __all__ = ["main"]
 

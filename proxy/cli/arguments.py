@@ -11,9 +11,8 @@ import msgspec
 from ..config import Config, Seen, load_config, write_built_in
 from ..version import __version__
 from .checking import check
-from .exit import Exit, Failure
-from .health import health
-from .running import order, reload, status
+from .running import health, order, reload, status
+from .terminal import Exit, Failure
 
 EPILOG = f"""\
 exit status:
@@ -55,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(command=show_help)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Command, what: str, more: str = "") -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Command, what: str, more: str = "", **flags: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=what,
@@ -64,29 +65,41 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(command=command)
+        for flag, said in flags.items():
+            sub.add_argument(f"--{flag}", action="store_true", help=said)
         return sub
 
-    _add_serve(add("serve", serve, "answer callers until a signal ends it", SERVE))
-    _add_check(add("check", check, "validate a configuration and print what would be served"))
-    sub = add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
-    _add_file(sub)
-    sub = add("health", health, "ask a running instance whether it serves", HEALTH)
-    sub.add_argument(
-        "--ready", action="store_true", help="ask whether it has a client in service, too"
+    sub = add("serve", serve, "answer callers until a signal ends it", SERVE)
+    sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
+    sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
+    workers = partial(_whole_number, least=1, most=1024)
+    sub.add_argument("--workers", type=workers, metavar="N", help="processes (default: 1)")
+    sub.add_argument("--debug", action="store_true", help="log more")
+    sub = add("check", check, "validate a configuration and print what would be served")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--probe", action="store_true", help="ask each upstream for its models")
+    which.add_argument(
+        "--schema", action="store_true", help="print a JSON Schema of FILE, for editors, and end"
     )
-    _add_instance(sub)
-    sub = add("status", status, "print the state of a running instance's clients", CONTROL)
-    sub.add_argument("--json", action="store_true", help="every worker's own facts, as JSON")
-    _add_instance(sub)
-    sub = add("reload", reload, "have a running instance read its configuration now", RELOAD)
-    _add_instance(sub)
+    add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
+    ready, own = "ask whether it has a client in service, too", "every worker's own facts, as JSON"
+    asking = [
+        add("health", health, "ask a running instance whether it serves", HEALTH, ready=ready),
+        add("status", status, "print the state of a running instance's clients", CONTROL, json=own),
+        add("reload", reload, "have a running instance read its configuration now", RELOAD),
+    ]
     for verb, what, more in (
         ("disable", "take a client of a running instance out of service", DISABLE),
         ("enable", "put a disabled client back into service", CONTROL),
     ):
         sub = add(verb, partial(order, verb=verb), what, more)
         sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
-        _add_instance(sub)
+        asking.append(sub)
+    for sub in asking:
+        said = "the instance's port; without FILE none is read"
+        sub.add_argument("--port", type=_port, help=said)
+    for sub in commands.choices.values():
+        sub.add_argument("file", nargs="?", metavar="FILE", help="the configuration")
     return top
 
 
@@ -140,33 +153,6 @@ def init(args: argparse.Namespace) -> int:
     command = " ".join(["poolproxy check", *([args.file] if args.file else [])])
     print(f"{path}: written; put keys into it, and see what it serves with `{command}`")
     return Exit.OK
-
-
-def _add_serve(sub: argparse.ArgumentParser) -> None:
-    _add_file(sub)
-    sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
-    sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
-    workers = partial(_whole_number, least=1, most=1024)
-    sub.add_argument("--workers", type=workers, metavar="N", help="processes (default: 1)")
-    sub.add_argument("--debug", action="store_true", help="log more")
-
-
-def _add_check(sub: argparse.ArgumentParser) -> None:
-    _add_file(sub)
-    which = sub.add_mutually_exclusive_group()
-    which.add_argument("--probe", action="store_true", help="ask each upstream for its models")
-    which.add_argument(
-        "--schema", action="store_true", help="print a JSON Schema of FILE, for editors, and end"
-    )
-
-
-def _add_instance(sub: argparse.ArgumentParser) -> None:
-    _add_file(sub)
-    sub.add_argument("--port", type=_port, help="the instance's port; without FILE none is read")
-
-
-def _add_file(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", nargs="?", metavar="FILE", help="the configuration")
 
 
 def _host(text: str) -> str:

@@ -5,29 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 
 from ..clients import Client, make_clients
-from ..config import (
-    Caller,
-    ClientConfig,
-    Config,
-    Model,
-    Secrets,
-    count,
-    json_schema,
-    load_config,
-    names,
-)
+from ..config import Caller, ClientConfig, Config, Model, count, json_schema, load_config, names
 from ..errors import ConfigError, ProxyError
 from ..net.watch import CallerConnection
-from .exit import Exit
-from .table import printable, table
+from .terminal import Exit, printable, table
 
 # An upstream that takes longer for its model list will not serve anybody well.
 PROBE_TIMEOUT_S = 15.0
@@ -47,9 +35,16 @@ def check(args: argparse.Namespace) -> int:
     print("\n".join(_report(config)), flush=True)
     if not args.probe:
         return Exit.OK
-    probes = list(_probe_all(config))
-    print(f"\nupstreams\n{_probe_table(probes)}")
-    return Exit.FAILED if any(probe.error for probe in probes) else Exit.OK
+    print("\nupstreams")
+    clients = make_clients(config)
+    try:
+        with ThreadPoolExecutor(min(MAX_PROBES, len(clients)) or 1) as threads:
+            probes = list(threads.map(partial(_probe, config), clients))
+    finally:
+        for client in clients:
+            client.close()
+    print(table(("  client", "took", "result"), [row for row, _ in probes], right=(1,)))
+    return Exit.FAILED if any(failed for _, failed in probes) else Exit.OK
 
 
 def _report(config: Config) -> Iterator[str]:
@@ -59,7 +54,12 @@ def _report(config: Config) -> Iterator[str]:
     yield _client_table(config.clients) if config.clients else "  none: nothing can be served"
     yield from (f"  {provider}: off, {reason}" for provider, reason in config.providers_off)
     yield f"\ncallers ({len(config.callers) or 'no keys'})"
-    yield _caller_table(config.callers) if config.callers else f"  {_access(config)}"
+    if config.callers:
+        yield _caller_table(config.callers)
+    elif config.allow_unauthenticated:
+        yield "  open to everybody who can connect (allow-unauthenticated)"
+    else:
+        yield "  open, to this machine only"
     yield "\nlimits"
     first_s = config.first_byte_timeout_s or config.request_timeout_s
     limits = msgspec.structs.replace(config, first_byte_timeout_s=first_s).limits()
@@ -69,45 +69,26 @@ def _report(config: Config) -> Iterator[str]:
         yield from (f"  {warning}" for warning in config.warnings)
 
 
-def _access(config: Config) -> str:
-    if config.allow_unauthenticated:
-        return "open to everybody who can connect (allow-unauthenticated)"
-    return "open, to this machine only"
+def _client_table(clients: Sequence[ClientConfig]) -> str:
+    head = ("  client", "upstream", "at once per worker", "weight", "models")
+    rows = []
+    for client in clients:
+        models = client.models
+        shown = "the upstream's own" if models is None else names([_model(each) for each in models])
+        permits = _at_once(client.max_concurrency)
+        where = client.base_url or "in-process"
+        rows.append((f"  {client.label}", where, permits, str(client.weight), shown))
+    return table(head, rows, right=(2, 3))
 
 
-def _client_table(clients: tuple[ClientConfig, ...]) -> str:
-    return table(
-        ("  client", "upstream", "at once per worker", "weight", "models"),
-        [
-            (
-                f"  {client.label}",
-                client.base_url or "in-process",
-                _at_once(client.max_concurrency),
-                str(client.weight),
-                "the upstream's own"
-                if client.models is None
-                else names([_model(model) for model in client.models]),
-            )
-            for client in clients
-        ],
-        right=(2, 3),
-    )
-
-
-def _caller_table(callers: tuple[Caller, ...]) -> str:
-    return table(
-        ("  caller", "key", "at once per worker", "models"),
-        [
-            (
-                f"  {caller.name or '(unnamed)'}",
-                str(caller.key),
-                _at_once(caller.max_concurrency),
-                "all" if caller.models is None else names(list(caller.models)),
-            )
-            for caller in callers
-        ],
-        right=(2,),
-    )
+def _caller_table(callers: Sequence[Caller]) -> str:
+    head = ("  caller", "key", "at once per worker", "models")
+    rows = []
+    for caller in callers:
+        models = "all" if caller.models is None else names(list(caller.models))
+        permits = _at_once(caller.max_concurrency)
+        rows.append((f"  {caller.name or '(unnamed)'}", str(caller.key), permits, models))
+    return table(head, rows, right=(2,))
 
 
 def _at_once(permits: int) -> str:
@@ -124,49 +105,17 @@ def _amount(number: float, unit: str) -> str:
     return f"{number:g} {unit}" if unit == "s" else f"{number} {unit}"
 
 
-class _Probe(NamedTuple):
-    client: ClientConfig
-    took_s: float
-    found: list[str]
-    error: str  # "": it answered
-
-
-def _probe_all(config: Config) -> Iterator[_Probe]:
-    clients = make_clients(config)
-    try:
-        with ThreadPoolExecutor(min(MAX_PROBES, len(clients)) or 1) as threads:
-            yield from threads.map(partial(_probe, secrets=config.secrets), clients)
-    finally:
-        for client in clients:
-            client.close()
-
-
-def _probe(client: Client, *, secrets: Secrets) -> _Probe:
+def _probe(config: Config, client: Client) -> tuple[tuple[str, str, str], bool]:
+    """A row of the table, and whether the upstream failed."""
     began = time.monotonic()
-    found: list[str] = []
-    said = ""
+    said = failure = ""
     try:
         found = client.list_models(caller=CallerConnection(None), deadline=began + PROBE_TIMEOUT_S)
+        said = f"ok, lists {count(len(found), 'model')}"
+        if unknown := {model.name for model in client.config.models or ()} - set(found):
+            said += f", but not {names(sorted(unknown))}"
     except ProxyError as error:
-        error.hide(secrets)
-        said = printable(error.message)
-    return _Probe(client.config, time.monotonic() - began, found, said)
-
-
-def _probe_table(probes: list[_Probe]) -> str:
-    return table(
-        ("  client", "took", "result"),
-        [
-            (f"  {probe.client.label}", f"{probe.took_s * 1000:.0f} ms", _result(probe))
-            for probe in probes
-        ],
-        right=(1,),
-    )
-
-
-def _result(probe: _Probe) -> str:
-    if probe.error:
-        return f"failed: {probe.error}"
-    unknown = sorted({model.name for model in probe.client.models or ()} - set(probe.found))
-    listed = f"ok, lists {count(len(probe.found), 'model')}"
-    return f"{listed}, but not {names(unknown)}" if unknown else listed
+        error.hide(config.secrets)
+        said = failure = f"failed: {printable(error.message)}"
+    took = f"{(time.monotonic() - began) * 1000:.0f} ms"
+    return (f"  {client.config.label}", took, said), bool(failure)

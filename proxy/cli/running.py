@@ -1,9 +1,13 @@
-"""`poolproxy status`, `reload`, `disable`, `enable`: ask all workers of a running instance."""
+"""`poolproxy status`, `reload`, `disable`, `enable`, `health`: ask a running instance.
+
+The first four ask all its workers over Unix sockets, `health` any one by HTTP, as callers do.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import http.client
 import json
 import sys
 import time
@@ -15,9 +19,14 @@ from ..config import count, in_ascii, load_config, names
 from ..errors import ConfigError
 from ..server.control.paths import ports as running_ports
 from ..server.control.query import ask_all
-from .exit import Exit, Failure
-from .table import printable, table
+from .terminal import Exit, Failure, printable, table
 from .totals import COUNTED, ClientSum, add_up
+
+# For the answer to `health`. The gateway answers from memory, by a thread of its own.
+_TIMEOUT_S = 4.0
+
+# Where an instance that listens at all addresses can be asked.
+_NEAR = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 Answers = list[dict[str, Any]]
 
@@ -42,13 +51,8 @@ def status(args: argparse.Namespace) -> int:
 def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable` or `enable` a client; raises Failure, ConfigError."""
     port, control_dir, answers = _ask(args, {"do": "status"})
-    labels = {
-        facts["client"]
-        for answer in answers
-        for facts in answer.get("clients", ())
-        if not facts["leaving"]
-    }
-    label = _find(args.client, sorted(labels))
+    sums = add_up(answer for answer in answers if "error" not in answer)
+    label = _find(args.client, sorted(each.label for each in sums if not each.leaving))
     answers = ask_all(port, {"do": verb, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
     print(f"{label}: {verb}d in {done} of {count(len(answers), 'worker')}")
@@ -69,6 +73,27 @@ def reload(args: argparse.Namespace) -> int:
     if problems := _problems(answers):
         raise ConfigError(problems)
     return _report_errors(answers)
+
+
+def health(args: argparse.Namespace) -> int:
+    """Print `ok` if it serves; raises Failure, ConfigError. Blocks for some seconds at most."""
+    host, port = "127.0.0.1", args.port
+    if port is None or args.file is not None:
+        config = load_config(args.file, or_built_in=True)
+        host, port = _NEAR.get(config.host, config.host), config.port if port is None else port
+    path = "/readyz" if args.ready else "/healthz"
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(f"no answer from {host}, port {port}: {error}") from error
+    finally:
+        connection.close()
+    if status != http.client.OK:
+        raise Failure(f"{host}, port {port}: {path} says {status}")
+    print("ok")
+    return Exit.OK
 
 
 def _problems(answers: Answers) -> list[str]:
@@ -120,11 +145,9 @@ def _find(wanted: str, labels: list[str]) -> str:
         return found[0]
     if found:
         raise Failure(f"{wanted!r} may be any of {names(found)}: say more of its name")
-    near = difflib.get_close_matches(wanted, labels, cutoff=0.4)
-    raise Failure(
-        f"there is no client {wanted!r}: "
-        + (f"did you mean {' or '.join(near)}?" if near else f"there are {names(labels)}")
-    )
+    near = " or ".join(difflib.get_close_matches(wanted, labels, cutoff=0.4))
+    hint = f"did you mean {near}?" if near else f"there are {names(labels)}"
+    raise Failure(f"there is no client {wanted!r}: {hint}")
 
 
 def _heading(port: int, answers: Answers) -> str:
@@ -140,20 +163,19 @@ def _heading(port: int, answers: Answers) -> str:
 
 
 def _client_table(sums: list[ClientSum], *, workers: int) -> str:
-    return table(
-        ("client", "state", "in flight", "waiting", "answered", "failed", "models"),
-        [
-            (
-                each.label,
-                each.state(workers),
-                f"{each.counts['in_flight']}/{each.permits or '∞'}",
-                *(str(each.counts[name]) for name in COUNTED[1:]),
-                _models(each),
-            )
-            for each in sums
-        ],
-        right=(2, 3, 4, 5),
-    )
+    head = ("client", "state", "in flight", "waiting", "answered", "failed", "models")
+    rows = []
+    for each in sums:
+        in_flight, *counts = (str(each.counts[name]) for name in COUNTED)
+        models = [
+            printable(alias) + (f" ({each.troubles[name].state})" if name in each.troubles else "")
+            for name, aliases in each.models().items()
+            for alias in aliases
+        ]
+        shown = names(models) or "the upstream's own"
+        permits = f"{in_flight}/{each.permits or '∞'}"
+        rows.append((each.label, each.state(workers), permits, *counts, shown))
+    return table(head, rows, right=(2, 3, 4, 5))
 
 
 def _causes(sums: list[ClientSum]) -> Iterator[str]:
@@ -167,12 +189,3 @@ def _causes(sums: list[ClientSum]) -> Iterator[str]:
                 until = f" until {end}" if trouble.for_s else ""
                 where = f"{each.label}, {printable(name)}: {trouble.state}"
                 yield f"{where} since {since}{until}: {printable(trouble.cause)}\n"
-
-
-def _models(each: ClientSum) -> str:
-    shown = [
-        printable(alias) + (f" ({each.troubles[name].state})" if name in each.troubles else "")
-        for name, aliases in each.models().items()
-        for alias in aliases
-    ]
-    return names(shown) or "the upstream's own"

@@ -52,14 +52,15 @@ class ClientSum:
         self._disabled_in += facts["disabled"]
         self._offered |= facts["offered"] or {}
         self._asked_for |= set(facts["models"])
-        troubles = {
-            name: trouble
-            for name, health in facts["models"].items()
-            if (trouble := _trouble(health)) is not None
-        }
-        self._troubled_in += bool(troubles)
-        for name, trouble in troubles.items():
-            self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
+        is_troubled = False
+        for name, health in facts["models"].items():
+            state = "on trial" if health["state"] == "trying" else health["state"]
+            if state in GRAVITY:
+                is_troubled = True
+                for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
+                trouble = Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
+                self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
+        self._troubled_in += is_troubled
 
     def state(self, workers: int) -> str:
         """The state in words, with the number of workers unless it is the same in all."""
@@ -84,13 +85,8 @@ class ClientSum:
             "leaving": self.leaving,
             "disabled_in_workers": self._disabled_in,
             "troubles": {
-                name: {
-                    "state": trouble.state,
-                    "for_s": trouble.for_s,
-                    "since_s": trouble.since_s,
-                    "cause": trouble.cause,
-                }
-                for name, trouble in self.troubles.items()
+                name: {"state": t.state, "for_s": t.for_s, "since_s": t.since_s, "cause": t.cause}
+                for name, t in self.troubles.items()
             },
         }
 
@@ -108,14 +104,6 @@ def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
                 sums[key] = ClientSum(label, leaving=leaving)
             sums[key].add(facts)
     return sorted(sums.values(), key=attrgetter("leaving"))
-
-
-def _trouble(health: dict[str, Any]) -> Trouble | None:
-    state = "on trial" if health["state"] == "trying" else health["state"]
-    if state not in GRAVITY:
-        return None
-    for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
-    return Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
 
 
 def _in_some(state: str, number: int, workers: int) -> str:

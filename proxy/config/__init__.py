@@ -6,18 +6,16 @@ check      tree + environment + schema -> `schema.File`, every problem noted
 resolve    `schema.File` -> `Config`: one client per key
 secrets    all secrets of a `Config`, and how they are hidden in what leaves
 source     what a `Config` is read from, and whether it has changed
-changes    two of `Config` -> what the second changes, in words
 """
 
 from __future__ import annotations
 
-from .changes import changes
-from .config import Caller, ClientConfig, Config, Model, is_loopback
-from .json_schema import json_schema
+from .config import Caller, ClientConfig, Config, Model, changes, is_loopback
 from .load import BUILT_IN, default_path, load_config, write_built_in
+from .schema import json_schema
 from .secret import Secret, digest_of, mask
 from .secrets import Secrets, is_secret_name
-from .source import SERVED, SETTLE_S, ConfigSource, Seen, Stamp, stamp
+from .source import SERVED, SETTLE_S, ConfigSource, Seen, stamp
 from .wording import count, in_ascii, names
 
 __all__ = [
@@ -32,7 +30,6 @@ __all__ = [
     "Secret",
     "Secrets",
     "Seen",
-    "Stamp",
     "changes",
     "count",
     "default_path",

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from .check import unwrap
 from .schema import Settings
 from .secret import Secret, is_placeholder
 from .secrets import Secrets, secrets_of
+from .wording import count, names, shown
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -113,26 +114,22 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
 
         Not part of loading, because an embedding application listens by itself.
         """
-        known = [
-            f"api-keys[{i}]" for i, each in enumerate(self.callers) if is_placeholder(each.key)
-        ]
-        if self.allow_unauthenticated or (self.callers and not known):
+        hosts = [host for host in (self.host, *others) if not is_loopback(host)]
+        known = [f"api-keys[{i}]" for i, one in enumerate(self.callers) if is_placeholder(one.key)]
+        if self.allow_unauthenticated or (self.callers and not known) or not hosts:
             return []
-        for host in (self.host, *others):
-            if not is_loopback(host):
-                where = host or "all interfaces"
-                if known:
-                    return [
-                        f"{self.path or 'config'}: {', '.join(known)}: everybody knows this "
-                        f"placeholder, and whoever reaches {where} could spend the quota of your "
-                        "keys: put keys of your own here, or set host: 127.0.0.1"
-                    ]
-                return [
-                    f"{self.path or 'config'}: host: without api-keys, whoever reaches "
-                    f"{where} could spend the quota of your keys: add api-keys, "
-                    "or set host: 127.0.0.1, or say allow-unauthenticated: true if that is meant"
-                ]
-        return []
+        file, where = self.path or "config", hosts[0] or "all interfaces"
+        if known:
+            return [
+                f"{file}: {', '.join(known)}: everybody knows this placeholder, and whoever "
+                f"reaches {where} could spend the quota of your keys: put keys of your own here, "
+                "or set host: 127.0.0.1"
+            ]
+        return [
+            f"{file}: host: without api-keys, whoever reaches {where} could spend the quota of "
+            "your keys: add api-keys, or set host: 127.0.0.1, or say allow-unauthenticated: true "
+            "if that is meant"
+        ]
 
 
 def is_loopback(host: str) -> bool:
@@ -143,5 +140,44 @@ def is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def changes(old: Config, new: Config, *, draining: int = 0) -> list[str]:
+    """Each thing that `new` changes, without any secret; none if nothing would be served otherwise.
+
+    `draining`: how many requests of clients that are gone are still under way.
+    """
+    before = {client.identity: client for client in old.clients}
+    after = {client.identity: client for client in new.clients}
+    more, less = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+    told = [f"{count(more, 'client')} more"] if more else []
+    if less:
+        drains = f" (drains {count(draining, 'request')})" if draining else ""
+        told.append(f"{less if more else count(less, 'client')} less{drains}")
+    told += _altered("client", before, after)
+    old_callers = {caller.identity: caller for caller in old.callers}
+    new_callers = {caller.identity: caller for caller in new.callers}
+    for what, callers, others in (
+        ("new", new_callers, old_callers),
+        ("gone", old_callers, new_callers),
+    ):
+        if found := [f'"{identity}"' for identity in callers if identity not in others]:
+            told.append(f"caller {names(found)} {what}")
+    told += _altered("caller", old_callers, new_callers)
+    for field in msgspec.structs.fields(Settings):
+        was, becomes = getattr(old, field.name), getattr(new, field.name)
+        if was != becomes:
+            is_plain = isinstance(becomes, (bool, int, float, str))
+            how = f"{shown(was)} -> {shown(becomes)}" if is_plain else "changed"
+            told.append(f"{field.encode_name} {how}")
+    if old.providers_off != new.providers_off:
+        off = names([name for name, _ in new.providers_off])
+        told.append(f"off: {off or 'no provider'}")
+    return told
+
+
+def _altered(noun: str, old: Mapping[Any, object], new: Mapping[Any, object]) -> list[str]:
+    """How many are in both, but not as they were."""
+    number = sum(identity in old and old[identity] != each for identity, each in new.items())
+    return [f"{count(number, noun)} changed"] if number else []

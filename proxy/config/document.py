@@ -47,10 +47,9 @@ def read(path: str | os.PathLike[str]) -> Tree:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a path with a NUL
-        raise Unreadable(f"cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # the latter for a path with a NUL
+        why = getattr(error, "strerror", None) or error
+        raise Unreadable(f"cannot be read: {why}") from error
     return parse(data)
 
 
@@ -98,7 +97,12 @@ class _Builder:
 
     def build(self, node: Node) -> Tree:
         if isinstance(node, ScalarNode):
-            return self._scalar(node)
+            if node.tag in _STRINGS:
+                return node.value.translate(_SHOWN)
+            value = plain_value(node.value) if node.tag in _PLAIN else node.value
+            if isinstance(value, str):
+                self._add(node, "a tag or a number that is not understood")
+            return value
         if node in self._open:
             self._add(node, "an alias of what it is inside of")
         elif node not in self._built:
@@ -109,14 +113,6 @@ class _Builder:
                 self._built[node] = [self.build(item) for item in node.value]
             self._open.discard(node)
         return self._built.get(node)
-
-    def _scalar(self, node: ScalarNode) -> Tree:
-        if node.tag in _STRINGS:
-            return node.value.translate(_SHOWN)
-        value = plain_value(node.value) if node.tag in _PLAIN else node.value
-        if isinstance(value, str):
-            self._add(node, "a tag or a number that is not understood")
-        return value
 
     def _mapping(self, node: MappingNode) -> dict[str, Tree]:
         own: dict[str, Tree] = {}

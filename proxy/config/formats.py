@@ -14,7 +14,7 @@ from .secret import HASHED, Secret, is_hash
 
 # RFC 9110, 5.1 and 5.6.2: a field name is a token; 5.5: a value has no control characters but TAB.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+is_header_value = re.compile(r"[\t\x20-\x7e\xa0-\xff]*").fullmatch
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]*")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]*")
 _MAX_NAME_LENGTH = 64  # characters; names go into every log line and metric
@@ -31,7 +31,7 @@ NO_PROXY = ("direct", "none")  # CLIProxyAPI's words for "not even the one confi
 
 
 def meta(
-    expected: str, valid: Callable[[Any], bool], *, private: bool = False, **schema: Any
+    expected: str, valid: Callable[[Any], object], *, private: bool = False, **schema: Any
 ) -> msgspec.Meta:
     """Annotate a field: errors say what is `expected`, and never show what is `private`."""
     return msgspec.Meta(
@@ -40,28 +40,27 @@ def meta(
     )
 
 
-def is_name(text: str) -> bool:
-    return 0 < len(text) <= _MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
-
-
 def is_model_name(text: str) -> bool:
     return bool(text) and text.isprintable() and text == text.strip()
 
 
+def is_name(text: str) -> bool:
+    return len(text) <= _MAX_NAME_LENGTH and is_model_name(text)
+
+
 def is_bind_host(text: str) -> bool:
     """A host name, an IPv4 or IPv6 address with or without brackets, or "" (all interfaces)."""
-    if _HOST_NAME.fullmatch(text):
-        return True
-    try:
-        ipaddress.IPv6Address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
-    except ValueError:
-        return False
-    return True
+    bare = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    return _HOST_NAME.fullmatch(text) is not None or _makes(ipaddress.IPv6Address, bare)
 
 
 def is_network(text: str) -> bool:
+    return _makes(ipaddress.ip_network, text)
+
+
+def _makes(make: Callable[[str], object], text: str) -> bool:
     try:
-        ipaddress.ip_network(text)
+        make(text)
     except ValueError:
         return False
     return True
@@ -115,10 +114,6 @@ def is_caller_key(key: Secret) -> bool:
 
 def is_header_name(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None and text.lower() not in _FRAMING
-
-
-def is_header_value(text: str) -> bool:
-    return _FIELD_VALUE.fullmatch(text) is not None
 
 
 def _split(text: str) -> SplitResult | None:

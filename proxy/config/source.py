@@ -57,14 +57,13 @@ class ConfigSource:
         seen: Seen = {}
         try:
             self.config = self._read(seen)
+            self.problems = ()
         except ConfigError as error:
             self.problems = error.problems
             raise
-        else:
-            self.problems = ()
-            return self.config
         finally:
             self.seen = seen
+        return self.config
 
     def has_changed(self) -> bool:
         """Whether files are not as they were when they were read, and stay so for SETTLE_S.

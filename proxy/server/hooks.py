@@ -17,7 +17,8 @@ from typing import Any
 
 from ..config import BUILT_IN, Config, ConfigSource, count
 from ..errors import ConfigError
-from . import stopping, systemd
+from ..gateway import Gateway
+from . import systemd
 from .addresses import check_addresses, note_bound, servable
 from .control import orders
 from .control.listener import Control
@@ -59,7 +60,7 @@ class Hooks:
         unblock_gunicorns_logs()
         orders.opened()
         systemd.expect_workers(server)
-        stopping.take_over(server, lambda: self._source.config.shutdown_delay_s)
+        server.handle_term = partial(self._announce_stop, server, server.handle_term)
         if _is_ours(server.app):
             # gunicorn looks it up on the arbiter at each SIGHUP. Its own starts new workers.
             server.handle_hup = partial(self._hang_up, server)
@@ -94,6 +95,24 @@ class Hooks:
                 server.app.callable = None
         except Exception:  # it would end the server
             log.exception("the configuration could not be read again")
+
+    def _announce_stop(self, server: Any, end: Callable[[], None]) -> None:
+        """At the first SIGTERM, in the master: callers are told, and taken until a delay is over.
+
+        gunicorn's own handler, `end`, closes the listeners at once, while a proxy in front still
+        believes in this server. A second SIGTERM does, too. Until then the server works on as ever,
+        and replaces a worker that dies.
+        """
+        server.handle_term = end
+        systemd.stops(server)
+        Gateway.is_stopping = True  # in workers that are forked from now on
+        if hasattr(server.worker_class, "_announce_stop"):  # another one would die by it
+            server.kill_workers(signal.SIGUSR2)
+        if not (left_s := self._source.config.shutdown_delay_s):
+            end()
+        log.info("stopping: new callers are taken for %g s more", left_s)
+        signal.signal(signal.SIGALRM, lambda *_: server.SIG_QUEUE.put_nowait(signal.SIGTERM))
+        signal.setitimer(signal.ITIMER_REAL, left_s)
 
     def on_reload(self, server: Any) -> None:
         """At SIGHUP, if the application is not ours and gunicorn starts it anew."""

@@ -38,19 +38,14 @@ class _Formatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """In ISO 8601, with the zone."""
-        return (
-            datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        )
+        moment = datetime.fromtimestamp(record.created).astimezone()
+        return moment.isoformat(timespec="milliseconds")
 
     def format(self, record: logging.LogRecord) -> str:
         if not self.as_json:
             return super().format(record)
-        told = {
-            "time": self.formatTime(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+        told = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        told["message"] = record.getMessage()
         if (call := getattr(record, "call", None)) is not None:
             told["call"] = msgspec.to_builtins(call)
         if record.exc_info:
@@ -136,19 +131,16 @@ class _Lines:
 
     def write(self, data: bytes) -> None:
         """Write a line, or count it; before the first one after a loss, say how many were lost."""
+        lost = 0
         if self._lost:
             with self._lock:
                 lost, self._lost = self._lost, 0
             note = f"\n{lost} lines of the log were lost: nobody read it\n".encode()
-            if not self._put(note, waits=False):
-                self._lose(lost + 1)
-                return
-        if not self._put(data, waits=True):
-            self._lose(1)
-
-    def _lose(self, lines: int) -> None:
-        with self._lock:
-            self._lost += lines
+            if self._put(note, waits=False):
+                lost = 0
+        if lost or not self._put(data, waits=True):
+            with self._lock:
+                self._lost += lost + 1
 
     def _put(self, data: bytes, *, waits: bool) -> bool:
         send = self._send
@@ -168,26 +160,18 @@ class _Lines:
         return True
 
     def _opened(self) -> Callable[[bytes], int]:
-        send: Callable[[bytes], int] = partial(os.write, self._fd)
         mode = os.fstat(self._fd).st_mode
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(mode):
                 sock = socket.socket(fileno=os.dup(self._fd))
-                send = partial(_send_at_once, sock)
-            elif stat.S_ISFIFO(mode) or os.isatty(self._fd):
+                return lambda data: sock.send(data, socket.MSG_DONTWAIT)
+            if stat.S_ISFIFO(mode) or os.isatty(self._fd):
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-                send = partial(os.write, os.open(f"/proc/self/fd/{self._fd}", flags))
-        return send
+                return partial(os.write, os.open(f"/proc/self/fd/{self._fd}", flags))
+        return partial(os.write, self._fd)
 
 
-@cache
-def _lines_to(fd: int) -> _Lines:
-    """The lines of a descriptor: one object each, which reloads keep."""
-    return _Lines(fd)
-
-
-def _send_at_once(sock: socket.socket, data: bytes) -> int:
-    return sock.send(data, socket.MSG_DONTWAIT)
+_lines_to = cache(_Lines)  # one for each descriptor, which reloads keep
 
 
 def _is_ours_to_tell(record: logging.LogRecord) -> bool:

@@ -78,24 +78,15 @@ EXHAUSTED_TOLD_S = 10.0  # at least so long between two lines in the log about i
 
 # Why a request cannot be read, by the name of gunicorn's error. Neither the answer nor the log
 # quotes the request, because a key may stand anywhere in it.
-_UNREAD: dict[str, tuple[HTTPStatus, str]] = {
-    "LimitRequestLine": (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long"),
-    "LimitRequestHeaders": (
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "the request's header fields are too many, or too long",
-    ),
-    "ExpectationFailed": (
-        HTTPStatus.EXPECTATION_FAILED,
-        "`Expect` may say `100-continue`, and nothing else",
-    ),
+_UNREAD = {
+    "LimitRequestLine": (414, "the request line is too long"),
+    "LimitRequestHeaders": (431, "the request's header fields are too many, or too long"),
+    "ExpectationFailed": (417, "`Expect` may say `100-continue`, and nothing else"),
     "UnsupportedTransferCoding": (
-        HTTPStatus.NOT_IMPLEMENTED,
+        501,
         "the request's transfer coding is not supported: `chunked` is",
     ),
-    "ForbiddenProxyRequest": (
-        HTTPStatus.FORBIDDEN,
-        "the PROXY protocol is not taken from this address",
-    ),
+    "ForbiddenProxyRequest": (403, "the PROXY protocol is not taken from this address"),
 }
 
 # A caller that sent its next request within this time after an answer is likely to do so again.
@@ -300,15 +291,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             error = InvalidRequest("the request has no `Host` header")
             self.handle_error(req, sock, conn.client, error)
             return False
-        if isinstance(sock, TimedSocket):
-            if "UPGRADE" in headers:
-                sock.receive_timeout_s = math.inf  # a WebSocket may be silent
-            sock.hold_head()
-            try:
-                return super().handle_request(req, conn)
-            finally:
-                sock.flush()
-        return super().handle_request(req, conn)
+        if not isinstance(sock, TimedSocket):
+            return super().handle_request(req, conn)
+        if "UPGRADE" in headers:
+            sock.receive_timeout_s = math.inf  # a WebSocket may be silent
+        sock.hold_head()
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            sock.flush()
 
     def handle_http2(self, conn: Any) -> Any:
         """The same thread: one connection's streams, and what each of them waits for."""
@@ -319,9 +310,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """The same thread: answer what is no request, or failed before it was answered."""
         error = _in_our_terms(exc, is_read=req is not None)
         if isinstance(error, InvalidRequest):
-            self.log.warning(
-                "refused what %s sent: %d, %s", addr and addr[0], error.status, error.message
-            )
+            where = addr and addr[0]
+            self.log.warning("refused what %s sent: %d, %s", where, error.status, error.message)
         else:
             self.log.error("a request failed", exc_info=exc)
         body = error_body(error)

@@ -19,7 +19,7 @@ import pytest
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
-from proxy.cli.table import printable, table
+from proxy.cli.terminal import printable, table
 from proxy.config import count, load_config, names
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings

@@ -244,8 +244,6 @@ class Control:
 def _accepted(listener: socket.socket) -> socket.socket | None:
     try:
         return listener.accept()[0]
-    except BlockingIOError:
-        return None
     except OSError:  # no descriptor is free
         time.sleep(_ACCEPT_PAUSE_S)
         return None
@@ -289,7 +287,6 @@ def _listen_at(path: str) -> socket.socket:
         listener.bind(draft)
         share(draft, 0o660)
         listener.listen()
-        listener.setblocking(False)
         os.replace(draft, path)
     except BaseException:
         listener.close()
