@@ -17,8 +17,8 @@ from typing import Any
 
 from ..config import count, in_ascii, load_config, names
 from ..errors import ConfigError
-from ..server.control.paths import ports as running_ports
-from ..server.control.query import ask_all
+from ..server.control.sockets import ask_all
+from ..server.control.sockets import ports as running_ports
 from .terminal import Exit, Failure, printable, table
 from .totals import COUNTED, ClientSum, add_up
 

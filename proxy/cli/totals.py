@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -30,37 +30,26 @@ class Trouble(NamedTuple):
 
 
 class ClientSum:
-    """Sums the facts of one client over all workers."""
+    """Sums the facts of one client, as each worker has them (`ClientPool.snapshot`)."""
 
-    def __init__(self, label: str, *, leaving: bool = False) -> None:
-        self.label = label
-        self.leaving = leaving  # no longer configured: only requests under way still use it
-        self.permits: int | None = 0  # None: no limit
-        self.counts = dict.fromkeys(COUNTED, 0)
+    def __init__(self, workers: list[dict[str, Any]]) -> None:
+        self.label: str = workers[0]["client"]
+        # No longer configured: only requests under way still use it.
+        self.leaving: bool = workers[0]["leaving"]
+        permits = [facts["permits"] for facts in workers]
+        self.permits = sum(permits) if all(permits) else None  # None: no limit
+        self.counts = {name: sum(facts[name] for facts in workers) for name in COUNTED}
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
-        self._offered: dict[str, list[str]] = {}
-        self._asked_for: set[str] = set()
-        self._disabled_in = 0
+        self._models: dict[str, list[str]] = {}
+        self._disabled_in = sum(facts["disabled"] for facts in workers)
         self._troubled_in = 0
-
-    def add(self, facts: dict[str, Any]) -> None:
-        """Add the facts of one worker (`ClientPool.snapshot`)."""
-        own = facts["permits"]
-        self.permits = self.permits + own if own and self.permits is not None else None
-        for name in COUNTED:
-            self.counts[name] += facts[name]
-        self._disabled_in += facts["disabled"]
-        self._offered |= facts["offered"] or {}
-        self._asked_for |= set(facts["models"])
-        is_troubled = False
-        for name, health in facts["models"].items():
-            state = "on trial" if health["state"] == "trying" else health["state"]
-            if state in GRAVITY:
-                is_troubled = True
-                for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
-                trouble = Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
+        for facts in workers:
+            self._models |= facts["offered"] or {}
+            troubles = dict(_troubles(facts["models"]))
+            self._troubled_in += bool(troubles)
+            for name, trouble in troubles.items():
                 self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        self._troubled_in += is_troubled
+        self._asked_for = sorted({name for facts in workers for name in facts["models"]})
 
     def state(self, workers: int) -> str:
         """The state in words, with the number of workers unless it is the same in all."""
@@ -74,7 +63,7 @@ class ClientSum:
 
     def models(self) -> dict[str, list[str]]:
         """The aliases by the upstream's name. Without configured models, those asked for so far."""
-        return self._offered or {name: [name] for name in sorted(self._asked_for)}
+        return self._models or {name: [name] for name in self._asked_for}
 
     def facts(self) -> dict[str, Any]:
         """The sums as plain data."""
@@ -96,14 +85,19 @@ def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
 
     Those that leave come last, and may have the name of one that came.
     """
-    sums: dict[tuple[bool, str], ClientSum] = {}
+    workers: dict[tuple[bool, str], list[dict[str, Any]]] = {}
     for answer in answers:
         for facts in answer["clients"]:
-            key = leaving, label = facts["leaving"], facts["client"]
-            if key not in sums:
-                sums[key] = ClientSum(label, leaving=leaving)
-            sums[key].add(facts)
-    return sorted(sums.values(), key=attrgetter("leaving"))
+            workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
+    return sorted(map(ClientSum, workers.values()), key=attrgetter("leaving"))
+
+
+def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]]:
+    for name, health in models.items():
+        state = "on trial" if health["state"] == "trying" else health["state"]
+        if state in GRAVITY:
+            for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
+            yield name, Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
 
 
 def _in_some(state: str, number: int, workers: int) -> str:

@@ -13,8 +13,7 @@ from __future__ import annotations
 from .config import Caller, ClientConfig, Config, Model, changes, is_loopback
 from .load import BUILT_IN, default_path, load_config, write_built_in
 from .schema import json_schema
-from .secret import Secret, digest_of, mask
-from .secrets import Secrets, is_secret_name
+from .secrets import Secret, Secrets, digest_of, is_secret_name, mask
 from .source import SERVED, SETTLE_S, ConfigSource, Seen, stamp
 from .wording import count, in_ascii, names
 

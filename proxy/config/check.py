@@ -24,7 +24,7 @@ from msgspec import inspect
 
 from .document import REFERENCE, plain_value
 from .schema import File
-from .secret import Secret
+from .secrets import Secret
 from .source import Seen, stamp
 from .wording import kind_of, shown, shown_key
 

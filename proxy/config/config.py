@@ -14,8 +14,7 @@ import msgspec
 
 from .check import unwrap
 from .schema import Settings
-from .secret import Secret, is_placeholder
-from .secrets import Secrets, secrets_of
+from .secrets import Secret, Secrets, is_placeholder, secrets_of
 from .wording import count, names, shown
 
 

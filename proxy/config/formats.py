@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from .secret import HASHED, Secret, is_hash
+from .secrets import HASHED, Secret, is_hash
 
 # RFC 9110, 5.1 and 5.6.2: a field name is a token; 5.5: a value has no control characters but TAB.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

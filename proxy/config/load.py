@@ -82,17 +82,15 @@ def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ)
 def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -> Config:
     tops = [top for top in (tree if isinstance(tree, list) else [tree]) if isinstance(top, Mapping)]
     if found := dict.fromkeys(key for top in tops for key in top if key in _LITELLM):
-        problem = (
-            f"{', '.join(found)}: a file of LiteLLM's: docs/migrating.md says what becomes of it"
-        )
-        raise ConfigError(_prefixed(path, [problem]))
-    if not isinstance(tree, Mapping):
-        problem = f"expected a mapping of settings, got {kind_of(tree)}"
-        raise ConfigError(_prefixed(path, [problem]))
-    file = check(tree, notes, environ, directory=os.path.dirname(path))
-    for text in cliproxyapi.warnings(notes.ignored):
-        notes.warning("", text)
-    config = resolve(file, notes, path=path)
+        said = "a file of LiteLLM's: docs/migrating.md says what becomes of it"
+        notes.problem(", ".join(found), said)
+    elif not isinstance(tree, Mapping):
+        notes.problem("", f"expected a mapping of settings, got {kind_of(tree)}")
+    else:
+        file = check(tree, notes, environ, directory=os.path.dirname(path))
+        for text in cliproxyapi.warnings(notes.ignored):
+            notes.warning("", text)
+        config = resolve(file, notes, path=path)
     if notes.problems:
         raise ConfigError(_prefixed(path, notes.problems))
     return config

@@ -18,7 +18,7 @@ from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
 from .schema import CallerEntry, ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
-from .secret import Secret, digest_of, is_placeholder
+from .secrets import Secret, digest_of, is_placeholder
 from .source import stamp
 from .wording import in_ascii, shown
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from . import cliproxyapi, formats
-from .secret import Secret
+from .secrets import Secret
 
 _DAY_S = 86_400  # no wait is meant to be longer, and poll(2) counts ms in 32 bits
 
@@ -131,9 +131,7 @@ class _Upstream(_Section, frozen=True, kw_only=True):
     weight: Weight = 1
     proxy_url: ProxyUrl = ""
     ca_bundle: Annotated[str, says("PEM file, or directory, of the authorities to trust")] = ""
-    headers: Annotated[
-        dict[HeaderName, HeaderValue], says("extra headers of requests to the upstream")
-    ] = {}
+    headers: Annotated[dict[HeaderName, HeaderValue], says("extra headers of requests to it")] = {}
     models: Models | None = None
 
 
@@ -188,9 +186,7 @@ class DemoEntry(_Section, frozen=True, kw_only=True):
     name: Annotated[Name, says("as a provider's")] = "demo"
     max_concurrency: Permits = 0
     weight: Weight = 1
-    delay_ms: Annotated[
-        float, Meta(ge=0, le=60_000), unit("ms"), says("between two words of an answer")
-    ] = 20
+    delay_ms: Annotated[float, Meta(ge=0, le=60_000), unit("ms"), says("between two words")] = 20
     models: Annotated[tuple[ModelEntry, ...], Meta(min_length=1), says("what it offers")] = (
         ModelEntry(name="demo"),
     )
@@ -202,9 +198,7 @@ class QuotaExceeded(_Section, frozen=True, kw_only=True):
     foreign: ClassVar[frozenset[str]] = cliproxyapi.QUOTA_EXCEEDED
 
     switch_project: Annotated[bool, says("on 429 go on with another client")] = True
-    switch_preview_model: Annotated[
-        bool, says("Gemini: fall back to the model's preview variant")
-    ] = True
+    switch_preview_model: Annotated[bool, says("Gemini: try the model's preview variant")] = True
 
 
 class Streaming(_Section, frozen=True, kw_only=True):

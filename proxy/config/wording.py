@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .secret import KEY_LIKE, mask
+from .secrets import KEY_LIKE, mask
 
 _MAX_SHOWN = 60  # characters
 _MAX_BITS = 64

@@ -21,13 +21,13 @@ from ..errors import ConfigError
 
 EXIT_BUSY = 3
 
-_bound: list[tuple[str, int]] = []  # where the server listens, once it does
+_bound: list[str] = []  # hosts at which the server listens, once it does
 
 
 def note_bound(names: Iterable[Any]) -> list[str]:
     """Remember the addresses at which the server listens; returns their hosts."""
-    _bound[:] = [name[:2] for name in names if isinstance(name, tuple)]
-    return [host for host, _ in _bound]
+    _bound[:] = [name[0] for name in names if isinstance(name, tuple)]
+    return _bound
 
 
 def servable(config: Config, *hosts: str) -> Config:
@@ -42,7 +42,7 @@ def in_force(started: Config, new: Config) -> Config:
 
     Raises ConfigError if a server must not listen with it where this one does.
     """
-    servable(new, *(host for host, _ in _bound))
+    servable(new, *_bound)
     kept = {
         "host": started.host,
         "port": started.port,

@@ -119,29 +119,22 @@ class Hooks:
         unblock_gunicorns_logs()
 
     def when_ready(self, server: Any) -> None:
-        """Print the summary: the socket is bound, and callers can connect."""
-        self._note_bound(server)
-        said = summary(
-            self._source.config,
-            [str(listener) for listener in server.LISTENERS] or list(server.cfg.bind),
-            workers=server.cfg.workers,
-            threads=server.cfg.threads,
-        )
-        if self._source.config.log_format == "json":
+        """Print the summary. The bound addresses may be inherited: if one is too open, end."""
+        config, cfg = self._source.config, server.cfg
+        # With gunicorn's `reuse_port` each worker opens its own.
+        names = [listener.getsockname() for listener in server.LISTENERS] or cfg.address
+        try:
+            servable(config, *note_bound(names))
+        except ConfigError as error:
+            print("\n".join(error.problems), file=sys.stderr)
+            server.halt(exit_status=EXIT_CONFIG)
+        where = [str(listener) for listener in server.LISTENERS] or list(cfg.bind)
+        said = summary(config, where, workers=cfg.workers, threads=cfg.threads)
+        if config.log_format == "json":
             log.info(said)
             return
         with contextlib.suppress(OSError):  # nobody may be reading any more, or the disk is full
             print(said, flush=True)
-
-    def _note_bound(self, server: Any) -> None:
-        """Check the bound addresses, which may be inherited; end the server if one is too open."""
-        # With gunicorn's `reuse_port` each worker opens its own.
-        names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
-        try:
-            servable(self._source.config, *note_bound(names))
-        except ConfigError as error:
-            print("\n".join(error.problems), file=sys.stderr)
-            server.halt(exit_status=EXIT_CONFIG)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give the worker a core, in the master, which knows those of all workers."""
@@ -228,13 +221,13 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
         lines.append(f"  {BUILT_IN}, as there is no config.yaml: `poolproxy init` writes it")
     for provider in dict.fromkeys(client.provider for client in config.clients):
         clients = [client for client in config.clients if client.provider == provider]
-        models = {model.alias for client in clients for model in client.models or ()}
+        aliases = {model.alias for client in clients for model in client.models or ()}
+        models = count(len(aliases), "model") if aliases else "the upstream's models"
         permits = [client.max_concurrency for client in clients]
-        lines.append(
-            f"  {provider}: {count(len(clients), 'client')}, "
-            + (count(len(models), "model") if models else "the upstream's models")
-            + f", {'unlimited' if 0 in permits else _in_all(sum(permits), workers)} at once"
-        )
+        at_once = "unlimited" if 0 in permits else str(sum(permits) * workers)
+        if workers > 1 and 0 not in permits:  # each has a pool of its own
+            at_once += f" ({sum(permits)} per worker)"
+        lines.append(f"  {provider}: {count(len(clients), 'client')}, {models}, {at_once} at once")
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     lines.append(
         f"  {count(workers, 'worker')} of {threads} threads: "
@@ -242,8 +235,3 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     )
     lines += [f"  warning: {warning}" for warning in config.warnings]
     return "\n".join(lines)
-
-
-def _in_all(permits: int, workers: int) -> str:
-    """The permits of all workers, each of which has a pool of its own."""
-    return str(permits) if workers == 1 else f"{permits * workers} ({permits} per worker)"

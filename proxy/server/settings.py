@@ -127,17 +127,13 @@ class _Server(BaseApplication):  # type: ignore[misc]
         super().__init__(prog="poolproxy")
 
     def load_config(self) -> None:
-        config = SERVED[0].config
-        set_up_process(config)
-        for name, value in settings(config).items():
-            if name in self.cfg.settings:  # as gunicorn takes them from a file
-                self.cfg.set(name, value)
-        parser = self.cfg.parser()
-        from_environ = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
-        del from_environ["args"]
-        for name, value in {**from_environ, **self._overrides}.items():
-            if value is not None:
-                self.cfg.set(name, value)
+        set_up_process(SERVED[0].config)
+        ours = settings(SERVED[0].config)
+        from_environ = self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env())
+        for given in (ours, vars(from_environ), self._overrides):
+            for name, value in given.items():
+                if name in self.cfg.settings and value is not None:
+                    self.cfg.set(name, value)
 
     def load(self) -> Flask:
         return application()

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import gunicorn  # type: ignore[import-untyped]
@@ -41,7 +42,7 @@ from ..wire.chat import error_body
 GUNICORNS = (27, 0, 1), (28,)
 
 # The attributes of gthread's workers and connections that `Worker` reads, as gthread itself does.
-_READ = {"buf", "data_ready", "initialized", "nr_conns", "parser", "poller", "tpool", "unreader"}
+_READ = ("buf", "data_ready", "initialized", "nr_conns", "parser", "poller", "tpool", "unreader")
 
 # The limit for a connection's first byte, and from a request's first byte to the end of its head.
 # Callers send a few hundred bytes. nginx allows 60 s, Apache 20 s and more.
@@ -302,7 +303,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             sock.flush()
 
     def handle_http2(self, conn: Any) -> Any:
-        """The same thread: one connection's streams, and what each of them waits for."""
+        """The same thread: one connection's streams."""
         self.tls_heads.pop(conn, None)
         return super().handle_http2(conn)
 
@@ -316,10 +317,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.log.error("a request failed", exc_info=exc)
         body = error_body(error)
         head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-            "Connection: close\r\n"
-            "Content-Type: application/json\r\n"
-            "X-Content-Type-Options: nosniff\r\n"
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+            "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         with contextlib.suppress(OSError):
@@ -348,13 +347,12 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
 
     def _adjust_thread_count(self) -> None:
         """By `submit`, when it has queued something: start a thread if none is idle."""
+        self._is_short = False
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
             self._is_short = True
             self._tell(str(error))
-        else:
-            self._is_short = False
 
     def make_up(self) -> None:
         """Try again to start a thread: those that run may be busy for long, if there are any."""
@@ -421,13 +419,9 @@ def _unknown() -> str | None:
     """What `Worker` does not know of this gunicorn; None if it knows all that it uses."""
     if not GUNICORNS[0] <= gunicorn.version_info < GUNICORNS[1]:
         return "its version"
-    names: set[str] = set()
-    for kind in vars(gthread).values():
-        if inspect.isclass(kind) and kind.__module__ == gthread.__name__:
-            for method in filter(inspect.isfunction, vars(kind).values()):
-                names.update(method.__code__.co_names)
-    if missing := _READ - names:
-        return f"there is no `{min(missing)}`"
+    code = Path(gthread.__file__).read_text()
+    if missing := [name for name in _READ if f".{name}" not in code]:
+        return f"there is no `{missing[0]}`"
     try:
         for name, ours in vars(Worker).items():
             if inspect.isfunction(ours):
@@ -447,12 +441,11 @@ class _PlainWorker(ThreadWorker):  # type: ignore[misc]
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         """In the master, once, when it has started."""
+        known = [".".join(map(str, version)) for version in GUNICORNS]
         log.warning(
             "proxy.worker.Worker does not know gunicorn %s (%s) and serves as plain gthread, whose"
             " threads wait for slow callers: install gunicorn >= %s, < %s",
-            gunicorn.__version__,
-            _DIFFERENCE,
-            *(".".join(map(str, version)) for version in GUNICORNS),
+            *(gunicorn.__version__, _DIFFERENCE, *known),
         )
         super().check_config(cfg, log)
 

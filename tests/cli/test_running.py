@@ -232,7 +232,7 @@ def test_service_is_found_by_its_file() -> None:
         home = place.path / "poolproxy-service"
         place.write({"port": 0, "control-dir": str(home), "demo": [{"name": "demo"}]})
         with serving(place, workers=1) as running:
-            assert [path.parent.parent for path in home.glob("*/*.sock")] == [home]
+            assert len([*home.glob("*.sock")]) == 1
             assert place.run("status", "--port", str(running.port)).status == 4
             done = running.command("disable", "demo", "config.yaml")
             assert (done.status, done.out) == (0, "demo: disabled in 1 of 1 worker\n")

@@ -197,7 +197,7 @@ def test_upgrade_can_be_taken_back() -> None:
         )
 
         def workers() -> set[str]:
-            return {path.stem for path in folder.glob("poolproxy-*/*/*.sock")}
+            return {path.stem for path in folder.glob("poolproxy-*/*.sock")}
 
         quiet = subprocess.DEVNULL
         subprocess.run(COMMAND, cwd=ROOT, env=env, check=True, stdout=quiet, stderr=quiet)

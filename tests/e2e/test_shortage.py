@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked, run_python
 from tests.support.upstream import Received, Reply, Upstream, as_asked
 

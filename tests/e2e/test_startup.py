@@ -179,7 +179,7 @@ def test_unix_socket_left_from_a_crash_is_replaced(short_path: Path, way: str) -
     )
 
     def workers() -> set[int]:
-        return {int(one.stem) for one in short_path.glob("poolproxy-*/0/*.sock")}
+        return {int(one.stem[2:]) for one in short_path.glob("poolproxy-*/0-*.sock")}
 
     def check_one(*, but: set[int]) -> int:
         """Another worker serves, with the order; its pid."""

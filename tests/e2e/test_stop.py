@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     CHAT,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import proxy
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     CHAT,
@@ -179,7 +179,7 @@ def test_control_folder_that_is_none(
         with Gateway(config, env={"XDG_RUNTIME_DIR": str(other)}) as gateway:
             assert gateway.chat("demo").status == 200
             assert not list(folder.iterdir())
-            assert list(other.glob(f"poolproxy-*/{gateway.port}/*.sock"))
+            assert list(other.glob(f"poolproxy-*/{gateway.port}-*.sock"))
             path = place / "config.yaml"
             path.write_text(json.dumps({**config, "port": gateway.port}))
             monkeypatch.setenv("XDG_RUNTIME_DIR", str(other))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, Lots, asked, data_of, text_of
 from tests.support.upstream import Gate, Hold, Upstream, chunk, events

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.faults.callers import CALLERS, Caller, Heard
 from tests.faults.dialects import TEXT, Dialect
 from tests.faults.faults import (

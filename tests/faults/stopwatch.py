@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked
 from tests.support.rude import Dribble, FullBacklog
 from tests.support.upstream import Upstream

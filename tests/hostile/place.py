@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from tests.support.gateway import PATIENCE_S, Gateway, Lot, Lots
 from tests.support.upstream import Upstream, chunk
 

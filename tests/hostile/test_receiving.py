@@ -21,7 +21,7 @@ import trustme
 from proxy.net import timed_socket
 from proxy.net.timed_socket import MAX_JOINED_BYTES, TimedSocket
 from proxy.net.watch import CallerConnection
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import ask_all
 from proxy.server.settings import SPARE_THREADS
 from proxy.server.worker import MAX_HEAD_BYTES
 from tests.support.callers import DEMO, half_close, head, read_all, statuses, trickle

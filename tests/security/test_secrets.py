@@ -27,7 +27,7 @@ from proxy.errors import ConfigError, InvalidKey, UpstreamError
 from proxy.gateway import Gateway as OurGateway
 from proxy.net.watch import CallerConnection
 from proxy.record.transcript import DIRECTORY
-from proxy.server.control.paths import make_directory
+from proxy.server.control.sockets import listen
 from proxy.wire.chat import read_request
 from proxy.wire.chat.reply import MAX_QUOTED_CHARS
 from tests.security.conftest import AUTHORIZED, CALLER_KEY
@@ -351,15 +351,15 @@ def test_time_of_the_key_check_tells_nothing(given: Callable[[list[str]], str]) 
 
 
 def test_control_sockets_are_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories of mode 0700, whatever the umask."""
+    """Their directory has mode 0700, whatever the umask."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     before = os.umask(0)
     try:
-        path = Path(make_directory(4711))
+        path, listener = listen(4711)
+        listener.close()
     finally:
         os.umask(before)
-    for directory in (path, path.parent):
-        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
 
 
 def test_gateway_keeps_no_file_open_for_writing(gateway: Gateway) -> None:

@@ -25,9 +25,8 @@ from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
 from proxy.server.control import orders
 from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
-from proxy.server.control.paths import MAX_PATH_BYTES, REQUEST_TIMEOUT_S
-from proxy.server.control.paths import ports as running_ports
-from proxy.server.control.query import ask_all
+from proxy.server.control.sockets import MAX_PATH_BYTES, REQUEST_TIMEOUT_S, ask_all
+from proxy.server.control.sockets import ports as running_ports
 from proxy.version import __version__
 from tests.support.commandline import wait_for
 
@@ -55,7 +54,7 @@ def home_in(directory: Path) -> Path:
 
 
 def socket_in(directory: Path) -> Path:
-    return home_in(directory) / str(PORT) / f"{os.getpid()}.sock"
+    return home_in(directory) / f"{PORT}-{os.getpid()}.sock"
 
 
 @pytest.fixture
@@ -120,8 +119,7 @@ class Stranger:
     """Listens where a worker would, and says nothing."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.parent.mkdir(mode=0o700, exist_ok=True)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
@@ -210,7 +208,7 @@ def test_many_silent_askers_keep_nobody_from_asking(runtime: Path) -> None:
 def test_answer_ends_with_its_line(runtime: Path) -> None:
     """The asker does not wait for the end of the connection."""
     with (
-        Stranger(socket_in(runtime).with_name("1.sock")) as stranger,
+        Stranger(socket_in(runtime).with_name(f"{PORT}-1.sock")) as stranger,
         contextlib.ExitStack() as kept,
     ):
 
@@ -245,7 +243,7 @@ def test_too_many_askers_cost_the_oldest_its_place(runtime: Path) -> None:
 
 def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:
     """By pid, beside the answers of the others."""
-    with worker(), Stranger(socket_in(runtime).with_name("1.sock")):
+    with worker(), Stranger(socket_in(runtime).with_name(f"{PORT}-1.sock")):
         silent, good = ask_all(PORT, STATUS, timeout_s=0.2)
     assert silent == {"pid": 1, "error": "no answer from worker 1: timed out"}
     assert good["clients"]
@@ -254,7 +252,10 @@ def test_worker_that_does_not_answer_is_reported(runtime: Path) -> None:
 def test_worker_that_starts_meanwhile_gets_the_order_too(runtime: Path) -> None:
     """One that appears while another is asked is not forgotten."""
     gateway = make_gateway()
-    with contextlib.ExitStack() as late, Stranger(socket_in(runtime).with_name("1.sock")) as first:
+    with (
+        contextlib.ExitStack() as late,
+        Stranger(socket_in(runtime).with_name(f"{PORT}-1.sock")) as first,
+    ):
 
         def answer_late() -> None:
             asker, _ = first.accept()
@@ -322,7 +323,7 @@ def test_sockets_are_their_users_alone(runtime: Path) -> None:
         assert stat.S_IMODE(home_in(runtime).stat().st_mode) == 0o700
         assert socket_in(runtime).is_socket()
         assert PORT in running_ports()
-    assert not socket_in(runtime).parent.exists()
+    assert not list(home_in(runtime).iterdir())
 
 
 @pytest.mark.parametrize("bit", [None, 0o040, 0o020, 0o010, 0o004, 0o002, 0o001])
@@ -372,31 +373,31 @@ def test_server_and_asker_may_differ_in_their_environment(
 def test_what_the_dead_left_is_removed(runtime: Path) -> None:
     """By whoever asks, and by the next worker."""
     directory = socket_in(runtime).parent
-    for name in ("1.sock", "2.sock"):
+    for name in (f"{PORT}-1.sock", f"{PORT}-2.sock"):
         with Stranger(directory / name):
             pass
     assert ask_all(PORT, STATUS) == []
     assert list(directory.iterdir()) == []
-    with Stranger(directory / "1.sock"):
+    with Stranger(directory / f"{PORT}-1.sock"):
         pass
     assert PORT not in running_ports()
-    with Stranger(directory / f"{os.getpid()}.sock"):
+    with Stranger(directory / f"{PORT}-{os.getpid()}.sock"):
         pass
     with worker():
-        assert [path.name for path in directory.iterdir()] == [f"{os.getpid()}.sock"]
+        assert [path.name for path in directory.iterdir()] == [socket_in(runtime).name]
         assert clients()
 
 
 def test_folder_with_a_sockets_name_is_passed_over(runtime: Path) -> None:
     """It is none of ours: it stays, and the workers beside it answer."""
-    folder = socket_in(runtime).with_name("1.sock")
+    folder = socket_in(runtime).with_name(f"{PORT}-1.sock")
     with worker():
         folder.mkdir()
         assert clients()
         assert PORT in running_ports()
-        folder.with_name("2.sock").write_text("")
+        folder.with_name(f"{PORT}-2.sock").write_text("")
         assert clients()
-    assert [path.name for path in folder.parent.iterdir()] == ["1.sock"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_second_instance_has_no_part_in_a_folder(
@@ -404,7 +405,7 @@ def test_second_instance_has_no_part_in_a_folder(
 ) -> None:
     """Where no port of its own keeps it away: two without a TCP port, whose `port` is the same."""
     with worker():
-        other = socket_in(runtime).with_name("1.sock")
+        other = socket_in(runtime).with_name(f"{PORT}-1.sock")
         os.link(socket_in(runtime), other)
         for name, before in ((INSTANCE, ""), ("0", INSTANCE)):
             with control_of(make_gateway(), instance=name, predecessor=before, alone=True):
@@ -430,7 +431,7 @@ def test_worker_without_a_socket_reads_its_configuration(
     def refuse(*_: object) -> str:
         raise PermissionError("/run/theirs is not a directory of this user's alone (mode 0700)")
 
-    monkeypatch.setattr("proxy.server.control.listener.make_directory", refuse)
+    monkeypatch.setattr("proxy.server.control.listener.listen", refuse)
     path = runtime / "config.yaml"
     path.write_text("demo: [{name: one}]")
     source = ConfigSource(lambda seen: load_config(path, seen=seen))
@@ -498,10 +499,10 @@ def service(runtime: Path) -> Path:
     return path
 
 
-def modes(service: Path) -> list[int]:
-    """Of the directory for a port, and of the one socket in it."""
-    (path,) = service.glob(f"{PORT}/*.sock")
-    return [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
+def mode_in(service: Path) -> int:
+    """Of the one socket in it."""
+    (path,) = service.glob(f"{PORT}-*.sock")
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_service_lets_its_directorys_group_in(service: Path, runtime: Path) -> None:
@@ -509,7 +510,7 @@ def test_service_lets_its_directorys_group_in(service: Path, runtime: Path) -> N
     before = os.umask(0o077)
     try:
         with worker(control_dir=str(service)):
-            assert modes(service) == [0o750, 0o660]
+            assert mode_in(service) == 0o660
             assert ask_all(PORT, STATUS) == []
             order = {"do": "disable", "client": "demo"}
             assert len(ask_all(PORT, order, control_dir=str(service))) == 1
@@ -518,7 +519,7 @@ def test_service_lets_its_directorys_group_in(service: Path, runtime: Path) -> N
         assert list(service.iterdir()) == []
         service.chmod(0o700)
         with worker(control_dir=str(service)):
-            assert modes(service)[0] == 0o700
+            assert mode_in(service) == 0o700
     finally:
         os.umask(before)
 
@@ -529,7 +530,7 @@ def test_service_of_systemd_says_where_by_itself(
     """`RuntimeDirectory=` sets this variable."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(service))
     with worker():
-        assert modes(service) == [0o750, 0o660]
+        assert mode_in(service) == 0o660
         assert clients()
 
 
@@ -541,7 +542,7 @@ def test_service_directory_that_everybody_may_enter_is_not_used(
     service.chmod(0o770 | bit)
     with worker(control_dir=str(service)):
         assert socket_in(runtime).exists()
-    with Stranger(service / str(PORT) / "1.sock"):
+    with Stranger(service / f"{PORT}-1.sock"):
         assert ask_all(PORT, STATUS, control_dir=str(service)) == []
 
 
@@ -579,7 +580,7 @@ def test_member_of_the_services_group_may_ask_and_no_other(service: Path, runtim
         answers = ask_all(PORT, STATUS, control_dir=str(service))
         return [answer["pid"] for answer in answers]
 
-    left = service / str(PORT) / "1.sock"
+    left = service / f"{PORT}-1.sock"
     with worker(control_dir=str(service)):
         with Stranger(left):
             os.chown(left, -1, THEIR_GROUP)

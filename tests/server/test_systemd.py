@@ -91,7 +91,7 @@ def service(
 
 def workers(folder: Path) -> list[int]:
     """The pids of those that can be asked for their state."""
-    return [int(path.stem) for path in folder.glob("poolproxy-*/*/*.sock")]
+    return [int(path.stem.rpartition("-")[2]) for path in folder.glob("poolproxy-*/*.sock")]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -92,7 +92,7 @@ class Shell:
 
     def sockets(self) -> list[str]:
         """The control sockets in place."""
-        return sorted(path.name for path in self.path.glob("poolproxy-*/*/*.sock"))
+        return sorted(path.name for path in self.path.glob("poolproxy-*/*.sock"))
 
 
 class Instance:

@@ -13,7 +13,7 @@ from proxy.clients.base import ChunkTranslator, Client, Reply
 from proxy.clients.registry import Entry, Route
 from proxy.config import load_config
 from proxy.config.config import ClientConfig, Model
-from proxy.config.secret import Secret
+from proxy.config.secrets import Secret
 from proxy.errors import UpstreamRefusal
 from proxy.net.watch import CallerConnection, Clock
 from proxy.pool import ClientPool, Effect, Ticket

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -22,8 +21,7 @@ from ...reload import LOOK_S
 from ...version import __version__
 from ..logs import set_up_logs
 from . import orders
-from .paths import REQUEST_TIMEOUT_S, make_directory, share, sweep, unlink
-from .query import ask_all
+from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
@@ -36,9 +34,6 @@ _MOST_SILENT = 64
 
 # A request is a verb and a label, sent at once.
 MAX_REQUEST_BYTES = 4096
-
-# A directory can vanish before it is used, once for each worker that ends at that moment.
-_MAX_LISTEN_ATTEMPTS = 5
 
 log = logging.getLogger("proxy.control")
 
@@ -79,8 +74,9 @@ class Control:
         try:
             if alone:
                 _check_alone(port, control_dir, (instance, predecessor))
-            self._path, self._listener = _listen(port, control_dir)
-            sweep(os.path.dirname(self._path))
+            self._path, self._listener = listen(port, control_dir)
+            for path in sockets(port, control_dir):
+                is_alive(path)  # else it removes it
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
         # The socket listens already, so that an order given now is in the file or comes by it.
@@ -98,8 +94,6 @@ class Control:
         """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""
         if self._path:
             unlink(self._path)
-            with contextlib.suppress(OSError):  # others are in it
-                os.rmdir(os.path.dirname(self._path))
         self._stop.close()
         if self._thread.ident is not None:
             self._thread.join()
@@ -231,14 +225,15 @@ class Control:
 
     def _clients(self) -> list[dict[str, Any]]:
         """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list."""
-        offered = {
-            client.label: client.config.models and _by_name(client.config.models)
-            for client in self._gateway.generation.clients
-        }
-        return [
-            {**facts, "offered": offered.get(facts["client"])}
-            for facts in self._gateway.pool.snapshot()
-        ]
+        offered: dict[str, dict[str, list[str]] | None] = {}
+        for client in self._gateway.generation.clients:
+            models = client.config.models
+            aliases: dict[str, list[str]] = {}
+            for model in models or ():
+                aliases.setdefault(model.name, []).append(model.alias)
+            offered[client.label] = None if models is None else aliases
+        pool = self._gateway.pool
+        return [{**facts, "offered": offered.get(facts["client"])} for facts in pool.snapshot()]
 
 
 def _accepted(listener: socket.socket) -> socket.socket | None:
@@ -247,13 +242,6 @@ def _accepted(listener: socket.socket) -> socket.socket | None:
     except OSError:  # no descriptor is free
         time.sleep(_ACCEPT_PAUSE_S)
         return None
-
-
-def _by_name(models: tuple[Any, ...]) -> dict[str, list[str]]:
-    aliases: dict[str, list[str]] = {}
-    for model in models:
-        aliases.setdefault(model.name, []).append(model.alias)
-    return aliases
 
 
 def _check_alone(port: int, control_dir: str, ours: tuple[str, ...]) -> None:
@@ -265,30 +253,3 @@ def _check_alone(port: int, control_dir: str, ours: tuple[str, ...]) -> None:
                 f"process {answer['pid']} of another instance answers for port {port} already: "
                 "give each a `port` of its own"
             )
-
-
-def _listen(port: int, control_dir: str) -> tuple[str, socket.socket]:
-    """A socket, and where it is; raises OSError."""
-    for _ in range(_MAX_LISTEN_ATTEMPTS):
-        path = os.path.join(make_directory(port, control_dir), f"{os.getpid()}.sock")
-        try:
-            return path, _listen_at(path)
-        except FileNotFoundError:  # the directory's last user has just removed it
-            continue
-    raise OSError(errno.ENOENT, "the directory for sockets is removed again and again")
-
-
-def _listen_at(path: str) -> socket.socket:
-    """A socket that listens before anybody can see it: one that refuses has no owner any more."""
-    draft = path.removesuffix("sock") + "new"
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        unlink(draft)
-        listener.bind(draft)
-        share(draft, 0o660)
-        listener.listen()
-        os.replace(draft, path)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -1,4 +1,4 @@
-"""Finds and cleans the control sockets' directories, the "homes".
+"""Makes, finds and asks the control sockets, in directories that are their "homes".
 
 A home is its user's alone. Or it is the service's (`control-dir`, systemd's RuntimeDirectory): then
 root may ask there, and the home's group if its mode lets the group in.
@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import stat
 from collections.abc import Collection, Iterator
+from typing import Any
+
+import msgspec
 
 # What an AF_UNIX address may have, without the NUL: sun_path is 108 bytes on Linux (unix(7)), 104
 # on macOS and the BSDs.
 MAX_PATH_BYTES = 103
 
 # pid_max on 64-bit Linux is 4194304 (proc(5)).
-_LONGEST_NAME = "/65535/4194304.sock"
+_LONGEST_NAME = "/65535-4194304.sock"
+_NAME = re.compile(r"(\d+)-\d+\.sock")
 
 # For a connection to be taken, and for the request on it to come.
 REQUEST_TIMEOUT_S = 2.0
+
+# For an answer to come, or more of it.
+ANSWER_TIMEOUT_S = 10.0
 
 # systemd's for a service of our name. Only root can make it; who asks has not its environment.
 _SERVICE_HOME = "/run/poolproxy"
 
 
-def make_directory(port: int, control_dir: str = "") -> str:
-    """Make the directory for the sockets of workers on this port; raises OSError."""
+def listen(port: int, control_dir: str = "") -> tuple[str, socket.socket]:
+    """A socket of this process for a port, and where it is; raises OSError."""
     refusal = OSError("the paths of all temporary directories are too long for a socket's address")
     for home, is_own in _homes(control_dir).items():
         try:
@@ -36,50 +44,52 @@ def make_directory(port: int, control_dir: str = "") -> str:
             if not _is_closed(home, is_own=is_own, owners=(os.geteuid(), 0)):
                 whose = "this user's alone (mode 0700)" if is_own else "its own (mode 0750 or less)"
                 raise PermissionError(f"{home} is not a directory of {whose}")
-            directory = os.path.join(home, str(port))
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory, 0o700)
-            share(directory, 0o750)
-            return directory
+            path = os.path.join(home, f"{port}-{os.getpid()}.sock")
+            return path, _listen_at(path)
         except OSError as error:
             refusal = error
     raise refusal
 
 
-def share(path: str, mode: int) -> None:
-    """Give what is new in a home to the group that the home lets in, if it does."""
-    home = os.stat(os.path.dirname(path))
-    if home.st_mode & stat.S_IXGRP:
-        if os.stat(path).st_gid != home.st_gid:
-            os.chown(path, -1, home.st_gid)
-        os.chmod(path, mode)
+def _listen_at(path: str) -> socket.socket:
+    """A socket that listens before anybody can see it: one that refuses has no owner any more."""
+    draft = path.removesuffix("sock") + "new"
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        unlink(draft)
+        listener.bind(draft)
+        home = os.stat(os.path.dirname(path))
+        if home.st_mode & stat.S_IXGRP:  # the group may come in, and ask
+            if os.stat(draft).st_gid != home.st_gid:
+                os.chown(draft, -1, home.st_gid)
+            os.chmod(draft, 0o660)
+        listener.listen()
+        os.replace(draft, path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
-def sockets(port: int, control_dir: str = "") -> Iterator[str]:
+def sockets(port: int, control_dir: str = "") -> list[str]:
     """The sockets on this port that this user may ask, those of dead workers included."""
-    for home, is_own in _homes(control_dir).items():
-        # Whoever can write to the directory could pose as our server.
-        if _is_closed(home, is_own=is_own):
-            directory = os.path.join(home, str(port))
-            for name in _listing(directory):
-                if name.endswith(".sock") and name.removesuffix(".sock").isdecimal():
-                    yield os.path.join(directory, name)
+    return [path for other, path in _all(control_dir) if other == port]
 
 
 def ports(control_dir: str = "") -> list[int]:
     """The ports on which a worker that this user may ask listens."""
-    names = [name for home in _homes(control_dir) for name in _listing(home)]
-    named = {int(name) for name in names if name.isdecimal()}
-    return sorted(
-        port for port in named if any(is_alive(path) for path in sockets(port, control_dir))
-    )
+    return sorted({port for port, path in _all(control_dir) if is_alive(path)})
 
 
-def sweep(directory: str) -> None:
-    """Remove the sockets of dead workers."""
-    for name in _listing(directory):
-        if name.endswith(".sock"):
-            is_alive(os.path.join(directory, name))
+def _all(control_dir: str) -> Iterator[tuple[int, str]]:
+    """Each socket that this user may ask, after its port."""
+    for home, is_own in _homes(control_dir).items():
+        # Whoever can write to the directory could pose as our server.
+        if _is_closed(home, is_own=is_own):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                for name in sorted(os.listdir(home)):
+                    if found := _NAME.fullmatch(name):
+                        yield int(found[1]), os.path.join(home, name)
 
 
 def is_alive(path: str) -> bool:
@@ -94,6 +104,44 @@ def is_alive(path: str) -> bool:
     except OSError:  # it is there, and busy
         pass
     return True
+
+
+def ask_all(
+    port: int,
+    request: dict[str, str],
+    *,
+    control_dir: str = "",
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> list[dict[str, Any]]:
+    """The answers of all workers on this port, by pid; none if no instance runs that may be asked.
+
+    A worker that does not answer in time has `error` in place of facts. A worker that starts
+    meanwhile is asked too, so that none misses an order. Blocks for `timeout_s` a worker at most.
+    """
+    answers: dict[str, dict[str, Any] | None] = {}
+    while found := [path for path in sockets(port, control_dir) if path not in answers]:
+        for path in found:
+            answers[path] = _ask(path, request, timeout_s)
+    return sorted(filter(None, answers.values()), key=lambda answer: int(answer["pid"]))
+
+
+def _ask(path: str, request: dict[str, str], timeout_s: float) -> dict[str, Any] | None:
+    """The answer of one worker; None: it is gone."""
+    pid = int(path.removesuffix(".sock").rpartition("-")[2])
+    try:
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.settimeout(timeout_s)
+            worker.connect(path)
+            worker.sendall(msgspec.json.encode(request) + b"\n")
+            with worker.makefile("rb") as answers:
+                line = answers.readline()
+        answer = msgspec.json.decode(line, type=dict[str, Any])
+    except (ConnectionRefusedError, FileNotFoundError):
+        unlink(path)
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return {"pid": pid, "error": f"no answer from worker {pid}: {error}"}
+    return {**answer, "pid": pid}
 
 
 def unlink(path: str) -> None:
@@ -134,10 +182,3 @@ def _is_closed(path: str, *, is_own: bool, owners: Collection[int] | None = None
         owners = (os.geteuid(),)
     is_theirs = stat.S_ISDIR(facts.st_mode) and (owners is None or facts.st_uid in owners)
     return is_theirs and not facts.st_mode & (0o077 if is_own else 0o007)
-
-
-def _listing(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
