@@ -15,8 +15,6 @@ from ..errors import ConfigError
 from .arguments import parser
 from .terminal import Exit, Failure
 
-__all__ = ["main"]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status of the process."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -34,43 +35,33 @@ the user that runs the instance, whose sockets are in $XDG_RUNTIME_DIR or the
 temporary directory. A service's are in its `control-dir`, or /run/poolproxy:
 there root may ask, and members of its group."""
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[Namespace], int]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """Make the parser. Call `command` of its result with that result to run the command."""
-    top = argparse.ArgumentParser(
-        prog="poolproxy",
-        description="One OpenAI-compatible endpoint in front of a pool of LLM accounts.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "One OpenAI-compatible endpoint in front of a pool of LLM accounts."
+    style: dict[str, Any] = {"epilog": EPILOG, "formatter_class": RawDescriptionHelpFormatter}
+    top = ArgumentParser(prog="poolproxy", description=about, **style)
     top.add_argument("--version", action="version", version=f"poolproxy {__version__}")
 
-    def show_help(args: argparse.Namespace) -> int:
+    def show_help(args: Namespace) -> int:
         top.print_help()
         return Exit.OK
 
     top.set_defaults(command=show_help)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(
-        name: str, command: Command, what: str, more: str = "", **flags: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=what,
-            description=f"{what[0].upper()}{what[1:]}.\n\n{more}".strip(),
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def add(name: str, command: Command, what: str, more: str = "", **flags: str) -> ArgumentParser:
+        about = f"{what[0].upper()}{what[1:]}.\n\n{more}".strip()
+        sub = commands.add_parser(name, help=what, description=about, **style)
         sub.set_defaults(command=command)
         for flag, said in flags.items():
             sub.add_argument(f"--{flag}", action="store_true", help=said)
         return sub
 
     sub = add("serve", serve, "answer callers until a signal ends it", SERVE)
-    sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
+    sub.add_argument("--host", help="listen there, whatever FILE says")
     sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
     workers = partial(_whole_number, least=1, most=1024)
     sub.add_argument("--workers", type=workers, metavar="N", help="processes (default: 1)")
@@ -78,9 +69,8 @@ def parser() -> argparse.ArgumentParser:
     sub = add("check", check, "validate a configuration and print what would be served")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--probe", action="store_true", help="ask each upstream for its models")
-    which.add_argument(
-        "--schema", action="store_true", help="print a JSON Schema of FILE, for editors, and end"
-    )
+    said = "print a JSON Schema of FILE, for editors, and end"
+    which.add_argument("--schema", action="store_true", help=said)
     add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
     ready, own = "ask whether it has a client in service, too", "every worker's own facts, as JSON"
     asking = [
@@ -128,12 +118,13 @@ instance is restarted. A reload and new workers don't change that.
 {CONTROL}"""
 
 
-def serve(args: argparse.Namespace) -> int:
+def serve(args: Namespace) -> int:
     """Serve in this process until a signal ends it. May raise SystemExit."""
     from ..server import settings  # gunicorn: no other command needs it
 
     def read(seen: Seen) -> Config:
-        given = {"host": args.host, "port": args.port, "debug": args.debug or None}
+        host = args.host and args.host.strip("[]")
+        given = {"host": host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
         config = load_config(args.file, or_built_in=True, seen=seen)
         return msgspec.structs.replace(config, **changes)
@@ -142,7 +133,7 @@ def serve(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def init(args: argparse.Namespace) -> int:
+def init(args: Namespace) -> int:
     """Write the built-in configuration to a new file; raises Failure."""
     try:
         path = write_built_in(args.file)
@@ -155,13 +146,9 @@ def init(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _host(text: str) -> str:
-    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
-
-
 def _whole_number(text: str, least: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"expected {least} to {most}, got {text!r}")
+        raise ArgumentTypeError(f"expected {least} to {most}, got {text!r}")
     return int(text)
 
 

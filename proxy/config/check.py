@@ -16,8 +16,8 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import inspect
@@ -30,6 +30,8 @@ from .wording import kind_of, shown, shown_key
 
 _REFERENCE_OR_NOT = re.compile(rf"(?P<escaped>\$\$\{{)|{REFERENCE.pattern}|\$\{{")
 _FIRST_VARIABLE = re.compile(r"^\$(\w+)")
+
+Rules: TypeAlias = dict[str, Any]  # what the annotations of a field say, by name
 
 # No secret is larger, and no file that was meant for one.
 _MAX_FILE_BYTES = 65_536
@@ -70,22 +72,26 @@ class _Walk:
         self._environ = environ
         self._directory = directory
 
-    def value(self, value: Any, declared: inspect.Type, at: str) -> Any:
-        """`value` as the `declared` type; blank where it does not fit."""
+    def value(
+        self, value: Any, declared: inspect.Type, at: str, field: inspect.Field | None = None
+    ) -> Any:
+        """`value` as the `declared` type; the `field`'s default, or a blank, if it does not fit."""
         bare, rules = unwrap(declared)
         try:
-            return self._fitting(value, bare, rules, at)
+            if value is None and field:
+                if field.required:
+                    self._unfit(at, f"missing: expected {expected(bare, rules)}")
+                raise _Unfit
+            if isinstance(bare, inspect.StructType):
+                return self._section(value, bare, at)
+            if isinstance(bare, inspect.VarTupleType):
+                return self._list(value, bare, rules, at)
+            if isinstance(bare, inspect.DictType):
+                return self._dict(value, bare, at)
+            is_needed = field is None or field.required
+            return self._scalar(value, bare, rules, at, is_needed=is_needed)
         except _Unfit:
-            return _blank(bare)
-
-    def _fitting(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
-        if isinstance(bare, inspect.StructType):
-            return self._section(value, bare, at)
-        if isinstance(bare, inspect.VarTupleType):
-            return self._list(value, bare, rules, at)
-        if isinstance(bare, inspect.DictType):
-            return self._dict(value, bare, at)
-        return self._scalar(value, bare, rules, at)
+            return _default(field) if field else _blank(bare)
 
     def _section(self, value: Any, declared: inspect.StructType, at: str) -> Any:
         shorthand = getattr(declared.cls, "shorthand", "")
@@ -99,26 +105,13 @@ class _Walk:
         for key in value:
             if key not in known:
                 self._stray(key, value[key], known, declared.cls, at)
-        fields = {  # what a bare string stands for has the string's own path
-            field.name: self._field(value.get(name), field, at if is_short else _join(at, name))
-            for name, field in known.items()
-        }
+        fields = {}
+        for name, field in known.items():
+            path = at if is_short else _join(at, name)  # a bare string has a path of its own
+            fields[field.name] = self.value(value.get(name), field.type, path, field)
         return declared.cls(**fields)
 
-    def _field(self, value: Any, field: inspect.Field, at: str) -> Any:
-        bare, rules = unwrap(field.type)
-        if value is None:
-            if field.required:
-                self._notes.problem(at, f"missing: expected {expected(bare, rules)}")
-            return _default(field)
-        try:
-            return self._fitting(value, bare, {**rules, "required": field.required}, at)
-        except _Unfit:
-            return _default(field)
-
-    def _stray(
-        self, key: Any, value: Any, known: Mapping[str, Any], section: type, at: str
-    ) -> None:
+    def _stray(self, key: Any, value: Any, known: Iterable[str], section: type, at: str) -> None:
         """A key that the section does not have: CLIProxyAPI's, or a mistake."""
         if key in getattr(section, "foreign", ()):
             self._notes.ignored[_join(at, key)] = value
@@ -128,9 +121,7 @@ class _Walk:
         hint = f"; did you mean {near[0]}?" if near else ""
         self._notes.problem(_join(at, shown_key(key)), f"unknown key{hint}")
 
-    def _list(
-        self, value: Any, declared: inspect.VarTupleType, rules: dict[str, Any], at: str
-    ) -> tuple[Any, ...]:
+    def _list(self, value: Any, declared: inspect.VarTupleType, rules: Rules, at: str) -> Any:
         if rules.get("is_bare") and isinstance(value, (str, bool)):
             return (self.value("off" if value is False else value, declared.item_type, at),)
         if not isinstance(value, (list, tuple)):
@@ -150,7 +141,9 @@ class _Walk:
             result[name] = self.value(entry, declared.value_type, path)
         return result
 
-    def _scalar(self, value: Any, bare: inspect.Type, rules: dict[str, Any], at: str) -> Any:
+    def _scalar(
+        self, value: Any, bare: inspect.Type, rules: Rules, at: str, *, is_needed: bool
+    ) -> Any:
         """A value of its own. One that was filled in is never shown."""
         got = kind_of(value) if rules.get("private") and value != "" else shown(value)
         textual = isinstance(bare, (inspect.StrType, inspect.CustomType, inspect.LiteralType))
@@ -160,14 +153,14 @@ class _Walk:
                 self._notes.variables[at] = names
                 got = "the value of " + " and ".join(f"${{{name}}}" for name in names)
             value = text if textual else _typed(text, bare)
-            if value is None and not rules.get("required", True):
+            if value is None and not is_needed:
                 raise _Unfit
         if textual and not isinstance(value, str) and value is not None:
             got += ": put it in quotes"
         result = _converted(value, bare)
         if result is not None and ("valid" not in rules or rules["valid"](result)):
             return result
-        if value == "" and textual and not rules.get("required", True):
+        if value == "" and textual and not is_needed:
             raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
 
@@ -214,9 +207,9 @@ class _Walk:
         raise _Unfit
 
 
-def unwrap(declared: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
+def unwrap(declared: inspect.Type) -> tuple[inspect.Type, Rules]:
     """The type itself, without `| None`, and the rules that its annotations add."""
-    rules: dict[str, Any] = {}
+    rules: Rules = {}
     while isinstance(declared, (inspect.Metadata, inspect.UnionType)):
         if isinstance(declared, inspect.Metadata):
             rules.update({**(declared.extra_json_schema or {}), **(declared.extra or {})})
@@ -271,7 +264,7 @@ def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
     return above < value < math.inf and least <= value <= most
 
 
-def expected(bare: inspect.Type, rules: Mapping[str, Any]) -> str:
+def expected(bare: inspect.Type, rules: Rules) -> str:
     """The type and its range in words, for errors and the tables of keys."""
     if "expected" in rules:
         return str(rules["expected"])

@@ -157,12 +157,10 @@ def changes(old: Config, new: Config, *, draining: int = 0) -> list[str]:
     told += _altered("client", before, after)
     old_callers = {caller.identity: caller for caller in old.callers}
     new_callers = {caller.identity: caller for caller in new.callers}
-    for what, callers, others in (
-        ("new", new_callers, old_callers),
-        ("gone", old_callers, new_callers),
-    ):
-        if found := [f'"{identity}"' for identity in callers if identity not in others]:
-            told.append(f"caller {names(found)} {what}")
+    fresh = [f'"{identity}"' for identity in new_callers if identity not in old_callers]
+    gone = [f'"{identity}"' for identity in old_callers if identity not in new_callers]
+    told += [f"caller {names(fresh)} new"] if fresh else []
+    told += [f"caller {names(gone)} gone"] if gone else []
     told += _altered("caller", old_callers, new_callers)
     for field in msgspec.structs.fields(Settings):
         was, becomes = getattr(old, field.name), getattr(new, field.name)

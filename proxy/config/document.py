@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from ..errors import ConfigError
 from .wording import shown_key
 
 Tree = Any  # None, bool, int, float, str, or a list or dict[str, ...] of them
@@ -34,32 +35,24 @@ _STRINGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merg
 _PLAIN = frozenset(_TAG + name for name in ("null", "bool", "int", "float"))
 
 
-class Unreadable(Exception):
-    """The bytes make no tree; `problems` say why, a line each."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-
 def read(path: str | os.PathLike[str]) -> Tree:
-    """Read the tree in the file at `path`; raises `Unreadable`."""
+    """Read the tree in the file at `path`; raises ConfigError."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except (OSError, ValueError) as error:  # the latter for a path with a NUL
         why = getattr(error, "strerror", None) or error
-        raise Unreadable(f"cannot be read: {why}") from error
+        raise ConfigError([f"cannot be read: {why}"]) from error
     return parse(data)
 
 
 def parse(data: bytes) -> Tree:
-    """Read the tree in `data`; raises `Unreadable` with the line of each problem."""
+    """Read the tree in `data`; raises ConfigError with the line of each problem."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise Unreadable(f"line {line}: expected UTF-8") from error
+        raise ConfigError([f"line {line}: expected UTF-8"]) from error
     hidden = REFERENCE.sub(lambda reference: reference[0].translate(_HIDDEN), text)
     try:
         node = yaml.compose(hidden, Loader=yaml.SafeLoader)
@@ -67,11 +60,11 @@ def parse(data: bytes) -> Tree:
         tree = builder.build(node) if node else None
     except yaml.YAMLError as error:
         # Not `from error`: its text holds an excerpt, and a traceback would show that.
-        raise Unreadable(_syntax_problem(error, text)) from None
+        raise ConfigError([_syntax_problem(error, text)]) from None
     except RecursionError as error:
-        raise Unreadable("nested too deeply") from error
+        raise ConfigError(["nested too deeply"]) from error
     if builder.problems:
-        raise Unreadable(*builder.problems)
+        raise ConfigError(builder.problems)
     return tree
 
 

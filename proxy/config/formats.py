@@ -14,6 +14,7 @@ from .secrets import HASHED, Secret, is_hash
 
 # RFC 9110, 5.1 and 5.6.2: a field name is a token; 5.5: a value has no control characters but TAB.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+is_absolute = re.compile(r"(?s:/.*)?").fullmatch  # a path from the root on, or "" (none)
 is_header_value = re.compile(r"[\t\x20-\x7e\xa0-\xff]*").fullmatch
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]*")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]*")
@@ -64,11 +65,6 @@ def _makes(make: Callable[[str], object], text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_absolute(text: str) -> bool:
-    """A path from the root on, or "" (none)."""
-    return text.startswith("/") or not text
 
 
 def is_base_url(text: str) -> bool:

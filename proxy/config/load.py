@@ -28,9 +28,9 @@ _DEFAULT = Path(__file__).with_name("default.yaml")
 BUILT_IN = "built-in default"
 
 
-def default_path(environ: Mapping[str, str] = os.environ) -> str:
+def default_path() -> str:
     """Where the configuration is if nobody says where."""
-    return environ.get(PATH_VARIABLE) or DEFAULT_PATH
+    return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
 
 
 def load_config(
@@ -58,7 +58,7 @@ def load_config(
         return _from_tree(document.read(_DEFAULT), BUILT_IN, environ, notes)
     try:
         tree = document.read(where)
-    except document.Unreadable as unreadable:
+    except ConfigError as unreadable:
         problems = _prefixed(where, unreadable.problems)
         if path is None and not os.path.lexists(where):
             hint = f"${PATH_VARIABLE} may name another file, and `poolproxy init` writes one"
@@ -67,13 +67,13 @@ def load_config(
     return _from_tree(tree, where, environ, notes)
 
 
-def write_built_in(path: str | None, *, environ: Mapping[str, str] = os.environ) -> str:
+def write_built_in(path: str | None) -> str:
     """Write the built-in default to a new file, and return its path; raises OSError.
 
     Where `path` is None, it is the file that `load_config` would look for. As keys will be in it,
     only its owner may read it.
     """
-    where = path or default_path(environ)
+    where = path or default_path()
     with open(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(_DEFAULT.read_bytes())
     return where

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +23,8 @@ from .source import stamp
 from .wording import in_ascii, shown
 
 _Entry = TypeVar("_Entry")
+_Places: TypeAlias = Iterable[tuple[str, str]]  # values after their paths
+_Upstream: TypeAlias = ProviderEntry | GeminiEntry | ClaudeEntry
 
 _LONG_ENOUGH = 16  # characters of a caller's key
 
@@ -33,7 +35,6 @@ _VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": (
 def resolve(file: File, notes: Notes, *, path: str) -> Config:
     """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
     clients = _Clients(file, notes, directory=os.path.dirname(path))
-    clients.add_all()
     callers = _callers(file.api_keys, notes)
     if "auth" in notes.ignored and not callers:
         notes.problem("auth", "callers' keys are read from api-keys: move them there")
@@ -62,9 +63,6 @@ class _Clients:
         self._notes = notes
         self._directory = directory
         self._key_at: dict[tuple[str, Secret], str] = {}
-
-    def add_all(self) -> None:
-        file = self._file
         providers = list(_numbered("openai-compatibility", file.openai_compatibility))
         demos = list(_numbered("demo", file.demo))
         names = [(f"{at}.name", provider.name) for at, provider in providers]
@@ -78,20 +76,18 @@ class _Clients:
         ]
         claude = list(_numbered("claude-api-key", file.claude_api_key))
         for kind, entries in (("gemini", gemini), ("claude", claude)):
-            self._add_keyed(
-                kind, [(at, self._of(one, at, kind, one.api_key)) for at, one in entries]
-            )
+            clients = [(at, self._of(entry, at, kind, entry.api_key)) for at, entry in entries]
+            self._add_keyed(kind, clients)
         for at, demo in demos:
-            self.found.append(
-                ClientConfig(
-                    kind="demo",
-                    provider=demo.name,
-                    max_concurrency=demo.max_concurrency,
-                    weight=demo.weight,
-                    models=self._models(demo.models, at),
-                    delay_s=demo.delay_ms / 1000,
-                )
+            client = ClientConfig(
+                kind="demo",
+                provider=demo.name,
+                max_concurrency=demo.max_concurrency,
+                weight=demo.weight,
+                models=self._models(demo.models, at),
+                delay_s=demo.delay_ms / 1000,
             )
+            self.found.append(client)
 
     def _add_provider(self, provider: ProviderEntry, at: str) -> None:
         is_openais = urlsplit(provider.base_url).hostname == "api.openai.com"
@@ -133,20 +129,14 @@ class _Clients:
             names = dict.fromkeys(name for place in places for name in variables.get(place, ()))
             self.off.append((provider, f"no key in {', '.join(names)}" if names else "no key"))
 
-    def _of(
-        self,
-        entry: ProviderEntry | GeminiEntry | ClaudeEntry,
-        at: str,
-        provider: str,
-        key: Secret | None = None,
-    ) -> ClientConfig:
+    def _of(self, entry: _Upstream, at: str, name: str, key: Secret | None = None) -> ClientConfig:
         """A client of this upstream, but for its label and identity."""
         base_url = entry.base_url.rstrip("/")
         path = urlsplit(base_url).path
         version = next((version for version in _VERSIONS[entry.kind] if path.endswith(version)), "")
         return ClientConfig(
             kind=entry.kind,
-            provider=provider,
+            provider=name,
             key=key or Secret(""),
             base_url=base_url.removesuffix(version).rstrip("/"),
             api_version=version,
@@ -247,9 +237,7 @@ def _place(base_url: str) -> str:
     return url._replace(netloc=f"{url.hostname}:{port}").geturl()
 
 
-def _report_repeats(
-    values: Iterable[tuple[str, str]], notes: Notes, *, what: str = "the same"
-) -> None:
+def _report_repeats(values: _Places, notes: Notes, *, what: str = "the same") -> None:
     """A problem for each value that stands at an earlier path too; empty ones don't count."""
     first_at: dict[str, str] = {}
     for at, value in values:

@@ -152,9 +152,7 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
         Literal["chat", "native"] | None,
         says("`/v1/responses`: the same; left out: native at api.openai.com, chat elsewhere"),
     ] = None
-    ask_usage: Annotated[
-        bool, says("ask for the usage of every stream; false: of those whose callers ask")
-    ] = True
+    ask_usage: Annotated[bool, says("ask for every stream's usage; false: as callers do")] = True
     disabled: Annotated[bool, says("leave it out")] = False
 
 
@@ -206,9 +204,7 @@ class Streaming(_Section, frozen=True, kw_only=True):
 
     foreign: ClassVar[frozenset[str]] = cliproxyapi.STREAMING
 
-    keepalive_seconds: Annotated[
-        SecondsOrZero, says("without a byte to the caller, then a comment; 0: none")
-    ] = 15
+    keepalive_seconds: Annotated[SecondsOrZero, says("of silence, then a comment; 0: none")] = 15
     commit_after_seconds: Annotated[
         SecondsOrZero, says("until 200 is committed with a comment if nothing came; 0: never")
     ] = 45
@@ -220,9 +216,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     host: Annotated[Host, says("where to listen; empty: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535), says("0: any free one")] = 8317
     debug: Annotated[bool, says("say more in the log")] = False
-    log_format: Annotated[
-        Literal["text", "json"], says("a line of the log: words, or a JSON object")
-    ] = "text"
+    log_format: Annotated[Literal["text", "json"], says("a log line: words, or JSON")] = "text"
     shutdown_delay_s: Annotated[
         SecondsOrZero,
         says("from SIGTERM, when `/readyz` begins to say 503, until no more callers are taken"),

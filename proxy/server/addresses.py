@@ -43,13 +43,11 @@ def in_force(started: Config, new: Config) -> Config:
     Raises ConfigError if a server must not listen with it where this one does.
     """
     servable(new, *_bound)
-    kept = {
-        "host": started.host,
-        "port": started.port,
-        "control_dir": started.control_dir,
-        # Each has a thread, and there are as many as at the start.
-        "max_requests_in_flight": min(new.max_requests_in_flight, started.max_requests_in_flight),
+    kept: dict[str, Any] = {
+        name: getattr(started, name) for name in ("host", "port", "control_dir")
     }
+    # Each has a thread, and there are as many as at the start.
+    kept["max_requests_in_flight"] = min(new.max_requests_in_flight, started.max_requests_in_flight)
     waiting = [
         f"{name.replace('_', '-')} {getattr(started, name)} -> {getattr(new, name)}"
         for name, value in kept.items()

@@ -43,11 +43,6 @@ def _is_ours(app: Any) -> bool:
     return getattr(app, "app_uri", APPLICATION) in (APPLICATION, "proxy:create_app()")
 
 
-def _exit(number: int, frame: object) -> None:
-    """A signal handler for a worker that has not begun anything that needs an orderly end."""
-    os._exit(0)
-
-
 class Hooks:
     """The hooks of one server, by gunicorn's names. Forked with it: each worker has its own."""
 
@@ -154,25 +149,20 @@ class Hooks:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         for number in _ENDINGS:
-            signal.signal(number, _exit)
+            signal.signal(number, lambda *_: os._exit(0))
         while not server.SIG_QUEUE.empty():
-            if (number := server.SIG_QUEUE.get_nowait()) in _ENDINGS:
-                _exit(number, None)
+            if server.SIG_QUEUE.get_nowait() in _ENDINGS:
+                os._exit(0)
 
     def post_worker_init(self, worker: Any) -> None:
         """Tune the worker and open its control socket, before it takes a request."""
         tune(worker.core, worker.cfg.threads)
         self._open_control(worker)
         if _is_ours(worker.app):
-            signal.signal(signal.SIGHUP, self._hung_up)
+            signal.signal(signal.SIGHUP, self._control.wake if self._control else signal.SIG_IGN)
             signal.siginterrupt(signal.SIGHUP, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
         systemd.serves(worker.ppid)
-
-    def _hung_up(self, *_: object) -> None:
-        """The worker's signal handler. Takes no lock: another signal may come meanwhile."""
-        if self._control is not None:
-            self._control.wake()
 
     def _open_control(self, worker: Any) -> None:
         proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
@@ -180,7 +170,7 @@ class Hooks:
             return  # wrapped in something else: no control
         gateway = proxies["proxy"].gateway_of(worker.wsgi)
         gateway.reloader.report()
-        names = [listener.getsockname() for listener in worker.sockets]
+        names = (listener.getsockname() for listener in worker.sockets)
         ports = [name[1] for name in names if isinstance(name, tuple)]
         try:
             self._control = Control(
@@ -188,8 +178,6 @@ class Hooks:
                 port=ports[0] if ports else self._source.config.port,
                 instance=str(worker.ppid),
                 orders_fd=orders.opened(),
-                predecessor=os.environ.get("GUNICORN_PID", ""),  # in an upgrade
-                alone=not ports,  # a TCP port is no other's
                 control_dir=self._source.config.control_dir,
                 woken=worker.log.reopen_files,
             )
@@ -229,9 +217,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
             at_once += f" ({sum(permits)} per worker)"
         lines.append(f"  {provider}: {count(len(clients), 'client')}, {models}, {at_once} at once")
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
-    lines.append(
-        f"  {count(workers, 'worker')} of {threads} threads: "
-        f"{config.max_requests_in_flight} requests in flight at most, each"
-    )
+    most = f"{config.max_requests_in_flight} requests in flight at most"
+    lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")
     lines += [f"  warning: {warning}" for warning in config.warnings]
     return "\n".join(lines)

@@ -7,10 +7,9 @@ such file and uses `run`. Nothing here is imported by an embedding application.
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -44,7 +43,7 @@ GRACEFUL_TIMEOUT_S = 120
 log = logging.getLogger("proxy.serving")
 
 
-def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
+def load_or_exit() -> Config:
     """The configuration to serve. At a start, prints every problem and exits with status 2.
 
     gunicorn reads its own file again at the SIGHUP of an application that is not ours: then a
@@ -54,7 +53,7 @@ def load_or_exit(environ: Mapping[str, str] = os.environ) -> Config:
         if SERVED:
             SERVED[0].read()
         else:
-            _serve(partial(load_config, None, environ=environ))
+            _serve(partial(load_config, None))
     except ConfigError as error:
         if not SERVED:
             print("\n".join(error.problems), file=sys.stderr)
@@ -84,6 +83,10 @@ def application() -> Flask:
 def settings(config: Config) -> dict[str, Any]:
     """gunicorn's settings (docs.gunicorn.org/en/stable/settings.html)."""
     threads = config.max_requests_in_flight + SPARE_THREADS
+    connections = threads + IDLE_CONNECTIONS
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY:  # each thread may have an upstream, too
+        connections = min(connections, files - threads - OTHER_FILES)
     host = config.host or "0.0.0.0"
     hooks = Hooks(SERVED[0] if SERVED else ConfigSource.of(config))
     return {
@@ -92,7 +95,7 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_class": "proxy.worker.Worker",
         "threads": threads,
         # At or below `threads`, gthread would turn keep-alive off.
-        "worker_connections": max(threads + 1, _most_connections(threads)),
+        "worker_connections": max(threads + 1, connections),
         "keepalive": KEEP_ALIVE_S,
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "forwarded_allow_ips": ",".join(config.trusted_proxies),
@@ -144,10 +147,3 @@ def set_up_process(config: Config) -> None:
     set_up_logs(debug=config.debug, as_json=config.log_format == "json")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _most_connections(threads: int) -> int:
-    """How many callers the limit on open files allows, beside an upstream for each thread."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = threads + IDLE_CONNECTIONS
-    return wanted if most == resource.RLIM_INFINITY else min(wanted, most - threads - OTHER_FILES)

@@ -83,10 +83,7 @@ _UNREAD = {
     "LimitRequestLine": (414, "the request line is too long"),
     "LimitRequestHeaders": (431, "the request's header fields are too many, or too long"),
     "ExpectationFailed": (417, "`Expect` may say `100-continue`, and nothing else"),
-    "UnsupportedTransferCoding": (
-        501,
-        "the request's transfer coding is not supported: `chunked` is",
-    ),
+    "UnsupportedTransferCoding": (501, "its transfer coding is not supported: `chunked` is"),
     "ForbiddenProxyRequest": (403, "the PROXY protocol is not taken from this address"),
 }
 

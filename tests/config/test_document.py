@@ -48,7 +48,7 @@ BAD_TAG = "a tag or a number that is not understood"
 )  # fmt: skip
 def test_unreadable_text_is_named_with_its_line(data: bytes, problems: list[str]) -> None:
     """Syntax, tabs, encodings, keys that stand twice; no excerpt, which could hold a key."""
-    with pytest.raises(document.Unreadable) as caught:
+    with pytest.raises(ConfigError) as caught:
         document.parse(data)
     assert list(caught.value.problems) == problems
 
@@ -104,6 +104,6 @@ def test_any_bytes_are_read_or_unreadable(data: bytes) -> None:
 def problems_of(data: bytes) -> tuple[str, ...]:
     try:
         document.parse(data)
-    except document.Unreadable as unreadable:
+    except ConfigError as unreadable:
         return unreadable.problems
     return ()

@@ -208,7 +208,7 @@ def endpoint(data: bytes) -> None:
 
 def config(data: bytes) -> None:
     """A configuration file, `${NAME}` in it filled in."""
-    with contextlib.suppress(document.Unreadable, ConfigError):
+    with contextlib.suppress(ConfigError):
         tree = document.parse(data)
         if isinstance(tree, dict):
             load_config(tree, environ={"A": "1", "KEY": "sk-0123456789abcdef"})

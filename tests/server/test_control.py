@@ -19,13 +19,12 @@ from typing import Any
 import pytest
 
 from proxy.cli import main
-from proxy.cli.running import _causes, _heading
-from proxy.cli.totals import add_up
+from proxy.cli.running import _causes, _heading, add_up
 from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
 from proxy.server.control import orders
 from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
-from proxy.server.control.sockets import MAX_PATH_BYTES, REQUEST_TIMEOUT_S, ask_all
+from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
 from proxy.version import __version__
 from tests.support.commandline import wait_for
@@ -347,13 +346,12 @@ def test_path_too_long_for_a_socket_is_passed_over(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next place is taken."""
-    deep = runtime / ("x" * MAX_PATH_BYTES)
+    deep = runtime / ("x" * 103)  # an AF_UNIX address has 108 bytes on Linux, 104 elsewhere
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     with worker():
         assert socket_in(runtime / "next").exists()
         assert clients()
-        assert list(deep.iterdir()) == []
     monkeypatch.setenv("TMPDIR", str(deep))
     with worker():
         assert socket_in(Path("/tmp")).exists()
@@ -398,22 +396,6 @@ def test_folder_with_a_sockets_name_is_passed_over(runtime: Path) -> None:
         folder.with_name(f"{PORT}-2.sock").write_text("")
         assert clients()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_second_instance_has_no_part_in_a_folder(
-    runtime: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where no port of its own keeps it away: two without a TCP port, whose `port` is the same."""
-    with worker():
-        other = socket_in(runtime).with_name(f"{PORT}-1.sock")
-        os.link(socket_in(runtime), other)
-        for name, before in ((INSTANCE, ""), ("0", INSTANCE)):
-            with control_of(make_gateway(), instance=name, predecessor=before, alone=True):
-                assert "of another instance answers for port" not in caplog.text
-        with control_of(make_gateway(), instance="0", alone=True):
-            assert "of another instance answers for port" in caplog.text
-        assert len(ask_all(PORT, STATUS)) == 1
-        other.unlink()
 
 
 @pytest.mark.parametrize("is_asked", [False, True])

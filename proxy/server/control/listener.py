@@ -21,7 +21,7 @@ from ...reload import LOOK_S
 from ...version import __version__
 from ..logs import set_up_logs
 from . import orders
-from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
+from .sockets import REQUEST_TIMEOUT_S, is_alive, listen, sockets, unlink
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
@@ -47,9 +47,8 @@ class Control:
     """A worker's control socket, which listens at once, and obeys what was ordered before.
 
     Made after the fork. `instance` is the server's pid, `orders_fd` its file of orders. Its thread
-    also has the configuration looked at. Where no such socket can be had, and with `alone` if an
-    instance that is not this one or its `predecessor` answers on that port, the log says so, and
-    that is all that the thread does. Raises RuntimeError if there can be no thread.
+    also has the configuration looked at, and does nothing else where no such socket can be had,
+    which the log says. Raises RuntimeError if there can be no thread.
     """
 
     def __init__(
@@ -59,8 +58,6 @@ class Control:
         port: int,
         instance: str,
         orders_fd: int,
-        predecessor: str = "",
-        alone: bool = False,
         control_dir: str = "",
         woken: Callable[[], object] = bool,
     ) -> None:
@@ -72,8 +69,6 @@ class Control:
         self._path = ""
         self._listener: socket.socket | None = None
         try:
-            if alone:
-                _check_alone(port, control_dir, (instance, predecessor))
             self._path, self._listener = listen(port, control_dir)
             for path in sockets(port, control_dir):
                 is_alive(path)  # else it removes it
@@ -101,8 +96,8 @@ class Control:
         if self._listener is not None:
             self._listener.close()
 
-    def wake(self) -> None:
-        """Have `woken` called and the configuration read. For signal handlers: takes no lock."""
+    def wake(self, *_: object) -> None:
+        """Have `woken` called and the configuration read. A signal handler: takes no lock."""
         with contextlib.suppress(OSError):  # it was woken often enough, or is closed
             self._stop.send(b"\0")
 
@@ -150,7 +145,11 @@ class Control:
             if self._listener is not None and self._listener.fileno() in ready:
                 if len(askers) == _MOST_SILENT:
                     over.add(next(iter(askers)))
-                if asker := _accepted(self._listener):
+                try:
+                    asker, _ = self._listener.accept()
+                except OSError:  # no descriptor is free
+                    time.sleep(_ACCEPT_PAUSE_S)
+                else:
                     askers[asker.fileno()] = asker
                     poller.register(asker, select.POLLIN)
             for fd in over:
@@ -234,22 +233,3 @@ class Control:
             offered[client.label] = None if models is None else aliases
         pool = self._gateway.pool
         return [{**facts, "offered": offered.get(facts["client"])} for facts in pool.snapshot()]
-
-
-def _accepted(listener: socket.socket) -> socket.socket | None:
-    try:
-        return listener.accept()[0]
-    except OSError:  # no descriptor is free
-        time.sleep(_ACCEPT_PAUSE_S)
-        return None
-
-
-def _check_alone(port: int, control_dir: str, ours: tuple[str, ...]) -> None:
-    """Raise OSError if a worker of another instance answers on this port."""
-    question = {"do": "status"}
-    for answer in ask_all(port, question, control_dir=control_dir, timeout_s=REQUEST_TIMEOUT_S):
-        if "instance" in answer and answer["instance"] not in ours:
-            raise OSError(
-                f"process {answer['pid']} of another instance answers for port {port} already: "
-                "give each a `port` of its own"
-            )

@@ -22,6 +22,8 @@ def opened() -> int:
     """The descriptor of the file. The first call, before any fork, opens it; raises OSError."""
     if inherited := os.environ.pop(_VARIABLE, ""):
         return int(inherited)
+    if hasattr(os, "memfd_create"):  # Linux: there need be no directory that can be written to
+        return os.memfd_create("poolproxy-orders")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -16,12 +16,6 @@ from typing import Any
 
 import msgspec
 
-# What an AF_UNIX address may have, without the NUL: sun_path is 108 bytes on Linux (unix(7)), 104
-# on macOS and the BSDs.
-MAX_PATH_BYTES = 103
-
-# pid_max on 64-bit Linux is 4194304 (proc(5)).
-_LONGEST_NAME = "/65535-4194304.sock"
 _NAME = re.compile(r"(\d+)-\d+\.sock")
 
 # For a connection to be taken, and for the request on it to come.
@@ -36,7 +30,7 @@ _SERVICE_HOME = "/run/poolproxy"
 
 def listen(port: int, control_dir: str = "") -> tuple[str, socket.socket]:
     """A socket of this process for a port, and where it is; raises OSError."""
-    refusal = OSError("the paths of all temporary directories are too long for a socket's address")
+    refusal = OSError("there is no place for it")
     for home, is_own in _homes(control_dir).items():
         try:
             with contextlib.suppress(FileExistsError):
@@ -149,9 +143,8 @@ def unlink(path: str) -> None:
 
     A home's group may not remove what is in it: the next worker does.
     """
-    with contextlib.suppress(FileNotFoundError, PermissionError):
-        if not os.path.isdir(path):
-            os.unlink(path)
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        os.unlink(path)
 
 
 def _homes(control_dir: str) -> dict[str, bool]:
@@ -165,11 +158,7 @@ def _homes(control_dir: str) -> dict[str, bool]:
     homes = dict.fromkeys([control_dir, os.environ.get("RUNTIME_DIRECTORY", "")], False)
     homes |= dict.fromkeys([os.path.join(place, own) for place in places], True)
     homes |= {_SERVICE_HOME: False}
-    return {
-        home: is_own
-        for home, is_own in homes.items()
-        if os.path.isabs(home) and len(os.fsencode(home + _LONGEST_NAME)) <= MAX_PATH_BYTES
-    }
+    return {home: is_own for home, is_own in homes.items() if os.path.isabs(home)}
 
 
 def _is_closed(path: str, *, is_own: bool, owners: Collection[int] | None = None) -> bool:
