@@ -44,7 +44,7 @@ if typing.TYPE_CHECKING:
     from .calls import Stream
     from .config import Caller
     from .extension import Proxy
-    from .record.call import Attempt, Call, Times
+    from .record.record import Attempt, Call, Times
     from .wire.chat import Usage
 
 __all__ = [
@@ -58,12 +58,12 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "Attempt": ".record.call",
-    "Call": ".record.call",
+    "Attempt": ".record.record",
+    "Call": ".record.record",
     "Caller": ".config",
     "Proxy": ".extension",
     "Stream": ".calls",
-    "Times": ".record.call",
+    "Times": ".record.record",
     "Usage": ".wire.chat",
     "create_app": ".app",
 }

@@ -240,5 +240,5 @@ class Proxy:
         if not isinstance(source, (Config, ConfigSource)):
             source = ConfigSource(partial(load_config, source))
         gateway = Gateway(source, auto_reload=self._auto_reload)
-        gateway.recorders = (self._signals,)
+        gateway.tell = self._signals.tell
         return gateway

@@ -9,7 +9,7 @@ import math
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +22,7 @@ from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
-from .record.record import Record, Recorder
+from .record.record import Attempt, Record
 from .record.transcript import Transcript
 from .reload import Reloader
 from .request.attempts import Attempts, Call
@@ -47,7 +47,7 @@ class Gateway:
         source = config if isinstance(config, ConfigSource) else ConfigSource.of(config)
         config = source.config
         self.clock = clock
-        self.recorders: tuple[Recorder, ...] = ()
+        self.tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None  # as a record's
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
@@ -90,14 +90,14 @@ class Gateway:
     ) -> Transcript | None:
         """Close the record when `held` ends, with what was raised meanwhile as its end.
 
-        Whoever keeps something of requests is told then and before by it (`recorders`). Returns the
-        file that `request-log` asks for, which ends behind the record.
+        Whoever follows requests is told then and before by it (`tell`). Returns the file that
+        `request-log` asks for, which ends behind the record.
         """
         log = self.generation.request_log
         transcript = None if log is None else Transcript(log, record, environ or {})
         if transcript is not None:
             held.callback(transcript.end)
-        record.recorders = self.recorders
+        record.tell = self.tell
 
         def close(_kind: object, error: BaseException | None, _trace: object) -> None:
             if error is not None:
@@ -167,7 +167,7 @@ class Gateway:
         if transcript is not None:
             transcript.begin()
         check_model(caller, ask.model)
-        record.start()
+        record.tell("call_started", record, None)
         writer = ask.writer() if ask.stream else None
         call = Call(ask, writer, connection, record, timeout_s)
         config = generation.config

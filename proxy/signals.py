@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from blinker import Signal
 from flask import Flask
 
 from .net.helpers import HelperThreads, Task
-from .record.record import AttemptRecord, Record
+from .record.record import Attempt, Record
 
 log = logging.getLogger("proxy")
 
@@ -22,7 +23,7 @@ _HELPER = HelperThreads("proxy-signals", 1)
 
 
 class CallSignals:
-    """Sends the signals of calls. A `Recorder`, which makes no `Call` while nobody listens.
+    """The signals of calls, which records have sent. No `Call` is made while nobody listens.
 
     The sender is the application that a call came through, or None. Each receiver runs in a context
     of the application's and of no request, also where a request's thread runs it.
@@ -33,26 +34,20 @@ class CallSignals:
         self.attempt_ended = Signal("An attempt is over. Receivers take `call` and `attempt`.")
         self.call_ended = Signal("A call is over, one that was refused too. Receivers take `call`.")
 
-    def start(self, record: Record) -> None:
-        if self.call_started.receivers:
-            _send(self.call_started, record, call=record.call())
-
-    def end_attempt(self, record: Record, attempt: AttemptRecord) -> None:
-        if self.attempt_ended.receivers:
-            _send(self.attempt_ended, record, call=record.call(), attempt=record.attempt(attempt))
-
-    def end(self, record: Record) -> None:
-        if self.call_ended.receivers:
-            _send(self.call_ended, record, call=record.call())
-
-
-def _send(signal: Signal, record: Record, **told: object) -> None:
-    for receiver in signal.receivers_for(record.host):
-        tell = partial(_tell, receiver, record.host, told)
-        if record.is_lost:
-            _HELPER.start(Task(tell))
-        else:
-            tell()
+    def tell(self, name: str, record: Record, attempt: Attempt | None) -> None:
+        """Send the signal of this name: of a record, or of an attempt in it."""
+        signal: Signal = getattr(self, name)
+        if not signal.receivers:
+            return
+        told: dict[str, object] = {"call": record.call()}
+        if attempt is not None:
+            told["attempt"] = replace(attempt)
+        for receiver in signal.receivers_for(record.host):
+            tell = partial(_tell, receiver, record.host, told)
+            if record.is_lost:
+                _HELPER.start(Task(tell))
+            else:
+                tell()
 
 
 def _tell(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:

@@ -24,7 +24,7 @@ import yaml
 from proxy.cli import main
 from proxy.config import load_config, mask
 from proxy.config.load import BUILT_IN
-from proxy.record.record import AttemptRecord, Record
+from proxy.record.record import Attempt, Record
 from proxy.wire.chat import Usage
 from tests.support import figures
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment, run_python
@@ -270,7 +270,7 @@ def test_line_of_the_log() -> None:
         ("sk-or-v1-0123456789", 429, "rate_limit_exceeded"),
         ("sk-or-v1-9876543210", 200, "ok"),
     ):
-        attempt = AttemptRecord(f"openrouter/{mask(key)}", 0.0)
+        attempt = Attempt(f"openrouter/{mask(key)}")
         attempt.status, attempt.reason = status, reason
         record.attempts.append(attempt)
     record.status, record.end = 200, "ok"

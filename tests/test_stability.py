@@ -8,7 +8,7 @@ import re
 
 import proxy
 from proxy.api.endpoints import DIALECTS
-from proxy.record.record import AttemptRecord, Record
+from proxy.record.record import Attempt, Record
 from proxy.wire.chat import Usage
 from tests.support.gateway import ROOT
 from tests.support.pages import first_column, quoted, table
@@ -55,7 +55,7 @@ def test_answers_have_no_other_headers() -> None:
 def test_fields_of_the_log_are_those_of_its_line() -> None:
     """Of a request of which everything is known."""
     record = Record("req_1", endpoint="/v1/chat/completions", arrived=1.0)
-    record.attempts.append(AttemptRecord("a/sk-...b780", 0.0))
+    record.attempts.append(Attempt("a/sk-...b780"))
     record.first_event, record.ended, record.dropped = 2.0, 3.0, ["seed"]
     record.usage = Usage(1, 2, 3, 4, 5, partial=True)
     made = re.findall(r"(\w+)=", re.sub(r'"[^"]*"', '""', record.line()))

@@ -1,6 +1,8 @@
 """The record of a request, which becomes one line in the log when the request ends.
 
-It never holds a key, nor what the caller or a model said.
+It never holds a key, nor what the caller or a model said. A `Call` is the same as plain data, for
+the application that the gateway is part of: receivers of the signals get it. It is immutable, and
+`dataclasses.asdict` makes JSON of it. Fields may be added, and are not taken away.
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from ..errors import ProxyError
 from ..wire.chat import Usage
-from .call import Attempt, Call, Times
 
 log = logging.getLogger("proxy.request")
 
@@ -23,26 +24,31 @@ log = logging.getLogger("proxy.request")
 MAX_NAME_CHARS = 80
 # So many of what was dropped are named.
 MAX_DROPPED = 12
-
 # Of the model that a caller asked for a `Call` has this much: as long as any that is configured.
 MAX_MODEL_CHARS = 256
-
 # An upstream's words are kept until the request is over: no more of them than people read.
 MAX_MESSAGE_CHARS = 500
 
+# What needs no quotes: the name of most models, callers and clients.
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")
+_UNSHOWN = re.compile("[^!-~]")
 
-@dataclass(slots=True, eq=False, repr=False)
-class AttemptRecord:
-    """One try with one client. `reason` says how it ended: `ok`, an error's code, or a status."""
 
-    client: str
-    waited_s: float  # in the queue and in back-off, before it was sent
+@dataclass
+class Attempt:
+    """One try with one client. Receivers of signals get copies of it.
+
+    `reason` is `ok`, `open` while it goes on, or the code of the error that ended it.
+    """
+
+    client: str  # its label: provider and masked key
     model: str = ""  # the upstream's name for it
-    began: float = 0.0
-    status: int = 0  # the upstream's, if it came to one
+    status: int = 0  # the upstream's; 0: it did not come to one
     reason: str = "open"
-    message: str = ""  # what went wrong, in the upstream's words if it has told; secrets are masked
-    ended: float | None = None  # when the lease was back
+    message: str = ""  # what went wrong, of the upstream's words 500 characters; "": nothing did
+    began_s: float = 0.0  # since the call arrived
+    waited_s: float = 0.0  # before it, for a client or for the end of a pause
+    seconds: float | None = None  # from its beginning to the lease's end; None while it goes on
 
     def __str__(self) -> str:
         # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
@@ -57,22 +63,37 @@ class AttemptRecord:
         self.message = error.message[:MAX_MESSAGE_CHARS]
 
 
-class Recorder(Protocol):
-    """Is told of each request as it goes on, in the thread that serves it. Must not raise.
+@dataclass(frozen=True)
+class Times:
+    """When a call came, and how long it took, in seconds since then."""
 
-    No lock is held meanwhile, and no lease that has ended; a unary answer waits for it. A stream
-    that nobody closed is closed by another request's thread (`Record.is_lost`), which must not wait
-    for anything.
+    arrived: float  # Unix time
+    waited_s: float  # of it, for clients and pauses, in all
+    first_event_s: float | None  # to a stream's first event; None: there was none
+    total_s: float | None  # to its end; None while it goes on
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, as far as it has come.
+
+    `end` is `ok`, `caller_gone`, or the code of the error that ended it, and empty while it goes
+    on. `status` is what the caller was told; 0: nothing yet, or nothing at all.
     """
 
-    def start(self, record: Record) -> None:
-        """It is known who asks for which model; the first attempt comes next."""
-
-    def end_attempt(self, record: Record, attempt: AttemptRecord) -> None:
-        """The attempt is over, and its lease is back."""
-
-    def end(self, record: Record) -> None:
-        """The request is over, one that was refused before it started too. Comes last of all."""
+    id: str  # the answer's `x-request-id`
+    endpoint: str  # the path
+    model: str  # as the caller named it
+    caller: str  # the name of who calls; "" if there is none
+    address: str  # the IP address that it calls from; "" if the server does not tell
+    stream: bool
+    status: int
+    end: str
+    usage: Usage | None  # the tokens, of all prompts; None: no answer has told any
+    attempts: tuple[Attempt, ...]
+    times: Times
+    bytes_in: int
+    bytes_out: int
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -91,12 +112,14 @@ class Record:
     mask: Callable[[str], str] = str  # hides secrets: callers may choose one as id, model or path
     address: str = ""  # of the caller; "": the server does not tell it
     host: object = None  # the application that it came through, if it was one
-    recorders: Sequence[Recorder] = ()
+    # Sends the signal of this name. Called in the thread that serves the request, without a lock or
+    # a lease that has ended. Must not raise.
+    tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None
     began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""
     model: str = ""
     stream: bool = False
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -105,32 +128,25 @@ class Record:
     end: str = ""
     usage: Usage | None = None
     dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
-    is_lost: bool = False  # nobody closed it: whoever came next does
+    is_lost: bool = False  # nobody closed it: whoever came next does, and must not wait
 
-    def start(self) -> None:
-        """Tell the recorders that the request is about to be served."""
-        for recorder in self.recorders:
-            recorder.start(self)
-
-    def end_attempt(self, attempt: AttemptRecord, now: float) -> None:
+    def end_attempt(self, attempt: Attempt, now: float) -> None:
         """Note that an attempt is over, after its lease was given back."""
-        attempt.ended = now
-        for recorder in self.recorders:
-            recorder.end_attempt(self, attempt)
+        attempt.seconds = now - self.arrived - attempt.began_s
+        self.tell("attempt_ended", self, attempt)
 
     def cut_usage(self) -> None:
         """Note that the answer broke off: the upstream may count more tokens than it has told."""
         self.usage = replace(self.usage or Usage(), partial=True)
 
     def close(self, now: float) -> None:
-        """Note that the request is over, log its line, and tell the recorders. Idempotent."""
+        """Note that the request is over, log its line, and tell of it. Idempotent."""
         if self.ended is None:
             self.ended = now
             self.end = self.end or "error"
             if log.isEnabledFor(logging.INFO):
                 log.info(self.line(), extra={"call": self.call()} if self.logs_call else None)
-            for recorder in self.recorders:
-                recorder.end(self)
+            self.tell("call_ended", self, None)
 
     def call(self) -> Call:
         """The record as plain data."""
@@ -144,10 +160,10 @@ class Record:
             status=self.status,
             end=self.end,
             usage=self.usage,
-            attempts=tuple(map(self.attempt, self.attempts)),
+            attempts=tuple(map(replace, self.attempts)),
             times=Times(
                 arrived=self.began,
-                waited_s=sum([attempt.waited_s for attempt in self.attempts]),
+                waited_s=self._waited_s(),
                 first_event_s=self._since_arrival(self.first_event),
                 total_s=self._since_arrival(self.ended),
             ),
@@ -155,21 +171,11 @@ class Record:
             bytes_out=self.bytes_out,
         )
 
-    def attempt(self, one: AttemptRecord) -> Attempt:
-        """One of its attempts as plain data."""
-        return Attempt(
-            client=one.client,
-            model=one.model,
-            status=one.status,
-            reason=one.reason,
-            message=one.message,
-            began_s=one.began - self.arrived,
-            waited_s=one.waited_s,
-            seconds=None if one.ended is None else one.ended - one.began,
-        )
-
     def _since_arrival(self, moment: float | None) -> float | None:
         return None if moment is None else moment - self.arrived
+
+    def _waited_s(self) -> float:
+        return sum([attempt.waited_s for attempt in self.attempts])
 
     def dropped_text(self) -> str:
         """What was dropped, for a header: short, and in visible ASCII."""
@@ -179,7 +185,6 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of `key=value`, values with spaces quoted as in JSON."""
-        waited_s = sum([attempt.waited_s for attempt in self.attempts])
         # All else is ours, but for upstreams' words, in which errors have hidden secrets already.
         line = self.mask(
             f"id={_quoted(self.request_id)} caller={_quoted(self.caller)} "
@@ -189,7 +194,7 @@ class Record:
         line += (
             f" stream={int(self.stream)} status={self.status} "
             f"end={_quoted(self.end[:MAX_NAME_CHARS])} attempts={len(self.attempts)} "
-            f"waited_ms={waited_s * 1000:.0f}"
+            f"waited_ms={self._waited_s() * 1000:.0f}"
         )
         if self.attempts:
             # Labels are the configuration's: printable ASCII, without a key.
@@ -212,8 +217,3 @@ def _quoted(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return json.dumps(text) if text else "-"
-
-
-# What needs no quotes: the name of most models, callers and clients.
-_PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")
-_UNSHOWN = re.compile("[^!-~]")

@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
-from ..record.record import AttemptRecord, Record
+from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest
 from ..wire.http.head import passed
 from .failures import Failures, refused, report
@@ -86,7 +86,7 @@ class Attempts:
         self._lease: Lease | None = None
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
-        self._attempt = AttemptRecord("", 0.0)  # the present one's record
+        self._attempt = Attempt("")  # the present one's record
         self._begin(rank=None)
 
     def _begin(self, *, rank: int | None) -> None:
@@ -252,10 +252,10 @@ class Attempts:
                 break
             if lease is not None:
                 lease.client = self._registry.own(lease.client)
-                self._attempt = AttemptRecord(
-                    lease.client.label, now - asked_at, model=lease.model, began=now
-                )
-                self._call.record.attempts.append(self._attempt)
+                record = self._call.record
+                self._attempt = Attempt(lease.client.label, lease.model)
+                self._attempt.began_s, self._attempt.waited_s = now - record.arrived, now - asked_at
+                record.attempts.append(self._attempt)
                 return lease
             yield
         raise self._failed().final(unserved)

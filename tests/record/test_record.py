@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from proxy.record.record import MAX_NAME_CHARS, AttemptRecord, Record
+from proxy.record.record import MAX_NAME_CHARS, Attempt, Record
 from proxy.wire.chat import Usage
 
 # A line as its readers split it: bare values, or JSON strings.
@@ -55,7 +55,7 @@ def test_a_line_tells_the_whole_request() -> None:
     record = make_record("gpt-4o")
     record.caller, record.address = "team a", "192.0.2.7"
     record.stream = True
-    refused, answered = AttemptRecord("p sk-...b780", 0.0), AttemptRecord("q", 1.5)
+    refused, answered = Attempt("p sk-...b780"), Attempt("q", waited_s=1.5)
     refused.status, refused.reason = 429, "rate_limit_exceeded"
     answered.status, answered.reason = 200, "ok"
     record.attempts += [refused, answered]
@@ -142,7 +142,7 @@ def test_a_model_name_cannot_forge_a_field_or_a_line(model: str) -> None:
 def test_names_that_others_chose_are_cut() -> None:
     """A caller's model and an upstream's error code have no bound of their own."""
     record = make_record("m" * 10**6)
-    attempt = AttemptRecord("a", 0.0)
+    attempt = Attempt("a")
     attempt.reason = record.end = "x" * 10**6
     record.attempts.append(attempt)
     fields = parsed(record.line())
