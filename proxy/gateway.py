@@ -8,30 +8,51 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, NamedTuple
 
-from .clients.registry import Entry
+from .clients import make_clients
+from .clients.base import Client
+from .clients.registry import Entry, Registry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
 from .errors import CallerLimitReached, ModelNotFound, ProxyError, RetryHint, TooManyInFlight
-from .generation import Generation
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
 from .pool import ClientPool, Pool
 from .record.record import Attempt, Record
-from .record.transcript import Transcript
+from .record.transcript import RequestLog, Transcript
 from .reload import Reloader
 from .request.attempts import Attempts, Call
-from .request.prompts import Series
 from .request.stream import StreamBody
 from .request.waits import Waits
 
 # The caller of a gateway without keys.
 ANYONE = Caller("")
+
+
+class Generation(NamedTuple):
+    """All that one configuration makes: a gateway replaces it whole. Opens nothing.
+
+    A request keeps the one that it began with. What outlives a configuration, the pool and the
+    places of requests in flight, is the gateway's.
+    """
+
+    config: Config
+    clients: tuple[Client, ...]
+    registry: Registry
+    request_log: RequestLog | None
+
+    @classmethod
+    def of(cls, config: Config, clock: Clock, before: Generation | None = None) -> Generation:
+        """Takes over idle connections and providers' lists of models of the one `before`."""
+        clients = tuple(make_clients(config, clock, before.clients if before else ()))
+        registry = Registry(
+            clients, secrets=config.secrets, clock=clock, before=before and before.registry
+        )
+        return cls(config, clients, registry, RequestLog(config) if config.request_log else None)
 
 
 class Gateway:
@@ -51,9 +72,7 @@ class Gateway:
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
-        self._limit = InFlightLimit()
-        self._callers = CallersInFlight()
-        self._limit.limit = config.max_requests_in_flight
+        self._places = Places()  # of each limited caller by its identity, of all by None
         gateways.add(self)
 
     @property
@@ -77,7 +96,6 @@ class Gateway:
         old = self.generation
         new = Generation.of(config, self.clock, old)
         draining = self.pool.adopt(new.clients, new.registry.table)
-        self._limit.limit = config.max_requests_in_flight  # the places that are taken count on
         self.generation = new
         kept = {client.transport for client in new.clients}
         for client in old.clients:
@@ -121,10 +139,16 @@ class Gateway:
         record.caller = caller.name
         if LOST.notes:
             LOST.give_back()
-        if caller.max_concurrency:
-            self._callers.take(caller)
-            held.callback(self._callers.give_back, caller)
-        held.enter_context(self._limit)
+        places, most = self._places, self.config.max_requests_in_flight
+        if own := caller.max_concurrency:
+            if not places.take(caller.identity, own):
+                text = f"{own} requests of this caller are in flight already (its max-concurrency)"
+                raise CallerLimitReached(text, hint=_SOON)
+            held.callback(places.give_back, caller.identity)
+        if not places.take(None, most):
+            text = f"{most} requests are in flight already (max-requests-in-flight)"
+            raise TooManyInFlight(text, hint=_SOON)
+        held.callback(places.give_back, None)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
         """The model. May block for a provider's own list, up to `request-timeout`.
@@ -172,19 +196,18 @@ class Gateway:
         call = Call(ask, writer, connection, record, timeout_s)
         config = generation.config
         attempts = Attempts(call, generation.registry, self.pool, config, self.clock)
-        source = Series(attempts, record) if ask.may_have_prompts else attempts
-        held.callback(source.close)
+        held.callback(attempts.close)
         if writer is None:
-            body = ask.whole(source.answers())
+            body = ask.whole(attempts.answers())
             record.status = 200
             record.end = "ok"
             record.bytes_out = len(body)
-            return Served(body, source.headers)
+            return Served(body, attempts.headers)
         has_patience = not writer.keep_alive
         commit_s = math.inf if has_patience else config.streaming.commit_after_seconds or math.inf
-        relay = source.advance(record.arrived + commit_s)
+        relay = attempts.advance(record.arrived + commit_s)
         stream = StreamBody(
-            source,
+            attempts,
             relay,
             writer,
             first=b"" if relay is None else writer.feed(relay.first),
@@ -195,7 +218,7 @@ class Gateway:
             clock=self.clock,
         )
         record.status = 200
-        return Served(stream, source.headers)
+        return Served(stream, attempts.headers)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -225,52 +248,24 @@ def check_model(caller: Caller, alias: str) -> None:
 _SOON = RetryHint(1.0)
 
 
-class InFlightLimit:
-    """A counter with a limit: takes a place, or raises at once. Never waits."""
-
-    def __init__(self) -> None:
-        self.limit = 0
-        self._lock = threading.Lock()  # guards _taken
-        self._taken = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            is_full = self._taken >= self.limit
-            if not is_full:
-                self._taken += 1
-        if is_full:
-            raise TooManyInFlight(
-                f"{self.limit} requests are in flight already (max-requests-in-flight)", hint=_SOON
-            )
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._taken -= 1
-
-
-class CallersInFlight:
-    """How many requests each limited caller has in flight. One that has none is forgotten."""
+class Places:
+    """Counts what is in flight, each with a limit of its own: takes a place or not. Never waits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _taken
-        self._taken = Counter[str | Secret]()  # by the callers' identities
+        self._taken: dict[str | Secret | None, int] = {}  # whoever has none is forgotten
 
-    def take(self, caller: Caller) -> None:
-        """Take one of the caller's places; raises CallerLimitReached at once. Never waits."""
+    def take(self, whose: str | Secret | None, most: int) -> bool:
+        """Take a place, if fewer than `most` are taken."""
         with self._lock:
-            is_full = self._taken[caller.identity] >= caller.max_concurrency
-            if not is_full:
-                self._taken[caller.identity] += 1
-        if is_full:
-            raise CallerLimitReached(
-                f"{caller.max_concurrency} requests of this caller are in flight already "
-                "(its max-concurrency)",
-                hint=_SOON,
-            )
+            taken = self._taken.get(whose, 0)
+            if taken < most:
+                self._taken[whose] = taken + 1
+            return taken < most
 
-    def give_back(self, caller: Caller) -> None:
+    def give_back(self, whose: str | Secret | None) -> None:
         """Give back what `take` took."""
         with self._lock:
-            self._taken[caller.identity] -= 1
-            if not self._taken[caller.identity]:
-                del self._taken[caller.identity]
+            left = self._taken.pop(whose) - 1
+            if left:
+                self._taken[whose] = left

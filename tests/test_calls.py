@@ -63,8 +63,7 @@ def make(upstream: Upstream) -> Iterator[Callable[..., Proxy]]:
     for proxy in made:
         proxy.close()
         assert not any(facts["in_flight"] for facts in proxy.gateway.pool.snapshot())
-        assert proxy.gateway._limit._taken == 0
-        assert not proxy.gateway._callers._taken
+        assert not proxy.gateway._places._taken
 
 
 def ask(proxy: Proxy, model: str = MODEL, **more: Any) -> dict[str, Any]:

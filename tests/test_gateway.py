@@ -126,9 +126,9 @@ def test_callers_with_nothing_in_flight_are_forgotten() -> None:
     with ExitStack() as held:
         for caller in (ann, ben, ben, Caller("carl")):
             gateway.admit(caller, record, held)
-        assert dict(gateway._callers._taken) == {"ann": 1, "ben": 2}
+        assert gateway._places._taken == {"ann": 1, "ben": 2, None: 4}
         for caller in (ann, ben):
             with pytest.raises(CallerLimitReached, match="max-concurrency"):
                 gateway.admit(caller, record, held)
         gateway.admit(Caller("ann", max_concurrency=2), record, held)  # the limit is the request's
-    assert not gateway._callers._taken
+    assert not gateway._places._taken

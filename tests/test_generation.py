@@ -13,8 +13,7 @@ from werkzeug.test import Client as Caller
 import proxy
 from proxy.config import load_config
 from proxy.errors import CallerLimitReached
-from proxy.gateway import Gateway
-from proxy.generation import Generation
+from proxy.gateway import Gateway, Generation
 from proxy.net.watch import CLOCK
 from proxy.record.record import Record
 from tests.support.certificates import Authority

@@ -43,12 +43,12 @@ class Told:
             assert app is self._app
             assert flask.current_app._get_current_object() is app  # type: ignore[attr-defined]
             assert not flask.has_request_context()
-            assert self._proxy.gateway._limit._lock.acquire(blocking=False)
-            self._proxy.gateway._limit._lock.release()
+            assert self._proxy.gateway._places._lock.acquire(blocking=False)
+            self._proxy.gateway._places._lock.release()
             held = [one["in_flight"] for one in self._proxy.gateway.pool.snapshot()]
             assert not any(held), f"{name}: a lease is out"
             if name == "call_ended":
-                assert self._proxy.gateway._limit._taken == 0
+                assert not self._proxy.gateway._places._taken
             self.heard.append((name, call, attempt))
             if name == "call_ended":
                 self.over.set()

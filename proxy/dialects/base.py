@@ -74,7 +74,6 @@ class Ask(ABC):
 
     speech: ClassVar[Speech]
     hub_speech: ClassVar[Speech] = HUB
-    may_have_prompts: ClassVar[bool] = False  # several, served one after the other
     clients = 0  # so many may serve it, once that is known
     dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made
 

@@ -16,7 +16,6 @@ class CompletionsAsk(Ask):
     """One or more prompts."""
 
     speech = SPEECH
-    may_have_prompts = True
 
     def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
         super().__init__(request.model, headers, stream=request.stream)

@@ -52,7 +52,6 @@ class EmbedAsk(Ask):
 
     speech = EMBED
     hub_speech = HUB_EMBED
-    may_have_prompts = True
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
         outer = read_outer(body)

@@ -32,8 +32,7 @@ from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest
 from ..wire.http.head import passed
 from .failures import Failures, refused, report
-from .relayed import Relayed, WholeRelay
-from .stream import Relay
+from .relay import Relay, Relayed, Series, WholeRelay, plus
 from .verdict import is_about_reasoning, judge
 from .waits import (
     OutOfTime,
@@ -105,7 +104,7 @@ class Attempts:
     @property
     def is_last(self) -> bool:
         """Whether the request has no further prompt; known once there is an outcome."""
-        return self._at + 1 == len(self._prompts)
+        return self._at + 1 >= len(self._prompts)
 
     def begin_next(self) -> None:
         """Give back what is held, and begin with the next prompt, in the rank of this one."""
@@ -114,19 +113,26 @@ class Attempts:
         self._begin(rank=self._ticket.rank)
 
     def answers(self) -> list[Answer]:
-        """The answer of a unary request; raises ProxyError as `go_on` does."""
-        try:
-            outcome = self.go_on(math.inf)
-        except ProxyError as error:
-            outcome, self.headers = self._call.ask.unserved(error)
-        assert isinstance(outcome, Answer)
-        return [outcome]
+        """The answers to a unary request's prompts; raises ProxyError as `go_on` does."""
+        record, answers = self._call.record, list[Answer]()
+        while True:
+            spent = record.usage
+            try:
+                outcome = self.go_on(math.inf)
+            except ProxyError as error:
+                outcome, self.headers = self._call.ask.unserved(error)
+            assert isinstance(outcome, Answer)
+            answers.append(outcome)
+            record.usage = plus(spent, record.usage)
+            if self.is_last:
+                return answers
+            self.begin_next()
 
     def advance(self, pause_at: float) -> Relayed | None:
-        """As `go_on`, for a stream."""
+        """As `go_on`, for a stream: that of all prompts."""
         outcome = self.go_on(pause_at)
         assert not isinstance(outcome, Answer)
-        return outcome
+        return outcome if outcome is None or self.is_last else Series(self, outcome)
 
     def go_on(self, pause_at: float) -> Answer | Relayed | None:
         """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.

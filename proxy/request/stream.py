@@ -12,97 +12,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from ..clients.base import ChunkTranslator, Reply
 from ..dialects.base import Writer
-from ..errors import (
-    CallerGone,
-    ProxyError,
-    ShuttingDown,
-    UpstreamError,
-    UpstreamRefusal,
-    UpstreamTimeout,
-)
+from ..errors import CallerGone, ProxyError, ShuttingDown, UpstreamTimeout
 from ..net import shortage
 from ..net.lost import LOST
 from ..net.watch import Clock
 from ..record.record import Record
-from ..wire.chat import Usage, read_named_error
-from ..wire.sse import NamedEvent, SseDecoder
-from .relayed import Opening, Relayed
-
-
-class Relay:
-    """An upstream's streamed answer, read as chunks."""
-
-    def __init__(
-        self,
-        reply: Reply,
-        translator: ChunkTranslator,
-        *,
-        ahead: bytes = b"",
-        max_event_bytes: int,
-    ) -> None:
-        self.is_over = False
-        self.progress = 0  # data events so far
-        self.first: list[bytes] = []
-        self._ahead = ahead  # what was read of the reply already
-        self._translator = translator
-        self._reply = reply
-        self._decoder = SseDecoder(max_event_bytes=max_event_bytes)
-        self._failure: UpstreamError | None = None
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens, as far as the answer told them by now."""
-        return self._translator.usage
-
-    @property
-    def is_whole(self) -> bool:
-        return self._reply.is_whole
-
-    def read(self, until: float) -> list[bytes] | None:
-        """The chunks of one read, none for mere comments; None: nothing came until then.
-
-        Raises UpstreamError after the chunks that came before it.
-        """
-        if self._failure is not None:
-            raise self._failure
-        data: bytes | None = self._ahead
-        if data:
-            self._ahead = b""
-        else:
-            data = self._reply.read(until)
-            if data is None:
-                return None
-        translator = self._translator
-        chunks: list[bytes] = []
-        try:
-            for event in self._decoder.feed(data) if data else self._decoder.finish():
-                self.progress += 1
-                if type(event) is NamedEvent and event.is_error:
-                    raise self._told(event)
-                chunks += translator.feed([event])
-                if translator.is_over:
-                    self.is_over = True
-                    return chunks
-            if not data:
-                chunks += translator.finish()
-                self.is_over = True
-        except UpstreamError as error:
-            self._failure = error
-            if not chunks:
-                raise
-        return chunks
-
-    def _told(self, data: bytes) -> UpstreamError:
-        """The error in an event that is named so: in the upstream's words if it is one to it."""
-        try:
-            self._translator.feed([data])
-        except UpstreamRefusal as error:
-            return error
-        except UpstreamError:
-            pass
-        return read_named_error(data)
+from .relay import Opening, Relayed
 
 
 class StreamBody:

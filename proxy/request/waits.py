@@ -14,7 +14,7 @@ from ..clients.base import Collected, Reply
 from ..config import Config
 from ..errors import UpstreamTimeout, UpstreamTruncated
 from ..net.watch import Clock
-from .stream import Relay
+from .relay import Relay
 
 _T = TypeVar("_T")
 

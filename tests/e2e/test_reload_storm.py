@@ -26,7 +26,7 @@ from flask import Flask
 from werkzeug.test import Client as Caller
 
 from proxy import ConfigError, Proxy
-from proxy.generation import Generation
+from proxy.gateway import Generation
 from proxy.net.transport import Transport
 from tests.e2e.test_reload import KEPT, WAYS
 from tests.support.commandline import wait_for

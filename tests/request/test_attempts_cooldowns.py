@@ -7,7 +7,7 @@ import email.utils
 import pytest
 
 from proxy.errors import CallerGone, ProxyError
-from proxy.request.stream import Relay
+from proxy.request.relay import Relay
 from tests.support.attempts import Play, Stage
 from tests.support.clock import WALL_S, caller_leaving
 from tests.support.upstream import (

@@ -26,8 +26,8 @@ from proxy.errors import (
 )
 from proxy.net.lost import Lost
 from proxy.record.record import Record
-from proxy.request.relayed import Relayed, WholeRelay
-from proxy.request.stream import Relay, StreamBody
+from proxy.request.relay import Relay, Relayed, WholeRelay
+from proxy.request.stream import StreamBody
 from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
 from tests.support.clock import VirtualClock
