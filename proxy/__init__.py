@@ -8,35 +8,8 @@ from __future__ import annotations
 import importlib
 import typing
 
-from .errors import (
-    AllCoolingDown,
-    CallerError,
-    CallerGone,
-    CallerLimitReached,
-    ConfigError,
-    InvalidRequest,
-    ModelNotFound,
-    ModelsUnknown,
-    NoClientFree,
-    NoClientInService,
-    OutOfResources,
-    PoolError,
-    ProxyError,
-    Refused,
-    RetryHint,
-    ShuttingDown,
-    TooManyInFlight,
-    UnsupportedParameter,
-    UpstreamAuthentication,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamRefusal,
-    UpstreamReset,
-    UpstreamTimeout,
-    UpstreamTooLarge,
-    UpstreamTruncated,
-    UpstreamUnreachable,
-)
+from . import errors
+from .errors import *  # noqa: F403
 from .version import __version__
 
 if typing.TYPE_CHECKING:
@@ -48,14 +21,10 @@ if typing.TYPE_CHECKING:
     from .wire.chat import Usage
 
 __all__ = [
-    "AllCoolingDown", "Attempt", "Call", "Caller", "CallerError", "CallerGone",
-    "CallerLimitReached", "ConfigError", "InvalidRequest", "ModelNotFound", "ModelsUnknown",
-    "NoClientFree", "NoClientInService", "OutOfResources", "PoolError", "Proxy", "ProxyError",
-    "Refused", "RetryHint", "ShuttingDown", "Stream", "Times", "TooManyInFlight",
-    "UnsupportedParameter", "UpstreamAuthentication", "UpstreamError", "UpstreamInvalid",
-    "UpstreamRefusal", "UpstreamReset", "UpstreamTimeout", "UpstreamTooLarge",
-    "UpstreamTruncated", "UpstreamUnreachable", "Usage", "__version__", "create_app",
+    "Attempt", "Call", "Caller", "Proxy", "Stream", "Times", "Usage", "__version__", "create_app",
 ]  # fmt: skip
+__all__ += errors.__all__
+__all__.sort()
 
 _LATER = {
     "Attempt": ".record.record",

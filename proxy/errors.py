@@ -43,6 +43,16 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
+# Those that `proxy` offers by their names.
+__all__ = [
+    "AllCoolingDown", "CallerError", "CallerGone", "CallerLimitReached", "ConfigError",
+    "InvalidRequest", "ModelNotFound", "ModelsUnknown", "NoClientFree", "NoClientInService",
+    "OutOfResources", "PoolError", "ProxyError", "Refused", "RetryHint", "ShuttingDown",
+    "TooManyInFlight", "UnsupportedParameter", "UpstreamAuthentication", "UpstreamError",
+    "UpstreamInvalid", "UpstreamRefusal", "UpstreamReset", "UpstreamTimeout", "UpstreamTooLarge",
+    "UpstreamTruncated", "UpstreamUnreachable",
+]  # fmt: skip
+
 # The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
 # past that they retry on a schedule of their own unless `x-should-retry: false` stops them.
 MAX_USEFUL_RETRY_S = 60.0
@@ -163,10 +173,7 @@ class MethodNotAllowed(CallerError):
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
         super().__init__(message)
-        self.allowed = tuple(allowed)
-
-    def headers(self) -> dict[str, str]:
-        return {"Allow": ", ".join(self.allowed)}
+        self.passed_headers = {"Allow": ", ".join(allowed)}
 
 
 class BodyTooSlow(CallerError):
@@ -216,13 +223,9 @@ class ShuttingDown(ProxyError):
     code = "server_shutting_down"
 
     def __init__(
-        self,
-        message: str = "this server is shutting down; try again",
-        *,
-        param: str | None = None,
-        hint: RetryHint | None = None,
+        self, message: str = "this server is shutting down; try again", *, param: str | None = None
     ) -> None:
-        super().__init__(message, param=param, hint=hint or RetryHint(1.0))
+        super().__init__(message, param=param, hint=RetryHint(1.0))
 
 
 class PoolError(ProxyError):
