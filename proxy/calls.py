@@ -10,15 +10,15 @@ import os
 import socket
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from .config import Caller
-from .dialects.base import Ask
-from .dialects.chat import ChatAsk
-from .dialects.embeddings import EmbedAsk
-from .dialects.python import ChunkWriter
+from .dialects.base import Read
+from .dialects.chat import ChatAsk, ChatWriter
 from .errors import CallerGone, ProxyError
 from .gateway import ANYONE, Gateway
 from .net import shortage
@@ -40,14 +40,13 @@ class PythonCall(NamedTuple):
     body: bytes
     caller: Caller | str | None
     timeout_s: float | None
-    embeds: bool = False
 
     def serve(
         self,
-        writer: ChunkWriter | None = None,
+        read: Read,
         connect: Callable[[ExitStack], CallerConnection] = lambda _: CallerConnection(None),
     ) -> bytes | StreamBody:
-        """The whole answer, or the body of a stream that `writer` keeps; raises ProxyError.
+        """The whole answer, or the body of a stream; raises ProxyError.
 
         `connect` makes what tells that the caller has hung up, and lasts as long as the call.
         """
@@ -69,12 +68,7 @@ class PythonCall(NamedTuple):
                 caller = self._who()
                 gateway.admit(caller, record, held)
                 connection = connect(held)
-                headers = {"x-request-id": record.request_id}
-                ask: Ask = (
-                    EmbedAsk(self.body, headers)
-                    if self.embeds
-                    else ChatAsk(read_request(self.body), headers, writer)
-                )
+                ask = read(self.body, {"x-request-id": record.request_id})
                 found, _ = gateway.serve(
                     ask,
                     caller,
@@ -95,9 +89,9 @@ class PythonCall(NamedTuple):
             transcript.answer(200, [], found)
         return found
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self, read: Read) -> dict[str, Any]:
         """The answer of a call that does not stream; raises ProxyError."""
-        body = self.serve()
+        body = self.serve(read)
         assert isinstance(body, bytes)
         found: dict[str, Any] = json.loads(body)
         return found
@@ -111,6 +105,36 @@ class PythonCall(NamedTuple):
         return next(known, None) or Caller(self.caller)
 
 
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """The body of a request; raises TypeError for what JSON cannot say."""
+    try:
+        return msgspec.json.encode(values)
+    except UnicodeEncodeError:  # a lone surrogate: half an emoji, of a model's making
+        return json.dumps(values).encode()
+
+
+class _ChunkWriter(ChatWriter):
+    """Keeps chunks for whoever iterates them: nothing is framed, as no wire lies in between."""
+
+    keep_alive = b""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: deque[bytes] = deque()
+        self.error: ProxyError | None = None  # what ended the stream, if it failed
+
+    def feed(self, chunks: Sequence[bytes]) -> bytes:
+        self.chunks += chunks
+        return b"\n".join(chunks)
+
+    def end(self) -> bytes:
+        return b""
+
+    def fail(self, error: ProxyError) -> bytes:
+        self.error = error
+        return error_body(error)
+
+
 class Stream(Iterator[dict[str, Any]]):
     """The chunks of an answer, as dicts: an iterator, and a context manager that closes it.
 
@@ -119,7 +143,7 @@ class Stream(Iterator[dict[str, Any]]):
 
     def __init__(self, call: PythonCall) -> None:
         self._call = call
-        self._written = ChunkWriter()
+        self._written = _ChunkWriter()
         self._body: StreamBody | None = None  # once it is open
         self._is_over = False
         self._is_closed = False
@@ -183,10 +207,13 @@ class Stream(Iterator[dict[str, Any]]):
     def _open(self) -> StreamBody:
         if self._body is None:
             self._is_over = True  # unless it opens
-            body = self._call.serve(self._written, self._connect)
+            body = self._call.serve(self._read, self._connect)
             assert isinstance(body, StreamBody)
             self._body, self._is_over = body, False
         return self._body
+
+    def _read(self, body: bytes, headers: Mapping[str, str], query: str = "") -> ChatAsk:
+        return ChatAsk(read_request(body), headers, self._written)
 
     def _connect(self, held: ExitStack) -> CallerConnection:
         ours, line = socket.socketpair()

@@ -13,9 +13,10 @@ from flask.globals import app_ctx
 
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
-from .calls import PythonCall, Stream
+from .calls import PythonCall, Stream, to_json
 from .config import Caller, Config, ConfigSource, load_config
-from .dialects.python import to_json
+from .dialects.chat import CHAT
+from .dialects.embeddings import EMBEDDINGS
 from .gateway import Gateway
 from .signals import CallSignals
 
@@ -153,7 +154,7 @@ class Proxy:
         it by `asyncio.to_thread`.
         """
         asked = {"model": model, "messages": messages}
-        return self._call("chat", asked, parameters, caller, timeout).whole()
+        return self._call("chat", asked, parameters, caller, timeout).whole(CHAT.read)
 
     def embed(
         self,
@@ -165,8 +166,8 @@ class Proxy:
         **parameters: Any,
     ) -> dict[str, Any]:
         """Ask for embeddings, as `chat` does for an answer; `data` has them in the texts' order."""
-        call = self._call("embed", {"model": model, "input": input}, parameters, caller, timeout)
-        return call._replace(embeds=True).whole()
+        asked = {"model": model, "input": input}
+        return self._call("embed", asked, parameters, caller, timeout).whole(EMBEDDINGS.read)
 
     def stream(
         self,
