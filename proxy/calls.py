@@ -59,34 +59,27 @@ class PythonCall(NamedTuple):
             host=self.host,
             bytes_in=len(self.body),
         )
-        transcript = None
         try:
             with ExitStack() as held:
-                transcript = gateway.keep(record, held)
-                if transcript is not None:
-                    transcript.body = self.body
+                gateway.keep(record, held)
+                if record.transcript is not None:
+                    record.transcript.body = self.body
                 caller = self._who()
                 gateway.admit(caller, record, held)
                 connection = connect(held)
                 ask = read(self.body, {"x-request-id": record.request_id})
                 found, _ = gateway.serve(
-                    ask,
-                    caller,
-                    connection,
-                    record=record,
-                    held=held,
-                    transcript=transcript,
-                    timeout_s=self.timeout_s,
+                    ask, caller, connection, record=record, held=held, timeout_s=self.timeout_s
                 )
         except (ProxyError, *shortage.SIGNS) as fault:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
-            if known is not None and transcript is not None:
-                transcript.answer(known.status, [], error_body(known))
+            if known is not None and record.transcript is not None:
+                record.transcript.answer(known.status, [], error_body(known))
             if known is None or known is fault:
                 raise
             raise known from fault
-        if transcript is not None:
-            transcript.answer(200, [], found)
+        if record.transcript is not None:
+            record.transcript.answer(200, [], found)
         return found
 
     def whole(self, read: Read) -> dict[str, Any]:

@@ -105,16 +105,16 @@ class Gateway:
 
     def keep(
         self, record: Record, held: ExitStack, environ: Mapping[str, Any] | None = None
-    ) -> Transcript | None:
+    ) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end.
 
-        Whoever follows requests is told then and before by it (`tell`). Returns the file that
-        `request-log` asks for, which ends behind the record.
+        Whoever follows requests is told then and before by it (`tell`). The file that
+        `request-log` asks for, the record's `transcript`, ends behind it.
         """
         log = self.generation.request_log
-        transcript = None if log is None else Transcript(log, record, environ or {})
-        if transcript is not None:
-            held.callback(transcript.end)
+        if log is not None:
+            record.transcript = Transcript(log, record, environ or {})
+            held.callback(record.transcript.end)
         record.tell = self.tell
 
         def close(_kind: object, error: BaseException | None, _trace: object) -> None:
@@ -128,7 +128,6 @@ class Gateway:
             record.close(self.clock.monotonic())
 
         held.push(close)
-        return transcript
 
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.
@@ -174,7 +173,6 @@ class Gateway:
         *,
         record: Record,
         held: ExitStack,
-        transcript: Transcript | None = None,
         timeout_s: float | None = None,
     ) -> Served:
         """Answer a request that was admitted; raises ProxyError. What `held` holds ends with it.
@@ -188,8 +186,8 @@ class Gateway:
         record.mask = generation.config.secrets.mask
         record.model = ask.model
         record.stream = ask.stream
-        if transcript is not None:
-            transcript.begin()
+        if record.transcript is not None:
+            record.transcript.begin()
         check_model(caller, ask.model)
         record.tell("call_started", record, None)
         writer = ask.writer() if ask.stream else None

@@ -76,20 +76,13 @@ def _answer(exchange: Exchange) -> Response:
     """To a request in a dialect."""
     gateway, record = exchange.gateway, exchange.record
     with ExitStack() as held:
-        exchange.transcript = gateway.keep(record, held, exchange.environ)
+        gateway.keep(record, held, exchange.environ)
         caller = exchange.doorkeeper.admit(exchange.environ)
         gateway.admit(caller, record, held)
         ask = exchange.dialect.read(
             exchange.read_body(), exchange.upstream_headers(), exchange.query()
         )
-        body, headers = gateway.serve(
-            ask,
-            caller,
-            exchange.connection,
-            record=record,
-            held=held,
-            transcript=exchange.transcript,
-        )
+        body, headers = gateway.serve(ask, caller, exchange.connection, record=record, held=held)
         if isinstance(body, bytes) or body.is_opened:
             headers = {**headers, **exchange.attempt_headers()}
         return exchange.reply(body, headers=headers)

@@ -20,7 +20,6 @@ from ..errors import BodyTooLarge, BodyTooSlow, InvalidRequest, PathNotFound, Pr
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
-from ..record.transcript import Transcript
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED, caller_address
@@ -110,7 +109,6 @@ class Exchange:
             address=address,
             host=app_ctx.app,
         )
-        self.transcript: Transcript | None = None  # by `request-log`
 
     def upstream_headers(self) -> dict[str, str]:
         """The caller's headers that go on, and the request's id."""
@@ -161,8 +159,8 @@ class Exchange:
         except Exception as error:  # each server has its own for broken framing
             raise InvalidRequest("the request body is framed wrongly") from error
         self.record.bytes_in = len(body)
-        if self.transcript is not None:
-            self.transcript.body = body
+        if self.record.transcript is not None:
+            self.record.transcript.body = body
         if len(body) > most:
             raise _too_large(most, own)
         if length is not None and len(body) < length:
@@ -170,8 +168,8 @@ class Exchange:
             raise InvalidRequest(f"the request body broke off after {len(body)} bytes{why}")
         if coding and body:
             body = undo(body, coding, max_bytes=own)
-            if self.transcript is not None:
-                self.transcript.body = body
+            if self.record.transcript is not None:
+                self.record.transcript.body = body
         return body
 
     def _content_length(self) -> int | None:
@@ -210,8 +208,8 @@ class Exchange:
             starts = range(0, len(body), PIECE_BYTES)
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
         lines += self.doorkeeper.cors_headers(self.environ)
-        if self.transcript is not None:
-            self.transcript.answer(status, lines, body)
+        if self.record.transcript is not None:
+            self.record.transcript.answer(status, lines, body)
         # A stream's chunks and its close() are the server's: no wrapper of werkzeug's between.
         is_stream = not isinstance(body, bytes)
         return _Response(content, status, _Lines(lines), direct_passthrough=is_stream)

@@ -13,10 +13,13 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ProxyError
 from ..wire.chat import Usage
+
+if TYPE_CHECKING:
+    from .transcript import Transcript
 
 log = logging.getLogger("proxy.request")
 
@@ -115,6 +118,7 @@ class Record:
     # Sends the signal of this name. Called in the thread that serves the request, without a lock or
     # a lease that has ended. Must not raise.
     tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None
+    transcript: Transcript | None = None  # by `request-log`
     began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""
     model: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from ..clients.base import ChunkTranslator, Reply
 from ..dialects.base import Answer
@@ -12,29 +12,6 @@ from ..wire.sse import NamedEvent, SseDecoder
 
 if TYPE_CHECKING:
     from .attempts import Attempts
-
-
-class Relayed(Protocol):
-    """A stream of chunks. `first`: those which were read when it was opened.
-
-    `is_over`: all of it was read. `is_whole`: so was the upstream's answer, whose end comes behind
-    the stream's. `progress` grows while the stream is not idle: with data events, also those that
-    give no chunk. `usage`: the tokens, as far as it told them by now.
-    """
-
-    @property
-    def first(self) -> list[bytes]: ...
-    @property
-    def is_over(self) -> bool: ...
-    @property
-    def is_whole(self) -> bool: ...
-    @property
-    def progress(self) -> int: ...
-    @property
-    def usage(self) -> Usage | None: ...
-
-    def read(self, until: float) -> list[bytes] | None:
-        """As `Relay.read`; may raise any ProxyError where it needs a further upstream."""
 
 
 class Opening(Protocol):
@@ -59,7 +36,11 @@ class WholeRelay(NamedTuple):
 
 
 class Relay:
-    """An upstream's streamed answer, read as chunks."""
+    """An upstream's streamed answer, read as chunks. `first`: those that opening it has read.
+
+    `progress` grows while the stream is not idle. The upstream's answer `is_whole` only when its
+    end was read too, which comes behind the stream's. `usage`: as far as it was told by now.
+    """
 
     def __init__(
         self,
@@ -135,7 +116,7 @@ class Series:
     """The streams of a request's prompts as one: each is opened where the one before it ended."""
 
     def __init__(self, attempts: Attempts, relay: Relayed) -> None:
-        self.first = relay.first
+        self.first: list[bytes] = relay.first
         self.is_over = False
         self.progress = 0  # data events of all prompts, and more
         self._attempts = attempts
@@ -151,7 +132,7 @@ class Series:
         return self._relay is not None and self._relay.is_whole
 
     def read(self, until: float) -> list[bytes] | None:
-        """As `Relay.read`; opens the next prompt's stream where one ended."""
+        """As `Relay.read`; opens the next prompt's stream where one ended: any ProxyError."""
         if self._relay is not None and self._relay.is_over:
             self._spent, self._relay = self.usage, None
             # Not before: the last chunks need not wait for the connection's end.
@@ -169,6 +150,9 @@ class Series:
             self._relay = relay
             self.is_over = relay.is_over and self._attempts.is_last
         return chunks
+
+
+Relayed: TypeAlias = Relay | Series | WholeRelay
 
 
 def plus(one: Usage | None, other: Usage | None) -> Usage | None:
