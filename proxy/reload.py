@@ -88,9 +88,10 @@ class Reloader:
 
     def _read(self) -> str:
         """In the helper thread; logs what it returns or raises."""
-        known = self.problems
+        old, seen, known = self._config, self._source.seen, self.problems
         try:
-            return self._bring_into_force()
+            new = self._source.read()
+            told = changes(old, new, draining=self._adopt(new))
         except ConfigError:
             if self.problems != known:
                 self.report()
@@ -98,11 +99,6 @@ class Reloader:
         except Exception:
             log.exception("the configuration could not be read again")
             raise
-
-    def _bring_into_force(self) -> str:
-        old, seen = self._config, self._source.seen
-        new = self._source.read()
-        told = changes(old, new, draining=self._adopt(new))
         told += [
             f"{path} is another"
             for path, stamp in self._source.seen.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -20,7 +21,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..pool import Effect, Lease, doubling
-from .verdict import Verdict, judge, shown
+from .verdict import judge, shown
 from .waits import OutOfTime, Pausing, Waits
 
 # Of an upstream's error answer no more is read, and its end not awaited longer.
@@ -45,10 +46,9 @@ class Failures:
         self._is_stream = is_stream
         self._last_error: ProxyError | None = None
         self._speaks_for_one = False  # the last error is its client's matter, others may serve
-        self._retries_left = config.request_retry
-        self._counted = 0
-        self._timeouts = 0
-        self._quota_hits: dict[str, int] = {}
+        self._counted = 0  # against `request-retry`
+        self._has_timed_out = False
+        self._quota_hits = Counter[str]()  # of each client
 
     def goes_on(self, lease: Lease, error: ProxyError, *, now: float) -> bool:
         """Draw the consequences of a failed attempt; whether there is to be another."""
@@ -60,27 +60,20 @@ class Failures:
         if self._last_error is None or not isinstance(error, (OutOfTime, CallerError)):
             self._last_error = shown(error, lease.client.label)
             self._speaks_for_one = verdict.excludes
-        if verdict.excludes or self._is_second_quota_hit(lease, verdict):
+        self._quota_hits[lease.client.label] += verdict.effect is Effect.COOL
+        if verdict.excludes or self._quota_hits[lease.client.label] > 1:
             lease.exclude()
         if not verdict.moves_on or isinstance(error, OutOfTime):
             return False
         if isinstance(error, UpstreamTimeout) and not self._is_stream:
-            self._timeouts += 1
-            if self._timeouts > 1:
+            if self._has_timed_out:
                 return False
+            self._has_timed_out = True
         if verdict.counts:
-            self._retries_left -= 1
             most_s = doubling(BACK_OFF_S, self._counted)
             self._counted += 1
             lease.back_off(now + random.uniform(0, most_s))
-        return self._retries_left >= 0
-
-    def _is_second_quota_hit(self, lease: Lease, verdict: Verdict) -> bool:
-        if verdict.effect is not Effect.COOL:
-            return False
-        label = lease.client.label
-        hits = self._quota_hits[label] = self._quota_hits.get(label, 0) + 1
-        return hits > 1
+        return self._counted <= self._config.request_retry
 
     def final(self, unserved: ProxyError | None = None) -> ProxyError:
         """The error that the caller gets; on a quota's, with the pool's own retry hints.
