@@ -1,13 +1,21 @@
-"""`Proxy`: the gateway as a Flask extension, for an application that serves other things too."""
+"""`Proxy`: the gateway as a Flask extension, for an application that serves other things too.
+
+By its signals the application follows its calls.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from blinker import Signal
 from flask import Flask, has_app_context
 from flask.globals import app_ctx
 
@@ -18,11 +26,17 @@ from .config import Caller, Config, ConfigSource, load_config
 from .dialects.chat import CHAT
 from .dialects.embeddings import EMBEDDINGS
 from .gateway import Gateway
-from .signals import CallSignals
+from .net.helpers import HelperThreads, Task
+from .record.record import Attempt, Record
+
+log = logging.getLogger("proxy")
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 
 _Function = TypeVar("_Function", bound=Authenticate)
+
+# For streams that nobody closed: one thread, so that a call's signals come in order.
+_HELPER = HelperThreads("proxy-signals", 1)
 
 
 class Proxy:
@@ -243,3 +257,43 @@ class Proxy:
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.tell = self._signals.tell
         return gateway
+
+
+class CallSignals:
+    """The signals of calls, which records have sent. No `Call` is made while nobody listens.
+
+    The sender is the application that a call came through, or None. Each receiver runs in a context
+    of the application's and of no request, also where a request's thread runs it.
+    """
+
+    def __init__(self) -> None:
+        self.call_started = Signal("A call is about to be served. Receivers take `call`.")
+        self.attempt_ended = Signal("An attempt is over. Receivers take `call` and `attempt`.")
+        self.call_ended = Signal("A call is over, one that was refused too. Receivers take `call`.")
+
+    def tell(self, name: str, record: Record, attempt: Attempt | None) -> None:
+        """Send the signal of this name: of a record, or of an attempt in it."""
+        signal: Signal = getattr(self, name)
+        if not signal.receivers:
+            return
+        told: dict[str, object] = {"call": record.call()}
+        if attempt is not None:
+            told["attempt"] = replace(attempt)
+        for receiver in signal.receivers_for(record.host):
+            tell = partial(_tell, receiver, record.host, told)
+            if record.is_lost:
+                _HELPER.start(Task(tell))
+            else:
+                tell()
+
+
+def _tell(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
+    def call() -> None:
+        with app.app_context() if isinstance(app, Flask) else nullcontext():
+            receiver(app, **told)
+
+    try:
+        # Empty: in the present one there may be a request, which is over for whoever listens.
+        Context().run(call)
+    except Exception:  # whatever it is, no caller's answer may depend on it
+        log.exception("a receiver of a signal failed")

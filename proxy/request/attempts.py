@@ -34,15 +34,7 @@ from ..wire.http.head import passed
 from .failures import Failures, refused, report
 from .relay import Relay, Relayed, Series, WholeRelay, plus
 from .verdict import is_about_reasoning, judge
-from .waits import (
-    OutOfTime,
-    Pausing,
-    Waits,
-    await_head,
-    first_chunks,
-    first_data,
-    whole_body,
-)
+from .waits import OutOfTime, Pausing, Waits, await_head, first_chunks, first_data, whole_body
 
 # After the end of an answer its connection gets this long to become reusable.
 LINGER_S = 0.05

@@ -43,12 +43,7 @@ class Relay:
     """
 
     def __init__(
-        self,
-        reply: Reply,
-        translator: ChunkTranslator,
-        *,
-        ahead: bytes = b"",
-        max_event_bytes: int,
+        self, reply: Reply, translator: ChunkTranslator, *, ahead: bytes = b"", max_event_bytes: int
     ) -> None:
         self.is_over = False
         self.progress = 0  # data events so far
