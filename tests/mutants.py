@@ -323,7 +323,7 @@ MUTANTS = [
     _m("a key shows itself", "config/secrets.py", "    __repr__ = __str__",
        "    __repr__ = reveal", "security/test_secrets.py::test_no_object_of_ours_shows_a_key"),
     _m("a page of any port of the host gets in", "api/auth.py",
-       "(place[0], place[1] or default) == (asked[0], asked[1] or default)", "place[0] == asked[0]",
+       "(\"\", name, port or default) == (*asked[:2], asked[2] or default)", "name == asked[1]",
        "api/test_access.py", "-k", "open_to_everybody"),
     _m("who waits for a client is not told that the process ends", "pool/pool.py",
        "            self._is_stopping = True\n", "",

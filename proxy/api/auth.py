@@ -37,8 +37,10 @@ _EXPOSING = ("Access-Control-Expose-Headers", EXPOSED)
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::([0-9]*))?")
-_SCHEME = re.compile(r"[A-Za-z][0-9A-Za-z+.-]*")
+_PLACE = re.compile(
+    r"(?:([A-Za-z][0-9A-Za-z+.-]*)://)?"
+    r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::([0-9]*))?"
+)
 
 # A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -148,7 +150,7 @@ def _check_origin(environ: Mapping[str, str], config: Config) -> None:
     if not (
         origin is None
         or origin in config.cors
-        or _is_local(_origin(origin)[1])
+        or _is_local(origin, has_scheme=True)
         or (takes_any_host and _is_own_page(origin, host))
     ):
         way_out = (
@@ -161,7 +163,7 @@ def _check_origin(environ: Mapping[str, str], config: Config) -> None:
             "web pages of other sites must not use this proxy, which has no `api-keys`: "
             f"configure keys for their callers, or list their origins as `cors`; {way_out}"
         )
-    if not takes_any_host and host is not None and not _is_local(_place(host)):
+    if not takes_any_host and host is not None and not _is_local(host, has_scheme=False):
         raise Refused(
             "this proxy has no `api-keys` and answers to this machine's own names only: "
             "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
@@ -183,37 +185,28 @@ def _given_key(environ: Mapping[str, str]) -> bytes | None:
     return None if key is None else key.strip(" \t").encode("latin-1")
 
 
-def _place(value: str) -> tuple[str, str] | None:
-    """The name or address in a `Host`, and the port, "" if there is none; None: it is no such."""
-    found = _HOST.fullmatch(value)
+def _place(value: str) -> tuple[str, str, str]:
+    """Scheme, name or address, and port of an `Origin` or a `Host`; each "" if it has none."""
+    found = _PLACE.fullmatch(value)
     if found is None:
-        return None
-    name = (found[1] or found[2]).lower()
+        return "", "", ""
+    scheme, address, name, port = found.groups("")
+    name = (address or name).lower()
     with suppress(ValueError):
         name = str(ipaddress.ip_address(name))  # written in its one way
-    return name, found[3] or ""
+    return scheme.lower(), name, port
 
 
-def _is_local(place: tuple[str, str] | None) -> bool:
-    """Whether it is this machine."""
-    if place is None:
-        return False
-    name, _ = place
-    return name in _OWN_NAMES or is_loopback(name) or name.endswith(".localhost")
-
-
-def _origin(text: str) -> tuple[str, tuple[str, str] | None]:
-    """The scheme of an `Origin` and its place; None: it is no such, or one that is not told."""
-    scheme, separator, rest = text.partition("://")
-    is_origin = separator and _SCHEME.fullmatch(scheme)
-    return scheme.lower(), _place(rest) if is_origin else None
+def _is_local(value: str, *, has_scheme: bool) -> bool:
+    """Whether it is this machine. An `Origin` has a scheme, a `Host` has none."""
+    scheme, name, _ = _place(value)
+    is_own = name in _OWN_NAMES or is_loopback(name) or name.endswith(".localhost")
+    return is_own and bool(scheme) == has_scheme
 
 
 def _is_own_page(origin: str, host: str | None) -> bool:
     """Whether a page of the `host` that was asked sent the request."""
-    scheme, place = _origin(origin)
+    scheme, name, port = _place(origin)
     default = _DEFAULT_PORTS.get(scheme)
-    asked = None if host is None else _place(host)
-    if default is None or place is None or asked is None:
-        return False
-    return (place[0], place[1] or default) == (asked[0], asked[1] or default)
+    asked = _place(host or "")
+    return default is not None and ("", name, port or default) == (*asked[:2], asked[2] or default)
