@@ -107,10 +107,8 @@ class ProxyError(Exception):
         if self.hint is None:
             return self.passed_headers
         passed = self.passed_headers.items()
-        return {
-            **{name: value for name, value in passed if name not in RETRY_HINTS},
-            **self.hint.headers(),
-        }
+        others = {name: value for name, value in passed if name not in RETRY_HINTS}
+        return {**others, **self.hint.headers()}
 
     def hide(self, secrets: Masks) -> None:
         """Mask what the error says of secrets: upstreams have been seen to quote them."""
@@ -255,10 +253,9 @@ class TooManyInFlight(PoolError):
 
 
 class CallerLimitReached(PoolError):
-    """One caller's key has all the requests in flight that it may have.
+    """429, not 503: one caller sends too much (RFC 6585 section 4), while the server is well.
 
-    429, not 503: this caller sends too much (RFC 6585 section 4), while the server is well. What
-    stands in front must not take it for failing, and SDKs know it as a rate limit.
+    What stands in front must not take it for failing, and SDKs know it as a rate limit.
     """
 
     status = 429
@@ -309,9 +306,8 @@ class UpstreamRefusal(UpstreamError):
             self.as_sent = secrets.mask_json(self.as_sent)
         if self.code is not None:
             self.code = self.upstream_code = secrets.mask_quote(self.code)
-        self.passed_headers = {
-            name: secrets.mask(value) for name, value in self.passed_headers.items()
-        }
+        passed = self.passed_headers.items()
+        self.passed_headers = {name: secrets.mask(value) for name, value in passed}
 
 
 class UpstreamAuthentication(UpstreamError):

@@ -50,16 +50,13 @@ class Proxy:
     these that is there counts: `config`, whose one gateway serves all applications; the
     application's setting POOLPROXY_CONFIG; `$PROXY_CONFIG`; `./config.yaml`. Without `config` each
     application has a gateway of its own, made by `init_app`, and a path in its setting is relative
-    to its root. `Proxy(app)` is short for `Proxy(None, app)`.
+    to its root. With `auto_reload` a file that changes is in force within 2 s, while requests come.
 
     `name` tells several in one application apart: each is `app.extensions["proxy"][name]`, and
     reads POOLPROXY_NAME_CONFIG (its name, in capitals) instead. May be made and mounted before a
     fork. Raises ConfigError.
 
-    With `auto_reload` a file that changes is in force within 2 s, while requests come.
-
     Without an application it serves Python code: `chat` and `stream`, in a `with` that closes it.
-
     The signals `call_started`, `attempt_ended` and `call_ended` tell of its calls:
 
         @proxy.call_ended.connect
@@ -140,13 +137,12 @@ class Proxy:
             return mounted[0]
         if self._own is not None:
             return None, self._own
-        raise RuntimeError(
-            f"the Proxy {self.name!r} has {len(mounted)} applications: enter the `app_context()` "
-            "of the one that is meant"
-            if mounted
-            else f"the Proxy {self.name!r} has neither a configuration nor an application yet: "
-            "give it one of them first"
-        )
+        what = "neither a configuration nor an application yet: give it one of them first"
+        if mounted:
+            what = (
+                f"{len(mounted)} applications: enter the `app_context()` of the one that is meant"
+            )
+        raise RuntimeError(f"the Proxy {self.name!r} has {what}")
 
     def chat(
         self,

@@ -150,10 +150,7 @@ class Gateway:
         held.callback(places.give_back, None)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
-        """The model. May block for a provider's own list, up to `request-timeout`.
-
-        Raises CallerGone, ModelNotFound, ModelsUnknown, UpstreamTimeout.
-        """
+        """The model; may block for a provider's own list, up to `request-timeout`."""
         waits = Waits(self.config, self.clock, arrived=record.arrived)
         entry = self.generation.registry.find(alias, connection, waits.deadline)
         if entry is None:
@@ -162,8 +159,8 @@ class Gateway:
 
     def entries(self, connection: CallerConnection, record: Record) -> list[Entry]:
         """All models that are known; may block for first lists, up to `request-timeout`."""
-        until = record.arrived + self.config.request_timeout_s
-        return self.generation.registry.entries(connection, until)
+        deadline = record.arrived + self.config.request_timeout_s
+        return self.generation.registry.entries(connection, deadline)
 
     def serve(
         self,

@@ -60,16 +60,13 @@ class Reloader:
                 log.debug("the configuration is not looked at: %s", error)
 
     def begin(self) -> Task[str]:
-        """Begin to read the files, changed or not; the task's result tells what has changed.
-
-        The task may raise ConfigError. Raises RuntimeError if the process can have no thread.
-        """
+        """As `reload`, which this begins. Raises RuntimeError if the process can have no thread."""
         return _threads.start(Task(self._read))
 
     def reload(self) -> str:
-        """Read the files, changed or not; returns what has changed. Raises as `begin` does.
+        """Read the files, changed or not, and wait until what they hold is in force.
 
-        Blocks until what they hold is in force.
+        Returns what has changed. Raises ConfigError.
         """
         task = self.begin()
         task.wait(math.inf, CallerConnection(None))

@@ -174,8 +174,8 @@ MUTANTS = [
        "return next(known, None) or Caller(self.caller)", "return Caller(self.caller)",
        "test_calls.py", "-k", "caller_of_the_configuration"),
     _m("a caller who left sees a clean end", "request/stream.py",
-       "            raise _hung_up() from error",
-       "            raise StopIteration from error",
+       "            raise ConnectionResetError(",
+       "            raise StopIteration(",
        "request/test_stream.py::test_gone_caller_resets"),
     _m("a cut stream passes for whole", "wire/chat/stream.py",
        '        if not are_finished or len(self._finished) < self._choices_asked():\n'

@@ -53,10 +53,7 @@ def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
 
 
 def make_error_handler(doorkeeper: Doorkeeper) -> Callable[[Exception], Any]:
-    """What answers in our manner for exceptions that come from outside of our views.
-
-    From routing, or from hooks of the embedding application.
-    """
+    """What answers in our manner for exceptions of routing, and of the application's hooks."""
 
     def handle(error: Exception) -> Any:
         if isinstance(error, HTTPException) and error.response is not None:

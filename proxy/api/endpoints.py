@@ -48,10 +48,7 @@ def dialect_at(path: str) -> Dialect:
 
 
 class Route(NamedTuple):
-    """`path`: a werkzeug rule, relative to the prefix. The view takes the `Exchange` and values.
-
-    `dialect`: that of its errors, and of what it reads.
-    """
+    """`path`: werkzeug's rule below the prefix. `dialect`: that of errors, and of what is read."""
 
     path: str
     methods: tuple[str, ...]
@@ -60,7 +57,6 @@ class Route(NamedTuple):
 
 
 def routes() -> list[Route]:
-    """All of them."""
     return [
         Route("/", ("GET",), _about),
         Route("/healthz", ("GET",), _healthz),

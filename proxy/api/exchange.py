@@ -51,6 +51,7 @@ def _key(name: str) -> str:
     return f"HTTP_{name.upper().replace('-', '_')}"
 
 
+_NONE: Mapping[str, str] = {}
 _FORWARDED = tuple((name, _key(name)) for name in FORWARDED)
 
 
@@ -175,28 +176,22 @@ class Exchange:
     def _content_length(self) -> int | None:
         """Bytes of the body; None where the server tells its end (chunked)."""
         environ = self.environ
-        text = environ.get("CONTENT_LENGTH") or ""
-        if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-            text = ""
-        if text:
-            if not (text.isascii() and text.isdecimal()) or len(text) > 18:
-                raise InvalidRequest("the request's Content-Length is not a number")
-            return int(text)
-        return None if environ.get("wsgi.input_terminated") else 0
+        text = environ.get("CONTENT_LENGTH")
+        if not text or "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+            return None if environ.get("wsgi.input_terminated") else 0
+        if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+            raise InvalidRequest("the request's Content-Length is not a number")
+        return int(text)
 
     def reply(
-        self,
-        body: bytes | StreamBody,
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
+        self, body: bytes | StreamBody, *, status: int = 200, headers: Mapping[str, str] = _NONE
     ) -> Response:
         """A response, with what every response of ours carries."""
         lines = [
             ("Content-Type", JSON if isinstance(body, bytes) else EVENT_STREAM),
             ("x-request-id", self.request_id),
             ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
-            *(headers or {}).items(),
+            *headers.items(),
         ]
         if self.dialect.id_header:
             lines.append((self.dialect.id_header, self.request_id))
@@ -221,8 +216,7 @@ class Exchange:
             return {}
         found = {"x-proxy-client": attempts[-1].client, "x-proxy-attempts": str(len(attempts))}
         if self.record.dropped:
-            mask = self.gateway.config.secrets.mask
-            found["x-proxy-dropped"] = mask(self.record.dropped_text())
+            found["x-proxy-dropped"] = self.record.mask(self.record.dropped_text())
         return found
 
     def refuse(self, error: Exception) -> Response:

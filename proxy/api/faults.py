@@ -21,14 +21,8 @@ from ..net import shortage
 from ..record.record import Record
 
 # What a refusal of the application's is with us.
-_BY_STATUS: dict[int, type[ProxyError]] = {
-    401: InvalidKey,
-    403: Refused,
-    404: PathNotFound,
-    408: BodyTooSlow,
-    413: BodyTooLarge,
-    429: CallerLimitReached,
-}
+_KINDS = (InvalidKey, Refused, PathNotFound, BodyTooSlow, BodyTooLarge, CallerLimitReached)
+_BY_STATUS: dict[int, type[ProxyError]] = {kind.status: kind for kind in _KINDS}
 
 log = logging.getLogger("proxy")
 

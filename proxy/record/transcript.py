@@ -1,10 +1,9 @@
 """The files that `request-log` asks for: each request and its whole answer, with keys masked.
 
-The files are in `request-log-dir`, or `request-logs`, seen from the configuration file or from the
-working directory. Their sections are named as in CLIProxyAPI's. The request is written before an
-upstream is asked, and each piece of a stream as it leaves, after its time, so that a crash leaves
-what there was; no file stays open between writes. A request does not fail because its file cannot
-be written, and the next one tries again.
+Their sections are named as in CLIProxyAPI's. The request is written before an upstream is asked,
+and each piece of a stream as it leaves, after its time, so that a crash leaves what there was; no
+file stays open between writes. A request does not fail because its file cannot be written, and the
+next one tries again.
 
 The folder is kept within `request-log-max-bytes` and `request-log-days`: the oldest files go, as
 requests come, in a thread of its own. All workers write there, and each of them removes.
@@ -22,10 +21,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any, Protocol
+from typing import Any
 
 from ..config import Config, is_secret_name, mask
 from ..net.helpers import HelperThreads, Task
@@ -45,9 +44,7 @@ _LOOKS_PER_FREE = 8
 _LOOK_S = 3600.0  # and at least so often, for what is too old
 
 _OURS = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.*\.log")
-
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-
 
 _threads = HelperThreads("request-log", 1)
 
@@ -99,7 +96,9 @@ class RequestLog:
     def _remove_oldest(self) -> None:
         """In a helper thread. Whatever else is in the folder is left alone."""
         with suppress(OSError), os.scandir(self.directory) as entries:
-            found = sorted((each.name, each.stat().st_size) for each in entries if _is_ours(each))
+            files = [one for one in entries if one.is_file(follow_symlinks=False)]
+            ours = [one for one in files if _OURS.fullmatch(one.name)]
+            found = sorted((one.name, one.stat().st_size) for one in ours)
             too_old = _stamp(self._max_age)
             surplus = sum(size for _, size in found) - self._max_bytes * (1 - 1 / _FREE_SHARE)
             for name, size in found:
@@ -118,24 +117,14 @@ class RequestLog:
         now = time.monotonic()
         if now - self._warned_at >= WARNING_PAUSE_S:
             self._warned_at = now
-            log.warning(
-                "requests are not logged as request-log asks: cannot write in %s: %s",
-                self.directory,
-                error.strerror or error,
-            )
-
-
-class Tapped(Protocol):
-    """A stream, which tells its `tap` of each write."""
-
-    tap: Callable[[bytes], None] | None
+            text = "requests are not logged as request-log asks: cannot write in %s: %s"
+            log.warning(text, self.directory, error.strerror or error)
 
 
 class Transcript:
     """The file of one request, written by the thread that serves it. Making it writes nothing.
 
-    A unary answer is written when the request is over and its lease is given back. An error is
-    written at once, because its answer is made later than that.
+    A unary answer is written when its lease is given back, an error, which is made later, at once.
     """
 
     def __init__(self, owner: RequestLog, record: Record, environ: Mapping[str, Any]) -> None:
@@ -168,8 +157,11 @@ class Transcript:
         self.body = b""
         self._put(self._owner.secrets.mask_bytes(data))
 
-    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes | Tapped) -> None:
-        """Keep the answer to write it at the end. A stream is written as it goes, its head now."""
+    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: Any) -> None:
+        """Keep the answer, in bytes, to write it at the end.
+
+        A stream is written as it goes, by its `tap` that is told each write, and its head now.
+        """
         self.begin()
         attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
         head = _section("ATTEMPTS", attempts.encode("utf-8", "backslashreplace"))
@@ -232,10 +224,6 @@ def _masked(name: str, value: str) -> str:
 def _stamp(ago: timedelta) -> str:
     """What the name of a file begins with that was made so long ago."""
     return f"{datetime.now(timezone.utc) - ago:%Y%m%dT%H%M%S.%fZ}"
-
-
-def _is_ours(entry: os.DirEntry[str]) -> bool:
-    return _OURS.fullmatch(entry.name) is not None and entry.is_file(follow_symlinks=False)
 
 
 def _section(title: str, content: bytes) -> bytes:

@@ -38,16 +38,12 @@ from .waits import OutOfTime, Pausing, Waits, await_head, first_chunks, first_da
 
 # After the end of an answer its connection gets this long to become reusable.
 LINGER_S = 0.05
-# So many forms of a request one lease is used for: as it is, without what is ours, without
-# reasoning, or without both.
+# One lease sends so many forms of a request: all of it, without ours, without reasoning, or both.
 MAX_FORMS = 4
 
 
 class Call(NamedTuple):
-    """A request as attempts need it. `writer`: what its stream is written by, if it is one.
-
-    `timeout_s`: in place of `request-timeout`.
-    """
+    """A request as attempts need it. `writer`: of its stream. `timeout_s`: as `Waits` has it."""
 
     ask: Ask
     writer: Writer | None
@@ -57,10 +53,7 @@ class Call(NamedTuple):
 
 
 class Attempts:
-    """The attempts for a request's prompts, one after the other.
-
-    Owns its lease and its reply until `close()`.
-    """
+    """The attempts for a request's prompts, in turn. Owns its lease and its reply until `close`."""
 
     def __init__(
         self, call: Call, registry: Registry, pool: Pool, config: Config, clock: Clock
@@ -81,7 +74,6 @@ class Attempts:
         self._begin(rank=None)
 
     def _begin(self, *, rank: int | None) -> None:
-        """Begin with a prompt."""
         call, config = self._call, self._config
         # A later prompt of a stream that has begun has a time of its own.
         is_first = call.record.first_event is None
@@ -129,7 +121,7 @@ class Attempts:
     def go_on(self, pause_at: float) -> Answer | Relayed | None:
         """Go on until the answer (of a stream: its first chunks) is there, or `pause_at` came.
 
-        Raises ProxyError: the caller's gone, or the error that is to be its answer.
+        Raises ProxyError, which is to be the caller's answer unless it is gone.
         """
         self._waits.pause_at = pause_at
         try:
@@ -195,7 +187,6 @@ class Attempts:
         raise self._failed().final()
 
     def _failed(self) -> Failures:
-        """What has failed until now."""
         if self._failures is None:
             cooled_in = partial(self._pool.cooled_in, self._call.ask.model, self._routes)
             self._failures = Failures(self._config, cooled_in, is_stream=self._call.ask.stream)

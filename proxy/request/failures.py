@@ -24,7 +24,7 @@ from ..pool import Effect, Lease, doubling
 from .verdict import judge, shown
 from .waits import OutOfTime, Pausing, Waits
 
-# Of an upstream's error answer no more is read, and its end not awaited longer.
+# Of an upstream's error no more is read, and its end not awaited longer.
 MAX_ERROR_BYTES = 1024 * 1024
 ERROR_BODY_S = 10.0
 
@@ -76,10 +76,7 @@ class Failures:
         return self._counted <= self._config.request_retry
 
     def final(self, unserved: ProxyError | None = None) -> ProxyError:
-        """The error that the caller gets; on a quota's, with the pool's own retry hints.
-
-        `unserved`: why there is no client for another attempt.
-        """
+        """The caller's error; a quota's has the pool's hints. `unserved`: why no client is left."""
         error = self._last_error
         if error is None or (self._speaks_for_one and _is_passing(unserved)):
             error = unserved

@@ -22,10 +22,7 @@ from .relay import Opening, Relayed
 
 
 class StreamBody:
-    """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds.
-
-    `first`: what its first chunks are to the caller, if it was opened already.
-    """
+    """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds."""
 
     def __init__(
         self,
@@ -33,7 +30,7 @@ class StreamBody:
         relay: Relayed | None,
         writer: Writer,
         *,
-        first: bytes = b"",
+        first: bytes = b"",  # for the caller, if it was opened already
         record: Record,
         held: ExitStack,
         keepalive_s: float,
@@ -75,7 +72,8 @@ class StreamBody:
             self.close()
             if error.server_knows:
                 return self._writer.keep_alive  # what we raise would be a fault to its log
-            raise _hung_up() from error
+            # By its number servers know that it is no fault.
+            raise ConnectionResetError(errno.ECONNRESET, "the caller hung up") from error
         except (ProxyError, *shortage.SIGNS) as fault:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
             if known is None:
@@ -85,14 +83,11 @@ class StreamBody:
         self._record.bytes_out += len(data)
         if self.tap is not None:
             self.tap(data)
-        if self._is_over and not self._has_end_to_come():
+        relay = self._relay
+        # The end of the upstream's answer may come behind its stream: then to wait is worth while.
+        if self._is_over and (relay is None or relay.is_whole or not relay.is_over):
             self.close()  # the client is free again, however slowly the caller takes the end
         return data
-
-    def _has_end_to_come(self) -> bool:
-        """Whether the upstream's answer ends behind its stream, so that to wait is worth while."""
-        relay = self._relay
-        return relay is not None and relay.is_over and not relay.is_whole
 
     def close(self) -> None:
         """Close the reply, release the lease, log the request. Idempotent."""
@@ -179,8 +174,3 @@ class StreamBody:
             return data
         self._wrote_chunks = bool(data)
         return data or self._writer.keep_alive
-
-
-def _hung_up() -> ConnectionResetError:
-    """What ends the body of a caller who left; by its number servers know that it is no fault."""
-    return ConnectionResetError(errno.ECONNRESET, "the caller closed the connection")

@@ -27,7 +27,7 @@ class OutOfTime(UpstreamTimeout):
 
 
 class Waits:
-    """How long a request waits: until `pause_at` at a stretch, until `deadline` in all.
+    """A request waits until `pause_at` at a stretch, until `deadline` in all.
 
     `timeout_s`: in place of `request-timeout`.
     """
@@ -54,7 +54,6 @@ class Waits:
             raise UpstreamTimeout(f"the upstream {what}")
 
     def out_of_time(self) -> OutOfTime:
-        """The error for it."""
         return OutOfTime(f"no answer within {self._limit_s:.3g} s (request-timeout)")
 
 
