@@ -92,6 +92,9 @@ class ProxyError(Exception):
     type: ClassVar[str] = "server_error"
     code: str | None = "internal_error"
 
+    def __init_subclass__(cls, status: int = 0, type: str = "", code: str = "") -> None:
+        cls.status, cls.type, cls.code = status or cls.status, type or cls.type, code or cls.code
+
     def __init__(
         self, message: str, *, param: str | None = None, hint: RetryHint | None = None
     ) -> None:
@@ -116,109 +119,74 @@ class ProxyError(Exception):
         self.args = (self.message,)
 
 
-class ConfigError(ProxyError):
+class ConfigError(ProxyError, code="config_error"):
     """The configuration cannot be served; `problems` holds every reason, a line each."""
-
-    code = "config_error"
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
 
 
-class CallerError(ProxyError):
+class CallerError(ProxyError, status=400, type="invalid_request_error"):
     """The caller's request is at fault: trying it again as it is would not help."""
 
-    status = 400
-    type = "invalid_request_error"
+
+class InvalidRequest(CallerError, code="invalid_request"): ...
 
 
-class InvalidRequest(CallerError):
-    code = "invalid_request"
+class UnsupportedParameter(InvalidRequest, code="unsupported_parameter"): ...
 
 
-class UnsupportedParameter(InvalidRequest):
-    code = "unsupported_parameter"
+class InvalidKey(CallerError, status=401, code="invalid_api_key"): ...
 
 
-class InvalidKey(CallerError):
-    status = 401
-    code = "invalid_api_key"
-
-
-class Refused(CallerError):
+class Refused(CallerError, status=403, code="forbidden"):
     """The caller is known and may not do this. An application's `authenticate` may raise it."""
 
-    status = 403
-    code = "forbidden"
+
+class ModelNotFound(CallerError, status=404, code="model_not_found"): ...
 
 
-class ModelNotFound(CallerError):
-    status = 404
-    code = "model_not_found"
+class PathNotFound(CallerError, status=404, code="not_found"): ...
 
 
-class PathNotFound(CallerError):
-    status = 404
-    code = "not_found"
-
-
-class MethodNotAllowed(CallerError):
+class MethodNotAllowed(CallerError, status=405, code="method_not_allowed"):
     """`allowed`: the methods that the path has, for the `Allow` header (RFC 9110, 15.5.6)."""
-
-    status = 405
-    code = "method_not_allowed"
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
         super().__init__(message)
         self.passed_headers = {"Allow": ", ".join(allowed)}
 
 
-class BodyTooSlow(CallerError):
+class BodyTooSlow(CallerError, status=408, code="body_too_slow"):
     """408: the caller may send it again on a new connection (RFC 9110 section 15.5.9)."""
 
-    status = 408
-    code = "body_too_slow"
+
+class BodyTooLarge(CallerError, status=413, code="body_too_large"): ...
 
 
-class BodyTooLarge(CallerError):
-    status = 413
-    code = "body_too_large"
-
-
-class UnsupportedCoding(CallerError):
+class UnsupportedCoding(CallerError, status=415, code="unsupported_content_encoding"):
     """The body's Content-Encoding; `Accept-Encoding` says what is taken (RFC 9110, 15.5.16)."""
-
-    status = 415
-    code = "unsupported_content_encoding"
 
     def headers(self) -> dict[str, str]:
         return {"Accept-Encoding": "gzip, deflate, identity"}
 
 
-class CallerGone(ProxyError):
+class CallerGone(ProxyError, status=499, code="caller_gone"):
     """The caller hung up. Neither an OSError nor an HTTPException, so that no library eats it.
 
     `server_knows`: it said so itself, and will fail at a write in the way that it understands.
     """
 
-    status = 499
-    code = "caller_gone"
     server_knows = False
 
 
-class OutOfResources(ProxyError):
+class OutOfResources(ProxyError, status=503, code="server_out_of_resources"):
     """A want of our own (`shortage`): no client is at fault, and another would not help."""
 
-    status = 503
-    code = "server_out_of_resources"
 
-
-class ShuttingDown(ProxyError):
+class ShuttingDown(ProxyError, status=503, code="server_shutting_down"):
     """This process is about to end. Another one, or the next one here, will serve."""
-
-    status = 503
-    code = "server_shutting_down"
 
     def __init__(
         self, message: str = "this server is shutting down; try again", *, param: str | None = None
@@ -226,49 +194,37 @@ class ShuttingDown(ProxyError):
         super().__init__(message, param=param, hint=RetryHint(1.0))
 
 
-class PoolError(ProxyError):
-    status = 503
+class PoolError(ProxyError, status=503): ...
 
 
-class AllCoolingDown(PoolError):
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
+class AllCoolingDown(
+    PoolError, status=429, type="rate_limit_error", code="rate_limit_exceeded"
+): ...
 
 
-class NoClientFree(PoolError):
-    code = "no_client_free"
+class NoClientFree(PoolError, code="no_client_free"): ...
 
 
-class NoClientInService(PoolError):
-    code = "no_client_in_service"
+class NoClientInService(PoolError, code="no_client_in_service"): ...
 
 
-class ModelsUnknown(PoolError):
-    code = "models_unknown"
+class ModelsUnknown(PoolError, code="models_unknown"): ...
 
 
-class TooManyInFlight(PoolError):
-    code = "too_many_requests_in_flight"
+class TooManyInFlight(PoolError, code="too_many_requests_in_flight"): ...
 
 
-class CallerLimitReached(PoolError):
+class CallerLimitReached(
+    PoolError, status=429, type="rate_limit_error", code="rate_limit_exceeded"
+):
     """429, not 503: one caller sends too much (RFC 6585 section 4), while the server is well.
 
     What stands in front must not take it for failing, and SDKs know it as a rate limit.
     """
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
 
-
-class UpstreamError(ProxyError):
+class UpstreamError(ProxyError, status=502, type="upstream_error", code="upstream_error"):
     """The upstream, or the way to it, failed."""
-
-    status = 502
-    type = "upstream_error"
-    code: str | None = "upstream_error"
 
 
 class UpstreamRefusal(UpstreamError):
@@ -310,30 +266,22 @@ class UpstreamRefusal(UpstreamError):
         self.passed_headers = {name: secrets.mask(value) for name, value in passed}
 
 
-class UpstreamAuthentication(UpstreamError):
-    code = "upstream_authentication_error"
+class UpstreamAuthentication(UpstreamError, code="upstream_authentication_error"): ...
 
 
-class UpstreamUnreachable(UpstreamError):
-    code = "upstream_unreachable"
+class UpstreamUnreachable(UpstreamError, code="upstream_unreachable"): ...
 
 
-class UpstreamReset(UpstreamError):
-    code = "upstream_reset"
+class UpstreamReset(UpstreamError, code="upstream_reset"): ...
 
 
-class UpstreamInvalid(UpstreamError):
-    code = "upstream_invalid_response"
+class UpstreamInvalid(UpstreamError, code="upstream_invalid_response"): ...
 
 
-class UpstreamTooLarge(UpstreamError):
-    code = "upstream_too_large"
+class UpstreamTooLarge(UpstreamError, code="upstream_too_large"): ...
 
 
-class UpstreamTruncated(UpstreamError):
-    code = "upstream_truncated"
+class UpstreamTruncated(UpstreamError, code="upstream_truncated"): ...
 
 
-class UpstreamTimeout(UpstreamError):
-    status = 504
-    code = "upstream_timeout"
+class UpstreamTimeout(UpstreamError, status=504, code="upstream_timeout"): ...
