@@ -39,7 +39,9 @@ class _Application(Flask):
     """Flask without work that it repeats for each request, though its result is always the same."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        if request is None or "HTTP_UPGRADE" in request.environ or self._tells_hosts_apart():
+        is_named = self.config["SERVER_NAME"] or self.config["TRUSTED_HOSTS"]
+        tells_hosts_apart = is_named or self.url_map.host_matching or self.subdomain_matching
+        if request is None or "HTTP_UPGRADE" in request.environ or tells_hosts_apart:
             return super().create_url_adapter(request)
         environ = request.environ
         request.host = get_host(environ)
@@ -52,11 +54,6 @@ class _Application(Flask):
             _decoded(environ.get("PATH_INFO", "")),
             _decoded(environ.get("QUERY_STRING", "")),
         )
-
-    def _tells_hosts_apart(self) -> bool:
-        settings = self.config
-        is_named = settings["SERVER_NAME"] or settings["TRUSTED_HOSTS"]
-        return bool(is_named or self.url_map.host_matching or self.subdomain_matching)
 
 
 class _Adapter(MapAdapter):

@@ -48,7 +48,7 @@ class PythonCall(NamedTuple):
     ) -> bytes | StreamBody:
         """The whole answer, or the body of a stream; raises ProxyError.
 
-        `connect` makes what tells that the caller has hung up, and lasts as long as the call.
+        `connect` makes what tells that the caller has hung up, and `held` holds it.
         """
         gateway = self.gateway
         record = Record(
@@ -138,8 +138,7 @@ class Stream(Iterator[dict[str, Any]]):
         self._call = call
         self._written = _ChunkWriter()
         self._body: StreamBody | None = None  # once it is open
-        self._is_over = False
-        self._is_closed = False
+        self._is_over = self._is_closed = False
         self._turn = deque([True])  # whoever pops it may use the body
         # Whoever pops it closes it: for the call its caller has hung up then.
         self._line: deque[socket.socket] = deque()

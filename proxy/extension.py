@@ -139,9 +139,7 @@ class Proxy:
             return None, self._own
         what = "neither a configuration nor an application yet: give it one of them first"
         if mounted:
-            what = (
-                f"{len(mounted)} applications: enter the `app_context()` of the one that is meant"
-            )
+            what = f"{len(mounted)} applications: enter the `app_context()` of the one meant"
         raise RuntimeError(f"the Proxy {self.name!r} has {what}")
 
     def chat(

@@ -49,9 +49,8 @@ class Generation(NamedTuple):
     def of(cls, config: Config, clock: Clock, before: Generation | None = None) -> Generation:
         """Takes over idle connections and providers' lists of models of the one `before`."""
         clients = tuple(make_clients(config, clock, before.clients if before else ()))
-        registry = Registry(
-            clients, secrets=config.secrets, clock=clock, before=before and before.registry
-        )
+        old = before and before.registry
+        registry = Registry(clients, secrets=config.secrets, clock=clock, before=old)
         return cls(config, clients, registry, RequestLog(config) if config.request_log else None)
 
 
@@ -175,9 +174,8 @@ class Gateway:
         """Answer a request that was admitted; raises ProxyError. What `held` holds ends with it.
 
         A stream is returned at its first chunks or at the time to commit it, and takes over `held`;
-        its attempts go on in its iteration then. Where the dialect has no keep-alive, as nobody is
-        in between who might lose patience, that time never comes. `timeout_s`: in place of
-        `request-timeout`.
+        its attempts go on in its iteration then. That time never comes where the dialect has no
+        keep-alive: nobody in between might lose patience. `timeout_s` replaces `request-timeout`.
         """
         generation = self.generation  # the request keeps it, whatever is adopted meanwhile
         record.mask = generation.config.secrets.mask

@@ -64,10 +64,7 @@ class Reloader:
         return _threads.start(Task(self._read))
 
     def reload(self) -> str:
-        """Read the files, changed or not, and wait until what they hold is in force.
-
-        Returns what has changed. Raises ConfigError.
-        """
+        """Read the files, changed or not, and tell what has changed once it is in force."""
         task = self.begin()
         task.wait(math.inf, CallerConnection(None))
         return task.result()

@@ -63,10 +63,7 @@ class Doorkeeper:
         self._known: tuple[Config, list[tuple[bytes, Caller]]] | None = None
 
     def admit(self, environ: Mapping[str, str]) -> Caller:
-        """Who calls, by the present configuration or by the application; raises CallerError.
-
-        Raises too what the application's log-in raises, HTTPException in our terms.
-        """
+        """Who calls, by the configuration or by the application's log-in; raises CallerError."""
         config = self.gateway.config
         authenticate = self._log_in()
         if self._known is None or self._known[0] is not config:

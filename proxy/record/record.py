@@ -154,6 +154,7 @@ class Record:
 
     def call(self) -> Call:
         """The record as plain data."""
+        since = self._since_arrival
         return Call(
             id=self.mask(self.request_id),
             endpoint=self.mask(self.endpoint),
@@ -165,12 +166,7 @@ class Record:
             end=self.end,
             usage=self.usage,
             attempts=tuple(map(replace, self.attempts)),
-            times=Times(
-                arrived=self.began,
-                waited_s=self._waited_s(),
-                first_event_s=self._since_arrival(self.first_event),
-                total_s=self._since_arrival(self.ended),
-            ),
+            times=Times(self.began, self._waited_s(), since(self.first_event), since(self.ended)),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
         )

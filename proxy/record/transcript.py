@@ -158,10 +158,7 @@ class Transcript:
         self._put(self._owner.secrets.mask_bytes(data))
 
     def answer(self, status: int, headers: Sequence[tuple[str, str]], body: Any) -> None:
-        """Keep the answer, in bytes, to write it at the end.
-
-        A stream is written as it goes, by its `tap` that is told each write, and its head now.
-        """
+        """Keep bytes to write them at the end. A stream's `tap` writes as it goes, its head now."""
         self.begin()
         attempts = "".join([f"{attempt}\n" for attempt in self._record.attempts])
         head = _section("ATTEMPTS", attempts.encode("utf-8", "backslashreplace"))

@@ -43,7 +43,7 @@ MAX_FORMS = 4
 
 
 class Call(NamedTuple):
-    """A request as attempts need it. `writer`: of its stream. `timeout_s`: as `Waits` has it."""
+    """A request as attempts need it. `writer`: of its stream. `timeout_s`: its own."""
 
     ask: Ask
     writer: Writer | None
@@ -291,10 +291,8 @@ class Attempts:
     ) -> ChatRequest | None:
         """What to send once more after this refusal of it; None: nothing."""
         ask, client = self._call.ask, lease.client
-        if isinstance(error, UpstreamRefusal):
-            other = client.second_form(request, error)
-            if other is not None:
-                return other
+        if isinstance(error, UpstreamRefusal) and (other := client.second_form(request, error)):
+            return other
         if not is_about_reasoning(error):
             return None
         prompt, natively = self._prompts[self._at], ask.speech in client.speaks

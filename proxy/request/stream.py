@@ -49,9 +49,7 @@ class StreamBody:
         self._now = clock.monotonic
         self._end = "caller_gone"
         self._is_committed = relay is not None
-        self._is_begun = False
-        self._is_over = False
-        self._is_closed = False
+        self._is_begun = self._is_over = self._is_closed = False
         self._progress_at = 0.0  # when the last chunks came, or were taken by the caller
         self._wrote_chunks = False  # in the last write
 
@@ -163,10 +161,8 @@ class StreamBody:
                 if relay.progress != before:
                     self._progress_at = now
                 elif now >= idle_at and not relay.is_over:
-                    raise UpstreamTimeout(
-                        f"the upstream sent no event for {self._idle_timeout_s:.3g} s"
-                        " (idle-timeout)"
-                    )
+                    limit = f"{self._idle_timeout_s:.3g} s (idle-timeout)"
+                    raise UpstreamTimeout(f"the upstream sent no event for {limit}")
         if relay.is_over:
             self._is_over = True
             data += self._writer.end()

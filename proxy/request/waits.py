@@ -27,10 +27,7 @@ class OutOfTime(UpstreamTimeout):
 
 
 class Waits:
-    """A request waits until `pause_at` at a stretch, until `deadline` in all.
-
-    `timeout_s`: in place of `request-timeout`.
-    """
+    """How long a request waits: until `pause_at` at a stretch, until `deadline` in all."""
 
     def __init__(
         self, config: Config, clock: Clock, *, arrived: float, timeout_s: float | None = None
@@ -58,10 +55,7 @@ class Waits:
 
 
 def await_head(reply: Reply, waits: Waits) -> Pausing[None]:
-    """Wait for the status; raises UpstreamTimeout after `first-byte-timeout`.
-
-    Its time begins when there is a connection: opening one has a limit of its own.
-    """
+    """Wait for the status, `first-byte-timeout` from when there is a connection."""
     while not reply.open(waits.until(math.inf)):
         waits.check(math.inf, "")
         yield
