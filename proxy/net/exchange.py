@@ -22,9 +22,8 @@ from ..errors import (
     UpstreamInvalid,
     UpstreamReset,
 )
-from ..wire.http.body import BodyReader, body_reader
+from ..wire.http.answer import AnswerReader
 from ..wire.http.content_coding import Inflater, inflater
-from ..wire.http.head import Head, HeadReader
 from . import shortage
 from .opening import Opening
 from .watch import CallerConnection, SocketWatch
@@ -57,10 +56,9 @@ class SocketReply:
         self._parts = parts
         self._caller = caller
         self._deadline = deadline
-        self._head: Head | None = None
-        self._body: BodyReader | None = None
+        self._reader = AnswerReader()
         self._inflater: Inflater | None = None
-        self._behind_head = b""
+        self._behind_head = b""  # content that came with it
         self._opening: Opening | None = None
         self._connection: HTTPConnection | None = None
         self._unsent: list[memoryview] = []
@@ -89,12 +87,11 @@ class SocketReply:
         # Of TLS: how much it holds that a poll of the descriptor does not see.
         self._pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
-        self._reader = HeadReader()
         self._unsent = [memoryview(part) for part in self._parts]
         self._is_cut = False  # the upstream took only a part of the request
 
     def head(self, until: float) -> bool:
-        while self._head is None:
+        while not self.status:
             if not self.open(until):
                 return False
             try:
@@ -107,23 +104,20 @@ class SocketReply:
             if not data:
                 self._renew(None)
                 continue
-            found = self._reader.feed(data)
-            if found:
-                self._begin_body(*found)
+            self._behind_head = self._reader.feed(data)
+            if self._reader.status:
+                self._begin_body()
         return True
 
-    def _begin_body(self, head: Head, rest: bytes) -> None:
-        self._head = head
-        self.status = head.status
-        self.headers = head.headers
-        self._body = body_reader(head)
-        self._behind_head = rest
-        if (coding := head.headers.get("content-encoding")) is None:
+    def _begin_body(self) -> None:
+        self.status = self._reader.status
+        self.headers = self._reader.headers
+        if (coding := self.headers.get("content-encoding")) is None:
             return
         try:
             self._inflater = inflater(coding)
         except UpstreamInvalid:
-            if head.status < 300:
+            if self.status < 300:
                 raise
             # An error's status counts, even if its body cannot be read.
 
@@ -203,43 +197,36 @@ class SocketReply:
         return None
 
     def read(self, until: float) -> bytes | None:
-        assert self._body is not None, "read() comes after head()"
-        body = self._body
+        assert self.status, "read() comes after head()"
+        reader = self._reader
+        content, self._behind_head = self._behind_head, b""
+        data: bytes | None = b""
         while True:
-            if self._inflater is not None and self._inflater.has_more:
-                content = self._inflate(b"")
-                if content:
-                    return content
-            if body.fault is not None:
-                raise body.fault
-            if body.is_whole:
-                if self._inflater is not None:
-                    self._inflater.end()
-                return b""
-            data: bytes | None = self._behind_head
-            if data:
-                self._behind_head = b""
-            else:
-                try:
-                    if self._unsent and self.status < 300:
-                        data = self._converse(until)
-                    else:  # the rest of a refused request need not be sent (RFC 9112 section 9.3)
-                        data = self._receive(until)
-                except OSError as error:
-                    raise self._broken("broke the connection in mid-answer", error) from error
-            if data is None:
-                return None
-            if data:
-                content = body.feed(data)
-            else:
-                body.end()
-                content = b""
-            if content and self._inflater is not None:
+            if self._inflater is not None and (content or self._inflater.has_more):
                 content = self._inflate(content)
             if content:
                 return content
-            if self._transport.clock.monotonic() >= until and not body.is_whole:
+            if reader.fault is not None:
+                raise reader.fault
+            if reader.is_whole:
+                if self._inflater is not None:
+                    self._inflater.end()
+                return b""
+            if data and self._transport.clock.monotonic() >= until:
                 return None
+            try:
+                if self._unsent and self.status < 300:
+                    data = self._converse(until)
+                else:  # the rest of a refused request need not be sent (RFC 9112 section 9.3)
+                    data = self._receive(until)
+            except OSError as error:
+                raise self._broken("broke the connection in mid-answer", error) from error
+            if data is None:
+                return None
+            if data:
+                content = reader.feed(data)
+            else:
+                reader.end()
 
     def _inflate(self, data: bytes) -> bytes:
         undo = self._inflater
@@ -254,7 +241,7 @@ class SocketReply:
 
     @property
     def is_whole(self) -> bool:
-        return self._body is not None and self._body.is_whole
+        return self._reader.is_whole
 
     def close(self, *, linger_s: float = 0.0) -> None:
         """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
@@ -266,7 +253,7 @@ class SocketReply:
             self._opening = None
         if self._connection is None:
             return
-        if linger_s and self._body is not None and not self.is_whole:
+        if linger_s and self.status and not self.is_whole:
             self._linger(linger_s)
         if not self._is_reusable():
             self._abandon(self._connection)
@@ -274,7 +261,7 @@ class SocketReply:
         self._transport.give_back(connection)
 
     def _abandon(self, connection: HTTPConnection) -> None:
-        if self._unsent or self._body is None or not self._body.is_whole:
+        if self._unsent or not self.is_whole:
             # A RST ends the upstream's work at once. A FIN would wait behind what the upstream has
             # not read yet, and many servers take it for half a close only.
             with contextlib.suppress(OSError):
@@ -282,14 +269,13 @@ class SocketReply:
         connection.close()
 
     def _is_reusable(self) -> bool:
-        head, body = self._head, self._body
-        if head is None or body is None or self._unsent or self._is_cut:
+        reader = self._reader
+        if not reader.is_whole or not reader.keep_alive or self._unsent or self._is_cut:
             return False
         if self._inflater is not None and (self._inflater.has_more or self._inflater.excess):
             return False
-        if self._sock.fileno() < 0:  # the collector closed it, with all that it was lost with
-            return False
-        return head.keep_alive and body.is_whole and not body.excess and not self._behind_head
+        # The collector may have closed it, with all that it was lost with.
+        return not reader.excess and self._sock.fileno() >= 0
 
     def _linger(self, linger_s: float) -> None:
         self._caller = CallerConnection(None)

@@ -30,7 +30,7 @@ from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
 from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest
-from ..wire.http.head import passed
+from ..wire.http.headers import passed
 from .failures import Failures, refused, report
 from .relay import Relay, Relayed, Series, WholeRelay, plus
 from .verdict import is_about_reasoning, judge

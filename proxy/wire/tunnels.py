@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Generator, Mapping
 
 from ..errors import UpstreamInvalid
-from .http.head import HeadReader
+from .http.answer import AnswerReader
 
 Handshake = Generator[tuple[bytes, int], bytes, None]
 
@@ -45,20 +45,19 @@ def http_connect(host: str, port: int, headers: Mapping[str, str]) -> Handshake:
     lines = {"Host": target, **headers}
     text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     data = f"CONNECT {target} HTTP/1.1\r\n{text}\r\n".encode("latin-1")
-    reader = HeadReader()
-    found = None
-    while found is None:
+    reader = AnswerReader()
+    rest = b""
+    while not reader.status:
         came = yield data, READ_BYTES
         data = b""
         try:
-            found = reader.feed(came)
+            rest = reader.feed(came)
         except UpstreamInvalid:
             raise TunnelRefused("Tunnel connection failed: no valid HTTP answer") from None
-    head, rest = found
-    if not 200 <= head.status < 300:
-        phrase = http.client.responses.get(head.status, "")
-        raise TunnelRefused(f"Tunnel connection failed: {head.status} {phrase}".rstrip())
-    if rest:
+    if not 200 <= reader.status < 300:
+        phrase = http.client.responses.get(reader.status, "")
+        raise TunnelRefused(f"Tunnel connection failed: {reader.status} {phrase}".rstrip())
+    if rest or reader.excess or reader.fault:
         raise TunnelRefused("Tunnel connection failed: bytes behind the proxy's answer")
 
 

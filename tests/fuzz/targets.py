@@ -35,10 +35,9 @@ from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.completions.answers import TextAnswers
 from proxy.wire.completions.request import read_completion
-from proxy.wire.http.body import body_reader
+from proxy.wire.http.answer import AnswerReader
 from proxy.wire.http.content_coding import inflater
-from proxy.wire.http.head import HeadReader, passed
-from proxy.wire.http.headers import read_retry_after
+from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.made_names import plain_name
 from proxy.wire.sse import NamedEvent, SseDecoder, encode
 from tests.support.claude_rules import violations
@@ -98,28 +97,24 @@ def history(data: bytes) -> None:
 def answer(data: bytes) -> None:
     """All that comes on an upstream's connection: head, framing, coding, and the body in it."""
     with contextlib.suppress(UpstreamError):
-        reader = HeadReader()
-        blocks = _blocks(data)
-        for block in blocks:
-            if found := reader.feed(block):
-                break
-        else:
-            return
-        head, rest = found
-        passed(head.headers, with_hints=True)
-        read_retry_after(head.headers, now_s=NOW_S)
-        body, undo = body_reader(head), inflater(head.headers.get("content-encoding", ""))
+        reader = AnswerReader()
+        undo = None
         content = bytearray()
-        for block in (rest, *blocks):
-            if body.is_whole or body.fault or len(content) > MAX_EVENT_BYTES:
-                break
-            part = body.feed(block)
+        for block in _blocks(data):
+            is_head = not reader.status
+            part = reader.feed(block)
+            if is_head and reader.status:
+                passed(reader.headers, with_hints=True)
+                read_retry_after(reader.headers, now_s=NOW_S)
+                undo = inflater(reader.headers.get("content-encoding", ""))
             content += undo.feed(part) if undo and part else part
             while undo and undo.has_more and len(content) <= MAX_EVENT_BYTES:
                 content += undo.feed(b"")
+            if reader.is_whole or reader.fault or len(content) > MAX_EVENT_BYTES:
+                break
         unary(bytes(content))
         sse(bytes(content))
-        body.end()
+        reader.end()
 
 
 def unary(data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.wire.http.head import MAX_HEAD_BYTES
+from proxy.wire.http.answer import MAX_HEAD_BYTES
 from proxy.wire.tunnels import Handshake, TunnelRefused, http_connect, socks5
 
 NOBODY = ("", "")

@@ -9,8 +9,7 @@ from datetime import timezone
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from ...errors import RetryHint
-from .head import passed
+from ...errors import RETRY_HINTS, RetryHint
 
 # A caller's headers that go on. Authorization, cookies and X-Forwarded-* are for us, and never do.
 FORWARDED = (
@@ -21,6 +20,8 @@ FORWARDED = (
     "traceparent",
 )
 
+# What http.client and gunicorn take: no control characters, above all no line ends.
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
 
 
@@ -62,6 +63,19 @@ def merged(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     names = {name.lower() for name in given}
     kept = {name: value for name, value in ours.items() if name.lower() not in names}
     return {**kept, **given}
+
+
+def passed(headers: Mapping[str, str], *, with_hints: bool = False) -> dict[str, str]:
+    """Of an upstream's headers (by lower-case name) those that the caller gets.
+
+    Never Set-Cookie, hop-by-hop fields or the `x-ratelimit-*` of one key among many.
+    """
+    return {
+        name: value
+        for name, value in headers.items()
+        if (name.startswith("openai-") or (with_hints and name in RETRY_HINTS))
+        and _VALUE.fullmatch(value)
+    }
 
 
 def passed_with_hints(headers: Mapping[str, str], retry_after_s: float | None) -> dict[str, str]:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http.head import passed
 from proxy.wire.http.headers import (
     FORWARDED,
     caller_address,
     merged,
+    passed,
     passed_with_hints,
     read_retry_after,
 )
