@@ -51,7 +51,7 @@ class Reloader:
         """Have the files looked at, and read if they have changed. Does not block."""
         self.looks_at = self._clock.monotonic() + LOOK_S
         pid, task = self._looking or (0, None)
-        if task is None or task.is_over or pid != os.getpid():
+        if task is None or task.done() or pid != os.getpid():
             task = Task(self._look)
             self._looking = os.getpid(), task
             try:

@@ -179,7 +179,7 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
     """In every class that says so; a method named `_locked` is called with it."""
     classes = guarded_classes()
     assert not [stray for one in classes for stray in one.strays]
-    assert {"pool/pool.py:ClientPool", "gateway.py:Places", "net/helpers.py:Task"} <= {
+    assert {"pool/pool.py:ClientPool", "gateway.py:Places", "net/helpers.py:HelperThreads"} <= {
         one.name for one in classes
     }
     [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]

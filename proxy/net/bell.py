@@ -1,4 +1,4 @@
-"""Waking the one thread that waits, in the queue for a client or for the end of a helper's task."""
+"""A descriptor that reports: something is over, a client is free, something was lost."""
 
 from __future__ import annotations
 
@@ -7,49 +7,60 @@ import os
 import select
 import sys
 import threading
+from typing import TYPE_CHECKING
 
-from .watch import CLOCK, CallerConnection, Clock
+if TYPE_CHECKING:
+    from .watch import CallerConnection, Clock
 
 # What an eventfd takes: a count, eight bytes in the machine's order.
 _ONE = (1).to_bytes(8, sys.byteorder)
+# What a pipe holds at most by default (pipe(7)): one read empties it.
+_PIPE_BYTES = 65536
 
 
 class Bell:
-    """Wakes the one thread that waits on it; ringing neither blocks nor gets lost."""
+    """Wakes whoever polls `fd`, a single thread as a rule. Ringing never blocks nor gets lost."""
 
-    __slots__ = ("_read_fd", "_write_fd", "pid")
+    __slots__ = ("_write_fd", "fd", "pid")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._read_fd = self._write_fd = -1  # for `__del__`, if no descriptor can be had
+        self.fd = self._write_fd = -1  # for `__del__`, if no descriptor can be had
         if hasattr(os, "eventfd"):
-            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
-            self._read_fd, self._write_fd = os.pipe()
-            os.set_blocking(self._read_fd, False)
+            self.fd, self._write_fd = os.pipe()
+            os.set_blocking(self.fd, False)
             os.set_blocking(self._write_fd, False)
 
-    def ring(self) -> None:
-        """Wake the waiter, or have its next wait end at once."""
-        with contextlib.suppress(BlockingIOError):  # it has been rung already
+    def ring(self, _over: object = None) -> None:
+        """Have the present or the next poll end. A callback of futures, too."""
+        try:  # noqa: SIM105 - finalizers call it: no more calls than are needed
             os.write(self._write_fd, _ONE)
+        except BlockingIOError:
+            pass  # it has been rung so often already
 
-    def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
+    def hush(self) -> None:
+        """Ring no more, until the next `ring`."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, _PIPE_BYTES)
+
+    def wait(self, until: float, caller: CallerConnection, clock: Clock) -> bool:
         """Whether it rang before the monotonic moment `until`; raises CallerGone."""
         poller = select.poll()
-        poller.register(self._read_fd, select.POLLIN)
+        poller.register(self.fd, select.POLLIN)
         caller.join(poller)
         while True:
             events = caller.poll(poller, until, clock)
             if not events:
                 return False
             caller.check(events, poller)
-            if any(fd == self._read_fd for fd, _ in events):
-                os.read(self._read_fd, 4096)
+            if any(fd == self.fd for fd, _ in events):
+                self.hush()
                 return True
 
     def __del__(self) -> None:
-        for fd in {self._read_fd, self._write_fd} - {-1}:
+        for fd in {self.fd, self._write_fd} - {-1}:
             os.close(fd)
 
 

@@ -12,71 +12,33 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from typing import Generic, TypeVar, cast
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-from .bell import Bell, my_bell
+from .bell import my_bell
 from .watch import CLOCK, CallerConnection, Clock
 
 _T = TypeVar("_T")
 
 
-class Task(Generic[_T]):
-    """One call of `work`, and those who wait for its end.
-
-    `work` is run once, by `HelperThreads`. It may raise any Exception, which `result` raises again.
-    """
+class Task(Future[_T]):
+    """One call of `work`, which `HelperThreads` run once, and those who wait for its end."""
 
     def __init__(self, work: Callable[[], _T]) -> None:
+        super().__init__()
         self._work = work
-        self._value: _T | None = None
-        self._error: Exception | None = None
-        self._lock = threading.Lock()  # guards _bells, which none joins once it is over
-        self._is_over = False
-        self._bells: list[Bell] = []
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the result is there."""
-        return self._is_over
 
     def run(self) -> None:
-        """Do the work and wake those who wait. Called once."""
         try:
-            self._value = self._work()
+            value = self._work()
         except Exception as error:  # whoever waits is told
-            self._error = error
-        self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            self._is_over = True
-            bells, self._bells = self._bells, []
-        for bell in bells:
-            bell.ring()
+            self.set_exception(error)
+        else:
+            self.set_result(value)
 
     def wait(self, until: float, caller: CallerConnection, clock: Clock = CLOCK) -> bool:
         """Whether it was over before the monotonic moment `until`; raises CallerGone."""
         return wait_any([self], until, caller, clock)
-
-    def _add(self, bell: Bell) -> None:
-        """Have the end of this task ring the bell, now if it is over."""
-        with self._lock:
-            if not self._is_over:
-                self._bells.append(bell)
-                return
-        bell.ring()
-
-    def _remove(self, bell: Bell) -> None:
-        with self._lock:
-            if bell in self._bells:
-                self._bells.remove(bell)
-
-    def result(self) -> _T:
-        """What `work` returned or raised; only once it is over."""
-        assert self._is_over
-        if self._error is not None:
-            raise self._error
-        return cast("_T", self._value)
 
 
 def wait_any(
@@ -84,16 +46,12 @@ def wait_any(
 ) -> bool:
     """Whether one of these was over before the monotonic moment `until`; raises CallerGone."""
     bell = my_bell()
-    try:
-        for task in tasks:
-            task._add(bell)
-        while bell.wait(until, caller, clock):
-            if any(task.is_over for task in tasks):  # else it was rung for an earlier wait
-                return True
-        return False
-    finally:
-        for task in tasks:
-            task._remove(bell)
+    for task in tasks:
+        task.add_done_callback(bell.ring)
+    while not any(task.done() for task in tasks):  # it may be rung for an earlier wait
+        if not bell.wait(until, caller, clock):
+            return False
+    return True
 
 
 class HelperThreads:
@@ -113,7 +71,7 @@ class HelperThreads:
         self._lock = threading.Lock()  # guards _threads, _idle
         self._threads = 0
         self._idle = 0  # threads without a task, less the tasks that are queued for them
-        self._tasks: queue.SimpleQueue[Task[object]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
 
     def start(self, task: Task[_T]) -> Task[_T]:
         """Have a task run as soon as a thread is free, in order.
@@ -139,15 +97,14 @@ class HelperThreads:
                     has_others = self._threads > 0
                     self._idle -= has_others
                 if not has_others:
-                    task._error = error
-                    task._end()
+                    task.set_exception(error)
                     raise
             else:
                 return task
-        self._tasks.put(cast("Task[object]", task))
+        self._tasks.put(task)
         return task
 
-    def _serve(self, task: Task[object]) -> None:
+    def _serve(self, task: Task[Any]) -> None:
         tasks = self._tasks
         while True:
             task.run()

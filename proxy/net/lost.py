@@ -11,7 +11,6 @@ The same descriptor ends all waits when the process is about to end (`stop`).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -19,9 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..errors import ShuttingDown
-
-# What a pipe holds at most by default (pipe(7)): one read empties it.
-_PIPE_BYTES = 65536
+from .bell import Bell
 
 log = logging.getLogger("proxy")
 
@@ -34,60 +31,49 @@ class Lost:
     """
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()  # held while the pipe is made
-        self.notes: deque[Callable[[], None]] = deque()
-        self.is_stopping = False
-        self.fd = self._write_fd = -1
+        self.forget()
 
     def forget(self) -> None:
-        """Start anew in a forked child, without the parent's notes and pipe."""
-        fds = {self.fd, self._write_fd} - {-1}
-        self._begin()
-        for fd in fds:
-            os.close(fd)
+        """Start anew, as a forked child has to: without the parent's notes and descriptor."""
+        self._lock = threading.Lock()  # held while the bell is made
+        self.notes: deque[Callable[[], None]] = deque()
+        self.is_stopping = False
+        self.fd = -1
+        self._bell: Bell | None = None
 
     def note(self, give_back: Callable[[], None]) -> None:
         """Have `give_back` called soon, in an ordinary frame. For finalizers: takes no lock."""
         self.notes.append(give_back)
-        if self._write_fd >= 0:
-            try:  # noqa: SIM105 - no more calls than are needed
-                os.write(self._write_fd, b"\0")
-            except OSError:
-                pass  # the pipe is full: it has been written to already
+        if self._bell is not None:
+            self._bell.ring()
 
     def stop(self) -> None:
         """Have every wait of a request, now and from now on, end with ShuttingDown."""
         self.is_stopping = True
-        if self.open():
-            self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # the pipe is full
-            os.write(self._write_fd, b"\0")
+        if self.open() and self._bell:
+            self._bell.ring()
 
     def open(self) -> bool:
         """Make `fd` if need be; False if the process can have no more descriptors."""
-        with self._lock, contextlib.suppress(OSError):
-            if self.fd < 0:
-                fd, self._write_fd = os.pipe()
-                os.set_blocking(fd, False)
-                os.set_blocking(self._write_fd, False)
-                self.fd = fd
-        return self.fd >= 0
+        with self._lock:
+            if self._bell is None:
+                try:
+                    self._bell = Bell()
+                except OSError:
+                    return False
+                self.fd = self._bell.fd
+        return True
 
     def answer(self) -> None:
-        """Do what was noted after a poll reported `fd`. The first that wakes empties the pipe.
+        """Do what was noted after a poll reported `fd`; the first that wakes hushes the bell.
 
-        Raises ShuttingDown after `stop`, and leaves the pipe as it is for all others.
+        Raises ShuttingDown after `stop`, and leaves the bell rung for all others.
         """
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, _PIPE_BYTES)  # first, so that no later note goes unseen
+        assert self._bell is not None
+        self._bell.hush()  # first, so that no later note goes unseen
         self.give_back()
         if self.is_stopping:
-            self._wake()
+            self._bell.ring()
             raise ShuttingDown
 
     def give_back(self) -> None:

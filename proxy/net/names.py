@@ -55,11 +55,11 @@ class Lookup(NamedTuple):
 
     def is_over(self, now: float) -> bool:
         """Whether there is a result by now."""
-        return now >= self.usable_at or (self.task is not None and self.task.is_over)
+        return now >= self.usable_at or (self.task is not None and self.task.done())
 
     def result(self) -> list[Address]:
         """The new answer, else the known one; never empty. Raises OSError, UnicodeError."""
-        if self.task is not None and self.task.is_over:
+        if self.task is not None and self.task.done():
             try:
                 return self.task.result()
             except (OSError, UnicodeError):

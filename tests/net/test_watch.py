@@ -67,7 +67,7 @@ def test_gone_caller_ends_every_wait(platform: str, pair: Pair, upstream: Pair, 
     with pytest.raises(CallerGone):
         waiting.wait(until)
     with pytest.raises(CallerGone):
-        Bell().wait(until, caller)
+        Bell().wait(until, caller, CLOCK)
     with pytest.raises(CallerGone):
         caller.raise_if_gone()
     assert time.monotonic() < until - 15
@@ -80,7 +80,7 @@ def test_caller_that_stays_is_waited_with(platform: str, pair: Pair, upstream: P
     caller.pause(until)
     assert time.monotonic() >= until
     assert SocketWatch(upstream[0], caller).wait(soon()) == 0
-    assert not Bell().wait(soon(), caller)
+    assert not Bell().wait(soon(), caller, CLOCK)
 
 
 def test_pipelined_bytes_are_no_end(platform: str, pair: Pair, upstream: Pair) -> None:
@@ -147,7 +147,7 @@ def test_server_without_a_socket_is_asked(upstream: Pair, kind: str) -> None:
     waits: dict[str, Callable[[], object]] = {
         "pause": lambda: caller.pause(until),
         "data": lambda: SocketWatch(upstream[0], caller).wait(until),
-        "bell": lambda: Bell().wait(until, caller),
+        "bell": lambda: Bell().wait(until, caller, CLOCK),
     }
     with pytest.raises(CallerGone):
         waits[kind]()
@@ -226,14 +226,14 @@ def bell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bel
 def test_bell_wakes_its_waiter(bell: Bell) -> None:
     """From another thread, or before the wait; each ring once."""
     caller = CallerConnection(None)
-    assert not bell.wait(soon(0.001), caller)
+    assert not bell.wait(soon(0.001), caller, CLOCK)
     bell.ring()
     bell.ring()
-    assert bell.wait(math.inf, caller)
-    assert not bell.wait(soon(0.001), caller)
+    assert bell.wait(math.inf, caller, CLOCK)
+    assert not bell.wait(soon(0.001), caller, CLOCK)
     thread = threading.Thread(target=bell.ring)
     thread.start()
-    assert bell.wait(soon(20), caller)
+    assert bell.wait(soon(20), caller, CLOCK)
     thread.join()
 
 
@@ -241,7 +241,7 @@ def test_ringing_never_blocks(bell: Bell) -> None:
     """However often nobody looks."""
     for _ in range(20_000):
         bell.ring()
-    assert bell.wait(soon(20), CallerConnection(None))
+    assert bell.wait(soon(20), CallerConnection(None), CLOCK)
 
 
 def test_bell_is_a_threads_own_and_not_inherited() -> None:
