@@ -10,9 +10,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from urllib3.connection import HTTPConnection
+from typing import TYPE_CHECKING, cast
 
 from ..errors import (
     OutOfResources,
@@ -25,7 +23,7 @@ from ..errors import (
 from ..wire.http.answer import AnswerReader
 from ..wire.http.content_coding import Inflater, inflater
 from . import shortage
-from .opening import Opening
+from .opening import Channel, Opening
 from .watch import CallerConnection, SocketWatch
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ class SocketReply:
         self._inflater: Inflater | None = None
         self._behind_head = b""  # content that came with it
         self._opening: Opening | None = None
-        self._connection: HTTPConnection | None = None
+        self._is_held = False  # whether there is a connection, and it is ours
         self._unsent: list[memoryview] = []
         self._take(fresh=False)
 
@@ -79,11 +77,10 @@ class SocketReply:
             self._begin(opening.take(), is_reused=False)
         return True
 
-    def _begin(self, connection: HTTPConnection, *, is_reused: bool) -> None:
+    def _begin(self, channel: Channel, *, is_reused: bool) -> None:
         self._is_reused = is_reused
-        self._connection = connection
-        assert connection.sock is not None
-        self._sock = connection.sock
+        self._is_held = True
+        self._sock = cast("socket.socket", channel)  # or what has its methods
         # Of TLS: how much it holds that a poll of the descriptor does not see.
         self._pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
@@ -251,22 +248,23 @@ class SocketReply:
         if self._opening is not None:
             self._opening.close()
             self._opening = None
-        if self._connection is None:
+        if not self._is_held:
             return
         if linger_s and self.status and not self.is_whole:
             self._linger(linger_s)
-        if not self._is_reusable():
-            self._abandon(self._connection)
-        connection, self._connection = self._connection, None
-        self._transport.give_back(connection)
+        self._is_held = False
+        if self._is_reusable():
+            self._transport.give_back(self._sock)
+        else:
+            self._abandon()
 
-    def _abandon(self, connection: HTTPConnection) -> None:
+    def _abandon(self) -> None:
         if self._unsent or not self.is_whole:
             # A RST ends the upstream's work at once. A FIN would wait behind what the upstream has
             # not read yet, and many servers take it for half a close only.
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-        connection.close()
+        self._sock.close()
 
     def _is_reusable(self) -> bool:
         reader = self._reader

@@ -15,12 +15,11 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import certifi
 from requests.adapters import HTTPAdapter
 from requests.utils import get_auth_from_url
-from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 from urllib3.util.ssl_ import create_urllib3_context
@@ -55,21 +54,17 @@ class Tls:
 
     def __init__(self, ca_bundle: str) -> None:
         self._ca_bundle = ca_bundle or certifi.where()
-        self._context: ssl.SSLContext | None = None
 
+    @functools.cached_property
     def context(self) -> ssl.SSLContext:
         """Checks certificates and the names in them; raises OSError."""
-        if self._context is None:
-            context = create_urllib3_context()
-            context.check_hostname = True
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.set_alpn_protocols(["http/1.1"])
-            if os.path.isdir(self._ca_bundle):
-                context.load_verify_locations(capath=self._ca_bundle)
-            else:
-                context.load_verify_locations(cafile=self._ca_bundle)
-            self._context = context
-        return self._context
+        context = create_urllib3_context()
+        context.check_hostname = True
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["http/1.1"])
+        kind = "capath" if os.path.isdir(self._ca_bundle) else "cafile"
+        context.load_verify_locations(**{kind: self._ca_bundle})
+        return context
 
 
 class Proxy(NamedTuple):
@@ -95,14 +90,11 @@ class Route(NamedTuple):
 def route_to(url: str, proxy_url: str, tls: Tls) -> Route:
     """The way to the upstream at a URL; raises ValueError."""
     scheme, host, port = _parts(url)
-    return Route(host, port, scheme == "https", _proxy(proxy_url), tls)
-
-
-def _proxy(url: str) -> Proxy | None:
-    """The proxy at a URL; raises ValueError."""
-    if not url:
-        return None
-    return Proxy(*_parts(url), HTTPAdapter().proxy_headers(url), get_auth_from_url(url))
+    proxy = None
+    if proxy_url:
+        headers, login = HTTPAdapter().proxy_headers(proxy_url), get_auth_from_url(proxy_url)
+        proxy = Proxy(*_parts(proxy_url), headers, login)
+    return Route(host, port, scheme == "https", proxy, tls)
 
 
 def _parts(url: str) -> tuple[str, str, int]:
@@ -143,14 +135,12 @@ def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamErro
 class Opening:
     """A connection that is being opened. Owns it until `take`; used by one thread.
 
-    `connection` is one without a socket, to be given the new one. `limit_s` counts from now, for
-    all steps together; `name` says in errors where they lead.
+    `limit_s` counts from now, for all steps together; `name` says in errors where they lead.
     """
 
     def __init__(
         self,
         route: Route,
-        connection: HTTPConnection,
         *,
         name: str,
         limit_s: float,
@@ -158,7 +148,6 @@ class Opening:
         clock: Clock,
     ) -> None:
         self._route = route
-        self._connection = connection
         self._name = name
         self._limit_s = limit_s
         self._caller = caller
@@ -188,11 +177,11 @@ class Opening:
             raise connect_error(error, self._name, self._limit_s) from error
         return True
 
-    def take(self) -> HTTPConnection:
+    def take(self) -> Channel:
         """The open connection, which is the taker's from now on."""
-        self._connection.sock = cast("Any", self._channel)
-        self._channel = None
-        return self._connection
+        channel, self._channel = self._channel, None
+        assert channel is not None
+        return channel
 
     def close(self) -> None:
         """Give up what is not taken. Idempotent."""
@@ -269,7 +258,9 @@ class Opening:
                     continue  # the caller's
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not number:
-                    self._win(sock)
+                    self._channel = self._connecting.pop(fd)
+                    for other in list(self._connecting.values()):
+                        self._drop(other)
                     return
                 failed = OSError(number, os.strerror(number))
                 self._drop(sock)
@@ -292,11 +283,6 @@ class Opening:
         except OSError:
             self._drop(sock)
             raise
-
-    def _win(self, sock: socket.socket) -> None:
-        self._channel = self._connecting.pop(sock.fileno())
-        for other in list(self._connecting.values()):
-            self._drop(other)
 
     def _drop(self, sock: socket.socket) -> None:
         self._poll.unregister(sock.fileno())
@@ -324,14 +310,13 @@ class Opening:
         channel = self._channel
         host = host.partition("%")[0].rstrip(".")  # certificates have neither zones nor roots
         if isinstance(channel, ssl.SSLSocket):
-            self._channel = nested = NestedTls(channel, tls.context(), host)
-            handshake = nested.do_handshake
+            secured: NestedTls | ssl.SSLSocket = NestedTls(channel, tls.context, host)
         else:
-            self._channel = outer = tls.context().wrap_socket(
+            secured = tls.context.wrap_socket(
                 cast("socket.socket", channel), server_hostname=host, do_handshake_on_connect=False
             )
-            handshake = outer.do_handshake
-        yield from self._do(handshake, select.POLLIN)
+        self._channel = secured
+        yield from self._do(secured.do_handshake, select.POLLIN)
 
     def _do(self, operation: Callable[[], _T], wanted: int) -> _Steps[_T]:
         """Tries an operation on the connection until it is done."""

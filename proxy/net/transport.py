@@ -1,92 +1,31 @@
 """The ways to upstreams, the idle connections on them, and what is sent on these.
 
-requests' adapter and urllib3's pool keep idle connections; they open none and send nothing. Here,
-in `opening` and in `exchange` is the one boundary where errors of requests, urllib3, ssl and
-sockets become ours.
+requests prepares their URLs, and reads what a proxy is to be told. Here, in `opening` and in
+`exchange` is the one boundary where errors of requests, urllib3, ssl and sockets become ours.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import queue
+import select
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
 
 from ..config import stamp
 from ..errors import UpstreamTimeout
 from ..wire.http.headers import merged
 from .exchange import SocketReply
-from .opening import CONNECT_FAILURES, Opening, Route, Tls, connect_error, route_to
+from .opening import CONNECT_FAILURES, Channel, Opening, Route, Tls, connect_error, route_to
 from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
 MAX_JOINED_BYTES = 64 * 1024
-
-
-class _Stack:
-    """A stack in place of `queue.LifoQueue`, for urllib3's pools where nobody waits.
-
-    It needs no lock, because a list's `pop` and `append` are one step each.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self._maxsize = maxsize
-        self._items: list[HTTPConnection | None] = []
-
-    def qsize(self) -> int:
-        return len(self._items)
-
-    def get(self, block: bool = False, timeout: float | None = None) -> HTTPConnection | None:
-        """What was put last; raises queue.Empty."""
-        try:
-            return self._items.pop()
-        except IndexError:
-            raise queue.Empty from None
-
-    def put(self, item: HTTPConnection | None, block: bool = False) -> None:
-        """Raises queue.Full."""
-        if len(self._items) >= self._maxsize:
-            raise queue.Full
-        self._items.append(item)
-
-
-class IdlePool(HTTPConnectionPool):
-    """A pool that lends its connections without sending anything on them.
-
-    Mixed into urllib3's pool classes, whose protected methods are meant for subclasses.
-    """
-
-    QueueCls: Any = _Stack
-
-    def take(self) -> HTTPConnection:
-        """The connection that was used last, or one without a socket."""
-        # urllib3 closes a connection that has anything to be read: the upstream has ended it, or
-        # has said more than its answer.
-        return cast("HTTPConnection", self._get_conn())
-
-    def give_back(self, connection: HTTPConnection) -> None:
-        """Keep a connection for the next taker."""
-        self._put_conn(connection)
-
-
-def idle_pool(request: requests.PreparedRequest, max_connections: int) -> IdlePool:
-    """A pool of at most so many idle connections to where the request goes."""
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_connections)
-    manager = adapter.poolmanager
-    manager.pool_classes_by_scheme = {
-        scheme: type(pool_class.__name__, (IdlePool, pool_class), {})
-        for scheme, pool_class in manager.pool_classes_by_scheme.items()
-    }
-    return cast("IdlePool", adapter.get_connection_with_tls_context(request, verify=True))
 
 
 class Transport:
@@ -95,6 +34,8 @@ class Transport:
     Shared by its clients and by threads. Opens nothing before the first exchange, and a forked
     child starts with no connection of its parent's.
     """
+
+    _idle: list[Channel]
 
     def __init__(
         self,
@@ -117,13 +58,12 @@ class Transport:
         ca = stamp(ca_bundle) if ca_bundle else None
         self.facts = (base_url, proxy_url, ca_bundle, ca, connect_timeout_s)
         self._is_left = False
-        self._request = prepared
+        self._url = prepared.url or ""
         self._max_connections = max_connections
         self._proxy_url = proxy_url
         self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
         self._tls = Tls(ca_bundle)
-        self._making = threading.Lock()  # guards that one pool is made
-        self._pool: IdlePool | None = None
+        self.forget()
         _transports.add(self)
 
     def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
@@ -152,9 +92,7 @@ class Transport:
         parts = [head + body] if len(body) <= MAX_JOINED_BYTES else [head, body]
         return SocketReply(self, parts, caller=caller, deadline=deadline)
 
-    def take(
-        self, *, caller: CallerConnection, deadline: float, fresh: bool
-    ) -> HTTPConnection | Opening:
+    def take(self, *, caller: CallerConnection, deadline: float, fresh: bool) -> Channel | Opening:
         """An idle connection, or, where there is none or it has to be `fresh`, an opening one.
 
         Raises UpstreamUnreachable, UpstreamTimeout.
@@ -165,42 +103,47 @@ class Transport:
         limit_s = min(self.connect_timeout_s, left_s)
         name = f"{self.host} by way of its proxy" if self._proxy_url else self.host
         try:
-            connection = self._connections().take()
-            if fresh:
-                connection.close()
-            if connection.sock is not None:
-                return connection
+            if not fresh and (idle := self._take_idle()) is not None:
+                return idle
             route = self._route
         except CONNECT_FAILURES as error:
             raise connect_error(error, name, limit_s) from error
-        return Opening(
-            route, connection, name=name, limit_s=limit_s, caller=caller, clock=self.clock
-        )
+        return Opening(route, name=name, limit_s=limit_s, caller=caller, clock=self.clock)
+
+    def _take_idle(self) -> Channel | None:
+        """The connection that was used last, of those whose upstream has said nothing since."""
+        while True:
+            with self._lock:
+                self._keeps = not self._is_left
+                if not self._idle:
+                    return None
+                channel = self._idle.pop()
+            poller = select.poll()
+            poller.register(channel.fileno(), select.POLLIN)
+            if not poller.poll(0):
+                return channel
+            channel.close()  # the upstream has ended it, or has said more than its answer
 
     @functools.cached_property
     def _route(self) -> Route:
-        return route_to(self._request.url or "", self._proxy_url, self._tls)
+        return route_to(self._url, self._proxy_url, self._tls)
 
-    def give_back(self, connection: HTTPConnection) -> None:
-        """Keep the connection for the next exchange; a closed one is forgotten."""
-        pool = self._pool
-        if pool is None or self._is_left:
-            connection.close()
-        elif connection.sock is not None:
-            pool.give_back(connection)
-
-    def _connections(self) -> IdlePool:
-        pool = self._pool
-        if pool is None:
-            with self._making:
-                pool = self._pool = self._pool or idle_pool(self._request, self._max_connections)
-        return pool
+    def give_back(self, channel: Channel) -> None:
+        """Keep the connection for the next exchange, if there still may be one."""
+        with self._lock:
+            keeps = self._keeps and len(self._idle) < self._max_connections
+            if keeps:
+                self._idle.append(channel)
+        if not keeps:
+            channel.close()
 
     def close(self) -> None:
         """Close idle connections; a later exchange opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+        with self._lock:
+            self._keeps = False
+            idle, self._idle = self._idle, []
+        for channel in idle:
+            channel.close()
 
     def leave(self) -> None:
         """Keep no connection any more: what is in use is closed when it is given back."""
@@ -208,9 +151,10 @@ class Transport:
         self.close()
 
     def forget(self) -> None:
-        """Forget the connections in a forked child, as they are its parent's."""
-        self._making = threading.Lock()  # the parent's may be held
-        self._pool = None
+        """Begin without connections, as a forked child has to: they are its parent's."""
+        self._lock = threading.Lock()  # guards _idle, _keeps
+        self._idle = []
+        self._keeps = False  # before the first exchange, and after `close`
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()

@@ -140,7 +140,7 @@ def test_library_error_is_mapped(kind: type[Exception]) -> None:
     """Each class that exists crosses the boundary, and a socket's time-out becomes one."""
 
     class Failing(Transport):
-        def _connections(self) -> object:  # type: ignore[override]
+        def _take_idle(self) -> None:
             raise kind.__new__(kind)
 
     with pytest.raises(UpstreamError) as caught:

@@ -83,7 +83,7 @@ WAYS: dict[str, Callable[[], Any]] = {
 def test_closed_transport_has_no_connection(
     upstream: Upstream, make_way: Callable[..., Transport], kind: str
 ) -> None:
-    """Not by being forgotten: somebody may hold its pool still."""
+    """Not by being forgotten: somebody may hold them still."""
     with WAYS[kind]() as proxy:
         way = make_way(upstream.url, proxy_url=proxy.url if proxy else "")
         upstream.default = chat("Hi")
@@ -91,8 +91,8 @@ def test_closed_transport_has_no_connection(
         for reply in replies:
             read_all(reply)
             reply.close()
-        pool = way._pool
-        assert pool is not None
+        held = list(way._idle)
+        assert len(held) == 2
         assert upstream.connections_open == 2
         way.close()
         upstream.wait_for_connections(0)

@@ -9,14 +9,12 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamReset, UpstreamTruncated
-from proxy.net.transport import IdlePool, Transport, idle_pool
+from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from tests.support import calls
 from tests.support.calls import fetch, read_all, send
@@ -520,29 +518,6 @@ def test_threads_share_a_transport(upstream: Upstream, way: Transport) -> None:
     assert answers == {name: {(200, chat(name).content())} for name in answers}
     assert len(answers) == 8
     assert upstream.connections <= 8
-
-
-def test_threads_that_come_first_keep_their_connections_in_one_place(
-    upstream: Upstream, way: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else those that are given back to another one are open for nobody."""
-    made: list[IdlePool] = []
-    both = threading.Barrier(2)
-    upstream.default = chat("a")
-
-    def make(*where: Any) -> IdlePool:
-        with suppress(threading.BrokenBarrierError):  # as it is when the other waits for this one
-            both.wait(0.2)
-        made.append(idle_pool(*where))
-        return made[-1]
-
-    monkeypatch.setattr("proxy.net.transport.idle_pool", make)
-    threads = [threading.Thread(target=fetch, args=(way,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1
 
 
 def test_closed_transport_opens_anew_and_keeps_nothing_of_before(
