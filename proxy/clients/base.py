@@ -23,13 +23,8 @@ class Reply(Protocol):
     first. They raise CallerGone, UpstreamError. `close` is idempotent.
     """
 
-    @property
-    def status(self) -> int:
-        """The HTTP status; 0 until `head` has returned True."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers by lower-case name."""
+    status: int  # 0 until `head` has returned True
+    headers: dict[str, str]  # by lower-case name
 
     def open(self, until: float) -> bool:
         """Whether there is a connection for the request to go out on."""

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
-from ..net.exchange import SocketReply
 from ..net.transport import Transport
-from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.claude import api, errors, native
@@ -17,7 +15,6 @@ from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_count, to_request
 from ..wire.claude.stream import ChatStream
 from ..wire.http.headers import passed_with_hints
-from ..wire.model_list import ModelPage
 from .base import ChunkTranslator, Reply
 from .remote import RemoteClient
 
@@ -26,7 +23,7 @@ class ClaudeClient(RemoteClient):
     """One API key of Anthropic's."""
 
     models_path = api.MODELS_PATH
-
+    read_page = staticmethod(api.read_page)
     speaks = frozenset((native.MESSAGES, native.COUNT, wire.HUB_COUNT))
 
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
@@ -38,18 +35,10 @@ class ClaudeClient(RemoteClient):
         self._own_names = fixed
         self._betas = api.betas(config.headers)
 
-    def send(
-        self,
-        request: wire.ChatRequest,
-        *,
-        model: str,
-        headers: Mapping[str, str],
-        caller: CallerConnection,
-        deadline: float,
-    ) -> SocketReply:
+    def _passed(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         if self._betas and (asked := headers.get("anthropic-beta")):
             headers = {**headers, "anthropic-beta": ",".join([asked, *self._betas])}
-        return super().send(request, model=model, headers=headers, caller=caller, deadline=deadline)
+        return super()._passed(headers)
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         operation, dialect = request.speech
@@ -87,6 +76,3 @@ class ClaudeClient(RemoteClient):
         refusal.as_sent = errors.as_sent(body)
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal
-
-    def _page(self, body: bytes) -> ModelPage:
-        return api.read_page(body)

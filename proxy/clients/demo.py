@@ -46,7 +46,7 @@ class DemoClient(Client):
         deadline: float,
     ) -> DemoReply:
         asked = wire.read_object(request.body)
-        return DemoReply(asked, model, caller, delay_s=self.config.delay_s, clock=self._clock)
+        return DemoReply(asked, model, caller, self.config.delay_s, self._clock)
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         raise AssertionError("the demo provider always answers 200")
@@ -75,7 +75,6 @@ class DemoReply:
         asked: dict[str, Any],
         model: str,
         caller: CallerConnection,
-        *,
         delay_s: float,
         clock: Clock,
     ) -> None:
@@ -197,8 +196,7 @@ def _fitting(schema: Any, param: str) -> list[str]:
 
 
 def _text(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
+    if isinstance(content := message.get("content"), str):
         return content
     parts = [part.get("text") for part in wire.objects(content)]
     return " ".join(part for part in parts if isinstance(part, str))

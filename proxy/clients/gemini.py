@@ -16,7 +16,6 @@ from ..wire.gemini import embed, errors, models, reply
 from ..wire.gemini.request import path, to_count, to_request
 from ..wire.gemini.stream import ChatStream
 from ..wire.http.headers import merged, passed_with_hints
-from ..wire.model_list import ModelPage
 from .base import ChunkTranslator, Reply
 from .remote import RemoteClient
 
@@ -25,6 +24,7 @@ class GeminiClient(RemoteClient):
     """One API key for Gemini."""
 
     models_path = models.PATH
+    read_page = staticmethod(models.read_page)
     speaks = frozenset((wire.HUB_COUNT, HUB_EMBED))
 
     def __init__(self, config: ClientConfig, transport: Transport) -> None:
@@ -77,9 +77,6 @@ class GeminiClient(RemoteClient):
         refusal = facts.refusal()
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal
-
-    def _page(self, body: bytes) -> ModelPage:
-        return models.read_page(body)
 
 
 def _new_id() -> str:

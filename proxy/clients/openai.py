@@ -33,6 +33,11 @@ class OpenAIClient(RemoteClient):
 
     models_path = "/models"
 
+    @staticmethod
+    def read_page(body: bytes) -> ModelPage:
+        names = [read_text(entry, "id", "name") for entry in read_list(body).entries]
+        return ModelPage(list(filter(None, names)), None)
+
     def __init__(
         self, config: ClientConfig, transport: Transport, *, strips_ids: bool = False
     ) -> None:
@@ -110,10 +115,6 @@ class OpenAIClient(RemoteClient):
         if not self._has_warned:
             self._has_warned = True
             log.warning("%s ends streams with [DONE] but without any finish_reason", self.label)
-
-    def _page(self, body: bytes) -> ModelPage:
-        names = [read_text(entry, "id", "name") for entry in read_list(body).entries]
-        return ModelPage(list(filter(None, names)), None)
 
 
 def _for_openai(request: wire.ChatRequest) -> wire.ChatRequest:

@@ -56,8 +56,9 @@ class RemoteClient(Client):
     def _asked(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """The path of a request and its body, as this upstream takes it; raises InvalidRequest."""
 
+    @staticmethod
     @abstractmethod
-    def _page(self, body: bytes) -> ModelPage:
+    def read_page(body: bytes) -> ModelPage:
         """Read one page of the model list; raises UpstreamInvalid."""
 
     def send(
@@ -76,18 +77,17 @@ class RemoteClient(Client):
             head = self.transport.head("POST", self._meant(path), ours)
             if len(self._heads) < MAX_HEADS:
                 self._heads[path] = head
-        if self._defaults:
-            headers = merged(self._defaults, headers)
-        lines = "".join(
-            [
-                f"{name}: {value}\r\n"
-                for name, value in headers.items()
-                if name.lower() not in self._own_names
-            ]
-        )
-        return self.transport.send(
-            head + lines.encode("latin-1"), body, caller=caller, deadline=deadline
-        )
+        lines = [
+            f"{name}: {value}\r\n"
+            for name, value in self._passed(headers).items()
+            if name.lower() not in self._own_names
+        ]
+        head += "".join(lines).encode("latin-1")
+        return self.transport.send(head, body, caller=caller, deadline=deadline)
+
+    def _passed(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The caller's headers as they go on."""
+        return merged(self._defaults, headers) if self._defaults else headers
 
     def _meant(self, path: str) -> str:
         """The path, with the version of the API that the configuration names, if it names one."""
@@ -100,7 +100,7 @@ class RemoteClient(Client):
         for _ in range(MAX_PAGES):
             if path is None:
                 break
-            page = self._page(self._get(path, caller=caller, deadline=deadline))
+            page = self.read_page(self._get(path, caller=caller, deadline=deadline))
             names += page.ids
             path = page.next_path
         if not names:

@@ -130,7 +130,9 @@ class SocketReply:
     def _broken(self, what: str, error: OSError | None) -> ProxyError:
         """The caller's error for a connection that ended: the upstream's fault, or our own want."""
         want = None if error is None else shortage.recognised(error)
-        return want or UpstreamReset(f"{self._transport.host} {what}{_reason(error)}")
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+        told = f" ({reason})" if reason else ""
+        return want or UpstreamReset(f"{self._transport.host} {what}{told}")
 
     def _converse(self, until: float) -> bytes | None:
         """As `_receive`, while the rest of the request goes out."""
@@ -241,10 +243,6 @@ class SocketReply:
         return self._reader.is_whole
 
     def close(self, *, linger_s: float = 0.0) -> None:
-        """Keep the connection if the answer is whole, or becomes so within `linger_s`; else close.
-
-        Idempotent.
-        """
         if self._opening is not None:
             self._opening.close()
             self._opening = None
@@ -255,10 +253,7 @@ class SocketReply:
         self._is_held = False
         if self._is_reusable():
             self._transport.give_back(self._sock)
-        else:
-            self._abandon()
-
-    def _abandon(self) -> None:
+            return
         if self._unsent or not self.is_whole:
             # A RST ends the upstream's work at once. A FIN would wait behind what the upstream has
             # not read yet, and many servers take it for half a close only.
@@ -280,13 +275,7 @@ class SocketReply:
         self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
         now = self._transport.clock.monotonic
         until = now() + linger_s
-        try:
+        # After an error the connection is closed; all that counts of the answer came before.
+        with contextlib.suppress(UpstreamError, ShuttingDown):
             while now() < until and self.read(until):
                 pass
-        except (UpstreamError, ShuttingDown):
-            pass  # the connection is closed then, and the answer was whole before
-
-
-def _reason(error: OSError | None) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return f" ({reason})" if reason else ""

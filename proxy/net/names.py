@@ -1,9 +1,8 @@
 """Looks up the addresses of host names without blocking a request's thread.
 
 `getaddrinfo` blocks for as long as the resolver likes, and nothing can end it. So a few helper
-threads call it, and a request waits for its `Task` as it waits for a socket. One thread at a time
-looks up a name, for all requests that need it. All names are the configuration's: upstreams and
-outbound proxies.
+threads call it, one at a time for a name, and a request waits for its `Task` as for a socket. All
+names are the configuration's: upstreams and outbound proxies.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .helpers import HelperThreads, Task
@@ -68,14 +69,14 @@ class Lookup(NamedTuple):
         return self.known
 
 
+@dataclass(eq=False)
 class _Known:
     """What is known of a name. Guarded by the lock of its `Names`."""
 
-    def __init__(self) -> None:
-        self.answer: list[Address] = []  # of the last lookup that succeeded
-        self.answered_at = -math.inf
-        self.pending: Task[list[Address]] | None = None
-        self.pending_since = 0.0
+    answer: list[Address] = field(default_factory=list)  # of the last lookup that succeeded
+    answered_at: float = -math.inf
+    pending: Task[list[Address]] | None = None
+    pending_since: float = 0.0
 
 
 class Names:
@@ -86,11 +87,7 @@ class Names:
     """
 
     def __init__(
-        self,
-        *,
-        max_threads: int = MAX_THREADS,
-        fresh_s: float = FRESH_S,
-        at_once_s: float = AT_ONCE_S,
+        self, max_threads: int = MAX_THREADS, fresh_s: float = FRESH_S, at_once_s: float = AT_ONCE_S
     ) -> None:
         self._threads = HelperThreads("poolproxy-names", max_threads)
         self._fresh_s = fresh_s
@@ -123,11 +120,10 @@ class Names:
                     if not known.answer:
                         raise
                 known.pending_since = now
-            usable_at = math.inf
             if known.pending is None or now < known.answered_at + self._at_once_s:
                 usable_at = now
-            elif known.answer:
-                usable_at = known.pending_since + RENEWAL_S
+            else:
+                usable_at = known.pending_since + RENEWAL_S if known.answer else math.inf
             return Lookup(known.answer, usable_at, known.pending)
 
     def _look_up(self, host: str, known: _Known) -> list[Address]:
@@ -150,20 +146,16 @@ def resolve(host: str, flags: int = 0) -> list[Address]:
     Families take turns (RFC 8305 section 4), so that one without a route holds up the other by one
     head start only.
     """
-    found = dict.fromkeys(
-        Address(family, sockaddr)
-        for family, _, _, _, sockaddr in socket.getaddrinfo(
-            host, None, type=socket.SOCK_STREAM, flags=flags
-        )
-    )
+    told = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
+    found = dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in told)
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
-    turns: dict[int, int] = {}
-    ranked = []
+    turns: Counter[int] = Counter()
+    ranks = {}
     for address in found:
-        turns[address.family] = turn = turns.get(address.family, 0) + 1
-        ranked.append((turn, address))
-    return [address for _, address in sorted(ranked, key=lambda each: each[0])]
+        turns[address.family] += 1
+        ranks[address] = turns[address.family]
+    return sorted(found, key=ranks.__getitem__)
 
 
 def literal(host: str) -> list[Address]:

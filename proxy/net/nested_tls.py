@@ -28,7 +28,6 @@ class NestedTls:
         self._unsent = b""
 
     def do_handshake(self) -> None:
-        """Go on with it; raises SSLError."""
         while True:
             try:
                 self._tls.do_handshake()

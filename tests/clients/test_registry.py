@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.clients import listing
-from proxy.clients.listing import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S
-from proxy.clients.registry import Entry, Registry
+from proxy.clients import registry
+from proxy.clients.registry import FETCH_TIMEOUT_S, KEPT_S, RETRY_S, WANT_S, Entry, Registry
 from proxy.config import Secrets
 from proxy.errors import (
     CallerGone,
@@ -105,7 +104,7 @@ class Desk:
     def settle(self) -> None:
         """Block until no list is being fetched."""
         for fetch in [each.fetch for each in self.registry._lists._listings]:
-            assert fetch is None or fetch.task.wait(time.monotonic() + PATIENCE_S, ANYBODY)
+            assert fetch is None or fetch.wait(time.monotonic() + PATIENCE_S, ANYBODY)
 
 
 @pytest.fixture
@@ -468,7 +467,7 @@ def test_a_process_without_threads_left_says_so(monkeypatch: pytest.MonkeyPatch)
     upstream = Upstream("one")
     desk = Desk(make_client("a", provider="q"), discovering("b", upstream))
     with monkeypatch.context() as patched:
-        patched.setattr(listing, "_threads", HelperThreads("test-models", 1))
+        patched.setattr(registry, "_threads", HelperThreads("test-models", 1))
 
         def refuse(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")

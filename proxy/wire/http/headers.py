@@ -12,13 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from ...errors import RETRY_HINTS, RetryHint
 
 # A caller's headers that go on. Authorization, cookies and X-Forwarded-* are for us, and never do.
-FORWARDED = (
-    "OpenAI-Beta",
-    "OpenAI-Organization",
-    "OpenAI-Project",
-    "Idempotency-Key",
-    "traceparent",
-)
+_OPENAIS = ("OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project")
+FORWARDED = (*_OPENAIS, "Idempotency-Key", "traceparent")
 
 # What http.client and gunicorn take: no control characters, above all no line ends.
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
