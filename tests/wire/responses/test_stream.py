@@ -473,3 +473,34 @@ def test_unary_answer_is_a_stream_of_one_chunk() -> None:
         "function_call",
     ]
     assert response["usage"]["input_tokens"] == 11
+
+
+def test_what_comes_during_a_call_waits_for_its_end() -> None:
+    """Text, signatures and other calls: one item is open at a time."""
+    block = {"type": "thinking", "thinking": "Hm", "signature": "c2ln"}
+    told = run(
+        [
+            chunk(
+                tool_calls=[call(0, "a", "weather", '{"n":'), call(1, "b", "weather", '{"n":2}')]
+            ),
+            chunk(content="late", thinking_blocks=[block]),
+            chunk(tool_calls=[call(0, arguments="1}")]),
+            chunk("tool_calls"),
+        ],
+        "claude",
+    )
+    moves = [event["type"] for event in told if "output_item" in event["type"]]
+    assert moves == ["response.output_item.added", "response.output_item.done"] * 4
+    found = replayed(told)["output"]
+    kinds = ["function_call", "function_call", "reasoning", "message"]
+    assert sorted(item["type"] for item in found) == sorted(kinds)
+    assert [item["arguments"] for item in found[:2]] == ['{"n":1}', '{"n":2}']
+
+
+def test_upstream_that_goes_back_to_a_call_is_refused() -> None:
+    """Its item is over: the caller may have run it already."""
+    stream = events()
+    stream.feed([chunk(tool_calls=[call(0, "a", "weather", "{}")]), chunk(content="Hey")])
+    stream.feed([chunk(tool_calls=[call(0, arguments=" ")])])
+    with pytest.raises(UpstreamInvalid, match="went back"):
+        stream.feed([chunk(tool_calls=[call(0, arguments="{")])])
