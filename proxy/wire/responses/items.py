@@ -12,44 +12,34 @@ from typing import Any, Final
 
 import msgspec
 
-from ...errors import InvalidRequest, UnsupportedParameter
+from ...errors import UnsupportedParameter
+from ..call_ids import plain_id
 from ..lenient_json import encode
 from ..stand_ins import NOT_RUN, result_without_call
 from ..tool_calls import CallResults
 from .reasoning import Thoughts
-from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
+from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of, odd
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 # What an item without a type is, by a member that only such items have.
 _KINDS: Final = {"role": "message", "output": "function_call_output", "arguments": "function_call"}
-# Kinds of clients that take media in results, and those that take files by URL.
-_SEE_RESULTS = _FETCH_FILES = ("claude", "gemini")
-_SYSTEM: Final = ("system", "developer")  # chat look-alikes know the first alone
+# Kinds of clients that see media in results, and fetch files by URL.
+_SEE_ALL: Final = ("claude", "gemini")
 
 # What a tool of the vendor's says of its work: the members of its item, and those within them.
-_TOLD = ["results", "outputs", "output", "result", "error", "title", "filename", "source", "url"]
-_TOLD += ["text", "logs", "stdout", "stderr", "message"]
-
-
-class _Call(msgspec.Struct):
-    """A call, and the content of its result."""
-
-    id: str
-    name: str
-    result: Any = None
+_TOLD: Final = (
+    *("results", "outputs", "output", "result", "error", "title", "filename", "source", "url"),
+    *("text", "logs", "stdout", "stderr", "message"),
+)
 
 
 class _Turn(msgspec.Struct):
-    """A message, and of the assistant's its calls. `closed`: a result of theirs was seen.
-
-    `texts`: the system's, which are one message: templates of local models take no second one.
-    """
+    """A message, and the results of its calls; `closed`: one of them was seen."""
 
     message: Json
-    texts: list[str] = []
-    calls: list[_Call] = []
+    results: list[Json] = []
     closed: bool = False
 
 
@@ -63,7 +53,7 @@ class Conversation:
         self._thoughts = Thoughts(kind)
         self._turns: list[_Turn] = []
         self._loop = 0  # where the tool loop begins that is going on
-        self._results: CallResults[_Turn, _Call] = CallResults()
+        self._results: CallResults[_Turn, Json] = CallResults()
         self._ids: set[str] = set()
 
     def add(self, items: Any) -> None:
@@ -71,32 +61,31 @@ class Conversation:
         if isinstance(items, str):
             items = [{"role": "user", "content": items}]
         if not isinstance(items, list):
-            raise InvalidRequest("input: expected a string or an array of items", param="input")
+            raise odd("input", "expected a string or an array of items")
         for at, item in enumerate(items):
-            path = f"input[{at}]"
             if not isinstance(item, dict):
-                raise InvalidRequest(f"{path}: expected an object", param=path)
-            self._add(item, _kind(item), path)
+                raise odd(f"input[{at}]", "expected an object")
+            self._add(item, _kind(item), f"input[{at}]")
 
     def messages(self) -> list[Json]:
         """All of them; raises InvalidRequest if there is none."""
         found: list[Json] = []
         for turn in self._turns:
-            if turn.texts:
-                turn.message["content"] = "\n\n".join(turn.texts)
-            found.append(turn.message)
-            behind: list[Json] = []
-            for call in turn.calls:
-                content = NOT_RUN if call.result is None else call.result
-                if isinstance(content, list) and self._kind not in _SEE_RESULTS:
-                    media = [part for part in content if part["type"] != "text"]
-                    behind += [_text(f"From the result of {call.name}:"), *media]
-                    content = "\n".join(part["text"] for part in content if part["type"] == "text")
-                found.append({"role": "tool", "tool_call_id": call.id, "content": content})
-            if behind:
-                found.append({"role": "user", "content": behind})
+            message, media = turn.message, []
+            if message["role"] == "system":
+                message["content"] = _joined(message["content"], "\n\n")
+            found += [message, *turn.results]
+            for call, result in zip(message.get("tool_calls", ()), turn.results, strict=True):
+                content = result["content"]
+                if isinstance(content, list) and self._kind not in _SEE_ALL:
+                    media.append(_text(f"From the result of {call['function']['name']}:"))
+                    media += [part for part in content if part["type"] != "text"]
+                    texts = [part["text"] for part in content if part["type"] == "text"]
+                    result["content"] = "\n".join(texts)
+            if media:
+                found.append({"role": "user", "content": media})
         if not found:
-            raise InvalidRequest("input: there is nothing to answer", param="input")
+            raise odd("input", "there is nothing to answer")
         return found
 
     def _add(self, item: Json, kind: str, path: str) -> None:
@@ -112,56 +101,48 @@ class Conversation:
         elif kind in ("tool_search_output", "additional_tools"):
             self._tools.add(item.get("tools"), f"{path}.tools")
         elif kind == "item_reference":
-            raise InvalidRequest(
-                f"{path}: item_reference: no items are kept here; send the whole input", param=path
-            )
+            raise odd(path, "item_reference: no items are kept here; send the whole input")
         elif kind in ("compaction", "compaction_trigger"):
-            raise UnsupportedParameter(
-                f"{path}: {kind}: only a client that speaks Responses itself can read it",
-                param=path,
-            )
+            said = f"{path}: {kind}: only a client that speaks Responses itself can read it"
+            raise UnsupportedParameter(said, param=path)
         elif kind != "image_generation_call" and (text := "\n".join(_told(item))):
             self._say("user", result_without_call(text))
         else:
             self.dropped[kind[:64]] = None
 
     def _say(self, role: str, content: Any) -> None:
+        """What the user says, or the system: in one message, as templates of local models want."""
         self._thoughts.forget()
         if role == "user":
             for turn in self._turns[self._loop :]:
                 turn.message.pop("reasoning_content", None)
             self._loop = len(self._turns) + 1
-        last = self._turns[-1] if self._turns else None
-        texts = [content] if role == "system" and isinstance(content, str) else []
-        if texts and last is not None and last.texts:
-            last.texts += texts
+        if role == "system" and self._turns and self._turns[-1].message["role"] == role:
+            self._turns[-1].message["content"] += content
         else:
-            self._turns.append(_Turn({"role": role, "content": content}, texts))
+            self._turns.append(_Turn({"role": role, "content": content}))
 
     def _message(self, item: Json, path: str) -> None:
-        role = item.get("role")
+        role, content = item.get("role"), item.get("content")
         if item.get("phase"):
             self.dropped["phase"] = None
-        content = item.get("content")
         parts = [] if content is None else self._parts(content, f"{path}.content")
         if role == "assistant":
             self._said(parts)
-        elif role in _SYSTEM:
-            self._say("system", _joined(parts, "\n\n"))
+        elif role in ("system", "developer"):  # chat look-alikes know the first alone
+            self._say("system", parts)
         elif role == "user":
             self._say("user", _joined(parts, "") if len(parts) == 1 else parts)
         else:
-            raise InvalidRequest(
-                f"{path}.role: expected user, assistant, system or developer, got {role!r:.80}",
-                param=f"{path}.role",
-            )
+            said = f"expected user, assistant, system or developer, got {role!r:.80}"
+            raise odd(f"{path}.role", said)
 
     def _parts(self, content: Any, path: str) -> list[Json]:
         """A content as parts of chat; raises InvalidRequest, UnsupportedParameter."""
         if isinstance(content, str):
             return [_text(content)]
         if not _is_content(content):
-            raise InvalidRequest(f"{path}: expected a string or an array of parts", param=path)
+            raise odd(path, "expected a string or an array of parts")
         return [_part(part, f"{path}[{at}]", self._kind) for at, part in enumerate(content)]
 
     def _said(self, parts: list[Json]) -> None:
@@ -169,7 +150,7 @@ class Conversation:
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         refusal = "".join(part["refusal"] for part in parts if part["type"] == "refusal")
         turn = self._current
-        if turn is None or turn.message["content"] or turn.calls:
+        if turn is None or turn.message["content"] or turn.results:
             turn = self._begin()
         self._thoughts.put(turn.message)
         turn.message["content"] = text or (None if refusal else "")
@@ -192,45 +173,39 @@ class Conversation:
         turn = self._current or self._begin()
         if kind in NAMES_BY_ITEM:
             name = NAMES_BY_ITEM[kind]
-            action = item.get(CALLERS[name][1])
-            arguments = encode(action if isinstance(action, dict) else {}).decode()
+            found = item.get(CALLERS[name][1])
+            found = found if isinstance(found, dict) else {}
         else:
             name = chat_name(name_of(item, path), item.get("namespace"))
-            found = item.get("arguments" if kind == "function_call" else "input")
+            found = item.get("arguments")
             if kind == "custom_tool_call":
-                found = {"input": found if isinstance(found, str) else ""}
-            arguments = found if isinstance(found, str) else encode(found or {}).decode()
+                text = item.get("input")
+                found = {"input": text if isinstance(text, str) else ""}
+        arguments = found if isinstance(found, str) else encode(found or {}).decode()
         ids = _ids(item)
-        call = _Call(self._unique(ids[0] if ids else "call"), name)
+        call_id = plain_id(ids[0] if ids else "", self._ids, "call_")
         function = {"name": name, "arguments": arguments}
-        made: Json = {"id": call.id, "type": "function", "function": function}
-        self._thoughts.put(turn.message, made)
-        turn.message.setdefault("tool_calls", []).append(made)
-        turn.calls.append(call)
-        self._results.expect(call, turn, *(ids or [""]))
-
-    def _unique(self, call_id: str) -> str:
-        """An id that no other call of the request has, the same every time."""
-        found, again = call_id, len(self._ids)
-        while found in self._ids:
-            again += 1
-            found = f"{call_id}_{again}"
-        self._ids.add(found)
-        return found
+        call: Json = {"id": call_id, "type": "function", "function": function}
+        self._thoughts.put(turn.message, call)
+        turn.message.setdefault("tool_calls", []).append(call)
+        result: Json = {"role": "tool", "tool_call_id": call_id, "content": NOT_RUN}
+        turn.results.append(result)
+        self._results.expect(result, turn, *(ids or [""]))
 
     def _result(self, item: Json, path: str) -> None:
-        output = item.get("output")
-        if _is_content(output):
-            content = _joined(self._parts(output, f"{path}.output"), "\n")
+        content: Any = item.get("output")
+        if _is_content(content):
+            content = _joined(self._parts(content, f"{path}.output"), "\n")
         else:
             content = "\n".join(_told(item))
-        if item.get("status") == "failed" and isinstance(content, str):
+        is_text = isinstance(content, str)
+        if item.get("status") == "failed" and is_text:
             content = f"Error: {content}"
         if pair := self._results.take(*(_ids(item) or [""])):
-            turn, call = pair
-            call.result, turn.closed = content, True
+            turn, result = pair
+            result["content"], turn.closed = content, True
         else:
-            self._say("user", result_without_call(content) if isinstance(content, str) else content)
+            self._say("user", result_without_call(content) if is_text else content)
 
 
 def _kind(item: Json) -> str:
@@ -269,15 +244,14 @@ def _part(part: Json, path: str, client: str) -> Json:
         if detail := part.get("detail"):  # chat does not know that of the original
             made["image_url"]["detail"] = "high" if detail == "original" else detail
     elif kind == "input_file":
-        is_fetched = part.get("file_url") and client in _FETCH_FILES
+        is_fetched = part.get("file_url") and client in _SEE_ALL
         data = _address(part, path, "file_url" if is_fetched else "file_data")
-        made = {"type": "file", "file": {"file_data": data}}
-        if name := part.get("filename"):
-            made["file"]["filename"] = name
+        name = {"filename": part["filename"]} if part.get("filename") else {}
+        made = {"type": "file", "file": {"file_data": data, **name}}
     elif kind == "input_audio":
         made = {"type": kind, "input_audio": part.get("input_audio")}
     else:
-        raise InvalidRequest(f"{path}: there is no part of type {kind!r:.80}", param=path)
+        raise odd(path, f"there is no part of type {kind!r:.80}")
     if mark := part.get("prompt_cache_breakpoint"):
         made["prompt_cache_breakpoint"] = mark
     return made
@@ -289,20 +263,14 @@ def _address(part: Json, path: str, wanted: str) -> str:
         return found
     for name in ("file_id", "file_url"):
         if part.get(name):
-            raise UnsupportedParameter(
-                f"{path}.{name}: no client of this model can read it; send `{wanted}`",
-                param=f"{path}.{name}",
-            )
-    raise InvalidRequest(f"{path}: expected `{wanted}`", param=path)
-
-
-def _is_plain(part: Json) -> bool:
-    return part.keys() == {"type", "text"}
+            said = f"{path}.{name}: no client of this model can read it; send `{wanted}`"
+            raise UnsupportedParameter(said, param=f"{path}.{name}")
+    raise odd(path, f"expected `{wanted}`")
 
 
 def _joined(parts: list[Json], between: str) -> Any:
     """Mere text as one string; more chat look-alikes take that."""
-    if all(map(_is_plain, parts)):
+    if all(part.keys() == {"type", "text"} for part in parts):
         return between.join(part["text"] for part in parts)
     return parts
 

@@ -7,7 +7,6 @@ it is text, which some of OpenAI's look-alikes want back; that stands in the ite
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from ..chat import objects, read_object
@@ -48,7 +47,7 @@ class Thoughts:
         container = unpack(sealed) if isinstance(sealed, str) else None
         if container is None:
             if self._kind == "openai" and not sealed:  # no summary, but a model's plain reasoning
-                self._text += "".join(texts_of(item.get("content")))
+                self._text += texts_of(item.get("content"))
         elif container.kind == self._kind:
             signed = read_object(container.payload)
             if isinstance(signed.get("block"), dict):
@@ -56,7 +55,7 @@ class Thoughts:
             elif "message" in signed and before is not None:
                 before["extra_content"] = signed["message"]
             elif not signed:
-                self._text += "".join(texts_of(item.get("summary")))
+                self._text += texts_of(item.get("summary"))
             self._extra = signed.get("call") or self._extra
 
     def put(self, message: Json, call: Json | None = None) -> None:
@@ -76,8 +75,6 @@ class Thoughts:
         self.forget()
 
 
-def texts_of(parts: Any) -> Iterator[str]:
+def texts_of(parts: Any) -> str:
     """The texts in a list of parts."""
-    for part in objects(parts):
-        if isinstance(part.get("text"), str):
-            yield part["text"]
+    return "".join(text for part in objects(parts) if isinstance(text := part.get("text"), str))

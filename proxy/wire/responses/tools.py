@@ -107,7 +107,7 @@ class Tools:
         for at, tool in enumerate(tools if isinstance(tools, list) else ()):
             place = f"{path}[{at}]"
             if not isinstance(tool, dict):
-                raise InvalidRequest(f"{place}: expected an object", param=place)
+                raise odd(place, "expected an object")
             kind = str(tool.get("type") or "function")
             if kind == "namespace":
                 self.add(tool.get("tools"), f"{place}.tools", name_of(tool, place))
@@ -185,8 +185,13 @@ def name_of(tool: Json, path: str) -> str:
     """The name of a tool or call; raises InvalidRequest if it has none."""
     name = tool.get("name")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest(f"{path}.name: expected a name", param=f"{path}.name")
+        raise odd(f"{path}.name", "expected a name")
     return name
+
+
+def odd(path: str, said: str) -> InvalidRequest:
+    """The error for what stands at this path of the request."""
+    return InvalidRequest(f"{path}: {said}", param=path)
 
 
 def _is_local(tool: Json) -> bool:
