@@ -107,8 +107,9 @@ class DeltaReader(ABC):
         return self._written()
 
     def _begin(self, chunk: Json) -> None:
-        self._is_begun = True
-        self._start(chunk)
+        if not self._is_begun:
+            self._is_begun = True
+            self._start(chunk)
 
     def _written(self) -> bytes:
         written = b"".join(self._out)

@@ -1,11 +1,7 @@
 """OpenAI's Responses, as callers speak it, and chat: pure translators, chat is the hub.
 
-    request.py    Responses request -> chat request
-    items.py      its input: items -> messages
-    tools.py      its tools as functions, and what their calls are to the caller
-    stream.py     chat.completion.chunk -> events, whose last one holds the whole Response
-    answer.py     the Response: its items, usage and parameters
-
+`request` makes a chat request, with the messages of `items` and the functions of `tools`; `stream`
+makes events of chat's chunks, the last of which holds the whole Response (`answer`).
 Facts are from platform.openai.com/docs/api-reference/responses and the types of the `openai` SDK
 3.57 (types/responses), read 2026-11.
 """

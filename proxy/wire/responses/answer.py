@@ -9,13 +9,13 @@ from msgspec import Raw
 
 from ...errors import ProxyError
 from ..chat import Usage, objects
+from ..chat.usage import as_object
 from .tools import Json
 
 # The parameters that come back, and what they are if the caller left them out.
-_NULLS = ["instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key", "temperature"]
-_NULLS += ["safety_identifier", "top_p", "user"]
 _GIVEN: Final[Json] = {
-    **dict.fromkeys(_NULLS),
+    **dict.fromkeys(("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key")),
+    **dict.fromkeys(("temperature", "safety_identifier", "top_p", "user")),
     "metadata": {},
     "parallel_tool_calls": True,
     "reasoning": {"effort": None, "summary": None},
@@ -60,12 +60,10 @@ def opening(model: str, fields: dict[str, Raw], token: str) -> Json:
 def usage_of(told: Usage) -> Json:
     """`usage` as this dialect has it; the input has what was cached in both."""
     prompt, completion = told.prompt_tokens or 0, told.completion_tokens or 0
+    read, written = told.cached_tokens or 0, told.cache_write_tokens or 0
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {
-            "cached_tokens": told.cached_tokens or 0,
-            "cache_write_tokens": told.cache_write_tokens or 0,
-        },
+        "input_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
         "output_tokens": completion,
         "output_tokens_details": {"reasoning_tokens": told.reasoning_tokens or 0},
         "total_tokens": prompt + completion,
@@ -74,19 +72,15 @@ def usage_of(told: Usage) -> Json:
 
 def logprobs_of(choice: Json) -> list[Json]:
     """The tokens' probabilities in a choice."""
-    found = choice.get("logprobs")
     return [
         {**_logprob(token), "top_logprobs": list(map(_logprob, objects(token.get("top_logprobs"))))}
-        for token in objects(found.get("content") if isinstance(found, dict) else None)
+        for token in objects(as_object(choice.get("logprobs")).get("content"))
     ]
 
 
 def _logprob(token: Json) -> Json:
-    return {
-        "token": token.get("token") or "",
-        "bytes": token.get("bytes") or [],
-        "logprob": token.get("logprob") or 0.0,
-    }
+    defaults: Json = {"token": "", "bytes": [], "logprob": 0.0}
+    return {name: token.get(name) or default for name, default in defaults.items()}
 
 
 class _Cited(msgspec.Struct):
@@ -116,9 +110,7 @@ def error_of(error: ProxyError, message: str) -> Json:
 
     `message`: what is said of the error where there is no status.
     """
-    code = "server_error"
-    if error.status == 429:
-        code = "rate_limit_exceeded"
-    elif 400 <= error.status < 500 and error.status != 408:
-        code = "invalid_prompt"
+    is_callers = 400 <= error.status < 500 and error.status != 408
+    code = "invalid_prompt" if is_callers else "server_error"
+    code = "rate_limit_exceeded" if error.status == 429 else code
     return {"code": code, "message": message, "type": error.type, "param": error.param}

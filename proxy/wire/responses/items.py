@@ -14,10 +14,11 @@ import msgspec
 
 from ...errors import UnsupportedParameter
 from ..call_ids import plain_id
+from ..chat import objects, read_object
 from ..lenient_json import encode
+from ..reasoning import unpack
 from ..stand_ins import NOT_RUN, result_without_call
 from ..tool_calls import CallResults
-from .reasoning import Thoughts
 from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of, odd
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
@@ -43,6 +44,59 @@ class _Turn(msgspec.Struct):
     closed: bool = False
 
 
+class _Thoughts:
+    """Reasoning of earlier turns that waits for what it led to, for a client of this `kind`.
+
+    What its `encrypted_content` holds, `packed` of `stream` says.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing followed that it led to."""
+        self._blocks: list[Json] = []
+        self._extra: Any = None
+        self._text = ""
+
+    def take(self, item: Json, before: Json | None) -> None:
+        """An item of reasoning; `before`: the assistant's message that is still open, if any.
+
+        What another kind of client made is left out, and so is a vendor's own.
+        """
+        sealed = item.get("encrypted_content")
+        container = unpack(sealed) if isinstance(sealed, str) else None
+        if container is None:
+            if self._kind == "openai" and not sealed:  # no summary, but a model's plain reasoning
+                self._text += _texts(item.get("content"))
+        elif container.kind == self._kind:
+            signed = read_object(container.payload)
+            if isinstance(signed.get("block"), dict):
+                self._blocks.append(signed["block"])
+            elif "message" in signed and before is not None:
+                before["extra_content"] = signed["message"]
+            elif not signed:
+                self._text += _texts(item.get("summary"))
+            self._extra = signed.get("call") or self._extra
+
+    def put(self, message: Json, call: Json | None = None) -> None:
+        """Into the assistant's message what was thought before its text, or before this call."""
+        for block in self._blocks:
+            blocks = message.setdefault("thinking_blocks", [])
+            place = {
+                "index": len(blocks),
+                "content_offset": len(message["content"] or ""),
+                "tool_call_offset": len(message.get("tool_calls", ())),
+            }
+            blocks.append({**block, **place})
+        if self._text:
+            message["reasoning_content"] = message.get("reasoning_content", "") + self._text
+        if call is not None and self._extra is not None:
+            call["extra_content"] = self._extra
+        self.forget()
+
+
 class Conversation:
     """Grows item by item, for a client of this `kind`. `tools` take in those that items bring."""
 
@@ -50,7 +104,7 @@ class Conversation:
         self.dropped: dict[str, None] = {}
         self._tools = tools
         self._kind = kind
-        self._thoughts = Thoughts(kind)
+        self._thoughts = _Thoughts(kind)
         self._turns: list[_Turn] = []
         self._loop = 0  # where the tool loop begins that is going on
         self._results: CallResults[_Turn, Json] = CallResults()
@@ -226,6 +280,10 @@ def _is_content(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(part, dict) and isinstance(part.get("type"), str) for part in value
     )
+
+
+def _texts(parts: Any) -> str:
+    return "".join(text for part in objects(parts) if isinstance(text := part.get("text"), str))
 
 
 def _text(text: str) -> Json:

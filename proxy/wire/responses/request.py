@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from ...errors import InvalidRequest, UnsupportedParameter
+from ...errors import UnsupportedParameter
 from ..chat import ChatRequest, Speech, read_fields, without_reasoning
-from ..chat.fields import too_deep
+from ..chat.fields import misfit, too_deep
 from ..lenient_json import decoder, encode
 from .items import Conversation
-from .tools import Json, Tools
+from .tools import Json, Tools, odd
 
 SPEECH: Speech = ("chat", "responses")
 COUNT: Speech = ("count", "responses")
@@ -27,6 +27,7 @@ _AS_THEY_ARE += ["service_tier", "stop", "temperature", "top_k", "top_p", "user"
 _KEPT: Final = ("previous_response_id", "conversation", "background", "prompt")
 
 _NOTHING: Final = (b"null", b"false")
+_READ: Final = {"effort", "summary"}  # of `reasoning`
 _LOGPROBS: Final = "message.output_text.logprobs"
 
 
@@ -61,14 +62,14 @@ class Translation(NamedTuple):
 
     def plain(self) -> Translation | None:
         """The same without what it says of reasoning, asked for or had; None: that is nothing."""
-        request, dropped = self.request, self.dropped
-        fields = read_fields(request.body)
-        if fields.pop("reasoning_effort", None):
-            request = msgspec.structs.replace(request, body=encode(fields))
-            dropped += ("reasoning.effort",)
-        if body := without_reasoning(request.body):
-            request = msgspec.structs.replace(request, body=body)
-        return None if request is self.request else Translation(request, self.tools, dropped)
+        fields = read_fields(self.request.body)
+        dropped = ("reasoning.effort",) if fields.pop("reasoning_effort", None) else ()
+        body = encode(fields) if dropped else self.request.body
+        body = without_reasoning(body) or body
+        if body is self.request.body:
+            return None
+        request = msgspec.structs.replace(self.request, body=body)
+        return Translation(request, self.tools, self.dropped + dropped)
 
 
 def kept_by_the_vendor(fields: Mapping[str, Raw]) -> UnsupportedParameter | None:
@@ -102,57 +103,49 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
     try:
         asked = _decode(body)
     except msgspec.DecodeError as error:
-        problem, _, param = str(error).partition(" - at `$.")
-        param = param.rstrip("`")
-        raise InvalidRequest(f"{param or 'body'}: {problem}", param=param or None) from error
+        raise misfit(error) from error
     tools = Tools(kind)
     tools.add(asked.tools, "tools")
     talk = Conversation(tools, kind)
     if asked.instructions:
         talk.add([{"role": "system", "content": asked.instructions}])
     talk.add(asked.input)
-    dropped = dict.fromkeys(name for name in fields if name not in _KNOWN)
-    chat: Json = {"model": model, "messages": talk.messages()}
-    chat |= {name: fields[name] for name in _AS_THEY_ARE if _is_set(fields, name)}
-    if asked.max_output_tokens is not None:
-        chat["max_tokens"] = asked.max_output_tokens
-    chat |= _reasoning(asked.reasoning or {}, dropped) | _text(asked.text or {})
-    if _LOGPROBS in (asked.include or ()) or asked.top_logprobs:
-        chat |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
+    reasoning, text = asked.reasoning or {}, asked.text or {}
+    has_logprobs = asked.top_logprobs or _LOGPROBS in (asked.include or ())
     choice = tools.choice(asked.tool_choice)
-    if tools.declared:
-        chat["tools"] = tools.declared
-        how = {"tool_choice": choice, "parallel_tool_calls": asked.parallel_tool_calls}
-        chat |= {name: value for name, value in how.items() if value is not None}
-    if tools.searches:
-        chat["web_search_options"] = {"optional": True}
-    if stream:
-        chat |= {"stream": True, "stream_options": {"include_usage": True}}
-    request = ChatRequest(encode(chat), model, stream, is_made=True)
-    return Translation(request, tools, tuple({**dropped, **tools.dropped, **talk.dropped}))
+    chat: Json = {
+        "model": model,
+        "messages": talk.messages(),
+        **{name: fields[name] for name in _AS_THEY_ARE if _is_set(fields, name)},
+        "max_tokens": asked.max_output_tokens,
+        "reasoning_effort": reasoning.get("effort"),
+        "verbosity": text.get("verbosity"),
+        "response_format": _format(text.get("format")),
+        "logprobs": True if has_logprobs else None,
+        "top_logprobs": asked.top_logprobs or 0 if has_logprobs else None,
+        "tools": tools.declared or None,
+        "tool_choice": choice if tools.declared else None,
+        "parallel_tool_calls": asked.parallel_tool_calls if tools.declared else None,
+        "web_search_options": {"optional": True} if tools.searches else None,
+        "stream": True if stream else None,
+        "stream_options": {"include_usage": True} if stream else None,
+    }
+    made = encode({name: value for name, value in chat.items() if value is not None})
+    unknown = [name for name in fields if name not in _KNOWN]
+    lost = sorted(name for name in reasoning.keys() - _READ if reasoning[name] is not None)
+    unknown += [f"reasoning.{name}" for name in lost]
+    dropped = tuple(dict.fromkeys([*unknown, *tools.dropped, *talk.dropped]))
+    return Translation(ChatRequest(made, model, stream, is_made=True), tools, dropped)
 
 
-def _reasoning(asked: Json, dropped: dict[str, None]) -> Json:
-    lost = asked.keys() - {"effort", "summary"}
-    dropped |= {f"reasoning.{name}": None for name in sorted(lost) if asked[name] is not None}
-    effort = asked.get("effort")
-    return {} if effort is None else {"reasoning_effort": effort}
-
-
-def _text(asked: Json) -> Json:
-    verbosity, form = asked.get("verbosity"), asked.get("format")
-    chat: Json = {} if verbosity is None else {"verbosity": verbosity}
-    if form is None:
-        return chat
-    kind = form.get("type") if isinstance(form, dict) else None
-    if kind == "json_schema":
-        names = ("name", "description", "schema", "strict")
-        schema = {name: form[name] for name in names if form.get(name) is not None}
-        chat["response_format"] = {"type": kind, "json_schema": schema}
-    elif kind == "json_object":
-        chat["response_format"] = {"type": kind}
-    elif kind != "text":
-        raise InvalidRequest(
-            "text.format.type: expected text, json_schema or json_object", param="text.format.type"
-        )
-    return chat
+def _format(form: Any) -> Json | None:
+    """`text.format` as chat's `response_format`."""
+    kind = form.get("type") if isinstance(form, dict) else form
+    if kind in (None, "text"):
+        return None
+    if kind == "json_object":
+        return {"type": kind}
+    if kind != "json_schema" or not isinstance(form, dict):
+        raise odd("text.format.type", "expected text, json_schema or json_object")
+    names = ("name", "description", "schema", "strict")
+    return {"type": kind, kind: {name: form[name] for name in names if form.get(name) is not None}}

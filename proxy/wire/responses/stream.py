@@ -18,7 +18,7 @@ from .. import call_ids
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
 from ..lenient_json import encode
-from . import reasoning
+from ..reasoning import pack
 from .answer import INCOMPLETE, citation_of, error_of, logprobs_of, opening, usage_of
 from .tools import CALLERS, Json, Tools
 
@@ -43,6 +43,8 @@ _FORMS: Final = {
     "function": _Form("function_call", "", "", "function_call_arguments", "arguments"),
     "custom": _Form("custom_tool_call", "", "", "custom_tool_call_input", "input"),
 }
+# Of a block of thinking: what else chat has in it is where it was.
+_BLOCK: Final = ("type", "thinking", "signature", "data")
 _PART_EVENTS: Final = {"content": "content_part", "summary": "reasoning_summary_part"}
 # How ids begin: OpenAI refuses others in an input.
 _IDS = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
@@ -82,8 +84,7 @@ class Events(DeltaReader):
 
     def fail(self, error: ProxyError, message: str) -> bytes:
         """The end of one that is not."""
-        if not self._is_begun:
-            self._begin({})
+        self._begin({})
         usage = None if self.usage is None else usage_of(self.usage)
         self._response |= {"status": "failed", "error": error_of(error, message), "usage": usage}
         self._send("failed", response=self._response)
@@ -97,8 +98,7 @@ class Events(DeltaReader):
 
     def _finish(self) -> None:
         """End all that is open, and the Response."""
-        if not self._is_begun:
-            self._begin({})
+        self._begin({})
         why = INCOMPLETE.get(str(self._ending.get("finish_reason")))
         self._status = "incomplete" if why else "completed"
         self._end_turns()
@@ -147,11 +147,11 @@ class Events(DeltaReader):
 
     def _keep(self, what: str, signed: Any) -> None:
         """Give out signed reasoning: in the item whose text went before, or in one of its own."""
-        packed = reasoning.packed(self._client, **{what: signed})
-        if packed is not None:
+        sealed = packed(self._client, **{what: signed})
+        if sealed is not None:
             if self._item is None or self._item["type"] != "reasoning":
                 self._item = self._open("reasoning", summary=[])
-            self._item["encrypted_content"] = packed
+            self._item["encrypted_content"] = sealed
             self._close()
 
     def _cite(self, annotation: Json) -> None:
@@ -188,7 +188,7 @@ class Events(DeltaReader):
         if item is not None:
             self._close_text()
             if item["type"] == "reasoning":
-                item.setdefault("encrypted_content", reasoning.packed(self._client))
+                item.setdefault("encrypted_content", packed(self._client))
             item["status"] = self._status
             self._send("output_item.done", output_index=len(self._output) - 1, item=item)
             self._item = None
@@ -294,6 +294,19 @@ def _apart(delta: Json) -> Iterator[Json]:
         text_at, call_at = text_to, call_to
     rest = {**delta, "reasoning_content": None, "reasoning": None, "thinking_blocks": None}
     yield {**rest, "content": content[text_at:], "tool_calls": calls[call_at:]}
+
+
+def packed(kind: str, **signed: Any) -> str | None:
+    """The `encrypted_content` of what this kind of client signed, a container (`wire.reasoning`).
+
+    Its payload is JSON with one member at most: a `block` of Claude's thinking, or Google's extra
+    field of the `call` that follows or of the `message` before. Without any it is text, which some
+    of OpenAI's look-alikes want back; that stands in the item's `summary`. None: it is too large,
+    or nobody wants it back.
+    """
+    if isinstance(block := signed.get("block"), dict):
+        signed = {"block": {name: block[name] for name in _BLOCK if block.get(name)}}
+    return pack(kind, encode(signed)) if signed or kind == "openai" else None
 
 
 def _input(arguments: str) -> str:

@@ -62,12 +62,8 @@ NAMES_BY_ITEM: Final = {f"{name}_call": name for name in CALLERS}
 
 _SEARCH: Final = "web_search"  # and with a date or `_preview` behind it
 
-_CUSTOM: Final = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
+_INPUT: Final[Json] = {"properties": {"input": {"type": "string"}}, "required": ["input"]}
+_CUSTOM: Final = {"type": "object", **_INPUT, "additionalProperties": False}
 
 
 class Meant(NamedTuple):
@@ -158,27 +154,23 @@ class Tools:
         asked = objects(choice.get("tools")) if is_list else [choice]
         tools = [found for tool in asked if (found := self._chosen(tool))]
         mode = "required" if choice.get("mode") == "required" or not is_list else "auto"
+        if not tools and mode == "required":
+            raise _refusal(kind)
         if not tools:
-            if mode == "required":
-                raise _refusal(kind)
             return "none"
         return {"type": kind, kind: {"mode": mode, "tools": tools}} if is_list else tools[0]
 
     def _chosen(self, tool: Json) -> Json | None:
         kind = tool.get("type")
         name = tool.get("name") if kind in ("function", "custom") else kind
-        if isinstance(name, str):
-            name = chat_name(name, tool.get("namespace"))
-            if name in self._meant or kind == "function":
-                return {"type": "function", "function": {"name": name}}
-        return None
+        name = chat_name(name, tool.get("namespace")) if isinstance(name, str) else ""
+        is_known = name in self._meant or (name and kind == "function")
+        return {"type": "function", "function": {"name": name}} if is_known else None
 
 
 def _refusal(wanted: str) -> UnsupportedParameter:
-    return UnsupportedParameter(
-        f"tool_choice: {wanted!r} asks for a tool that no client of this model can run",
-        param="tool_choice",
-    )
+    said = f"tool_choice: {wanted!r} asks for a tool that no client of this model can run"
+    return UnsupportedParameter(said, param="tool_choice")
 
 
 def name_of(tool: Json, path: str) -> str:
