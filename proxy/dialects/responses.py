@@ -91,9 +91,8 @@ class ResponsesAsk(Ask):
         return self.events(answer.kind).whole(chunks_of(answer.body))
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
-        if answer.is_native:
-            return native.events_of(answer.body), True
-        return super().streamed(answer)
+        is_native = answer.is_native
+        return (native.events_of(answer.body), True) if is_native else super().streamed(answer)
 
     def writer(self) -> ResponsesWriter:
         return ResponsesWriter(self)

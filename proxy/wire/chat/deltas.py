@@ -77,8 +77,8 @@ class DeltaReader(ABC):
         """A call has its turn: write what came of it."""
 
     @abstractmethod
-    def _add_arguments(self, piece: str) -> None:
-        """More of the call that has its turn."""
+    def _write(self, text: str) -> None:
+        """More of what is open: of the call that has its turn, for one."""
 
     @abstractmethod
     def _close_call(self, call: Call) -> None:
@@ -166,7 +166,7 @@ class DeltaReader(ABC):
             return
         call.pieces.append(piece)
         if call is self._turn:
-            self._add_arguments(piece)
+            self._write(piece)
         elif call not in self._waiting:
             if piece.strip():
                 raise UpstreamInvalid("the upstream went back to a call that was whole")

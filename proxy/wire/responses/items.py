@@ -84,12 +84,9 @@ class _Thoughts:
         """Into the assistant's message what was thought before its text, or before this call."""
         for block in self._blocks:
             blocks = message.setdefault("thinking_blocks", [])
-            place = {
-                "index": len(blocks),
-                "content_offset": len(message["content"] or ""),
-                "tool_call_offset": len(message.get("tool_calls", ())),
-            }
-            blocks.append({**block, **place})
+            place = {"index": len(blocks), "content_offset": len(message["content"] or "")}
+            calls = len(message.get("tool_calls", ()))
+            blocks.append({**block, **place, "tool_call_offset": calls})
         if self._text:
             message["reasoning_content"] = message.get("reasoning_content", "") + self._text
         if call is not None and self._extra is not None:

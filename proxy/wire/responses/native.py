@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from ..chat import Usage, objects, read_error, read_object
+from ..chat.usage import as_object
 from ..lenient_json import decode_object, decoder, encode
 from ..native import NativeStream
 from ..reasoning import MARK
@@ -64,9 +65,8 @@ class _Response(msgspec.Struct, frozen=True):
     usage: _Counts | None = None
 
     def told(self) -> Usage | None:
-        if self.usage is None:
-            return None
-        return Usage(self.usage.input_tokens, self.usage.output_tokens)
+        counts = self.usage
+        return None if counts is None else Usage(counts.input_tokens, counts.output_tokens)
 
 
 class _Event(msgspec.Struct):
@@ -91,11 +91,9 @@ def read_response(body: bytes) -> Usage | None:
 
 def _refusal(told: dict[str, Any]) -> UpstreamRefusal | None:
     """The error in a Response, in an event, or in an envelope."""
-    response = told.get("response")
-    error = (response if isinstance(response, dict) else told).get("error")
-    if not isinstance(error, dict):
-        error = told if told.get("message") else None
-    if error is None:
+    error = (as_object(told.get("response")) or told).get("error")
+    error = error if isinstance(error, dict) else told
+    if error is told and not told.get("message"):
         return None
     code = str(error.get("code") or "server_error")
     status = int(code) if code.isdecimal() and 400 <= int(code) <= 599 else _STATUSES.get(code, 400)
@@ -113,10 +111,8 @@ def events_of(body: bytes) -> list[bytes]:
     ]
     last = "incomplete" if response.get("status") == "incomplete" else "completed"
     told.append({"type": f"response.{last}", "response": response})
-    return [
-        named(encode({**event, "sequence_number": at}), event["type"].encode())
-        for at, event in enumerate(told)
-    ]
+    numbered = [{**event, "sequence_number": at} for at, event in enumerate(told)]
+    return [named(encode(event), event["type"].encode()) for event in numbered]
 
 
 class ResponseEvents(NativeStream):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from ...errors import ProxyError
 from .. import call_ids
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
+from ..chat.usage import as_object
 from ..lenient_json import encode
 from ..reasoning import pack
 from .answer import INCOMPLETE, citation_of, error_of, logprobs_of, opening, usage_of
@@ -24,9 +26,8 @@ from .tools import CALLERS, Json, Tools
 
 
 class _Form(NamedTuple):
-    """A text that comes in pieces: the item and its member that it stands in, and its events.
-
-    `parts`: the member with the parts, one of which, of this `type`, has it; "": the item has it.
+    """A text that comes in pieces: the type of its item, the member with the parts, one of which,
+    of this `type`, has it ("": the item itself has), its events, and the member that it is.
     """
 
     item: str
@@ -165,8 +166,7 @@ class Events(DeltaReader):
     def _show(self, image: Json) -> None:
         """An image that the model made, if it is here."""
         found = image.get("image_url")
-        url = found.get("url") if isinstance(found, dict) else found
-        _, mark, data = str(url).partition(";base64,")
+        _, mark, data = str(as_object(found).get("url", found)).partition(";base64,")
         if mark:
             self._open("image_generation_call", result=data)
             self._close()
@@ -218,11 +218,12 @@ class Events(DeltaReader):
         self._delta = (head, logprobs + b',"sequence_number":')
 
     def _write(self, text: str) -> None:
-        """A delta: what an answer has most of."""
-        self._texts.append(text)
-        head, tail = self._delta
-        self._out.append(head + encode(text) + tail + b"%d}\n\n" % self._number)
-        self._number += 1
+        """A delta: what an answer has most of. Calls that can only be told whole have none."""
+        if self._kind:
+            self._texts.append(text)
+            head, tail = self._delta
+            self._out.append(head + encode(text) + tail + b"%d}\n\n" % self._number)
+            self._number += 1
 
     def _close_text(self) -> None:
         if not self._kind:
@@ -246,10 +247,6 @@ class Events(DeltaReader):
             self._keep("call", call.signed)
         if self._tools.meant(call.name).kind == "function":
             self._open_arguments(call, "function", "".join(call.pieces) or "{}")
-
-    def _add_arguments(self, piece: str) -> None:
-        if self._kind:
-            self._write(piece)
 
     def _close_call(self, call: Call) -> None:
         if self._item is None:  # what it is to the caller is known once it is whole
@@ -277,8 +274,8 @@ def _apart(delta: Json) -> Iterator[Json]:
 
     Blocks of thinking say how much text and how many calls came before them.
     """
-    blocks, content = objects(delta.get("thinking_blocks")), delta.get("content") or ""
-    calls = objects(delta.get("tool_calls"))
+    blocks, calls = objects(delta.get("thinking_blocks")), objects(delta.get("tool_calls"))
+    content = delta.get("content") or ""
     says_more = content or calls or delta.get("refusal")
     if not blocks or not says_more or not isinstance(content, str):
         yield delta
@@ -317,11 +314,7 @@ def _input(arguments: str) -> str:
 
 def _made(kind: str, arguments: str) -> Json | None:
     """What the caller is to run; None: it is none of those tools, or not as its item has it."""
-    if kind not in CALLERS:
-        return None
-    shape, member = CALLERS[kind]
-    try:
-        found = msgspec.json.decode(arguments, type=shape)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return {member: msgspec.to_builtins(found)}
+    with suppress(KeyError, msgspec.DecodeError, RecursionError):
+        shape, member = CALLERS[kind]
+        return {member: msgspec.to_builtins(msgspec.json.decode(arguments, type=shape))}
+    return None

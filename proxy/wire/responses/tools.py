@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import objects
+from ..chat.usage import as_object
 from ..made_names import plain_name
 
 Json = dict[str, Any]
@@ -67,16 +68,10 @@ _CUSTOM: Final = {"type": "object", **_INPUT, "additionalProperties": False}
 
 
 class Meant(NamedTuple):
-    """The caller's tool that a name in chat stands for. `kind`: its type."""
+    """The caller's tool that a name in chat stands for: its type, and how items name it."""
 
     kind: str
-    name: str
-    namespace: str | None = None
-
-    @property
-    def named(self) -> Json:
-        """How an item says it."""
-        return {"name": self.name, **({"namespace": self.namespace} if self.namespace else {})}
+    named: Json
 
 
 def chat_name(name: str, namespace: object = None) -> str:
@@ -92,10 +87,10 @@ class Tools:
     """
 
     def __init__(self, kind: str) -> None:
-        self.searches = False
         self._kind = kind
         self.declared: list[Json] = []
         self.dropped: dict[str, None] = {}
+        self.searches = False
         self._meant: dict[str, Meant] = {}
 
     def add(self, tools: Any, path: str, namespace: str | None = None) -> None:
@@ -105,12 +100,14 @@ class Tools:
             if not isinstance(tool, dict):
                 raise odd(place, "expected an object")
             kind = str(tool.get("type") or "function")
+            own = {"namespace": namespace} if namespace else {}
+            runs_in = as_object(tool.get("environment")).get("type", "local")
             if kind == "namespace":
                 self.add(tool.get("tools"), f"{place}.tools", name_of(tool, place))
             elif kind in ("function", "custom"):
-                self._declare(Meant(kind, name_of(tool, place), namespace), tool)
-            elif kind in CALLERS and _is_local(tool):
-                self._declare(Meant(kind, kind), tool)
+                self._declare(Meant(kind, {"name": name_of(tool, place), **own}), tool)
+            elif kind in CALLERS and runs_in == "local":  # else in a container of the vendor's
+                self._declare(Meant(kind, {"name": kind}), tool)
             elif kind.startswith(_SEARCH) and self._kind == "gemini":
                 self.searches = True
             else:
@@ -119,7 +116,7 @@ class Tools:
                 self.dropped["allowed_callers"] = None
 
     def _declare(self, meant: Meant, tool: Json) -> None:
-        name = chat_name(meant.name, meant.namespace)
+        name = chat_name(**meant.named)
         if name in self._meant:
             return
         self._meant[name] = meant
@@ -136,7 +133,7 @@ class Tools:
 
     def meant(self, name: str) -> Meant:
         """The tool that a call means by this name; a function of that name if there is none."""
-        return self._meant.get(name) or Meant("function", name)
+        return self._meant.get(name) or Meant("function", {"name": name})
 
     def choice(self, choice: Any) -> Any:
         """`tool_choice` as chat's; None: it goes without saying.
@@ -184,12 +181,6 @@ def name_of(tool: Json, path: str) -> str:
 def odd(path: str, said: str) -> InvalidRequest:
     """The error for what stands at this path of the request."""
     return InvalidRequest(f"{path}: {said}", param=path)
-
-
-def _is_local(tool: Json) -> bool:
-    """Whether the caller runs it, not a container of the vendor's."""
-    environment = tool.get("environment")
-    return not isinstance(environment, dict) or environment.get("type") == "local"
 
 
 def _described(tool: Json) -> str | None:
