@@ -50,10 +50,8 @@ def opening(model: str, fields: dict[str, Raw], token: str) -> Json:
         "previous_response_id": None,
         "store": False,
         "usage": None,
-        **{
-            name: default if fields.get(name, _NULL) == _NULL else fields[name]
-            for name, default in _GIVEN.items()
-        },
+        **_GIVEN,
+        **{name: value for name, value in fields.items() if name in _GIVEN and value != _NULL},
     }
 
 

@@ -151,11 +151,11 @@ class Tools:
         asked = objects(choice.get("tools")) if is_list else [choice]
         tools = [found for tool in asked if (found := self._chosen(tool))]
         mode = "required" if choice.get("mode") == "required" or not is_list else "auto"
-        if not tools and mode == "required":
+        if tools:
+            return {"type": kind, kind: {"mode": mode, "tools": tools}} if is_list else tools[0]
+        if mode == "required":
             raise _refusal(kind)
-        if not tools:
-            return "none"
-        return {"type": kind, kind: {"mode": mode, "tools": tools}} if is_list else tools[0]
+        return "none"
 
     def _chosen(self, tool: Json) -> Json | None:
         kind = tool.get("type")
