@@ -19,7 +19,8 @@ from ..errors import UnsupportedParameter, UpstreamRefusal
 from ..net.watch import CLOCK, CallerConnection, Clock
 from ..wire import chat as wire
 from ..wire import lenient_json
-from ..wire.sample import Unmade, as_dict, sample
+from ..wire.chat.usage import as_object
+from ..wire.sample import Unmade, sample
 from ..wire.sse import DONE, encode
 from .base import ChunkTranslator, Client, Reply
 
@@ -149,13 +150,13 @@ def _answer(asked: dict[str, Any]) -> _Answer:
     said = texts[-1].split()[:MAX_WORDS] if texts else []
     text = " ".join(["Hello from the demo provider.", *(["You said:", *said] if said else [])])
     words, finish, call = re.findall(r"\s*\S+", text), "stop", None
-    wanted = as_dict(asked.get("response_format"))
+    wanted = as_object(asked.get("response_format"))
     if (function := _called(asked, messages)) is not None:
         words, finish = _fitting(function.get("parameters"), "tools"), "tool_calls"
         earlier = sum([message.get("role") == "tool" for message in messages])
         call = partial(_call, function["name"], f"call_demo_{earlier + 1}")
     elif wanted.get("type") == "json_schema":
-        words = _fitting(as_dict(wanted.get("json_schema")).get("schema"), "response_format")
+        words = _fitting(as_object(wanted.get("json_schema")).get("schema"), "response_format")
     elif wanted.get("type") == "json_object":
         words = [lenient_json.encode({"answer": text}).decode()]
     most = asked.get("max_completion_tokens") or asked.get("max_tokens")
@@ -172,10 +173,10 @@ def _called(asked: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, 
     choice = asked.get("tool_choice")
     if choice == "none" or "tool" in since:
         return None
-    functions = [as_dict(tool.get("function")) for tool in wire.objects(asked.get("tools"))]
+    functions = [as_object(tool.get("function")) for tool in wire.objects(asked.get("tools"))]
     if isinstance(choice, dict):
-        allowed = wire.objects(as_dict(choice.get("allowed_tools")).get("tools")) or [choice]
-        names = [as_dict(tool.get("function")).get("name") for tool in allowed]
+        allowed = wire.objects(as_object(choice.get("allowed_tools")).get("tools")) or [choice]
+        names = [as_object(tool.get("function")).get("name") for tool in allowed]
         functions = [function for function in functions if function.get("name") in names]
     return next((each for each in functions if isinstance(each.get("name"), str)), None)
 

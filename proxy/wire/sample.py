@@ -1,28 +1,19 @@
-"""Makes a value that a JSON Schema accepts: a small one, the same each time. Pure.
+"""Makes a value that a JSON Schema accepts: the least one, the same each time, for the demo.
 
-It keeps what vendors take of a schema (platform.openai.com/docs/guides/structured-outputs, read
-2026-11): types, enums, unions, references, ranges, lengths, formats. Of an object it makes what is
-required. Of patterns it knows nothing, nor of what stands beside a union or a reference.
+It knows what SDKs make of types (platform.openai.com/docs/guides/structured-outputs, read 2026-11);
+of patterns it knows nothing, nor of what stands beside a union or a reference.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
-from typing import Any, Final, TypeVar
+from contextlib import suppress
+from itertools import chain
+from operator import ge, gt, le, lt
+from typing import Any, Final
 
 from .references import References
 
-_T = TypeVar("_T")
-
 TEXT: Final = "demo"
-
-# A short schema may ask for a hundred lists in each of a hundred lists, or for lists in lists.
-MAX_CHARS: Final = 20_000
-MAX_DEPTH: Final = 60
-
-# By `format` (JSON Schema validation, 7.3).
 _FORMATS: Final = {
     "date-time": "2000-01-01T00:00:00Z",
     "date": "2000-01-01",
@@ -35,139 +26,88 @@ _FORMATS: Final = {
     "uri": "https://example.com/",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
+_BOUNDS: Final = {"minimum": ge, "exclusiveMinimum": gt, "maximum": le, "exclusiveMaximum": lt}
+
+# Of characters and of schemas looked at: a short one may ask for lists of lists of lists.
+MAX_COST: Final = 20_000
 
 
 class Unmade(Exception):
-    """No value was found: the schema contradicts itself, has no end, or wants too much."""
+    """No value was found: the schema is none, contradicts itself, has no end, or wants too much."""
 
 
 def sample(schema: Any) -> Any:
     """Make a value for the schema; raises Unmade."""
     try:
-        return _Maker(as_dict(schema)).value(schema, ())
-    except RecursionError as error:  # by a constant that is nested too deeply
+        return _Maker(schema).value(schema, ())
+    except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise Unmade from error
 
 
 class _Maker:
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Any) -> None:
         self._root = root
         self._references = References(root)
-        self._left = MAX_CHARS  # of the value, and of what is looked at for it
+        self._left = MAX_COST
 
     def value(self, schema: Any, way: tuple[int, ...]) -> Any:
         """A value. `way`: the schemas around this one, by identity."""
-        if schema is False or id(schema) in way or len(way) > MAX_DEPTH:
+        self._pay(0)
+        if schema is False or id(schema) in way:
             raise Unmade  # one within itself has no end, unless a union gives another way
-        if not isinstance(schema, dict):
-            return self._leaf(TEXT)
-        parts = [part for part in schema.values() if isinstance(part, (dict, list))]
-        self._spend(1 + sum(map(len, parts)))
+        if schema is True:
+            return self._pay(TEXT)
         way = (*way, id(schema))
         if "$ref" in schema:
-            target = self._references.target(schema["$ref"], self._root)
+            target = self._references.target(self._pay(schema["$ref"]), self._root)
             return self.value(target is not None and target.schema, way)
         # `allOf` of one is how a reference is spelled that has a neighbour.
-        unions = ("allOf", "anyOf", "oneOf")
-        if either := [part for key in unions for part in as_list(schema.get(key))]:
-            return _first(either, lambda part: self.value(part, way))
-        if "const" in schema:
-            return self._leaf(schema["const"])
-        if "enum" in schema:
-            return _first(as_list(schema["enum"]), self._leaf)
-        kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
-        kind = schema.get("type", kind)
-        kinds = sorted(as_list(kind) or [kind], key=lambda kind: kind == "null")
-        return _first(kinds, lambda kind: self._of_type(kind, schema, way))
+        if unions := [schema[key] for key in ("allOf", "anyOf", "oneOf") if key in schema]:
+            for option in chain.from_iterable(unions):
+                with suppress(Unmade):
+                    return self.value(option, way)
+            raise Unmade
+        if "enum" in schema or "const" in schema:
+            return self._pay(schema["enum"][0] if "enum" in schema else schema["const"])
+        kind = schema.get("type", "object" if "properties" in schema else "string")
+        kinds = kind if isinstance(kind, list) else [kind]
+        return self._of_type(kinds[0] if kinds[0] != "null" else kinds[-1], schema, way)
 
-    def _of_type(self, kind: object, schema: dict[str, Any], way: tuple[int, ...]) -> Any:
+    def _of_type(self, kind: str, schema: dict[str, Any], way: tuple[int, ...]) -> Any:
         if kind == "object":
-            known = as_dict(schema.get("properties"))
-            other = schema.get("additionalProperties", True)
-            names = [name for name in as_list(schema.get("required")) if isinstance(name, str)]
-            self._spend(len("".join(names)))
+            known, other = schema.get("properties", {}), schema.get("additionalProperties", True)
+            names = [str(name) for name in self._pay(schema.get("required", []))]
             return {name: self.value(known.get(name, other), way) for name in names}
-        if kind == "array":
-            least, most = _range(schema, "Items")
-            item = schema.get("items", True)
-            try:
-                return [self.value(item, way) for _ in range(max(least, min(1, most)))]
-            except Unmade:
-                if least:
-                    raise
-                return []
         if kind in ("integer", "number"):
-            return self._leaf(_number(schema, is_whole=kind == "integer"))
+            return _number(schema, is_whole=kind == "integer")
         if kind in ("boolean", "null"):
-            return self._leaf(True if kind == "boolean" else None)
-        least, most = _range(schema, "Length")
+            return True if kind == "boolean" else None
+        of = "Items" if kind == "array" else "Length"
+        least, most = schema.get(f"min{of}", 0), schema.get(f"max{of}", MAX_COST)
+        if least > min(most, MAX_COST):
+            raise Unmade
+        if kind == "array":
+            return [self.value(schema.get("items", True), way) for _ in range(least)]
         text = (TEXT * (least // len(TEXT) + 1))[: max(least, min(len(TEXT), most))]
-        return self._leaf(_FORMATS.get(str(schema.get("format")), text))
+        return self._pay(_FORMATS.get(str(schema.get("format")), text))
 
-    def _leaf(self, value: _T) -> _T:
-        self._spend(len(repr(value)))
-        return value
-
-    def _spend(self, chars: int) -> None:
-        self._left -= chars
+    def _pay(self, value: Any) -> Any:
+        self._left -= len(repr(value))
         if self._left < 0:
             raise Unmade
-
-
-def _first(options: Iterable[_T], make: Callable[[_T], Any]) -> Any:
-    """What can be made of the first option of which something can be."""
-    for option in options:
-        try:
-            return make(option)
-        except Unmade:
-            pass
-    raise Unmade
-
-
-_BOUNDS: Final[dict[str, Callable[[Fraction, Fraction], bool]]] = {
-    "minimum": Fraction.__ge__,
-    "exclusiveMinimum": Fraction.__gt__,
-    "maximum": Fraction.__le__,
-    "exclusiveMaximum": Fraction.__lt__,
-}
+        return value
 
 
 def _number(schema: dict[str, Any], *, is_whole: bool) -> float:
-    """A multiple of the step next to a bound, else a bound itself, or what is in the middle."""
-    bounds = {key: bound for key in _BOUNDS if (bound := _fraction(schema.get(key))) is not None}
-    near = list(bounds.values())
-    step = abs(_fraction(schema.get("multipleOf")) or Fraction(1))
-    step = Fraction(step.numerator) if is_whole else step
-    found = [step * (bound // step + more) for bound in near or [step] for more in (0, 1, -1)]
+    """A multiple of the step next to a bound, or what is in the middle of the bounds."""
+    bounds = {name: schema[name] for name in _BOUNDS if name in schema}
+    step = schema.get("multipleOf", 1)
+    near = list(bounds.values()) or [step]
+    found = [step * (bound // step + more) for bound in near for more in (0, 1, -1)]
     if not is_whole and "multipleOf" not in schema:
-        found += [(one + other) / 2 for one in near for other in near]
+        found.append(sum(near) / len(near))
     for number in found:
-        if all(_BOUNDS[key](number, bound) for key, bound in bounds.items()):
-            is_short = number.denominator == 1 and abs(number) < 2**63
-            return int(number) if is_short else float(number)
+        is_fit = all(_BOUNDS[name](number, bound) for name, bound in bounds.items())
+        if is_fit and (number == int(number) or not is_whole):
+            return int(number) if number == int(number) else number
     raise Unmade
-
-
-def _fraction(value: object) -> Fraction | None:
-    """A number exactly as it is written; None: it is none, or too large to be meant."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
-        return None
-    return Fraction(value if isinstance(value, int) else str(value))
-
-
-def _range(schema: dict[str, Any], of: str) -> tuple[int, int]:
-    """The least and the most items, or characters."""
-    least = math.ceil(_fraction(schema.get(f"min{of}")) or 0)
-    limit = _fraction(schema.get(f"max{of}"))
-    most = MAX_CHARS if limit is None else math.floor(limit)
-    if least > min(most, MAX_CHARS):
-        raise Unmade
-    return least, most
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 
-from proxy.wire.sample import _FORMATS, MAX_CHARS, Unmade, sample
+from proxy.wire.sample import _FORMATS, MAX_COST, Unmade, sample
 from tests.wire.schemas import schemas
 
 CHECKER = FormatChecker()
@@ -150,7 +150,7 @@ def test_any_schema_has_a_sample_or_none(schema: Any) -> None:
         ({"type": ["null", "integer"]}, 1),
         ({"properties": {"a": {"minimum": 3, "type": "integer"}}, "required": ["a"]}, {"a": 3}),
         ({"oneOf": [{"type": "integer", "minimum": 7}, {"type": "null"}]}, 7),
-        ({"items": {"const": 7}}, [7]),
+        ({"type": "array", "items": {"const": 7}}, []),
         ({"type": "string", "minLength": 6}, "demode"),
         ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
         ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "integer"}}}, 1),
@@ -183,17 +183,17 @@ LARGE = {"type": "array", "minItems": 900, "items": {"type": "array", "minItems"
         {"type": "integer", "minimum": 3, "maximum": 2},
         {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 2},
         {"type": "array", "minItems": 2, "maxItems": 1},
-        {"type": "string", "minLength": MAX_CHARS + 1},
+        {"type": "string", "minLength": MAX_COST + 1},
         {"type": "object", "required": ["a"], "additionalProperties": False},
         {"required": ["a"], "properties": {"a": {"$ref": "#"}}},
         nested(400),
         LARGE,
         {**LARGE, "items": {**LARGE["items"], "items": {"type": "array", "maxItems": 0}}},  # type: ignore[dict-item]
-        {"type": "array", "minItems": 2, "items": {"const": "x" * MAX_CHARS}},
+        {"type": "array", "minItems": 2, "items": {"const": "x" * MAX_COST}},
         {
             "type": "array",
             "minItems": 99,
-            "items": {"type": "object", "required": ["x" * MAX_CHARS]},
+            "items": {"type": "object", "required": ["x" * MAX_COST]},
         },
         {"anyOf": [{"anyOf": [{"anyOf": [False] * 300}] * 300}] * 300},
     ],
