@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from msgspec import Raw
-
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import ChatRequest, Speech, read_any, read_fields
 from ..lenient_json import encode
@@ -26,12 +24,13 @@ MAX_REPEATED_BYTES = 16 * 1024 * 1024
 # What the Go original asks for where there is no prompt.
 EMPTY_PROMPT = "Complete this:"
 
+# What the answer depends on, and what chat has in another form or not at all.
+_READ = ("prompt", "n", "logprobs", "echo", "suffix", "best_of")
+_NOT_OF_CHAT = frozenset(("prompt", "messages", "logprobs", "echo", "suffix", "best_of"))
+
 
 class PromptRequest(NamedTuple):
-    """One prompt as it goes to an upstream's own /completions, and as chat.
-
-    `chat` may be why no chat upstream can serve it.
-    """
+    """One prompt as it goes to an upstream's own /completions, and as chat, or why it cannot."""
 
     native: ChatRequest
     chat: ChatRequest | InvalidRequest
@@ -48,14 +47,13 @@ class Completion(NamedTuple):
     """A completions request: its parts, and what its answer needs to know of it.
 
     `prompts`: what `echo` repeats, one for each of `requests`. `choices`: per prompt.
-    `wants_usage`: whether its stream is to end with the usage.
     """
 
     requests: tuple[PromptRequest, ...]
-    prompts: tuple[str, ...]
-    choices: int
-    echo: bool
-    wants_usage: bool
+    prompts: tuple[str, ...] = ("",)
+    choices: int = 1
+    echo: bool = False
+    wants_usage: bool = False
 
 
 def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
@@ -66,75 +64,46 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
     body, model, stream = request.body, request.model, request.stream
     native = ChatRequest(body, model, stream, speech=SPEECH)
     if is_native:
-        whole = PromptRequest(native, InvalidRequest("a client has no /completions"))
-        return Completion((whole,), ("",), 1, echo=False, wants_usage=False)
+        no_chat = InvalidRequest("a client has no /completions")
+        return Completion((PromptRequest(native, no_chat),))
     fields = read_fields(body)
-    own = _OwnFields(**{name: read_any(fields[name]) for name in _OWN if name in fields})
-    choices = own.n if isinstance(own.n, int) and own.n > 0 else 1
-    prompts, problem = _prompts(own.prompt)
+    own = {name: read_any(fields[name]) for name in _READ if name in fields}
+    try:
+        prompts = _prompts(own.get("prompt"))
+    except InvalidRequest as error:  # for upstreams that understand it as it is
+        return Completion((PromptRequest(native, error),))
     if len(prompts) > 1:
         _check_repeated(len(body) - len(fields["prompt"]), len(prompts))
-    problem = problem or _unsupported(own, choices)
-    requests = tuple(
-        PromptRequest(
-            native
-            if len(prompts) == 1
-            else ChatRequest(_with(fields, prompt=prompt), model, stream, speech=SPEECH),
-            problem or ChatRequest(_chat_body(fields, own, prompt), model, stream),
-        )
-        for prompt in prompts
-    )
-    if problem and not requests:  # for upstreams that understand it as it is
-        requests = (PromptRequest(native, problem),)
-    options = own.stream_options
-    return Completion(
-        requests,
-        prompts or ("",),
-        choices,
-        echo=own.echo is True,
-        wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
-    )
+    n = own.get("n")
+    choices = n if isinstance(n, int) and n > 0 else 1
+    problem = _unsupported(own, choices)
+    kept = {name: value for name, value in fields.items() if name not in _NOT_OF_CHAT}
+    more: dict[str, Any] = {"logprobs": True} if _wants_logprobs(own) else {}
+    if more and own["logprobs"] is not True:
+        more["top_logprobs"] = fields["logprobs"]
+    requests = []
+    for prompt in prompts:
+        if len(prompts) > 1:
+            one = encode({**fields, "prompt": prompt})
+            native = ChatRequest(one, model, stream, speech=SPEECH)
+        messages = [{"role": "user", "content": prompt or EMPTY_PROMPT}]
+        said = encode({**kept, "messages": messages, **more})
+        requests.append(PromptRequest(native, problem or ChatRequest(said, model, stream)))
+    echo = own.get("echo") is True
+    return Completion(tuple(requests), prompts, choices, echo, request.wants_usage)
 
 
-class _OwnFields(NamedTuple):
-    """The fields that the answer depends on, or that chat has in another form or not at all."""
-
-    prompt: Any = None
-    n: Any = None
-    stream_options: Any = None
-    logprobs: Any = None
-    echo: Any = None
-    suffix: Any = None
-    best_of: Any = None
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Those of the chosen tokens at least, which is what 0 asks for."""
-        return self.logprobs is not None and self.logprobs is not False
-
-
-_OWN = _OwnFields._fields
-
-
-def _with(fields: dict[str, Raw], **changed: Any) -> bytes:
-    return encode({**fields, **changed})
-
-
-def _prompts(prompt: Any) -> tuple[tuple[str, ...], InvalidRequest | None]:
-    if prompt is None or prompt in ("", []):
-        return ("",), None
-    if isinstance(prompt, str):
-        return (prompt,), None
-    if not isinstance(prompt, list) or not all(isinstance(part, str) for part in prompt):
-        return (), InvalidRequest(
+def _prompts(prompt: Any) -> tuple[str, ...]:
+    prompts = prompt if isinstance(prompt, list) else ["" if prompt is None else prompt]
+    if not all(isinstance(one, str) for one in prompts):
+        raise InvalidRequest(
             "`prompt` must be a string or a list of strings; arrays of tokens are not supported",
             param="prompt",
         )
-    if len(prompt) > MAX_PROMPTS:
-        return (), InvalidRequest(
-            f"`prompt` must not hold more than {MAX_PROMPTS} strings", param="prompt"
-        )
-    return tuple(prompt), None
+    if len(prompts) > MAX_PROMPTS:
+        problem = f"`prompt` must not hold more than {MAX_PROMPTS} strings"
+        raise InvalidRequest(problem, param="prompt")
+    return tuple(prompts) or ("",)
 
 
 def _check_repeated(size: int, times: int) -> None:
@@ -147,23 +116,19 @@ def _check_repeated(size: int, times: int) -> None:
         )
 
 
-def _unsupported(own: _OwnFields, choices: int) -> InvalidRequest | None:
+def _unsupported(own: dict[str, Any], choices: int) -> InvalidRequest | None:
     """Why chat cannot stand in for this request."""
-    if own.suffix:
+    best_of = own.get("best_of")
+    if own.get("suffix"):
         return UnsupportedParameter("`suffix` is not supported here", param="suffix")
-    if isinstance(own.best_of, (int, float)) and own.best_of > choices:
+    if isinstance(best_of, (int, float)) and best_of > choices:
         return UnsupportedParameter("`best_of` above `n` is not supported here", param="best_of")
-    if own.echo is True and own.wants_logprobs:
+    if own.get("echo") is True and _wants_logprobs(own):
         return UnsupportedParameter("`echo` with `logprobs` is not supported here", param="echo")
     return None
 
 
-def _chat_body(fields: dict[str, Raw], own: _OwnFields, prompt: str) -> bytes:
-    dropped = {"prompt", "messages", "logprobs", "echo", "suffix", "best_of"}
-    kept = {name: value for name, value in fields.items() if name not in dropped}
-    changed: dict[str, Any] = {"messages": [{"role": "user", "content": prompt or EMPTY_PROMPT}]}
-    if own.wants_logprobs:
-        changed["logprobs"] = True
-        if own.logprobs is not True:
-            changed["top_logprobs"] = fields["logprobs"]
-    return _with(kept, **changed)
+def _wants_logprobs(own: dict[str, Any]) -> bool:
+    """Those of the chosen tokens at least, which is what 0 asks for."""
+    logprobs = own.get("logprobs")
+    return logprobs is not None and logprobs is not False

@@ -257,9 +257,6 @@ def test_usage_chunk(wants: bool, chunks: list[Json], is_told: bool) -> None:
     ("first", "second", "total"),
     [
         (1, 2, 3),
-        (2**53, 1, 2**53 + 1),
-        (2**53 + 1, 1, 1),
-        (1, 2**53 + 1, 2**53 + 1),
         (1.5, 1, 2.5),
         (1, True, True),
         (1, "a", "a"),
@@ -271,7 +268,7 @@ def test_usage_chunk(wants: bool, chunks: list[Json], is_told: bool) -> None:
     ],
 )
 def test_counts_of_usage_are_added_up(first: Any, second: Any, total: Any) -> None:
-    """What is no count, or no exact one in JSON, is kept of the last."""
+    """What is no count is kept of the last."""
     made = answers(prompt=["p", "q"])
     for place, count in enumerate((first, second)):
         made.add(chat_answer("a", usage={"x": count}), place)
