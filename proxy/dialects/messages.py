@@ -80,8 +80,7 @@ class MessagesAsk(Ask):
 
     def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
         if natively:
-            body = native.without_thoughts(self._body)
-            return None if body is None else self._native(body)
+            return self._native(native.without_thoughts(self._body))
         return self._hub(kind, plain=True)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:

@@ -85,7 +85,7 @@ def test_what_goes_on() -> None:
     made = ask.request(prompt, "openai", natively=False)
     assert (made.speech, made.query, made.is_made) == (HUB, "", True)
     assert ask.request(prompt, "openai", natively=False) is made
-    assert ask.plain_request(prompt, "claude", natively=True) is None
+    assert ask.plain_request(prompt, "claude", natively=True) == native
     assert ask.plain_request(prompt, "openai", natively=False) == made
 
 

@@ -9,7 +9,6 @@ loop that goes on has lost its thoughts: Claude wants them at the beginning of e
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -27,50 +26,39 @@ class _Block(msgspec.Struct):
     data: str = ""
 
 
-class _Turn(msgspec.Struct):
-    role: str = ""
-    content: str | list[_Block] = ""
-
-
 _items = decoder(list[Raw])
 _messages = decoder(list[dict[str, Raw]])
 _block = decoder(_Block)
-_turns = decoder(list[_Turn])
 
 
 def without_containers(body: bytes) -> bytes:
     """The request without the thoughts of other kinds of clients."""
-    return _edited(body, every=False) if _MARK in body else body
+    return without_thoughts(body, every=False) if _MARK in body else body
 
 
-def without_thoughts(body: bytes) -> bytes | None:
-    """The request without any thoughts of earlier turns; None: there are none in it."""
-    edited = _edited(body, every=True)
-    return None if edited is body else edited
-
-
-def _edited(body: bytes, *, every: bool) -> bytes:
+def without_thoughts(body: bytes, *, every: bool = True) -> bytes:
+    """The request without any thoughts of earlier turns, or those of others than Claude."""
     with suppress(msgspec.DecodeError, RecursionError):  # Claude answers for what is odd
         fields = decode_object(body)
-        messages = _messages(fields["messages"])
-        if not sum([_leave_out(message, every) for message in messages]):
+        turns: list[tuple[dict[str, Raw], list[str]]] = []  # with the types of their blocks
+        is_same = True
+        for message in _messages(fields["messages"]):
+            types = ["text"]
+            if bytes(message.get("content", Raw())).startswith(b"["):
+                blocks = [(raw, _block(raw)) for raw in _items(message["content"])]
+                kept = [each for each in blocks if not _is_left_out(each[1], every)]
+                is_same = is_same and len(kept) == len(blocks)
+                message["content"] = Raw(encode([raw for raw, _ in kept]))
+                types = [block.type for _, block in kept]
+            if types:
+                turns.append((message, types))
+        if is_same:
             return body
-        kept = encode([one for one in messages if one.get("content") != Raw(b"[]")])
-        fields["messages"] = Raw(kept)
-        if _begins_loop_without_thoughts(_turns(kept)):
+        fields["messages"] = Raw(encode([message for message, _ in turns]))
+        if _begins_loop_without_thoughts(turns):
             _stop_thinking(fields)
         return encode(fields)
     return body
-
-
-def _leave_out(message: dict[str, Raw], every: bool) -> int:
-    """Leave such thoughts out of a message; how many there were."""
-    if not bytes(message.get("content", Raw())).startswith(b"["):
-        return 0
-    blocks = _items(message["content"])
-    kept = [block for block in blocks if not _is_left_out(_block(block), every)]
-    message["content"] = Raw(encode(kept))
-    return len(blocks) - len(kept)
 
 
 def _is_left_out(block: _Block, every: bool) -> bool:
@@ -78,18 +66,18 @@ def _is_left_out(block: _Block, every: bool) -> bool:
     return is_thought and (every or reasoning.unpack(block.signature or block.data) is not None)
 
 
-def _begins_loop_without_thoughts(turns: list[_Turn]) -> bool:
-    for turn in reversed(turns):
-        kinds = ["text"] if isinstance(turn.content, str) else [b.type for b in turn.content]
-        if turn.role == "user" and "tool_result" not in kinds:
+def _begins_loop_without_thoughts(turns: list[tuple[dict[str, Raw], list[str]]]) -> bool:
+    for message, types in reversed(turns):
+        is_user = message.get("role") == Raw(b'"user"')
+        if is_user and "tool_result" not in types:
             return False
-        if turn.role == "assistant" and "tool_use" in kinds and kinds[0] not in THINKING:
+        if not is_user and "tool_use" in types and types[0] not in THINKING:
             return True
     return False
 
 
 def _stop_thinking(fields: dict[str, Raw]) -> None:
-    thinking: Any = decode_any(fields.get("thinking", Raw(b"null")))
+    thinking = decode_any(fields.get("thinking", Raw(b"null")))
     if isinstance(thinking, dict) and thinking.get("type") == "enabled":
         del fields["thinking"]
         # Its edits of thoughts are refused where there is no thinking.
