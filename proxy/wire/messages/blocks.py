@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -75,30 +74,29 @@ def parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
 
 def parts_of(block: Block, path: str, kind: str) -> list[Json]:
     """The same of one block; none if it says nothing."""
-    return [part for part in _parts(block, path, kind) if part.get("text") != ""]
-
-
-def _parts(block: Block, path: str, kind: str) -> Iterator[Json]:
     if block.type == "text":
-        yield _text(block.text or "")
-    elif block.type == "image":
-        yield {"type": "image_url", "image_url": {"url": _address(block.medium, path)}}
-    elif block.type == "document":
-        yield from _document(block, path, kind)
-    elif block.type == "search_result":
-        yield _text(told(block))
-    elif block.type == "tool_reference":
-        yield _text(f"loaded: {block.tool_name or ''}")
-    elif block.type == "compaction":
-        yield from parts(content_of(block, path), f"{path}.content", kind)
-    elif block.type not in _ABOUT_TOOLS:
-        raise UnsupportedParameter(
-            f"{path}: only Claude itself takes a block of type {block.type[:80]!r}", param=path
-        )
+        return _text(block.text or "")
+    if block.type == "image":
+        return [{"type": "image_url", "image_url": {"url": _address(block.medium, path)}}]
+    if block.type == "document":
+        return _document(block, path, kind)
+    if block.type == "search_result":
+        return _text(told(block))
+    if block.type == "tool_reference":
+        return _text(f"loaded: {block.tool_name or ''}")
+    if block.type == "compaction":
+        return parts(content_of(block, path), f"{path}.content", kind)
+    if block.type in _ABOUT_TOOLS:
+        return []
+    raise _unsupported(path, f"only Claude itself takes a block of type {block.type[:80]!r}")
 
 
-def _text(text: str) -> Json:
-    return {"type": "text", "text": text}
+def _unsupported(path: str, why: str) -> UnsupportedParameter:
+    return UnsupportedParameter(f"{path}: {why}", param=path)
+
+
+def _text(text: str) -> list[Json]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _address(source: _Source, path: str) -> str:
@@ -107,25 +105,19 @@ def _address(source: _Source, path: str) -> str:
         return f"data:{source.media_type};base64,{source.data}"
     if source.type == "url":
         return source.url
-    raise UnsupportedParameter(
-        f"{path}.source: only Claude itself takes a source of type {source.type[:80]!r}",
-        param=f"{path}.source",
-    )
+    why = f"only Claude itself takes a source of type {source.type[:80]!r}"
+    raise _unsupported(f"{path}.source", why)
 
 
-def _document(block: Block, path: str, kind: str) -> Iterator[Json]:
+def _document(block: Block, path: str, kind: str) -> list[Json]:
     source = block.medium
     if source.type in ("text", "content"):
         body = source.data if source.type == "text" else told(source.content)
-        yield _text("\n".join(filter(None, [block.title, body])))
-        return
+        return _text("\n".join(filter(None, [block.title, body])))
     if source.type == "url" and kind == "openai":  # platform.openai.com/docs/guides/pdf-files
-        raise UnsupportedParameter(
-            f"{path}.source: OpenAI's chat takes no file by URL; send its data",
-            param=f"{path}.source",
-        )
+        raise _unsupported(f"{path}.source", "OpenAI's chat takes no file by URL; send its data")
     name = block.title or "document.pdf"
-    yield {"type": "file", "file": {"filename": name, "file_data": _address(source, path)}}
+    return [{"type": "file", "file": {"filename": name, "file_data": _address(source, path)}}]
 
 
 # Where results of any kind have what can be read of them.

@@ -37,16 +37,6 @@ class Choice(msgspec.Struct):
 
 _STRING: Final = {"type": "string"}
 _INTEGER: Final = {"type": "integer"}
-
-
-def _schema(required: Sequence[str], **properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(required)}
-
-
-def _commands(*names: str, **properties: Json) -> Json:
-    return _schema(["command"], command={"type": "string", "enum": list(names)}, **properties)
-
-
 _EDITING: Final[Json] = {
     "path": _STRING,
     "file_text": _STRING,
@@ -57,24 +47,34 @@ _EDITING: Final[Json] = {
     "view_range": {"type": "array", "items": _INTEGER},
 }
 
-# By the beginning of the type, which ends in a date: what it does, and its input.
+
+def _caller(description: str, commands: Sequence[str] = (), **properties: Json) -> Json:
+    """What a tool does, and its input, with the `commands` of which it needs one."""
+    if commands:
+        properties = {"command": {"type": "string", "enum": commands}, **properties}
+    required = ["command"] if commands else []
+    schema = {"type": "object", "properties": properties, "required": required}
+    return {"description": description, "parameters": schema}
+
+
+# By the beginning of the type, which ends in a date.
 _CALLERS: Final = {
-    "bash": (
+    "bash": _caller(
         "Runs a command in a bash shell that stays open; `restart` begins a new one.",
-        _schema([], command=_STRING, restart={"type": "boolean"}),
+        command=_STRING,
+        restart={"type": "boolean"},
     ),
-    "text_editor": (
+    "text_editor": _caller(
         "Views, creates and edits text files.",
-        _commands("view", "create", "str_replace", "insert", "undo_edit", **_EDITING),
+        ("view", "create", "str_replace", "insert", "undo_edit"),
+        **_EDITING,
     ),
-    "memory": (
+    "memory": _caller(
         "Keeps files with what is to be remembered, below /memories.",
-        _commands(
-            *("view", "create", "str_replace", "insert", "delete", "rename"),
-            **_EDITING,
-            old_path=_STRING,
-            new_path=_STRING,
-        ),
+        ("view", "create", "str_replace", "insert", "delete", "rename"),
+        **_EDITING,
+        old_path=_STRING,
+        new_path=_STRING,
     ),
 }
 _DATED: Final = re.compile(r"(.+)_[0-9]{8}")
@@ -89,9 +89,7 @@ def _function(tool: Tool) -> Json | None:
         return made if tool.strict is None else {**made, "strict": tool.strict}
     dated = _DATED.fullmatch(tool.type or "")
     known = _CALLERS.get(dated[1]) if dated else None
-    if known is None:
-        return None
-    return {"name": tool.name, "description": known[0], "parameters": known[1]}
+    return {"name": tool.name, **known} if known else None
 
 
 def tools_of(
