@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
-from ..errors import ProxyError
+import msgspec
+
+from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
+from ..wire import estimate
 from ..wire.chat import HUB, ChatRequest, Speech, chunks_of
+from ..wire.lenient_json import decode_any, encode
 
 
 class Answer(NamedTuple):
@@ -24,18 +28,6 @@ class Answer(NamedTuple):
     body: bytes
     is_native: bool
     kind: str = ""
-
-
-class Prompt(Protocol):
-    """What one lease is taken for."""
-
-    @property
-    def native(self) -> ChatRequest:
-        """For clients that speak the caller's dialect, in that."""
-
-    @property
-    def hub(self) -> ChatRequest:
-        """For all others, in the hub's; raises InvalidRequest for what that cannot say."""
 
 
 class Writer(ABC):
@@ -87,18 +79,21 @@ class Ask(ABC):
         """Whether the chunks of its stream have to tell the usage."""
         return True
 
-    @abstractmethod
-    def prompts(self, *, natively: bool) -> Sequence[Prompt]:
-        """Its prompts, one at least; raises InvalidRequest.
+    def prompts(self, *, natively: bool) -> int:
+        """How many prompts it has; raises InvalidRequest.
 
         `natively`: all clients that may serve it speak its dialect, so it may stay in one piece.
         """
+        return 1
 
-    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
-        """What a client of this kind is sent for a prompt; raises InvalidRequest."""
-        return prompt.native if natively else prompt.hub
+    @abstractmethod
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        """What a client of this kind is sent for a prompt, counted from 0; raises InvalidRequest.
 
-    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+        `natively`: in the caller's dialect, which the client speaks, else in the hub's form.
+        """
+
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
         """The same without reasoning of earlier turns; None: there is none in it."""
         return None
 
@@ -119,28 +114,34 @@ class Ask(ABC):
         """For its stream."""
 
 
-class Read(Protocol):
-    def __call__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> Ask:
-        """The request in a body, with those of the caller's headers, and the query, that may go on.
-
-        Raises InvalidRequest.
-        """
-
-
-class WriteError(Protocol):
-    def __call__(self, error: ProxyError, request_id: str = "") -> bytes:
-        """The body of an answer that is an error."""
-
-
 class Dialect(NamedTuple):
-    """`headers`: what the dialect's own clients are passed of a caller's besides what all are.
+    """What is served at a path.
 
-    `id_header`: where its SDKs look for the request's id, besides `x-request-id`. `below`: what is
-    said of paths below its own that are not there.
+    `read`: the request in a body, with those of the caller's headers, and the query, that may go
+    on; raises InvalidRequest. `error`: the body of an answer that is an error, for the request of
+    this id. `headers`: what the dialect's own clients are passed of a caller's besides what all
+    are. `id_header`: where its SDKs look for the request's id, besides `x-request-id`. `below`:
+    what is said of paths below its own that are not there.
     """
 
-    read: Read
-    error: WriteError
+    read: Callable[..., Ask]
+    error: Callable[..., bytes]
     headers: tuple[str, ...] = ()
     id_header: str = ""
     below: str = ""
+
+
+def estimated(error: ProxyError, prompt: Mapping[str, Any]) -> tuple[Answer, dict[str, str]]:
+    """A count of tokens where no client counts any, look-alikes included; else raises the error.
+
+    `prompt`: what a model reads of the request.
+    """
+    has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
+    if not (has_none or isinstance(error, UnsupportedParameter)):
+        raise error
+    body = encode(prompt)
+    try:
+        tokens = estimate.tokens(decode_any(body))
+    except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
+        tokens = estimate.tokens(body.decode())
+    return Answer(b'{"input_tokens":%d}' % tokens, is_native=True), {"x-proxy-estimated": "true"}

@@ -1,22 +1,16 @@
-"""/v1/chat/completions: the hub itself, so that nothing is translated."""
+"""/v1/chat/completions: the hub itself, so that nothing is translated; calls from Python, too."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ..errors import ProxyError
-from ..wire.chat import (
-    HUB,
-    ChatRequest,
-    error_body,
-    error_event,
-    read_request,
-    without_reasoning,
-)
+from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request, without_reasoning
 from ..wire.sse import DONE, KEEP_ALIVE, encode
-from .base import Answer, Ask, Dialect, Prompt, Writer
+from .base import Answer, Ask, Dialect, Writer
 
 _END = encode([DONE])
 
@@ -42,33 +36,53 @@ class ChatWriter(Writer):
         return encode([error_event(error, code=code)])
 
 
+class ChunkWriter(ChatWriter):
+    """Keeps chunks for whoever iterates them. `error`: what ended the stream, if it failed."""
+
+    keep_alive = b""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: deque[bytes] = deque()
+        self.error: ProxyError | None = None
+
+    def feed(self, chunks: Sequence[bytes]) -> bytes:
+        self.chunks += chunks
+        return b"\n".join(chunks)
+
+    def end(self) -> bytes:
+        return b""
+
+    def fail(self, error: ProxyError) -> bytes:
+        self.error = error
+        return error_body(error)
+
+
 class ChatAsk(Ask):
-    """Its own and only prompt. `writer`: that of its stream, if it is not as over HTTP."""
+    """A chat request. `writer`: that of its stream, if it is not as over HTTP."""
 
     speech = HUB
 
     def __init__(
         self, request: ChatRequest, headers: Mapping[str, str], writer: ChatWriter | None = None
     ) -> None:
+        super().__init__(request.model, headers, stream=request.stream)
+        self._request = request
         self._writer = writer
-        self.native = self.hub = request
-        self.model = request.model
-        self.stream = request.stream
-        self.headers = self.native_headers = headers
 
     @property
     def wants_usage(self) -> bool:
-        return self.hub.wants_usage
+        return self._request.wants_usage
 
-    def prompts(self, *, natively: bool) -> Sequence[ChatAsk]:
-        return (self,)
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        return self._request
 
-    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
         try:
-            body = without_reasoning(self.hub.body)
+            body = without_reasoning(self._request.body)
         except (msgspec.DecodeError, RecursionError):  # of what is not as chat has it
-            body = None
-        return None if body is None else msgspec.structs.replace(self.hub, body=body)
+            return None
+        return None if body is None else msgspec.structs.replace(self._request, body=body)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         return answers[0].body

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..wire.chat import ChatRequest, error_body, read_request
 from ..wire.completions.answers import TextAnswers
-from ..wire.completions.request import SPEECH, PromptRequest, read_completion
+from ..wire.completions.request import SPEECH, read_completion
 from ..wire.sse import DONE, encode
 from .base import Answer, Ask, Dialect
 from .chat import ChatWriter
@@ -25,11 +25,15 @@ class CompletionsAsk(Ask):
     def wants_usage(self) -> bool:
         return self._request.wants_usage
 
-    def prompts(self, *, natively: bool) -> Sequence[PromptRequest]:
+    def prompts(self, *, natively: bool) -> int:
         completion = read_completion(self._request, is_native=natively)
+        self._prompts = completion.requests
         self.answers = TextAnswers(completion)
-        self.has_one = len(completion.requests) == 1
-        return completion.requests
+        self.has_one = len(self._prompts) == 1
+        return len(self._prompts)
+
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        return self._prompts[at].native if natively else self._prompts[at].hub
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         if self.has_one and answers[0].is_native:

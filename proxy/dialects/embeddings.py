@@ -6,7 +6,7 @@ Source: platform.openai.com/docs/api-reference/embeddings, read 2026-11; the ope
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,16 +22,6 @@ from .base import Answer, Ask, Dialect, Writer
 # OpenAI takes so many. What is beside them is in each batch.
 MAX_INPUTS = 2048
 MAX_REPEATED_BYTES = 4096
-
-
-class Batch(NamedTuple):
-    """All of a request, or some of its inputs."""
-
-    native: ChatRequest
-
-    @property
-    def hub(self) -> ChatRequest:
-        return msgspec.structs.replace(self.native, speech=HUB_EMBED)
 
 
 class _Item(Struct):
@@ -59,16 +49,20 @@ class EmbedAsk(Ask):
         self._body = body
         self._fields = outer.fields
 
-    def prompts(self, *, natively: bool) -> Sequence[Batch]:
-        bodies = [self._body]
+    def prompts(self, *, natively: bool) -> int:
+        self._batches = [self._body]
         inputs = self._fields.get("input", _NULL)
         if not natively and len(self._body) - len(inputs) <= MAX_REPEATED_BYTES:
             items = read_any(inputs)
             is_long = isinstance(items, list) and MAX_TEXTS < len(items) <= MAX_INPUTS
             if is_long and not isinstance(items[0], int):  # else it is one input, in tokens
                 parts = [items[at : at + MAX_TEXTS] for at in range(0, len(items), MAX_TEXTS)]
-                bodies = [encode({**self._fields, "input": part}) for part in parts]
-        return [Batch(ChatRequest(each, self.model, stream=False, speech=EMBED)) for each in bodies]
+                self._batches = [encode({**self._fields, "input": part}) for part in parts]
+        return len(self._batches)
+
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        speech = EMBED if natively else HUB_EMBED
+        return ChatRequest(self._batches[at], self.model, stream=False, speech=speech)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         if len(answers) == 1:

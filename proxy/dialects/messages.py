@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import msgspec
-
-from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
-from ..wire import estimate
+from ..errors import ProxyError
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech
 from ..wire.chat.fields import too_deep
 from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
-from ..wire.lenient_json import decode_any, encode
 from ..wire.messages import native
 from ..wire.messages.answer import events_of
 from ..wire.messages.errors import error_body, error_event
 from ..wire.messages.request import Made, MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
 from ..wire.sse import encode_named, named
-from .base import Answer, Ask, Dialect, Prompt, Writer
+from .base import Answer, Ask, Dialect, Writer, estimated
 
 _HEADERS = ("anthropic-version", "anthropic-beta")
 
@@ -51,19 +47,18 @@ class MessagesAsk(Ask):
         """The request's members; raises InvalidRequest."""
         return MessagesRequest(self._outer._replace(stream=self.stream), self.hub_speech)
 
-    def prompts(self, *, natively: bool) -> Sequence[MessagesAsk]:
-        return (self,)
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        if natively:
+            return self._native(native.without_containers(self._body))
+        return self._hub(kind)
 
-    @property
-    def native(self) -> ChatRequest:
-        return self._native(native.without_containers(self._body))
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        if natively:
+            return self._native(native.without_thoughts(self._body))
+        return self._hub(kind, plain=True)
 
     def _native(self, body: bytes) -> ChatRequest:
         return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
-
-    @property
-    def hub(self) -> ChatRequest:
-        return self._hub("")
 
     def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
         found = self._hubs.get((kind, plain))
@@ -74,14 +69,6 @@ class MessagesAsk(Ask):
                 raise too_deep() from error
         self.dropped = found.dropped
         return found.request
-
-    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
-        return self.native if natively else self._hub(kind)
-
-    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
-        if natively:
-            return self._native(native.without_thoughts(self._body))
-        return self._hub(kind, plain=True)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
@@ -133,18 +120,8 @@ class CountAsk(MessagesAsk):
         return answers[0].body
 
     def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
-        """An estimate where nobody counts, look-alikes of Claude included."""
-        has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
-        if not (has_none or isinstance(error, UnsupportedParameter)):
-            raise error
         fields = self._outer.fields
-        prompt: Any = {name: fields[name] for name in _PROMPT if name in fields}
-        try:
-            prompt = decode_any(encode(prompt))
-        except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
-            prompt = self._body.decode()
-        count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
-        return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
+        return estimated(error, {name: fields[name] for name in _PROMPT if name in fields})
 
 
 MESSAGES = Dialect(MessagesAsk, error_body, _HEADERS, "request-id")

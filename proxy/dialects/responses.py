@@ -7,11 +7,9 @@ from contextlib import suppress
 from typing import ClassVar
 
 import msgspec
-from msgspec import Raw
 
-from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
-from ..wire import estimate
-from ..wire.chat import HUB_COUNT, ChatRequest, Speech, chunks_of, error_body, read_any, read_object
+from ..errors import ProxyError, UpstreamRefusal
+from ..wire.chat import HUB_COUNT, ChatRequest, Speech, chunks_of, error_body, read_object
 from ..wire.chat.errors import stream_message
 from ..wire.chat.request import read_outer
 from ..wire.lenient_json import encode
@@ -21,7 +19,7 @@ from ..wire.responses.request import COUNT, SPEECH, Translation, kept_by_the_ven
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, encode_named, named
-from .base import Answer, Ask, Dialect, Prompt, Writer
+from .base import Answer, Ask, Dialect, Writer, estimated
 
 # What of a request a model reads: its tokens are counted.
 _PROMPT = ("instructions", "input", "tools")
@@ -40,23 +38,30 @@ class ResponsesAsk(Ask):
         self._made: dict[str, Translation] = {}  # by kind of client
         self._tools = Tools("")  # of the last of them
 
-    def prompts(self, *, natively: bool) -> Sequence[ResponsesAsk]:
+    def prompts(self, *, natively: bool) -> int:
         # Which of several clients has the conversation, nobody knows.
         refusal = kept_by_the_vendor(self._fields)
         if refusal and not (natively and self.clients == 1):
             raise refusal
-        return (self,)
+        return 1
 
-    @property
-    def native(self) -> ChatRequest:
-        return self._native(native.without_containers(self._body))
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        if natively:
+            return self._native(native.without_containers(self._body))
+        return self._translated(kind).request
+
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
+        if natively:
+            body = native.without_reasoning(self._body)
+            return None if body is None else self._native(body)
+        with suppress(RecursionError):
+            if plain := self._translated(kind).plain():
+                self.dropped = plain.dropped
+                return plain.request
+        return None
 
     def _native(self, body: bytes) -> ChatRequest:
         return ChatRequest(body, self.model, self.stream, speech=self.speech)
-
-    @property
-    def hub(self) -> ChatRequest:
-        return self._translated("").request
 
     def _translated(self, kind: str) -> Translation:
         if kind not in self._made:
@@ -66,19 +71,6 @@ class ResponsesAsk(Ask):
         made = self._made[kind]
         self._tools, self.dropped = made.tools, made.dropped
         return made
-
-    def request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest:
-        return self.native if natively else self._translated(kind).request
-
-    def plain_request(self, prompt: Prompt, kind: str, *, natively: bool) -> ChatRequest | None:
-        if natively:
-            body = native.without_reasoning(self._body)
-            return None if body is None else self._native(body)
-        with suppress(RecursionError):
-            if plain := self._translated(kind).plain():
-                self.dropped = plain.dropped
-                return plain.request
-        return None
 
     def events(self, kind: str = "") -> Events:
         """What makes the answer of chat's, or of a failure before there was any."""
@@ -152,14 +144,9 @@ class CountAsk(ResponsesAsk):
         return encode({"object": "response.input_tokens", **counted})
 
     def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
-        """An estimate where nobody counts."""
-        has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
-        is_whole = kept_by_the_vendor(self._fields) is None
-        if not (has_none or isinstance(error, UnsupportedParameter)) or not is_whole:
+        if kept_by_the_vendor(self._fields) is not None:
             raise error
-        prompt = {name: read_any(self._fields.get(name, Raw(b"null"))) for name in _PROMPT}
-        count = b'{"input_tokens":%d}' % estimate.tokens(prompt)
-        return Answer(count, is_native=True), {"x-proxy-estimated": "true"}
+        return estimated(error, {name: self._fields.get(name) for name in _PROMPT})
 
 
 RESPONSES = Dialect(

@@ -8,14 +8,14 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
 from ..clients.base import Client, Reply
 from ..clients.registry import Registry, Route
 from ..config import Config
-from ..dialects.base import Answer, Ask, Prompt, Writer
+from ..dialects.base import Answer, Ask, Writer
 from ..errors import (
     CallerError,
     InvalidRequest,
@@ -64,7 +64,7 @@ class Attempts:
         self._pool = pool
         self._config = config
         self._clock = clock
-        self._prompts: Sequence[Prompt] = ()  # read when it is known who may serve them
+        self._prompts = 0  # so many, read when it is known who may serve them
         self._routes: tuple[Route, ...] = ()
         self._at = 0  # the prompt
         self._lease: Lease | None = None
@@ -88,7 +88,7 @@ class Attempts:
     @property
     def is_last(self) -> bool:
         """Whether the request has no further prompt; known once there is an outcome."""
-        return self._at + 1 >= len(self._prompts)
+        return self._at + 1 >= self._prompts
 
     def begin_next(self) -> None:
         """Give back what is held, and begin with the next prompt, in the rank of this one."""
@@ -217,7 +217,7 @@ class Attempts:
         problem: InvalidRequest | None = None
         for kind in kinds:
             try:
-                self._call.ask.request(self._prompts[0], kind, natively=False)
+                self._call.ask.request(0, kind, natively=False)
                 return
             except InvalidRequest as error:
                 problem = error
@@ -284,7 +284,7 @@ class Attempts:
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
             raise _cannot(f"{client.label} cannot", ask)
-        return ask.request(self._prompts[self._at], client.config.kind, natively=natively)
+        return ask.request(self._at, client.config.kind, natively=natively)
 
     def _again(
         self, lease: Lease, request: ChatRequest, error: UpstreamRefusal | InvalidRequest
@@ -295,8 +295,8 @@ class Attempts:
             return other
         if not is_about_reasoning(error):
             return None
-        prompt, natively = self._prompts[self._at], ask.speech in client.speaks
-        plain = ask.plain_request(prompt, client.config.kind, natively=natively)
+        natively = ask.speech in client.speaks
+        plain = ask.plain_request(self._at, client.config.kind, natively=natively)
         return None if plain == request else plain
 
     def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:

@@ -20,8 +20,8 @@ def test_request_is_its_own_prompt_in_either_form() -> None:
     ask = CHAT.read(BODY, {"x": "y"})
     assert (ask.speech, ask.model, ask.stream, ask.headers) == (HUB, "m", True, {"x": "y"})
     for natively in (True, False):
-        (prompt,) = ask.prompts(natively=natively)
-        assert prompt.native.body == prompt.hub.body == BODY
+        assert ask.prompts(natively=natively) == 1
+        assert ask.request(0, "openai", natively=natively).body == BODY
 
 
 def test_answer_passes_as_it_came() -> None:
@@ -85,8 +85,7 @@ def test_refused_reasoning_is_left_out() -> None:
     said = [{"role": "assistant", "tool_calls": [call], **thoughts}, {"role": "user", "x": 1}]
     body = b'{"model":"m","x":1.50,"messages":%b}' % json.dumps(said).encode()
     ask = CHAT.read(body, {})
-    (prompt,) = ask.prompts(natively=True)
-    plain = ask.plain_request(prompt, "openai", natively=True)
+    plain = ask.plain_request(0, "openai", natively=True)
     assert plain is not None
     assert b'"x":1.50' in plain.body
     assert json.loads(plain.body)["messages"] == [
@@ -95,5 +94,4 @@ def test_refused_reasoning_is_left_out() -> None:
     ]
     for odd in (b"[1]", b'["reasoning_content"]', b'[{"content":"thinking_blocks"}]'):
         ask = CHAT.read(b'{"model":"m","messages":%b}' % odd, {})
-        (prompt,) = ask.prompts(natively=True)
-        assert ask.plain_request(prompt, "openai", natively=True) is None
+        assert ask.plain_request(0, "openai", natively=True) is None

@@ -22,20 +22,24 @@ NATIVE_CHUNK = b'{"id":"c","choices":[{"index":0,"text":"said"}],"x":1}'
 def test_request_stays_whole_where_all_clients_take_it() -> None:
     """Else each prompt is a request, in either form."""
     ask = COMPLETIONS.read(TWO, {})
-    (whole,) = ask.prompts(natively=True)
-    assert (whole.native.body, whole.native.speech) == (TWO, ask.speech)
-    prompts = ask.prompts(natively=False)
-    assert [json.loads(each.native.body)["prompt"] for each in prompts] == ["p", "q"]
-    assert [json.loads(each.hub.body)["messages"][0]["content"] for each in prompts] == ["p", "q"]
-    assert {each.hub.speech for each in prompts} == {HUB}
+    assert ask.prompts(natively=True) == 1
+    whole = ask.request(0, "openai", natively=True)
+    assert (whole.body, whole.speech) == (TWO, ask.speech)
+    assert ask.prompts(natively=False) == 2
+    native = [ask.request(at, "openai", natively=True) for at in (0, 1)]
+    assert [json.loads(each.body)["prompt"] for each in native] == ["p", "q"]
+    hub = [ask.request(at, "openai", natively=False) for at in (0, 1)]
+    assert [json.loads(each.body)["messages"][0]["content"] for each in hub] == ["p", "q"]
+    assert {each.speech for each in hub} == {HUB}
 
 
 def test_what_chat_cannot_say_is_for_native_clients_alone() -> None:
     """It is no error before it is known who serves it."""
-    (prompt,) = COMPLETIONS.read(b'{"model":"m","prompt":[1,2]}', {}).prompts(natively=False)
-    assert prompt.native.body
+    ask = COMPLETIONS.read(b'{"model":"m","prompt":[1,2]}', {})
+    assert ask.prompts(natively=False) == 1
+    assert ask.request(0, "openai", natively=True).body
     with pytest.raises(InvalidRequest, match="tokens"):
-        _ = prompt.hub
+        ask.request(0, "openai", natively=False)
 
 
 @pytest.mark.parametrize(

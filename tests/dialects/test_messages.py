@@ -77,16 +77,15 @@ def test_refusal_by_claude_keeps_its_bytes() -> None:
 def test_what_goes_on() -> None:
     """Version, betas and query to those who speak it alone."""
     ask = MESSAGES.read(BODY, HEADERS, "beta=true")
-    (prompt,) = ask.prompts(natively=True)
-    native = ask.request(prompt, "claude", natively=True)
+    native = ask.request(0, "claude", natively=True)
     assert (native.body, native.query, native.stream) == (BODY, "beta=true", True)
     assert ask.native_headers == HEADERS
     assert ask.headers == {"x-request-id": "req_1", "traceparent": "t"}
-    made = ask.request(prompt, "openai", natively=False)
+    made = ask.request(0, "openai", natively=False)
     assert (made.speech, made.query, made.is_made) == (HUB, "", True)
-    assert ask.request(prompt, "openai", natively=False) is made
-    assert ask.plain_request(prompt, "claude", natively=True) == native
-    assert ask.plain_request(prompt, "openai", natively=False) == made
+    assert ask.request(0, "openai", natively=False) is made
+    assert ask.plain_request(0, "claude", natively=True) == native
+    assert ask.plain_request(0, "openai", natively=False) == made
 
 
 def test_native_answer_passes_as_it_came() -> None:
@@ -102,8 +101,7 @@ def test_counts() -> None:
     """A count is never a stream; errors but for the want of an endpoint are told."""
     ask = COUNT_TOKENS.read(BODY, HEADERS)
     assert not ask.stream
-    (prompt,) = ask.prompts(natively=False)
-    assert ask.request(prompt, "gemini", natively=False).speech == HUB_COUNT
+    assert ask.request(0, "gemini", natively=False).speech == HUB_COUNT
     for status in (404, 405, 501):
         answer, headers = ask.unserved(UpstreamRefusal("no", status=status))
         assert json.loads(answer.body)["input_tokens"] > 0

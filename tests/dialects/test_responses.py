@@ -41,18 +41,18 @@ def test_native_client_gets_the_callers_bytes() -> None:
     """All others chat."""
     found = RESPONSES.read(BODY, {"x": "y"})
     assert (found.model, found.stream, found.headers) == ("m", False, {"x": "y"})
-    (prompt,) = found.prompts(natively=False)
-    assert prompt.native.body is BODY
-    assert prompt.native.speech == found.speech
-    assert json.loads(prompt.hub.body)["messages"] == [{"role": "user", "content": "Hi"}]
+    native = found.request(0, "openai", natively=True)
+    assert native.body is BODY
+    assert native.speech == found.speech
+    hub = found.request(0, "openai", natively=False)
+    assert json.loads(hub.body)["messages"] == [{"role": "user", "content": "Hi"}]
     assert found.dropped == ("x",)
 
 
 def test_translation_is_made_once_for_each_kind() -> None:
     """However many clients of it are tried."""
     found = ask()
-    (prompt,) = found.prompts(natively=False)
-    made = [found.request(prompt, kind, natively=False) for kind in ("claude", "openai", "claude")]
+    made = [found.request(0, kind, natively=False) for kind in ("claude", "openai", "claude")]
     assert made[0] is made[2]
 
 
@@ -71,15 +71,14 @@ def test_conversation_is_one_native_clients(clients: int, natively: bool) -> Non
 
 def test_request_without_its_reasoning() -> None:
     """If there is any in it, in either form."""
-    (prompt,) = ask().prompts(natively=True)
     thought: Json = {"type": "reasoning", "summary": [], "encrypted_content": pack("claude", b"{}")}
     with_thought = ask(input=[thought, {"role": "user", "content": "Hi"}])
     for found, is_there in ((ask(), False), (with_thought, True)):
-        plain = found.plain_request(prompt, "openai", natively=True)
+        plain = found.plain_request(0, "openai", natively=True)
         assert (plain is not None) == is_there
-    assert ask().plain_request(prompt, "gemini", natively=False) is None
+    assert ask().plain_request(0, "gemini", natively=False) is None
     effort = ask(reasoning={"effort": "low"})
-    plain = effort.plain_request(prompt, "gemini", natively=False)
+    plain = effort.plain_request(0, "gemini", natively=False)
     assert plain is not None
     assert b"reasoning_effort" not in plain.body
     assert effort.dropped == ("reasoning.effort",)
@@ -161,8 +160,7 @@ def test_tokens_are_counted_by_those_who_can() -> None:
     """Else by a formula; a conversation of the vendor's cannot be counted."""
     found = INPUT_TOKENS.read(b'{"model":"m","input":"Hi","stream":true}', {})
     assert not found.stream
-    (prompt,) = found.prompts(natively=False)
-    assert found.request(prompt, "claude", natively=False).speech == HUB_COUNT
+    assert found.request(0, "claude", natively=False).speech == HUB_COUNT
     counted = found.whole([Answer(b'{"input_tokens":7}', is_native=False)])
     assert json.loads(counted) == {"object": "response.input_tokens", "input_tokens": 7}
     answer, headers = found.unserved(UnsupportedParameter("no client can"))

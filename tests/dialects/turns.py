@@ -29,15 +29,8 @@ class TurnsAsk(Ask):
         self._think = asked.get("think")
         self.dropped = sorted(asked.keys() - {"model", "say", "live", "think"})
 
-    def prompts(self, *, natively: bool) -> Sequence[TurnsAsk]:
-        return (self,)
-
-    @property
-    def native(self) -> ChatRequest:
-        raise AssertionError("no client speaks it")
-
-    @property
-    def hub(self) -> ChatRequest:
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        assert not natively
         if not isinstance(self._say, str):
             raise InvalidRequest("`say` must be a string")
         body: dict[str, Any] = {"messages": [{"role": "user", "content": self._say}]}
@@ -47,11 +40,11 @@ class TurnsAsk(Ask):
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return ChatRequest(_json({"model": self.model, **body}), self.model, self.stream)
 
-    def plain_request(self, prompt: Any, kind: str, *, natively: bool) -> ChatRequest | None:
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
         if not self._think:
             return None
         plain = TurnsAsk({"model": self.model, "say": self._say, "live": self.stream}, {})
-        return plain.hub
+        return plain.request(at, kind, natively=natively)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers

@@ -59,8 +59,8 @@ def test_requests() -> None:
             for kind in ("openai", "gemini", "claude"):
                 for natively in (False, True):
                     with contextlib.suppress(CallerError):
-                        ask.request(ask.prompts(natively=natively)[0], kind, natively=natively)
-                        ask.plain_request(ask.prompts(natively=True)[0], kind, natively=natively)
+                        ask.request(0, kind, natively=natively)
+                        ask.plain_request(0, kind, natively=natively)
             COUNT_TOKENS.read(body, {}).unserved(UnsupportedParameter("no"))
 
 
@@ -78,8 +78,8 @@ def test_numbers_and_depths_out_of_range(bad: str) -> None:
         with contextlib.suppress(CallerError):
             ask = MESSAGES.read(body, {})
             with contextlib.suppress(CallerError):
-                ask.request(ask.prompts(natively=False)[0], "openai", natively=False)
-            ask.plain_request(ask.prompts(natively=True)[0], "claude", natively=True)
+                ask.request(0, "openai", natively=False)
+            ask.plain_request(0, "claude", natively=True)
             answer, _ = COUNT_TOKENS.read(body, {}).unserved(UnsupportedParameter("no"))
             assert json.loads(answer.body)["input_tokens"] > 0
 
