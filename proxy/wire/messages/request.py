@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
-from ..chat import HUB, ChatRequest, Speech
+from ..chat import HUB, ChatRequest, Speech, read_object
 from ..chat.fields import misfit
 from ..chat.request import Outer
 from ..effort import effort_of
@@ -122,15 +122,16 @@ class MessagesRequest:
         """
         asked = self._asked
         if asked.mcp_servers:
-            raise UnsupportedParameter(
-                "mcp_servers: no client for this model can call them", param="mcp_servers"
-            )
+            why = "mcp_servers: no client for this model can call them"
+            raise UnsupportedParameter(why, param="mcp_servers")
         dropped = [*self._unknown, *(["thinking"] if plain else [])]
-        made: Json = {"model": self._model, "messages": _Messages(kind, plain).of(asked)}
-        made |= tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped)
-        if not plain:
-            made |= _reasoning(asked, kind)
-        made |= _parameters(asked)
+        made: Json = {
+            "model": self._model,
+            "messages": _Messages(kind, plain).of(asked),
+            **tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped),
+            **({} if plain else _reasoning(asked, kind)),
+            **_parameters(asked),
+        }
         if self._stream:
             made |= {"stream": True, "stream_options": {"include_usage": True}}
         names = {tool.name for tool in asked.tools or ()}
@@ -147,8 +148,6 @@ class MessagesRequest:
 
 
 def _parameters(asked: _Request) -> Json:
-    output = asked.output_config or _Output()
-    shape = asked.output_format or output.format
     made: Json = {
         "max_tokens": asked.max_tokens,
         "temperature": asked.temperature,
@@ -156,6 +155,7 @@ def _parameters(asked: _Request) -> Json:
         "top_k": asked.top_k,
         "stop": asked.stop_sequences or None,
     }
+    shape = asked.output_format or (asked.output_config or _Output()).format
     if shape is not None and shape.type == "json_schema":
         schema = {"name": "answer", "schema": shape.schema}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -168,21 +168,18 @@ def _parameters(asked: _Request) -> Json:
 
 def _reasoning(asked: _Request, kind: str) -> Json:
     """How hard the model is to think, in the words that the client's translator knows best."""
-    effort = (asked.output_config or _Output()).effort
-    thinking = asked.thinking
-    if thinking is not None and thinking.type == "disabled":
-        return {"reasoning_effort": "none"}
-    if kind == "gemini" and thinking is not None:
-        is_enabled = thinking.type == "enabled"
-        made: Json = {"type": "enabled" if is_enabled else "adaptive"}
-        if is_enabled and thinking.budget_tokens is not None:
-            made["budget_tokens"] = thinking.budget_tokens
-        return {"thinking": made, **({"reasoning_effort": effort} if effort else {})}
-    if effort is None and thinking is not None and thinking.budget_tokens is not None:
+    effort, thinking = (asked.output_config or _Output()).effort, asked.thinking or _Thinking()
+    made: Json = {}
+    if thinking.type == "disabled":
+        effort = "none"
+    elif thinking.type and kind == "gemini":
+        within = {"type": "enabled", "budget_tokens": thinking.budget_tokens}
+        made["thinking"] = within if thinking.type == "enabled" else {"type": "adaptive"}
+    elif effort is None and thinking.budget_tokens is not None:
         effort = effort_of(thinking.budget_tokens)
     if effort == "max" and kind != "gemini":
         effort = "xhigh"  # OpenAI's most
-    return {"reasoning_effort": effort} if effort else {}
+    return {**made, "reasoning_effort": effort} if effort else made
 
 
 class _Messages:
@@ -210,13 +207,12 @@ class _Messages:
         return self._made
 
     def _say(self, role: str, said: list[Json]) -> None:
+        content: Any = said
         if all(part["type"] == "text" for part in said):
             # One string: many servers take no list of a text alone.
-            text = "\n\n".join(part["text"] for part in said)
-            if text:
-                self._made.append({"role": role, "content": text})
-        else:
-            self._made.append({"role": role, "content": said})
+            content = "\n\n".join(part["text"] for part in said)
+        if content:
+            self._made.append({"role": role, "content": content})
 
     def _user(self, turn: _Turn, path: str) -> None:
         behind: list[Json] = []
@@ -234,17 +230,19 @@ class _Messages:
         found = parts(content_of(block, path), f"{path}.content", self._kind)
         texts = [part["text"] for part in found if part["type"] == "text"]
         media = [part for part in found if part["type"] != "text"]
-        text, message = "\n\n".join(texts), {"role": "tool", "tool_call_id": call_id}
+        text: Any = "\n\n".join(texts)
+        message: Json = {"role": "tool", "tool_call_id": call_id, "content": text}
+        self._made.append(message)
         if self._kind == "gemini":
-            content: Any = [*({"type": "text", "text": one} for one in texts), *media]
-            made = {**message, "content": content if media else text}
-            self._made.append({**made, "is_error": True} if block.is_error else made)
+            if media:
+                message["content"] = [*({"type": "text", "text": one} for one in texts), *media]
+            if block.is_error:
+                message["is_error"] = True
             return []
-        self._made.append({**message, "content": f"Error: {text}" if block.is_error else text})
-        if not media:
-            return []
+        if block.is_error:
+            message["content"] = f"Error: {text}"
         what = f"From the result of {self._names.get(call_id, 'a tool')}:"
-        return [{"type": "text", "text": what}, *media]
+        return [{"type": "text", "text": what}, *media] if media else []
 
     def _assistant(self, turn: _Turn, path: str, *, is_in_loop: bool) -> None:
         texts: list[str] = []
@@ -259,7 +257,7 @@ class _Messages:
                 if found is None or found.kind != self._kind or self._plain:
                     continue
                 if self._kind == "gemini":
-                    signed = _object(found.payload) or signed
+                    signed = Raw(found.payload) if read_object(found.payload) else signed
                 elif is_in_loop:
                     thoughts.append(block.thinking or found.payload.decode("utf-8", "replace"))
             elif block.type == "tool_use":
@@ -273,21 +271,8 @@ class _Messages:
                 self._say("user", parts_of(block, path, self._kind))
             elif block.type.endswith("_tool_result") and (output := told(block.content)):
                 texts.append(f"\n{result_without_call(output)}\n")
-        made: Json = {"role": "assistant", "content": "".join(texts) or None}
-        if calls:
-            made["tool_calls"] = calls
-        if "".join(thoughts):
-            made["reasoning_content"] = "".join(thoughts)
-        if signed is not None:
-            made["extra_content"] = signed
         if texts or calls:
-            self._made.append(made)
-
-
-def _object(payload: bytes) -> Raw | None:
-    """The JSON object that a container holds, unless it was damaged."""
-    try:
-        msgspec.json.decode(payload, type=dict[str, Any])
-    except (ValueError, RecursionError):
-        return None
-    return Raw(payload)
+            made: Json = {"role": "assistant", "content": "".join(texts) or None}
+            thought = "".join(thoughts)
+            more = {"tool_calls": calls, "reasoning_content": thought, "extra_content": signed}
+            self._made.append(made | {name: value for name, value in more.items() if value})
