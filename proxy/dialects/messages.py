@@ -12,8 +12,7 @@ from ..wire.chat.fields import too_deep
 from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
 from ..wire.messages import native
-from ..wire.messages.answer import events_of
-from ..wire.messages.errors import error_body, error_event
+from ..wire.messages.answer import error_body, error_event, events_of
 from ..wire.messages.request import Made, MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
 from ..wire.sse import encode_named, named

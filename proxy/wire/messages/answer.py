@@ -1,4 +1,7 @@
-"""A Message out of its parts: ids, usage, why it ended; and its events."""
+"""A Message out of its parts: ids, usage, why it ended; its events; and errors in its stead.
+
+Anthropic's envelope of errors: platform.claude.com/docs/en/api/errors, read 2026-11.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
+from ...errors import ProxyError, UpstreamRefusal
 from .. import reasoning
 from ..chat import Usage, objects, read_object
+from ..chat.errors import bounded, stream_message
 from ..lenient_json import encode
-from ..sse import named
+from ..sse import encode_named, named
 
 Json = dict[str, Any]
 
@@ -24,6 +31,18 @@ _STOP_REASONS = {
     "content_filter": "refusal",
 }
 
+# By status.
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 
 # Members of blocks that come in deltas of their own.
 _STREAMED = ("text", "thinking", "signature")
@@ -126,3 +145,20 @@ def events_of(body: bytes) -> list[bytes]:
         events.append({"type": "content_block_stop", "index": at})
     events.append({"type": "message_delta", "delta": told, "usage": message.get("usage") or {}})
     return [named(encode(one), one["type"].encode()) for one in [*events, {"type": "message_stop"}]]
+
+
+def error_body(error: ProxyError, request_id: str = "") -> bytes:
+    """An error's answer: of a refusal by Claude itself the bytes that it sent."""
+    return _error(error, error.message, request_id)
+
+
+def error_event(error: ProxyError, request_id: str) -> bytes:
+    """The event that ends a stream that failed; official SDKs raise on it."""
+    return encode_named([named(_error(error, stream_message(error), request_id), b"error")])
+
+
+def _error(error: ProxyError, message: str, request_id: str) -> bytes:
+    if isinstance(error, UpstreamRefusal) and error.as_sent is not None:
+        return error.as_sent
+    told = {"type": _ERROR_TYPES.get(error.status, "api_error"), "message": bounded(message)}
+    return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id or None})
