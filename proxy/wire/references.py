@@ -6,10 +6,9 @@ Nothing is ever fetched. The standards are JSON Schema 2020-12 (core, 8.2) and R
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 from urllib.parse import unquote
-
-_ANCHORS: Final = ("$anchor", "$dynamicAnchor")
 
 
 class Target(NamedTuple):
@@ -24,7 +23,6 @@ class References:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._named: dict[str, Mapping[str, Any]] | None = None
 
     def target(self, reference: object, base: Mapping[str, Any]) -> Target | None:
         """What it points to in a place where `#` means `base`; None: nothing in this schema."""
@@ -32,9 +30,9 @@ class References:
             return None
         address, _, fragment = reference.partition("#")
         if address:
-            base = self._by_name(address) or self._by_name(address.rpartition("/")[2]) or {}
+            base = self._named.get(address) or self._named.get(address.rpartition("/")[2]) or {}
         if fragment and not fragment.startswith("/"):
-            found: object = self._by_name(f"#{unquote(fragment)}")
+            found: object = self._named.get(f"#{unquote(fragment)}")
         else:
             steps = unquote(fragment).split("/")[1:]
             found = pointed_at(base, steps)
@@ -46,19 +44,18 @@ class References:
             return None
         return Target(found, base)
 
-    def _by_name(self, name: str) -> Mapping[str, Any] | None:
-        """The schema of this `$id`, or of this `#` and anchor."""
-        if self._named is None:
-            self._named = {}
-            for schema in _all_below(self._root):
-                address = schema.get("$id")
-                if isinstance(address, str):
-                    self._named.setdefault(address.partition("#")[0], schema)
-                    self._named.setdefault(address.rpartition("/")[2], schema)
-                for key in _ANCHORS:
-                    if isinstance(schema.get(key), str):
-                        self._named.setdefault(f"#{schema[key]}", schema)
-        return self._named.get(name)
+    @cached_property
+    def _named(self) -> dict[str, Mapping[str, Any]]:
+        """The schemas that have a name: by `$id`, or by `#` and anchor."""
+        named: dict[str, Mapping[str, Any]] = {}
+        for schema in _all_below(self._root):
+            if isinstance(address := schema.get("$id"), str):
+                named.setdefault(address.partition("#")[0], schema)
+                named.setdefault(address.rpartition("/")[2], schema)
+            for key in ("$anchor", "$dynamicAnchor"):
+                if isinstance(schema.get(key), str):
+                    named.setdefault(f"#{schema[key]}", schema)
+        return named
 
 
 def pointed_at(schema: object, steps: Iterable[str]) -> object:

@@ -2,6 +2,7 @@
 
 That is an image's address without its object, base64 with line breaks, media types by names that
 are not registered, and empty stop sequences. All that is well spelled stays as the bytes it was.
+The vendors' translators know more names of media types.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import is_
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, UnsetType
 
 from ..lenient_json import decode_any, encode
-from ..media_types import MISSPELT, joined
 from .messages import Message, read_items, read_members, read_text
+
+# Not at iana.org/assignments/media-types; the second is what is.
+MISSPELT: Final = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jpe": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-webp": "image/webp",
+    "application/x-pdf": "application/pdf",
+}
 
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _BROKEN = re.compile(r"[ \t\r\n]")
@@ -113,6 +123,11 @@ def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
         return raw
     members[name] = value
     return Raw(_encode(members))
+
+
+def joined(data: str) -> str:
+    """Base64 without the line breaks and blanks that MIME's has (RFC 2045, 6.8)."""
+    return "".join(data.split())
 
 
 def _data(raw: Raw) -> Raw:

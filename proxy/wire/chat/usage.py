@@ -31,14 +31,9 @@ class Usage:
 
     def plus(self, other: Usage) -> Usage:
         """Both together, as far as they were told."""
-        return Usage(
-            _sum(self.prompt_tokens, other.prompt_tokens),
-            _sum(self.completion_tokens, other.completion_tokens),
-            _sum(self.cached_tokens, other.cached_tokens),
-            _sum(self.cache_write_tokens, other.cache_write_tokens),
-            _sum(self.reasoning_tokens, other.reasoning_tokens),
-            partial=self.partial or other.partial,
-        )
+        told: dict[str, Any] = vars(self)
+        sums = {name: _sum(count, getattr(other, name)) for name, count in told.items()}
+        return Usage(**{**sums, "partial": self.partial or other.partial})
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

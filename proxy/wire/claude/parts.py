@@ -12,7 +12,7 @@ from base64 import b64decode
 from typing import Any
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..media_types import MISSPELT, joined
+from ..chat.spelling import MISSPELT, joined
 from . import chat
 
 Block = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..media_types import MISSPELT, joined
+from ..chat.spelling import MISSPELT, joined
 from . import chat
 from .family import Family
 
