@@ -31,8 +31,9 @@ class Usage:
 
     def plus(self, other: Usage) -> Usage:
         """Both together, as far as they were told."""
-        told: dict[str, Any] = vars(self)
-        sums = {name: _sum(count, getattr(other, name)) for name, count in told.items()}
+        sums: dict[str, Any] = {
+            name: _sum(count, getattr(other, name)) for name, count in vars(self).items()
+        }
         return Usage(**{**sums, "partial": self.partial or other.partial})
 
 
