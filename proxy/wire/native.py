@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 
 from ..errors import UpstreamInvalid, UpstreamRefusal
 from .chat import Usage
@@ -21,25 +21,25 @@ from .sse import DONE, NamedEvent, named
 MAX_HELD = 64
 
 
+_NULL = Raw(b"null")
+
+
 class _Head(Struct):
     type: str | None = None
-    error: Raw | UnsetType = UNSET
+    error: Raw = _NULL
 
 
 _decode = msgspec.json.Decoder(_Head).decode
-_NULL = Raw(b"null")
 
 
 class NativeStream(ABC):
     """One answer (a `ChunkTranslator`). `is_over`: its last event came.
 
     Nothing passes before the first event that is none of the `preamble`: until then an early error
-    still lets another client try. `pings` count for nothing before the first event, `errors` are
-    raised, `watched` are told to `_watch`.
+    still lets another client try. `errors` are raised, `watched` are told to `_watch`.
     """
 
     preamble: ClassVar[frozenset[bytes]]
-    pings: ClassVar[frozenset[bytes]] = frozenset()
     errors: ClassVar[frozenset[bytes]]
     watched: ClassVar[frozenset[bytes]]
 
@@ -69,7 +69,7 @@ class NativeStream(ABC):
                 passed += self.finish()
                 self.is_over = True
                 break
-            name = event.name if type(event) is NamedEvent else b""
+            name = event.name
             if name in self.errors:
                 raise self._refusal(event)
             if name in self.watched:
@@ -77,7 +77,7 @@ class NativeStream(ABC):
             if self._held is None:
                 passed.append(event)
             elif name in self.preamble and len(self._held) < MAX_HELD:
-                if self._held or name not in self.pings:
+                if self._held or name != b"ping":  # which is nothing before the first event
                     self._held.append(event)
             else:
                 passed += [*self._held, event]
@@ -86,7 +86,7 @@ class NativeStream(ABC):
                 break
         return passed
 
-    def _named(self, event: bytes) -> bytes | None:
+    def _named(self, event: bytes) -> NamedEvent | None:
         """An event that came without a name, by that in its data; None: OpenAI's end mark."""
         try:
             head = _decode(event)
@@ -94,8 +94,6 @@ class NativeStream(ABC):
             if event.strip() == DONE:
                 return None
             raise UpstreamInvalid("the upstream sent an event that is not a JSON object") from error
-        if head.type:
-            return named(event, " ".join(head.type.split()).encode())
-        if head.error is not UNSET and head.error != _NULL:
+        if not head.type and head.error != _NULL:
             raise self._refusal(event)
-        return event
+        return named(event, " ".join((head.type or "").split()).encode())

@@ -70,7 +70,6 @@ class MessageEvents(NativeStream):
     """The events of a message."""
 
     preamble: ClassVar = frozenset((b"message_start", b"ping"))
-    pings: ClassVar = frozenset((b"ping",))
     errors: ClassVar = frozenset((b"error",))
     watched: ClassVar = frozenset((b"message_start", b"message_delta", b"message_stop"))
 

@@ -99,13 +99,13 @@ def tools_of(
 
     What is left out is added to `dropped`; raises UnsupportedParameter if it was asked for.
     """
+    choice = choice or Choice("auto")
+    chosen = choice.name if choice.type == "tool" else None
     made: Json = {}
     functions: list[Json] = []
     lost: set[str] = set()
-    chosen = choice.name if choice is not None and choice.type == "tool" else None
     for tool in tools:
-        function = _function(tool)
-        if function is not None:
+        if function := _function(tool):
             functions.append({"type": "function", "function": function})
         elif kind == "gemini" and (tool.type or "").startswith("web_search_"):
             if tool.name == chosen:
@@ -115,18 +115,14 @@ def tools_of(
         else:
             dropped.append(tool.type or "")
             lost.add(tool.name)
-    demands_any = choice is not None and choice.type == "any"
-    if chosen in lost or (demands_any and not (functions or made)):
-        raise UnsupportedParameter(
-            "tool_choice: no client for this model can run that tool", param="tool_choice"
-        )
-    if not functions:
-        return made
-    made["tools"] = functions
-    if choice is not None:
-        named = {"type": "function", "function": {"name": choice.name or ""}}
-        words: Json = {"any": "required", "tool": named}
+    if chosen in lost or (choice.type == "any" and not (functions or made)):
+        why = "tool_choice: no client for this model can run that tool"
+        raise UnsupportedParameter(why, param="tool_choice")
+    if functions:
+        made["tools"] = functions
         if choice.type != "auto":
+            named = {"type": "function", "function": {"name": choice.name or ""}}
+            words: Json = {"any": "required", "tool": named}
             made["tool_choice"] = words.get(choice.type, choice.type)
         if choice.disable_parallel_tool_use:
             made["parallel_tool_calls"] = False
