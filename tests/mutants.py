@@ -57,8 +57,8 @@ MUTANTS = [
     _m("half a native stream looks whole", "wire/claude/native.py",
        "if not self._has_stopped:", "if False:",
        "wire/claude/test_native.py::test_what_is_cut_off_is_not_whole"),
-    _m("calls interleave", "wire/messages/stream.py",
-       "if not _is_whole(self._pieces):", "if False:",
+    _m("calls interleave", "wire/chat/deltas.py",
+       "if not self._turn.is_whole:", "if False:",
        "wire/messages/test_stream.py::test_parallel_calls_are_put_in_order"),
     # The pool
     _m("a permit never comes back", "pool/pool.py",

@@ -61,10 +61,11 @@ class Asked(NamedTuple):
     kind: str
 
 
-def ending(finish: object, stopped_by: object, *, has_calls: bool, stops: Sequence[str]) -> Json:
+def ending(choice: Json, *, has_calls: bool, stops: Sequence[str]) -> Json:
     """`stop_reason` and `stop_sequence`. Some servers tell which sequence it was (vLLM's
     `stop_reason` of a choice).
     """
+    finish, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
     if isinstance(stopped_by, str) and stopped_by in stops:
         return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}
     reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "", "end_turn")
@@ -100,15 +101,6 @@ def opening(chat_id: object, asked: Asked) -> Json:
         "stop_sequence": None,
         "usage": usage_of(None),
     }
-
-
-def text_of(content: object) -> str:
-    """The text of a message or delta, from its parts where it has parts."""
-    if isinstance(content, list):
-        kinds = ("text", "output_text")
-        said = [part.get("text") for part in objects(content) if part.get("type") in kinds]
-        return "".join(text for text in said if isinstance(text, str))
-    return content if isinstance(content, str) else ""
 
 
 def signature(text: str, signed: object, asked: Asked) -> str:

@@ -175,6 +175,16 @@ def test_thoughts_before_a_call_are_always_kept(thinks: bool) -> None:
     ]
 
 
+def test_thoughts_that_are_not_shown_survive_the_end_of_another_block() -> None:
+    """Of a text, or of a call: the upstream wants them with the next call."""
+    text = chunk(content="Yes.")
+    first = calls(call(0, "{}", id="a", name="f"))
+    for before in (text, first):
+        then = calls(call(1, "{}", id="b", name="f"))
+        found = message(before, chunk(reasoning_content="Hm."), then, about=asked(shown=False))
+        assert thoughts(found) == [("", pack("openai", b"Hm."))]
+
+
 def test_what_signs_the_text_comes_behind_it() -> None:
     """If the caller knows thinking; one that is too large is left out."""
     chunks = [chunk(content="Yes."), chunk(extra_content=EXTRA, finish="stop")]
