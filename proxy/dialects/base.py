@@ -114,6 +114,9 @@ class Ask(ABC):
         """For its stream."""
 
 
+Read = Callable[..., Ask]
+
+
 class Dialect(NamedTuple):
     """What is served at a path.
 
@@ -124,7 +127,7 @@ class Dialect(NamedTuple):
     what is said of paths below its own that are not there.
     """
 
-    read: Callable[..., Ask]
+    read: Read
     error: Callable[..., bytes]
     headers: tuple[str, ...] = ()
     id_header: str = ""

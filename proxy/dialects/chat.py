@@ -1,8 +1,7 @@
-"""/v1/chat/completions: the hub itself, so that nothing is translated; calls from Python, too."""
+"""/v1/chat/completions: the hub itself, so that nothing is translated."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -34,28 +33,6 @@ class ChatWriter(Writer):
         """An error event; where nothing but comments came before it, `code` is its status."""
         code = (self._is_begun and error.code) or str(error.status)
         return encode([error_event(error, code=code)])
-
-
-class ChunkWriter(ChatWriter):
-    """Keeps chunks for whoever iterates them. `error`: what ended the stream, if it failed."""
-
-    keep_alive = b""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chunks: deque[bytes] = deque()
-        self.error: ProxyError | None = None
-
-    def feed(self, chunks: Sequence[bytes]) -> bytes:
-        self.chunks += chunks
-        return b"\n".join(chunks)
-
-    def end(self) -> bytes:
-        return b""
-
-    def fail(self, error: ProxyError) -> bytes:
-        self.error = error
-        return error_body(error)
 
 
 class ChatAsk(Ask):

@@ -6,7 +6,6 @@ are shielded while msgspec reads, and go out as they came in.
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Callable
@@ -67,14 +66,6 @@ def unshield(data: bytes) -> bytes:
 def encode(value: Any) -> bytes:
     """Encode as JSON; shielded surrogates become escapes again."""
     return unshield(msgspec.json.encode(value))
-
-
-def to_json(values: Any) -> bytes:
-    """Python's values as JSON; raises TypeError for what that cannot say."""
-    try:
-        return msgspec.json.encode(values)
-    except UnicodeEncodeError:  # a lone surrogate: half an emoji, of a model's making
-        return json.dumps(values).encode()
 
 
 def is_shielded(text: str) -> bool:
