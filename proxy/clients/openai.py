@@ -35,7 +35,7 @@ class OpenAIClient(RemoteClient):
 
     @staticmethod
     def read_page(body: bytes) -> ModelPage:
-        names = [read_text(entry, "id", "name") for entry in read_list(body).entries]
+        names = [read_text(entry, "id", "name") for entry in read_list(body)[0]]
         return ModelPage(list(filter(None, names)), None)
 
     def __init__(

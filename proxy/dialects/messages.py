@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from ..errors import ProxyError
-from ..wire.chat import HUB_COUNT, ChatRequest, Speech
+from ..wire.chat import HUB, HUB_COUNT, ChatRequest, Speech
 from ..wire.chat.fields import too_deep
 from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
@@ -34,7 +34,7 @@ class MessagesAsk(Ask):
         outer = read_outer(body)
         check_filled(outer.fields, "messages")
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
-        super().__init__(outer.model, general, stream=outer.stream)
+        super().__init__(outer.model, general, stream=outer.stream and self.hub_speech == HUB)
         self.native_headers = headers
         self._outer = outer
         self._body = body
@@ -110,10 +110,6 @@ class CountAsk(MessagesAsk):
 
     speech: ClassVar[Speech] = claude.COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
-
-    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        super().__init__(body, headers, query)
-        self.stream = False
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         return answers[0].body

@@ -23,15 +23,11 @@ class ModelPage(NamedTuple):
     next_path: str | None
 
 
-class Listed(NamedTuple):
-    """The objects in a list, and the object around it, which is empty for a bare list."""
+def read_list(body: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The objects in a list of models, and the object around it, which is empty for a bare list.
 
-    entries: list[dict[str, Any]]
-    around: dict[str, Any]
-
-
-def read_list(body: bytes) -> Listed:
-    """A list of models; raises UpstreamInvalid if `body` is no JSON."""
+    Raises UpstreamInvalid if `body` is no JSON.
+    """
     try:
         found = decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -39,7 +35,7 @@ def read_list(body: bytes) -> Listed:
     around = found if isinstance(found, dict) else {}
     lists = (found, around.get("data"), around.get("models"))
     entries: list[Any] = next((one for one in lists if isinstance(one, list)), [])
-    return Listed([entry for entry in entries if isinstance(entry, dict)], around)
+    return [entry for entry in entries if isinstance(entry, dict)], around
 
 
 def read_text(found: dict[str, Any], *names: str) -> str:

@@ -16,7 +16,7 @@ from proxy.wire.model_list import ModelPage, read_list, read_text
 
 def read_openai(body: bytes) -> ModelPage:
     """As `OpenAIClient.list_models` does."""
-    names = [read_text(entry, "id", "name") for entry in read_list(body).entries]
+    names = [read_text(entry, "id", "name") for entry in read_list(body)[0]]
     return ModelPage([name for name in names if name], None)
 
 

@@ -1,8 +1,4 @@
-"""Chat answers as one answer of /v1/completions, whole or in chunks.
-
-Source of the shapes: platform.openai.com/docs/api-reference/completions and /chat, read 2026-11;
-the openai SDK's `Completion` and `ChatCompletionChunk`.
-"""
+"""Chat answers as one answer of /v1/completions, whole or in chunks (shapes: `request`)."""
 
 from __future__ import annotations
 
@@ -50,10 +46,7 @@ class TextAnswers:
         return self._encoded(self._choices, tells_usage=bool(self._usages))
 
     def chunks(self, events: Iterable[bytes], prompt: int) -> list[bytes]:
-        """Chat chunks as completion chunks; those that say nothing are left out.
-
-        Raises UpstreamInvalid.
-        """
+        """Chat chunks that say anything as completion chunks; raises UpstreamInvalid."""
         said = [self._take(event, prompt, is_whole=False) for event in events]
         return [self._encoded(choices) for choices in said if choices]
 

@@ -2,7 +2,7 @@
 
 A request has one or more prompts; each becomes a chat request of its own, and their answers one
 answer (`answers`). Source of the shapes: platform.openai.com/docs/api-reference/completions
-and /chat, read 2026-11.
+and /chat, the openai SDK's `Completion` and `ChatCompletionChunk`, read 2026-11.
 """
 
 from __future__ import annotations
@@ -74,12 +74,21 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
         return Completion((PromptRequest(native, error),))
     if len(prompts) > 1:
         _check_repeated(len(body) - len(fields["prompt"]), len(prompts))
-    n = own.get("n")
+    n, logprobs = own.get("n"), own.get("logprobs")
     choices = n if isinstance(n, int) and n > 0 else 1
-    problem = _unsupported(own, choices)
+    # Those of the chosen tokens at least, which is what 0 asks for.
+    wants_logprobs = logprobs is not None and logprobs is not False
+    echoes = own.get("echo") is True
+    problem: InvalidRequest | None = None
+    if own.get("suffix"):
+        problem = UnsupportedParameter("`suffix` is not supported here", param="suffix")
+    elif isinstance(own.get("best_of"), (int, float)) and own["best_of"] > choices:
+        problem = UnsupportedParameter("`best_of` above `n` is not supported here", param="best_of")
+    elif echoes and wants_logprobs:
+        problem = UnsupportedParameter("`echo` with `logprobs` is not supported here", param="echo")
     kept = {name: value for name, value in fields.items() if name not in _NOT_OF_CHAT}
-    more: dict[str, Any] = {"logprobs": True} if _wants_logprobs(own) else {}
-    if more and own["logprobs"] is not True:
+    more: dict[str, Any] = {"logprobs": True} if wants_logprobs else {}
+    if more and logprobs is not True:
         more["top_logprobs"] = fields["logprobs"]
     requests = []
     for prompt in prompts:
@@ -89,8 +98,7 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
         messages = [{"role": "user", "content": prompt or EMPTY_PROMPT}]
         said = encode({**kept, "messages": messages, **more})
         requests.append(PromptRequest(native, problem or ChatRequest(said, model, stream)))
-    echo = own.get("echo") is True
-    return Completion(tuple(requests), prompts, choices, echo, request.wants_usage)
+    return Completion(tuple(requests), prompts, choices, echoes, request.wants_usage)
 
 
 def _prompts(prompt: Any) -> tuple[str, ...]:
@@ -114,21 +122,3 @@ def _check_repeated(size: int, times: int) -> None:
             f" bytes of these are too many for so many ({MAX_REPEATED_BYTES} in all)",
             param="prompt",
         )
-
-
-def _unsupported(own: dict[str, Any], choices: int) -> InvalidRequest | None:
-    """Why chat cannot stand in for this request."""
-    best_of = own.get("best_of")
-    if own.get("suffix"):
-        return UnsupportedParameter("`suffix` is not supported here", param="suffix")
-    if isinstance(best_of, (int, float)) and best_of > choices:
-        return UnsupportedParameter("`best_of` above `n` is not supported here", param="best_of")
-    if own.get("echo") is True and _wants_logprobs(own):
-        return UnsupportedParameter("`echo` with `logprobs` is not supported here", param="echo")
-    return None
-
-
-def _wants_logprobs(own: dict[str, Any]) -> bool:
-    """Those of the chosen tokens at least, which is what 0 asks for."""
-    logprobs = own.get("logprobs")
-    return logprobs is not None and logprobs is not False

@@ -139,18 +139,16 @@ def events_of(body: bytes) -> list[bytes]:
     return [named(encode(one), one["type"].encode()) for one in [*events, {"type": "message_stop"}]]
 
 
-def error_body(error: ProxyError, request_id: str = "") -> bytes:
-    """An error's answer: of a refusal by Claude itself the bytes that it sent."""
-    return _error(error, error.message, request_id)
-
-
 def error_event(error: ProxyError, request_id: str) -> bytes:
     """The event that ends a stream that failed; official SDKs raise on it."""
-    return encode_named([named(_error(error, stream_message(error), request_id), b"error")])
+    data = error_body(error, request_id, message=stream_message(error))
+    return encode_named([named(data, b"error")])
 
 
-def _error(error: ProxyError, message: str, request_id: str) -> bytes:
+def error_body(error: ProxyError, request_id: str = "", *, message: str = "") -> bytes:
+    """An error's answer: of a refusal by Claude itself the bytes that it sent."""
     if isinstance(error, UpstreamRefusal) and error.as_sent is not None:
         return error.as_sent
-    told = {"type": _ERROR_TYPES.get(error.status, "api_error"), "message": bounded(message)}
+    said = bounded(message or error.message)
+    told = {"type": _ERROR_TYPES.get(error.status, "api_error"), "message": said}
     return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id or None})

@@ -102,8 +102,7 @@ class MessagesRequest:
             self._asked = _decode(outer.text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise misfit(error) from error
-        self._model = outer.model
-        self._stream = outer.stream
+        self._outer = outer
         self._speech = speech
         unknown = outer.fields.keys() - _KNOWN
         self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
@@ -113,7 +112,7 @@ class MessagesRequest:
         thinking = self._asked.thinking or _Thinking("disabled")
         thinks = thinking.type != "disabled"
         shows = thinks and thinking.display != "omitted"
-        return Asked(self._model, self._asked.stop_sequences or (), thinks, shows, kind)
+        return Asked(self._outer.model, self._asked.stop_sequences or (), thinks, shows, kind)
 
     def to_chat(self, kind: str, *, plain: bool = False) -> Made:
         """The chat request for a kind of client; `plain`: without reasoning.
@@ -126,20 +125,20 @@ class MessagesRequest:
             raise UnsupportedParameter(why, param="mcp_servers")
         dropped = [*self._unknown, *(["thinking"] if plain else [])]
         made: Json = {
-            "model": self._model,
+            "model": self._outer.model,
             "messages": _Messages(kind, plain).of(asked),
             **tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped),
             **({} if plain else _reasoning(asked, kind)),
             **_parameters(asked),
         }
-        if self._stream:
+        if self._outer.stream:
             made |= {"stream": True, "stream_options": {"include_usage": True}}
         names = {tool.name for tool in asked.tools or ()}
         names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}
         request = ChatRequest(
             encode(made),
-            self._model,
-            self._stream,
+            self._outer.model,
+            self._outer.stream,
             {} if are_plain(names) else {name: plain_name(name) for name in names},
             speech=self._speech,
             is_made=True,
