@@ -17,9 +17,9 @@ class CompletionsAsk(Ask):
 
     speech = SPEECH
 
-    def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
-        super().__init__(request.model, headers, stream=request.stream)
-        self._request = request
+    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
+        self._request = read_request(body, needs_messages=False)
+        super().__init__(self._request.model, headers, stream=self._request.stream)
 
     @property
     def wants_usage(self) -> bool:
@@ -67,8 +67,4 @@ class TextWriter(ChatWriter):
         return encode([*self._ask.answers.last_chunk(), DONE])
 
 
-def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> CompletionsAsk:
-    return CompletionsAsk(read_request(body, needs_messages=False), headers)
-
-
-COMPLETIONS = Dialect(_read, error_body)
+COMPLETIONS = Dialect(CompletionsAsk, error_body)

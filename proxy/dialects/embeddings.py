@@ -33,7 +33,6 @@ class _Answer(Struct):
     usage: Any = None
 
 
-_NULL = Raw(b"null")
 _decode_answer = decoder(_Answer)
 
 
@@ -51,7 +50,7 @@ class EmbedAsk(Ask):
 
     def prompts(self, *, natively: bool) -> int:
         self._batches = [self._body]
-        inputs = self._fields.get("input", _NULL)
+        inputs = self._fields.get("input", Raw(b"null"))
         if not natively and len(self._body) - len(inputs) <= MAX_REPEATED_BYTES:
             items = read_any(inputs)
             is_long = isinstance(items, list) and MAX_TEXTS < len(items) <= MAX_INPUTS

@@ -14,7 +14,6 @@ import msgspec
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
-
 # Tokens to think with where effort isn't understood. 1024 is the least of Anthropic's API
 # (build-with-claude/extended-thinking); past 32k its docs see little gain.
 BUDGETS: Final[dict[str, int]] = {

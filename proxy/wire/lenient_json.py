@@ -38,7 +38,6 @@ def decoder(shape: type[_T]) -> Callable[[bytes | Raw], _T]:
 decode_object = decoder(dict[str, Raw])
 decode_any = decoder(Any)
 
-
 # In place of `\\u` before a surrogate while msgspec looks; nobody can guess it.
 _SHIELD = uuid.uuid4().hex.encode()
 _SHIELDED = re.compile(_SHIELD.decode() + "[0-9a-fA-F]{4}")

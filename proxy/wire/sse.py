@@ -146,26 +146,16 @@ def encode(events: Sequence[bytes]) -> bytes:
     """The events as they go on the wire, without names."""
     if len(events) == 1 and b"\n" not in events[0]:
         return b"data: " + events[0] + b"\n\n"
-    return b"".join(
-        [
-            b"data: %b\n\n" % (event if b"\n" not in event else event.replace(b"\n", b"\ndata: "))
-            for event in events
-        ]
-    )
+    return b"".join([b"data: %b\n\n" % event.replace(b"\n", b"\ndata: ") for event in events])
 
 
 def encode_named(events: Sequence[bytes]) -> bytes:
     """The events as they go on the wire, with the names of those that have one."""
     return b"".join(
         [
-            b"event: %b\ndata: %b\n\n" % (event.name, event)
-            if type(event) is NamedEvent and event.name and event.find(b"\n") < 0
-            else _written(event)
+            b"event: %b\ndata: %b\n\n" % (event.name, event.replace(b"\n", b"\ndata: "))
+            if type(event) is NamedEvent and event.name
+            else encode([event])
             for event in events
         ]
     )
-
-
-def _written(event: bytes) -> bytes:
-    name = event.name if type(event) is NamedEvent else b""
-    return b"event: %b\n%b" % (name, encode([event])) if name else encode([event])
