@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -55,11 +56,10 @@ class ChatAsk(Ask):
         return self._request
 
     def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
-        try:
-            body = without_reasoning(self._request.body)
-        except (msgspec.DecodeError, RecursionError):  # of what is not as chat has it
-            return None
-        return None if body is None else msgspec.structs.replace(self._request, body=body)
+        with suppress(msgspec.DecodeError, RecursionError):  # of what is not as chat has it
+            if body := without_reasoning(self._request.body):
+                return msgspec.structs.replace(self._request, body=body)
+        return None
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         return answers[0].body

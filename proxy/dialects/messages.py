@@ -13,15 +13,12 @@ from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
 from ..wire.messages import native
 from ..wire.messages.answer import error_body, error_event, events_of
-from ..wire.messages.request import Made, MessagesRequest
+from ..wire.messages.request import MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
 from ..wire.sse import encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 
 _HEADERS = ("anthropic-version", "anthropic-beta")
-
-# What of a request a model reads: its tokens are counted.
-_PROMPT = ("system", "messages", "tools")
 
 
 class MessagesAsk(Ask):
@@ -30,7 +27,6 @@ class MessagesAsk(Ask):
     speech: ClassVar[Speech] = claude.MESSAGES
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        """Raises InvalidRequest."""
         outer = read_outer(body)
         check_filled(outer.fields, "messages")
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
@@ -39,7 +35,8 @@ class MessagesAsk(Ask):
         self._outer = outer
         self._body = body
         self._query = query
-        self._hubs: dict[tuple[str, bool], Made] = {}  # by kind of client, and plainness
+        # By kind of client, and plainness.
+        self._hubs: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}
 
     @cached_property
     def request_read(self) -> MessagesRequest:
@@ -47,27 +44,22 @@ class MessagesAsk(Ask):
         return MessagesRequest(self._outer._replace(stream=self.stream), self.hub_speech)
 
     def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
-        if natively:
-            return self._native(native.without_containers(self._body))
-        return self._hub(kind)
+        return self._form(kind, natively, plain=False)
 
     def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        return self._form(kind, natively, plain=True)
+
+    def _form(self, kind: str, natively: bool, *, plain: bool) -> ChatRequest:
         if natively:
-            return self._native(native.without_thoughts(self._body))
-        return self._hub(kind, plain=True)
-
-    def _native(self, body: bytes) -> ChatRequest:
-        return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
-
-    def _hub(self, kind: str, *, plain: bool = False) -> ChatRequest:
-        found = self._hubs.get((kind, plain))
-        if found is None:
+            body = (native.without_thoughts if plain else native.without_containers)(self._body)
+            return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
+        if (kind, plain) not in self._hubs:
             try:
-                found = self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
+                self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
             except RecursionError as error:
                 raise too_deep() from error
-        self.dropped = found.dropped
-        return found.request
+        request, self.dropped = self._hubs[kind, plain]
+        return request
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
@@ -115,8 +107,8 @@ class CountAsk(MessagesAsk):
         return answers[0].body
 
     def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
-        fields = self._outer.fields
-        return estimated(error, {name: fields[name] for name in _PROMPT if name in fields})
+        fields, read = self._outer.fields, ("system", "messages", "tools")
+        return estimated(error, {name: fields[name] for name in read if name in fields})
 
 
 MESSAGES = Dialect(MessagesAsk, error_body, _HEADERS, "request-id")

@@ -15,8 +15,6 @@ from .lenient_json import encode
 BYTES_PER_TOKEN: Final = 4
 MEDIUM_TOKENS: Final = 1600
 
-_DATA: Final = ("data", "file_data")
-
 
 def tokens(prompt: Any) -> int:
     """The estimate for all that a model is to read of a request, as plain data."""
@@ -29,7 +27,7 @@ def tokens(prompt: Any) -> int:
         if isinstance(found, dict):
             has_data = found.get("type") == "base64"
             return {
-                name: without_media(value, is_data=has_data and name in _DATA)
+                name: without_media(value, is_data=has_data and name in ("data", "file_data"))
                 for name, value in found.items()
             }
         if isinstance(found, str) and (is_data or found[:5].lower() == "data:"):

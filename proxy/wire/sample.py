@@ -76,7 +76,7 @@ class _Maker:
     def _of_type(self, kind: str, schema: dict[str, Any], way: tuple[int, ...]) -> Any:
         if kind == "object":
             known, other = schema.get("properties", {}), schema.get("additionalProperties", True)
-            names = [str(name) for name in self._pay(schema.get("required", []))]
+            names = map(str, self._pay(schema.get("required", [])))
             return {name: self.value(known.get(name, other), way) for name in names}
         if kind in ("integer", "number"):
             return _number(schema, is_whole=kind == "integer")

@@ -19,8 +19,7 @@ Handshake = Generator[tuple[bytes, int], bytes, None]
 READ_BYTES = 4096
 
 # RFC 1928 sections 3 and 6, RFC 1929 section 2.
-NO_LOGIN = 0
-WITH_LOGIN = 2
+NO_LOGIN, WITH_LOGIN = 0, 2
 _ADDRESS_BYTES = {1: 4, 4: 16}  # by type of address; type 3, a name, has its length before it
 _FAILURES = (
     "",

@@ -32,7 +32,6 @@ class TextAnswers:
         self._tells_usage = request.wants_usage
         self._choices: list[Json] = []
         self._offsets: dict[int, int] = {}  # characters of each choice that went out already
-        self._echoed: set[int] = set()
 
     def add(self, body: bytes, prompt: int) -> None:
         """Take in one unary chat answer; raises UpstreamInvalid."""
@@ -90,13 +89,12 @@ class TextAnswers:
         number = choice.get("index")
         number = number if isinstance(number, int) else position
         index = prompt * self._request.choices + number
-        offset = self._offsets.get(index, 0)
+        is_first, offset = index not in self._offsets, self._offsets.get(index, 0)
         self._offsets[index] = offset + len(legible(text))
         logprobs = choice.get("logprobs")
         if "text" not in choice:
             logprobs = _legacy_logprobs(logprobs, offset)
-            if self._request.echo and index not in self._echoed:
-                self._echoed.add(index)
+            if self._request.echo and is_first:
                 text = self._request.prompts[prompt] + text
         finish = _finish(choice)
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}

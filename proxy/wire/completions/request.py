@@ -64,8 +64,7 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
     body, model, stream = request.body, request.model, request.stream
     native = ChatRequest(body, model, stream, speech=SPEECH)
     if is_native:
-        no_chat = InvalidRequest("a client has no /completions")
-        return Completion((PromptRequest(native, no_chat),))
+        return Completion((PromptRequest(native, InvalidRequest("a client has no /completions")),))
     fields = read_fields(body)
     own = {name: read_any(fields[name]) for name in _READ if name in fields}
     try:

@@ -44,9 +44,6 @@ _ERROR_TYPES = {
     529: "overloaded_error",
 }
 
-# Members of blocks that come in deltas of their own.
-_STREAMED = ("text", "thinking", "signature")
-
 
 class Asked(NamedTuple):
     """What an answer has to know of its request. `kind`: that of the client that answers.
@@ -124,7 +121,7 @@ def events_of(body: bytes) -> list[bytes]:
     events: list[Json] = [{"type": "message_start", "message": empty}]
     for at, block in enumerate(objects(message.get("content"))):
         deltas: list[Json] = []
-        for name in _STREAMED:
+        for name in ("text", "thinking", "signature"):  # each comes in deltas of its own
             if isinstance(whole := block.get(name), str):
                 deltas.append({"type": f"{name}_delta", name: whole})
                 block[name] = ""

@@ -49,9 +49,6 @@ class Block(msgspec.Struct):
 
 THINKING: Final = ("thinking", "redacted_thinking")
 
-# They say something of the request's tools alone, all of which count as declared.
-_ABOUT_TOOLS: Final = ("tool_addition", "tool_removal", "mcp_tool_listing")
-
 _decode_content = decoder(str | list[Block] | None)  # type: ignore[arg-type]
 
 
@@ -65,9 +62,9 @@ def content_of(block: Block, path: str) -> list[Block]:
 
 
 def parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
-    """What a user, the system or a tool says, as parts of chat. `kind`: the client that gets it.
+    """What a user, the system or a tool says as parts of chat for a kind of client.
 
-    Raises InvalidRequest, UnsupportedParameter.
+    Raises InvalidRequest.
     """
     return [p for at, block in enumerate(blocks) for p in parts_of(block, f"{path}[{at}]", kind)]
 
@@ -86,8 +83,8 @@ def parts_of(block: Block, path: str, kind: str) -> list[Json]:
         return _text(f"loaded: {block.tool_name or ''}")
     if block.type == "compaction":
         return parts(content_of(block, path), f"{path}.content", kind)
-    if block.type in _ABOUT_TOOLS:
-        return []
+    if block.type in ("tool_addition", "tool_removal", "mcp_tool_listing"):
+        return []  # they are about the request's tools, all of which count as declared
     raise _unsupported(path, f"only Claude itself takes a block of type {block.type[:80]!r}")
 
 

@@ -7,7 +7,7 @@ of client that had them (`reasoning`); those without a container are Claude's ow
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -86,13 +86,6 @@ _KNOWN = frozenset(("model", "stream", *_Request.__struct_fields__))
 _decode = decoder(_Request)
 
 
-class Made(NamedTuple):
-    """A chat request, and what of the caller's it leaves out."""
-
-    request: ChatRequest
-    dropped: list[str]
-
-
 class MessagesRequest:
     """A Messages request, read. `speech`: of what it is made."""
 
@@ -114,10 +107,10 @@ class MessagesRequest:
         shows = thinks and thinking.display != "omitted"
         return Asked(self._outer.model, self._asked.stop_sequences or (), thinks, shows, kind)
 
-    def to_chat(self, kind: str, *, plain: bool = False) -> Made:
-        """The chat request for a kind of client; `plain`: without reasoning.
+    def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:
+        """The chat request for a kind of client, and what of the caller's it leaves out.
 
-        Raises InvalidRequest, UnsupportedParameter, RecursionError.
+        `plain`: without reasoning. Raises InvalidRequest, RecursionError.
         """
         asked = self._asked
         if asked.mcp_servers:
@@ -143,7 +136,7 @@ class MessagesRequest:
             speech=self._speech,
             is_made=True,
         )
-        return Made(request, [*dict.fromkeys(dropped)])
+        return request, [*dict.fromkeys(dropped)]
 
 
 def _parameters(asked: _Request) -> Json:

@@ -26,7 +26,7 @@ def read(*messages: Json, stream: bool = False, **more: Any) -> MessagesRequest:
 
 def chat(*messages: Json, kind: str = "openai", plain: bool = False, **more: Any) -> Json:
     """The chat request's members but for the model."""
-    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain).request.body)
+    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain)[0].body)
     assert made.pop("model") == "m"
     return made
 
@@ -260,7 +260,7 @@ def test_tools_that_only_a_vendor_runs() -> None:
     assert dropped == [
         *("context_management", "web_search_20250305", "computer_20250124", "new_thing")
     ]
-    assert asked.to_chat("gemini", plain=True).dropped == [
+    assert asked.to_chat("gemini", plain=True)[1] == [
         *("context_management", "thinking", "computer_20250124", "new_thing")
     ]
     made = chat(kind="gemini", tools=[SEARCH, function])
@@ -318,14 +318,14 @@ def test_names_and_users_that_openai_does_not_take() -> None:
     """Are changed: names come back, users are told apart."""
     long = "x" * 100
     made = read(turn("user", text("x")), tools=[{"name": long}], metadata={"user_id": "u" * 65})
-    request = made.to_chat("openai").request
+    request = made.to_chat("openai")[0]
     assert request.names[long] != long
     assert len(json.loads(request.body)["user"]) == 64
-    assert read(tools=[{"name": "f"}]).to_chat("openai").request.names == {}
+    assert read(tools=[{"name": "f"}]).to_chat("openai")[0].names == {}
 
 
 def test_lone_surrogates_survive() -> None:
     """As escapes, in texts and in calls."""
     body = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}'
-    made = MessagesRequest(Outer("m", False, {}, body)).to_chat("openai").request
+    made = MessagesRequest(Outer("m", False, {}, body)).to_chat("openai")[0]
     assert b'"content":"\\ud83d"' in made.body

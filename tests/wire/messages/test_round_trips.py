@@ -66,7 +66,7 @@ def test_requests(
     if effort is not None:
         wire["output_config"] = {"effort": effort}
     read = MessagesRequest(Outer("m", True, {}, json.dumps(wire).encode()))
-    chat = read.to_chat("claude").request
+    chat, _ = read.to_chat("claude")
     back = json.loads(to_request(chat.body, model="claude-opus-4-8", stream=True))
     if choice == "auto":  # it is the default
         wire.pop("tool_choice")
