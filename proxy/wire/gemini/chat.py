@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...errors import UnsupportedParameter
+from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat.fields import misfit
 from ..effort import Effort, Reasoning, Thinking
 from ..lenient_json import without_lone
@@ -135,6 +135,11 @@ def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
         return _request_decoder.decode(body), present
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise misfit(error) from error
+
+
+def invalid(param: str, why: str) -> InvalidRequest:
+    """The 400 for what is wrong at this path in the request."""
+    return InvalidRequest(f"{param}: {why}", param=param)
 
 
 def unsupported(name: str, why: str = "") -> UnsupportedParameter:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
+from ..chat import objects
+from ..chat.usage import as_object
 from . import calls
-from .citations import annotations_of
 from .events import Candidate, FunctionCall, Part, PromptFeedback, Response, TokenLogprob
 from .names import Asked
 from .open_calls import NO_ARGS, OpenCall
@@ -180,7 +181,7 @@ class Choice:
 
     def _cite(self, candidate: Candidate, delta: Delta) -> None:
         # A later piece may repeat what an earlier one cited.
-        for annotation in annotations_of(candidate, "".join(self._text)):
+        for annotation in _annotations_of(candidate, "".join(self._text)):
             key = tuple(annotation["url_citation"].values())
             if key not in self._annotated:
                 annotation["index"] = len(self._annotated)
@@ -218,3 +219,44 @@ def _logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
     spelt = list(token.token.encode())
     return {"token": token.token, "bytes": spelt, "logprob": token.log_probability}
+
+
+def _annotations_of(candidate: Candidate, text: str) -> Iterator[Delta]:
+    """The `url_citation`s of what `candidate` cites; `text` is its choice's, all up to now.
+
+    OpenAI counts characters of the message, Gemini bytes of its UTF-8 (google-genai types.Segment,
+    v1beta CitationSource). What is odd in them is left out: an answer is whole without.
+    """
+    data = text.encode()
+    cited, grounding = candidate.citation_metadata or {}, candidate.grounding_metadata or {}
+    # The second is Vertex AI's name for it.
+    for source in objects(cited.get("citationSources")) or objects(cited.get("citations")):
+        yield from _annotation(source, source, data)
+    pages = [chunk.get("web") for chunk in objects(grounding.get("groundingChunks"))]
+    supports = objects(grounding.get("groundingSupports"))
+    for support in supports:
+        places = support.get("groundingChunkIndices")
+        for place in places if isinstance(places, list) else ():
+            if isinstance(place, int) and 0 <= place < len(pages):
+                yield from _annotation(pages[place], support.get("segment"), data)
+    for page in pages if not supports else ():
+        yield from _annotation(page, None, data)
+
+
+def _annotation(page: Any, segment: Any, data: bytes) -> Iterator[Delta]:
+    """The annotation for a page that has an address; without a segment it is for all the text."""
+    title, url = as_object(page).get("title"), as_object(page).get("uri")
+    if isinstance(url, str) and url:
+        segment = as_object(segment)
+        cited = {
+            "start_index": _characters(data, segment.get("startIndex"), 0),
+            "end_index": _characters(data, segment.get("endIndex"), len(data)),
+            "title": title if isinstance(title, str) and title else url,
+            "url": url,
+        }
+        yield {"type": "url_citation", "url_citation": cited}
+
+
+def _characters(data: bytes, offset: Any, default: int) -> int:
+    offset = offset if isinstance(offset, int) else default
+    return len(data[: max(0, offset)].decode(errors="ignore"))

@@ -87,7 +87,5 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 def _violated(details: Iterable[Mapping[str, Any]], kind: str, name: str) -> Iterator[str]:
     """What a google.rpc.QuotaFailure or BadRequest names, in Gemini's words."""
-    for detail in details:
-        for violation in objects(detail.get(kind)):
-            if named := _text(violation, name):
-                yield named
+    violations = (violation for detail in details for violation in objects(detail.get(kind)))
+    return filter(None, (_text(violation, name) for violation in violations))

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ...errors import InvalidRequest
 from ..references import References
+from .chat import invalid
 
 # How often one $ref may occur on the way from the root to a leaf.
 MAX_UNROLLED: Final = 2
@@ -52,18 +52,12 @@ class Reader:
         self._steps = 0
         self._references = References(root)
 
-    def read(self) -> Schema:
-        """The flat schema; raises InvalidRequest for a `$ref` to nowhere, and as `step` does."""
-        return self._flat(self._root, self._root, {})
-
     def step(self, steps: int = 1) -> None:
         """Raises InvalidRequest if there were too many."""
         self._steps += steps
         if self._steps > MAX_STEPS:
-            raise InvalidRequest(
-                f"{self._param} is too large: more than {MAX_STEPS} steps with $refs inlined",
-                param=self._param,
-            )
+            why = f"more than {MAX_STEPS} steps to read it with its $refs inlined"
+            raise invalid(self._param, f"the schema is too large: it takes {why}")
 
     def both(self, one: Schema, other: Schema) -> Schema:
         """One flat schema for two that have to hold at once."""
@@ -92,8 +86,11 @@ class Reader:
                 made[rest] = self.both(one.get(rest, {}), other.get(rest, {}))
         return made
 
-    def _flat(self, schema: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
-        """`base`: what `#` means here; `seen`: how often each $ref occurs on the way to here."""
+    def read(self, schema: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
+        """The flat schema; `base`: what `#` means here; `seen`: how often each $ref led here.
+
+        Raises InvalidRequest for a `$ref` to nowhere, and as `step` does.
+        """
         self.step()
         if not isinstance(schema, dict):
             return {"enum": []} if schema is False else {}
@@ -104,7 +101,7 @@ class Reader:
             base = schema
 
         def inner(value: object) -> Schema:
-            return self._flat(value, base, seen)
+            return self.read(value, base, seen)
 
         flat: Schema = {key: schema[key] for key in WORDS if _is_text(schema.get(key))}
         if schema.get("nullable") is True and not _NOT_NULL.isdisjoint(schema):
@@ -142,18 +139,15 @@ class Reader:
     def _target(self, ref: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
         found = self._references.target(ref, base)
         if found is None:
-            raise InvalidRequest(
-                f"{self._param}: $ref {ref!r} points to nothing in this schema; "
-                "only references within it (#/$defs/...) can be followed",
-                param=self._param,
-            )
+            why = "only references within it (#/$defs/...) can be followed"
+            raise invalid(self._param, f"$ref {ref!r} points to nothing in this schema; {why}")
         target, base = found
         unrolled = seen.get(id(target), 0)
         if unrolled >= MAX_UNROLLED:
             # The cycle is cut here: what kind of value stands here, not what is in it.
             kept = ("type", "description", "nullable")
-            return self._flat({key: target[key] for key in kept if key in target}, base, {})
-        return self._flat(target, base, {**seen, id(target): unrolled + 1})
+            return self.read({key: target[key] for key in kept if key in target}, base, {})
+        return self.read(target, base, {**seen, id(target): unrolled + 1})
 
 
 def _values_of(schema: Schema) -> Schema:

@@ -12,7 +12,7 @@ import mimetypes
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from ...errors import InvalidRequest, UnsupportedParameter
+from ...errors import UnsupportedParameter
 from ..chat.spelling import MISSPELT, joined
 from . import chat
 from .family import Family
@@ -24,13 +24,9 @@ GeminiPart = dict[str, Any]
 class Result(NamedTuple):
     """What a tool gave: text, media that go with it, media that have to come behind all results."""
 
-    texts: list[str]
+    text: str
     inside: list[GeminiPart]
     behind: list[GeminiPart]
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
 
 
 # What an assistant says, at OpenAI's two APIs.
@@ -58,7 +54,9 @@ def texts(content: Content, param: str) -> list[str]:
     """The texts of a message that may hold nothing else; empty ones are left out."""
     for number, part in enumerate(_parts_of(content)):
         if part.type not in ("text", "refusal"):
-            raise _bad(f"{param}[{number}]", f"only text is possible here, got {part.type!r}")
+            raise chat.invalid(
+                f"{param}[{number}]", f"only text is possible here, got {part.type!r}"
+            )
     return list(filter(None, (part.text or part.refusal for part in _parts_of(content))))
 
 
@@ -68,25 +66,24 @@ def said(content: Content) -> list[str]:
     What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
     nothing to another vendor.
     """
-    found = (
-        part.refusal if part.type == "refusal" else part.text
-        for part in _parts_of(content)
-        if part.type in _SAID
-    )
-    return list(filter(None, found))
+    kept = [part for part in _parts_of(content) if part.type in _SAID]
+    texts = (part.refusal if part.type == "refusal" else part.text for part in kept)
+    return list(filter(None, texts))
 
 
 def result(content: Content, param: str, family: Family) -> Result:
     """What a tool's message holds; raises as `parts` does."""
-    made = Result([], [], [])
+    found: list[str] = []
+    inside: list[GeminiPart] = []
+    behind: list[GeminiPart] = []
     for part in parts(content, param, family):
         if "text" in part:
-            made.texts.append(part["text"])
+            found.append(part["text"])
         elif family.media_in_results and part.get("inlineData", {}).get("mimeType") in _IN_RESULTS:
-            made.inside.append(part)
+            inside.append(part)
         else:
-            made.behind.append(part)
-    return made
+            behind.append(part)
+    return Result("".join(found), inside, behind)
 
 
 def parts(content: Content, param: str, family: Family) -> list[GeminiPart]:
@@ -116,7 +113,7 @@ def _part(part: chat.Part, param: str, family: Family) -> GeminiPart:
     if part.type == "file" and part.file is not None:
         return _file(part.file, param, family)
     what = "a part of type text, image_url, input_audio or file with the field of its type"
-    raise _bad(param, f"expected {what}, got type {part.type!r}")
+    raise chat.invalid(param, f"expected {what}, got type {part.type!r}")
 
 
 def _file(file: chat.File, param: str, family: Family) -> GeminiPart:
@@ -133,7 +130,7 @@ def _file(file: chat.File, param: str, family: Family) -> GeminiPart:
     kind = mimetypes.guess_type(file.filename or "")[0]
     if kind is None:
         remedy = "send `file_data` as a data URL or a `filename` with a known extension"
-        raise _bad(at, f"the type of the file is unknown; {remedy}")
+        raise chat.invalid(at, f"the type of the file is unknown; {remedy}")
     return _inline(kind, file.file_data, param)
 
 
@@ -144,11 +141,11 @@ def _linked(url: str, param: str, family: Family) -> GeminiPart:
     if scheme != "https" or not family.fetches_urls:
         what = "public https URLs and data URLs" if family.fetches_urls else "data URLs"
         remedy = "send the file as a data URL (data:<type>;base64,...)"
-        raise _bad(param, f"this Gemini model takes {what} only; {remedy}")
+        raise chat.invalid(param, f"this Gemini model takes {what} only; {remedy}")
     try:
         kind = mimetypes.guess_type(urlsplit(url).path)[0]
     except ValueError as error:
-        raise _bad(param, f"not a URL: {error}") from error
+        raise chat.invalid(param, f"not a URL: {error}") from error
     return {"fileData": {"fileUri": url} | ({"mimeType": _registered(kind)} if kind else {})}
 
 
@@ -157,7 +154,7 @@ def _data_url(url: str, param: str) -> GeminiPart:
     head, comma, data = url[len("data:") :].partition(",")
     kind, *options = [field.strip() for field in head.split(";")]
     if not comma or "/" not in kind:
-        raise _bad(param, "expected a data URL with a type (data:image/png;base64,...)")
+        raise chat.invalid(param, "expected a data URL with a type (data:image/png;base64,...)")
     if "base64" not in map(str.lower, options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     elif "%" in data:
@@ -175,14 +172,10 @@ def _inline(kind: str, data: str, param: str) -> GeminiPart:
         try:
             base64.b64decode(data, validate=True)
         except ValueError as error:
-            raise _bad(param, f"the data is not valid base64: {error}") from error
+            raise chat.invalid(param, f"the data is not valid base64: {error}") from error
     return {"inlineData": {"mimeType": _registered(kind), "data": data}}
 
 
 def _registered(kind: str) -> str:
     kind = kind.lower()
     return _MISSPELT.get(kind, kind)
-
-
-def _bad(param: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"{param}: {why}", param=param)

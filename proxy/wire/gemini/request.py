@@ -33,7 +33,7 @@ _KNOWN: Final = {*chat.Request.__struct_fields__, "model", "stream", "stream_opt
 _INSTEAD: Final = {"function_call": "use tool_choice", "functions": "use tools"}
 _MODALITIES: Final = {"text": "TEXT", "image": "IMAGE"}
 _NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
-_NO_TIER: Final = ("auto", "on_demand")  # the second is Groq's
+_NO_TIERS: Final = (None, "auto", "on_demand")  # the third is Groq's
 _TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
 
 
@@ -103,11 +103,8 @@ def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
     if asked.type == "json_object":
         return {"responseMimeType": "application/json"}
     if asked.type != "json_schema" or asked.json_schema is None:
-        raise InvalidRequest(
-            "response_format must be of type text, json_object or json_schema "
-            f"(with `json_schema`), got {asked.type!r}",
-            param="response_format",
-        )
+        what = "type text, json_object or json_schema (with `json_schema`)"
+        raise chat.invalid("response_format", f"expected {what}, got {asked.type!r}")
     at = "response_format.json_schema.schema"
     cleaned = schema.clean(asked.json_schema.schema or {}, param=at)
     if asked.json_schema.description:
@@ -173,7 +170,7 @@ def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[s
         return {"mode": "NONE"}
     if choice == "required":
         if not declared:
-            raise InvalidRequest("tool_choice: there are no tools to choose", param="tool_choice")
+            raise chat.invalid("tool_choice", "there are no tools to choose")
         return {"mode": "ANY"}
     mode, chosen = "ANY", set[str]()
     if isinstance(choice, chat.ToolChoice) and choice.type == "function" and choice.function:
@@ -184,30 +181,25 @@ def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[s
         # VALIDATED is AUTO that keeps to the allowed names.
         mode = "ANY" if allowed.mode == "required" else "VALIDATED"
     else:
-        raise InvalidRequest(
-            "tool_choice must be none, auto, required, a function or allowed_tools",
-            param="tool_choice",
-        )
+        what = "none, auto, required, a function or allowed_tools"
+        raise chat.invalid("tool_choice", f"expected {what}")
     names = set(map(wire_name, chosen))
     if not names or not names <= declared:
-        raise InvalidRequest("tool_choice must name functions among `tools`", param="tool_choice")
+        raise chat.invalid("tool_choice", "it has to name functions among `tools`")
     return {"mode": mode, "allowedFunctionNames": sorted(names)}
 
 
 def _account(asked: chat.Request) -> dict[str, Any]:
     """What concerns the account and not the answer: tier, logging, a cached prompt."""
-    found: dict[str, Any] = {}
-    tier = asked.service_tier
-    if tier is not None and tier not in _NO_TIER:
-        if tier not in _TIERS:
-            raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
-        found["serviceTier"] = _TIERS[tier]
-    if asked.store is not None:
-        found["store"] = asked.store
-    google = asked.extra_body.google if asked.extra_body else None
-    if google is not None and google.cached_content is not None:
-        found["cachedContent"] = google.cached_content
-    return found
+    tier, google = asked.service_tier, asked.extra_body.google if asked.extra_body else None
+    if tier not in (*_NO_TIERS, *_TIERS):
+        raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
+    found = {
+        "serviceTier": _TIERS.get(tier or ""),
+        "store": asked.store,
+        "cachedContent": None if google is None else google.cached_content,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
@@ -239,7 +231,7 @@ def _candidates(n: int | None, family: Family) -> int | None:
     if n is None or n == 1:
         return None
     if n < 1:
-        raise InvalidRequest("n must be at least 1", param="n")
+        raise chat.invalid("n", "it has to be at least 1")
     if not family.many_candidates:
         raise chat.unsupported("n", "Gemini 3 and later give one answer per request")
     return n
@@ -253,10 +245,7 @@ def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
         effort = family.effort_of(asked.budget)
     if google is not None and google.thinking_config is not None:
         if effort is not None:
-            raise InvalidRequest(
-                f"{asked.name} and extra_body.google.thinking_config exclude each other",
-                param=asked.name,
-            )
+            raise chat.invalid(asked.name, "not beside extra_body.google.thinking_config")
         given = google.thinking_config.items()
         return {re.sub("_+(.?)", lambda at: at[1].upper(), name): value for name, value in given}
     if effort is None:

@@ -1,13 +1,11 @@
 """JSON Schema as callers write it, in the part of it that Gemini reads.
 
 It is sent as `parametersJsonSchema` and `responseJsonSchema`, which every present model takes. The
-older `parameters` and `responseSchema` have no types of several kinds and refuse unknown keywords;
-from Gemini 3 on a union in them ends in MALFORMED_FUNCTION_CALL (UKGovernmentBEIS/inspect_ai#3097).
+older `parameters` and `responseSchema` have no types of several kinds and refuse unknown keywords.
 What is read (GenerationConfig.responseJsonSchema in the API reference, 2026-11): `$id $defs $ref
 $anchor type format title description enum items prefixItems minItems maxItems minimum maximum anyOf
-oneOf properties additionalProperties required propertyOrdering`.
-
-The rest is put in these terms, so that what the schema accepts stays accepted:
+oneOf properties additionalProperties required propertyOrdering`. The rest is put in these terms, so
+that what the schema accepts stays accepted:
 
 - `$ref` is replaced by what it points to, though Gemini reads it: it allows nothing beside a
   `$ref`, and a cycle only within optional properties. A cycle is unrolled MAX_UNROLLED times.
@@ -44,7 +42,7 @@ def clean(schema: Schema, *, param: str) -> Schema:
     accepts nothing.
     """
     writer = _Writer(schema, param)
-    cleaned = writer.clean(writer.read())
+    cleaned = writer.clean(writer.read(schema, schema, {}))
     if cleaned is None:
         raise InvalidRequest(f"{param} accepts nothing", param=param)
     return cleaned

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ...errors import InvalidRequest
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
 from ..tool_calls import CallResults, ToolCall, calls_of
 from . import calls, chat, media
@@ -76,7 +75,7 @@ def turns_of(
     if conversation.turns:
         return conversation.system, conversation.contents()
     if not conversation.system:
-        raise InvalidRequest("messages: there is nothing to answer", param="messages")
+        raise chat.invalid("messages", "there is nothing to answer")
     # A chat of system messages alone is possible at OpenAI, not at Gemini.
     return [], [{"role": "user", "parts": conversation.system}]
 
@@ -102,7 +101,7 @@ class _Conversation:
         elif message.role == "user":
             parts = media.parts(message.content, f"{at}.content", self._family)
             if not parts:
-                raise InvalidRequest(f"{at}.content: the message is empty", param=f"{at}.content")
+                raise chat.invalid(f"{at}.content", "the message is empty")
             self._user(parts)
         elif message.role == "assistant":
             self._assistant(at, message)
@@ -110,11 +109,8 @@ class _Conversation:
             call_id = message.tool_call_id if message.role == "tool" else message.name
             self._result(at, message, call_id or "")
         else:
-            raise InvalidRequest(
-                f"{at}.role: expected system, developer, user, assistant, tool or function, "
-                f"got {message.role!r}",
-                param=f"{at}.role",
-            )
+            roles = "system, developer, user, assistant, tool or function"
+            raise chat.invalid(f"{at}.role", f"expected {roles}, got {message.role!r}")
 
     def _user(self, parts: list[media.GeminiPart]) -> None:
         if not parts:
@@ -149,10 +145,8 @@ class _Conversation:
     def _call(self, at: str, call: ToolCall, turn: _Turn) -> None:
         function_call = call.as_function()
         if function_call is None:
-            raise InvalidRequest(
-                f"{at}: expected a call of a function or custom tool, got type {call.type!r}",
-                param=at,
-            )
+            what = "a call of a function or custom tool"
+            raise chat.invalid(at, f"expected {what}, got type {call.type!r}")
         call_id = call.id or ""
         bare, signature = calls.parse_id(call_id)
         made = _Call(wire_name(function_call.name), self._unique(bare))
