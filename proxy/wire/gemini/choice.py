@@ -103,8 +103,7 @@ class Choice:
         says_something = self._text or self._ids or self._is_refused
         delta: Delta = {} if says_something else {"content": ""}
         if self._signature is not None or self._server_parts:
-            extra = calls.extra_content(self._signature, self._server_parts)
-            delta["extra_content"] = extra
+            delta["extra_content"] = calls.extra_content(self._signature, self._server_parts)
         return delta
 
     def block(self, feedback: PromptFeedback) -> Delta:

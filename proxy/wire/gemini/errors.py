@@ -46,9 +46,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: f
     return facts
 
 
-def read_status(
-    error: object, *, status: int | None = None, now_s: float | None = None
-) -> ErrorFacts:
+def read_status(error: Any, *, status: int | None = None, now_s: float | None = None) -> ErrorFacts:
     """A google.rpc.Status; without an HTTP `status` (in a stream) its own `code` is taken.
 
     Without `now_s` the end of a daily quota is not reckoned.

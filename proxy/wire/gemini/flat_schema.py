@@ -126,9 +126,8 @@ class Reader:
             flat["prefixItems"] = {place: inner(one) for place, one in enumerate(first)}
         if items is not True:
             flat["items"] = inner(items)
-        unions = [[inner(one) for one in listed(schema, key)] for key in _UNIONS]
-        if any(unions):
-            flat["unions"] = list(filter(None, unions))
+        if unions := list(filter(None, (listed(schema, key) for key in _UNIONS))):
+            flat["unions"] = [list(map(inner, options)) for options in unions]
         for key in _REFS:
             if key in schema:
                 flat = self.both(flat, self._target(schema[key], base, seen))

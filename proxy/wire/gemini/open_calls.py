@@ -102,11 +102,8 @@ class OpenCall:
         value = piece.bool_value if piece.number_value is None else piece.number_value
         if value is None and piece.null_value is msgspec.UNSET:
             return
-        if isinstance(node, list) and last == len(node):
-            node.append(value)
-        else:
-            _below(node, last, value)
-            node[last] = value
+        _below(node, last, value)
+        node[last] = value
 
 
 def _object(args: bytes) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
         config, formatted = _generation_config(asked, family), _format(asked.response_format)
         if tools and not family.combines_tools:
             # "Function calling with a response mime type is unsupported": so it is told.
-            system = system + (_told_format(asked.response_format) if formatted else [])
+            system += [{"text": _told_format(asked.response_format)}] if formatted else []
         else:
             config |= formatted
         request: dict[str, Any] = {"contents": contents}
@@ -112,13 +112,13 @@ def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
     return {"responseMimeType": "application/json", "responseJsonSchema": cleaned}
 
 
-def _told_format(asked: chat.ResponseFormat | None) -> list[dict[str, Any]]:
+def _told_format(asked: chat.ResponseFormat | None) -> str:
     """The same as an instruction."""
     told = "Answer with JSON and nothing else, no prose, no code fence, unless you call a function."
     if asked is not None and asked.json_schema is not None:
         described = msgspec.json.encode(asked.json_schema.schema or {}).decode()
         told += f" It follows this JSON Schema: {described}"
-    return [{"text": told}]
+    return told
 
 
 def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:

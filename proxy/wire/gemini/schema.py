@@ -213,8 +213,7 @@ def _one_object(objects: Sequence[Schema], words: Schema) -> Schema:
     if all(one.get("additionalProperties") is False for one in objects):
         merged["additionalProperties"] = False
     told = [{key: one[key] for key in one if one[key] != merged.get(key)} for one in objects]
-    told_text = {"anyOf": encoded(told)} if any(told) else {}
-    return _told({**merged, **words}, told_text)
+    return _told({**merged, **words}, {"anyOf": encoded(told)} if any(told) else {})
 
 
 def _told(schema: Schema, told: Mapping[str, str]) -> Schema:
