@@ -245,7 +245,8 @@ def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
         effort = family.effort_of(asked.budget)
     if google is not None and google.thinking_config is not None:
         if effort is not None:
-            raise chat.invalid(asked.name, "not beside extra_body.google.thinking_config")
+            what = f"{asked.name} and extra_body.google.thinking_config"
+            raise InvalidRequest(f"{what} exclude each other", param=asked.name)
         given = google.thinking_config.items()
         return {re.sub("_+(.?)", lambda at: at[1].upper(), name): value for name, value in given}
     if effort is None:
