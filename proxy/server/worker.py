@@ -13,6 +13,7 @@ import concurrent.futures.thread  # by name: else gthread loads it after the for
 import contextlib
 import inspect
 import math
+import re
 import select
 import selectors
 import signal
@@ -417,7 +418,7 @@ def _unknown() -> str | None:
     if not GUNICORNS[0] <= gunicorn.version_info < GUNICORNS[1]:
         return "its version"
     code = Path(gthread.__file__).read_text()
-    if missing := [name for name in _READ if f".{name}" not in code]:
+    if missing := [name for name in _READ if not re.search(rf"\.{name}\b", code)]:
         return f"there is no `{missing[0]}`"
     try:
         for name, ours in vars(Worker).items():

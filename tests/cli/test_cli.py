@@ -287,6 +287,7 @@ def test_without_a_file_the_built_in_default_is_checked(
     assert capsys.readouterr().err.startswith("built-in default: port: expected a whole number")
     assert main(["check", "config.yaml"]) == 2
     monkeypatch.setenv("PROXY_CONFIG", "other.yaml")
+    monkeypatch.setattr("proxy.cli.running.running_ports", list)  # whatever else runs here
     assert main(["status"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "config.yaml: cannot be read: No such file or directory",
