@@ -223,7 +223,7 @@ MUTANTS = [
        "net/test_transport.py::test_fresh_connection_is_not_replaced",
        "net/test_transport.py::test_replacement_is_not_replaced"),
     _m("an unfinished answer's connection is used again", "net/exchange.py",
-       "if not reader.is_whole or not reader.keep_alive", "if not reader.keep_alive",
+       "if not self.is_whole or not reader.keep_alive", "if not reader.keep_alive",
        "net/test_transport.py::test_unfinished_answer_closes_the_connection"),
     _m("a closed transport leaves connections open", "net/transport.py",
        "        for channel in idle:\n            channel.close()", "",

@@ -240,7 +240,7 @@ class SocketReply:
 
     @property
     def is_whole(self) -> bool:
-        return self._reader.is_whole
+        return self._reader.is_whole and not self._behind_head
 
     def close(self, *, linger_s: float = 0.0) -> None:
         if self._opening is not None:
@@ -263,7 +263,7 @@ class SocketReply:
 
     def _is_reusable(self) -> bool:
         reader = self._reader
-        if not reader.is_whole or not reader.keep_alive or self._unsent or self._is_cut:
+        if not self.is_whole or not reader.keep_alive or self._unsent or self._is_cut:
             return False
         if self._inflater is not None and (self._inflater.has_more or self._inflater.excess):
             return False
