@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..config import ClientConfig
-from ..errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
+from ..errors import UpstreamRefusal, UpstreamTooLarge
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
 from ..wire.chat import ChatRequest, Speech, Usage
@@ -138,14 +138,3 @@ class Collected:
     def whole(self) -> bytes:
         """All bytes added so far."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-
-def read_whole(reply: Reply, *, deadline: float, max_bytes: int) -> bytes:
-    """Read a reply's whole body; raises UpstreamTimeout, UpstreamTooLarge, CallerGone."""
-    body = Collected(max_bytes, "the limit of a model list")
-    if reply.head(deadline):
-        while (data := reply.read(deadline)) is not None:
-            if not data:
-                return body.whole()
-            body.add(data)
-    raise UpstreamTimeout("the upstream did not answer in time")

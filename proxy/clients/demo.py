@@ -106,9 +106,9 @@ class DemoReply:
 
 
 class _Answer(NamedTuple):
-    """The words of a text or of a call's arguments; `call` makes the call of arguments."""
+    """`call` makes the call of arguments."""
 
-    words: list[str]
+    words: list[str]  # of a text, or of a call's arguments
     call: Callable[[str], dict[str, Any]] | None
     finish: str
     usage: dict[str, int]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from ..config import ClientConfig
-from ..errors import UpstreamInvalid
+from ..errors import UpstreamInvalid, UpstreamTimeout
 from ..net.exchange import SocketReply
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
@@ -16,7 +16,7 @@ from ..version import USER_AGENT
 from ..wire.chat import ChatRequest
 from ..wire.http.headers import merged
 from ..wire.model_list import ModelPage
-from .base import Client, read_whole
+from .base import Client, Collected
 
 # A list of 10,000 models is about 1.5 MB (OpenRouter's, with prices, in 2026), a page of 1000 with
 # all that Google tells of them about 1 MB.
@@ -110,11 +110,17 @@ class RemoteClient(Client):
     def _get(self, path: str, *, caller: CallerConnection, deadline: float) -> bytes:
         head = self.transport.head("GET", self._meant(path), merged(self._defaults, self._lines))
         reply = self.transport.send(head, b"", caller=caller, deadline=deadline)
+        body = Collected(MAX_PAGE_BYTES, "the limit of a model list")
         try:
-            body = read_whole(reply, deadline=deadline, max_bytes=MAX_PAGE_BYTES)
+            data = reply.read(deadline) if reply.head(deadline) else None
+            while data:
+                body.add(data)
+                data = reply.read(deadline)
+            if data is None:
+                raise UpstreamTimeout("the upstream did not answer in time")
             if reply.status != 200:
-                raise self.refusal(reply, body)
-            return body
+                raise self.refusal(reply, body.whole())
+            return body.whole()
         finally:
             reply.close()
 

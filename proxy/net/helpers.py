@@ -55,10 +55,10 @@ def wait_any(
 
 
 class HelperThreads:
-    """At most `limit` daemon threads, each started when a task finds all others busy.
+    """At most `limit` threads, each started when a task finds all others busy.
 
     They are daemons, because nothing can end a call of `getaddrinfo`, and the process must not wait
-    for one when it ends. A forked child starts without threads, and with an empty queue.
+    for one. A forked child starts without threads, and with an empty queue.
     """
 
     def __init__(self, name: str, limit: int) -> None:

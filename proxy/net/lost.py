@@ -1,12 +1,10 @@
 """Notes that finalizers make of what is still to be given back, and of the process's own end.
 
-A finalizer runs wherever the garbage collector does, also in a thread that holds a lock of ours, of
-the logging module or of a library. If it took a lock, that thread could wait for itself. So a
-finalizer only makes a note, which takes no lock. A note writes to a descriptor that is in the poll
-set of every wait of a request (`CallerConnection.join`): the request that wakes does what was
-noted. If no request waits, the next one that asks the pool for a client does it.
-
-The same descriptor ends all waits when the process is about to end (`stop`).
+A finalizer runs wherever the garbage collector does, also in a thread that holds some lock. If it
+took one, that thread could wait for itself. So it only makes a note, and rings a bell that is in
+the poll set of every wait of a request (`CallerConnection.join`): the request that wakes does what
+was noted. If none waits, the next one that asks the pool for a client does it. The same bell ends
+all waits when the process is about to end (`stop`).
 """
 
 from __future__ import annotations

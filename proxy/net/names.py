@@ -21,17 +21,13 @@ from .helpers import HelperThreads, Task
 
 # The number of names whose resolvers may hang without holding up the names of others.
 MAX_THREADS = 8
-
-# Long enough that a burst of new connections needs one lookup, and short against the lifetime of
-# addresses: `getaddrinfo` does not tell it, and load balancers of the large clouds use 60 s.
+# A burst of new connections needs one lookup. `getaddrinfo` does not tell how long addresses live;
+# load balancers of the large clouds use 60 s.
 FRESH_S = 10.0
-
-# A stale answer of this age is used at once while it is renewed. An older one may have become
-# somebody else's address, so a request waits a moment for its renewal first (RFC 8767 section 5,
-# the client response timer).
+# A stale answer up to this age is used at once while it is renewed. An older one may be somebody
+# else's address by now: a request waits a moment for its renewal first (RFC 8767 section 5).
 AT_ONCE_S = 60.0
 RENEWAL_S = 1.8
-
 # More names than any configuration has. After many reloads old names make room for new ones.
 MAX_NAMES = 1024
 
@@ -43,7 +39,6 @@ class Address(NamedTuple):
     sockaddr: tuple[Any, ...]
 
     def at(self, port: int) -> tuple[Any, ...]:
-        """The address of this port."""
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
 
@@ -80,10 +75,9 @@ class _Known:
 
 
 class Names:
-    """Looks up names with helper threads, and keeps the answers.
+    """Looks up names, and keeps the answers, but no failures.
 
-    A stale answer is better than none: it is used as long as its renewal fails or hangs. A failure
-    is not kept.
+    A stale answer is better than none: it is used as long as its renewal fails or hangs.
     """
 
     def __init__(

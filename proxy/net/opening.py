@@ -46,25 +46,15 @@ _T = TypeVar("_T")
 _Steps: TypeAlias = Generator[float, None, _T]
 
 
-class Tls:
-    """The certificate authorities that one transport's connections trust.
-
-    They are read when first needed, which takes about 20 ms.
-    """
-
-    def __init__(self, ca_bundle: str) -> None:
-        self._ca_bundle = ca_bundle or certifi.where()
-
-    @functools.cached_property
-    def context(self) -> ssl.SSLContext:
-        """Checks certificates and the names in them; raises OSError."""
-        context = create_urllib3_context()
-        context.check_hostname = True
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.set_alpn_protocols(["http/1.1"])
-        kind = "capath" if os.path.isdir(self._ca_bundle) else "cafile"
-        context.load_verify_locations(**{kind: self._ca_bundle})
-        return context
+def tls_context(ca_bundle: str) -> ssl.SSLContext:
+    """Checks certificates and the names in them; raises OSError. Takes about 20 ms."""
+    context = create_urllib3_context()
+    context.check_hostname = True
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["http/1.1"])
+    kind = "capath" if os.path.isdir(ca_bundle) else "cafile"
+    context.load_verify_locations(**{kind: ca_bundle or certifi.where()})
+    return context
 
 
 class Proxy(NamedTuple):
@@ -84,17 +74,18 @@ class Route(NamedTuple):
     port: int
     is_tls: bool
     proxy: Proxy | None
-    tls: Tls
+    context: Callable[[], ssl.SSLContext]  # made at the first call
 
 
-def route_to(url: str, proxy_url: str, tls: Tls) -> Route:
+def route_to(url: str, proxy_url: str, ca_bundle: str) -> Route:
     """The way to the upstream at a URL; raises ValueError."""
     scheme, host, port = _parts(url)
     proxy = None
     if proxy_url:
         headers, login = HTTPAdapter().proxy_headers(proxy_url), get_auth_from_url(proxy_url)
         proxy = Proxy(*_parts(proxy_url), headers, login)
-    return Route(host, port, scheme == "https", proxy, tls)
+    context = functools.cache(functools.partial(tls_context, ca_bundle))
+    return Route(host, port, scheme == "https", proxy, context)
 
 
 def _parts(url: str) -> tuple[str, str, int]:
@@ -139,13 +130,7 @@ class Opening:
     """
 
     def __init__(
-        self,
-        route: Route,
-        *,
-        name: str,
-        limit_s: float,
-        caller: CallerConnection,
-        clock: Clock,
+        self, route: Route, *, name: str, limit_s: float, caller: CallerConnection, clock: Clock
     ) -> None:
         self._route = route
         self._name = name
@@ -186,9 +171,8 @@ class Opening:
     def close(self) -> None:
         """Give up what is not taken. Idempotent."""
         self._steps.close()  # its frame refers to us: no cycle is left for the collector
-        for sock in (*self._connecting.values(), self._channel):
-            if sock is not None:
-                sock.close()
+        for sock in filter(None, (*self._connecting.values(), self._channel)):
+            sock.close()
         self._connecting.clear()
         self._channel = None
 
@@ -201,18 +185,18 @@ class Opening:
         return bool(self._events)
 
     def _open(self) -> _Steps[None]:
-        host, port, is_tls, proxy, tls = self._route
+        host, port, is_tls, proxy, _ = self._route
         if proxy is None:
             yield from self._connect((yield from self._resolve(host)), port)
         else:
             handshake = yield from self._handshake(proxy)
             yield from self._connect((yield from self._resolve(proxy.host)), proxy.port)
             if proxy.scheme == "https":
-                yield from self._secure(tls, proxy.host)
+                yield from self._secure(proxy.host)
             if handshake is not None:
                 yield from self._pass(handshake)
         if is_tls:
-            yield from self._secure(tls, host)
+            yield from self._secure(host)
 
     def _handshake(self, proxy: Proxy) -> _Steps[Handshake | None]:
         """What is to be said to the proxy; None: each request says where it goes."""
@@ -305,14 +289,14 @@ class Opening:
             except StopIteration:
                 return
 
-    def _secure(self, tls: Tls, host: str) -> _Steps[None]:
+    def _secure(self, host: str) -> _Steps[None]:
         """Does a TLS handshake with `host`, which has to be in the certificate."""
-        channel = self._channel
+        channel, context = self._channel, self._route.context()
         host = host.partition("%")[0].rstrip(".")  # certificates have neither zones nor roots
         if isinstance(channel, ssl.SSLSocket):
-            secured: NestedTls | ssl.SSLSocket = NestedTls(channel, tls.context, host)
+            secured: NestedTls | ssl.SSLSocket = NestedTls(channel, context, host)
         else:
-            secured = tls.context.wrap_socket(
+            secured = context.wrap_socket(
                 cast("socket.socket", channel), server_hostname=host, do_handshake_on_connect=False
             )
         self._channel = secured

@@ -19,15 +19,13 @@ from .lost import LOST
 # A body's first piece up to this size goes out with its head: copying costs less than a write.
 MAX_JOINED_BYTES = 64 * 1024
 
-# Bytes that may wait in the kernel for a peer's window (tcp(7), TCP_NOTSENT_LOWAT). A write that
-# finds more of them waits until half have left. Linux by itself lets megabytes wait and has room
-# again when a third is taken, so that a slow caller seems to take nothing for minutes. Most answers
-# are smaller, so that no thread waits for their readers.
+# Bytes that may wait in the kernel for a peer's window (tcp(7), TCP_NOTSENT_LOWAT). Linux by itself
+# lets megabytes wait and has room again when a third is taken, so that a slow caller seems to take
+# nothing for minutes. Most answers are smaller, so that no thread waits for their readers.
 MAX_UNSENT_BYTES = 64 * 1024
 
-# Limits of writes are no smaller than this, or slow readers would be cut off. A caller's kernel
-# acknowledges reads in steps of a good part of its buffer: a caller that reads 40 KB a second shows
-# progress every 2.4 to 3.2 s (Linux 6.18).
+# A caller's kernel acknowledges reads in steps of a good part of its buffer: one that reads 40 KB
+# a second shows progress every 2.4 to 3.2 s (Linux 6.18). A smaller limit would cut it off.
 MIN_WRITE_TIMEOUT_S = 6.0
 
 # The kernel reports room late: for a Unix socket once three quarters of its buffer are free.
@@ -50,9 +48,9 @@ def set_timeout(sock: socket.socket, option: int, timeout_s: float) -> None:
 def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
     """Have a write fail if the peer takes nothing for `timeout_s`.
 
-    TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window,
-    whatever the peer takes meanwhile. A time-out of Python's holds for a whole write, and each
-    write would poll first. False for TLS: it has one of Python's for each record, and for reads.
+    TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window. A
+    time-out of Python's holds for a whole write, and each would poll first. False for TLS: it has
+    one of Python's for each record, and for reads.
     """
     timeout_s = max(timeout_s, MIN_WRITE_TIMEOUT_S)
     if _LOWAT is not None and sock.family in _TCP_FAMILIES:

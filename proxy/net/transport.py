@@ -21,7 +21,7 @@ from ..config import stamp
 from ..errors import UpstreamTimeout
 from ..wire.http.headers import merged
 from .exchange import SocketReply
-from .opening import CONNECT_FAILURES, Channel, Opening, Route, Tls, connect_error, route_to
+from .opening import CONNECT_FAILURES, Channel, Opening, Route, connect_error, route_to
 from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
@@ -62,7 +62,7 @@ class Transport:
         self._max_connections = max_connections
         self._proxy_url = proxy_url
         self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
-        self._tls = Tls(ca_bundle)
+        self._ca_bundle = ca_bundle
         self.forget()
         _transports.add(self)
 
@@ -126,7 +126,7 @@ class Transport:
 
     @functools.cached_property
     def _route(self) -> Route:
-        return route_to(self._url, self._proxy_url, self._tls)
+        return route_to(self._url, self._proxy_url, self._ca_bundle)
 
     def give_back(self, channel: Channel) -> None:
         """Keep the connection for the next exchange, if there still may be one."""

@@ -19,14 +19,10 @@ from ...errors import (
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
 
-# Programs that pack in parallel make a gzip member of each 64 KiB or more. A request of more and
-# tinier members only costs work.
+# Programs that pack in parallel make a gzip member of each 64 KiB or more.
 _MAX_MEMBERS = 1000
-
 _MAX_SHOWN_CHARS = 40
-
-# Compressed bytes that are undone at once. Each gzip member that ends in them costs a copy of the
-# rest.
+# Compressed bytes that are undone at once. Each gzip member that ends in them costs a copy.
 INFLATE_BYTES = 4096
 # Content that is given at once, as much as a plain read gives.
 PIECE_BYTES = 64 * 1024
