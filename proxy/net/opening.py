@@ -171,8 +171,9 @@ class Opening:
     def close(self) -> None:
         """Give up what is not taken. Idempotent."""
         self._steps.close()  # its frame refers to us: no cycle is left for the collector
-        for sock in filter(None, (*self._connecting.values(), self._channel)):
-            sock.close()
+        for sock in (*self._connecting.values(), self._channel):
+            if sock is not None:
+                sock.close()
         self._connecting.clear()
         self._channel = None
 
