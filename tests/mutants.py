@@ -228,7 +228,7 @@ MUTANTS = [
     _m("a closed transport leaves connections open", "net/transport.py",
        "        for channel in idle:\n            channel.close()", "",
        "net/test_idle_connections.py::test_closed_transport_has_no_connection"),
-    _m("a closed client leaves connections open", "clients/remote.py",
+    _m("a closed client leaves connections open", "clients/base.py",
        "        self.transport.close()", "        pass",
        "net/test_idle_connections.py::test_closed_client_has_no_connection"),
     _m("a closed gateway leaves connections open", "gateway.py",

@@ -15,8 +15,7 @@ from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_count, to_request
 from ..wire.claude.stream import ChatStream
 from ..wire.http.headers import passed_with_hints
-from .base import ChunkTranslator, Reply
-from .remote import RemoteClient
+from .base import ChunkTranslator, RemoteClient, Reply
 
 
 class ClaudeClient(RemoteClient):

@@ -16,8 +16,7 @@ from ..wire.gemini import embed, errors, models, reply
 from ..wire.gemini.request import path, to_count, to_request
 from ..wire.gemini.stream import ChatStream
 from ..wire.http.headers import merged, passed_with_hints
-from .base import ChunkTranslator, Reply
-from .remote import RemoteClient
+from .base import ChunkTranslator, RemoteClient, Reply
 
 
 class GeminiClient(RemoteClient):

@@ -19,8 +19,7 @@ from ..wire.lenient_json import encode
 from ..wire.model_list import ModelPage, read_list, read_text
 from ..wire.responses import native
 from ..wire.responses.request import SPEECH as RESPONSES
-from .base import ChunkTranslator, Reply
-from .remote import RemoteClient
+from .base import ChunkTranslator, RemoteClient, Reply
 
 log = logging.getLogger("proxy.clients")
 

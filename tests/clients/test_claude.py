@@ -10,9 +10,9 @@ from typing import Any
 import anthropic
 import pytest
 
-from proxy.clients import remote
+from proxy.clients import base
+from proxy.clients.base import MAX_PAGES
 from proxy.clients.claude import ClaudeClient
-from proxy.clients.remote import MAX_PAGES
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamRefusal
 from proxy.net.transport import Transport
@@ -306,7 +306,7 @@ def test_queries_do_not_fill_the_memory(
     plain: Upstream, make_client: Callable[..., ClaudeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They pass as they came, and callers choose them."""
-    monkeypatch.setattr(remote, "MAX_HEADS", 2)
+    monkeypatch.setattr(base, "MAX_HEADS", 2)
     client = make_client()
     for number in range(4):
         plain.reply(KEY, json_reply(claude.message()))

@@ -11,9 +11,9 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from proxy.clients import remote
+from proxy.clients import base
+from proxy.clients.base import MAX_PAGES
 from proxy.clients.gemini import GeminiClient
-from proxy.clients.remote import MAX_PAGES
 from proxy.config import ClientConfig, Secret
 from proxy.errors import InvalidRequest, UpstreamInvalid, UpstreamTooLarge
 from proxy.net.transport import Transport
@@ -220,8 +220,8 @@ def test_model_list_has_a_limit(
     body = json_reply(gemini.model_list("a")).body
     plain.pages["/v1beta/models"] = json_reply(gemini.model_list("a")).in_pieces(99)
     size = sum(map(len, body))  # type: ignore[arg-type]
-    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size)
     assert list_models(client) == ["a"]
-    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size - 1)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size - 1)
     with pytest.raises(UpstreamTooLarge, match="limit of a model list"):
         list_models(client)

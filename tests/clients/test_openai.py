@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.clients import remote
+from proxy.clients import base
 from proxy.clients.base import Collected
 from proxy.clients.openai import OpenAIClient
 from proxy.config import ClientConfig, Secret
@@ -255,9 +255,9 @@ def test_model_list_has_a_limit(
     page = json_reply({"data": [{"id": "x"}]})
     plain.pages["/v1/models"] = page.in_pieces(5)
     size = sum(map(len, page.body))  # type: ignore[arg-type]
-    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size)
     assert list_models(make_client()) == ["x"]
-    monkeypatch.setattr(remote, "MAX_PAGE_BYTES", size - 1)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size - 1)
     with pytest.raises(UpstreamTooLarge, match="limit of a model list"):
         list_models(make_client())
 

@@ -41,7 +41,7 @@ WALL = {
     "api/facts.py",  # `created` of models
     "cli/running.py",  # since when a client can't be used
     "clients/registry.py",  # `created` of models
-    "clients/remote.py",  # `created` of answers, and an upstream's Retry-After that is a date
+    "clients/base.py",  # `created` of answers, and an upstream's Retry-After that is a date
     "net/watch.py",  # the clock itself
     "record/record.py",  # when a call came
     "record/transcript.py",  # names of files, and which of them are too old
