@@ -1,10 +1,7 @@
 """The conversation of a request: OpenAI's messages to Claude's `system` and `messages`.
 
-What the Messages API refuses (tests/wire/claude_rules.py has the sources) shapes it: the first turn
-is the user's, turns alternate, the turn behind one with calls begins with a result for each of
-them, ids of calls are unique and of `[a-zA-Z0-9_-]`, no text block is blank. So results go to their
-calls wherever they stand, an unanswered call gets a result that says so, and what was said in
-between comes behind the results.
+Besides the order of turns (`wire/history.py`) the API wants unique ids of calls of `[a-zA-Z0-9_-]`,
+and no blank text.
 """
 
 from __future__ import annotations
@@ -14,17 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..call_ids import THINKING, plain_id
+from ..call_ids import plain_id
+from ..chat import shapes as chat
+from ..chat.fields import misfit
+from ..history import Block, Call, History, Turn, function_of
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import CallResults, ToolCall, calls_of
-from . import chat
+from ..tool_calls import ToolCall, calls_of
 from .names import rename_keys, wire_name
-from .parts import Block, assistant_text, content_blocks, text_block
+from .parts import content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
 _THINKING = ("thinking", "redacted_thinking")
 _CONTINUE: Block = {"type": "text", "text": CONTINUE}
-_NOT_RUN: Block = {"type": "text", "text": NOT_RUN}
+_NOT_RUN: Block = {"content": [{"type": "text", "text": NOT_RUN}], "is_error": True}
 
 
 class Conversation(msgspec.Struct):
@@ -58,61 +57,21 @@ def translate(
     `properties`: by name of tool, its properties that Claude knows by other names. Raises
     InvalidRequest or UnsupportedParameter that names the message or part.
     """
-    builder = _Builder(system_inside=system_inside, properties=properties)
-    for index, message in enumerate(messages):
-        builder.add(message, f"messages[{index}]")
-    return builder.build(prefill=prefill)
+    history = _History(system_inside=system_inside, properties=properties)
+    history.add(messages)
+    return history.build(prefill=prefill)
 
 
-class _Call(msgspec.Struct):
-    """A call of an earlier message, and what came of it."""
-
-    wire_id: str
-    result: Block | None = None
-
-    def block(self) -> Block:
-        """Its `tool_result`."""
-        head: Block = {"type": "tool_result", "tool_use_id": self.wire_id}
-        if self.result is None:
-            return {**head, "content": [_NOT_RUN], "is_error": True}
-        return {**head, **self.result}
-
-
-class _Turn(msgspec.Struct):
-    """`closed`: a result of its calls was seen, so that what the model says next is another."""
-
-    role: str
-    content: list[Block]
-    calls: list[_Call] = []
-    closed: bool = False
-
-
-class _Builder:
-    """Grows turn by turn."""
+class _History(History[Block]):
+    """A result is what is in a `tool_result` besides the call's id."""
 
     def __init__(self, *, system_inside: bool, properties: Mapping[str, dict[str, str]]) -> None:
+        super().__init__()
         self._system_inside = system_inside
         self._properties = properties
-        self._system: list[Block] = []
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
-        self._turns: list[_Turn] = []
         self._thinks = False
-        self._results: CallResults[_Turn, _Call] = CallResults()
         self._used_ids: set[str] = set()
-
-    def add(self, message: chat.Message, path: str) -> None:
-        if isinstance(message, (chat.SystemMessage, chat.DeveloperMessage)):
-            blocks = content_blocks(message.content, path, text_only=True)
-            self._say_as_system(_marked(blocks, message))
-        elif isinstance(message, chat.UserMessage):
-            blocks = content_blocks(message.content, path)
-            if not blocks:
-                raise InvalidRequest(f"{path}: there is no text in it", param=path)
-            self._say_as_user(_marked(blocks, message))
-        elif isinstance(message, chat.AssistantMessage):
-            self._assistant(message, path)
-        else:
-            self._result(message, path)
 
     def build(self, *, prefill: bool) -> Conversation:
         if not self._turns and self._system:
@@ -121,41 +80,21 @@ class _Builder:
         if not self._turns:
             raise InvalidRequest("messages: there is no text to answer", param="messages")
         self._place_held()
-        turns = self._wire_turns()
+        turns = [{"role": role, "content": content} for role, content in self._woven(_CONTINUE)]
         loop_thinks = _loop_thinks(turns)
         if turns[-1]["role"] == "assistant":
             _end_with_assistant(turns, prefill=prefill)
         return Conversation(self._system, turns, self._thinks, loop_thinks)
 
-    def _wire_turns(self) -> list[Block]:
-        """The turns with the results of calls, and turns of the user where the API wants some."""
-        turns: list[Block] = []
-        results: list[Block] = []
-        if self._turns[0].role == "assistant":
-            turns.append({"role": "user", "content": [_CONTINUE]})
-        for turn in self._turns:
-            content = turn.content
-            if results or turn.role == "user":
-                if turn.role != "user":
-                    turns.append({"role": "user", "content": results})
-                else:
-                    content = [*results, *content] or [_CONTINUE]
-                results = []
-            turns.append({"role": turn.role, "content": content})
-            results = [call.block() for call in turn.calls]
-        if results:
-            turns.append({"role": "user", "content": results})
-        return turns
-
-    def _say_as_system(self, blocks: list[Block]) -> None:
+    def _say_as_system(self, message: chat.Message, path: str) -> None:
         """In place, so that the beginning stays as it is in the cache."""
+        blocks = _marked(content_blocks(message.content, path, text_only=True), message)
         if not self._turns:
             self._system += blocks
         elif self._system_inside:
             self._held += blocks
-        elif blocks:
-            said = [{**b, "text": said_by_system(b["text"])} for b in blocks]
-            self._say_as_user(said)
+        else:
+            self._say_as_user([{**b, "text": said_by_system(b["text"])} for b in blocks])
 
     def _place_held(self) -> None:
         """A turn of the system stands behind the user's, and before the assistant's or last
@@ -163,90 +102,73 @@ class _Builder:
         """
         if self._held:
             if self._turns[-1].role != "user":
-                self._turns.append(_Turn("user", []))
-            self._turns.append(_Turn("system", self._held))
+                self._turns.append(Turn("user", []))
+            self._turns.append(Turn("system", self._held))
             self._held = []
 
-    def _say_as_user(self, blocks: list[Block]) -> None:
-        if self._turns and self._turns[-1].role == "user":
-            self._turns[-1].content += blocks
-        else:
-            self._turns.append(_Turn("user", blocks))
+    def _blocks(self, message: chat.Message, path: str) -> list[Block]:
+        return _marked(content_blocks(message.content, path), message)
 
-    def _assistant(self, message: chat.AssistantMessage, path: str) -> None:
+    def _assistant(self, message: chat.Message, path: str) -> None:
         if message.audio:
             raise UnsupportedParameter(
                 f"{path}.audio: Claude has no such thing", param=f"{path}.audio"
             )
-        text = assistant_text(message.content) or message.refusal or ""
+        text = "".join(chat.said(message.content)) or message.refusal or ""
+        made = calls_of(message.tool_calls, message.function_call)
         blocks: list[Block] = []
-        calls: list[tuple[str, _Call]] = []
         carried: list[ThinkingBlock] = []
-        for index, call in enumerate(calls_of(message.tool_calls, message.function_call)):
+        for index, call in enumerate(made):
             block, thoughts = self._call(call, f"{path}.tool_calls[{index}]")
             blocks.append(block)
-            calls.append((call.id or "", _Call(block["id"])))
             carried += thoughts
-        thinking = message.thinking_blocks if message.thinking_blocks else carried
+        thinking = _thinking_blocks(message, f"{path}.thinking_blocks") or carried
         placed = _marked(_place(text, blocks, thinking), message)
         if not placed:
             return
         self._thinks = self._thinks or any(block["type"] in _THINKING for block in placed)
-        last = self._turns[-1] if self._turns else None
-        # Programs give each of several parallel calls a message of its own.
-        if (
-            last is None
-            or last.role != "assistant"
-            or last.closed
-            or self._held
-            or (last.calls and text.strip())
-        ):
-            self._place_held()
-            last = _Turn("assistant", [])
-            self._turns.append(last)
-        last.content += placed
-        for call_id, record in calls:
-            last.calls.append(record)
-            self._results.expect(record, last, call_id, _bare(call_id))
+        self._place_held()
+        turn = self._turn_of_model(speaks=bool(text.strip()))
+        turn.content += placed
+        for call, block in zip(made, blocks, strict=True):
+            self._expect(turn, call.id or "", Call(block["name"], block["id"]))
 
     def _call(self, call: ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
-        function = call.as_function()
-        if function is None:
-            raise UnsupportedParameter(
-                f"{path}.type: expected a call of a function or custom tool", param=f"{path}.type"
-            )
+        function = function_of(call, path)
         bare, carried = unpack(call.id or "")
-        name = function.name
-        arguments = function.as_object()
-        if name in self._properties:
-            arguments = rename_keys(arguments, self._properties[name])
+        changed = self._properties.get(function.name, {})
         block: Block = {
             "type": "tool_use",
             "id": plain_id(bare, self._used_ids, "call_"),
-            "name": wire_name(name),
-            "input": msgspec.Raw(arguments),
+            "name": wire_name(function.name),
+            "input": msgspec.Raw(rename_keys(function.as_object(), changed)),
         }
         return block, carried
 
-    def _result(self, message: chat.ToolMessage | chat.FunctionMessage, path: str) -> None:
-        call_id = message.tool_call_id or ""
+    def _result(self, message: chat.Message, path: str) -> Block:
         blocks = content_blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
-        found = self._results.take(call_id, _bare(call_id))
-        if found is None:
-            text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
-            others = [block for block in blocks if block["type"] != "text"]
-            said = {"type": "text", "text": result_without_call(text), **mark}
-            self._say_as_user([said, *others])
-            return
-        turn, call = found
-        call.result = {**({"content": blocks} if blocks else {}), **mark}
-        turn.closed = True
+        return {**({"content": blocks} if blocks else {}), **mark}
+
+    def _orphan(self, result: Block) -> list[Block]:
+        blocks = result.pop("content", [])
+        text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+        others = [block for block in blocks if block["type"] != "text"]
+        return [{"type": "text", "text": result_without_call(text), **result}, *others]
+
+    def _answers(self, calls: list[Call[Block]]) -> tuple[list[Block], list[Block]]:
+        def answer(call: Call[Block]) -> Block:
+            result = _NOT_RUN if call.result is None else call.result
+            return {"type": "tool_result", "tool_use_id": call.wire_id, **result}
+
+        return [], list(map(answer, calls))
 
 
-def _bare(call_id: str) -> str:
-    """The id without what it carries."""
-    return call_id.partition(THINKING)[0]
+def _thinking_blocks(message: chat.Message, path: str) -> list[ThinkingBlock]:
+    try:
+        return msgspec.convert(message.thinking_blocks or [], list[ThinkingBlock])
+    except msgspec.ValidationError as error:
+        raise misfit(error, path) from error
 
 
 def _loop_thinks(turns: list[Block]) -> bool:

@@ -12,10 +12,9 @@ from base64 import b64decode
 from typing import Any
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import shapes as chat
+from ..history import Block
 from ..media_types import MISSPELT, joined
-from . import chat
-
-Block = dict[str, Any]
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
@@ -35,8 +34,8 @@ def content_blocks(content: chat.Content, path: str, *, text_only: bool = False)
     blocks: list[Block] = []
     for index, part in enumerate(content):
         at = f"{path}.content[{index}]"
-        if isinstance(part, (chat.TextPart, chat.RefusalPart)):
-            text = part.text if isinstance(part, chat.TextPart) else part.refusal
+        text = {"text": part.text, "refusal": part.refusal}.get(part.type)
+        if text is not None:
             blocks += text_block(text, **_cache_control(part))
         elif text_only:
             raise UnsupportedParameter(f"{at}: only text can stand here", param=at)
@@ -50,21 +49,6 @@ def text_block(text: str, **extra: Any) -> list[Block]:
     return [{"type": "text", "text": text, **extra}] if text.strip() else []
 
 
-def assistant_text(content: chat.AssistantContent) -> str:
-    """What an assistant said, by whichever vendor's parts: thinking and the like is left out.
-
-    What one upstream gave out has to be taken back by the others.
-    """
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type") in ("text", "output_text", "refusal"):
-            text = part.get("refusal" if part["type"] == "refusal" else "text")
-            texts.append(text if isinstance(text, str) else "")
-    return "".join(texts)
-
-
 def _cache_control(part: chat.Part) -> Block:
     """Where the caller marks the end of what is worth caching, Claude's mark for it."""
     if part.cache_control is not None:
@@ -74,12 +58,15 @@ def _cache_control(part: chat.Part) -> Block:
 
 def _part_to_block(part: chat.Part, path: str) -> Block:
     """The block for a part that is not text. Raises InvalidRequest that names `path`."""
-    if isinstance(part, chat.ImagePart):
-        source = _image_source(part.url, f"{path}.image_url.url")
+    if part.type == "image_url" and part.image_url is not None:
+        url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+        source = _image_source(url, f"{path}.image_url.url")
         return {"type": "image", "source": source, **_cache_control(part)}
-    if isinstance(part, chat.FilePart):
-        return {**_document(part, f"{path}.file"), **_cache_control(part)}
-    raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
+    if part.type == "file" and part.file is not None:
+        return {**_document(part.file, f"{path}.file"), **_cache_control(part)}
+    if part.type == "input_audio":
+        raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
+    raise chat.no_part(part, path)
 
 
 def _image_source(url: str, path: str) -> Block:
@@ -114,8 +101,7 @@ def _base64(text: str, path: str) -> str:
     return data
 
 
-def _document(part: chat.FilePart, path: str) -> Block:
-    file = part.file
+def _document(file: chat.File, path: str) -> Block:
     if not file.file_data:
         raise UnsupportedParameter(
             f"{path}: Claude can't see files uploaded elsewhere; send file_data", param=path

@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..chat.fields import misfit
+from ..chat import shapes as chat
 from ..effort import BUDGETS, effort_of, wanted
-from ..lenient_json import without_lone
-from . import chat, parameters
+from . import parameters
 from .families import Family, family_of
 from .messages import Conversation, translate
 from .names import changed_properties, rename_schema, wire_name
@@ -57,7 +56,10 @@ def to_count(body: bytes, *, model: str) -> bytes:
 
 
 def _wire(body: bytes, model: str) -> _Json:
-    request = _read(body)
+    request, present = chat.read(body)
+    parameters.check(present)
+    if request.modalities not in (None, ["text"]):
+        raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
     family = family_of(model)
     effort, budget = _wanted_thinking(request)
     properties = _changed_properties(request)
@@ -68,8 +70,7 @@ def _wire(body: bytes, model: str) -> _Json:
         properties=properties,
     )
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
-    tool_choice = _tool_choice(request, family)
-    wire |= _tools(request, family, tool_choice, properties) or _tools_of_history(talk)
+    wire |= _tools(request, family, properties) or _tools_of_history(talk)
     wire |= _thinking(effort, budget, family, talk, wire)
     wire |= _sampling(request, family, thinking=_is_thinking(wire))
     _add_format(request, family, talk, wire)
@@ -88,19 +89,7 @@ def _encode(wire: _Json) -> bytes:
         raise InvalidRequest(f"the request can't be translated: {error}") from error
 
 
-def _read(body: bytes) -> chat.ChatRequest:
-    try:
-        body = without_lone(body)
-        head = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        parameters.check(head)
-        if "modalities" in head and msgspec.json.decode(head["modalities"]) not in (None, ["text"]):
-            raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
-        return msgspec.json.decode(body, type=chat.ChatRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise misfit(error) from error
-
-
-def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]:
+def _wanted_thinking(request: chat.Request) -> tuple[str | None, int | None]:
     """How hard the model is to think, and for how many tokens at most, where the caller says so."""
     asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
     if asked.effort is None and asked.is_on:
@@ -108,7 +97,7 @@ def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]
     return asked.effort, asked.budget
 
 
-def _changed_properties(request: chat.ChatRequest) -> dict[str, dict[str, str]]:
+def _changed_properties(request: chat.Request) -> dict[str, dict[str, str]]:
     """By name of tool, what of its properties Claude does not take."""
     functions = [tool.function for tool in request.tools or () if tool.function is not None]
     return {
@@ -131,7 +120,7 @@ def _limit_cache_marks(wire: _Json) -> None:
         del block["cache_control"]
 
 
-def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
+def _max_tokens(request: chat.Request, family: Family) -> int:
     for name in ("max_completion_tokens", "max_tokens"):
         value: int | None = getattr(request, name)
         if value is not None:
@@ -141,63 +130,47 @@ def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
     return family.max_tokens
 
 
-def _tool_choice(request: chat.ChatRequest, family: Family) -> _Json | None:
-    choice = request.tool_choice
-    wire: _Json | None = None
-    if choice == "required" or (isinstance(choice, chat.ToolChoice) and _demands_any(choice)):
-        wire = {"type": "any"}
-    elif isinstance(choice, str):
-        wire = {"type": choice}
-    elif choice is not None and choice.allowed_tools is not None:
-        wire = {"type": "auto"}
-    elif choice is not None:
-        if choice.function is None:
-            raise UnsupportedParameter(
-                "tool_choice: Claude has functions only", param="tool_choice"
-            )
-        wire = {"type": "tool", "name": wire_name(choice.function.name)}
-    if wire is not None and wire["type"] in ("any", "tool") and not family.forced_tools:
-        raise UnsupportedParameter(
-            "tool_choice: this model can't be made to call a tool; send auto", param="tool_choice"
-        )
-    if request.parallel_tool_calls is False and (wire or {}).get("type") != "none":
-        wire = {**(wire or {"type": "auto"}), "disable_parallel_tool_use": True}
-    return wire
-
-
-def _demands_any(choice: chat.ToolChoice) -> bool:
-    return choice.allowed_tools is not None and choice.allowed_tools.mode == "required"
-
-
-def _tools(
-    request: chat.ChatRequest,
-    family: Family,
-    tool_choice: _Json | None,
-    properties: dict[str, dict[str, str]],
-) -> _Json:
-    """`tools` and `tool_choice`, which the API takes only together."""
-    choice = request.tool_choice
+def _tool_choice(request: chat.Request, family: Family) -> tuple[_Json, set[str] | None]:
+    """`tool_choice`, empty where nothing has to be said, and the names of the tools allowed."""
+    wire: _Json = {}
     allowed = None
-    if isinstance(choice, chat.ToolChoice) and choice.allowed_tools is not None:
-        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+    if request.tool_choice is not None:
+        mode, allowed = chat.choice_of(request.tool_choice)
+        wire = {"type": "any" if mode == "required" else mode}
+        if mode == "function" and allowed is not None:
+            wire = {"type": "tool", "name": wire_name(*allowed)}
+            allowed = None
+        if mode in ("required", "function") and not family.forced_tools:
+            raise UnsupportedParameter(
+                "tool_choice: this model can't be made to call a tool; send auto",
+                param="tool_choice",
+            )
+    if request.parallel_tool_calls is False and wire.get("type") != "none":
+        wire = {"type": "auto", **wire, "disable_parallel_tool_use": True}
+    return wire, allowed
+
+
+def _tools(request: chat.Request, family: Family, properties: dict[str, dict[str, str]]) -> _Json:
+    """`tools` and `tool_choice`, which the API takes only together."""
+    choice, allowed = _tool_choice(request, family)
     tools: dict[str, _Json] = {}  # by name: the API refuses two of the same
     for index, tool in enumerate(request.tools or ()):
+        path = f"tools[{index}]"
         if tool.function is None:
             raise UnsupportedParameter(
-                f"tools[{index}]: Claude takes functions only; a custom tool can be declared as a "
+                f"{path}: Claude takes functions only; a custom tool can be declared as a "
                 "function with one string parameter",
-                param=f"tools[{index}]",
+                param=path,
             )
         if allowed is None or tool.function.name in allowed:
-            path = f"tools[{index}].function.parameters"
             changed = properties.get(tool.function.name, {})
-            made = _tool(tool.function, family, changed, path)
-            mark = tool.cache_control or tool.function.cache_control
-            tools.setdefault(made["name"], {**made, **({"cache_control": mark} if mark else {})})
+            made = _tool(tool.function, family, changed, f"{path}.function.parameters")
+            if mark := tool.cache_control or tool.function.cache_control:
+                made["cache_control"] = mark
+            tools.setdefault(made["name"], made)
     if not tools:
         return {}
-    choice_of = {"tool_choice": tool_choice} if tool_choice else {}
-    return {"tools": list(tools.values()), **choice_of}
+    return {"tools": list(tools.values()), **({"tool_choice": choice} if choice else {})}
 
 
 def _tools_of_history(talk: Conversation) -> _Json:
@@ -277,7 +250,7 @@ def _is_thinking(wire: _Json) -> bool:
     return wire.get("thinking", {}).get("type") in ("adaptive", "enabled")
 
 
-def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _Json:
+def _sampling(request: chat.Request, family: Family, *, thinking: bool) -> _Json:
     for name, most in (("temperature", 2), ("top_p", 1)):
         value: float | None = getattr(request, name)
         if value is not None and not 0 <= value <= most:
@@ -292,7 +265,7 @@ def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _
     return wire
 
 
-def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, wire: _Json) -> None:
+def _add_format(request: chat.Request, family: Family, talk: Conversation, wire: _Json) -> None:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return
@@ -310,7 +283,7 @@ def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, w
     talk.system.append({"type": "text", "text": instruction})
 
 
-def _rest(request: chat.ChatRequest) -> _Json:
+def _rest(request: chat.Request) -> _Json:
     wire: _Json = {}
     if request.n not in (None, 1):
         raise UnsupportedParameter("n: Claude gives one answer per request", param="n")
@@ -323,7 +296,7 @@ def _rest(request: chat.ChatRequest) -> _Json:
         wire["stop_sequences"] = [stop for stop in stops if stop]
     user = request.user or request.safety_identifier
     if user:
-        wire["metadata"] = {"user_id": _opaque(user)}
+        wire["metadata"] = {"user_id": _opaque(str(user))}
     if request.cache_control:
         wire["cache_control"] = request.cache_control
     if request.service_tier == "default":

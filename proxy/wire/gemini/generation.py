@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ...errors import InvalidRequest
+from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import shapes as chat
 from ..effort import wanted
-from . import chat, schema
+from . import schema
 from .family import Family
 
 _MODALITIES: Final = {"text": "TEXT", "image": "IMAGE"}
 _MAX_SEED: Final = 2**31 - 1
+
+
+def unsupported(name: str, why: str = "") -> UnsupportedParameter:
+    """The 400 for what Gemini can't honour; `name` is the parameter's path."""
+    reason = f": {why}" if why else ""
+    return UnsupportedParameter(
+        f"{name} is not supported: the model is served by Gemini{reason}", param=name
+    )
 
 
 def generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
@@ -42,13 +51,13 @@ def _candidates(n: int | None, family: Family) -> int | None:
     if n < 1:
         raise InvalidRequest("n must be at least 1", param="n")
     if not family.many_candidates:
-        raise chat.unsupported("n", "Gemini 3 and later give one answer per request")
+        raise unsupported("n", "Gemini 3 and later give one answer per request")
     return n
 
 
 def _penalty(name: str, value: float | None, family: Family) -> float | None:
     if value and not family.penalties:
-        raise chat.unsupported(name, "Gemini 4 and later have no penalties")
+        raise unsupported(name, "Gemini 4 and later have no penalties")
     return value or None
 
 
@@ -70,7 +79,7 @@ def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
     if not family.thinks:
         if effort == "none":
             return None
-        raise chat.unsupported(asked.name, "this model does not think")
+        raise unsupported(asked.name, "this model does not think")
     config = family.thinking_config(effort)
     if asked.budget is not None and "thinkingBudget" in config:
         config["thinkingBudget"] = family.budget(asked.budget)
@@ -84,7 +93,7 @@ def _modalities(asked: list[str] | None) -> list[str] | None:
         return None
     for place, name in enumerate(asked):
         if name not in _MODALITIES:
-            raise chat.unsupported(f"modalities[{place}]", "it answers in text and images")
+            raise unsupported(f"modalities[{place}]", "it answers in text and images")
     return [_MODALITIES[name] for name in asked]
 
 

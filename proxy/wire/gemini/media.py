@@ -13,14 +13,12 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import shapes as chat
 from ..media_types import MISSPELT, joined
-from . import chat
 from .family import Family
 
 GeminiPart = dict[str, Any]
 
-# What an assistant says, at OpenAI's two APIs.
-_SAID: Final = frozenset({"text", "output_text", "refusal"})
 # ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
 _IN_RESULTS: Final = frozenset(
     {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
@@ -47,7 +45,7 @@ _MISSPELT: Final = {
 }
 
 
-def texts(content: str | list[chat.Part] | None, *, param: str) -> list[str]:
+def texts(content: chat.Content, *, param: str) -> list[str]:
     """The texts of a message that may hold nothing else; empty ones are left out."""
     if content is None:
         return []
@@ -62,22 +60,6 @@ def texts(content: str | list[chat.Part] | None, *, param: str) -> list[str]:
     return list(filter(None, found))
 
 
-def said(content: str | list[chat.Part] | None) -> list[str]:
-    """The texts of an assistant's message.
-
-    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
-    nothing to another vendor.
-    """
-    if content is None or isinstance(content, str):
-        return [content] if content else []
-    found = [
-        part.refusal if part.type == "refusal" else part.text
-        for part in content
-        if part.type in _SAID
-    ]
-    return [text for text in found if text]
-
-
 class Result(NamedTuple):
     """What a tool gave: text, media that go with it, media that have to come behind all results."""
 
@@ -90,7 +72,7 @@ class Result(NamedTuple):
         return "".join(self.texts)
 
 
-def result(content: str | list[chat.Part] | None, *, param: str, family: Family) -> Result:
+def result(content: chat.Content, *, param: str, family: Family) -> Result:
     """What a tool's message holds; raises as `parts` does."""
     made = Result([], [], [])
     for part in parts(content, param=param, family=family):
@@ -107,7 +89,7 @@ def _goes_inside(part: GeminiPart) -> bool:
     return "inlineData" in part and part["inlineData"]["mimeType"] in _IN_RESULTS
 
 
-def parts(content: str | list[chat.Part] | None, *, param: str, family: Family) -> list[GeminiPart]:
+def parts(content: chat.Content, *, param: str, family: Family) -> list[GeminiPart]:
     """The parts of a message; empty texts, which Gemini refuses, are left out.
 
     Raises InvalidRequest or UnsupportedParameter naming the part (`messages[2].content[0]`).
@@ -133,11 +115,7 @@ def _part(part: chat.Part, *, param: str, family: Family) -> GeminiPart:
         return _inline(kind, audio.data, param=param)
     if part.type == "file" and part.file is not None:
         return _file(part.file, param=param, family=family)
-    raise InvalidRequest(
-        f"{param}: expected a part of type text, image_url, input_audio or file with the field of "
-        f"its type, got type {part.type!r}",
-        param=param,
-    )
+    raise chat.no_part(part, param)
 
 
 def _file(file: chat.File, *, param: str, family: Family) -> GeminiPart:

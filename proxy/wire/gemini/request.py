@@ -16,9 +16,10 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from . import chat, schema
+from ..chat import shapes as chat
+from . import schema
 from .family import Family, family_of
-from .generation import generation_config
+from .generation import generation_config, unsupported
 from .names import wire_name
 from .turns import turns_of
 
@@ -136,9 +137,9 @@ def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
         if bytes(value).strip() in _NOTHING_SET:
             continue
         if name not in PARAMETERS:
-            raise chat.unsupported(name, "Gemini has nothing like it")
+            raise unsupported(name, "Gemini has nothing like it")
         if name in _REFUSED:
-            raise chat.unsupported(name, PARAMETERS[name].partition(": ")[2])
+            raise unsupported(name, PARAMETERS[name].partition(": ")[2])
 
 
 def _told_format(asked: chat.Request, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,7 +169,7 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
         tools.append({"googleSearch": {}})
         if declared:
             if not family.combines_tools:
-                raise chat.unsupported(
+                raise unsupported(
                     "web_search_options", "before Gemini 3 it searches or calls functions, not both"
                 )
             # What it searched comes back in the answer, and has to be in the next request.
@@ -198,34 +199,21 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
 
 def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[str, Any] | None:
     """`functionCallingConfig`; None is Gemini's own AUTO."""
-    if choice is None or choice == "auto":
-        return None
-    if choice == "none":
-        return {"mode": "NONE"} if declared else None
-    if choice == "required":
+    mode, chosen = chat.choice_of(choice or "auto")
+    if chosen is not None:
+        names = set(map(wire_name, chosen))
+        if not names or not names <= declared:
+            raise InvalidRequest(
+                "tool_choice must name functions among `tools`", param="tool_choice"
+            )
+        # VALIDATED is AUTO that keeps to the allowed names.
+        mode = "VALIDATED" if mode == "auto" else "ANY"
+        return {"mode": mode, "allowedFunctionNames": sorted(names)}
+    if mode == "required":
         if not declared:
             raise InvalidRequest("tool_choice: there are no tools to choose", param="tool_choice")
         return {"mode": "ANY"}
-    mode, chosen = _named(choice)
-    names = set(map(wire_name, chosen))
-    if not names or not names <= declared:
-        raise InvalidRequest("tool_choice must name functions among `tools`", param="tool_choice")
-    return {"mode": mode, "allowedFunctionNames": sorted(names)}
-
-
-def _named(choice: str | chat.ToolChoice) -> tuple[str, set[str]]:
-    if isinstance(choice, chat.ToolChoice):
-        if choice.type == "function" and choice.function is not None:
-            return "ANY", {choice.function.name}
-        allowed = choice.allowed_tools
-        if choice.type == "allowed_tools" and allowed is not None:
-            names = {tool.function.name for tool in allowed.tools if tool.function is not None}
-            # VALIDATED is AUTO that keeps to the allowed names.
-            return ("ANY" if allowed.mode == "required" else "VALIDATED"), names
-    raise InvalidRequest(
-        "tool_choice must be none, auto, required, a function or allowed_tools",
-        param="tool_choice",
-    )
+    return {"mode": "NONE"} if mode == "none" and declared else None
 
 
 def _account(asked: chat.Request) -> dict[str, Any]:
@@ -234,7 +222,7 @@ def _account(asked: chat.Request) -> dict[str, Any]:
     tier = asked.service_tier
     if tier is not None and tier not in _NO_TIER:
         if tier not in _TIERS:
-            raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
+            raise unsupported("service_tier", f"it has no tier {tier!r}")
         found["serviceTier"] = _TIERS[tier]
     if asked.store is not None:
         found["store"] = asked.store

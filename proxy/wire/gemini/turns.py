@@ -1,29 +1,26 @@
 """The messages of a chat as Gemini's `systemInstruction` and `contents`.
 
-Gemini knows two roles, `user` and `model`; function results are a turn of the user's role. What it
-refuses (tests/wire/gemini_rules.py has the sources) shapes the translation: the first turn and the
-last one are the user's, each turn with calls is followed at once by one with a result for each of
-them, and before Gemini 3 results are matched to calls by name and order. So results go to their
-calls wherever they stand, an unanswered call gets a result that says so, and what the user or the
-system said in between comes behind the results.
+Gemini knows two roles, `user` and `model`; function results are a turn of the user's role. Besides
+the order of turns (`wire/history.py`) it wants the last one to be the user's, and before Gemini 3
+it matches results to calls by name and order.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import InvalidRequest
+from ..chat import shapes as chat
+from ..history import Block, Call, History, function_of
 from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import CallResults, ToolCall, calls_of
-from . import calls, chat, media
+from ..tool_calls import ToolCall, calls_of
+from . import calls, media
 from .family import Family
 from .names import wire_name
 
 Content = dict[str, Any]
-
-_CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
 
 
 class Turns(NamedTuple):
@@ -31,99 +28,58 @@ class Turns(NamedTuple):
     contents: list[Content]
 
 
-class _Call(msgspec.Struct):
-    """A function call of an earlier assistant message, and what came of it."""
-
-    name: str
-    wire_id: str
-    result: media.Result | None = None
-    is_error: bool = False
-
-    def response(self, family: Family) -> media.GeminiPart:
-        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
-        # where every number is a double.
-        found = self.result
-        key = "error" if found is None or self.is_error else "output"
-        said = {key: NOT_RUN if found is None else found.text}
-        response: Content = {"name": self.name, "response": said}
-        if family.matches_call_ids:
-            response["id"] = self.wire_id
-        if found is not None and found.inside:
-            response["parts"] = found.inside
-        return {"functionResponse": response}
-
-
-class _Turn(msgspec.Struct):
-    """`closed`: a result of its calls was seen, so that what the model says next is another."""
-
-    kind: Literal["user", "model"]
-    parts: list[media.GeminiPart]
-    calls: list[_Call] = []
-    closed: bool = False
-
-
 def turns_of(messages: list[chat.Message], *, family: Family) -> Turns:
     """Raises InvalidRequest naming the message or part that has no place at Gemini."""
-    return _Builder(family).build(messages)
+    history = _History(family)
+    history.add(messages)
+    return history.build()
 
 
-class _Builder:
+class _History(History[media.Result]):
     def __init__(self, family: Family) -> None:
+        super().__init__()
         self._family = family
-        self._system: list[media.GeminiPart] = []
-        self._turns: list[_Turn] = []
-        self._asked = -1  # the last turn in which the user said something
-        self._results: CallResults[_Turn, _Call] = CallResults()
-        self._ids: dict[str, str] = {}  # an id without what it carries -> the caller's
         self._wire_ids: set[str] = set()
 
-    def build(self, messages: list[chat.Message]) -> Turns:
-        for number, message in enumerate(messages):
-            self._add(f"messages[{number}]", message)
+    def build(self) -> Turns:
         if not self._turns:
             # A chat of system messages alone is possible at OpenAI, not at Gemini.
             if not self._system:
                 raise InvalidRequest("messages: there is nothing to answer", param="messages")
             return Turns([], [{"role": "user", "parts": self._system}])
-        return Turns(self._system, self._contents())
+        if self._family.validates_signatures:
+            self._sign()
+        go_on = {"text": CONTINUE}
+        contents: list[Content] = []
+        for role, parts in self._woven(go_on):
+            contents.append({"role": "model" if role == "assistant" else role, "parts": parts})
+        if contents[-1]["role"] == "model":
+            contents.append({"role": "user", "parts": [go_on]})
+        return Turns(self._system, contents)
 
-    def _add(self, at: str, message: chat.Message) -> None:
-        if message.role in ("system", "developer"):
-            found = media.texts(message.content, param=f"{at}.content")
-            if self._turns:
-                # In place, so that the beginning stays as it is in Gemini's cache.
-                self._user([{"text": said_by_system(text)} for text in found])
-            else:
-                self._system += [{"text": text} for text in found]
-        elif message.role == "user":
-            parts = media.parts(message.content, param=f"{at}.content", family=self._family)
-            if not parts:
-                raise InvalidRequest(f"{at}.content: the message is empty", param=f"{at}.content")
-            self._user(parts)
-        elif message.role == "assistant":
-            self._assistant(at, message)
-        elif message.role == "tool":
-            self._result(at, message, message.tool_call_id or "")
-        elif message.role == "function":  # of before there were ids
-            self._result(at, message, message.name or "")
+    def _sign(self) -> None:
+        """Signatures are validated from what the user said last on: the first call of each turn."""
+        for turn in reversed(self._turns):
+            if turn.role == "user":
+                break
+            for part in turn.content:
+                if "functionCall" in part:
+                    part.setdefault("thoughtSignature", calls.NO_SIGNATURE)
+                    break
+
+    def _say_as_system(self, message: chat.Message, path: str) -> None:
+        found = media.texts(message.content, param=f"{path}.content")
+        if self._turns:
+            # In place, so that the beginning stays as it is in Gemini's cache.
+            self._say_as_user([{"text": said_by_system(text)} for text in found])
         else:
-            raise InvalidRequest(
-                f"{at}.role: expected system, developer, user, assistant, tool or function, "
-                f"got {message.role!r}",
-                param=f"{at}.role",
-            )
+            self._system += [{"text": text} for text in found]
 
-    def _user(self, parts: list[media.GeminiPart]) -> None:
-        if not parts:
-            return
-        if self._turns and self._turns[-1].kind == "user":
-            self._turns[-1].parts += parts
-        else:
-            self._turns.append(_Turn("user", parts))
-        self._asked = len(self._turns) - 1
+    def _blocks(self, message: chat.Message, path: str) -> list[Block]:
+        return media.parts(message.content, param=f"{path}.content", family=self._family)
 
-    def _assistant(self, at: str, message: chat.Message) -> None:
-        parts: list[media.GeminiPart] = [{"text": text} for text in media.said(message.content)]
+    def _assistant(self, message: chat.Message, path: str) -> None:
+        parts: list[Block] = [{"text": text} for text in chat.said(message.content)]
         if not parts and message.refusal:
             parts.append({"text": message.refusal})
         signature = calls.signature_in(message.extra_content)
@@ -134,36 +90,25 @@ class _Builder:
         made = calls_of(message.tool_calls, message.function_call)
         if not parts and not made:
             return
-        last = self._turns[-1] if self._turns else None
-        # Programs give each of several parallel calls a message of its own.
-        if last is None or last.kind != "model" or last.closed or (parts and last.calls):
-            last = _Turn("model", [])
-            self._turns.append(last)
-        last.parts += parts
+        turn = self._turn_of_model(speaks=bool(parts))
+        turn.content += parts
         for place, call in enumerate(made):
-            self._call(f"{at}.tool_calls[{place}]", call, last)
+            part, record = self._call(f"{path}.tool_calls[{place}]", call)
+            turn.content.append(part)
+            self._expect(turn, call.id or "", record)
 
-    def _call(self, at: str, call: ToolCall, turn: _Turn) -> None:
-        function_call = call.as_function()
-        if function_call is None:
-            raise InvalidRequest(
-                f"{at}: expected a call of a function or custom tool, got type {call.type!r}",
-                param=at,
-            )
-        call_id = call.id or ""
-        bare, signature = calls.parse_id(call_id)
-        made = _Call(wire_name(function_call.name), self._unique(bare))
-        turn.calls.append(made)
-        self._results.expect(made, turn, call_id)
-        self._ids[bare] = call_id
-        function: Content = {"name": made.name, "args": msgspec.Raw(function_call.as_object())}
+    def _call(self, path: str, call: ToolCall) -> tuple[Block, Call[media.Result]]:
+        function = function_of(call, path)
+        bare, signature = calls.parse_id(call.id or "")
+        made: Call[media.Result] = Call(wire_name(function.name), self._unique(bare))
+        told: Content = {"name": made.name, "args": msgspec.Raw(function.as_object())}
         if self._family.matches_call_ids:
-            function["id"] = made.wire_id
-        part: media.GeminiPart = {"functionCall": function}
+            told["id"] = made.wire_id
+        part: Block = {"functionCall": told}
         signature = calls.signature_in(call.extra_content) or signature
         if signature is not None:
             part["thoughtSignature"] = signature
-        turn.parts.append(part)
+        return part, made
 
     def _unique(self, bare: str) -> str:
         """An id that no other call of the request has, the same every time."""
@@ -175,50 +120,28 @@ class _Builder:
         self._wire_ids.add(wire_id)
         return wire_id
 
-    def _result(self, at: str, message: chat.Message, call_id: str) -> None:
-        found = media.result(message.content, param=f"{at}.content", family=self._family)
-        as_called = self._ids.get(calls.parse_id(call_id).bare, call_id)
-        pair = self._results.take(call_id, as_called)
-        if pair is None:
-            text = result_without_call(found.text)
-            self._user([{"text": text}, *found.inside, *found.behind])
-            return
-        turn, call = pair
-        call.result = found
-        call.is_error = message.is_error
-        turn.closed = True
+    def _result(self, message: chat.Message, path: str) -> media.Result:
+        return media.result(message.content, param=f"{path}.content", family=self._family)
 
-    def _contents(self) -> list[Content]:
-        contents: list[Content] = []
-        behind: list[media.GeminiPart] = []
-        for number, turn in enumerate(self._turns):
-            if turn.kind == "user":
-                contents.append({"role": "user", "parts": behind + turn.parts})
-                behind = []
-                continue
-            if behind or not contents:
-                contents.append({"role": "user", "parts": behind or [_CONTINUE]})
-                behind = []
-            contents.append({"role": "model", "parts": turn.parts})
-            if turn.calls:
-                self._sign(number, turn)
-                responses = [call.response(self._family) for call in turn.calls]
-                contents.append({"role": "user", "parts": responses})
-                behind = [part for call in turn.calls for part in _behind(call)]
-        if behind:
-            contents.append({"role": "user", "parts": behind})
-        elif contents[-1]["role"] == "model":
-            contents.append({"role": "user", "parts": [_CONTINUE]})
-        return contents
+    def _orphan(self, result: media.Result) -> list[Block]:
+        return [{"text": result_without_call(result.text)}, *result.inside, *result.behind]
 
-    def _sign(self, number: int, turn: _Turn) -> None:
-        """Signatures are validated from what the user said last on: the first call of each turn."""
-        if self._family.validates_signatures and number > self._asked:
-            first = next(part for part in turn.parts if "functionCall" in part)
-            first.setdefault("thoughtSignature", calls.NO_SIGNATURE)
+    def _answers(self, calls: list[Call[media.Result]]) -> tuple[list[Block], list[Block]]:
+        behind: list[Block] = []
+        for call in calls:
+            if call.result is not None and call.result.behind:
+                behind += [{"text": f"From the result of {call.name}:"}, *call.result.behind]
+        return list(map(self._response, calls)), behind
 
-
-def _behind(call: _Call) -> list[media.GeminiPart]:
-    if call.result is None or not call.result.behind:
-        return []
-    return [{"text": f"From the result of {call.name}:"}, *call.result.behind]
+    def _response(self, call: Call[media.Result]) -> Block:
+        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
+        # where every number is a double.
+        found = call.result
+        key = "error" if found is None or call.is_error else "output"
+        said = {key: NOT_RUN if found is None else found.text}
+        response: Content = {"name": call.name, "response": said}
+        if self._family.matches_call_ids:
+            response["id"] = call.wire_id
+        if found is not None and found.inside:
+            response["parts"] = found.inside
+        return {"functionResponse": response}

@@ -726,7 +726,7 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
     ("chat", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": " "}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "messages"),
         ({"messages": "x"}, "messages"),
         ({}, None),
@@ -748,7 +748,7 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
                     {"role": "assistant", "tool_calls": [{"id": "a", "type": "custom"}]},
                 ]
             },
-            "messages[1].tool_calls[0].type",
+            "messages[1].tool_calls[0]",
         ),
         (
             {"messages": [{"role": "system", "content": [{"type": "input_audio"}]}]},
