@@ -7,9 +7,13 @@ only where there may be something to see.
 from __future__ import annotations
 
 from contextlib import suppress
+from operator import is_
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ..lenient_json import decode_object, encode
 
 
 class Part(Struct, gc=False):
@@ -44,8 +48,6 @@ class Message(Struct, gc=False):
     function_call: Named | None = None
 
 
-# Values of a request one by one, each as it came.
-read_members = msgspec.json.Decoder(dict[str, Raw]).decode
 read_items = msgspec.json.Decoder(list[Raw]).decode
 read_text = msgspec.json.Decoder(str).decode
 
@@ -57,3 +59,25 @@ def read_messages(messages: Raw) -> list[Message]:
     with suppress(msgspec.DecodeError, RecursionError):
         return _decode(messages)
     return []
+
+
+def rewritten(value: Raw, place: Any) -> Raw:
+    """The value with others at the ends of `place`; the same object if all of them are the same.
+
+    `place`: by name what is done with a member, in a list with each item; at its ends functions of
+    a value. Every other value stays as it came.
+    """
+    if callable(place):
+        found: Raw = place(value)
+        return found
+    first = bytes(value).lstrip()[:1]
+    if first == b"{" and isinstance(place, dict):
+        members = decode_object(value)
+        others = {name: rewritten(members[name], place[name]) for name in place if name in members}
+        is_same = all(members[name] is other for name, other in others.items())
+        return value if is_same else Raw(encode({**members, **others}))
+    if first == b"[" and isinstance(place, list):
+        items = read_items(value)
+        changed = [rewritten(item, place[0]) for item in items]
+        return value if all(map(is_, items, changed)) else Raw(encode(changed))
+    return value

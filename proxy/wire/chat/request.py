@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
 from .fields import read_fields, too_deep, with_model
-from .messages import read_members, read_messages, read_text
+from .messages import read_messages, read_text
 from .names import made_names, rename
 from .spelling import respelled
 from .usage import asking_usage, is_asked
@@ -38,6 +38,7 @@ _MAX_LOOKS = 64
 _BEFORE_ITEM = (b"{", b" ", b"\n", b"\r", b"\t")
 
 _flag = msgspec.json.Decoder(bool).decode
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 # An operation and a dialect.
@@ -177,10 +178,10 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
         if not body.isascii():
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         try:
-            fields = read_members(body)
+            fields = _members(body)
         except msgspec.DecodeError:  # of lone surrogates, or for good
             text = shield(body)
-            fields = read_members(text)
+            fields = _members(text)
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:

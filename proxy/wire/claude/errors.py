@@ -18,6 +18,9 @@ from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
 from .parameters import PARAMETERS
 
+# What reading JSON raises.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+
 _STATUSES = {
     "invalid_request_error": 400,
     "authentication_error": 401,
