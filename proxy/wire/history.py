@@ -17,6 +17,7 @@ import msgspec
 from ..errors import InvalidRequest
 from .call_ids import bare
 from .chat.shapes import Message
+from .stand_ins import said_by_system
 from .tool_calls import CallResults, FunctionCall, ToolCall
 
 Block = dict[str, Any]
@@ -50,12 +51,8 @@ class History(ABC, Generic[_Result]):
         self._results: CallResults[Turn[_Result], Call[_Result]] = CallResults()
 
     @abstractmethod
-    def _say_as_system(self, message: Message, path: str) -> None:
-        """Take what the system says, before all turns or in place."""
-
-    @abstractmethod
-    def _blocks(self, message: Message, path: str) -> list[Block]:
-        """What the user says; none: the message is empty."""
+    def _blocks(self, message: Message, path: str, *, text_only: bool = False) -> list[Block]:
+        """What the user says, or the system, which has no media; none: the message is empty."""
 
     @abstractmethod
     def _assistant(self, message: Message, path: str) -> None:
@@ -78,7 +75,7 @@ class History(ABC, Generic[_Result]):
         for number, message in enumerate(messages):
             path = f"messages[{number}]"
             if message.role in ("system", "developer"):
-                self._say_as_system(message, path)
+                self._say_as_system(self._blocks(message, path, text_only=True))
             elif message.role == "user":
                 if not (blocks := self._blocks(message, path)):
                     path = f"{path}.content"
@@ -94,6 +91,15 @@ class History(ABC, Generic[_Result]):
                     f"got {message.role!r}",
                     param=f"{path}.role",
                 )
+
+    def _say_as_system(self, blocks: list[Block]) -> None:
+        """In place, so that the beginning stays as it is in the vendor's cache."""
+        if self._turns:
+            self._say_as_user(
+                [{**block, "text": said_by_system(block["text"])} for block in blocks]
+            )
+        else:
+            self._system += blocks
 
     def _say_as_user(self, blocks: list[Block]) -> None:
         if self._turns and self._turns[-1].role == "user":

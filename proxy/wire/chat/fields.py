@@ -11,7 +11,6 @@ from ...errors import InvalidRequest
 from ..call_ids import strip
 from ..lenient_json import decode_any, decode_object, decoder, encode
 
-_NULL = Raw(b"null")
 _items = decoder(list[Raw])
 
 
@@ -80,15 +79,11 @@ def too_deep() -> InvalidRequest:
 def choices_asked(body: bytes) -> int:
     """How many choices an answer is to have: `n`, for each prompt of a completions request."""
     try:
-        n, prompt = _asked(body, "n", "prompt")
+        fields = decode_object(body)
+        n, prompt = (decode_any(fields.get(name, b"null")) for name in ("n", "prompt"))
     except msgspec.DecodeError:
         return 1
     prompts = 1
     if isinstance(prompt, list) and not any(isinstance(token, int) for token in prompt):
         prompts = len(prompt) or 1
     return prompts * (n if isinstance(n, int) and n > 0 else 1)
-
-
-def _asked(body: bytes, *names: str) -> list[Any]:
-    fields = decode_object(body)
-    return [decode_any(fields.get(name, _NULL)) for name in names]

@@ -19,6 +19,7 @@ from ..lenient_json import encode, is_shielded
 from ..made_names import are_plain, plain_name
 from .messages import Message, Named, Tool, read_text, rewritten
 from .reply import objects, read_object
+from .usage import as_object
 
 _tools = msgspec.json.Decoder(list[Tool]).decode
 _functions = msgspec.json.Decoder(list[Named]).decode
@@ -111,9 +112,8 @@ class CallersNames:
         chunk = read_object(event)
         is_changed = False
         for choice in objects(chunk.get("choices")):
-            index, delta = choice.get("index"), choice.get("delta")
+            index, said = choice.get("index"), as_object(choice.get("delta"))
             number = index if isinstance(index, int) else 0
-            said = delta if isinstance(delta, dict) else {}
             for call, function in _calls(said):
                 is_changed |= self._restore((number, call), function)
             if choice.get("finish_reason"):

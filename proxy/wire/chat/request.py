@@ -220,10 +220,8 @@ def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
     A decoder keeps the last of equal keys. An occurrence outside of the kept values is therefore a
     key itself, or is in a value that another duplicate key hides, which is malformed as well.
     """
-
-    def count(pattern: re.Pattern[bytes], text: bytes | Raw) -> int:
-        return sum(1 for _ in pattern.finditer(text))
-
     for name, pattern in _KEYS.items():
-        if count(pattern, body) - sum(count(pattern, value) for value in fields.values()) > 1:
+        texts = (body, *fields.values())
+        whole, *inside = (sum(1 for _ in pattern.finditer(text)) for text in texts)
+        if whole - sum(inside) > 1:
             raise InvalidRequest(f"`{name}` is given twice", param=name)

@@ -56,12 +56,9 @@ def _stop(stop: Raw) -> Raw:
 
 def _is_suspect(message: Message) -> bool:
     """Whether anything in the message may have to be spelled anew."""
-    if isinstance(message.content, list):
-        for part in message.content:
-            for value in (part.image_url, part.file, part.input_audio):
-                if not isinstance(value, UnsetType) and _is_odd(bytes(value)):
-                    return True
-    return False
+    parts = message.content if isinstance(message.content, list) else ()
+    media = (value for part in parts for value in (part.image_url, part.file, part.input_audio))
+    return any(not isinstance(value, UnsetType) and _is_odd(bytes(value)) for value in media)
 
 
 def _is_odd(value: bytes) -> bool:

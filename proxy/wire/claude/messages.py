@@ -6,7 +6,7 @@ and no blank text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -15,9 +15,10 @@ from ..call_ids import plain_id
 from ..chat import shapes as chat
 from ..chat.fields import misfit
 from ..history import Block, Call, History, Turn, function_of
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
+from ..made_names import plain_name
+from ..stand_ins import CONTINUE, NOT_RUN, result_without_call
 from ..tool_calls import ToolCall, calls_of
-from .names import rename_keys, wire_name
+from .names import rename_keys
 from .parts import content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
@@ -44,26 +45,12 @@ class Conversation(msgspec.Struct):
         self.thinks = False
 
 
-def translate(
-    messages: Sequence[chat.Message],
-    *,
-    prefill: bool,
-    system_inside: bool,
-    properties: Mapping[str, dict[str, str]],
-) -> Conversation:
-    """The conversation for a model that takes a last turn of the assistant (`prefill`) or doesn't,
-    and messages of the system among the others (`system_inside`) or doesn't.
+class Turns(History[Block]):
+    """A result is what is in a `tool_result` besides the call's id.
 
-    `properties`: by name of tool, its properties that Claude knows by other names. Raises
-    InvalidRequest or UnsupportedParameter that names the message or part.
+    `system_inside`: the model takes messages of the system among the others. `properties`: by name
+    of tool, its properties that Claude knows by other names.
     """
-    history = _History(system_inside=system_inside, properties=properties)
-    history.add(messages)
-    return history.build(prefill=prefill)
-
-
-class _History(History[Block]):
-    """A result is what is in a `tool_result` besides the call's id."""
 
     def __init__(self, *, system_inside: bool, properties: Mapping[str, dict[str, str]]) -> None:
         super().__init__()
@@ -74,27 +61,29 @@ class _History(History[Block]):
         self._used_ids: set[str] = set()
 
     def build(self, *, prefill: bool) -> Conversation:
+        """The conversation. `prefill`: the model takes a last turn of the assistant."""
         if not self._turns and self._system:
             # OpenAI answers a lone system message; here it has to be what the user says.
             self._say_as_user([self._system.pop()])
         if not self._turns:
             raise InvalidRequest("messages: there is no text to answer", param="messages")
         self._place_held()
-        turns = [{"role": role, "content": content} for role, content in self._woven(_CONTINUE)]
+        woven = self._woven(_CONTINUE)
+        turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
         loop_thinks = _loop_thinks(turns)
+        last = turns[-1]["content"][-1]
         if turns[-1]["role"] == "assistant":
-            _end_with_assistant(turns, prefill=prefill)
+            if prefill and last["type"] == "text":
+                last["text"] = last["text"].rstrip()  # the API refuses one that ends in space
+            else:
+                turns.append({"role": "user", "content": [_CONTINUE]})
         return Conversation(self._system, turns, self._thinks, loop_thinks)
 
-    def _say_as_system(self, message: chat.Message, path: str) -> None:
-        """In place, so that the beginning stays as it is in the cache."""
-        blocks = _marked(content_blocks(message.content, path, text_only=True), message)
-        if not self._turns:
-            self._system += blocks
-        elif self._system_inside:
+    def _say_as_system(self, blocks: list[Block]) -> None:
+        if self._turns and self._system_inside:
             self._held += blocks
         else:
-            self._say_as_user([{**b, "text": said_by_system(b["text"])} for b in blocks])
+            super()._say_as_system(blocks)
 
     def _place_held(self) -> None:
         """A turn of the system stands behind the user's, and before the assistant's or last
@@ -106,8 +95,8 @@ class _History(History[Block]):
             self._turns.append(Turn("system", self._held))
             self._held = []
 
-    def _blocks(self, message: chat.Message, path: str) -> list[Block]:
-        return _marked(content_blocks(message.content, path), message)
+    def _blocks(self, message: chat.Message, path: str, *, text_only: bool = False) -> list[Block]:
+        return _marked(content_blocks(message.content, path, text_only=text_only), message)
 
     def _assistant(self, message: chat.Message, path: str) -> None:
         if message.audio:
@@ -140,7 +129,7 @@ class _History(History[Block]):
         block: Block = {
             "type": "tool_use",
             "id": plain_id(bare, self._used_ids, "call_"),
-            "name": wire_name(function.name),
+            "name": plain_name(function.name),
             "input": msgspec.Raw(rename_keys(function.as_object(), changed)),
         }
         return block, carried
@@ -181,14 +170,6 @@ def _loop_thinks(turns: list[Block]) -> bool:
         elif turn["content"][0]["type"] not in _THINKING and "tool_use" in kinds:
             return False
     return True
-
-
-def _end_with_assistant(turns: list[Block], *, prefill: bool) -> None:
-    last = turns[-1]["content"][-1]
-    if not prefill or last["type"] != "text":
-        turns.append({"role": "user", "content": [_CONTINUE]})
-    else:
-        last["text"] = last["text"].rstrip()  # the API refuses a prefill that ends in space
 
 
 def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> list[Block]:

@@ -15,10 +15,11 @@ import msgspec
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..effort import BUDGETS, effort_of, wanted
+from ..made_names import plain_name
 from . import parameters
 from .families import Family, family_of
-from .messages import Conversation, translate
-from .names import changed_properties, rename_schema, wire_name
+from .messages import Conversation, Turns
+from .names import changed_properties, rename_schema
 from .schema import close_schema, flat_schema
 
 _LEAST_BUDGET = 1_024
@@ -61,18 +62,18 @@ def _wire(body: bytes, model: str) -> _Json:
     if request.modalities not in (None, ["text"]):
         raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
     family = family_of(model)
-    effort, budget = _wanted_thinking(request)
+    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
+    effort: str | None = asked.effort
+    if effort is None and asked.is_on:
+        effort = "medium" if asked.budget is None else effort_of(asked.budget)
     properties = _changed_properties(request)
-    talk = translate(
-        request.messages,
-        prefill=family.prefill and effort in (None, "none"),
-        system_inside=family.system_inside,
-        properties=properties,
-    )
+    turns = Turns(system_inside=family.system_inside, properties=properties)
+    turns.add(request.messages)
+    talk = turns.build(prefill=family.prefill and effort in (None, "none"))
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
     wire |= _tools(request, family, properties) or _tools_of_history(talk)
-    wire |= _thinking(effort, budget, family, talk, wire)
-    wire |= _sampling(request, family, thinking=_is_thinking(wire))
+    wire |= _thinking(effort, asked.budget, family, talk, wire)
+    wire |= _sampling(request, family, wire.get("thinking", {}))
     _add_format(request, family, talk, wire)
     wire |= _rest(request)
     if talk.system:
@@ -89,22 +90,10 @@ def _encode(wire: _Json) -> bytes:
         raise InvalidRequest(f"the request can't be translated: {error}") from error
 
 
-def _wanted_thinking(request: chat.Request) -> tuple[str | None, int | None]:
-    """How hard the model is to think, and for how many tokens at most, where the caller says so."""
-    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
-    if asked.effort is None and asked.is_on:
-        return "medium" if asked.budget is None else effort_of(asked.budget), asked.budget
-    return asked.effort, asked.budget
-
-
 def _changed_properties(request: chat.Request) -> dict[str, dict[str, str]]:
     """By name of tool, what of its properties Claude does not take."""
     functions = [tool.function for tool in request.tools or () if tool.function is not None]
-    return {
-        function.name: changed
-        for function in functions
-        if (changed := changed_properties(function.parameters))
-    }
+    return {each.name: changed_properties(each.parameters) for each in functions}
 
 
 def _limit_cache_marks(wire: _Json) -> None:
@@ -138,7 +127,7 @@ def _tool_choice(request: chat.Request, family: Family) -> tuple[_Json, set[str]
         mode, allowed = chat.choice_of(request.tool_choice)
         wire = {"type": "any" if mode == "required" else mode}
         if mode == "function" and allowed is not None:
-            wire = {"type": "tool", "name": wire_name(*allowed)}
+            wire = {"type": "tool", "name": plain_name(*allowed)}
             allowed = None
         if mode in ("required", "function") and not family.forced_tools:
             raise UnsupportedParameter(
@@ -184,11 +173,8 @@ def _tools_of_history(talk: Conversation) -> _Json:
 
 
 def _tool(function: chat.Function, family: Family, changed: dict[str, str], path: str) -> _Json:
-    schema: _Json = function.parameters or {"properties": {}}
-    if changed:
-        schema = rename_schema(schema, changed)
-    schema, hint = flat_schema(schema)
-    wire: _Json = {"name": wire_name(function.name)}
+    schema, hint = flat_schema(rename_schema(function.parameters or {"properties": {}}, changed))
+    wire: _Json = {"name": plain_name(function.name)}
     description = f"{function.description or ''}\n\n{hint}".strip()
     if description:
         wire["description"] = description
@@ -246,16 +232,12 @@ def _effort(wanted: str | None, family: Family, *, is_off: bool) -> _Json:
     return {"output_config": {"effort": effort}} if effort else {}
 
 
-def _is_thinking(wire: _Json) -> bool:
-    return wire.get("thinking", {}).get("type") in ("adaptive", "enabled")
-
-
-def _sampling(request: chat.Request, family: Family, *, thinking: bool) -> _Json:
+def _sampling(request: chat.Request, family: Family, thinking: _Json) -> _Json:
     for name, most in (("temperature", 2), ("top_p", 1)):
         value: float | None = getattr(request, name)
         if value is not None and not 0 <= value <= most:
             raise InvalidRequest(f"{name}: expected 0 to {most}", param=name)
-    if thinking or not family.sampling:
+    if thinking.get("type") in ("adaptive", "enabled") or not family.sampling:
         return {}
     wire: _Json = {} if request.top_k is None else {"top_k": request.top_k}
     if request.temperature is not None:
@@ -269,6 +251,11 @@ def _add_format(request: chat.Request, family: Family, talk: Conversation, wire:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return
+    if wanted.type not in ("json_object", "json_schema"):
+        raise InvalidRequest(
+            f"response_format.type: expected text, json_object or json_schema, got {wanted.type!r}",
+            param="response_format.type",
+        )
     path = "response_format.json_schema.schema"
     schema = wanted.json_schema.schema if wanted.json_schema else None
     if wanted.type == "json_schema" and schema is None:
@@ -294,18 +281,12 @@ def _rest(request: chat.Request) -> _Json:
             raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence", param=path)
     if any(stops):
         wire["stop_sequences"] = [stop for stop in stops if stop]
-    user = request.user or request.safety_identifier
-    if user:
-        wire["metadata"] = {"user_id": _opaque(str(user))}
+    if user := str(request.user or request.safety_identifier or ""):
+        # The same every time, without personal data.
+        digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+        wire["metadata"] = {"user_id": user if _OPAQUE_USER.fullmatch(user) else digest}
     if request.cache_control:
         wire["cache_control"] = request.cache_control
     if request.service_tier == "default":
         wire["service_tier"] = "standard_only"
     return wire
-
-
-def _opaque(user: str) -> str:
-    """An id of the user without personal data, the same every time."""
-    if _OPAQUE_USER.fullmatch(user):
-        return user
-    return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()

@@ -108,20 +108,17 @@ class ChatStream:
             except ProxyError as error:
                 self._failure = error
             except UNREADABLE as error:
-                self._unreadable(data, error, chunks)
+                # Some look-alikes send OpenAI's end mark.
+                if data.strip() == DONE and self._ending.stop_reason is not None:
+                    self._stop(chunks)
+                    break
+                self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
+                self._failure.__cause__ = error
             if self._failure is not None:
                 if chunks:
                     break
                 raise self._failure
         return chunks
-
-    def _unreadable(self, data: bytes, error: Exception, chunks: list[bytes]) -> None:
-        """Fail, unless it is OpenAI's end mark, which some look-alikes send."""
-        if data.strip() == DONE and self._ending.stop_reason is not None:
-            self._stop(chunks)
-            return
-        self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
-        self._failure.__cause__ = error
 
     def finish(self) -> list[bytes]:
         """The upstream's answer ended. Raises UpstreamTruncated if that was before its own end."""

@@ -21,7 +21,7 @@ from . import schema
 from .family import Family, family_of
 from .generation import generation_config, unsupported
 from .names import wire_name
-from .turns import turns_of
+from .turns import Turns
 
 _GC: Final = "generationConfig."
 
@@ -113,14 +113,15 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     family = family_of(model)
     _refuse_unknown(present)
     try:
-        turns = turns_of(asked.messages, family=family)
+        turns = Turns(family)
+        turns.add(asked.messages)
+        system, contents = turns.build()
         tools = _tools(asked, family)
         config = generation_config(asked, family)
-        system = turns.system
         if tools and not family.combines_tools:
             # "Function calling with a response mime type is unsupported": so it is told.
             system = system + _told_format(asked, config)
-        request: dict[str, Any] = {"contents": turns.contents}
+        request: dict[str, Any] = {"contents": contents}
         if system:
             request["systemInstruction"] = {"parts": system}
         if config:

@@ -7,14 +7,14 @@ it matches results to calls by name and order.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from ...errors import InvalidRequest
 from ..chat import shapes as chat
 from ..history import Block, Call, History, function_of
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
+from ..stand_ins import CONTINUE, NOT_RUN, result_without_call
 from ..tool_calls import ToolCall, calls_of
 from . import calls, media
 from .family import Family
@@ -23,30 +23,19 @@ from .names import wire_name
 Content = dict[str, Any]
 
 
-class Turns(NamedTuple):
-    system: list[media.GeminiPart]
-    contents: list[Content]
-
-
-def turns_of(messages: list[chat.Message], *, family: Family) -> Turns:
-    """Raises InvalidRequest naming the message or part that has no place at Gemini."""
-    history = _History(family)
-    history.add(messages)
-    return history.build()
-
-
-class _History(History[media.Result]):
+class Turns(History[media.Result]):
     def __init__(self, family: Family) -> None:
         super().__init__()
         self._family = family
         self._wire_ids: set[str] = set()
 
-    def build(self) -> Turns:
+    def build(self) -> tuple[list[Block], list[Content]]:
+        """What the system says before all turns, and the turns; raises InvalidRequest."""
         if not self._turns:
             # A chat of system messages alone is possible at OpenAI, not at Gemini.
             if not self._system:
                 raise InvalidRequest("messages: there is nothing to answer", param="messages")
-            return Turns([], [{"role": "user", "parts": self._system}])
+            return [], [{"role": "user", "parts": self._system}]
         if self._family.validates_signatures:
             self._sign()
         go_on = {"text": CONTINUE}
@@ -55,7 +44,7 @@ class _History(History[media.Result]):
             contents.append({"role": "model" if role == "assistant" else role, "parts": parts})
         if contents[-1]["role"] == "model":
             contents.append({"role": "user", "parts": [go_on]})
-        return Turns(self._system, contents)
+        return self._system, contents
 
     def _sign(self) -> None:
         """Signatures are validated from what the user said last on: the first call of each turn."""
@@ -67,16 +56,11 @@ class _History(History[media.Result]):
                     part.setdefault("thoughtSignature", calls.NO_SIGNATURE)
                     break
 
-    def _say_as_system(self, message: chat.Message, path: str) -> None:
-        found = media.texts(message.content, param=f"{path}.content")
-        if self._turns:
-            # In place, so that the beginning stays as it is in Gemini's cache.
-            self._say_as_user([{"text": said_by_system(text)} for text in found])
-        else:
-            self._system += [{"text": text} for text in found]
-
-    def _blocks(self, message: chat.Message, path: str) -> list[Block]:
-        return media.parts(message.content, param=f"{path}.content", family=self._family)
+    def _blocks(self, message: chat.Message, path: str, *, text_only: bool = False) -> list[Block]:
+        path = f"{path}.content"
+        if text_only:
+            return [{"text": text} for text in media.texts(message.content, param=path)]
+        return media.parts(message.content, param=path, family=self._family)
 
     def _assistant(self, message: chat.Message, path: str) -> None:
         parts: list[Block] = [{"text": text} for text in chat.said(message.content)]

@@ -216,5 +216,5 @@ def test_mutated_answers_give_valid_completions_or_our_errors(answer: Json) -> N
 def test_error_answers_always_give_facts(status: int, headers: dict[str, str], body: bytes) -> None:
     """Reading an error never fails, and its envelope is whole."""
     facts = read_error(status, headers, body, now_s=0.0)
-    assert json.loads(facts.envelope())["error"]["message"]
+    assert json.loads(facts.refusal().body or b"")["error"]["message"]
     assert facts.retry_after_s is None or facts.retry_after_s >= 0
