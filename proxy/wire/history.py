@@ -10,18 +10,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
 from ..errors import InvalidRequest
 from .call_ids import bare
 from .chat.shapes import Message
-from .stand_ins import said_by_system
 from .tool_calls import CallResults, FunctionCall, ToolCall
 
 Block = dict[str, Any]
 _Result = TypeVar("_Result")
+
+# Words that a model gets where its vendor has no place for what a request says, or wants more. They
+# are the same for every vendor: a history that moves from one to another reads the same.
+
+# Of the user, where a turn of the user has to be.
+CONTINUE: Final = "Continue."
+
+# The result of a call that has none.
+NOT_RUN: Final = "This call was not run, or its result is lost."
+
+
+def said_by_system(text: str) -> str:
+    """What the system says in a turn of the user."""
+    return f"<system>\n{text}\n</system>"
+
+
+def result_without_call(text: str) -> str:
+    """What a call gave that was cut off with the beginning of the history."""
+    return f"<result>\n{text}\n</result>"
 
 
 class Call(msgspec.Struct, Generic[_Result]):

@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from ..lenient_json import encode, is_shielded
 from ..made_names import are_plain, plain_name
-from .messages import Message, Named, Tool, read_text, rewritten
+from .fields import Message, Named, Tool, read_text, rewritten
 from .reply import objects, read_object
 from .usage import as_object
 

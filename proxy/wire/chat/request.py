@@ -1,6 +1,6 @@
 """What is read of a caller's chat request. All else passes through as the bytes it came in.
 
-A plain request is read here alone. `messages`, `spelling` and `names` are for one that has contents
+A plain request is read here alone. `fields`, `spelling` and `names` are for one that has contents
 in parts, calls, tools or a `stop`.
 """
 
@@ -14,8 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
-from .fields import read_fields, too_deep, with_model
-from .messages import read_messages, read_text
+from .fields import read_fields, read_messages, read_text, too_deep, with_model
 from .names import made_names, rename
 from .spelling import respelled
 from .usage import asking_usage, is_asked
@@ -82,10 +81,9 @@ class ChatRequest(Struct, frozen=True):
         return self.is_made or is_asked(self._options())
 
     def _options(self) -> Raw | None:
-        options = self.stream_options
-        if isinstance(options, UnsetType):
+        if isinstance(self.stream_options, UnsetType):
             return read_fields(self.body).get("stream_options")
-        return options
+        return self.stream_options
 
     def for_model(self, name: str, *, asks_usage: bool = False) -> bytes:
         """The body for an upstream that calls the model `name`.

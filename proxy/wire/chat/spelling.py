@@ -16,7 +16,7 @@ from msgspec import Raw, UnsetType
 
 from ..lenient_json import decode_any, encode
 from ..media_types import MISSPELT, joined
-from .messages import Message, read_text, rewritten
+from .fields import Message, read_text, rewritten
 
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _BROKEN = re.compile(r"[ \t\r\n]")

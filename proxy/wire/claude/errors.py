@@ -17,7 +17,7 @@ from ..chat import ErrorFacts, read_object, read_retry_info, unlisted
 from ..chat.usage import as_object
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
-from .parameters import PARAMETERS
+from .request import KNOWN
 
 # What reading JSON raises.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
@@ -103,7 +103,7 @@ def _facts(error: Any, status: int | None = None) -> ErrorFacts:
     if named is None and message.startswith("prompt is too long"):
         named = "context_length_exceeded"
     name = message.partition(":")[0]
-    param = name if kind == "invalid_request_error" and name in PARAMETERS else None
+    param = name if kind == "invalid_request_error" and name in KNOWN else None
     return ErrorFacts(status, message, kind, named, param, read_retry_info(fields))
 
 

@@ -14,9 +14,17 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from ..call_ids import plain_id
 from ..chat import shapes as chat
 from ..chat.fields import misfit
-from ..history import Block, Call, History, Turn, function_of
+from ..history import (
+    CONTINUE,
+    NOT_RUN,
+    Block,
+    Call,
+    History,
+    Turn,
+    function_of,
+    result_without_call,
+)
 from ..made_names import plain_name
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call
 from ..tool_calls import ToolCall, calls_of
 from .names import rename_keys
 from .parts import content_blocks, text_block

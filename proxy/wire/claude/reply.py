@@ -75,13 +75,8 @@ class Counts(msgspec.Struct):
         """As OpenAI counts: the prompt holds what was cached."""
         read, written = self.cache_read_input_tokens, self.cache_creation_input_tokens
         details = self.output_tokens_details or _OutputDetails()
-        return Usage(
-            (self.input_tokens or 0) + (read or 0) + (written or 0),
-            self.output_tokens or 0,
-            read,
-            written,
-            details.thinking_tokens,
-        )
+        prompt = (self.input_tokens or 0) + (read or 0) + (written or 0)
+        return Usage(prompt, self.output_tokens or 0, read, written, details.thinking_tokens)
 
     def to_chat(self) -> dict[str, Any]:
         """The object `usage` of a chat completion."""

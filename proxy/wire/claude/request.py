@@ -1,13 +1,14 @@
-"""An OpenAI chat request to a request for `POST /v1/messages`: the parameters.
+"""An OpenAI chat request to a request for `POST /v1/messages`: what becomes of each parameter.
 
-The whole mapping is in parameters.py. Claude's side: platform.claude.com/docs/en/api/messages, read
-2026-11; what a model family takes: families.py.
+Claude's side: platform.claude.com/docs/en/api/messages, read 2026-11; what a model family takes:
+families.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +17,6 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..effort import BUDGETS, effort_of, wanted
 from ..made_names import plain_name
-from . import parameters
 from .families import Family, family_of
 from .messages import Conversation, Turns
 from .names import changed_properties, rename_schema
@@ -39,6 +39,28 @@ _COUNTED = frozenset(
 
 _Json = dict[str, Any]
 
+# What has no counterpart, and changes no answer (docs/parameters.md has a row for each parameter).
+_DROPPED = (
+    *("include_reasoning", "metadata", "models", "prediction", "preset", "prompt_cache_key"),
+    *("prompt_cache_options", "prompt_cache_retention", "provider", "reasoning_format", "route"),
+    *("session_id", "stream_options", "trace", "transforms", "usage", "verbosity"),
+)
+# What the caller would miss. What is not known at all is a 400 as well.
+_REFUSED = {
+    "audio": "Claude makes no audio",
+    "extra_body": "Claude has nothing like it",
+    "frequency_penalty": "Claude has none",
+    "function_call": "out of use, send tool_choice",
+    "functions": "out of use, send tools",
+    "logit_bias": "Claude has none",
+    "logprobs": "Claude gives none",
+    "moderation": "Claude gives none",
+    "presence_penalty": "Claude has none",
+    "top_logprobs": "Claude gives none",
+    "web_search_options": "no web search is offered",
+}
+KNOWN = {*chat.Request.__struct_fields__, "model", "stream", *_DROPPED, *_REFUSED}
+
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     """The body for `POST /v1/messages` with the upstream's own `model`.
@@ -58,7 +80,7 @@ def to_count(body: bytes, *, model: str) -> bytes:
 
 def _wire(body: bytes, model: str) -> _Json:
     request, present = chat.read(body)
-    parameters.check(present)
+    _check(present)
     if request.modalities not in (None, ["text"]):
         raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
     family = family_of(model)
@@ -81,6 +103,19 @@ def _wire(body: bytes, model: str) -> _Json:
     wire["messages"] = talk.turns
     _limit_cache_marks(wire)
     return wire
+
+
+def _check(fields: Mapping[str, msgspec.Raw]) -> None:
+    """Raise UnsupportedParameter for what Claude can't honour, unless it asks for nothing.
+
+    That is null, false, 0, "", [] or {}. Raises msgspec.DecodeError too.
+    """
+    for name, value in fields.items():
+        if name in KNOWN and name not in _REFUSED:
+            continue
+        if msgspec.json.decode(value):
+            reason = _REFUSED.get(name, "Claude has nothing like it")
+            raise UnsupportedParameter(f"{name}: {reason}", param=name)
 
 
 def _encode(wire: _Json) -> bytes:

@@ -13,8 +13,7 @@ import msgspec
 
 from ...errors import InvalidRequest
 from ..chat import shapes as chat
-from ..history import Block, Call, History, function_of
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call
+from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
 from ..tool_calls import ToolCall, calls_of
 from . import calls, media
 from .family import Family

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..history import NOT_RUN, result_without_call
 from ..lenient_json import encode
-from ..stand_ins import NOT_RUN, result_without_call
 from ..tool_calls import CallResults
 from .reasoning import Thoughts
 from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of

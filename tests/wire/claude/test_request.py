@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +14,10 @@ from openai.types.chat.completion_create_params import CompletionCreateParams
 from proxy.errors import InvalidRequest, UnsupportedParameter
 from proxy.wire.claude.families import family_of
 from proxy.wire.claude.names import CallersNames, rename_keys
-from proxy.wire.claude.parameters import PARAMETERS
-from proxy.wire.claude.request import to_request
+from proxy.wire.claude.request import KNOWN, to_request
 from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request
+from tests.support.pages import table
 
 Json = dict[str, Any]
 
@@ -53,12 +54,20 @@ def say(*messages: Json) -> Json:
     return {"model": "alias", "messages": list(messages)}
 
 
+_PAGE = Path(__file__).parents[3] / "docs" / "parameters.md"
+PARAMETERS = {
+    name.strip("`"): claude
+    for name, claude, _ in table(_PAGE.read_text(), "| parameter | Claude | Gemini |")
+}
+
+
 def test_every_parameter_of_openai_has_its_line() -> None:
-    """PARAMETERS is complete: docs/parameters.md repeats it."""
+    """The table in docs/parameters.md is complete, and the translator knows all that is in it."""
     base, _ = CompletionCreateParams.__args__  # type: ignore[attr-defined]
     names = {name for kind in base.__mro__ for name in getattr(kind, "__annotations__", {})}
     base = {name for each in base.__orig_bases__ for name in each.__annotations__}
-    assert set(PARAMETERS) == (names | base | _FOREIGN)
+    assert set(PARAMETERS) == (names | base | _FOREIGN | {"extra_body"})
+    assert set(PARAMETERS) == KNOWN
 
 
 @pytest.mark.parametrize(
