@@ -15,6 +15,7 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
+from ..chat.fields import read_any
 from ..effort import BUDGETS, effort_of, wanted
 from ..made_names import plain_name
 from .families import Family, family_of
@@ -108,12 +109,12 @@ def _wire(body: bytes, model: str) -> _Json:
 def _check(fields: Mapping[str, msgspec.Raw]) -> None:
     """Raise UnsupportedParameter for what Claude can't honour, unless it asks for nothing.
 
-    That is null, false, 0, "", [] or {}. Raises msgspec.DecodeError too.
+    That is null, false, 0, "", [] or {}.
     """
     for name, value in fields.items():
         if name in KNOWN and name not in _REFUSED:
             continue
-        if msgspec.json.decode(value):
+        if read_any(value):
             reason = _REFUSED.get(name, "Claude has nothing like it")
             raise UnsupportedParameter(f"{name}: {reason}", param=name)
 
@@ -128,7 +129,8 @@ def _encode(wire: _Json) -> bytes:
 def _changed_properties(request: chat.Request) -> dict[str, dict[str, str]]:
     """By name of tool, what of its properties Claude does not take."""
     functions = [tool.function for tool in request.tools or () if tool.function is not None]
-    return {each.name: changed_properties(each.parameters) for each in functions}
+    # Of two with the same name the first is the one that is declared.
+    return {each.name: changed_properties(each.parameters) for each in reversed(functions)}
 
 
 def _limit_cache_marks(wire: _Json) -> None:

@@ -781,7 +781,10 @@ def test_malformed_request_is_refused_with_its_path(chat: Json, param: str | Non
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"messages":' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"\xff", b'{"messages":' + b"[" * 100_000, b'{"messages":[],"x":1e999}'],
+)
 def test_body_that_is_no_request_is_refused(body: bytes) -> None:
     """Whatever the bytes are, the error is ours."""
     with pytest.raises(InvalidRequest):
