@@ -17,13 +17,7 @@ from .reply import (
     read_retry_info,
     unlisted,
 )
-from .request import (
-    HUB,
-    HUB_COUNT,
-    ChatRequest,
-    Speech,
-    read_request,
-)
+from .request import HUB, HUB_COUNT, ChatRequest, Speech, read_request
 from .stream import ChunkStream
 from .usage import Usage, usage_object
 

@@ -51,15 +51,11 @@ class ErrorFacts(NamedTuple):
     param: str | None
     retry_after_s: float | None
 
-    def envelope(self) -> bytes:
-        """OpenAI's error object."""
-        return envelope(self.message, type=self.type, param=self.param, code=self.code)
-
     def refusal(self) -> UpstreamRefusal:
         return UpstreamRefusal(
             self.message,
             status=self.status,
-            body=self.envelope(),
+            body=envelope(self.message, type=self.type, param=self.param, code=self.code),
             upstream_code=self.code,
             retry_after_s=self.retry_after_s,
         )

@@ -1,17 +1,22 @@
-"""Looks into a request's body after `request` has read it, for those who need more of it."""
+"""Looks into a request's body, for those who need more of it than `request` reads.
+
+Of messages that is parts with media, and calls. To read them takes milliseconds for 2 MB, so
+`request` asks for it only where `spelling` or `names` may have something to see.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from operator import is_
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..call_ids import strip
 from ..lenient_json import decode_any, decode_object, decoder, encode
 
-_NULL = Raw(b"null")
 _items = decoder(list[Raw])
 
 
@@ -80,7 +85,8 @@ def too_deep() -> InvalidRequest:
 def choices_asked(body: bytes) -> int:
     """How many choices an answer is to have: `n`, for each prompt of a completions request."""
     try:
-        n, prompt = _asked(body, "n", "prompt")
+        fields = decode_object(body)
+        n, prompt = (decode_any(fields.get(name, b"null")) for name in ("n", "prompt"))
     except msgspec.DecodeError:
         return 1
     prompts = 1
@@ -89,6 +95,67 @@ def choices_asked(body: bytes) -> int:
     return prompts * (n if isinstance(n, int) and n > 0 else 1)
 
 
-def _asked(body: bytes, *names: str) -> list[Any]:
-    fields = decode_object(body)
-    return [decode_any(fields.get(name, _NULL)) for name in names]
+class Part(Struct, gc=False):
+    """A part of a content; its media as they came."""
+
+    image_url: Raw | UnsetType = UNSET
+    file: Raw | UnsetType = UNSET
+    input_audio: Raw | UnsetType = UNSET
+
+
+class Named(Struct, gc=False):
+    """A function, or a call of one."""
+
+    name: str | None = None
+
+
+class Tool(Struct, gc=False):
+    """A tool, or a call of one."""
+
+    type: str | None = None
+    function: Named | None = None
+    custom: Named | None = None
+
+
+class Message(Struct, gc=False):
+    """`function_call`: what calls were before there were tools."""
+
+    role: str | None = None
+    name: str | None = None
+    content: list[Part] | str | None = None
+    tool_calls: list[Tool] | None = None
+    function_call: Named | None = None
+
+
+read_text = msgspec.json.Decoder(str).decode
+
+_decode = msgspec.json.Decoder(list[Message]).decode
+
+
+def read_messages(messages: Raw) -> list[Message]:
+    """A request's messages; none if they are not as chat has them."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        return _decode(messages)
+    return []
+
+
+def rewritten(value: Raw, place: Any) -> Raw:
+    """The value with others at the ends of `place`; the same object if all of them are the same.
+
+    `place`: by name what is done with a member, in a list with each item; at its ends functions of
+    a value. Every other value stays as it came.
+    """
+    if callable(place):
+        found: Raw = place(value)
+        return found
+    first = bytes(value).lstrip()[:1]
+    if first == b"{" and isinstance(place, dict):
+        members = decode_object(value)
+        others = {name: rewritten(members[name], place[name]) for name in place if name in members}
+        is_same = all(members[name] is other for name, other in others.items())
+        return value if is_same else Raw(encode({**members, **others}))
+    if first == b"[" and isinstance(place, list):
+        items = _items(value)
+        changed = [rewritten(item, place[0]) for item in items]
+        return value if all(map(is_, items, changed)) else Raw(encode(changed))
+    return value

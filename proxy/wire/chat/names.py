@@ -15,26 +15,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ..lenient_json import decode_object, encode, is_shielded
+from ..lenient_json import encode, is_shielded
 from ..made_names import are_plain, plain_name
-from .messages import Message, Named, Tool, read_items, read_text
+from .fields import Message, Named, Tool, read_text, rewritten
 from .reply import objects, read_object
+from .usage import as_object
 
 _tools = msgspec.json.Decoder(list[Tool]).decode
 _functions = msgspec.json.Decoder(list[Named]).decode
-
-# Where names stand in a request, and in an answer.
-_NAMED = {"name": True}
-_TOOL = {"function": _NAMED, "custom": _NAMED}
-_SAID = {"tool_calls": [_TOOL], "function_call": _NAMED}
-_REQUEST = {
-    "tools": [_TOOL],
-    "tool_choice": {**_TOOL, "allowed_tools": {"tools": [_TOOL]}},
-    "functions": [_NAMED],
-    "function_call": _NAMED,
-    "messages": [{**_SAID, "name": True}],
-}
-_ANSWER = {"choices": [{"message": _SAID}]}
 
 # Tools of other kinds are the upstream's own, by its own names: Kimi's `builtin_function` with the
 # name `$web_search` (platform.kimi.ai/docs/guide/use-web-search, read 2026-11).
@@ -75,24 +63,24 @@ def _called(tool: Tool) -> str | None:
 
 
 def rename(body: bytes, names: Mapping[str, str]) -> bytes:
-    """The request with these names for the caller's; all other values stay as they came."""
-    return bytes(_renamed(Raw(body), _REQUEST, names))
+    """A request or an answer with these names of functions; all other values stay as they came."""
 
+    def other(value: Raw) -> Raw:
+        name = read_text(value) if bytes(value).startswith(b'"') else ""
+        return Raw(encode(names[name])) if name in names else value
 
-def _renamed(value: Raw, place: Any, names: Mapping[str, str]) -> Raw:
-    first = bytes(value).lstrip()[:1]
-    found: Any
-    if first == b"{" and isinstance(place, dict):
-        found = decode_object(value)
-        for name in place.keys() & found.keys():
-            found[name] = _renamed(found[name], place[name], names)
-    elif first == b"[" and isinstance(place, list):
-        found = [_renamed(item, place[0], names) for item in read_items(value)]
-    elif first == b'"' and place is True and (found := read_text(value)) in names:
-        found = names[found]
-    else:
-        return value
-    return Raw(encode(found))
+    named = {"name": other}
+    tool = {"function": named, "custom": named}
+    said = {"tool_calls": [tool], "function_call": named}
+    places = {
+        "tools": [tool],
+        "tool_choice": {**tool, "allowed_tools": {"tools": [tool]}},
+        "functions": [named],
+        "function_call": named,
+        "messages": [{**said, "name": other}],
+        "choices": [{"message": said}],
+    }
+    return bytes(rewritten(Raw(body), places))
 
 
 class CallersNames:
@@ -112,7 +100,7 @@ class CallersNames:
         is_there = any(
             made != name and made.encode() in body for made, name in self._callers.items()
         )
-        return bytes(_renamed(Raw(body), _ANSWER, self._callers)) if is_there else body
+        return rename(body, self._callers) if is_there else body
 
     def chunks(self, events: list[bytes]) -> list[bytes]:
         """Some chunks of a stream."""
@@ -124,9 +112,8 @@ class CallersNames:
         chunk = read_object(event)
         is_changed = False
         for choice in objects(chunk.get("choices")):
-            index, delta = choice.get("index"), choice.get("delta")
+            index, said = choice.get("index"), as_object(choice.get("delta"))
             number = index if isinstance(index, int) else 0
-            said = delta if isinstance(delta, dict) else {}
             for call, function in _calls(said):
                 is_changed |= self._restore((number, call), function)
             if choice.get("finish_reason"):

@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..lenient_json import decode_any, decoder, encode, legible, unshield
 from .errors import envelope
-from .usage import Usage, read_usage
+from .usage import Usage, as_object, read_usage
 
 # What is quoted of an upstream's error that is not in the envelope.
 MAX_QUOTED_CHARS = 2000
@@ -98,8 +98,15 @@ def refuse_hidden_error(raw: Raw | UnsetType) -> None:
     """
     if isinstance(raw, UnsetType):
         return
-    if (refusal := _hidden_refusal(raw)) is not None:
-        raise refusal
+    text = unshield(bytes(raw))
+    try:
+        error: Any = decode_any(text)
+    except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
+        error = True  # there is one, with a number out of all range or broken text in it
+    if error:
+        code = str(error.get("code")) if isinstance(error, dict) else ""
+        status = int(code) if _ERROR_STATUS.fullmatch(code) else 502
+        raise read_error(status, b'{"error":%b}' % text)
 
 
 def refuse_error_object(body: bytes) -> None:
@@ -113,25 +120,12 @@ def refuse_error_object(body: bytes) -> None:
 
 
 def read_named_error(data: bytes) -> UpstreamRefusal:
-    """The error in an event that is named `error` and whose data shows none."""
-    refusal = _hidden_refusal(Raw(data)) if read_object(data) else None
-    return refusal or read_error(502, data)
-
-
-def _hidden_refusal(raw: Raw) -> UpstreamRefusal | None:
-    text = unshield(bytes(raw))
+    """The error in an event that is named `error`, whatever its data."""
     try:
-        error: Any = decode_any(text)
-    except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
-        error = True  # there is one, with a number out of all range or broken text in it
-    if not error:
-        return None
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, int):
-        status = code if 400 <= code <= 599 else 502
-    else:
-        status = int(code) if isinstance(code, str) and _ERROR_STATUS.fullmatch(code) else 502
-    return read_error(status, b'{"error":%b}' % text)
+        refuse_hidden_error(Raw(data) if read_object(data) else UNSET)
+    except UpstreamRefusal as refusal:
+        return refusal
+    return read_error(502, data)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -154,9 +148,8 @@ def read_error(status: int, body: bytes) -> UpstreamRefusal:
     `retry_after_s` is what the body asks for.
     """
     body, error = _enveloped(body)
-    code = None
+    code = error.get("code") if isinstance(error, dict) else None
     if isinstance(error, dict):
-        code = error.get("code")
         message = _text(error.get("message"))[:MAX_QUOTED_CHARS]
         message = message or f"the upstream answered {status}"
     else:
@@ -217,13 +210,11 @@ def chunks_of(body: bytes, *, with_usage: bool = True) -> list[bytes]:
 
 
 def _streamed(index: int, choice: dict[str, Any]) -> dict[str, Any]:
-    message = choice.get("message")
-    delta = dict(message) if isinstance(message, dict) else {}
+    delta = as_object(choice.pop("message", None))
     calls = delta.get("tool_calls")
     if isinstance(calls, list):
         delta["tool_calls"] = [
             {"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)
         ]
-    rest = {key: value for key, value in choice.items() if key != "message"}
     finish = choice.get("finish_reason") or "stop"
-    return {"index": index, **rest, "delta": delta, "finish_reason": finish}
+    return {"index": index, **choice, "delta": delta, "finish_reason": finish}

@@ -1,6 +1,6 @@
 """What is read of a caller's chat request. All else passes through as the bytes it came in.
 
-A plain request is read here alone. `messages`, `spelling` and `names` are for one that has contents
+A plain request is read here alone. `fields`, `spelling` and `names` are for one that has contents
 in parts, calls, tools or a `stop`.
 """
 
@@ -14,8 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
-from .fields import read_fields, too_deep, with_model
-from .messages import read_members, read_messages, read_text
+from .fields import read_fields, read_messages, read_text, too_deep, with_model
 from .names import made_names, rename
 from .spelling import respelled
 from .usage import asking_usage, is_asked
@@ -38,6 +37,7 @@ _MAX_LOOKS = 64
 _BEFORE_ITEM = (b"{", b" ", b"\n", b"\r", b"\t")
 
 _flag = msgspec.json.Decoder(bool).decode
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 # An operation and a dialect.
@@ -81,10 +81,9 @@ class ChatRequest(Struct, frozen=True):
         return self.is_made or is_asked(self._options())
 
     def _options(self) -> Raw | None:
-        options = self.stream_options
-        if isinstance(options, UnsetType):
+        if isinstance(self.stream_options, UnsetType):
             return read_fields(self.body).get("stream_options")
-        return options
+        return self.stream_options
 
     def for_model(self, name: str, *, asks_usage: bool = False) -> bytes:
         """The body for an upstream that calls the model `name`.
@@ -177,10 +176,10 @@ def _request_fields(body: bytes) -> tuple[bytes, dict[str, Raw]]:
         if not body.isascii():
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         try:
-            fields = read_members(body)
+            fields = _members(body)
         except msgspec.DecodeError:  # of lone surrogates, or for good
             text = shield(body)
-            fields = read_members(text)
+            fields = _members(text)
     except UnicodeDecodeError as error:
         raise InvalidRequest("the request body is not valid UTF-8") from error
     except RecursionError as error:
@@ -219,10 +218,8 @@ def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
     A decoder keeps the last of equal keys. An occurrence outside of the kept values is therefore a
     key itself, or is in a value that another duplicate key hides, which is malformed as well.
     """
-
-    def count(pattern: re.Pattern[bytes], text: bytes | Raw) -> int:
-        return sum(1 for _ in pattern.finditer(text))
-
     for name, pattern in _KEYS.items():
-        if count(pattern, body) - sum(count(pattern, value) for value in fields.values()) > 1:
+        texts = (body, *fields.values())
+        whole, *inside = (sum(1 for _ in pattern.finditer(text)) for text in texts)
+        if whole - sum(inside) > 1:
             raise InvalidRequest(f"`{name}` is given twice", param=name)

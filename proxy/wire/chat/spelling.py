@@ -8,16 +8,15 @@ The vendors' translators know more names of media types.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from operator import is_
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, UnsetType
 
 from ..lenient_json import decode_any, encode
-from .messages import Message, read_items, read_members, read_text
+from .fields import Message, read_text, rewritten
 
 # Not at iana.org/assignments/media-types; the second is what is.
 MISSPELT: Final = {
@@ -35,7 +34,6 @@ _HEAD_BYTES = 200  # of an object in which a type stands
 _NAMES = re.compile("|".join(map(re.escape, MISSPELT)).encode(), re.IGNORECASE)
 
 _Members = dict[str, Raw]
-_encode = msgspec.json.Encoder().encode
 
 
 def respelled(fields: _Members, messages: Iterable[Message]) -> _Members:
@@ -51,7 +49,7 @@ def respelled(fields: _Members, messages: Iterable[Message]) -> _Members:
             changed["stop"] = _stop(stop)
     if any(map(_is_suspect, messages)):
         with suppress(msgspec.DecodeError, RecursionError):
-            found = _each(fields["messages"], _message)
+            found = rewritten(fields["messages"], [{"content": [_MEDIA]}])
             if found is not fields["messages"]:
                 changed["messages"] = found
     return changed
@@ -68,12 +66,9 @@ def _stop(stop: Raw) -> Raw:
 
 def _is_suspect(message: Message) -> bool:
     """Whether anything in the message may have to be spelled anew."""
-    if isinstance(message.content, list):
-        for part in message.content:
-            for value in (part.image_url, part.file, part.input_audio):
-                if not isinstance(value, UnsetType) and _is_odd(bytes(value)):
-                    return True
-    return False
+    parts = message.content if isinstance(message.content, list) else ()
+    media = (value for part in parts for value in (part.image_url, part.file, part.input_audio))
+    return any(not isinstance(value, UnsetType) and _is_odd(bytes(value)) for value in media)
 
 
 def _is_odd(value: bytes) -> bool:
@@ -84,45 +79,11 @@ def _is_odd(value: bytes) -> bool:
     return blank > 0 or b" " in value[:_HEAD_BYTES].partition(b";base64,")[2]
 
 
-def _message(raw: Raw) -> Raw:
-    message = read_members(raw)
-    content = message.get("content")
-    if content is None or not bytes(content).startswith(b"["):
-        return raw
-    return _with(raw, message, "content", _each(content, _part))
-
-
-def _part(raw: Raw) -> Raw:
-    if not bytes(raw).startswith(b"{"):
-        return raw
-    part = read_members(raw)
-    for name, inside in (("image_url", "url"), ("file", "file_data"), ("input_audio", "data")):
-        value = part.get(name)
-        if value is None:
-            continue
-        if name == "image_url" and bytes(value).startswith(b'"'):
-            return _with(raw, part, name, Raw(_encode({inside: _data(value)})))
-        if bytes(value).startswith(b"{"):
-            members = read_members(value)
-            data = members.get(inside)
-            if data is not None and bytes(data).startswith(b'"'):
-                raw = _with(raw, part, name, _with(value, members, inside, _data(data)))
-    return raw
-
-
-def _each(array: Raw, respell: Callable[[Raw], Raw]) -> Raw:
-    """The array with its items respelled, or the same array if no item changed."""
-    items = read_items(array)
-    found = [respell(item) for item in items]
-    return array if all(map(is_, items, found)) else Raw(_encode(found))
-
-
-def _with(raw: Raw, members: _Members, name: str, value: Raw) -> Raw:
-    """The object with another value of this member, or the same object if the value is the same."""
-    if value is members[name]:
-        return raw
-    members[name] = value
-    return Raw(_encode(members))
+def _image(raw: Raw) -> Raw:
+    """An address, in the object that OpenAI has around it."""
+    if bytes(raw).startswith(b'"'):
+        return Raw(encode({"url": _data(raw)}))
+    return rewritten(raw, {"url": _data})
 
 
 def joined(data: str) -> str:
@@ -132,14 +93,19 @@ def joined(data: str) -> str:
 
 def _data(raw: Raw) -> Raw:
     """A data URL, or base64, in one piece and with the registered type; all else stays as it is."""
+    if not bytes(raw).startswith(b'"'):
+        return raw
     text = read_text(raw)
     head = _DATA_URL.match(text)
     if head is None:
         is_address = ":" in text[:16]
-        return raw if is_address or not _BROKEN.search(text) else Raw(_encode(joined(text)))
+        return raw if is_address or not _BROKEN.search(text) else Raw(encode(joined(text)))
     kind, *parameters = head[1].split(";")
     if not parameters or parameters[-1].strip().lower() != "base64":
         return raw
     kind = MISSPELT.get(kind.strip().lower(), kind)
     spelled = f"data:{';'.join([kind, *parameters])},{joined(text[head.end() :])}"
-    return raw if spelled == text else Raw(_encode(spelled))
+    return raw if spelled == text else Raw(encode(spelled))
+
+
+_MEDIA = {"image_url": _image, "file": {"file_data": _data}, "input_audio": {"data": _data}}

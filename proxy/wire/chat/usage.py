@@ -50,12 +50,12 @@ def read_usage(told: Any) -> Usage | None:
     fields = as_object(told)
     prompt = as_object(fields.get("prompt_tokens_details"))
     completion = as_object(fields.get("completion_tokens_details"))
-    cached = (prompt.get("cached_tokens"), fields.get("prompt_cache_hit_tokens"),
-              fields.get("cached_tokens"))  # fmt: skip
+    hits = fields.get("prompt_cache_hit_tokens")
+    cached = map(_count, (prompt.get("cached_tokens"), hits, fields.get("cached_tokens")))
     found = Usage(
         _count(fields.get("prompt_tokens")),
         _count(fields.get("completion_tokens")),
-        next((count for count in map(_count, cached) if count is not None), None),
+        next((count for count in cached if count is not None), None),
         _count(prompt.get("cache_write_tokens")),
         _count(completion.get("reasoning_tokens")),
     )

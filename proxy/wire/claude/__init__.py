@@ -1,7 +1,6 @@
 """OpenAI chat <-> Anthropic's Messages API: pure translators, chat is the hub.
 
-    request.py    chat request -> Messages request
-    parameters.py what becomes of every parameter
+    request.py    chat request -> Messages request: what becomes of every parameter
     messages.py   its conversation: turns, tool calls and results
     parts.py      what is in a message: text, images, files
     names.py      names that Claude does not take, and how they come back

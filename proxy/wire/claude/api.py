@@ -49,12 +49,9 @@ def read_page(body: bytes) -> ModelPage:
     Raises UpstreamInvalid if `body` is no JSON.
     """
     entries, around = read_list(body)
-    ids = [
-        read_text(entry, "id", "name") for entry in entries if entry.get("lifecycle") != "retired"
-    ]
+    served = [entry for entry in entries if entry.get("lifecycle") != "retired"]
+    ids = [name for entry in served if (name := read_text(entry, "id", "name"))]
     last_id = read_text(around, "last_id")
     has_next = around.get("has_more") is True and last_id
-    return ModelPage(
-        list(filter(None, ids)),
-        f"{MODELS_PATH}&after_id={quote(last_id, safe='')}" if has_next else None,
-    )
+    next_path = f"{MODELS_PATH}&after_id={quote(last_id, safe='')}" if has_next else None
+    return ModelPage(ids, next_path)

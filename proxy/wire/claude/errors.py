@@ -14,40 +14,35 @@ import msgspec
 
 from ...errors import UpstreamRefusal
 from ..chat import ErrorFacts, read_object, read_retry_info, unlisted
+from ..chat.usage import as_object
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
-from .parameters import PARAMETERS
+from .request import KNOWN
 
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-# OpenAI's `code` where callers look for one; else the type is the code.
-_CODES = {
-    "invalid_request_error": None,
-    "authentication_error": "invalid_api_key",
-    "billing_error": "insufficient_quota",
-    "not_found_error": "model_not_found",
-    "rate_limit_error": "rate_limit_exceeded",
+# What reading JSON raises.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+
+# By type: its status, and OpenAI's `code` where callers look for one.
+_TYPES = {
+    "invalid_request_error": (400, None),
+    "authentication_error": (401, "invalid_api_key"),
+    "billing_error": (402, "insufficient_quota"),
+    "permission_error": (403, "permission_error"),
+    "not_found_error": (404, "model_not_found"),
+    "conflict_error": (409, "conflict_error"),
+    "request_too_large": (413, "request_too_large"),
+    "rate_limit_error": (429, "rate_limit_exceeded"),
+    "api_error": (500, "api_error"),
+    "timeout_error": (504, "timeout_error"),
+    "overloaded_error": (529, "overloaded_error"),
 }
 # A used-up account answers 400 to any request, the caller's is not at fault: it counts as 402.
 # `details.error_code` says so; the words are those of prepaid accounts and of limits set by hand.
-_SPENT_CODES = frozenset(
-    (
-        "contract_spend_limit_reached",
-        "enforced_spend_limit_reached",
-        "linked_organization_billing_unavailable",
-        "linked_organization_spend_limit_reached",
-    )
+_SPENT_CODES = (
+    "contract_spend_limit_reached",
+    "enforced_spend_limit_reached",
+    "linked_organization_billing_unavailable",
+    "linked_organization_spend_limit_reached",
 )
 _SPENT_WORDS = ("credit balance is too low", "specified api usage limits")
 _BUCKET, _REMAINING, _RESET = "anthropic-ratelimit-", "-remaining", "-reset"
@@ -83,9 +78,8 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
 
 def as_sent(body: bytes) -> bytes | None:
     """An error's body if it is in Anthropic's envelope, so that callers who speak it get it."""
-    error = read_object(body).get("error")
-    is_whole = isinstance(error, dict) and _text(error, "type") and _text(error, "message")
-    return body if is_whole else None
+    error = as_object(read_object(body).get("error"))
+    return body if _text(error, "type") and _text(error, "message") else None
 
 
 def _answer(body: bytes) -> dict[str, Any]:
@@ -96,18 +90,20 @@ def _facts(error: Any, status: int | None = None) -> ErrorFacts:
     """An error as Claude tells it, or as a look-alike does; without a status its type has one."""
     fields: dict[str, Any] = error if isinstance(error, dict) else {"message": error}
     kind, said, code = _text(fields, "type"), _text(fields, "message"), fields.get("code")
-    if isinstance(code, int) and 400 <= code <= 599 and kind not in _STATUSES:
+    if isinstance(code, int) and 400 <= code <= 599 and kind not in _TYPES:
         kind = _type_of(code)
     kind = kind or _type_of(status or 500)
-    status = status or _STATUSES.get(kind, 500)
+    status = status or _TYPES.get(kind, (500, kind))[0]
     message = said[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
-    if _is_spent(kind, said, fields.get("details")):
-        status, kind = 402, "billing_error"
-    named = _CODES.get(kind, kind)
+    if kind in ("invalid_request_error", "billing_error"):
+        spent_code = _text(as_object(fields.get("details")), "error_code")
+        if spent_code in _SPENT_CODES or any(words in said.lower() for words in _SPENT_WORDS):
+            status, kind = 402, "billing_error"
+    _, named = _TYPES.get(kind, (500, kind))
     if named is None and message.startswith("prompt is too long"):
         named = "context_length_exceeded"
     name = message.partition(":")[0]
-    param = name if kind == "invalid_request_error" and name in PARAMETERS else None
+    param = name if kind == "invalid_request_error" and name in KNOWN else None
     return ErrorFacts(status, message, kind, named, param, read_retry_info(fields))
 
 
@@ -116,18 +112,9 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _is_spent(kind: str, said: str, details: object) -> bool:
-    if kind not in ("invalid_request_error", "billing_error"):
-        return False
-    is_told = isinstance(details, dict) and _text(details, "error_code") in _SPENT_CODES
-    return is_told or any(word in said.lower() for word in _SPENT_WORDS)
-
-
 def _type_of(status: int) -> str:
-    for kind, its_status in _STATUSES.items():
-        if its_status == status:
-            return kind
-    return "invalid_request_error" if status < 500 else "api_error"
+    other = "invalid_request_error" if status < 500 else "api_error"
+    return next((kind for kind, (own, _) in _TYPES.items() if own == status), other)
 
 
 def _retry_after(status: int, headers: Mapping[str, str], now_s: float) -> float | None:

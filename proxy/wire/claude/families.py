@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 _TO_HIGH = ("low", "medium", "high")
 _TO_MAX = ("low", "medium", "high", "max")
@@ -46,19 +47,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 _ALWAYS = Family(off="never")
 _ALWAYS_BOUND = Family(off="never", forced_tools=False, bound=True)
-_OPUS_4_8 = Family(off="omit")
 _OPUS_4_7 = Family(off="omit", system_inside=False)
-_4_6 = Family(off="omit", efforts=_TO_MAX, sampling=True, system_inside=False)
-_BUDGET = Family(
-    max_tokens=64_000,
-    adaptive=False,
-    off="omit",
-    efforts=(),
-    sampling=True,
-    prefill=True,
-    system_inside=False,
-)
-_OLD = msgspec.structs.replace(_BUDGET, structured=False)
+_4_6 = replace(_OPUS_4_7, efforts=_TO_MAX, sampling=True)
+_BUDGET = replace(_4_6, max_tokens=64_000, adaptive=False, efforts=(), prefill=True)
+_OLD = replace(_BUDGET, structured=False)
 
 FAMILIES: dict[str, Family] = {
     "claude-fable-5": _ALWAYS,
@@ -70,11 +62,11 @@ FAMILIES: dict[str, Family] = {
     "claude-mythos-preview": Family(off="never", efforts=_TO_MAX, system_inside=False),
     "claude-opus-5": Family(),
     "claude-opus-5-5": _ALWAYS_BOUND,
-    "claude-opus-4-8": _OPUS_4_8,
+    "claude-opus-4-8": Family(off="omit"),
     "claude-opus-4-7": _OPUS_4_7,
     "claude-opus-4-6": _4_6,
-    "claude-opus-4-5": msgspec.structs.replace(_BUDGET, efforts=_TO_HIGH),
-    "claude-opus-4": msgspec.structs.replace(_OLD, max_tokens=32_000),
+    "claude-opus-4-5": replace(_BUDGET, efforts=_TO_HIGH),
+    "claude-opus-4": replace(_OLD, max_tokens=32_000),
     "claude-sonnet-5": Family(system_inside=False),
     "claude-sonnet-5-5": Family(off="between_tools", forced_tools=False, bound=True),
     "claude-sonnet-4-6": _4_6,
@@ -83,13 +75,13 @@ FAMILIES: dict[str, Family] = {
     "claude-haiku-5-5": Family(bound=True),
     "claude-haiku-4-5": _BUDGET,
     "claude-3-7-sonnet": _OLD,
-    "claude-3-5": msgspec.structs.replace(_OLD, max_tokens=8_192),
-    "claude-3": msgspec.structs.replace(_OLD, max_tokens=4_096),
+    "claude-3-5": replace(_OLD, max_tokens=8_192),
+    "claude-3": replace(_OLD, max_tokens=4_096),
     # One that is newer than this table: what the newest have in common.
-    "claude-": Family(off="never"),
+    "claude-": _ALWAYS,
 }
 # Other makers' models behind an API of this shape: the oldest features, a limit that most have.
-STRANGER = msgspec.structs.replace(_OLD, max_tokens=16_384, prefill=False)
+STRANGER = replace(_OLD, max_tokens=16_384, prefill=False)
 
 _BY_LENGTH = sorted(FAMILIES, key=len, reverse=True)
 

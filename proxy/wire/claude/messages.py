@@ -1,30 +1,38 @@
 """The conversation of a request: OpenAI's messages to Claude's `system` and `messages`.
 
-What the Messages API refuses (tests/wire/claude_rules.py has the sources) shapes it: the first turn
-is the user's, turns alternate, the turn behind one with calls begins with a result for each of
-them, ids of calls are unique and of `[a-zA-Z0-9_-]`, no text block is blank. So results go to their
-calls wherever they stand, an unanswered call gets a result that says so, and what was said in
-between comes behind the results.
+Besides the order of turns (`wire/history.py`) the API wants unique ids of calls of `[a-zA-Z0-9_-]`,
+and no blank text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..call_ids import THINKING, plain_id
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import CallResults, ToolCall, calls_of
-from . import chat
-from .names import rename_keys, wire_name
-from .parts import Block, assistant_text, content_blocks, text_block
+from ..call_ids import plain_id
+from ..chat import shapes as chat
+from ..chat.fields import misfit
+from ..history import (
+    CONTINUE,
+    NOT_RUN,
+    Block,
+    Call,
+    History,
+    Turn,
+    function_of,
+    result_without_call,
+)
+from ..made_names import plain_name
+from ..tool_calls import ToolCall, calls_of
+from .names import rename_keys
+from .parts import content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
 _THINKING = ("thinking", "redacted_thinking")
 _CONTINUE: Block = {"type": "text", "text": CONTINUE}
-_NOT_RUN: Block = {"type": "text", "text": NOT_RUN}
+_NOT_RUN: Block = {"content": [{"type": "text", "text": NOT_RUN}], "is_error": True}
 
 
 class Conversation(msgspec.Struct):
@@ -45,117 +53,45 @@ class Conversation(msgspec.Struct):
         self.thinks = False
 
 
-def translate(
-    messages: Sequence[chat.Message],
-    *,
-    prefill: bool,
-    system_inside: bool,
-    properties: Mapping[str, dict[str, str]],
-) -> Conversation:
-    """The conversation for a model that takes a last turn of the assistant (`prefill`) or doesn't,
-    and messages of the system among the others (`system_inside`) or doesn't.
+class Turns(History[Block]):
+    """A result is what is in a `tool_result` besides the call's id.
 
-    `properties`: by name of tool, its properties that Claude knows by other names. Raises
-    InvalidRequest or UnsupportedParameter that names the message or part.
+    `system_inside`: the model takes messages of the system among the others. `properties`: by name
+    of tool, its properties that Claude knows by other names.
     """
-    builder = _Builder(system_inside=system_inside, properties=properties)
-    for index, message in enumerate(messages):
-        builder.add(message, f"messages[{index}]")
-    return builder.build(prefill=prefill)
-
-
-class _Call(msgspec.Struct):
-    """A call of an earlier message, and what came of it."""
-
-    wire_id: str
-    result: Block | None = None
-
-    def block(self) -> Block:
-        """Its `tool_result`."""
-        head: Block = {"type": "tool_result", "tool_use_id": self.wire_id}
-        if self.result is None:
-            return {**head, "content": [_NOT_RUN], "is_error": True}
-        return {**head, **self.result}
-
-
-class _Turn(msgspec.Struct):
-    """`closed`: a result of its calls was seen, so that what the model says next is another."""
-
-    role: str
-    content: list[Block]
-    calls: list[_Call] = []
-    closed: bool = False
-
-
-class _Builder:
-    """Grows turn by turn."""
 
     def __init__(self, *, system_inside: bool, properties: Mapping[str, dict[str, str]]) -> None:
+        super().__init__()
         self._system_inside = system_inside
         self._properties = properties
-        self._system: list[Block] = []
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
-        self._turns: list[_Turn] = []
         self._thinks = False
-        self._results: CallResults[_Turn, _Call] = CallResults()
         self._used_ids: set[str] = set()
 
-    def add(self, message: chat.Message, path: str) -> None:
-        if isinstance(message, (chat.SystemMessage, chat.DeveloperMessage)):
-            blocks = content_blocks(message.content, path, text_only=True)
-            self._say_as_system(_marked(blocks, message))
-        elif isinstance(message, chat.UserMessage):
-            blocks = content_blocks(message.content, path)
-            if not blocks:
-                raise InvalidRequest(f"{path}: there is no text in it", param=path)
-            self._say_as_user(_marked(blocks, message))
-        elif isinstance(message, chat.AssistantMessage):
-            self._assistant(message, path)
-        else:
-            self._result(message, path)
-
     def build(self, *, prefill: bool) -> Conversation:
+        """The conversation. `prefill`: the model takes a last turn of the assistant."""
         if not self._turns and self._system:
             # OpenAI answers a lone system message; here it has to be what the user says.
             self._say_as_user([self._system.pop()])
         if not self._turns:
             raise InvalidRequest("messages: there is no text to answer", param="messages")
         self._place_held()
-        turns = self._wire_turns()
+        woven = self._woven(_CONTINUE)
+        turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
         loop_thinks = _loop_thinks(turns)
+        last = turns[-1]["content"][-1]
         if turns[-1]["role"] == "assistant":
-            _end_with_assistant(turns, prefill=prefill)
+            if prefill and last["type"] == "text":
+                last["text"] = last["text"].rstrip()  # the API refuses one that ends in space
+            else:
+                turns.append({"role": "user", "content": [_CONTINUE]})
         return Conversation(self._system, turns, self._thinks, loop_thinks)
 
-    def _wire_turns(self) -> list[Block]:
-        """The turns with the results of calls, and turns of the user where the API wants some."""
-        turns: list[Block] = []
-        results: list[Block] = []
-        if self._turns[0].role == "assistant":
-            turns.append({"role": "user", "content": [_CONTINUE]})
-        for turn in self._turns:
-            content = turn.content
-            if results or turn.role == "user":
-                if turn.role != "user":
-                    turns.append({"role": "user", "content": results})
-                else:
-                    content = [*results, *content] or [_CONTINUE]
-                results = []
-            turns.append({"role": turn.role, "content": content})
-            results = [call.block() for call in turn.calls]
-        if results:
-            turns.append({"role": "user", "content": results})
-        return turns
-
     def _say_as_system(self, blocks: list[Block]) -> None:
-        """In place, so that the beginning stays as it is in the cache."""
-        if not self._turns:
-            self._system += blocks
-        elif self._system_inside:
+        if self._turns and self._system_inside:
             self._held += blocks
-        elif blocks:
-            said = [{**b, "text": said_by_system(b["text"])} for b in blocks]
-            self._say_as_user(said)
+        else:
+            super()._say_as_system(blocks)
 
     def _place_held(self) -> None:
         """A turn of the system stands behind the user's, and before the assistant's or last
@@ -163,90 +99,73 @@ class _Builder:
         """
         if self._held:
             if self._turns[-1].role != "user":
-                self._turns.append(_Turn("user", []))
-            self._turns.append(_Turn("system", self._held))
+                self._turns.append(Turn("user", []))
+            self._turns.append(Turn("system", self._held))
             self._held = []
 
-    def _say_as_user(self, blocks: list[Block]) -> None:
-        if self._turns and self._turns[-1].role == "user":
-            self._turns[-1].content += blocks
-        else:
-            self._turns.append(_Turn("user", blocks))
+    def _blocks(self, message: chat.Message, path: str, *, text_only: bool = False) -> list[Block]:
+        return _marked(content_blocks(message.content, path, text_only=text_only), message)
 
-    def _assistant(self, message: chat.AssistantMessage, path: str) -> None:
+    def _assistant(self, message: chat.Message, path: str) -> None:
         if message.audio:
             raise UnsupportedParameter(
                 f"{path}.audio: Claude has no such thing", param=f"{path}.audio"
             )
-        text = assistant_text(message.content) or message.refusal or ""
+        text = "".join(chat.said(message.content)) or message.refusal or ""
+        made = calls_of(message.tool_calls, message.function_call)
         blocks: list[Block] = []
-        calls: list[tuple[str, _Call]] = []
         carried: list[ThinkingBlock] = []
-        for index, call in enumerate(calls_of(message.tool_calls, message.function_call)):
+        for index, call in enumerate(made):
             block, thoughts = self._call(call, f"{path}.tool_calls[{index}]")
             blocks.append(block)
-            calls.append((call.id or "", _Call(block["id"])))
             carried += thoughts
-        thinking = message.thinking_blocks if message.thinking_blocks else carried
+        thinking = _thinking_blocks(message, f"{path}.thinking_blocks") or carried
         placed = _marked(_place(text, blocks, thinking), message)
         if not placed:
             return
         self._thinks = self._thinks or any(block["type"] in _THINKING for block in placed)
-        last = self._turns[-1] if self._turns else None
-        # Programs give each of several parallel calls a message of its own.
-        if (
-            last is None
-            or last.role != "assistant"
-            or last.closed
-            or self._held
-            or (last.calls and text.strip())
-        ):
-            self._place_held()
-            last = _Turn("assistant", [])
-            self._turns.append(last)
-        last.content += placed
-        for call_id, record in calls:
-            last.calls.append(record)
-            self._results.expect(record, last, call_id, _bare(call_id))
+        self._place_held()
+        turn = self._turn_of_model(speaks=bool(text.strip()))
+        turn.content += placed
+        for call, block in zip(made, blocks, strict=True):
+            self._expect(turn, call.id or "", Call(block["name"], block["id"]))
 
     def _call(self, call: ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
-        function = call.as_function()
-        if function is None:
-            raise UnsupportedParameter(
-                f"{path}.type: expected a call of a function or custom tool", param=f"{path}.type"
-            )
+        function = function_of(call, path)
         bare, carried = unpack(call.id or "")
-        name = function.name
-        arguments = function.as_object()
-        if name in self._properties:
-            arguments = rename_keys(arguments, self._properties[name])
+        changed = self._properties.get(function.name, {})
         block: Block = {
             "type": "tool_use",
             "id": plain_id(bare, self._used_ids, "call_"),
-            "name": wire_name(name),
-            "input": msgspec.Raw(arguments),
+            "name": plain_name(function.name),
+            "input": msgspec.Raw(rename_keys(function.as_object(), changed)),
         }
         return block, carried
 
-    def _result(self, message: chat.ToolMessage | chat.FunctionMessage, path: str) -> None:
-        call_id = message.tool_call_id or ""
+    def _result(self, message: chat.Message, path: str) -> Block:
         blocks = content_blocks(message.content, path)
         mark = {"cache_control": message.cache_control} if message.cache_control else {}
-        found = self._results.take(call_id, _bare(call_id))
-        if found is None:
-            text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
-            others = [block for block in blocks if block["type"] != "text"]
-            said = {"type": "text", "text": result_without_call(text), **mark}
-            self._say_as_user([said, *others])
-            return
-        turn, call = found
-        call.result = {**({"content": blocks} if blocks else {}), **mark}
-        turn.closed = True
+        return {**({"content": blocks} if blocks else {}), **mark}
+
+    def _orphan(self, result: Block) -> list[Block]:
+        blocks = result.pop("content", [])
+        text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+        others = [block for block in blocks if block["type"] != "text"]
+        return [{"type": "text", "text": result_without_call(text), **result}, *others]
+
+    def _answers(self, calls: list[Call[Block]]) -> tuple[list[Block], list[Block]]:
+        def answer(call: Call[Block]) -> Block:
+            result = _NOT_RUN if call.result is None else call.result
+            return {"type": "tool_result", "tool_use_id": call.wire_id, **result}
+
+        return [], list(map(answer, calls))
 
 
-def _bare(call_id: str) -> str:
-    """The id without what it carries."""
-    return call_id.partition(THINKING)[0]
+def _thinking_blocks(message: chat.Message, path: str) -> list[ThinkingBlock]:
+    try:
+        return msgspec.convert(message.thinking_blocks or [], list[ThinkingBlock])
+    except msgspec.ValidationError as error:
+        raise misfit(error, path) from error
 
 
 def _loop_thinks(turns: list[Block]) -> bool:
@@ -259,14 +178,6 @@ def _loop_thinks(turns: list[Block]) -> bool:
         elif turn["content"][0]["type"] not in _THINKING and "tool_use" in kinds:
             return False
     return True
-
-
-def _end_with_assistant(turns: list[Block], *, prefill: bool) -> None:
-    last = turns[-1]["content"][-1]
-    if not prefill or last["type"] != "text":
-        turns.append({"role": "user", "content": [_CONTINUE]})
-    else:
-        last["text"] = last["text"].rstrip()  # the API refuses a prefill that ends in space
 
 
 def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> list[Block]:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Raw
 
+from ..chat.shapes import Tool
 from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made, plain_name
 
@@ -29,10 +30,6 @@ _array: Final = msgspec.json.Decoder(list[Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 _Json = dict[str, Any]
-
-
-# The name that Claude knows a tool by.
-wire_name: Final = plain_name
 
 
 def _wire_property(name: str) -> str:
@@ -65,15 +62,17 @@ def rename_schema(schema: Any, changed: dict[str, str]) -> Any:
     """The schema with other names for these properties; their descriptions tell the caller's."""
     if isinstance(schema, list):
         return [rename_schema(inner, changed) for inner in schema]
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict) or not changed:
         return schema
     renamed: _Json = {}
     for key, value in schema.items():
         if key == "properties" and isinstance(value, dict):
-            renamed[key] = {
-                changed.get(name, name): _told(rename_schema(inner, changed), name, changed)
-                for name, inner in value.items()
-            }
+            inside = {name: rename_schema(inner, changed) for name, inner in value.items()}
+            for name, inner in inside.items():
+                if name in changed and isinstance(inner, dict):
+                    told = f"{inner.get('description') or ''}\n\nThis is {name!r}.".strip()
+                    inside[name] = {**inner, "description": told}
+            renamed[key] = {changed.get(name, name): inner for name, inner in inside.items()}
         elif key == "$ref" and isinstance(value, str) and value.startswith("#/"):
             renamed[key] = _rename_pointer(value, changed)
         elif key == "required" and isinstance(value, list):
@@ -93,13 +92,6 @@ def _rename_pointer(pointer: str, changed: dict[str, str]) -> str:
     return "/".join(steps)
 
 
-def _told(schema: Any, name: str, changed: dict[str, str]) -> Any:
-    if name not in changed or not isinstance(schema, dict):
-        return schema
-    description = f"{schema.get('description') or ''}\n\nThis is {name!r}.".strip()
-    return {**schema, "description": description}
-
-
 def rename_keys(arguments: bytes, changed: dict[str, str]) -> bytes:
     """The arguments of a call with other names for these members, every other value as it came."""
     return bytes(_renamed(Raw(arguments), changed)) if changed else arguments
@@ -117,17 +109,8 @@ def _renamed(value: Raw, changed: dict[str, str]) -> Raw:
     return Raw(_encode(found))
 
 
-class _Function(msgspec.Struct):
-    name: str = ""
-    parameters: Any = None
-
-
-class _Tool(msgspec.Struct):
-    function: _Function | None = None
-
-
 class _Request(msgspec.Struct):
-    tools: list[_Tool] | None = None
+    tools: list[Tool] | None = None
 
 
 _decode: Final = msgspec.json.Decoder(_Request).decode
@@ -157,7 +140,7 @@ class CallersNames:
             properties: dict[str, dict[str, str]] = {}
             for tool in _decode(without_lone(self._read_body())).tools or ():
                 if tool.function is not None:
-                    wire = wire_name(tool.function.name)
+                    wire = plain_name(tool.function.name)
                     tools.setdefault(wire, tool.function.name)
                     changed = changed_properties(tool.function.parameters)
                     properties.setdefault(wire, {new: old for old, new in changed.items()})

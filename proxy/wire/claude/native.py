@@ -11,13 +11,11 @@ from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from ..chat import Speech, Usage
 from ..native import NativeStream
 from ..sse import named
-from .answer import Counts
-from .errors import hidden_refusal, refusal_of_event
+from .errors import UNREADABLE, hidden_refusal, refusal_of_event
+from .reply import Counts
 
 MESSAGES: Speech = ("chat", "messages")
 COUNT: Speech = ("count", "messages")
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Message(msgspec.Struct):
@@ -58,7 +56,7 @@ def _read(body: bytes) -> _Message:
     try:
         body.decode()  # msgspec takes invalid UTF-8 in what it skips
         return _decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _no_answer(body) from error
 
 
@@ -82,7 +80,7 @@ class MessageEvents(NativeStream):
     def _watch(self, name: bytes, data: bytes) -> None:
         self.is_over = name == b"message_stop"
         event = _Event()
-        with suppress(*_UNREADABLE):  # it is the caller's to read
+        with suppress(*UNREADABLE):  # it is the caller's to read
             event = _decode_event(data)
         told = event.message or event.delta
         if event.message is not None and event.message.id:

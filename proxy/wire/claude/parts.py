@@ -12,10 +12,9 @@ from base64 import b64decode
 from typing import Any
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
-from . import chat
-
-Block = dict[str, Any]
+from ..history import Block
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
@@ -35,8 +34,8 @@ def content_blocks(content: chat.Content, path: str, *, text_only: bool = False)
     blocks: list[Block] = []
     for index, part in enumerate(content):
         at = f"{path}.content[{index}]"
-        if isinstance(part, (chat.TextPart, chat.RefusalPart)):
-            text = part.text if isinstance(part, chat.TextPart) else part.refusal
+        text = {"text": part.text, "refusal": part.refusal}.get(part.type)
+        if text is not None:
             blocks += text_block(text, **_cache_control(part))
         elif text_only:
             raise UnsupportedParameter(f"{at}: only text can stand here", param=at)
@@ -50,21 +49,6 @@ def text_block(text: str, **extra: Any) -> list[Block]:
     return [{"type": "text", "text": text, **extra}] if text.strip() else []
 
 
-def assistant_text(content: chat.AssistantContent) -> str:
-    """What an assistant said, by whichever vendor's parts: thinking and the like is left out.
-
-    What one upstream gave out has to be taken back by the others.
-    """
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type") in ("text", "output_text", "refusal"):
-            text = part.get("refusal" if part["type"] == "refusal" else "text")
-            texts.append(text if isinstance(text, str) else "")
-    return "".join(texts)
-
-
 def _cache_control(part: chat.Part) -> Block:
     """Where the caller marks the end of what is worth caching, Claude's mark for it."""
     if part.cache_control is not None:
@@ -74,12 +58,16 @@ def _cache_control(part: chat.Part) -> Block:
 
 def _part_to_block(part: chat.Part, path: str) -> Block:
     """The block for a part that is not text. Raises InvalidRequest that names `path`."""
-    if isinstance(part, chat.ImagePart):
-        source = _image_source(part.url, f"{path}.image_url.url")
-        return {"type": "image", "source": source, **_cache_control(part)}
-    if isinstance(part, chat.FilePart):
-        return {**_document(part, f"{path}.file"), **_cache_control(part)}
-    raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
+    if part.type == "image_url" and part.image_url is not None:
+        url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+        block = {"type": "image", "source": _image_source(url, f"{path}.image_url.url")}
+    elif part.type == "file" and part.file is not None:
+        block = _document(part.file, f"{path}.file")
+    elif part.type == "input_audio":
+        raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
+    else:
+        raise chat.no_part(part, path)
+    return {**block, **_cache_control(part)}
 
 
 def _image_source(url: str, path: str) -> Block:
@@ -87,10 +75,13 @@ def _image_source(url: str, path: str) -> Block:
         return {"type": "url", "url": url}
     media_type, data = _split_data_url(url, path)
     if media_type not in _IMAGE_TYPES:
-        raise UnsupportedParameter(
-            f"{path}: Claude takes {', '.join(_IMAGE_TYPES)}, not {media_type[:80]!r}", param=path
-        )
+        raise _untaken(path, ", ".join(_IMAGE_TYPES), media_type)
     return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _untaken(path: str, taken: str, media_type: str) -> UnsupportedParameter:
+    told = f"{path}: Claude takes {taken}, not {media_type[:80]!r}"
+    return UnsupportedParameter(told, param=path)
 
 
 def _is_web_address(text: str) -> bool:
@@ -114,41 +105,37 @@ def _base64(text: str, path: str) -> str:
     return data
 
 
-def _document(part: chat.FilePart, path: str) -> Block:
-    file = part.file
-    if not file.file_data:
+def _document(file: chat.File, path: str) -> Block:
+    told = file.file_data
+    if not told:
         raise UnsupportedParameter(
             f"{path}: Claude can't see files uploaded elsewhere; send file_data", param=path
         )
-    title = {"title": file.filename} if file.filename else {}
-    if _is_web_address(file.file_data):  # of a PDF: Claude fetches no other
-        return {"type": "document", "source": {"type": "url", "url": file.file_data}, **title}
-    if file.file_data[:5].lower() == "data:":
-        media_type, data = _split_data_url(file.file_data, f"{path}.file_data")
+    path = f"{path}.file_data"
+    if _is_web_address(told):  # of a PDF: Claude fetches no other
+        source = {"type": "url", "url": told}
     else:
-        data = _base64(file.file_data, f"{path}.file_data")
-        media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
-    if media_type in _IMAGE_TYPES:
+        if told[:5].lower() == "data:":
+            media_type, data = _split_data_url(told, path)
+        else:
+            data = _base64(told, path)
+            media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
         source = {"type": "base64", "media_type": media_type, "data": data}
-        return {"type": "image", "source": source}
-    return {
-        "type": "document",
-        "source": _document_source(media_type, data, f"{path}.file_data"),
-        **title,
-    }
+        if media_type in _IMAGE_TYPES:
+            return {"type": "image", "source": source}
+        if media_type != "application/pdf":
+            if not media_type.startswith("text/"):
+                raise _untaken(path, "PDF and text", media_type)
+            source = {"type": "text", "media_type": "text/plain", "data": _text(data, path)}
+    title = {"title": file.filename} if file.filename else {}
+    return {"type": "document", "source": source, **title}
 
 
-def _document_source(media_type: str, data: str, path: str) -> Block:
-    if media_type == "application/pdf":
-        return {"type": "base64", "media_type": media_type, "data": data}
-    if not media_type.startswith("text/"):
-        raise UnsupportedParameter(
-            f"{path}: Claude takes PDF and text, not {media_type[:80]!r}", param=path
-        )
+def _text(data: str, path: str) -> str:
     try:
         text = b64decode(data, validate=True).decode()
     except ValueError as error:
         raise InvalidRequest(f"{path}: expected UTF-8 text in base64", param=path) from error
     if not text.strip():
         raise InvalidRequest(f"{path}: there is no text in it", param=path)
-    return {"type": "text", "media_type": "text/plain", "data": text}
+    return text

@@ -1,20 +1,170 @@
-"""A unary answer of the Messages API to a chat.completion.
+"""A unary answer of the Messages API to a chat.completion, and what streams share with it.
 
 Beyond OpenAI's fields the message has `reasoning_content` (the thinking that may be shown) and
 `thinking_blocks` (thinking.py), each only if there is something in it.
+
+Blocks and deltas are read leniently, as one struct for all types: the API adds types within a
+version, and clients have to read over those that they don't know (docs/en/api/versioning, 2026-11).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from ...errors import UpstreamInvalid
-from .answer import Block, Counts, Ending, Said, finish_reason, refusal_text
-from .errors import hidden_refusal
+from ..chat import Usage, usage_object
+from .errors import UNREADABLE, hidden_refusal
 from .names import CallersNames, rename_keys
-from .thinking import ThinkingBlock
+from .thinking import ThinkingBlock, carry
+
+
+class Citation(msgspec.Struct):
+    """Of a page on the web if it has a `url`: the only kind that OpenAI has a place for."""
+
+    url: str | None = None
+    title: str | None = None
+
+
+class Block(msgspec.Struct):
+    """A content block; also the delta of one, whose text is in a field by the delta's type.
+
+    Look-alikes send null for what a block does not have.
+    """
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    citations: list[Citation] | None = None
+    citation: Citation | None = None
+    partial_json: str | None = None
+
+    def arguments(self) -> bytes:
+        """The input of a call, whole."""
+        raw = bytes(self.input)
+        return b"{}" if raw == b"null" else raw
+
+
+class _OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class Counts(msgspec.Struct):
+    """Claude's counts: `input_tokens` leaves out what was read from or written to the cache."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+    def update(self, later: Counts) -> None:
+        """Take over what `later` says: counts are cumulative, what is left out stays."""
+        for name in self.__struct_fields__:
+            if (value := getattr(later, name)) not in (None, _OutputDetails()):
+                setattr(self, name, value)
+
+    def told(self) -> Usage:
+        """As OpenAI counts: the prompt holds what was cached."""
+        read, written = self.cache_read_input_tokens, self.cache_creation_input_tokens
+        details = self.output_tokens_details or _OutputDetails()
+        prompt = (self.input_tokens or 0) + (read or 0) + (written or 0)
+        return Usage(prompt, self.output_tokens or 0, read, written, details.thinking_tokens)
+
+    def to_chat(self) -> dict[str, Any]:
+        """The object `usage` of a chat completion."""
+        told = self.told()
+        return usage_object(told, cache_write_tokens=told.cache_write_tokens or 0)
+
+
+class StopDetails(msgspec.Struct):
+    """Of a refusal: platform.claude.com/docs/en/api/messages, `stop_details`."""
+
+    category: str | None = None
+    explanation: str | None = None
+
+
+# What is not here (end_turn, stop_sequence, pause_turn and those to come) is a plain end.
+_FINISH_REASONS = {
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+
+
+class Ending(msgspec.Struct):
+    """How an answer ended: the fields of a message and of the delta at a stream's end."""
+
+    stop_reason: str | None = None
+    stop_details: StopDetails | None = None
+
+    def finish_reason(self, *, has_calls: bool) -> str:
+        """OpenAI's word for it."""
+        finish = _FINISH_REASONS.get(self.stop_reason or "", "stop")
+        return "tool_calls" if finish == "stop" and has_calls else finish
+
+    def refusal(self) -> str | None:
+        """What to tell the caller if the safety classifiers stopped the answer."""
+        if self.stop_reason != "refusal":
+            return None
+        details = self.stop_details or StopDetails()
+        category = f" ({details.category})" if details.category else ""
+        return details.explanation or f"The model's safety system stopped this answer{category}."
+
+
+class Said:
+    """What an answer said up to now, as far as what follows depends on it."""
+
+    def __init__(self, names: CallersNames) -> None:
+        self.names = names
+        self.text_chars = 0
+        self.calls = 0
+        self._thinking: list[ThinkingBlock] = []
+        self._carried = 0  # so many of _thinking are in the id of a call
+        self._citations = 0
+
+    def think(self, block: Block) -> ThinkingBlock:
+        """The block, whole, as it goes to the caller."""
+        if block.type == "redacted_thinking":
+            shown = ThinkingBlock(type=block.type, data=block.data or "")
+        else:
+            shown = ThinkingBlock(
+                type="thinking", thinking=block.thinking or "", signature=block.signature or ""
+            )
+        shown.index = len(self._thinking)
+        shown.content_offset = self.text_chars
+        shown.tool_call_offset = self.calls
+        self._thinking.append(shown)
+        return shown
+
+    def call(self, block: Block) -> dict[str, Any]:
+        """The call of a tool, without its arguments."""
+        carried = self._thinking[self._carried :]
+        self._carried = len(self._thinking)
+        self.calls += 1
+        function = {"name": self.names.tool(block.name or ""), "arguments": ""}
+        return {"id": carry(block.id or "", carried), "type": "function", "function": function}
+
+    def cite(self, citations: Iterable[Citation], start: int) -> Iterator[dict[str, Any]]:
+        """The citations of pages, for the text from `start` on."""
+        for citation in citations:
+            if citation.url:
+                cited = {
+                    "start_index": start,
+                    "end_index": self.text_chars,
+                    "title": citation.title or citation.url,
+                    "url": citation.url,
+                }
+                yield {"index": self._citations, "type": "url_citation", "url_citation": cited}
+                self._citations += 1
 
 
 class _Message(Ending, kw_only=True):
@@ -24,7 +174,7 @@ class _Message(Ending, kw_only=True):
     usage: Counts | None = None
 
 
-_messages = msgspec.json.Decoder(_Message)
+_decode = msgspec.json.Decoder(_Message).decode
 
 
 def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None = None) -> bytes:
@@ -35,33 +185,29 @@ def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None
     Raises UpstreamInvalid if `body` is no Message, and UpstreamRefusal if it is an error object.
     """
     try:
-        message = _messages.decode(body)
+        message = _decode(body)
         if message.type != "message":
             raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}")
-        return msgspec.json.encode(_completion(message, model, created, names or CallersNames()))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        said = Said(names or CallersNames())
+        choice = {
+            "index": 0,
+            "message": _chat_message(message, said),
+            "logprobs": None,
+            "finish_reason": message.finish_reason(has_calls=said.calls > 0),
+        }
+        completion = {
+            "id": f"chatcmpl-{message.id or ''}",
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [choice],
+            "usage": (message.usage or Counts()).to_chat(),
+        }
+        return msgspec.json.encode(completion)
+    except UNREADABLE as error:
         if (refusal := hidden_refusal(body)) is not None:
             raise refusal from error
         raise UpstreamInvalid(f"the upstream's answer is no message: {error}") from error
-
-
-def _completion(message: _Message, model: str, created: int, names: CallersNames) -> dict[str, Any]:
-    said = Said(names)
-    shown = _chat_message(message, said)
-    choice = {
-        "index": 0,
-        "message": shown,
-        "logprobs": None,
-        "finish_reason": finish_reason(message.stop_reason, has_calls=said.calls > 0),
-    }
-    return {
-        "id": f"chatcmpl-{message.id or ''}",
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [choice],
-        "usage": (message.usage or Counts()).to_chat(),
-    }
 
 
 def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
@@ -84,7 +230,7 @@ def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
             properties = said.names.properties(block.name or "")
             call["function"]["arguments"] = rename_keys(block.arguments(), properties).decode()
             calls.append(call)
-    refusal = refusal_text(message)
+    refusal = message.refusal()
     extras = {
         "annotations": annotations,
         "tool_calls": calls,

@@ -1,25 +1,26 @@
-"""An OpenAI chat request to a request for `POST /v1/messages`: the parameters.
+"""An OpenAI chat request to a request for `POST /v1/messages`: what becomes of each parameter.
 
-The whole mapping is in parameters.py. Claude's side: platform.claude.com/docs/en/api/messages, read
-2026-11; what a model family takes: families.py.
+Claude's side: platform.claude.com/docs/en/api/messages, read 2026-11; what a model family takes:
+families.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..chat.fields import misfit
+from ..chat import shapes as chat
+from ..chat.fields import read_any
 from ..effort import BUDGETS, effort_of, wanted
-from ..lenient_json import without_lone
-from . import chat, parameters
+from ..made_names import plain_name
 from .families import Family, family_of
-from .messages import Conversation, translate
-from .names import changed_properties, rename_schema, wire_name
+from .messages import Conversation, Turns
+from .names import changed_properties, rename_schema
 from .schema import close_schema, flat_schema
 
 _LEAST_BUDGET = 1_024
@@ -39,6 +40,28 @@ _COUNTED = frozenset(
 
 _Json = dict[str, Any]
 
+# What has no counterpart, and changes no answer (docs/parameters.md has a row for each parameter).
+_DROPPED = (
+    *("include_reasoning", "metadata", "models", "prediction", "preset", "prompt_cache_key"),
+    *("prompt_cache_options", "prompt_cache_retention", "provider", "reasoning_format", "route"),
+    *("session_id", "stream_options", "trace", "transforms", "usage", "verbosity"),
+)
+# What the caller would miss. What is not known at all is a 400 as well.
+_REFUSED = {
+    "audio": "Claude makes no audio",
+    "extra_body": "Claude has nothing like it",
+    "frequency_penalty": "Claude has none",
+    "function_call": "out of use, send tool_choice",
+    "functions": "out of use, send tools",
+    "logit_bias": "Claude has none",
+    "logprobs": "Claude gives none",
+    "moderation": "Claude gives none",
+    "presence_penalty": "Claude has none",
+    "top_logprobs": "Claude gives none",
+    "web_search_options": "no web search is offered",
+}
+KNOWN = {*chat.Request.__struct_fields__, "model", "stream", *_DROPPED, *_REFUSED}
+
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     """The body for `POST /v1/messages` with the upstream's own `model`.
@@ -57,21 +80,23 @@ def to_count(body: bytes, *, model: str) -> bytes:
 
 
 def _wire(body: bytes, model: str) -> _Json:
-    request = _read(body)
+    request, present = chat.read(body)
+    _check(present)
+    if request.modalities not in (None, ["text"]):
+        raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
     family = family_of(model)
-    effort, budget = _wanted_thinking(request)
+    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
+    effort: str | None = asked.effort
+    if effort is None and asked.is_on:
+        effort = "medium" if asked.budget is None else effort_of(asked.budget)
     properties = _changed_properties(request)
-    talk = translate(
-        request.messages,
-        prefill=family.prefill and effort in (None, "none"),
-        system_inside=family.system_inside,
-        properties=properties,
-    )
+    turns = Turns(system_inside=family.system_inside, properties=properties)
+    turns.add(request.messages)
+    talk = turns.build(prefill=family.prefill and effort in (None, "none"))
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
-    tool_choice = _tool_choice(request, family)
-    wire |= _tools(request, family, tool_choice, properties) or _tools_of_history(talk)
-    wire |= _thinking(effort, budget, family, talk, wire)
-    wire |= _sampling(request, family, thinking=_is_thinking(wire))
+    wire |= _tools(request, family, properties) or _tools_of_history(talk)
+    wire |= _thinking(effort, asked.budget, family, talk, wire)
+    wire |= _sampling(request, family, wire.get("thinking", {}))
     _add_format(request, family, talk, wire)
     wire |= _rest(request)
     if talk.system:
@@ -81,6 +106,19 @@ def _wire(body: bytes, model: str) -> _Json:
     return wire
 
 
+def _check(fields: Mapping[str, msgspec.Raw]) -> None:
+    """Raise UnsupportedParameter for what Claude can't honour, unless it asks for nothing.
+
+    That is null, false, 0, "", [] or {}.
+    """
+    for name, value in fields.items():
+        if name in KNOWN and name not in _REFUSED:
+            continue
+        if read_any(value):
+            reason = _REFUSED.get(name, "Claude has nothing like it")
+            raise UnsupportedParameter(f"{name}: {reason}", param=name)
+
+
 def _encode(wire: _Json) -> bytes:
     try:
         return msgspec.json.encode(wire)
@@ -88,34 +126,11 @@ def _encode(wire: _Json) -> bytes:
         raise InvalidRequest(f"the request can't be translated: {error}") from error
 
 
-def _read(body: bytes) -> chat.ChatRequest:
-    try:
-        body = without_lone(body)
-        head = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        parameters.check(head)
-        if "modalities" in head and msgspec.json.decode(head["modalities"]) not in (None, ["text"]):
-            raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
-        return msgspec.json.decode(body, type=chat.ChatRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise misfit(error) from error
-
-
-def _wanted_thinking(request: chat.ChatRequest) -> tuple[str | None, int | None]:
-    """How hard the model is to think, and for how many tokens at most, where the caller says so."""
-    asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
-    if asked.effort is None and asked.is_on:
-        return "medium" if asked.budget is None else effort_of(asked.budget), asked.budget
-    return asked.effort, asked.budget
-
-
-def _changed_properties(request: chat.ChatRequest) -> dict[str, dict[str, str]]:
+def _changed_properties(request: chat.Request) -> dict[str, dict[str, str]]:
     """By name of tool, what of its properties Claude does not take."""
     functions = [tool.function for tool in request.tools or () if tool.function is not None]
-    return {
-        function.name: changed
-        for function in functions
-        if (changed := changed_properties(function.parameters))
-    }
+    # Of two with the same name the first is the one that is declared.
+    return {each.name: changed_properties(each.parameters) for each in reversed(functions)}
 
 
 def _limit_cache_marks(wire: _Json) -> None:
@@ -131,7 +146,7 @@ def _limit_cache_marks(wire: _Json) -> None:
         del block["cache_control"]
 
 
-def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
+def _max_tokens(request: chat.Request, family: Family) -> int:
     for name in ("max_completion_tokens", "max_tokens"):
         value: int | None = getattr(request, name)
         if value is not None:
@@ -141,63 +156,47 @@ def _max_tokens(request: chat.ChatRequest, family: Family) -> int:
     return family.max_tokens
 
 
-def _tool_choice(request: chat.ChatRequest, family: Family) -> _Json | None:
-    choice = request.tool_choice
-    wire: _Json | None = None
-    if choice == "required" or (isinstance(choice, chat.ToolChoice) and _demands_any(choice)):
-        wire = {"type": "any"}
-    elif isinstance(choice, str):
-        wire = {"type": choice}
-    elif choice is not None and choice.allowed_tools is not None:
-        wire = {"type": "auto"}
-    elif choice is not None:
-        if choice.function is None:
-            raise UnsupportedParameter(
-                "tool_choice: Claude has functions only", param="tool_choice"
-            )
-        wire = {"type": "tool", "name": wire_name(choice.function.name)}
-    if wire is not None and wire["type"] in ("any", "tool") and not family.forced_tools:
-        raise UnsupportedParameter(
-            "tool_choice: this model can't be made to call a tool; send auto", param="tool_choice"
-        )
-    if request.parallel_tool_calls is False and (wire or {}).get("type") != "none":
-        wire = {**(wire or {"type": "auto"}), "disable_parallel_tool_use": True}
-    return wire
-
-
-def _demands_any(choice: chat.ToolChoice) -> bool:
-    return choice.allowed_tools is not None and choice.allowed_tools.mode == "required"
-
-
-def _tools(
-    request: chat.ChatRequest,
-    family: Family,
-    tool_choice: _Json | None,
-    properties: dict[str, dict[str, str]],
-) -> _Json:
-    """`tools` and `tool_choice`, which the API takes only together."""
-    choice = request.tool_choice
+def _tool_choice(request: chat.Request, family: Family) -> tuple[_Json, set[str] | None]:
+    """`tool_choice`, empty where nothing has to be said, and the names of the tools allowed."""
+    wire: _Json = {}
     allowed = None
-    if isinstance(choice, chat.ToolChoice) and choice.allowed_tools is not None:
-        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+    if request.tool_choice is not None:
+        mode, allowed = chat.choice_of(request.tool_choice)
+        wire = {"type": "any" if mode == "required" else mode}
+        if mode == "function" and allowed is not None:
+            wire = {"type": "tool", "name": plain_name(*allowed)}
+            allowed = None
+        if mode in ("required", "function") and not family.forced_tools:
+            raise UnsupportedParameter(
+                "tool_choice: this model can't be made to call a tool; send auto",
+                param="tool_choice",
+            )
+    if request.parallel_tool_calls is False and wire.get("type") != "none":
+        wire = {"type": "auto", **wire, "disable_parallel_tool_use": True}
+    return wire, allowed
+
+
+def _tools(request: chat.Request, family: Family, properties: dict[str, dict[str, str]]) -> _Json:
+    """`tools` and `tool_choice`, which the API takes only together."""
+    choice, allowed = _tool_choice(request, family)
     tools: dict[str, _Json] = {}  # by name: the API refuses two of the same
     for index, tool in enumerate(request.tools or ()):
+        path = f"tools[{index}]"
         if tool.function is None:
             raise UnsupportedParameter(
-                f"tools[{index}]: Claude takes functions only; a custom tool can be declared as a "
+                f"{path}: Claude takes functions only; a custom tool can be declared as a "
                 "function with one string parameter",
-                param=f"tools[{index}]",
+                param=path,
             )
         if allowed is None or tool.function.name in allowed:
-            path = f"tools[{index}].function.parameters"
             changed = properties.get(tool.function.name, {})
-            made = _tool(tool.function, family, changed, path)
-            mark = tool.cache_control or tool.function.cache_control
-            tools.setdefault(made["name"], {**made, **({"cache_control": mark} if mark else {})})
+            made = _tool(tool.function, family, changed, f"{path}.function.parameters")
+            if mark := tool.cache_control or tool.function.cache_control:
+                made["cache_control"] = mark
+            tools.setdefault(made["name"], made)
     if not tools:
         return {}
-    choice_of = {"tool_choice": tool_choice} if tool_choice else {}
-    return {"tools": list(tools.values()), **choice_of}
+    return {"tools": list(tools.values()), **({"tool_choice": choice} if choice else {})}
 
 
 def _tools_of_history(talk: Conversation) -> _Json:
@@ -211,11 +210,8 @@ def _tools_of_history(talk: Conversation) -> _Json:
 
 
 def _tool(function: chat.Function, family: Family, changed: dict[str, str], path: str) -> _Json:
-    schema: _Json = function.parameters or {"properties": {}}
-    if changed:
-        schema = rename_schema(schema, changed)
-    schema, hint = flat_schema(schema)
-    wire: _Json = {"name": wire_name(function.name)}
+    schema, hint = flat_schema(rename_schema(function.parameters or {"properties": {}}, changed))
+    wire: _Json = {"name": plain_name(function.name)}
     description = f"{function.description or ''}\n\n{hint}".strip()
     if description:
         wire["description"] = description
@@ -273,16 +269,12 @@ def _effort(wanted: str | None, family: Family, *, is_off: bool) -> _Json:
     return {"output_config": {"effort": effort}} if effort else {}
 
 
-def _is_thinking(wire: _Json) -> bool:
-    return wire.get("thinking", {}).get("type") in ("adaptive", "enabled")
-
-
-def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _Json:
+def _sampling(request: chat.Request, family: Family, thinking: _Json) -> _Json:
     for name, most in (("temperature", 2), ("top_p", 1)):
         value: float | None = getattr(request, name)
         if value is not None and not 0 <= value <= most:
             raise InvalidRequest(f"{name}: expected 0 to {most}", param=name)
-    if thinking or not family.sampling:
+    if thinking.get("type") in ("adaptive", "enabled") or not family.sampling:
         return {}
     wire: _Json = {} if request.top_k is None else {"top_k": request.top_k}
     if request.temperature is not None:
@@ -292,10 +284,15 @@ def _sampling(request: chat.ChatRequest, family: Family, *, thinking: bool) -> _
     return wire
 
 
-def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, wire: _Json) -> None:
+def _add_format(request: chat.Request, family: Family, talk: Conversation, wire: _Json) -> None:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return
+    if wanted.type not in ("json_object", "json_schema"):
+        raise InvalidRequest(
+            f"response_format.type: expected text, json_object or json_schema, got {wanted.type!r}",
+            param="response_format.type",
+        )
     path = "response_format.json_schema.schema"
     schema = wanted.json_schema.schema if wanted.json_schema else None
     if wanted.type == "json_schema" and schema is None:
@@ -310,7 +307,7 @@ def _add_format(request: chat.ChatRequest, family: Family, talk: Conversation, w
     talk.system.append({"type": "text", "text": instruction})
 
 
-def _rest(request: chat.ChatRequest) -> _Json:
+def _rest(request: chat.Request) -> _Json:
     wire: _Json = {}
     if request.n not in (None, 1):
         raise UnsupportedParameter("n: Claude gives one answer per request", param="n")
@@ -321,18 +318,12 @@ def _rest(request: chat.ChatRequest) -> _Json:
             raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence", param=path)
     if any(stops):
         wire["stop_sequences"] = [stop for stop in stops if stop]
-    user = request.user or request.safety_identifier
-    if user:
-        wire["metadata"] = {"user_id": _opaque(user)}
+    if user := str(request.user or request.safety_identifier or ""):
+        # The same every time, without personal data.
+        digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+        wire["metadata"] = {"user_id": user if _OPAQUE_USER.fullmatch(user) else digest}
     if request.cache_control:
         wire["cache_control"] = request.cache_control
     if request.service_tier == "default":
         wire["service_tier"] = "standard_only"
     return wire
-
-
-def _opaque(user: str) -> str:
-    """An id of the user without personal data, the same every time."""
-    if _OPAQUE_USER.fullmatch(user):
-        return user
-    return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,12 +8,12 @@ moves to the description, where the model still reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
+from ..chat.usage import as_object
 from ..references import pointed_at
 
 _FORMATS = frozenset(
@@ -24,8 +24,6 @@ _MAX_DEPTH = 100
 _MAX_VARIANTS = 200
 
 _Json = dict[str, Any]
-
-
 _UNIONS = ("allOf", "anyOf", "oneOf")
 
 
@@ -39,13 +37,17 @@ def flat_schema(schema: _Json) -> tuple[_Json, str]:
     unions = {key: flat.pop(key) for key in _UNIONS if isinstance(flat.get(key), list)}
     if not unions:
         return flat, ""
-    properties = dict(_members(schema))
-    required = list(_required(schema))
+    properties = dict(as_object(schema.get("properties")))
+    required = _required(schema)
     for key, variants in unions.items():
         found = [_resolved(variant, schema) for variant in variants]
         for variant in found:
-            for name, inner in _members(variant).items():
-                properties[name] = _either(properties[name], inner) if name in properties else inner
+            own = as_object(variant.get("properties"))
+            if own:
+                flat.pop("additionalProperties", None)  # it was said of the schema's own properties
+            for name, inner in own.items():
+                other = properties.setdefault(name, inner)
+                properties[name] = inner if other == inner else {"anyOf": [other, inner]}
         sets = [set(_required(variant)) for variant in found]
         if sets:
             needed = set.union(*sets) if key == "allOf" else set.intersection(*sets)
@@ -53,24 +55,13 @@ def flat_schema(schema: _Json) -> tuple[_Json, str]:
     flat["properties"] = properties
     if required:
         flat["required"] = required
-    if any(_members(_resolved(v, schema)) for variants in unions.values() for v in variants):
-        flat.pop("additionalProperties", None)  # it was said of the schema's own properties
     told = msgspec.json.encode(unions).decode()
     return flat, f"The input also follows this JSON Schema: {told}"
-
-
-def _members(schema: _Json) -> _Json:
-    found = schema.get("properties")
-    return found if isinstance(found, dict) else {}
 
 
 def _required(schema: _Json) -> list[str]:
     found = schema.get("required")
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-
-
-def _either(one: Any, other: Any) -> Any:
-    return one if one == other else {"anyOf": [one, other]}
 
 
 def _resolved(variant: Any, root: _Json, budget: list[int] | None = None) -> _Json:
@@ -94,7 +85,7 @@ def _resolved(variant: Any, root: _Json, budget: list[int] | None = None) -> _Js
     return flat_schema({**variant, **inner})[0] if inner else variant
 
 
-def close_schema(schema: dict[str, Any], *, depth: int = 0) -> dict[str, Any]:
+def close_schema(schema: _Json, *, depth: int = 0) -> _Json:
     """A copy of `schema` that structured outputs accept. Raises ValueError if it nests too deep."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"the schema nests deeper than {_MAX_DEPTH}")
@@ -110,7 +101,10 @@ def close_schema(schema: dict[str, Any], *, depth: int = 0) -> dict[str, Any]:
             closed[key] = {name: inner(value) for name, value in rest.pop(key).items()}
     if isinstance(rest.get("items"), dict):
         closed["items"] = inner(rest.pop("items"))
-    _close_unions(rest, closed, inner)
+    # `oneOf` becomes `anyOf`, the only choice there is.
+    for key, target in (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf")):
+        if isinstance(rest.get(key), list) and target not in closed:
+            closed[target] = [inner(variant) for variant in rest.pop(key)]
     if closed.get("type") == "object" or "properties" in closed:
         rest.pop("additionalProperties", None)
         closed["additionalProperties"] = False
@@ -122,12 +116,3 @@ def close_schema(schema: dict[str, Any], *, depth: int = 0) -> dict[str, Any]:
         hint = msgspec.json.encode(rest).decode()
         closed["description"] = f"{closed.get('description') or ''}\n\n{hint}".strip()
     return closed
-
-
-def _close_unions(
-    rest: dict[str, Any], closed: dict[str, Any], inner: Callable[[Any], Any]
-) -> None:
-    """Move the unions over; `oneOf` becomes `anyOf`, the only choice there is."""
-    for key, target in (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf")):
-        if isinstance(rest.get(key), list) and target not in closed:
-            closed[target] = [inner(variant) for variant in rest.pop(key)]

@@ -9,6 +9,7 @@ one whose last event is missing (seen at Anthropic, tombii/better-ccflare#307) i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,9 +17,9 @@ import msgspec
 from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
 from ..sse import DONE
-from .answer import Block, Citation, Counts, Ending, Said, StopDetails, finish_reason, refusal_text
-from .errors import refusal_of_event
+from .errors import UNREADABLE, refusal_of_event
 from .names import CallersNames, rename_keys
+from .reply import Block, Citation, Counts, Ending, Said, StopDetails
 
 
 class _Start(Ending):
@@ -60,7 +61,6 @@ class _Open(msgspec.Struct):
     has_arguments: bool = False
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 _NULL = msgspec.Raw(b"null")
 _decode = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.Encoder().encode
@@ -70,12 +70,7 @@ class ChatStream:
     """One answer. `is_over`: the upstream's own end was seen, nothing follows."""
 
     def __init__(
-        self,
-        *,
-        model: str,
-        created: int,
-        include_usage: bool,
-        names: CallersNames | None = None,
+        self, *, model: str, created: int, include_usage: bool, names: CallersNames | None = None
     ) -> None:
         self.is_over = False
         self._said = Said(names or CallersNames())
@@ -112,21 +107,18 @@ class ChatStream:
                 self._take(_decode(data), chunks)
             except ProxyError as error:
                 self._failure = error
-            except _UNREADABLE as error:
-                self._unreadable(data, error, chunks)
+            except UNREADABLE as error:
+                # Some look-alikes send OpenAI's end mark.
+                if data.strip() == DONE and self._ending.stop_reason is not None:
+                    self._stop(chunks)
+                    break
+                self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
+                self._failure.__cause__ = error
             if self._failure is not None:
                 if chunks:
                     break
                 raise self._failure
         return chunks
-
-    def _unreadable(self, data: bytes, error: Exception, chunks: list[bytes]) -> None:
-        """Fail, unless it is OpenAI's end mark, which some look-alikes send."""
-        if data.strip() == DONE and self._ending.stop_reason is not None:
-            self._stop(chunks)
-            return
-        self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
-        self._failure.__cause__ = error
 
     def finish(self) -> list[bytes]:
         """The upstream's answer ended. Raises UpstreamTruncated if that was before its own end."""
@@ -234,17 +226,13 @@ class ChatStream:
             self._add({"thinking_blocks": [self._said.think(block)]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:
             whole = "".join(opened.thoughts).encode() or block.arguments()
-            self._add_arguments(opened, self._renamed(whole, opened).decode(), chunks)
+            with suppress(*UNREADABLE):  # cut off by max_tokens: the caller sees what there is
+                whole = rename_keys(whole, opened.properties)
+            self._add_arguments(opened, whole.decode(), chunks)
         elif block.type == "text":
             citations = (block.citations or []) + opened.citations
             for cited in self._said.cite(citations, opened.start):
                 self._add({"annotations": [cited]}, chunks)
-
-    def _renamed(self, arguments: bytes, opened: _Open) -> bytes:
-        try:
-            return rename_keys(arguments, opened.properties)
-        except _UNREADABLE:
-            return arguments  # cut off by max_tokens: the caller sees what there is
 
     def _add_arguments(self, opened: _Open, text: str, chunks: list[bytes]) -> None:
         opened.has_arguments = True
@@ -268,16 +256,15 @@ class ChatStream:
         for index in list(self._open):
             self._stop_block(index, chunks)
         self.is_over = True
-        refusal = refusal_text(self._ending)
+        refusal = self._ending.refusal()
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:
             delta = {"role": "assistant", "content": None if refusal else "", **delta}
-        has_calls = self._said.calls > 0
         choice = {
             "index": 0,
             "delta": delta,
             "logprobs": None,
-            "finish_reason": finish_reason(self._ending.stop_reason, has_calls=has_calls),
+            "finish_reason": self._ending.finish_reason(has_calls=self._said.calls > 0),
         }
         nothing: dict[str, Any] = {"usage": None} if self._include_usage else {}
         chunks.append(_encode({**self._envelope, "choices": [choice], **nothing}))

@@ -47,11 +47,7 @@ class ThinkingBlock(msgspec.Struct, omit_defaults=True, kw_only=True):
     def to_wire(self) -> dict[str, Any] | None:
         """The block that Claude gets; None: there is none in it."""
         if self.type == "thinking" and self.signature:
-            return {
-                "type": "thinking",
-                "thinking": self.thinking or "",
-                "signature": self.signature,
-            }
+            return {"type": self.type, "thinking": self.thinking or "", "signature": self.signature}
         if self.type == "redacted_thinking" and self.data:
             return {"type": "redacted_thinking", "data": self.data}
         return None

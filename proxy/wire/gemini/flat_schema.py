@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ..chat.shapes import invalid
 from ..references import References
-from .chat import invalid
 
 # How often one $ref may occur on the way from the root to a leaf.
 MAX_UNROLLED: Final = 2

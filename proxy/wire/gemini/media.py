@@ -13,11 +13,10 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ...errors import UnsupportedParameter
+from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
-from . import chat
 from .family import Family
 
-Content = str | list[chat.Part] | None
 GeminiPart = dict[str, Any]
 
 
@@ -29,8 +28,6 @@ class Result(NamedTuple):
     behind: list[GeminiPart]
 
 
-# What an assistant says, at OpenAI's two APIs.
-_SAID: Final = frozenset({"text", "output_text", "refusal"})
 # ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
 _IN_RESULTS: Final = frozenset(
     {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
@@ -50,7 +47,7 @@ _MISSPELT: Final = {
 }
 
 
-def texts(content: Content, param: str) -> list[str]:
+def texts(content: chat.Content, param: str) -> list[str]:
     """The texts of a message that may hold nothing else; empty ones are left out."""
     for number, part in enumerate(_parts_of(content)):
         if part.type not in ("text", "refusal"):
@@ -60,18 +57,7 @@ def texts(content: Content, param: str) -> list[str]:
     return list(filter(None, (part.text or part.refusal for part in _parts_of(content))))
 
 
-def said(content: Content) -> list[str]:
-    """The texts of an assistant's message.
-
-    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
-    nothing to another vendor.
-    """
-    kept = [part for part in _parts_of(content) if part.type in _SAID]
-    texts = (part.refusal if part.type == "refusal" else part.text for part in kept)
-    return list(filter(None, texts))
-
-
-def result(content: Content, param: str, family: Family) -> Result:
+def result(content: chat.Content, param: str, family: Family) -> Result:
     """What a tool's message holds; raises as `parts` does."""
     found: list[str] = []
     inside: list[GeminiPart] = []
@@ -86,7 +72,7 @@ def result(content: Content, param: str, family: Family) -> Result:
     return Result("".join(found), inside, behind)
 
 
-def parts(content: Content, param: str, family: Family) -> list[GeminiPart]:
+def parts(content: chat.Content, param: str, family: Family) -> list[GeminiPart]:
     """The parts of a message; empty texts, which Gemini refuses, are left out.
 
     Raises InvalidRequest or UnsupportedParameter naming the part (`messages[2].content[0]`).
@@ -98,7 +84,7 @@ def parts(content: Content, param: str, family: Family) -> list[GeminiPart]:
     ]
 
 
-def _parts_of(content: Content) -> list[chat.Part]:
+def _parts_of(content: chat.Content) -> list[chat.Part]:
     return [chat.Part("text", content)] if isinstance(content, str) else content or []
 
 
@@ -112,8 +98,7 @@ def _part(part: chat.Part, param: str, family: Family) -> GeminiPart:
         return _inline(f"audio/{part.input_audio.format}", part.input_audio.data, param)
     if part.type == "file" and part.file is not None:
         return _file(part.file, param, family)
-    what = "a part of type text, image_url, input_audio or file with the field of its type"
-    raise chat.invalid(param, f"expected {what}, got type {part.type!r}")
+    raise chat.no_part(part, param)
 
 
 def _file(file: chat.File, param: str, family: Family) -> GeminiPart:

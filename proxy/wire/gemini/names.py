@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from ..chat.messages import Message, Tool
+from ..chat.fields import Message, Tool
 from ..lenient_json import without_lone
 from ..made_names import made_name, may_be_made
 

@@ -17,11 +17,12 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
+from ..chat import shapes as chat
 from ..effort import wanted
-from . import chat, schema
+from . import schema
 from .family import Family, family_of
 from .names import wire_name
-from .turns import turns_of
+from .turns import Turns
 
 # What has no counterpart, and changes no answer: docs/parameters.md says why.
 _DROPPED: Final = (
@@ -58,12 +59,15 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     family = family_of(model)
     _refuse_unknown(present)
     try:
-        system, contents = turns_of(asked.messages, family)
+        turns = Turns(family)
+        turns.add(asked.messages)
+        system, contents = turns.build()
         tools = _tools(asked, family)
         config, formatted = _generation_config(asked, family), _format(asked.response_format)
         if tools and not family.combines_tools:
             # "Function calling with a response mime type is unsupported": so it is told.
-            system += [{"text": _told_format(asked.response_format)}] if formatted else []
+            told = [{"text": _told_format(asked.response_format)}] if formatted else []
+            system = system + told
         else:
             config |= formatted
         request: dict[str, Any] = {"contents": contents}
@@ -88,12 +92,19 @@ def to_count(body: bytes, *, model: str) -> bytes:
     return b'{"generateContentRequest":{"model":%b,%b}' % (named, request[1:])
 
 
+def _unsupported(name: str, why: str) -> UnsupportedParameter:
+    """The 400 for what Gemini can't honour; `name` is the parameter's path."""
+    return UnsupportedParameter(
+        f"{name} is not supported: the model is served by Gemini: {why}", param=name
+    )
+
+
 def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
     for name, value in present.items():
         if bytes(value).strip() in _NOTHING_SET:
             continue
         if name not in _KNOWN:
-            raise chat.unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
+            raise _unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
 
 
 def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
     if search is not None and not (excluded and search.get("optional")):
         if excluded:
             why = "before Gemini 3 it searches or calls functions, not both"
-            raise chat.unsupported("web_search_options", why)
+            raise _unsupported("web_search_options", why)
         tools.append({"googleSearch": {}})
         if declared:
             # What it searched comes back in the answer, and has to be in the next request.
@@ -164,36 +175,26 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
 
 def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[str, Any] | None:
     """`functionCallingConfig`; None is Gemini's own AUTO."""
-    if choice is None or choice == "auto" or (choice == "none" and not declared):
-        return None
-    if choice == "none":
-        return {"mode": "NONE"}
-    if choice == "required":
+    mode, chosen = chat.choice_of(choice or "auto")
+    if chosen is not None:
+        names = set(map(wire_name, chosen))
+        if not names or not names <= declared:
+            raise chat.invalid("tool_choice", "it has to name functions among `tools`")
+        # VALIDATED is AUTO that keeps to the allowed names.
+        mode = "VALIDATED" if mode == "auto" else "ANY"
+        return {"mode": mode, "allowedFunctionNames": sorted(names)}
+    if mode == "required":
         if not declared:
             raise chat.invalid("tool_choice", "there are no tools to choose")
         return {"mode": "ANY"}
-    mode, chosen = "ANY", set[str]()
-    if isinstance(choice, chat.ToolChoice) and choice.type == "function" and choice.function:
-        chosen = {choice.function.name}
-    elif isinstance(choice, chat.ToolChoice) and choice.type == "allowed_tools":
-        allowed = choice.allowed_tools or chat.AllowedTools("auto", [])
-        chosen = {tool.function.name for tool in allowed.tools if tool.function is not None}
-        # VALIDATED is AUTO that keeps to the allowed names.
-        mode = "ANY" if allowed.mode == "required" else "VALIDATED"
-    else:
-        what = "none, auto, required, a function or allowed_tools"
-        raise chat.invalid("tool_choice", f"expected {what}")
-    names = set(map(wire_name, chosen))
-    if not names or not names <= declared:
-        raise chat.invalid("tool_choice", "it has to name functions among `tools`")
-    return {"mode": mode, "allowedFunctionNames": sorted(names)}
+    return {"mode": "NONE"} if mode == "none" and declared else None
 
 
 def _account(asked: chat.Request) -> dict[str, Any]:
     """What concerns the account and not the answer: tier, logging, a cached prompt."""
     tier, google = asked.service_tier, asked.extra_body.google if asked.extra_body else None
     if tier not in (*_NO_TIERS, *_TIERS):
-        raise chat.unsupported("service_tier", f"it has no tier {tier!r}")
+        raise _unsupported("service_tier", f"it has no tier {tier!r}")
     found = {
         "serviceTier": _TIERS.get(tier or ""),
         "store": asked.store,
@@ -206,7 +207,7 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
     """Only what was asked for; raises InvalidRequest or UnsupportedParameter naming the rest."""
     for name in ("frequency_penalty", "presence_penalty"):
         if getattr(asked, name) and not family.penalties:
-            raise chat.unsupported(name, "Gemini 4 and later have no penalties")
+            raise _unsupported(name, "Gemini 4 and later have no penalties")
     most = asked.max_completion_tokens
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or ()
     config: dict[str, Any] = {
@@ -233,7 +234,7 @@ def _candidates(n: int | None, family: Family) -> int | None:
     if n < 1:
         raise chat.invalid("n", "it has to be at least 1")
     if not family.many_candidates:
-        raise chat.unsupported("n", "Gemini 3 and later give one answer per request")
+        raise _unsupported("n", "Gemini 3 and later give one answer per request")
     return n
 
 
@@ -254,7 +255,7 @@ def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
     if not family.thinks:
         if effort == "none":
             return None
-        raise chat.unsupported(asked.name, "this model does not think")
+        raise _unsupported(asked.name, "this model does not think")
     config = family.thinking_config(effort, asked.budget)
     if request.reasoning is not None and request.reasoning.exclude:
         config["includeThoughts"] = False
@@ -266,5 +267,5 @@ def _modalities(asked: list[str] | None) -> list[str] | None:
         return None
     for place, name in enumerate(asked):
         if name not in _MODALITIES:
-            raise chat.unsupported(f"modalities[{place}]", "it answers in text and images")
+            raise _unsupported(f"modalities[{place}]", "it answers in text and images")
     return [_MODALITIES[name] for name in asked]

@@ -1,128 +1,67 @@
 """The messages of a chat as Gemini's `systemInstruction` and `contents`.
 
-Gemini knows two roles, `user` and `model`; function results are a turn of the user's role. What it
-refuses (tests/wire/gemini_rules.py has the sources) shapes the translation: the first turn and the
-last one are the user's, each turn with calls is followed at once by one with a result for each of
-them, and before Gemini 3 results are matched to calls by name and order. So results go to their
-calls wherever they stand, an unanswered call gets a result that says so, and what the user or the
-system said in between comes behind the results.
+Gemini knows two roles, `user` and `model`; function results are a turn of the user's role. Besides
+the order of turns (`wire/history.py`) it wants the last one to be the user's, and before Gemini 3
+it matches results to calls by name and order.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any
 
 import msgspec
 
-from ..stand_ins import CONTINUE, NOT_RUN, result_without_call, said_by_system
-from ..tool_calls import CallResults, ToolCall, calls_of
-from . import calls, chat, media
+from ..chat import shapes as chat
+from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
+from ..tool_calls import ToolCall, calls_of
+from . import calls, media
 from .family import Family
 from .names import wire_name
 
 Content = dict[str, Any]
 
-_CONTINUE: Final[media.GeminiPart] = {"text": CONTINUE}
 
-
-class _Call(msgspec.Struct):
-    """A function call of an earlier assistant message, and what came of it."""
-
-    name: str
-    wire_id: str
-    result: media.Result | None = None
-    is_error: bool = False
-
-    def response(self, family: Family) -> media.GeminiPart:
-        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
-        # where every number is a double.
-        found = self.result
-        key = "error" if found is None or self.is_error else "output"
-        said = {key: NOT_RUN if found is None else found.text}
-        response: Content = {"name": self.name, "response": said}
-        if family.matches_call_ids:
-            response["id"] = self.wire_id
-        if found is not None and found.inside:
-            response["parts"] = found.inside
-        return {"functionResponse": response}
-
-    def behind(self) -> list[media.GeminiPart]:
-        """What has to come behind all results."""
-        if self.result is None or not self.result.behind:
-            return []
-        return [{"text": f"From the result of {self.name}:"}, *self.result.behind]
-
-
-class _Turn(msgspec.Struct):
-    """`closed`: a result of its calls was seen, so that what the model says next is another."""
-
-    kind: Literal["user", "model"]
-    parts: list[media.GeminiPart]
-    calls: list[_Call] = []
-    closed: bool = False
-
-
-def turns_of(
-    messages: list[chat.Message], family: Family
-) -> tuple[list[media.GeminiPart], list[Content]]:
-    """The system instruction's parts, and the contents.
-
-    Raises InvalidRequest naming the message or part that has no place at Gemini.
-    """
-    conversation = _Conversation(family)
-    for number, message in enumerate(messages):
-        conversation.add(f"messages[{number}]", message)
-    if conversation.turns:
-        return conversation.system, conversation.contents()
-    if not conversation.system:
-        raise chat.invalid("messages", "there is nothing to answer")
-    # A chat of system messages alone is possible at OpenAI, not at Gemini.
-    return [], [{"role": "user", "parts": conversation.system}]
-
-
-class _Conversation:
+class Turns(History[media.Result]):
     def __init__(self, family: Family) -> None:
-        self.system: list[media.GeminiPart] = []
-        self.turns: list[_Turn] = []
+        super().__init__()
         self._family = family
-        self._asked = -1  # the last turn in which the user said something
-        self._results: CallResults[_Turn, _Call] = CallResults()
-        self._ids: dict[str, str] = {}  # an id without what it carries -> the caller's
         self._wire_ids: set[str] = set()
 
-    def add(self, at: str, message: chat.Message) -> None:
-        if message.role in ("system", "developer"):
-            found = media.texts(message.content, f"{at}.content")
-            if self.turns:
-                # In place, so that the beginning stays as it is in Gemini's cache.
-                self._user([{"text": said_by_system(text)} for text in found])
-            else:
-                self.system += [{"text": text} for text in found]
-        elif message.role == "user":
-            parts = media.parts(message.content, f"{at}.content", self._family)
-            if not parts:
-                raise chat.invalid(f"{at}.content", "the message is empty")
-            self._user(parts)
-        elif message.role == "assistant":
-            self._assistant(at, message)
-        elif message.role in ("tool", "function"):  # the second is of before there were ids
-            call_id = message.tool_call_id if message.role == "tool" else message.name
-            self._result(at, message, call_id or "")
-        else:
-            roles = "system, developer, user, assistant, tool or function"
-            raise chat.invalid(f"{at}.role", f"expected {roles}, got {message.role!r}")
+    def build(self) -> tuple[list[Block], list[Content]]:
+        """What the system says before all turns, and the turns; raises InvalidRequest."""
+        if not self._turns:
+            # A chat of system messages alone is possible at OpenAI, not at Gemini.
+            if not self._system:
+                raise chat.invalid("messages", "there is nothing to answer")
+            return [], [{"role": "user", "parts": self._system}]
+        if self._family.validates_signatures:
+            self._sign()
+        go_on = {"text": CONTINUE}
+        contents: list[Content] = []
+        for role, parts in self._woven(go_on):
+            contents.append({"role": "model" if role == "assistant" else role, "parts": parts})
+        if contents[-1]["role"] == "model":
+            contents.append({"role": "user", "parts": [go_on]})
+        return self._system, contents
 
-    def _user(self, parts: list[media.GeminiPart]) -> None:
-        if not parts:
-            return
-        if self.turns and self.turns[-1].kind == "user":
-            self.turns[-1].parts += parts
-        else:
-            self.turns.append(_Turn("user", parts))
-        self._asked = len(self.turns) - 1
+    def _sign(self) -> None:
+        """Signatures are validated from what the user said last on: the first call of each turn."""
+        for turn in reversed(self._turns):
+            if turn.role == "user":
+                break
+            for part in turn.content:
+                if "functionCall" in part:
+                    part.setdefault("thoughtSignature", calls.NO_SIGNATURE)
+                    break
 
-    def _assistant(self, at: str, message: chat.Message) -> None:
-        parts: list[media.GeminiPart] = [{"text": text} for text in media.said(message.content)]
+    def _blocks(self, message: chat.Message, path: str, *, text_only: bool = False) -> list[Block]:
+        path = f"{path}.content"
+        if text_only:
+            return [{"text": text} for text in media.texts(message.content, path)]
+        return media.parts(message.content, path, self._family)
+
+    def _assistant(self, message: chat.Message, path: str) -> None:
+        parts: list[Block] = [{"text": text} for text in chat.said(message.content)]
         if not parts and message.refusal:
             parts.append({"text": message.refusal})
         signature = calls.signature_in(message.extra_content)
@@ -133,34 +72,25 @@ class _Conversation:
         made = calls_of(message.tool_calls, message.function_call)
         if not parts and not made:
             return
-        last = self.turns[-1] if self.turns else None
-        # Programs give each of several parallel calls a message of its own.
-        if last is None or last.kind != "model" or last.closed or (parts and last.calls):
-            last = _Turn("model", [])
-            self.turns.append(last)
-        last.parts += parts
+        turn = self._turn_of_model(speaks=bool(parts))
+        turn.content += parts
         for place, call in enumerate(made):
-            self._call(f"{at}.tool_calls[{place}]", call, last)
+            part, record = self._call(f"{path}.tool_calls[{place}]", call)
+            turn.content.append(part)
+            self._expect(turn, call.id or "", record)
 
-    def _call(self, at: str, call: ToolCall, turn: _Turn) -> None:
-        function_call = call.as_function()
-        if function_call is None:
-            what = "a call of a function or custom tool"
-            raise chat.invalid(at, f"expected {what}, got type {call.type!r}")
-        call_id = call.id or ""
-        bare, signature = calls.parse_id(call_id)
-        made = _Call(wire_name(function_call.name), self._unique(bare))
-        turn.calls.append(made)
-        self._results.expect(made, turn, call_id)
-        self._ids[bare] = call_id
-        function: Content = {"name": made.name, "args": msgspec.Raw(function_call.as_object())}
+    def _call(self, path: str, call: ToolCall) -> tuple[Block, Call[media.Result]]:
+        function = function_of(call, path)
+        bare, signature = calls.parse_id(call.id or "")
+        made: Call[media.Result] = Call(wire_name(function.name), self._unique(bare))
+        told: Content = {"name": made.name, "args": msgspec.Raw(function.as_object())}
         if self._family.matches_call_ids:
-            function["id"] = made.wire_id
-        part: media.GeminiPart = {"functionCall": function}
+            told["id"] = made.wire_id
+        part: Block = {"functionCall": told}
         signature = calls.signature_in(call.extra_content) or signature
         if signature is not None:
             part["thoughtSignature"] = signature
-        turn.parts.append(part)
+        return part, made
 
     def _unique(self, bare: str) -> str:
         """An id that no other call of the request has, the same every time."""
@@ -172,42 +102,28 @@ class _Conversation:
         self._wire_ids.add(wire_id)
         return wire_id
 
-    def _result(self, at: str, message: chat.Message, call_id: str) -> None:
-        found = media.result(message.content, f"{at}.content", self._family)
-        as_called = self._ids.get(calls.parse_id(call_id)[0], call_id)
-        pair = self._results.take(call_id, as_called)
-        if pair is None:
-            text = result_without_call(found.text)
-            self._user([{"text": text}, *found.inside, *found.behind])
-            return
-        turn, call = pair
-        call.result = found
-        call.is_error = message.is_error
-        turn.closed = True
+    def _result(self, message: chat.Message, path: str) -> media.Result:
+        return media.result(message.content, f"{path}.content", self._family)
 
-    def contents(self) -> list[Content]:
-        contents: list[Content] = []
-        behind: list[media.GeminiPart] = []  # of results, for the next turn of the user
-        for number, turn in enumerate(self.turns):
-            if turn.kind == "user":
-                contents.append({"role": "user", "parts": behind + turn.parts})
-                behind = []
-                continue
-            if behind or not contents:
-                contents.append({"role": "user", "parts": behind or [_CONTINUE]})
-            contents.append({"role": "model", "parts": turn.parts})
-            behind = []
-            if turn.calls:
-                self._sign(number, turn)
-                responses = [call.response(self._family) for call in turn.calls]
-                contents.append({"role": "user", "parts": responses})
-                behind = [part for call in turn.calls for part in call.behind()]
-        if behind or contents[-1]["role"] == "model":
-            contents.append({"role": "user", "parts": behind or [_CONTINUE]})
-        return contents
+    def _orphan(self, result: media.Result) -> list[Block]:
+        return [{"text": result_without_call(result.text)}, *result.inside, *result.behind]
 
-    def _sign(self, number: int, turn: _Turn) -> None:
-        """Signatures are validated from what the user said last on: the first call of each turn."""
-        if self._family.validates_signatures and number > self._asked:
-            first = next(part for part in turn.parts if "functionCall" in part)
-            first.setdefault("thoughtSignature", calls.NO_SIGNATURE)
+    def _answers(self, calls: list[Call[media.Result]]) -> tuple[list[Block], list[Block]]:
+        behind: list[Block] = []
+        for call in calls:
+            if call.result is not None and call.result.behind:
+                behind += [{"text": f"From the result of {call.name}:"}, *call.result.behind]
+        return list(map(self._response, calls)), behind
+
+    def _response(self, call: Call[media.Result]) -> Block:
+        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
+        # where every number is a double.
+        found = call.result
+        key = "error" if found is None or call.is_error else "output"
+        said = {key: NOT_RUN if found is None else found.text}
+        response: Content = {"name": call.name, "response": said}
+        if self._family.matches_call_ids:
+            response["id"] = call.wire_id
+        if found is not None and found.inside:
+            response["parts"] = found.inside
+        return {"functionResponse": response}

@@ -18,9 +18,9 @@ from ..chat import HUB, ChatRequest, Speech, read_object
 from ..chat.fields import misfit
 from ..chat.request import Outer
 from ..effort import effort_of
+from ..history import result_without_call
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
-from ..stand_ins import result_without_call
 from .answer import Asked
 from .blocks import THINKING, Block, content_of, parts, parts_of, told
 from .tools import Choice, Tool, tools_of

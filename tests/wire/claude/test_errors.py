@@ -84,7 +84,7 @@ def test_codes_and_params(status: int, sent: bytes, code: str | None, param: str
     """OpenAI's codes where callers look for them."""
     facts = read_error(status, {}, sent, now_s=_NOW_S)
     assert (facts.status, facts.code, facts.param) == (status, code, param)
-    error = json.loads(facts.envelope())["error"]
+    error = json.loads(facts.refusal().body or b"")["error"]
     assert error["message"]
     assert error.keys() == {"message", "type", "param", "code"}
 

@@ -15,9 +15,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from proxy.errors import InvalidRequest, UpstreamError, UpstreamInvalid
 from proxy.wire.claude.api import read_page
 from proxy.wire.claude.errors import read_error
-from proxy.wire.claude.parameters import PARAMETERS
 from proxy.wire.claude.reply import to_chat
-from proxy.wire.claude.request import to_request
+from proxy.wire.claude.request import KNOWN, to_request
 from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
 
@@ -151,7 +150,7 @@ def test_mutated_requests_are_translated_or_refused(request: Json, model: str) -
 
 @settings(max_examples=150, deadline=None)
 @given(
-    parameters=st.dictionaries(st.sampled_from(sorted(PARAMETERS)), _JSON, max_size=5),
+    parameters=st.dictionaries(st.sampled_from(sorted(KNOWN)), _JSON, max_size=5),
     model=_MODELS,
 )
 def test_arbitrary_parameters_are_translated_or_refused(parameters: Json, model: str) -> None:
@@ -216,5 +215,5 @@ def test_mutated_answers_give_valid_completions_or_our_errors(answer: Json) -> N
 def test_error_answers_always_give_facts(status: int, headers: dict[str, str], body: bytes) -> None:
     """Reading an error never fails, and its envelope is whole."""
     facts = read_error(status, headers, body, now_s=0.0)
-    assert json.loads(facts.envelope())["error"]["message"]
+    assert json.loads(facts.refusal().body or b"")["error"]["message"]
     assert facts.retry_after_s is None or facts.retry_after_s >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +14,10 @@ from openai.types.chat.completion_create_params import CompletionCreateParams
 from proxy.errors import InvalidRequest, UnsupportedParameter
 from proxy.wire.claude.families import family_of
 from proxy.wire.claude.names import CallersNames, rename_keys
-from proxy.wire.claude.parameters import PARAMETERS
-from proxy.wire.claude.request import to_request
+from proxy.wire.claude.request import KNOWN, to_request
 from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request
+from tests.support.pages import table
 
 Json = dict[str, Any]
 
@@ -53,12 +54,20 @@ def say(*messages: Json) -> Json:
     return {"model": "alias", "messages": list(messages)}
 
 
+_PAGE = Path(__file__).parents[3] / "docs" / "parameters.md"
+PARAMETERS = {
+    name.strip("`"): claude
+    for name, claude, _ in table(_PAGE.read_text(), "| parameter | Claude | Gemini |")
+}
+
+
 def test_every_parameter_of_openai_has_its_line() -> None:
-    """PARAMETERS is complete: docs/parameters.md repeats it."""
+    """The table in docs/parameters.md is complete, and the translator knows all that is in it."""
     base, _ = CompletionCreateParams.__args__  # type: ignore[attr-defined]
     names = {name for kind in base.__mro__ for name in getattr(kind, "__annotations__", {})}
     base = {name for each in base.__orig_bases__ for name in each.__annotations__}
-    assert set(PARAMETERS) == (names | base | _FOREIGN)
+    assert set(PARAMETERS) == (names | base | _FOREIGN | {"extra_body"})
+    assert set(PARAMETERS) == KNOWN
 
 
 @pytest.mark.parametrize(
@@ -726,7 +735,7 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
     ("chat", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": " "}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "messages"),
         ({"messages": "x"}, "messages"),
         ({}, None),
@@ -748,7 +757,7 @@ def test_half_a_character_does_not_refuse_the_request(text: bytes) -> None:
                     {"role": "assistant", "tool_calls": [{"id": "a", "type": "custom"}]},
                 ]
             },
-            "messages[1].tool_calls[0].type",
+            "messages[1].tool_calls[0]",
         ),
         (
             {"messages": [{"role": "system", "content": [{"type": "input_audio"}]}]},
@@ -772,7 +781,10 @@ def test_malformed_request_is_refused_with_its_path(chat: Json, param: str | Non
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"messages":' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"\xff", b'{"messages":' + b"[" * 100_000, b'{"messages":[],"x":1e999}'],
+)
 def test_body_that_is_no_request_is_refused(body: bytes) -> None:
     """Whatever the bytes are, the error is ours."""
     with pytest.raises(InvalidRequest):

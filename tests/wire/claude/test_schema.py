@@ -10,14 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.claude.names import (
-    changed_properties,
-    rename_keys,
-    rename_schema,
-    wire_name,
-)
+from proxy.wire.claude.names import changed_properties, rename_keys, rename_schema
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.schema import close_schema
+from proxy.wire.made_names import plain_name
 from tests.support.claude_rules import UNIONS, violations
 from tests.support.claude_upstream import read_request
 from tests.wire.json_schema import accepts
@@ -132,7 +128,7 @@ def digest(name: str) -> str:
 )
 def test_names_that_are_made(name: str, tool: str, property: str) -> None:
     """As much of the name as is taken, and what tells it from others; the same every time."""
-    assert wire_name(name) == tool
+    assert plain_name(name) == tool
     assert changed_properties({"properties": {name: {}}}).get(name, name) == property
 
 

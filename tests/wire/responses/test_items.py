@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
-from proxy.wire.stand_ins import NOT_RUN
+from proxy.wire.history import NOT_RUN
 from tests.wire.responses.test_request import KINDS, chat, taken, translated
 
 Json = dict[str, Any]

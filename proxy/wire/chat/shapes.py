@@ -1,0 +1,204 @@
+"""A chat request as the translators to other vendors read it; what none of them reads is left out.
+
+The types are those of the `openai` package (types/chat/completion_create_params.py, 3.54), made as
+wide as callers are known to write them. What one vendor alone reads, and its translator or service
+checks, is Any: a wrong type there is no reason for the others to refuse a request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ...errors import InvalidRequest
+from ..effort import Effort, Reasoning, Thinking
+from ..lenient_json import without_lone
+from ..tool_calls import LegacyCall, ToolCall
+from .fields import misfit
+
+
+class Url(msgspec.Struct):
+    url: str
+
+
+class InputAudio(msgspec.Struct):
+    data: str
+    format: str
+
+
+class File(msgspec.Struct):
+    file_data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+class Part(msgspec.Struct):
+    """`prompt_cache_breakpoint` is OpenAI's spelling, `cache_control` Claude's own."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: Url | str | None = None
+    input_audio: InputAudio | None = None
+    file: File | None = None
+    prompt_cache_breakpoint: Any = None
+    cache_control: Any = None
+
+
+Content = str | list[Part] | None
+
+
+class Message(msgspec.Struct):
+    """`is_error`: of a tool's result, in requests made of other dialects."""
+
+    role: str
+    content: Content = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    is_error: bool = False
+    function_call: LegacyCall | None = None
+    audio: Any = None
+    cache_control: Any = None
+    extra_content: Any = None
+    thinking_blocks: Any = None
+
+
+class Function(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    cache_control: Any = None
+
+
+class Tool(msgspec.Struct):
+    type: str = "function"
+    function: Function | None = None
+    cache_control: Any = None
+
+
+class JSONSchema(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: JSONSchema | None = None
+
+
+class AllowedTools(msgspec.Struct):
+    mode: str
+    tools: list[Tool]
+
+
+class ToolChoice(msgspec.Struct):
+    type: str
+    function: Function | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+class Google(msgspec.Struct):
+    thinking_config: dict[str, Any] | None = None
+    cached_content: str | None = None
+
+
+class ExtraBody(msgspec.Struct):
+    google: Google | None = None
+
+
+class Request(msgspec.Struct):
+    messages: list[Message]
+    cache_control: Any = None
+    extra_body: ExtraBody | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    modalities: list[str] | None = None
+    n: int | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: float | None = None
+    reasoning: Reasoning | None = None
+    reasoning_effort: Effort | None = None
+    response_format: ResponseFormat | None = None
+    safety_identifier: str | int | None = None
+    seed: int | None = None
+    service_tier: str | None = None
+    stop: str | list[str] | None = None
+    store: Any = None
+    temperature: float | None = None
+    thinking: Thinking | None = None
+    tool_choice: str | ToolChoice | None = None
+    tools: list[Tool] | None = None
+    top_k: int | None = None
+    top_logprobs: int | None = None
+    top_p: float | None = None
+    user: str | int | None = None
+    web_search_options: dict[str, Any] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(Request).decode
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
+    """The typed request, and every top-level value that is not null as it came.
+
+    Raises InvalidRequest; its `param` is the path of what is wrong.
+    """
+    try:
+        body = without_lone(body)
+        members = _members(body).items()
+        present = {name: value for name, value in members if bytes(value).strip() != b"null"}
+        return _decode(body), present
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise misfit(error) from error
+
+
+def invalid(param: str, why: str) -> InvalidRequest:
+    """The 400 for what is wrong at this path in the request."""
+    return InvalidRequest(f"{param}: {why}", param=param)
+
+
+# What an assistant says, at OpenAI's two APIs.
+_SAID: Final = frozenset({"text", "output_text", "refusal"})
+
+
+def said(content: Content) -> list[str]:
+    """The texts of an assistant's message.
+
+    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
+    nothing to another vendor.
+    """
+    if content is None or isinstance(content, str):
+        return [content] if content else []
+    spoken = (part for part in content if part.type in _SAID)
+    texts = [part.refusal if part.type == "refusal" else part.text for part in spoken]
+    return [text for text in texts if text]
+
+
+def choice_of(choice: str | ToolChoice) -> tuple[str, set[str] | None]:
+    """`tool_choice`: none, auto, required or function, and which functions alone are meant.
+
+    Raises InvalidRequest.
+    """
+    if isinstance(choice, str):
+        if choice in ("none", "auto", "required"):
+            return choice, None
+    elif choice.type == "function" and choice.function is not None:
+        return "function", {choice.function.name}
+    elif choice.type == "allowed_tools" and choice.allowed_tools is not None:
+        tools = choice.allowed_tools.tools
+        names = {tool.function.name for tool in tools if tool.function is not None}
+        return ("required" if choice.allowed_tools.mode == "required" else "auto"), names
+    raise invalid("tool_choice", "expected none, auto, required, a function or allowed_tools")
+
+
+def no_part(part: Part, path: str) -> InvalidRequest:
+    """The error for a part of a type that has no place there, or without what its type has."""
+    what = "a part of type text, image_url, input_audio or file with the field of its type"
+    return InvalidRequest(f"{path}: expected {what}, got type {part.type!r}", param=f"{path}.type")
