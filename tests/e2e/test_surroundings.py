@@ -38,7 +38,7 @@ from tests.support.upstream import Gate, Hold, Upstream, chunk, error, events
 
 # What may ask for the time of day: what tells it, or compares it with one that it was told.
 WALL = {
-    "api/facts.py",  # `created` of models
+    "api/endpoints.py",  # `created` of models
     "cli/running.py",  # since when a client can't be used
     "clients/registry.py",  # `created` of models
     "clients/base.py",  # `created` of answers, and an upstream's Retry-After that is a date
