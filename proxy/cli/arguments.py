@@ -61,7 +61,7 @@ def parser() -> ArgumentParser:
         return sub
 
     sub = add("serve", serve, "answer callers until a signal ends it", SERVE)
-    sub.add_argument("--host", help="listen there, whatever FILE says")
+    sub.add_argument("--host", type=_host, help="listen there, whatever FILE says")
     sub.add_argument("--port", type=_port, help="listen on it, whatever FILE says")
     workers = partial(_whole_number, least=1, most=1024)
     sub.add_argument("--workers", type=workers, metavar="N", help="processes (default: 1)")
@@ -123,8 +123,7 @@ def serve(args: Namespace) -> int:
     from ..server import settings  # gunicorn: no other command needs it
 
     def read(seen: Seen) -> Config:
-        host = args.host and args.host.strip("[]")
-        given = {"host": host, "port": args.port, "debug": args.debug or None}
+        given = {"host": args.host, "port": args.port, "debug": args.debug or None}
         changes = {name: value for name, value in given.items() if value is not None}
         config = load_config(args.file, or_built_in=True, seen=seen)
         return msgspec.structs.replace(config, **changes)
@@ -144,6 +143,10 @@ def init(args: Namespace) -> int:
     command = " ".join(["poolproxy check", *([args.file] if args.file else [])])
     print(f"{path}: written; put keys into it, and see what it serves with `{command}`")
     return Exit.OK
+
+
+def _host(text: str) -> str:
+    return text[1:-1] if text[:1] + text[-1:] == "[]" else text
 
 
 def _whole_number(text: str, least: int, most: int) -> int:

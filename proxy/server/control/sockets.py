@@ -11,12 +11,12 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
-_NAME = re.compile(r"(\d+)-\d+\.sock")
+_PATH = re.compile(r".*/(\d+)-\d+\.sock", re.DOTALL)
 
 # For a connection to be taken, and for the request on it to come.
 REQUEST_TIMEOUT_S = 2.0
@@ -75,15 +75,15 @@ def ports(control_dir: str = "") -> list[int]:
     return sorted({port for port, path in _all(control_dir) if is_alive(path)})
 
 
-def _all(control_dir: str) -> Iterator[tuple[int, str]]:
+def _all(control_dir: str) -> list[tuple[int, str]]:
     """Each socket that this user may ask, after its port."""
+    paths: list[str] = []
     for home, is_own in _homes(control_dir).items():
         # Whoever can write to the directory could pose as our server.
         if _is_closed(home, is_own=is_own):
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                for name in sorted(os.listdir(home)):
-                    if found := _NAME.fullmatch(name):
-                        yield int(found[1]), os.path.join(home, name)
+                paths += [os.path.join(home, name) for name in sorted(os.listdir(home))]
+    return [(int(found[1]), found[0]) for found in map(_PATH.fullmatch, paths) if found]
 
 
 def is_alive(path: str) -> bool:
