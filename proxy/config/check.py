@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import msgspec
 from msgspec import inspect
@@ -61,9 +61,8 @@ class _Unfit(Exception):
 
 def check(tree: Any, notes: Notes, environ: Mapping[str, str], *, directory: str) -> File:
     """Make a `File` of `tree`, which is in `directory`. What is wrong with it goes into `notes`."""
-    result = _Walk(notes, environ, directory).value(tree, inspect.type_info(File), "")
-    assert isinstance(result, File)
-    return result
+    walk = _Walk(notes, environ, directory)
+    return cast("File", walk.value(tree, inspect.type_info(File), ""))
 
 
 class _Walk:

@@ -170,7 +170,7 @@ class Hooks:
             return  # wrapped in something else: no control
         gateway = proxies["proxy"].gateway_of(worker.wsgi)
         gateway.reloader.report()
-        names = (listener.getsockname() for listener in worker.sockets)
+        names = [one.getsockname() for one in worker.sockets]
         ports = [name[1] for name in names if isinstance(name, tuple)]
         try:
             self._control = Control(

@@ -199,8 +199,7 @@ class Control:
         pool = self._gateway.pool
         if request.do == "status":
             problems = self._gateway.reloader.problems
-            facts = {"clients": self._clients(), "queues": pool.queue_facts()}
-            return {**facts, "problems": problems}
+            return {"clients": self._clients(), "queues": pool.queue_facts(), "problems": problems}
         if request.do == "reload":
             return self._reload()
         if request.do not in ("disable", "enable"):
