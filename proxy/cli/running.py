@@ -67,7 +67,7 @@ def order(args: argparse.Namespace, *, verb: str) -> int:
 
 
 def reload(args: argparse.Namespace) -> int:
-    """Have all workers read the configuration, and print what changed; raises Failure, ConfigError."""
+    """Have all workers read the configuration; prints what changed. Raises Failure, ConfigError."""
     _, _, answers = _ask(args, {"do": "reload"})
     done = [answer for answer in answers if "changed" in answer]
     of = f"in {len(done)} of {count(len(answers), 'worker')}"
