@@ -229,20 +229,20 @@ class ClientPool:
                 # One that it tried may come free, and find nobody who may have it, before that.
                 back_off_at = ticket.tried_again_at if ticket.tried_again_at > now else math.inf
                 return min(end, queue.changes_at, back_off_at, *passing)
-            ends = {lock: standing.until for lock, standing in queue.in_service(now)}
             if not queue.offers:
                 raise ModelNotFound(
                     f"the model {ticket.alias!r} does not exist any more; see /v1/models",
                     param="model",
                 )
-            if not ends:
+            excluded = ticket.excluded
+            ends = [one.until for lock, one in queue.in_service(now) if lock not in excluded]
+            if not ends and not excluded.issuperset(queue.offers):
                 raise NoClientInService(
                     f"no client for {ticket.alias!r} is in service: upstreams refuse their keys, "
                     "or they were disabled by hand",
-                    hint=_hint(queue.in_service_at(now), now),
+                    hint=_hint(queue.in_service_at(ticket, now), now),
                 )
-            usable = [until for lock, until in ends.items() if lock not in ticket.excluded]
-            cooled_at = min(usable, default=math.inf)
+            cooled_at = min(ends, default=math.inf)
             if cooled_at - now > ticket.retry_budget_s:
                 raise AllCoolingDown(
                     f"every client for {ticket.alias!r} is cooling down (rate limits)",

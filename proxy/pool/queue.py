@@ -348,12 +348,12 @@ class ModelQueue:
         """How many requests the clients in service take at once."""
         return sum(lock.permits or math.inf for lock, _ in self.in_service(now))
 
-    def in_service_at(self, now: float) -> float | None:
-        """When the first of the clients that are out of service is tried again; None: never."""
+    def in_service_at(self, ticket: Ticket, now: float) -> float | None:
+        """When the first of its clients that are out of service is tried again; None: never."""
         moments = [
             offer.health.standing(now).until
             for lock, offer in self.offers.items()
-            if not lock.is_disabled
+            if not lock.is_disabled and lock not in ticket.excluded
         ]
         return min(moments, default=None)
 

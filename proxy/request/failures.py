@@ -13,6 +13,7 @@ from ..errors import (
     AllCoolingDown,
     CallerError,
     NoClientFree,
+    NoClientInService,
     ProxyError,
     RetryHint,
     UpstreamError,
@@ -46,6 +47,7 @@ class Failures:
         self._is_stream = is_stream
         self._last_error: ProxyError | None = None
         self._speaks_for_one = False  # the last error is its client's matter, others may serve
+        self._is_elsewhere = False  # nothing is wrong with that client: it has not what was asked
         self._counted = 0  # against `request-retry`
         self._has_timed_out = False
         self._quota_hits = Counter[str]()  # of each client
@@ -60,6 +62,7 @@ class Failures:
         if self._last_error is None or not isinstance(error, (OutOfTime, CallerError)):
             self._last_error = shown(error, lease.client.label)
             self._speaks_for_one = verdict.excludes
+            self._is_elsewhere = verdict.excludes and verdict.effect is Effect.NONE
         self._quota_hits[lease.client.label] += verdict.effect is Effect.COOL
         if verdict.excludes or self._quota_hits[lease.client.label] > 1:
             lease.exclude()
@@ -78,7 +81,9 @@ class Failures:
     def final(self, unserved: ProxyError | None = None) -> ProxyError:
         """The caller's error; a quota's has the pool's hints. `unserved`: why no client is left."""
         error = self._last_error
-        if error is None or (self._speaks_for_one and _is_passing(unserved)):
+        others_may = self._speaks_for_one and _is_passing(unserved)
+        others_may |= self._is_elsewhere and isinstance(unserved, NoClientInService)
+        if error is None or others_may:
             error = unserved
         assert error is not None
         is_quota = isinstance(error, UpstreamRefusal) and error.status == 429

@@ -331,10 +331,16 @@ def test_claude_has_none_and_others_serve(gateway: Gateway, upstream: Upstream, 
 def test_refused_key_is_told_whatever_others_cannot_do(
     gateway: Gateway, upstream: Upstream
 ) -> None:
-    """The last word is the upstream's, not that Claude has no embeddings."""
+    """The last word is the upstream's, not that Claude has no embeddings.
+
+    Then that the only client that has some is out of service: the request is not at fault.
+    """
     upstream.reply("refused-openai", error(401, "Bad key."))
     answer = ask(gateway, "refused", "a")
     assert (answer.status, answer.error["code"]) == (502, "upstream_authentication_error")
+    later = ask(gateway, "refused", "a")
+    assert (later.status, later.error["code"]) == (503, "no_client_in_service")
+    assert 0 < int(later.headers["retry-after"]) <= 60
 
 
 def test_short_requests_pass_as_they_came_in_a_mixed_pool(

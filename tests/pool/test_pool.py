@@ -217,6 +217,18 @@ def test_no_client_in_service() -> None:
     desk.assert_idle()
 
 
+def test_no_client_in_service_but_excluded_ones() -> None:
+    """What a request cannot use is no service to it."""
+    desk = Desk(make_client("a"), make_client("b"))
+    desk.fail("a", Effect.OUT)
+    ticket = desk.ticket()
+    with desk.take(ticket=ticket) as lease:
+        lease.exclude()
+    with pytest.raises(NoClientInService) as caught:
+        desk.ask(ticket)
+    assert caught.value.headers()["retry-after"] == "60"
+
+
 def test_a_success_puts_a_client_back_in_service_for_all_its_models() -> None:
     """Though it came at the very moment at which another request said 401."""
     desk = Desk(make_client("a", permits=0, models=(("m", "m"), ("n", "n"))))

@@ -244,7 +244,7 @@ class PoolMachine(RuleBasedStateMachine):
             begun = [until - TRIAL_S for state, until in states.values() if state == TRYING]
             request.counts_from = max(request.counts_from, request.queued_at, *begun)
             return NoClientFree if self.now >= request.counts_from + QUEUE_TIMEOUT_S else None
-        if not served:
+        if not known and not request.excluded.issuperset(self.accounts.values()):
             return NoClientInService
         ends = [until for state, until in states.values() if state == COOLING]
         if min(ends, default=math.inf) - self.now > request.budget_s:

@@ -111,6 +111,18 @@ def test_refused_key_hidden_in_a_success_is_not_forwarded_either() -> None:
     assert stage.state_of("a")["state"] == "out of service"
 
 
+@pytest.mark.parametrize("stops", ["401", "by hand"])
+def test_a_client_without_the_model_does_not_speak_for_one_out_of_service(stops: str) -> None:
+    """404 is forwarded if all say so: a client that is out of service has said nothing."""
+    stage = Stage([error(401)], [error(404, code="model_not_found")] * 2)
+    if stops == "401":
+        stage.refused()
+        assert stage.sent_to == "ab"
+    else:
+        stage.pool.set_disabled("a", True)
+    assert (stage.refused().code, stage.sent_to) == ("no_client_in_service", "b")
+
+
 def test_refused_key_is_tried_again_after_one_minute_doubling_to_thirty() -> None:
     """401: half-open after 1 min doubling to 30 min; before that nothing is sent."""
     stage = Stage([error(401)] * 7 + [OK])
