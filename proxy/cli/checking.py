@@ -77,7 +77,8 @@ def _client_table(clients: Sequence[ClientConfig]) -> str:
         shown = "the upstream's own" if models is None else names([_model(each) for each in models])
         permits = _at_once(client.max_concurrency)
         where = client.base_url or "in-process"
-        rows.append((f"  {client.label}", where, permits, str(client.weight), shown))
+        turns = f"{client.weight}" + (f", priority {client.priority}" if client.priority else "")
+        rows.append((f"  {client.label}", where, permits, turns, shown))
     return table(head, rows, right=(2, 3))
 
 

@@ -36,7 +36,7 @@ TOP |= _keys("allow-localhost-unauthenticated restrict-management-to-localhost")
 QUOTA_EXCEEDED = _keys("antigravity-credits")
 STREAMING = _keys("bootstrap-retries")
 
-_CREDENTIAL = _keys("disable-cooling prefix priority request-retry request-scoped-errors")
+_CREDENTIAL = _keys("disable-cooling prefix request-retry request-scoped-errors")
 PROVIDER = _CREDENTIAL | {"support-prompt-cache-key"}
 GEMINI = _CREDENTIAL | {"excluded-models"}
 CLAUDE = GEMINI | _keys(
@@ -53,7 +53,7 @@ _SERVING = _keys("""
     allow-localhost-unauthenticated amp-model-mappings amp-upstream-api-key ampcode
     antigravity-credits auth auth-dir codex-api-key disable-cooling excluded-models
     force-mapping force-model-prefix gemini-web home interactions-api-key max-retry-credentials
-    oauth-excluded-models oauth-model-alias oauth-model-mappings payload plugins prefix priority
+    oauth-excluded-models oauth-model-alias oauth-model-mappings payload plugins prefix
     request-retry routing transient-error-cooldown-seconds vertex-api-key ws-auth xai-api-key
 """)
 

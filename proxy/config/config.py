@@ -38,6 +38,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str = ""  # no slash at the end, and no version of the API's; "": in-process
     max_concurrency: int  # requests in flight; 0: no limit
     weight: int
+    priority: int = 0
     models: tuple[Model, ...] | None  # None: the upstream's own list
     proxy_url: str = ""
     ca_bundle: str = ""

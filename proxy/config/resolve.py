@@ -84,6 +84,7 @@ class _Clients:
                 provider=demo.name,
                 max_concurrency=demo.max_concurrency,
                 weight=demo.weight,
+                priority=demo.priority,
                 models=self._models(demo.models, at),
                 delay_s=demo.delay_ms / 1000,
             )
@@ -108,7 +109,7 @@ class _Clients:
             self._add(common, at)
         clients = []
         for key_at, entry in entries:
-            own = {"max_concurrency": entry.max_concurrency, "weight": entry.weight}
+            own = {name: getattr(entry, name) for name in ("max_concurrency", "weight", "priority")}
             client = msgspec.structs.replace(
                 common,
                 key=entry.api_key or Secret(""),
@@ -142,6 +143,7 @@ class _Clients:
             api_version=version,
             max_concurrency=entry.max_concurrency,
             weight=entry.weight,
+            priority=entry.priority,
             models=self._models(entry.models, at),
             proxy_url=self._proxy(entry.proxy_url),
             ca_bundle=self._ca_bundle(entry.ca_bundle, f"{at}.ca-bundle"),

@@ -37,6 +37,9 @@ SecondsOrZero = Annotated[float, Meta(ge=0, le=_DAY_S), unit("s")]
 Bytes = Annotated[int, Meta(ge=1), unit("bytes")]
 Permits = Annotated[int, Meta(ge=0), unit("requests"), says("in flight at once; 0: no limit")]
 Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
+Priority = Annotated[
+    int, Meta(ge=-1000, le=1000), says("of free clients those of the highest serve")
+]
 
 Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
 ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
@@ -121,6 +124,7 @@ class KeyEntry(_Section, frozen=True, kw_only=True):
     api_key: UpstreamKey | None = None
     max_concurrency: Permits | None = None
     weight: Weight | None = None
+    priority: Priority | None = None
     proxy_url: ProxyUrl = ""
 
 
@@ -129,6 +133,7 @@ class _Upstream(_Section, frozen=True, kw_only=True):
 
     max_concurrency: Permits = 1
     weight: Weight = 1
+    priority: Priority = 0
     proxy_url: ProxyUrl = ""
     ca_bundle: Annotated[str, says("PEM file, or directory, of the authorities to trust")] = ""
     headers: Annotated[dict[HeaderName, HeaderValue], says("extra headers of requests to it")] = {}
@@ -184,6 +189,7 @@ class DemoEntry(_Section, frozen=True, kw_only=True):
     name: Annotated[Name, says("as a provider's")] = "demo"
     max_concurrency: Permits = 0
     weight: Weight = 1
+    priority: Priority = 0
     delay_ms: Annotated[float, Meta(ge=0, le=60_000), unit("ms"), says("between two words")] = 20
     models: Annotated[tuple[ModelEntry, ...], Meta(min_length=1), says("what it offers")] = (
         ModelEntry(name="demo"),

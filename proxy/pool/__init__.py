@@ -26,7 +26,7 @@ Order of locks: `ClientPool._lock` is the innermost. Whoever holds it takes no o
 neither waits, wakes, logs nor calls back. Client locks are books, not locks of the interpreter's:
 one mutex guards them all, so that a choice among them and the hand-off to a waiter are one step.
 
-Inside, imports point one way: pool > queue > client_lock > health.
+Inside, imports point one way: pool > queue > tier, client_lock > health.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ passes the time. The order is smooth weighted round robin by earliest virtual de
 Envoy's EDF scheduler). Each client has a `turn`, which moves on by 1/weight when the client is
 chosen; the smallest turn comes next, in O(log n) where the classic form looks at every client each
 time. A client that was skipped keeps its turn, so it is owed one; it does not save up more of them.
+Each tier has turns of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import Any
 
 from ..clients.registry import Route
 from .client_lock import ClientLock, Ticket
 from .health import Health, Standing, State
+from .tier import Tier
 
 _USABLE = (State.READY, State.ON_TRIAL)
 _LENDABLE = (State.READY, State.ON_TRIAL, State.RESTING)
@@ -100,10 +103,11 @@ class Line:
 class Offer:
     """A client's offer of one alias."""
 
-    __slots__ = ("entry", "health", "line", "lock", "name", "queue", "step", "turn")
+    __slots__ = ("entry", "health", "line", "lock", "name", "queue", "step", "tier", "turn")
 
-    def __init__(self, queue: ModelQueue, line: Line, name: str, turn: float) -> None:
+    def __init__(self, queue: ModelQueue, tier: Tier, line: Line, name: str, turn: float) -> None:
         self.queue = queue
+        self.tier = tier
         self.line = line
         self.lock = line.lock
         self.name = name
@@ -115,8 +119,13 @@ class Offer:
         self.health = self.lock.health[name]
         line.offers_by_name.setdefault(name, []).append(self)
 
+    @property
+    def place(self) -> tuple[int, float]:
+        """The lower, the sooner it is the client's turn."""
+        return self.tier.place, self.turn
 
-_Heap = list[tuple[float, int, Offer]]
+
+_Heap = list[tuple[Any, int, Offer]]
 
 
 class ModelQueue:
@@ -140,18 +149,20 @@ class ModelQueue:
         self.mean_lease_s = 1.0
         self.waited_s = 0.0
         self._entries = itertools.count(1)
-        self._now_turn = 0.0
-        self._ready: _Heap = []  # by turn
+        self._tiers: dict[int, Tier] = {}  # by place
+        self._ready: _Heap = []  # by place
         self._resting: _Heap = []  # by the moment at which it ends, as the next
         self._shut: _Heap = []  # cooling down, out of service
         self.offers: dict[ClientLock, Offer] = {}
         for index, (line, name) in enumerate(offered):
             # Spread over the first round, so that light ones do not come all at once.
             turn = (index + 0.5) / len(routes)
-            self.offers[line.lock] = Offer(self, line, name, turn)
+            place = -line.lock.client.config.priority
+            tier = self._tiers.setdefault(place, Tier(place))
+            self.offers[line.lock] = Offer(self, tier, line, name, turn)
         self.unlisted = [offer.line for offer in self.offers.values()]  # know of no waiters yet
         for offer in self.offers.values():
-            self._put(self._ready, offer.turn, offer)
+            self._put(self._ready, offer.place, offer)
 
     def retire(self, now: float) -> None:
         """Leave the lines: another queue has taken this one's place, its waiters included."""
@@ -172,11 +183,13 @@ class ModelQueue:
 
     def take_over(self, old: ModelQueue, now: float) -> None:
         """Keep another's turns, waiters and counts. A new client begins with the present round."""
+        for place, tier in self._tiers.items():
+            tier.turn = old._tiers[place].turn if place in old._tiers else 0.0
         for lock, offer in self.offers.items():
             before = old.offers.get(lock)
-            offer.turn = before.turn if before else offer.turn + old._now_turn
-            self._put(self._ready, offer.turn, offer)
-        self._now_turn = old._now_turn
+            stays = before is not None and before.tier.place == offer.tier.place
+            offer.turn = before.turn if before and stays else offer.turn + offer.tier.turn
+            self._put(self._ready, offer.place, offer)
         self.mean_lease_s = old.mean_lease_s
         self.waited_s = old.waited_s
         waiters = old.waiters
@@ -188,19 +201,19 @@ class ModelQueue:
         """The best client that this request can have now.
 
         Untried and healthy by turn; else untried and resting, the one rested soonest; else, after
-        the back-off, tried before.
+        the back-off, tried before. Each by tiers.
         """
         offer = self._next_healthy(ticket, now) or self._next_resting(ticket, now)
         if offer is None and ticket.tried and now >= ticket.tried_again_at:
-            offer = min(self.tried(ticket, now), key=attrgetter("turn"), default=None)
+            offer = min(self.tried(ticket, now), key=attrgetter("place"), default=None)
         return offer
 
     def chosen(self, offer: Offer) -> None:
-        """Move the offer's turn on."""
-        self._now_turn = max(self._now_turn, offer.turn)
+        """Move the offer's turn on, and its tier's."""
+        offer.tier.turn = max(offer.tier.turn, offer.turn)
         offer.turn += offer.step
         if offer.entry > 0:
-            self._put(self._ready, offer.turn, offer)
+            self._put(self._ready, offer.place, offer)
 
     def _next_healthy(self, ticket: Ticket, now: float) -> Offer | None:
         passed_over: _Heap = []
@@ -234,7 +247,7 @@ class ModelQueue:
     def _next_resting(self, ticket: Ticket, now: float) -> Offer | None:
         """Linear in the clients that rest: the price of a bad day."""
         resting = [
-            (standing.until, number, offer)
+            (offer.tier.place, standing.until, number, offer)
             for _, number, offer in self._resting
             if number == offer.entry
             and offer.lock not in ticket.tried
@@ -242,7 +255,7 @@ class ModelQueue:
             and offer.lock.is_free
             and (standing := offer.health.standing(now)).state is State.RESTING
         ]
-        return min(resting)[2] if resting else None
+        return min(resting)[3] if resting else None
 
     def tried(self, ticket: Ticket, now: float) -> list[Offer]:
         """What the request tried before and could have again, but for its back-off."""
@@ -266,10 +279,10 @@ class ModelQueue:
     def settle(self, offer: Offer) -> None:
         """Something changed for this offer: look at it again at its turn."""
         if offer.entry >= 0:
-            offer.turn = max(offer.turn, self._now_turn)
-            self._put(self._ready, offer.turn, offer)
+            offer.turn = max(offer.turn, offer.tier.turn)
+            self._put(self._ready, offer.place, offer)
 
-    def _put(self, heap: _Heap, key: float, offer: Offer) -> None:
+    def _put(self, heap: _Heap, key: float | tuple[int, float], offer: Offer) -> None:
         """Its older entries, wherever they are, no longer count; they are swept as they pile up."""
         offer.entry = next(self._entries)
         heapq.heappush(heap, (key, offer.entry, offer))

@@ -36,6 +36,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         config({"api-key": KEYS[0], "weight": 2, "max-concurrency": 5}),  # type: ignore[arg-type]
         "1 client changed",
     ),
+    "priority": (
+        config({"api-key": KEYS[0]}),  # type: ignore[arg-type]
+        config({"api-key": KEYS[0], "priority": 1}),  # type: ignore[arg-type]
+        "1 client changed",
+    ),
     "caller gone": (named("ci", "me"), named("ci"), 'caller "me" gone'),
     "caller new": (
         {},

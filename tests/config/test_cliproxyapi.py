@@ -165,17 +165,14 @@ SERVING = [
     "payload",
     "quota-exceeded.antigravity-credits",
     "openai-compatibility[].prefix",
-    "openai-compatibility[].priority",
     "openai-compatibility[].request-retry",
     "openai-compatibility[].models[].force-mapping",
     "gemini-api-key[].excluded-models",
     "gemini-api-key[].prefix",
-    "gemini-api-key[].priority",
     "gemini-api-key[].request-retry",
     "gemini-api-key[].models[].force-mapping",
     "claude-api-key[].excluded-models",
     "claude-api-key[].prefix",
-    "claude-api-key[].priority",
     "claude-api-key[].request-retry",
     "claude-api-key[].models[].force-mapping",
 ]
@@ -194,6 +191,7 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
         ("claude/sk-...0001", 1),
         ("claude/sk-...0002", 5),
     ]
+    assert [client.priority for client in config.clients] == [1, 1, 1, 0, 0, 1]
     assert config.clients[0].models == (Model("n1", "a1"),)
     assert config.clients[0].headers == {"X-Custom-Header": "v"}
     assert (len(config.callers), config.quota_exceeded.switch_preview_model) == (2, False)

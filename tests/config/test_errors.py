@@ -238,6 +238,7 @@ BOUNDS: list[tuple[str, float, float | None]] = [
     ("api-keys.max-concurrency", 0, None),
     ("openai-compatibility.max-concurrency", 0, None),
     ("openai-compatibility.weight", 1, 1000),
+    ("openai-compatibility.priority", -1000, 1000),
     ("gemini-api-key.weight", 1, 1000),
     ("claude-api-key.max-concurrency", 0, None),
     ("demo.weight", 1, 1000),

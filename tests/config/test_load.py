@@ -202,13 +202,14 @@ def test_built_in_default_knows_the_file_that_would_replace_it(
 
 
 def test_key_overrides_provider_overrides_default() -> None:
-    """Permits, weight and proxy come from the nearest place that says something."""
+    """Permits, weight, priority and proxy come from the nearest place that says something."""
     tree = {
         "proxy-url": "http://global:1",
         "openai-compatibility": [
             provider(
                 max_concurrency=4,
                 weight=2,
+                priority=7,
                 proxy_url="socks5h://provider:1",
                 headers={"X-A": "1"},
                 completions="native",
@@ -216,7 +217,13 @@ def test_key_overrides_provider_overrides_default() -> None:
                 models=["m"],
                 api_keys=[
                     KEYS[0],
-                    {"api-key": KEYS[1], "max-concurrency": 0, "weight": 9, "proxy-url": "none"},
+                    {
+                        "api-key": KEYS[1],
+                        "max-concurrency": 0,
+                        "weight": 9,
+                        "priority": 0,
+                        "proxy-url": "none",
+                    },
                 ],
                 api_key_entries=[{"api-key": KEYS[2], "proxy-url": "http://key:1"}],
             ),
@@ -224,6 +231,7 @@ def test_key_overrides_provider_overrides_default() -> None:
         ],
         "gemini-api-key": [{"api-key": KEYS[0], "proxy-url": "direct", "base-url": ""}],
         "claude-api-key": [{"api-key": KEYS[1], "weight": 3, "models": [{"name": "c"}]}, ""],
+        "demo": [{"priority": -1}],
     }
     config = load_config(tree, environ={})
     assert [(c.max_concurrency, c.weight, c.proxy_url) for c in config.clients] == [
@@ -233,7 +241,9 @@ def test_key_overrides_provider_overrides_default() -> None:
         (1, 1, "http://global:1"),
         (1, 1, ""),
         (1, 3, "http://global:1"),
+        (0, 1, ""),
     ]
+    assert [client.priority for client in config.clients] == [7, 0, 7, 0, 0, 0, -1]
     first, plain, gemini = config.clients[0], config.clients[3], config.clients[4]
     assert first.headers == {"X-A": "1"}
     assert (first.completions, first.responses) == ("native", "native")

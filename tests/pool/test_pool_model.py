@@ -109,6 +109,8 @@ class Account:
     """A client."""
 
     permits: int
+    priority: int = 0
+    weight: int = 1
     held: set[int] = field(default_factory=set)
     most: int = 0  # held when the number of permits changed
     is_disabled: bool = False
@@ -174,6 +176,8 @@ class Request:
 
 PAIRS = (("m", "m"), ("n", "n"))
 
+PRIORITIES = st.lists(st.sampled_from([0, 0, 1, 5]), min_size=4, max_size=4)
+
 
 class PoolMachine(RuleBasedStateMachine):
     """Random requests, failures, trials, waits, departures, disabled clients, configurations."""
@@ -181,20 +185,26 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(
         permits=st.lists(st.sampled_from([1, 1, 2, 0]), min_size=1, max_size=4),
         weights=st.lists(st.integers(1, 5), min_size=4, max_size=4),
+        priorities=PRIORITIES,
     )
-    def open(self, permits: list[int], weights: list[int]) -> None:
+    def open(self, permits: list[int], weights: list[int], priorities: list[int]) -> None:
         labels = "abcd"[: len(permits)]
         self.desk = Desk(
             *[
-                make_client(label, permits=count, weight=weight, models=PAIRS)
-                for label, count, weight in zip(labels, permits, weights, strict=False)
+                make_client(label, permits=count, weight=weight, priority=priority, models=PAIRS)
+                for label, count, weight, priority in zip(
+                    labels, permits, weights, priorities, strict=False
+                )
             ],
             max_cooldown_s=MAX_COOLDOWN_S,
             max_retry_interval_s=MAX_RETRY_INTERVAL_S,
             queue_timeout_s=QUEUE_TIMEOUT_S,
         )
         self.accounts = {
-            label: Account(count) for label, count in zip(labels, permits, strict=True)
+            label: Account(count, priority, weight)
+            for label, count, priority, weight in zip(
+                labels, permits, priorities, weights, strict=False
+            )
         }
         self.leaving: dict[str, Account] = {}
         self.waiting: list[Request] = []
@@ -215,11 +225,14 @@ class PoolMachine(RuleBasedStateMachine):
             and account.state(request.alias, self.now)[0] in (OK, RESTING)
         )
 
-    def preference(self, request: Request, label: str) -> tuple[int, float]:
-        state, until = self.accounts[label].state(request.alias, self.now)
-        if self.accounts[label] in request.tried:
-            return 3, 0.0
-        return (2, until) if state == RESTING else (1, 0.0)
+    def preference(self, request: Request, label: str) -> tuple[int, int, float]:
+        account = self.accounts[label]
+        state, until = account.state(request.alias, self.now)
+        if account in request.tried:
+            return 3, -account.priority, 0.0
+        if state == RESTING:
+            return 2, -account.priority, until
+        return 1, -account.priority, 0.0
 
     def verdict(self, request: Request) -> type[PoolError] | None:
         """The error that a request gets for which nothing is free; None: it waits."""
@@ -444,14 +457,19 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(
         permits=st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 1, 2, 0]), min_size=1),
         weight=st.integers(1, 5),
+        priorities=PRIORITIES,
         in_order=st.booleans(),
     )
-    def adopt(self, permits: dict[str, int], weight: int, in_order: bool) -> None:
+    def adopt(
+        self, permits: dict[str, int], weight: int, priorities: list[int], in_order: bool
+    ) -> None:
         asked_for = self.desk.pool.queue_facts()
         present, before = self.accounts, {**self.leaving, **self.accounts}
         self.accounts = {label: before.pop(label, Account(0)) for label in permits}
+        chosen = dict(zip("abcd", priorities, strict=True))
         for label, account in self.accounts.items():
             account.permits, account.most = permits[label], len(account.held)
+            account.priority, account.weight = chosen[label], weight
         self.leaving = {label: account for label, account in before.items() if account.held}
         for label in self.leaving.keys() & present.keys():
             for alias in asked_for:
@@ -459,7 +477,9 @@ class PoolMachine(RuleBasedStateMachine):
                     self.leaving[label].forget(alias)
         self.desk.adopt(
             *[
-                make_client(label, permits=count, weight=weight, models=PAIRS)
+                make_client(
+                    label, permits=count, weight=weight, priority=chosen[label], models=PAIRS
+                )
                 for label, count in permits.items()
             ]
         )

@@ -76,6 +76,7 @@ def make_client(
     models: Sequence[tuple[str, str]] | None = (("m", "m"),),
     listing: Callable[[CallerConnection, float], list[str]] | None = None,
     identity: str = "",
+    priority: int = 0,
 ) -> FakeClient:
     """A client; `models` are pairs of alias and name, None: the upstream's own list.
 
@@ -90,6 +91,7 @@ def make_client(
         base_url="",
         max_concurrency=permits,
         weight=weight,
+        priority=priority,
         models=None if models is None else tuple(Model(name, alias) for alias, name in models),
     )
     return FakeClient(config, listing)
