@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from hashlib import blake2b
 from typing import Any, ClassVar, NamedTuple
 
 from .clients import make_clients
@@ -186,8 +187,9 @@ class Gateway:
         check_model(caller, ask.model)
         record.tell("call_started", record, None)
         writer = ask.writer() if ask.stream else None
-        call = Call(ask, writer, connection, record, timeout_s)
         config = generation.config
+        session = _scoped(caller, ask.session) if config.sticky and ask.session else b""
+        call = Call(ask, writer, connection, record, timeout_s, session)
         attempts = Attempts(call, generation.registry, self.pool, config, self.clock)
         held.callback(attempts.close)
         if writer is None:
@@ -235,6 +237,12 @@ def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
     if caller.models is not None and not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
+
+
+def _scoped(caller: Caller, session: str) -> bytes:
+    """The session, told from those of other callers who name theirs alike."""
+    named = f"{caller.name or caller.key.reveal()}\0{session}"
+    return blake2b(named.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 # The wait to hint at: nobody knows when a request in flight will end, and most end soon.

@@ -142,6 +142,7 @@ def _answer(exchange: Exchange) -> Response:
         ask = exchange.dialect.read(
             exchange.read_body(), exchange.upstream_headers(), exchange.query()
         )
+        ask.session = exchange.session() or ask.session
         body, headers = gateway.serve(ask, caller, exchange.connection, record=record, held=held)
         if isinstance(body, bytes) or body.is_opened:
             headers = {**headers, **exchange.attempt_headers()}

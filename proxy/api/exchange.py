@@ -23,6 +23,7 @@ from ..record.record import Record
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED, caller_address
+from ..wire.session import HEADERS
 from .auth import Doorkeeper
 from .faults import in_our_terms
 
@@ -52,6 +53,7 @@ def _key(name: str) -> str:
 
 
 _NONE: Mapping[str, str] = {}
+_SESSION = tuple(map(_key, HEADERS))
 _FORWARDED = tuple((name, _key(name)) for name in FORWARDED)
 
 
@@ -117,6 +119,11 @@ class Exchange:
         headers = {name: environ[key] for name, key in _FORWARDED if key in environ}
         own = {name: environ[_key(name)] for name in self.dialect.headers if _key(name) in environ}
         return {**headers, **own, "x-request-id": self.request_id}
+
+    def session(self) -> str:
+        """The session that a header names; "": none does."""
+        environ = self.environ
+        return next((named for key in _SESSION if (named := environ.get(key))), "")
 
     def query(self) -> str:
         """The query as it may go on: what has to be escaped (RFC 3986 section 3.4) is."""

@@ -302,6 +302,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     request_log_days: Annotated[
         float, Meta(gt=0, le=36_500), unit("days"), says("that such a file is kept")
     ] = 7
+    sticky: Annotated[
+        bool, says("a request that names its session prefers the same account each time")
+    ] = True
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
 

@@ -67,6 +67,7 @@ class Ask(ABC):
     speech: ClassVar[Speech]
     hub_speech: ClassVar[Speech] = HUB
     clients = 0  # so many may serve it, once that is known
+    session = ""  # which one its body says that it is part of
     dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made
 
     def __init__(self, model: str, headers: Mapping[str, str], *, stream: bool) -> None:

@@ -47,6 +47,7 @@ class ChatAsk(Ask):
         super().__init__(request.model, headers, stream=request.stream)
         self._request = request
         self._writer = writer
+        self.session = request.session
 
     @property
     def wants_usage(self) -> bool:

@@ -20,6 +20,7 @@ class CompletionsAsk(Ask):
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
         self._request = read_request(body, needs_messages=False)
         super().__init__(self._request.model, headers, stream=self._request.stream)
+        self.session = self._request.session
 
     @property
     def wants_usage(self) -> bool:

@@ -17,6 +17,7 @@ from ..wire.chat.reply import embeddings
 from ..wire.chat.request import EMBED, HUB_EMBED, MAX_TEXTS, read_outer
 from ..wire.chat.usage import Usage, read_usage
 from ..wire.lenient_json import decoder, encode
+from ..wire.session import session_of
 from .base import Answer, Ask, Dialect, Writer
 
 # OpenAI takes so many. What is beside them is in each batch.
@@ -46,6 +47,7 @@ class EmbedAsk(Ask):
         outer = read_outer(body)
         super().__init__(outer.model, headers, stream=False)
         self._body = body
+        self.session = session_of(outer.fields)
         self._fields = outer.fields
 
     def prompts(self, *, natively: bool) -> int:

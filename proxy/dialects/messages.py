@@ -15,6 +15,7 @@ from ..wire.messages import native
 from ..wire.messages.answer import error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
+from ..wire.session import session_of
 from ..wire.sse import encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 
@@ -34,6 +35,7 @@ class MessagesAsk(Ask):
         self.native_headers = headers
         self._outer = outer
         self._body = body
+        self.session = session_of(outer.fields)
         self._query = query
         # By kind of client, and plainness.
         self._hubs: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}

@@ -18,6 +18,7 @@ from ..wire.responses.answer import error_of
 from ..wire.responses.request import COUNT, SPEECH, Translation, kept_by_the_vendor, to_chat
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
+from ..wire.session import session_of
 from ..wire.sse import KEEP_ALIVE, encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 
@@ -35,6 +36,7 @@ class ResponsesAsk(Ask):
         super().__init__(outer.model, headers, stream=outer.stream and self.speech == SPEECH)
         self._fields = outer.fields
         self._body = body
+        self.session = session_of(outer.fields)
         self._made: dict[str, Translation] = {}  # by kind of client
         self._tools = Tools("")  # of the last of them
 

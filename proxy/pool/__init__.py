@@ -26,7 +26,7 @@ Order of locks: `ClientPool._lock` is the innermost. Whoever holds it takes no o
 neither waits, wakes, logs nor calls back. Client locks are books, not locks of the interpreter's:
 one mutex guards them all, so that a choice among them and the hand-off to a waiter are one step.
 
-Inside, imports point one way: pool > queue > tier, client_lock > health.
+Inside, imports point one way: pool > queue > tier > client_lock > health.
 """
 
 from __future__ import annotations
@@ -88,10 +88,12 @@ class Pool(Protocol):
         *,
         holder: object = None,
         rank: int | None = None,
+        session: bytes = b"",
     ) -> Ticket:
         """A place in the order of arrival, for one request; `holder` names it in the snapshot.
 
         `rank`: the place of an earlier ticket of the same request, which waits no longer.
+        `session`: a digest that tells its caller's session from all others; b"": it has none.
         """
 
     def acquire(self, ticket: Ticket, routes: tuple[Route, ...], until: float) -> Lease | None:

@@ -83,13 +83,22 @@ class ClientLock:
 class Ticket:
     """A request's claim: its rank, what it has tried, and the lease that it was handed.
 
-    The settings are those of the configuration under which the request began.
+    The settings are those of the configuration under which the request began. `session`: 8 bytes
+    that tell its session for this model from others; b"": it has none.
     """
 
     def __init__(
-        self, rank: int, alias: str, caller: CallerConnection, config: Config, *, holder: object
+        self,
+        rank: int,
+        alias: str,
+        caller: CallerConnection,
+        config: Config,
+        *,
+        holder: object,
+        session: bytes = b"",
     ) -> None:
         self.rank = rank
+        self.session = session
         self.holder = holder
         self.alias = alias
         self.caller = caller

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from ..clients.base import Client
@@ -101,10 +102,14 @@ class ClientPool:
         *,
         holder: object = None,
         rank: int | None = None,
+        session: bytes = b"",
     ) -> Ticket:
         if rank is None:
             rank = next(self._ranks)
-        return Ticket(rank, alias, caller, config, holder=holder)
+        if session:
+            named = session + alias.encode(errors="surrogatepass")
+            session = blake2b(named, digest_size=8).digest()
+        return Ticket(rank, alias, caller, config, holder=holder, session=session)
 
     def acquire(
         self, ticket: Ticket, routes: tuple[Route, ...], until: float
@@ -202,7 +207,7 @@ class ClientPool:
 
     def _lend_locked(self, offer: Offer, ticket: Ticket, now: float) -> ClientLease:
         lock = offer.lock
-        offer.queue.chosen(offer)
+        offer.queue.chosen(offer, ticket)
         number = next(self._lease_numbers)
         lease = ClientLease(lock, ticket, offer.name, number, now, self._release, self._report)
         if lease.trials:  # who waits looks for when they pass, also where no permit is left

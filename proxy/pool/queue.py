@@ -5,7 +5,8 @@ passes the time. The order is smooth weighted round robin by earliest virtual de
 Envoy's EDF scheduler). Each client has a `turn`, which moves on by 1/weight when the client is
 chosen; the smallest turn comes next, in O(log n) where the classic form looks at every client each
 time. A client that was skipped keeps its turn, so it is owed one; it does not save up more of them.
-Each tier has turns of its own.
+Each tier has turns of its own. A session's client is charged a turn too, out of its order, so that
+requests without a session make up for it, at most for `MOST_AHEAD` turns.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from ..clients.registry import Route
 from .client_lock import ClientLock, Ticket
 from .health import Health, Standing, State
 from .tier import Tier
+
+# So many turns of a client that sessions chose may be ahead of its tier's: when they have ended it
+# is not passed over for longer.
+MOST_AHEAD = 64
 
 _USABLE = (State.READY, State.ON_TRIAL)
 _LENDABLE = (State.READY, State.ON_TRIAL, State.RESTING)
@@ -111,6 +116,7 @@ class Offer:
         self.line = line
         self.lock = line.lock
         self.name = name
+        tier.locks.append(self.lock)
         self.step = 1 / self.lock.client.config.weight
         self.turn = turn * self.step
         self.entry = 0  # the number of its one valid entry in a heap; 0: parked; -1: retired
@@ -200,17 +206,24 @@ class ModelQueue:
     def best(self, ticket: Ticket, now: float) -> Offer | None:
         """The best client that this request can have now.
 
-        Untried and healthy by turn; else untried and resting, the one rested soonest; else, after
-        the back-off, tried before. Each by tiers.
+        Untried and healthy by turn, or the first in the session's order; else untried and resting,
+        the one rested soonest; else, after the back-off, tried before. Each by tiers.
         """
-        offer = self._next_healthy(ticket, now) or self._next_resting(ticket, now)
+        offer = self._next_healthy(ticket, now)
+        if offer is not None and ticket.session:
+            offer = self._preferred(offer, ticket, now)
+        offer = offer or self._next_resting(ticket, now)
         if offer is None and ticket.tried and now >= ticket.tried_again_at:
             offer = min(self.tried(ticket, now), key=attrgetter("place"), default=None)
         return offer
 
-    def chosen(self, offer: Offer) -> None:
-        """Move the offer's turn on, and its tier's."""
-        offer.tier.turn = max(offer.tier.turn, offer.turn)
+    def chosen(self, offer: Offer, ticket: Ticket) -> None:
+        """Move the offer's turn on, and its tier's unless a session chose it."""
+        tier = offer.tier
+        if ticket.session:
+            offer.turn = min(offer.turn, tier.turn + MOST_AHEAD * offer.step)
+        else:
+            tier.turn = max(tier.turn, offer.turn)
         offer.turn += offer.step
         if offer.entry > 0:
             self._put(self._ready, offer.place, offer)
@@ -229,6 +242,17 @@ class ModelQueue:
         for entry in passed_over:
             heapq.heappush(self._ready, entry)
         return found
+
+    def _preferred(self, usual: Offer, ticket: Ticket, now: float) -> Offer:
+        """Of the clients that could be had in place of this one, the first in a session's order."""
+        tier = usual.tier
+        tier.turn = max(tier.turn, usual.turn)
+        for lock in tier.order(ticket.session) if len(tier.locks) > 1 else ():
+            if lock.is_free and lock not in ticket.tried and lock not in ticket.excluded:
+                offer = self.offers[lock]
+                if offer.health.standing(now).state in _USABLE:
+                    return offer
+        return usual
 
     def _is_usable(self, offer: Offer, now: float) -> bool:
         """Whether it is; if not, it is put where the change will be noticed."""

@@ -43,13 +43,17 @@ MAX_FORMS = 4
 
 
 class Call(NamedTuple):
-    """A request as attempts need it. `writer`: of its stream. `timeout_s`: its own."""
+    """A request as attempts need it. `writer`: of its stream. `timeout_s`: its own.
+
+    `session`: as the pool's ticket has it.
+    """
 
     ask: Ask
     writer: Writer | None
     connection: CallerConnection
     record: Record
     timeout_s: float | None = None
+    session: bytes = b""
 
 
 class Attempts:
@@ -80,7 +84,12 @@ class Attempts:
         arrived = call.record.arrived if is_first else self._clock.monotonic()
         self._waits = Waits(config, self._clock, arrived=arrived, timeout_s=call.timeout_s)
         self._ticket = self._pool.ticket(
-            call.ask.model, call.connection, config, holder=call.record.request_id, rank=rank
+            call.ask.model,
+            call.connection,
+            config,
+            holder=call.record.request_id,
+            rank=rank,
+            session=call.session,
         )
         self._pauses = self._run()
         self._failures: Failures | None = None  # until the first one
@@ -300,7 +309,7 @@ class Attempts:
         return None if plain == request else plain
 
     def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:
-        ask, writer, connection, record, _ = self._call
+        ask, writer, connection, record = self._call[:4]
         self._attempt.model = model
         is_native, kind = request.speech == ask.speech, lease.client.config.kind
         self._reply = reply = lease.client.send(

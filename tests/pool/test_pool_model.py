@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from hashlib import shake_128
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
@@ -129,6 +130,14 @@ class Account:
     def is_free(self) -> bool:
         return not self.is_disabled and (not self.permits or len(self.held) < self.permits)
 
+    def dislike(self, label: str, session: bytes) -> float:
+        """How little a session is for it, of all in its tier; 0: there is no session."""
+        if not session:
+            return 0.0
+        drawn = int.from_bytes(shake_128(label.encode()).digest(8), "big") | 1
+        share = (int.from_bytes(session, "big") * drawn % SPAN + 1) / SPAN
+        return -math.log(share) / self.weight
+
     def state(self, alias: str, now: float) -> tuple[str, float]:
         service, payment, quota, rest = self.barriers[alias]
         barriers = [(service, OUT), (payment, OUT), (quota, COOLING)]
@@ -177,6 +186,7 @@ class Request:
 PAIRS = (("m", "m"), ("n", "n"))
 
 PRIORITIES = st.lists(st.sampled_from([0, 0, 1, 5]), min_size=4, max_size=4)
+SPAN = 2**64
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -232,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
             return 3, -account.priority, 0.0
         if state == RESTING:
             return 2, -account.priority, until
-        return 1, -account.priority, 0.0
+        return 1, -account.priority, account.dislike(label, request.ticket.session)
 
     def verdict(self, request: Request) -> type[PoolError] | None:
         """The error that a request gets for which nothing is free; None: it waits."""
@@ -357,10 +367,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     # The steps.
 
-    @rule(aliases=st.text("mn", min_size=1, max_size=4))
-    def arrive(self, aliases: str) -> None:
+    @rule(
+        aliases=st.text("mn", min_size=1, max_size=4),
+        session=st.sampled_from([b"", b"s", b"t", b"u"]),
+    )
+    def arrive(self, aliases: str, session: bytes) -> None:
         for alias in aliases:
-            self.ask(Request(self.desk.ticket(alias), alias))
+            self.ask(Request(self.desk.ticket(alias, session=session), alias))
 
     @precondition(lambda self: self.waiting or self.holding)
     @rule(data=st.data())

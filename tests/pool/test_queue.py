@@ -179,7 +179,7 @@ def test_a_client_that_joins_later_begins_with_the_round() -> None:
             ticket = Ticket(rank, "m", ANYBODY, DEFAULTS, holder=None)
             offer = queue.best(ticket, 0.0)
             assert offer is not None
-            queue.chosen(offer)
+            queue.chosen(offer, ticket)
             labels += offer.lock.client.label
         return labels
 

@@ -206,8 +206,10 @@ class Desk:
         entries = {alias: Entry(alias, "p", routes) for alias, routes in self.routes.items()}
         self.pool.adopt(clients, entries)
 
-    def ticket(self, alias: str = "m", caller: CallerConnection = ANYBODY) -> Ticket:
-        return self.pool.ticket(alias, caller, self.config)
+    def ticket(
+        self, alias: str = "m", caller: CallerConnection = ANYBODY, session: bytes = b""
+    ) -> Ticket:
+        return self.pool.ticket(alias, caller, self.config, session=session)
 
     def ask(self, ticket: Ticket) -> ClientLease | None:
         """A lease if there is one now; else the request waits."""

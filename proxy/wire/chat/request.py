@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
+from ..session import session_of
 from .fields import read_fields, read_messages, read_text, too_deep, with_model
 from .names import made_names, rename
 from .spelling import respelled
@@ -60,6 +61,7 @@ class ChatRequest(Struct, frozen=True):
     names of functions those that OpenAI takes, if there are others. `stream_options`: the body's,
     for whoever has them at hand. `query`: behind the path, for clients that speak the caller's
     dialect. `is_made`: out of another dialect. `is_taken_back`: a wish for usage of ours is.
+    `session`: which one the caller says that it is part of.
     """
 
     body: bytes
@@ -71,6 +73,7 @@ class ChatRequest(Struct, frozen=True):
     query: str = ""
     is_made: bool = False
     is_taken_back: bool = False
+    session: str = ""
 
     @property
     def wants_usage(self) -> bool:
@@ -140,14 +143,15 @@ def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     messages = fields.get("messages")
     if needs_messages:
         check_filled(fields, "messages")
-    options = fields.get("stream_options")
+    options, session = fields.get("stream_options"), session_of(fields)
     has_lists = messages is not None and _may_have_lists(text, messages)
     if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
-        return ChatRequest(body, model, stream, stream_options=options)
+        return ChatRequest(body, model, stream, stream_options=options, session=session)
     read = read_messages(messages) if messages and (has_lists or "functions" in fields) else []
     if changed := respelled(fields, read):
         body = encode({**fields, **changed})
-    return ChatRequest(body, model, stream, made_names(fields, read), stream_options=options)
+    names = made_names(fields, read)
+    return ChatRequest(body, model, stream, names, stream_options=options, session=session)
 
 
 def _may_have_lists(text: bytes, messages: Raw) -> bool:
