@@ -190,6 +190,10 @@ class Gateway:
         config = generation.config
         session = _scoped(caller, ask.session) if config.sticky and ask.session else b""
         call = Call(ask, writer, connection, record, timeout_s, session)
+        if config.fallbacks:
+            others = dict.fromkeys(config.fallbacks.get(ask.model, ()))
+            others.pop(ask.model, None)
+            call = call._replace(fallbacks=tuple(filter(caller.may_use, others)))
         attempts = Attempts(call, generation.registry, self.pool, config, self.clock)
         held.callback(attempts.close)
         if writer is None:

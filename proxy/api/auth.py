@@ -32,7 +32,8 @@ log = logging.getLogger("proxy")
 Authenticate: TypeAlias = Callable[[], "Caller | str | None"]
 
 # What a browser's script may read besides the safelisted headers.
-EXPOSED = ", ".join(["x-request-id", "x-proxy-client", "x-proxy-attempts", *sorted(RETRY_HINTS)])
+_OURS = ("x-request-id", "x-proxy-client", "x-proxy-attempts", "x-proxy-model")
+EXPOSED = ", ".join([*_OURS, *sorted(RETRY_HINTS)])
 _EXPOSING = ("Access-Control-Expose-Headers", EXPOSED)
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,

@@ -17,10 +17,19 @@ import msgspec
 from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
-from .schema import CallerEntry, ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
+from .schema import (
+    CallerEntry,
+    ClaudeEntry,
+    DemoEntry,
+    File,
+    GeminiEntry,
+    ModelEntry,
+    ProviderEntry,
+    Settings,
+)
 from .secrets import Secret, digest_of, is_placeholder
 from .source import stamp
-from .wording import in_ascii, shown
+from .wording import in_ascii, shown, shown_key
 
 _Entry = TypeVar("_Entry")
 _Places: TypeAlias = Iterable[tuple[str, str]]  # values after their paths
@@ -36,6 +45,7 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
     """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
     clients = _Clients(file, notes, directory=os.path.dirname(path))
     callers = _callers(file.api_keys, notes)
+    _check_fallbacks(file, notes)
     if "auth" in notes.ignored and not callers:
         notes.problem("auth", "callers' keys are read from api-keys: move them there")
     if not clients.found:
@@ -187,6 +197,24 @@ class _Clients:
         for name in copied:
             self._notes.warning(f"{at}.{name}", "copying a caller's header is not supported")
         return {name: value for name, value in headers.items() if name not in copied}
+
+
+def _check_fallbacks(file: File, notes: Notes) -> None:
+    """A problem for each model that no provider has, unless one has a list of its own."""
+    entries: tuple[_Upstream | DemoEntry, ...] = (
+        *file.openai_compatibility,
+        *file.gemini_api_key,
+        *file.generative_language_api_key,
+        *file.claude_api_key,
+        *file.demo,
+    )
+    if all(entry.models for entry in entries):
+        known = {one.alias or one.name for entry in entries for one in entry.models or ()}
+        for alias, others in file.fallbacks.items():
+            at = f"fallbacks.{shown_key(alias)}"
+            for place, named in ((at, alias), *_numbered(at, others)):
+                if named and named not in known:
+                    notes.problem(place, f"no provider has a model {shown(named)}")
 
 
 def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:

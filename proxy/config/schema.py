@@ -305,6 +305,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     sticky: Annotated[
         bool, says("a request that names its session prefers the same account each time")
     ] = True
+    fallbacks: Annotated[
+        dict[ModelName, tuple[ModelName, ...]],
+        says("by model, others that are tried in this order when none of its accounts can serve"),
+    ] = {}
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
 

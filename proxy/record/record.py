@@ -87,6 +87,7 @@ class Call:
     id: str  # the answer's `x-request-id`
     endpoint: str  # the path
     model: str  # as the caller named it
+    fallback: str  # the model that serves in place of it, by `fallbacks`; "": none has to
     caller: str  # the name of who calls; "" if there is none
     address: str  # the IP address that it calls from; "" if the server does not tell
     stream: bool
@@ -122,6 +123,7 @@ class Record:
     began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""
     model: str = ""
+    fallback: str = ""  # the model that serves, or is tried, in place of it
     stream: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 0
@@ -159,6 +161,7 @@ class Record:
             id=self.mask(self.request_id),
             endpoint=self.mask(self.endpoint),
             model=self.mask(self.model)[:MAX_MODEL_CHARS],
+            fallback=self.mask(self.fallback),
             caller=self.caller,
             address=self.mask(self.address),
             stream=self.stream,
@@ -179,7 +182,7 @@ class Record:
 
     def dropped_text(self) -> str:
         """What was dropped, for a header: short, and in visible ASCII."""
-        shown = [_UNSHOWN.sub("?", name)[:MAX_NAME_CHARS] for name in self.dropped[:MAX_DROPPED]]
+        shown = [visible(name) for name in self.dropped[:MAX_DROPPED]]
         more = len(self.dropped) - len(shown)
         return ", ".join([*shown, *([f"and {more} more"] if more else [])])
 
@@ -204,6 +207,8 @@ class Record:
             line += f" first_ms={(self.first_event - self.arrived) * 1000:.0f}"
         if self.ended is not None:
             line += f" ms={(self.ended - self.arrived) * 1000:.0f}"
+        if self.fallback:
+            line += f" fallback={_quoted(self.mask(self.fallback[:MAX_NAME_CHARS]))}"
         line += f" in={self.bytes_in} out={self.bytes_out}"
         if self.usage is not None:
             told = [(one.name, getattr(self.usage, one.name)) for one in fields(self.usage)]
@@ -211,6 +216,11 @@ class Record:
         if self.dropped:
             line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
         return line
+
+
+def visible(name: str) -> str:
+    """The name, for a header: short, and in visible ASCII."""
+    return _UNSHOWN.sub("?", name)[:MAX_NAME_CHARS]
 
 
 def _quoted(text: str) -> str:

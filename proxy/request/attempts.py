@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
 from ..clients.base import Client, Reply
 from ..clients.registry import Registry, Route
 from ..config import Config
@@ -30,10 +32,11 @@ from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
 from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest
+from ..wire.chat.fields import with_model
 from ..wire.http.headers import passed
-from .failures import Failures, refused, report
+from .failures import Failures, refused, report, with_soonest_hint
 from .relay import Relay, Relayed, Series, WholeRelay, plus
-from .verdict import is_about_reasoning, judge
+from .verdict import falls_back, is_about_reasoning, judge
 from .waits import OutOfTime, Pausing, Waits, await_head, first_chunks, first_data, whole_body
 
 # After the end of an answer its connection gets this long to become reusable.
@@ -46,6 +49,7 @@ class Call(NamedTuple):
     """A request as attempts need it. `writer`: of its stream. `timeout_s`: its own.
 
     `session`: as the pool's ticket has it.
+    `fallbacks`: other models, to be tried in this order if nobody serves the one asked for.
     """
 
     ask: Ask
@@ -54,6 +58,7 @@ class Call(NamedTuple):
     record: Record
     timeout_s: float | None = None
     session: bytes = b""
+    fallbacks: tuple[str, ...] = ()
 
 
 class Attempts:
@@ -71,6 +76,8 @@ class Attempts:
         self._prompts = 0  # so many, read when it is known who may serve them
         self._routes: tuple[Route, ...] = ()
         self._at = 0  # the prompt
+        self._alias = call.ask.model
+        self._fallbacks = call.fallbacks  # that are left
         self._lease: Lease | None = None
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
@@ -83,16 +90,20 @@ class Attempts:
         is_first = call.record.first_event is None
         arrived = call.record.arrived if is_first else self._clock.monotonic()
         self._waits = Waits(config, self._clock, arrived=arrived, timeout_s=call.timeout_s)
+        self._pauses = self._run_all() if self._fallbacks else self._run()
+        self._take_ticket(rank)
+
+    def _take_ticket(self, rank: int | None) -> None:
+        call = self._call
+        self._failures: Failures | None = None  # until the first one
         self._ticket = self._pool.ticket(
-            call.ask.model,
+            self._alias,
             call.connection,
-            config,
+            self._config,
             holder=call.record.request_id,
             rank=rank,
             session=call.session,
         )
-        self._pauses = self._run()
-        self._failures: Failures | None = None  # until the first one
 
     @property
     def is_last(self) -> bool:
@@ -103,6 +114,7 @@ class Attempts:
         """Give back what is held, and begin with the next prompt, in the rank of this one."""
         self.close()
         self._at += 1
+        self._fallbacks = ()  # one answer is one model's
         self._begin(rank=self._ticket.rank)
 
     def answers(self) -> list[Answer]:
@@ -173,6 +185,27 @@ class Attempts:
         if reply is not None:
             reply.close(linger_s=linger_s)
 
+    def _run_all(self) -> Pausing[Answer | Relayed]:
+        """As `_run`, with one model after the other; raises the first one's error."""
+        switches, errors = self._config.quota_exceeded.switch_project, list[ProxyError]()
+        while True:
+            try:
+                return (yield from self._run())
+            except (PoolError, UpstreamError, CallerError) as error:
+                if not (errors or falls_back(error, switch_project=switches)):
+                    raise
+                error.__traceback__ = error.__cause__ = error.__context__ = None
+                errors.append(error)
+            if not self._fallbacks or self._waits.now() >= self._waits.deadline:
+                break
+            self._pool.withdraw(self._ticket)
+            self._alias, *left = self._fallbacks
+            self._fallbacks, self._prompts = tuple(left), 0
+            self._call.ask.served = self._call.record.fallback = self._alias
+            self._take_ticket(self._ticket.rank)
+        self._call.record.fallback = ""
+        raise with_soonest_hint(errors)
+
     def _run(self) -> Pausing[Answer | Relayed]:
         if not self._prompts:
             yield from self._find()
@@ -197,16 +230,16 @@ class Attempts:
 
     def _failed(self) -> Failures:
         if self._failures is None:
-            cooled_in = partial(self._pool.cooled_in, self._call.ask.model, self._routes)
+            cooled_in = partial(self._pool.cooled_in, self._alias, self._routes)
             self._failures = Failures(self._config, cooled_in, is_stream=self._call.ask.stream)
         return self._failures
 
     def _find(self) -> Pausing[None]:
         """Wait until the model is found, and read the prompts for those who may serve it."""
         ask, waits, registry = self._call.ask, self._waits, self._registry
-        entry = registry.fixed.get(ask.model)
+        entry = registry.fixed.get(self._alias)
         while entry is None:
-            entry = registry.find(ask.model, self._call.connection, waits.until(math.inf))
+            entry = registry.find(self._alias, self._call.connection, waits.until(math.inf))
             if entry is None:
                 waits.check(math.inf, "")
                 yield
@@ -215,7 +248,7 @@ class Attempts:
         routes = entry.routes if ask.speech != HUB else ()
         speak = [ask.speech in route.client.speaks for route in routes]
         if not any(speak) and not any(_does(ask, route.client) for route in entry.routes):
-            raise _cannot(f"no client for the model {ask.model!r} can", ask)
+            raise _cannot(f"no client for the model {self._alias!r} can", ask)
         ask.clients = len(entry.routes)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
@@ -293,7 +326,7 @@ class Attempts:
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
             raise _cannot(f"{client.label} cannot", ask)
-        return ask.request(self._at, client.config.kind, natively=natively)
+        return _as_served(ask, ask.request(self._at, client.config.kind, natively=natively))
 
     def _again(
         self, lease: Lease, request: ChatRequest, error: UpstreamRefusal | InvalidRequest
@@ -306,6 +339,8 @@ class Attempts:
             return None
         natively = ask.speech in client.speaks
         plain = ask.plain_request(self._at, client.config.kind, natively=natively)
+        if plain is not None:
+            plain = _as_served(ask, plain)
         return None if plain == request else plain
 
     def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:
@@ -354,6 +389,13 @@ class Attempts:
 def _does(ask: Ask, client: Client) -> bool:
     """Whether the client takes the request in the hub's form, as all do of chat."""
     return ask.hub_speech == HUB or ask.hub_speech in client.speaks
+
+
+def _as_served(ask: Ask, request: ChatRequest) -> ChatRequest:
+    """The request as it is had its caller asked for the model that serves."""
+    if not (model := ask.served):
+        return request
+    return msgspec.structs.replace(request, body=with_model(request.body, model), model=model)
 
 
 def _cannot(who: str, ask: Ask) -> UnsupportedParameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..clients.base import Client, Reply
@@ -93,6 +93,15 @@ class Failures:
             else:
                 error.hint = RetryHint(self._cooled_in())
         return error
+
+
+def with_soonest_hint(errors: Sequence[ProxyError]) -> ProxyError:
+    """The error of the first model that was tried, with the soonest hint of all."""
+    hints = [each.hint.after_s for each in errors if each.hint]
+    hints += [each.retry_after_s for each in errors if isinstance(each, UpstreamRefusal)]
+    if known := [after_s for after_s in hints if after_s is not None]:
+        errors[0].hint = RetryHint(min(known))
+    return errors[0]
 
 
 def report(lease: Lease, effect: Effect, error: ProxyError) -> None:

@@ -9,12 +9,15 @@ from ..errors import (
     CallerError,
     InvalidRequest,
     OutOfResources,
+    PoolError,
     ProxyError,
     ShuttingDown,
     UpstreamAuthentication,
+    UpstreamError,
     UpstreamRefusal,
 )
 from ..pool import Effect
+from ..wire.chat.errors import is_too_long
 
 
 class Verdict(NamedTuple):
@@ -55,6 +58,16 @@ def judge(error: ProxyError, *, switch_project: bool) -> Verdict:
     if isinstance(error, CallerError):  # this kind of upstream cannot do it; another may
         return _ELSEWHERE
     return _RESTS
+
+
+def falls_back(error: ProxyError, *, switch_project: bool) -> bool:
+    """Whether another model may serve a request whose attempts with this one ended so."""
+    if isinstance(error, UpstreamRefusal) and error.status in (400, 413, 422):
+        return error.upstream_code == "context_length_exceeded" or is_too_long(error.message)
+    is_theirs = isinstance(error, UpstreamError)
+    return isinstance(error, PoolError) or (
+        is_theirs and judge(error, switch_project=switch_project).moves_on
+    )
 
 
 # In upstreams' words: "Invalid `signature` in `thinking` block", "Thought signature is not valid",

@@ -86,6 +86,21 @@ ONE_PROBLEM = [
         f"{AT}.models: expected at least one entry; to mean all, leave the key out",
     ),
     ({"demo": [3]}, "demo[0]: expected a mapping, got a number"),
+    # Fallbacks
+    ({"fallbacks": ["a"]}, "fallbacks: expected a mapping, got a list"),
+    (
+        {"demo": [{}], "fallbacks": {"demo": "demo"}},
+        "fallbacks.demo: expected a list, got a string",
+    ),
+    (
+        {"demo": [{}], "fallbacks": {"demo": [""]}},
+        "fallbacks.demo[0]: expected a model's name, got ''",
+    ),
+    ({"demo": [{}], "fallbacks": {"x": ["demo"]}}, "fallbacks.x: no provider has a model 'x'"),
+    (
+        {"demo": [{}], "fallbacks": {"demo": ["demo", "dmo"]}},
+        "fallbacks.demo[1]: no provider has a model 'dmo'",
+    ),
     # Missing and unknown
     ({"openai-compatibility": [{"name": "p"}]}, f"{AT}.base-url: missing: expected an http(s) URL"),
     (

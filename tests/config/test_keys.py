@@ -75,12 +75,16 @@ def test_setting_goes_from_the_file_into_the_configuration(field: inspect.Field)
         other = next(value for value in bare.values if value != field.default)
     elif isinstance(bare, inspect.VarTupleType):
         other = ["10.0.0.0/8"] if field.name == "trusted_proxies" else ["https://app.example"]
+    elif isinstance(bare, inspect.DictType):
+        other = {"a": ["b"]}
     elif isinstance(bare, inspect.StructType):
         other = {key.encode_name: not key.default for key in bare.fields}
         other |= {key: 7.0 for key in other if key.endswith("seconds")}
-    config = load_config({field.encode_name: other}, environ={})
+    anything: Any = {"openai-compatibility": [{"name": "p", "base-url": "http://127.0.0.1/v1"}]}
+    config = load_config({field.encode_name: other, **anything}, environ={})
     found = msgspec.to_builtins(getattr(config, field.name))
     assert (list(found) if isinstance(found, tuple) else found) == other
-    assert getattr(load_config({}, environ={}), field.name) == field.default
+    default = {} if field.default is msgspec.NODEFAULT else field.default
+    assert getattr(load_config({}, environ={}), field.name) == default
     suffix = {"s": "_s", "bytes": "_bytes"}.get(rules.get("unit", ""), "")
     assert field.name.endswith(suffix)

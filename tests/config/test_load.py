@@ -92,7 +92,7 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
         "queue-timeout": 30.0, "max-requests-in-flight": 1024, "max-body-size": 33554432,
         "max-answer-size": 268435456, "max-event-size": 16777216, "request-log": False,
         "request-log-dir": "", "request-log-max-bytes": 1073741824, "request-log-days": 7.0,
-        "sticky": True,
+        "sticky": True, "fallbacks": {},
         "quota-exceeded": {"switch-project": True, "switch-preview-model": True},
         "streaming": {"keepalive-seconds": 15.0, "commit-after-seconds": 45.0},
         "clients": (), "providers-off": (), "warnings": (),
@@ -455,3 +455,12 @@ def test_cors_is_nothing_else(wrong: Any) -> None:
     for value in (wrong, [wrong]):
         with pytest.raises(ConfigError, match=r"cors.*expected (an origin|auto, off, or)"):
             load_config({"cors": value}, environ={})
+
+
+def test_fallbacks_are_models_that_somebody_may_have() -> None:
+    """Of a provider that is off too, and any name where an upstream has a list of its own."""
+    off = provider(api_keys=[""], models=[{"name": "m", "alias": "a"}])
+    tree = {"demo": [{}], "openai-compatibility": [off], "fallbacks": {"a": ["demo"]}}
+    assert load_config(tree, environ={}).fallbacks == {"a": ("demo",)}
+    own_list = {"openai-compatibility": [provider()], "fallbacks": {"any": ["other"]}}
+    assert load_config(own_list, environ={}).fallbacks == {"any": ("other",)}

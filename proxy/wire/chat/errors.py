@@ -5,6 +5,7 @@ Source: platform.openai.com/docs/guides/error-codes, read 2026-11.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +24,20 @@ from ...errors import (
 
 # What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
 MAX_MESSAGE_CHARS = 4000
+
+# Vendors' words for a prompt that is longer than the model's context, read 2026-11: of Anthropic;
+# of Gemini; of OpenAI, its look-alikes, Anthropic; of llama.cpp; of Amazon.
+_TOO_LONG = re.compile(
+    r"prompt is too long|input token count .*exceeds the maximum|maximum (context|prompt) length"
+    r"|exceeds? (the )?context (limit|window|length)|available context size"
+    r"|input is too long for requested model",
+    re.IGNORECASE,
+)
+
+
+def is_too_long(message: str) -> bool:
+    """Whether an upstream's message says that the context is too long for its model."""
+    return _TOO_LONG.search(message) is not None
 
 
 def envelope(

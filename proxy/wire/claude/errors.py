@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import UpstreamRefusal
 from ..chat import ErrorFacts, read_object, read_retry_info, unlisted
+from ..chat.errors import is_too_long
 from ..chat.usage import as_object
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
@@ -100,7 +101,7 @@ def _facts(error: Any, status: int | None = None) -> ErrorFacts:
         if spent_code in _SPENT_CODES or any(words in said.lower() for words in _SPENT_WORDS):
             status, kind = 402, "billing_error"
     _, named = _TYPES.get(kind, (500, kind))
-    if named is None and message.startswith("prompt is too long"):
+    if named is None and is_too_long(message):
         named = "context_length_exceeded"
     name = message.partition(":")[0]
     param = name if kind == "invalid_request_error" and name in KNOWN else None
