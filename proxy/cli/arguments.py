@@ -78,12 +78,18 @@ def parser() -> ArgumentParser:
         add("status", status, "print the state of a running instance's clients", CONTROL, json=own),
         add("reload", reload, "have a running instance read its configuration now", RELOAD),
     ]
+    asking[1].add_argument(
+        "model", nargs="?", metavar="MODEL", help="only its clients, and why not"
+    )
     for verb, what, more in (
         ("disable", "take a client of a running instance out of service", DISABLE),
         ("enable", "put a disabled client back into service", CONTROL),
+        ("reset", "end a client's cooldowns and times out of service", RESET),
     ):
         sub = add(verb, partial(order, verb=verb), what, more)
         sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
+        if verb == "reset":
+            sub.add_argument("model", nargs="?", metavar="MODEL", help="of this model alone")
         asking.append(sub)
     for sub in asking:
         said = "the instance's port; without FILE none is read"
@@ -108,6 +114,11 @@ INIT = "A file that is there already stays as it is."
 RELOAD = f"""\
 It does so by itself within 2 s of a change. What is wrong is printed, and
 changes nothing.
+
+{CONTROL}"""
+
+RESET = f"""\
+Requests that wait for the client get it at once, if it is free.
 
 {CONTROL}"""
 

@@ -11,6 +11,7 @@ import difflib
 import http.client
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,12 +36,15 @@ COUNTED = ("in_flight", "waiting", "answered", "failed")
 # The worse, the later. A model in none of these states is ready.
 GRAVITY = ("resting", "on trial", "cooling down", "out of service")
 
+_YAML = (".yaml", ".yml")
+
 Answers = list[dict[str, Any]]
 
 
 def status(args: argparse.Namespace) -> int:
     """Print the clients' state, summed over all workers; raises Failure, ConfigError."""
-    port, _, answers = _ask(args, {"do": "status"})
+    model = _model(args)
+    port, _, answers = _ask(args, {"do": "status", **({"model": model} if model else {})})
     good = [answer for answer in answers if "error" not in answer]
     sums = add_up(good)
     if args.json:
@@ -52,17 +56,20 @@ def status(args: argparse.Namespace) -> int:
             print(f"the configuration stays as it was: {problem}")
         print(_client_table(sums, workers=len(good)))
         print("".join(_causes(sums)), end="")
+        print("".join(_others(sums) if model else ()), end="")
     return _report_errors(answers)
 
 
 def order(args: argparse.Namespace, *, verb: str) -> int:
-    """Have all workers `disable` or `enable` a client; raises Failure, ConfigError."""
+    """Have all workers `disable`, `enable` or `reset` a client; raises Failure, ConfigError."""
+    request = {"do": verb, "model": model} if (model := _model(args)) else {"do": verb}
     port, control_dir, answers = _ask(args, {"do": "status"})
     sums = add_up(answer for answer in answers if "error" not in answer)
     label = _find(args.client, sorted(each.label for each in sums if not each.leaving))
-    answers = ask_all(port, {"do": verb, "client": label}, control_dir=control_dir)
+    answers = ask_all(port, {**request, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
-    print(f"{label}: {verb}d in {done} of {count(len(answers), 'worker')}")
+    did = verb if verb == "reset" else f"{verb}d"
+    print(f"{label}: {did} in {done} of {count(len(answers), 'worker')}")
     return _report_errors(answers)
 
 
@@ -97,6 +104,14 @@ def health(args: argparse.Namespace) -> int:
         raise Failure(f"{host}, port {port}: {path} says {status}")
     print("ok")
     return Exit.OK
+
+
+def _model(args: argparse.Namespace) -> str:
+    """The model that is meant; "": none. What names a file is FILE."""
+    model: str = getattr(args, "model", None) or ""
+    if model and args.file is None and (model.endswith(_YAML) or os.path.isfile(model)):
+        args.file, model = model, ""
+    return model
 
 
 def _problems(answers: Answers) -> list[str]:
@@ -192,6 +207,15 @@ def _causes(sums: list[ClientSum]) -> Iterator[str]:
                 yield f"{where} since {since}{until}: {printable(trouble.cause)}\n"
 
 
+def _others(sums: list[ClientSum]) -> Iterator[str]:
+    """A line for each client that can't be used though nothing went wrong with it."""
+    for each in sums:
+        if each.is_disabled:
+            yield f"{each.label}: disabled by hand, until `poolproxy enable`\n"
+        elif each.permits and each.counts["in_flight"] >= each.permits:
+            yield f"{each.label}: in use, by as many requests as its max-concurrency allows\n"
+
+
 class Trouble(NamedTuple):
     """Why a client cannot be used for a model: the worst state in any worker."""
 
@@ -221,6 +245,7 @@ class ClientSum:
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
         self._models: dict[str, list[str]] = {}
         self._disabled_in = sum(facts["disabled"] for facts in workers)
+        self.is_disabled = self._disabled_in > 0
         self._troubled_in = 0
         for facts in workers:
             self._models |= facts["offered"] or {}

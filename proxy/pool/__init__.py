@@ -123,6 +123,12 @@ class Pool(Protocol):
     def set_disabled(self, label: str, disabled: bool) -> bool:
         """Take a client out of service by hand, or put it back; whether there is one so named."""
 
+    def reset(self, label: str, alias: str = "") -> bool:
+        """End a client's cooldowns, rests and times out of service; whether there is one so named.
+
+        `alias`: those of this model alone, without what is wrong with the client as a whole.
+        """
+
     def snapshot(self) -> list[dict[str, Any]]:
         """The state of every client, as plain data: counts, seconds, states by model."""
 

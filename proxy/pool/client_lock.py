@@ -46,6 +46,15 @@ class ClientLock:
         health = self.health.get(name)
         return health.standing(now) if health else self.service.standing(now)
 
+    def why(self, name: str, now: float) -> str:
+        """Why the client does not serve the model now, and for how long; "": it does."""
+        standing = self.standing(name, now)
+        if self.is_disabled:
+            return "is disabled by hand"
+        if standing.until < math.inf:
+            return f"is {standing.state.value} for {standing.until - now:.3g} s"
+        return "" if self.is_free else f"is in use (max-concurrency: {self.permits})"
+
     def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
         models = {}

@@ -225,6 +225,11 @@ class Health:
                 asked_s, most_s = None, math.inf
             breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s, cause=cause)
 
+    def reset(self) -> None:
+        """End what keeps the client from this model alone, and forget it."""
+        for breaker in (self._payment, self._quota, self._rest):
+            breaker.open(began=math.inf)
+
     def shut_by(self, now: float) -> Breaker | None:
         """The breaker that tells why the client stands as it does; None: it is ready."""
         state = self.standing(now).state

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -244,13 +244,14 @@ class ClientPool:
             if not ends and not excluded.issuperset(queue.offers):
                 raise NoClientInService(
                     f"no client for {ticket.alias!r} is in service: upstreams refuse their keys, "
-                    "or they were disabled by hand",
+                    f"or they were disabled by hand{queue.why(now)}",
                     hint=_hint(queue.in_service_at(ticket, now), now),
                 )
             cooled_at = min(ends, default=math.inf)
             if cooled_at - now > ticket.retry_budget_s:
                 raise AllCoolingDown(
-                    f"every client for {ticket.alias!r} is cooling down (rate limits)",
+                    f"every client for {ticket.alias!r} is cooling down (rate limits) for longer "
+                    f"than is left of max-retry-interval{queue.why(now)}",
                     hint=_hint(cooled_at, now),
                 )
         except ProxyError:
@@ -271,7 +272,7 @@ class ClientPool:
             turns = (queue.position_of(ticket) + 1) / queue.permits(now)
             raise NoClientFree(
                 f"all clients for {ticket.alias!r} were busy for {ticket.queue_timeout_s:.3g} s "
-                "(queue-timeout)",
+                f"(queue-timeout){queue.why(now)}",
                 hint=RetryHint(min(60.0, max(1.0, queue.mean_lease_s * turns))),
             )
         return end
@@ -394,19 +395,34 @@ class ClientPool:
                 log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
+        def disable(line: Line) -> None:
+            line.lock.is_disabled = disabled
+
+        return self._change(label, disable)
+
+    def reset(self, label: str, alias: str = "") -> bool:
+        def reset(line: Line) -> None:
+            if not alias:
+                line.lock.service.open(began=math.inf)
+            for offer in line.offers:
+                if alias in ("", offer.queue.alias):
+                    offer.health.reset()
+
+        return self._change(label, reset)
+
+    def _change(self, label: str, change: Callable[[Line], None]) -> bool:
+        """Change by hand how a client stands, and have all who wait for it look again."""
         rung: list[Bell] = []
         with self._lock:
+            now = self._clock.monotonic()
             found = [one for one in self._lines.values() if one.lock.client.label == label]
             for line in found:
-                line.lock.is_disabled = disabled
-                now = self._clock.monotonic()
-                if disabled:
-                    rung += _dim(line.offers, now)
-                else:
-                    self._unpark_locked(line, now, rung)
-                    # It may be on trial, or cooling down: those who wait did not reckon with it.
-                    for offer in line.offers:
-                        rung += _bells(offer.queue.waiters)
+                change(line)
+                _settle(line)
+                self._unpark_locked(line, now, rung)
+                # It may be on trial, or cooling down: those who wait did not reckon with it.
+                for offer in line.offers:
+                    rung += _bells(offer.queue.waiters)
         _ring(rung)
         return bool(found)
 

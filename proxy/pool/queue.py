@@ -24,6 +24,9 @@ from .client_lock import ClientLock, Ticket
 from .health import Health, Standing, State
 from .tier import Tier
 
+# So many clients an error says something of.
+MOST_TOLD = 8
+
 # So many turns of a client that sessions chose may be ahead of its tier's: when they have ended it
 # is not passed over for longer.
 MOST_AHEAD = 64
@@ -380,6 +383,13 @@ class ModelQueue:
             and offer.lock not in ticket.excluded
             and (standing := offer.health.standing(now)).state is State.TRYING
         ]
+
+    def why(self, now: float) -> str:
+        """Why no client serves: of many the first few are told."""
+        whys = {offer.lock: offer.lock.why(offer.name, now) for offer in self.offers.values()}
+        told = [f"{lock.client.label} {why}" for lock, why in whys.items() if why]
+        more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+        return f" ({', '.join([*told[:MOST_TOLD], *more])})" if told else ""
 
     def permits(self, now: float) -> float:
         """How many requests the clients in service take at once."""

@@ -495,7 +495,9 @@ def test_summary_of_who_may_call(access: dict[str, object], said: str) -> None:
         (["serve"], {"file": None, "host": None, "port": None, "workers": None, "debug": False}),
         (["check", "--probe", "--schema"], None),
         (["check", "--schema"], {"schema": True, "probe": False}),
-        (["status", "--json", "a.yaml"], {"json": True, "file": "a.yaml", "port": None}),
+        (["status", "--json", "m", "a.yaml"], {"json": True, "model": "m", "file": "a.yaml"}),
+        (["reset", "x"], {"client": "x", "model": None, "file": None}),
+        (["reset", "x", "m", "a.yaml"], {"client": "x", "model": "m", "file": "a.yaml"}),
         (["disable", "x", "a.yaml"], {"client": "x", "file": "a.yaml"}),
     ],
 )
@@ -528,7 +530,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     listed = re.search(r"^commands:\n  COMMAND\n((?:    .+\n)+)", out, re.MULTILINE)
     assert listed is not None, out
     names = re.findall(r"^    (\w+)", listed[1], re.MULTILINE)
-    assert " ".join(names) == "serve check init health status reload disable enable"
+    assert " ".join(names) == "serve check init health status reload disable enable reset"
 
 
 @pytest.mark.parametrize(
@@ -538,7 +540,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         ("check", "[-h] [--probe | --schema] [FILE]"),
         ("init", "[-h] [FILE]"),
         ("health", "[-h] [--ready] [--port PORT] [FILE]"),
-        ("status", "[-h] [--json] [--port PORT] [FILE]"),
+        ("status", "[-h] [--json] [--port PORT] [MODEL] [FILE]"),
         ("reload", "[-h] [--port PORT] [FILE]"),
         ("disable", "[-h] [--port PORT] CLIENT [FILE]"),
         ("enable", "[-h] [--port PORT] CLIENT [FILE]"),
@@ -567,7 +569,8 @@ def test_wrong_command_line_is_explained(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("serve",), ("check",), ("init",), ("status",), ("disable",), ("enable",)]
+    "arguments",
+    [(), ("serve",), ("check",), ("init",), ("status",), ("disable",), ("enable",), ("reset",)],
 )
 def test_help_tells_the_exit_statuses(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]

@@ -97,6 +97,33 @@ def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:
     assert {instance.chat("demo")[0] for _ in range(MANY)} == {200}
 
 
+def test_status_of_a_model_says_why(instance: Instance) -> None:
+    """Its clients alone, and of each why it does not serve; a file's name is still one."""
+    instance.command("disable", "bbbb")
+    try:
+        status, out, err = instance.command("status", "twice")
+    finally:
+        instance.command("enable", "bbbb")
+    assert (status, err) == (0, "")
+    assert re.findall(r"^(\w+)/[^:\s]+ +(ready|disabled) ", out, re.M) == [
+        ("alpha", "ready"),
+        ("alpha", "disabled"),
+    ]
+    assert "alpha/sk-...bbbb: disabled by hand, until `poolproxy enable`\n" in out
+    assert "demo" not in out
+    status, out, err = instance.command("status", "nothing")
+    assert (status, out, err.splitlines()[0]) == (1, "", "poolproxy: there is no model 'nothing'")
+
+
+@pytest.mark.parametrize("model", [(), ("cold",)])
+def test_reset_ends_a_cooldown(instance: Instance, model: tuple[str, ...]) -> None:
+    """In every worker, for one model or for all."""
+    assert instance.chat("cold")[0] == 429
+    done = instance.command("reset", "cold", *model)
+    assert (done.status, done.out) == (0, "cold/sk-...cccc: reset in 2 of 2 workers\n")
+    assert re.search(r"^cold/sk-...cccc +ready ", instance.command("status", "cold").out, re.M)
+
+
 def test_client_may_be_named_as_its_provider_is_in_the_file() -> None:
     """Though the label has the letters of a header only."""
     label = load_config({"demo": [{"name": "Zoë"}]}, environ={}).clients[0].label

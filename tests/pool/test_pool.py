@@ -8,6 +8,7 @@ import pytest
 
 from proxy.errors import (
     AllCoolingDown,
+    NoClientFree,
     NoClientInService,
 )
 from proxy.pool import Effect
@@ -265,6 +266,80 @@ def test_a_disabled_client_gets_no_more_requests() -> None:
         desk.ask(desk.ticket())
     assert desk.facts("a")["disabled"] is True
     assert not desk.pool.set_disabled("nobody", True)
+
+
+def test_why_no_client_serves() -> None:
+    """Of each client, and until when; in words that name the setting."""
+    desk = Desk(*[make_client(label) for label in "abcd"], queue_timeout_s=0)
+    desk.fail("a", Effect.COOL, asked_s=90)
+    desk.fail("b", Effect.OUT)
+    desk.pool.set_disabled("c", True)
+    held = desk.take()
+    with pytest.raises(NoClientFree) as caught:
+        desk.ask(desk.ticket())
+    assert caught.value.message.endswith(
+        "(queue-timeout) (a is cooling down for 90 s, b is out of service for 60 s, "
+        "c is disabled by hand, d is in use (max-concurrency: 1))"
+    )
+    held.report(Effect.COOL, asked_s=100)
+    held.release()
+    with pytest.raises(AllCoolingDown) as cooling:
+        desk.ask(desk.ticket())
+    assert "max-retry-interval (a is cooling down for 90 s, " in cooling.value.message
+    desk.pool.set_disabled("a", True)
+    desk.pool.set_disabled("d", True)
+    with pytest.raises(NoClientInService, match="d is disabled by hand"):
+        desk.ask(desk.ticket())
+
+
+def test_of_many_clients_a_few_are_told() -> None:
+    """An error is read by people."""
+    desk = Desk(*[make_client(f"c{at}") for at in range(30)])
+    for at in range(30):
+        desk.fail(f"c{at}", Effect.COOL, asked_s=90)
+    with pytest.raises(AllCoolingDown, match=r"c7 is cooling down for 90 s, and 22 more\)$"):
+        desk.ask(desk.ticket())
+
+
+@pytest.mark.parametrize("alias", ["", "m"])
+@pytest.mark.parametrize("effect", [Effect.COOL, Effect.OUT_OF_MODEL, Effect.REST])
+def test_reset_ends_a_cooldown_while_callers_wait(effect: Effect, alias: str) -> None:
+    """They get the client at once, in the order of arrival, and its failures are forgotten."""
+    desk = Desk(make_client("a"), make_client("b"), max_retry_interval_s=1000)
+    desk.pool.set_disabled("b", True)
+    desk.fail("a", effect, asked_s=90)
+    early, late = desk.ticket(), desk.ticket()
+    if effect is Effect.COOL:
+        desk.queue(early, late)
+    assert desk.pool.reset("a", alias)
+    if effect is Effect.COOL:
+        assert early.granted is not None
+        assert late.granted is None
+    with desk.take(ticket=early) as lease:
+        assert not lease.trials
+    assert desk.facts("a")["models"] == {"m": {"state": "ready", "failures": 0}}
+    desk.pool.withdraw(late)
+    desk.assert_idle()
+    assert not desk.pool.reset("nobody")
+
+
+def test_reset_of_one_model_leaves_the_others() -> None:
+    """And what is wrong with the client as a whole, which a reset of the client ends."""
+    desk = Desk(make_client("a", permits=0, models=(("m", "m"), ("n", "n"))))
+    for alias in "mn":
+        with desk.take(alias) as lease:
+            lease.report(Effect.COOL, asked_s=90)
+    desk.pool.reset("a", "n")
+    states = {name: one["state"] for name, one in desk.facts("a")["models"].items()}  # type: ignore[attr-defined]
+    assert states == {"m": "cooling down", "n": "ready"}
+    with desk.take("n") as lease:
+        lease.report(Effect.OUT)
+    desk.pool.reset("a", "n")
+    with pytest.raises(NoClientInService):
+        desk.ask(desk.ticket("n"))
+    desk.pool.reset("a")
+    for alias in "mn":
+        desk.take(alias).release()
 
 
 def test_the_snapshot() -> None:

@@ -467,6 +467,23 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.desk.pool.set_disabled(label, False)
             self.replay_grants()
 
+    @rule(data=st.data(), alias=st.sampled_from(["", "m", "n"]), in_order=st.booleans())
+    def reset(self, data: Any, alias: str, in_order: bool) -> None:
+        """By hand; of a model nobody has asked for nothing is kept."""
+        label = data.draw(st.sampled_from(list(self.accounts)))
+        account = self.accounts[label]
+        for each in self.desk.pool.queue_facts().keys() & (alias or "mn"):
+            for barrier in account.barriers[each][1:]:
+                barrier.open(math.inf)
+                barrier.forget(math.inf)
+        if not alias:
+            account.service.open(math.inf)
+            account.service.forget(math.inf)
+        assert self.desk.pool.reset(label, alias)
+        self.replay_grants()
+        self.assert_nobody_waits_in_vain()
+        self.wake(in_order)
+
     @rule(
         permits=st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 1, 2, 0]), min_size=1),
         weight=st.integers(1, 5),

@@ -35,12 +35,15 @@ _MOST_SILENT = 64
 # A request is a verb and a label, sent at once.
 MAX_REQUEST_BYTES = 4096
 
+_READY = {"state": "ready", "failures": 0}  # as a client stands that was never asked
+
 log = logging.getLogger("proxy.control")
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
     do: str
     client: str = ""
+    model: str = ""
 
 
 class Control:
@@ -199,15 +202,22 @@ class Control:
         pool = self._gateway.pool
         if request.do == "status":
             problems = self._gateway.reloader.problems
-            return {"clients": self._clients(), "queues": pool.queue_facts(), "problems": problems}
+            clients = self._clients(request.model)
+            if request.model and not clients:
+                return {"error": f"there is no model {request.model!r}"}
+            return {"clients": clients, "queues": pool.queue_facts(), "problems": problems}
         if request.do == "reload":
             return self._reload()
-        if request.do not in ("disable", "enable"):
+        if request.do not in ("disable", "enable", "reset"):
             return {"error": f"not a control request: {request.do!r}"}
-        if not pool.set_disabled(request.client, request.do == "disable"):
+        if request.do == "reset":
+            found = pool.reset(request.client, request.model)
+        else:
+            found = pool.set_disabled(request.client, request.do == "disable")
+        if not found:
             return {"error": f"there is no client {request.client!r}"}
-        log.warning("%s: %sd by hand", request.client, request.do)
-        why = self._keep_orders()
+        log.warning("%s: %s by hand", request.client, request.do)
+        why = self._keep_orders() if request.do != "reset" else ""
         return {"error": f"{request.do}d, but {why}"} if why else {}
 
     def _reload(self) -> dict[str, Any]:
@@ -221,14 +231,29 @@ class Control:
         except ConfigError as error:
             return {"problems": error.problems}
 
-    def _clients(self) -> list[dict[str, Any]]:
-        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list."""
+    def _clients(self, alias: str) -> list[dict[str, Any]]:
+        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list.
+
+        `alias`: only the clients of this model, and of them what concerns it.
+        """
+        snapshot, generation = self._gateway.pool.snapshot(), self._gateway.generation
+        if alias:
+            entry = generation.registry.table.get(alias)
+            names = {route.client.label: route.name for route in entry.routes} if entry else {}
+            return [
+                {
+                    **facts,
+                    "models": {name: facts["models"].get(name, _READY)},
+                    "offered": {name: [alias]},
+                }
+                for facts in snapshot
+                if not facts["leaving"] and (name := names.get(facts["client"]))
+            ]
         offered: dict[str, dict[str, list[str]] | None] = {}
-        for client in self._gateway.generation.clients:
+        for client in generation.clients:
             models = client.config.models
             aliases: dict[str, list[str]] = {}
             for model in models or ():
                 aliases.setdefault(model.name, []).append(model.alias)
             offered[client.label] = None if models is None else aliases
-        pool = self._gateway.pool
-        return [{**facts, "offered": offered.get(facts["client"])} for facts in pool.snapshot()]
+        return [{**facts, "offered": offered.get(facts["client"])} for facts in snapshot]
