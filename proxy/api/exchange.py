@@ -19,7 +19,7 @@ from ..dialects.base import Dialect
 from ..errors import BodyTooLarge, BodyTooSlow, InvalidRequest, PathNotFound, ProxyError
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
-from ..record.record import Record, visible
+from ..record.record import Record
 from ..request.stream import StreamBody
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED, caller_address
@@ -223,7 +223,7 @@ class Exchange:
             return {}
         found = {"x-proxy-client": attempts[-1].client, "x-proxy-attempts": str(len(attempts))}
         if self.record.fallback:
-            found["x-proxy-model"] = self.record.mask(visible(self.record.fallback))
+            found["x-proxy-model"] = self.record.mask(ascii(self.record.fallback)[1:-1])
         if self.record.dropped:
             found["x-proxy-dropped"] = self.record.mask(self.record.dropped_text())
         return found

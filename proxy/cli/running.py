@@ -56,7 +56,6 @@ def status(args: argparse.Namespace) -> int:
             print(f"the configuration stays as it was: {problem}")
         print(_client_table(sums, workers=len(good)))
         print("".join(_causes(sums)), end="")
-        print("".join(_others(sums) if model else ()), end="")
     return _report_errors(answers)
 
 
@@ -207,15 +206,6 @@ def _causes(sums: list[ClientSum]) -> Iterator[str]:
                 yield f"{where} since {since}{until}: {printable(trouble.cause)}\n"
 
 
-def _others(sums: list[ClientSum]) -> Iterator[str]:
-    """A line for each client that can't be used though nothing went wrong with it."""
-    for each in sums:
-        if each.is_disabled:
-            yield f"{each.label}: disabled by hand, until `poolproxy enable`\n"
-        elif each.permits and each.counts["in_flight"] >= each.permits:
-            yield f"{each.label}: in use, by as many requests as its max-concurrency allows\n"
-
-
 class Trouble(NamedTuple):
     """Why a client cannot be used for a model: the worst state in any worker."""
 
@@ -245,7 +235,6 @@ class ClientSum:
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
         self._models: dict[str, list[str]] = {}
         self._disabled_in = sum(facts["disabled"] for facts in workers)
-        self.is_disabled = self._disabled_in > 0
         self._troubled_in = 0
         for facts in workers:
             self._models |= facts["offered"] or {}
@@ -262,7 +251,8 @@ class ClientSum:
         if self._disabled_in:
             return _in_some("disabled", self._disabled_in, workers)
         if not self.troubles:
-            return "ready"
+            is_full = self.permits and self.counts["in_flight"] >= self.permits
+            return "in use (max-concurrency)" if is_full else "ready"
         return _in_some(str(max(self.troubles.values())), self._troubled_in, workers)
 
     def models(self) -> dict[str, list[str]]:

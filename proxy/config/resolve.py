@@ -17,16 +17,7 @@ import msgspec
 from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
-from .schema import (
-    CallerEntry,
-    ClaudeEntry,
-    DemoEntry,
-    File,
-    GeminiEntry,
-    ModelEntry,
-    ProviderEntry,
-    Settings,
-)
+from .schema import CallerEntry, ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
 from .secrets import Secret, digest_of, is_placeholder
 from .source import stamp
 from .wording import in_ascii, shown, shown_key
@@ -44,8 +35,8 @@ _VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": (
 def resolve(file: File, notes: Notes, *, path: str) -> Config:
     """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
     clients = _Clients(file, notes, directory=os.path.dirname(path))
+    clients.check_fallbacks()
     callers = _callers(file.api_keys, notes)
-    _check_fallbacks(file, notes)
     if "auth" in notes.ignored and not callers:
         notes.problem("auth", "callers' keys are read from api-keys: move them there")
     if not clients.found:
@@ -73,6 +64,7 @@ class _Clients:
         self._notes = notes
         self._directory = directory
         self._key_at: dict[tuple[str, Secret], str] = {}
+        self._aliases: set[str] | None = set()  # None: an upstream's own list may have any
         providers = list(_numbered("openai-compatibility", file.openai_compatibility))
         demos = list(_numbered("demo", file.demo))
         names = [(f"{at}.name", provider.name) for at, provider in providers]
@@ -171,11 +163,22 @@ class _Clients:
 
     def _models(self, entries: Sequence[ModelEntry] | None, at: str) -> tuple[Model, ...] | None:
         if entries is None:
+            self._aliases = None
             return None
         models = tuple(Model(entry.name, entry.alias or entry.name) for entry in entries)
         aliases = [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)]
         _report_repeats(aliases, self._notes, what="the same alias")
+        if self._aliases is not None:
+            self._aliases.update(model.alias for model in models)
         return models
+
+    def check_fallbacks(self) -> None:
+        """A problem for each model that no provider has, those that are off included."""
+        for alias, others in self._file.fallbacks.items() if self._aliases is not None else ():
+            at = f"fallbacks.{shown_key(alias)}"
+            for place, named in ((at, alias), *_numbered(at, others)):
+                if named and named not in (self._aliases or ()):
+                    self._notes.problem(place, f"no provider has a model {shown(named)}")
 
     def _proxy(self, *nearest_first: str) -> str:
         chosen = next(filter(None, [*nearest_first, self._file.proxy_url]), "")
@@ -197,24 +200,6 @@ class _Clients:
         for name in copied:
             self._notes.warning(f"{at}.{name}", "copying a caller's header is not supported")
         return {name: value for name, value in headers.items() if name not in copied}
-
-
-def _check_fallbacks(file: File, notes: Notes) -> None:
-    """A problem for each model that no provider has, unless one has a list of its own."""
-    entries: tuple[_Upstream | DemoEntry, ...] = (
-        *file.openai_compatibility,
-        *file.gemini_api_key,
-        *file.generative_language_api_key,
-        *file.claude_api_key,
-        *file.demo,
-    )
-    if all(entry.models for entry in entries):
-        known = {one.alias or one.name for entry in entries for one in entry.models or ()}
-        for alias, others in file.fallbacks.items():
-            at = f"fallbacks.{shown_key(alias)}"
-            for place, named in ((at, alias), *_numbered(at, others)):
-                if named and named not in known:
-                    notes.problem(place, f"no provider has a model {shown(named)}")
 
 
 def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:

@@ -12,7 +12,7 @@ from ..wire.chat.fields import too_deep
 from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
 from ..wire.messages import native
-from ..wire.messages.answer import Asked, error_body, error_event, events_of
+from ..wire.messages.answer import error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
 from ..wire.session import session_of
@@ -63,16 +63,11 @@ class MessagesAsk(Ask):
         request, self.dropped = self._hubs[kind, plain]
         return request
 
-    def asked(self, kind: str) -> Asked:
-        """What an answer of this kind of client has to know."""
-        asked = self.request_read.asked(kind)
-        return asked._replace(model=self.served or asked.model)
-
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
         if answer.is_native:
             return answer.body
-        return to_message(answer.body, self.asked(answer.kind))
+        return to_message(answer.body, self.request_read.asked(answer.kind, self.served))
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
         return (events_of(answer.body), True) if answer.is_native else super().streamed(answer)
@@ -94,7 +89,8 @@ class MessagesWriter(Writer):
         if is_native:
             self.feed = encode_named
         else:
-            self._made = MessageStream(self._ask.asked(kind))
+            asked = self._ask.request_read.asked(kind, self._ask.served)
+            self._made = MessageStream(asked)
             self.feed = self._made.feed
 
     def end(self) -> bytes:

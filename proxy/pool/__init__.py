@@ -12,6 +12,7 @@ The nouns, from the request inwards:
 - `ClientLock`, a client's permits, by the leases that hold them;
 - `Line`, the queues that wait for a client;
 - `ModelQueue`, the waiters for one model, and the order of its clients: round robin by weight;
+- `Tier`, the clients of one priority, and a session's order of them;
 - `Offer`, a client's place in that order;
 - `Health`, what a client is fit for with one model, made of a `Breaker` for each kind of failure;
 - `State` and `Standing`, that fitness and when it ends; `Effect`, how an attempt changes it.
@@ -25,8 +26,6 @@ The nouns, from the request inwards:
 Order of locks: `ClientPool._lock` is the innermost. Whoever holds it takes no other lock, and
 neither waits, wakes, logs nor calls back. Client locks are books, not locks of the interpreter's:
 one mutex guards them all, so that a choice among them and the hand-off to a waiter are one step.
-
-Inside, imports point one way: pool > queue > tier > client_lock > health.
 """
 
 from __future__ import annotations

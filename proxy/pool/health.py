@@ -42,11 +42,6 @@ class Standing(NamedTuple):
     state: State
     until: float = math.inf
 
-    @property
-    def is_open(self) -> bool:
-        """Whether requests get through, some time soon."""
-        return self.state is not State.OUT
-
 
 READY = Standing(State.READY)
 
@@ -248,8 +243,7 @@ class Health:
     @property
     def failures(self) -> int:
         """Failures in a row, of whatever kind."""
-        service, payment, quota = self._breakers
-        return service.failures + payment.failures + quota.failures + self._rest.failures
+        return sum([one.failures for one in (*self._breakers, self._rest)])
 
 
 _GRAVITY = {state: gravity for gravity, state in enumerate(State)}

@@ -428,34 +428,30 @@ class ClientPool:
 
     def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
         with self._lock:
+            now = self._clock.monotonic()
             queue = self._queues.get(alias)
-            return self._cooled_in_locked(queue.routes if queue else routes)
-
-    def is_listed(self, routes: tuple[Route, ...]) -> bool:
-        with self._lock:
-            cooled_in_s = self._cooled_in_locked(routes)
-        return cooled_in_s is not None and cooled_in_s <= MAX_LISTED_COOLDOWN_S
-
-    def _cooled_in_locked(self, routes: tuple[Route, ...]) -> float | None:
-        now = self._clock.monotonic()
-        standings = [
-            line.lock.standing(name, now)
-            for line, name in self._offered_locked(routes)
-            if not line.lock.is_disabled
-        ]
+            standings = [
+                line.lock.standing(name, now)
+                for line, name in self._offered_locked(queue.routes if queue else routes)
+                if not line.lock.is_disabled
+            ]
         waits_s = [
-            max(0.0, standing.until - now) if standing.state is State.COOLING else 0.0
-            for standing in standings
-            if standing.is_open
+            max(0.0, one.until - now) if one.state is State.COOLING else 0.0
+            for one in standings
+            if one.state is not State.OUT
         ]
         return min(waits_s, default=None)
+
+    def is_listed(self, routes: tuple[Route, ...]) -> bool:
+        cooled_in_s = self.cooled_in("", routes)
+        return cooled_in_s is not None and cooled_in_s <= MAX_LISTED_COOLDOWN_S
 
     def has_service(self) -> bool:
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
             return any(
-                not line.lock.is_disabled and line.lock.service.standing(now).is_open
+                not line.lock.is_disabled and line.lock.service.standing(now).state is not State.OUT
                 for line in self._lines.values()
             )
 

@@ -1,11 +1,10 @@
 """The clients of one priority, and the order in which a session prefers them.
 
-A session has no entry anywhere: its order follows from the clients' identities and weights. So it
-is the same in every worker and on every host, and few sessions move when a client comes or goes.
-Up to `MOST_SCORED` clients have a score each: weighted rendezvous hashing (Thaler and Ravishankar,
-1998; -ln(u)/weight). More stand on a ring, in proportion to their weights, and a session looks at
-the clients behind a few points of it, the nearest first (multi-probe consistent hashing, Appleton
-and O'Reilly, 2015): that takes no longer where there are a thousand.
+It follows from the clients' identities and weights alone, so that it is the same everywhere, and
+few sessions move when one comes or goes. Up to `MOST_SCORED` clients have a score each: weighted
+rendezvous hashing (Thaler and Ravishankar, 1998; -ln(u)/weight). More stand on a ring by weight,
+and a session looks behind a few points of it (multi-probe consistent hashing, Appleton and
+O'Reilly, 2015): that takes no longer for a thousand.
 """
 
 from __future__ import annotations

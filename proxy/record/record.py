@@ -182,7 +182,7 @@ class Record:
 
     def dropped_text(self) -> str:
         """What was dropped, for a header: short, and in visible ASCII."""
-        shown = [visible(name) for name in self.dropped[:MAX_DROPPED]]
+        shown = [_UNSHOWN.sub("?", name)[:MAX_NAME_CHARS] for name in self.dropped[:MAX_DROPPED]]
         more = len(self.dropped) - len(shown)
         return ", ".join([*shown, *([f"and {more} more"] if more else [])])
 
@@ -216,11 +216,6 @@ class Record:
         if self.dropped:
             line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
         return line
-
-
-def visible(name: str) -> str:
-    """The name, for a header: short, and in visible ASCII."""
-    return _UNSHOWN.sub("?", name)[:MAX_NAME_CHARS]
 
 
 def _quoted(text: str) -> str:

@@ -64,10 +64,8 @@ def falls_back(error: ProxyError, *, switch_project: bool) -> bool:
     """Whether another model may serve a request whose attempts with this one ended so."""
     if isinstance(error, UpstreamRefusal) and error.status in (400, 413, 422):
         return error.upstream_code == "context_length_exceeded" or is_too_long(error.message)
-    is_theirs = isinstance(error, UpstreamError)
-    return isinstance(error, PoolError) or (
-        is_theirs and judge(error, switch_project=switch_project).moves_on
-    )
+    moves_on = judge(error, switch_project=switch_project).moves_on
+    return isinstance(error, PoolError) or (isinstance(error, UpstreamError) and moves_on)
 
 
 # In upstreams' words: "Invalid `signature` in `thinking` block", "Thought signature is not valid",

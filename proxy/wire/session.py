@@ -31,21 +31,17 @@ _read_ids, _read_text = msgspec.json.Decoder(_Ids).decode, msgspec.json.Decoder(
 
 def session_of(fields: Mapping[str, Raw]) -> str:
     """The session that a body names, of which these are the members; "": none."""
-    key, metadata = fields.get("prompt_cache_key"), fields.get("metadata")
-    if key is None and metadata is None:
-        return ""
-    if key is not None and (text := _read(key, _read_text)):
+    if (key := fields.get("prompt_cache_key")) and (text := _read(key, _read_text)):
         return text
-    ids = None if metadata is None else _read(metadata, _read_ids)
-    if ids is None:
-        return ""
-    if isinstance(ids.session_id, str) and ids.session_id:
-        return ids.session_id
+    metadata = fields.get("metadata")
+    ids = _read(metadata, _read_ids) if metadata else None
+    if ids is None or (isinstance(ids.session_id, str) and ids.session_id):
+        return ids.session_id if ids else ""
     user = ids.user_id if isinstance(ids.user_id, str) else ""
-    if user.startswith("{"):
-        named = _read(user.encode(), _read_ids)
-        return named.session_id if named and isinstance(named.session_id, str) else ""
-    return user.partition(_MARK)[2]
+    if not user.startswith("{"):
+        return user.partition(_MARK)[2]
+    ids = _read(user.encode(), _read_ids)
+    return ids.session_id if ids and isinstance(ids.session_id, str) else ""
 
 
 def _read(text: bytes | Raw, decode: Callable[[bytes | Raw], _T]) -> _T | None:

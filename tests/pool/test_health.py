@@ -270,10 +270,10 @@ def test_a_refused_key_is_out_for_all_models_an_unpaid_model_alone() -> None:
         health.apply(effect, began=0.0, now=0.0, asked_s=None, most_s=MAX_COOLDOWN_S)
 
     tell(one, Effect.OUT_OF_MODEL)
-    assert not one.standing(0.0).is_open
-    assert other.standing(0.0).is_open
+    assert one.standing(0.0).state is State.OUT
+    assert other.standing(0.0).state is not State.OUT
     tell(one, Effect.OUT)
-    assert not other.standing(0.0).is_open
+    assert other.standing(0.0).state is State.OUT
 
 
 def test_no_effect_changes_nothing() -> None:

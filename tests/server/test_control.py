@@ -666,8 +666,9 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        ([facts(), facts()], "ready"),
-        ([facts(m=("ready", 0)), facts()], "ready"),
+        ([facts(), facts()], "in use (max-concurrency)"),
+        ([facts(permits=2), facts()], "ready"),
+        ([facts(m=("ready", 0)), facts(permits=0)], "ready"),
         ([facts(m=("resting", 1.2)), facts(m=("resting", 3.4))], "resting for 4 s"),
         ([facts(m=("cooling down", 9)), facts()], "cooling down for 9 s in 1 of 2 workers"),
         ([facts(m=("cooling down", 9), o=("out of service", 60.5))], "out of service for 61 s"),

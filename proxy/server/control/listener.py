@@ -202,10 +202,10 @@ class Control:
         pool = self._gateway.pool
         if request.do == "status":
             problems = self._gateway.reloader.problems
-            clients = self._clients(request.model)
-            if request.model and not clients:
+            facts = {"clients": self._clients(request.model), "queues": pool.queue_facts()}
+            if request.model and not facts["clients"]:
                 return {"error": f"there is no model {request.model!r}"}
-            return {"clients": clients, "queues": pool.queue_facts(), "problems": problems}
+            return {**facts, "problems": problems}
         if request.do == "reload":
             return self._reload()
         if request.do not in ("disable", "enable", "reset"):
@@ -242,12 +242,12 @@ class Control:
             names = {route.client.label: route.name for route in entry.routes} if entry else {}
             return [
                 {
-                    **facts,
-                    "models": {name: facts["models"].get(name, _READY)},
+                    **one,
+                    "models": {name: one["models"].get(name, _READY)},
                     "offered": {name: [alias]},
                 }
-                for facts in snapshot
-                if not facts["leaving"] and (name := names.get(facts["client"]))
+                for one in snapshot
+                if not one["leaving"] and (name := names.get(one["client"]))
             ]
         offered: dict[str, dict[str, list[str]] | None] = {}
         for client in generation.clients:

@@ -100,12 +100,13 @@ class MessagesRequest:
         unknown = outer.fields.keys() - _KNOWN
         self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
 
-    def asked(self, kind: str) -> Asked:
-        """What an answer of this kind of client has to know."""
+    def asked(self, kind: str, served: str = "") -> Asked:
+        """What an answer of this kind of client has to know; `served`: the model, if another."""
         thinking = self._asked.thinking or _Thinking("disabled")
         thinks = thinking.type != "disabled"
         shows = thinks and thinking.display != "omitted"
-        return Asked(self._outer.model, self._asked.stop_sequences or (), thinks, shows, kind)
+        model = served or self._outer.model
+        return Asked(model, self._asked.stop_sequences or (), thinks, shows, kind)
 
     def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:
         """The chat request for a kind of client, and what of the caller's it leaves out.
