@@ -35,8 +35,6 @@ class Transport:
     child starts with no connection of its parent's.
     """
 
-    _idle: list[Channel]
-
     def __init__(
         self,
         base_url: str,
@@ -63,8 +61,10 @@ class Transport:
         self._proxy_url = proxy_url
         self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
         self._ca_bundle = ca_bundle
+        self._idle: list[Channel] = []
         self.forget()
         _transports.add(self)
+        weakref.finalize(self, _close_all, self._idle).atexit = False
 
     def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
         """The request line and header lines that all requests to this path share.
@@ -141,9 +141,9 @@ class Transport:
         """Close idle connections; a later exchange opens new ones."""
         with self._lock:
             self._keeps = False
-            idle, self._idle = self._idle, []
-        for channel in idle:
-            channel.close()
+            idle = self._idle.copy()
+            self._idle.clear()
+        _close_all(idle)
 
     def leave(self) -> None:
         """Keep no connection any more: what is in use is closed when it is given back."""
@@ -153,8 +153,13 @@ class Transport:
     def forget(self) -> None:
         """Begin without connections, as a forked child has to: they are its parent's."""
         self._lock = threading.Lock()  # guards _idle, _keeps
-        self._idle = []
         self._keeps = False  # before the first exchange, and after `close`
+        self.close()
+
+
+def _close_all(idle: list[Channel]) -> None:
+    for channel in idle:
+        channel.close()
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()
