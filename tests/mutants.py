@@ -226,7 +226,7 @@ MUTANTS = [
        "if not self.is_whole or not reader.keep_alive", "if not reader.keep_alive",
        "net/test_transport.py::test_unfinished_answer_closes_the_connection"),
     _m("a closed transport leaves connections open", "net/transport.py",
-       "        for channel in idle:\n            channel.close()", "",
+       "        _close_all(idle)\n", "",
        "net/test_idle_connections.py::test_closed_transport_has_no_connection"),
     _m("a closed client leaves connections open", "clients/base.py",
        "        self.transport.close()", "        pass",

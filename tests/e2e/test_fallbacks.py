@@ -160,7 +160,7 @@ def test_a_callers_limits_hold(upstream: Upstream) -> None:
         upstream.reply("key-a", FAILURES["quota"])
         answer = ask(app, key=f"few-{KEY}")
         assert answer.headers["x-proxy-model"] == "claude"
-        assert not gateway._callers._taken
+        assert not gateway._places._taken
         gateway.adopt(load_config(configured(upstream, fallbacks={"a": ["b"]})))
         refused = ask(app, key=f"few-{KEY}")
         assert (refused.status_code, "x-proxy-model" in refused.headers) == (429, False)

@@ -96,13 +96,17 @@ def test_one_request_moves_on_through_all_kinds(upstream: Upstream, stream: bool
 
 
 def test_what_one_kind_cannot_do_another_does(upstream: Upstream) -> None:
-    """An unsupported parameter moves on, uncounted; the error is the caller's if all lack it."""
-    config = configuration(
-        GEMINI.client(upstream.origin, KEYS[1], "m", weight=100),
-        CLAUDE.client(upstream.origin, KEYS[2], "m", weight=10),
-        OPENAI.client(upstream.origin, KEYS[0], "m", weight=1),
-        **{"request-retry": 0},
-    )
+    """An unsupported parameter moves on, uncounted; the error is the caller's if all lack it.
+
+    While the one that does not lack it is out of service there is a better time to ask.
+    """
+    unable = [
+        kind.client(upstream.origin, f"{key}-{model}", model, weight=weight)
+        for model in ("m", "lacking")
+        for kind, key, weight in ((GEMINI, KEYS[1], 100), (CLAUDE, KEYS[2], 10))
+    ]
+    able_one = OPENAI.client(upstream.origin, KEYS[0], "m", weight=1)
+    config = configuration(*unable, able_one, **{"request-retry": 0})
     upstream.reply(KEYS[0], OPENAI.answer(ANSWER))
     with served(config) as (sdk, pool):
         asked: Any = {"model": "m", "messages": [HELLO], "logit_bias": {"5": 1}}
@@ -111,8 +115,11 @@ def test_what_one_kind_cannot_do_another_does(upstream: Upstream) -> None:
         assert posts(upstream) == [KEYS[0]]
         (able,) = (one["client"] for one in pool.snapshot() if one["client"].startswith("openai"))
         pool.set_disabled(able, True)
-        with pytest.raises(openai.BadRequestError) as caught:
+        with pytest.raises(openai.InternalServerError) as out:
             sdk.chat.completions.create(**asked)
+        assert out.value.status_code == 503
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.chat.completions.create(**{**asked, "model": "lacking"})
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "logit_bias")
 
 
