@@ -168,6 +168,7 @@ def test_clients_of_every_kind(upstream: Upstream, kind: str) -> None:
             assert said(chunks) == "Hi you"
 
 
+@pytest.mark.long
 def test_nothing_is_asked_before_it_is_needed(upstream: Upstream, make: Any) -> None:
     """A stream that is never opened holds nothing, and closing it is all right."""
     chunks = listen(make())
@@ -335,6 +336,7 @@ def test_a_stream_that_breaks_raises(
         assert list(chunks) == []
 
 
+@pytest.mark.long
 def test_want_of_descriptors_is_told() -> None:
     """A process of its own, which has none left."""
     code = """
@@ -474,6 +476,7 @@ def test_one_thread_at_a_time_iterates(upstream: Upstream, make: Any) -> None:
     assert len(ends) == 1
 
 
+@pytest.mark.long
 def test_a_stream_left_to_the_collector_gives_its_permit_to_who_waits(
     upstream: Upstream, make: Any
 ) -> None:
@@ -499,6 +502,7 @@ def test_a_stream_left_to_the_collector_gives_its_permit_to_who_waits(
     assert upstream.received()[0].wait_ended().aborted
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("always::ResourceWarning")
 def test_what_was_read_to_its_end_needs_no_close(
     upstream: Upstream, make: Any, recwarn: pytest.WarningsRecorder

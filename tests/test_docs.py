@@ -486,6 +486,7 @@ def test_page_is_a_session(runtime: Path) -> None:
     assert problems_of(FIRST_STEPS, runtime / "session", free_port()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("language", "text", "said"),
     [
@@ -510,6 +511,7 @@ def test_wrong_snippet_is_noticed(tmp_path: Path, language: str, text: str, said
     assert said in problem
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page",
     [

@@ -91,6 +91,7 @@ def test_process_stays_as_it_was(upstream: Upstream, use: str) -> None:
 # Servers without threads
 
 
+@pytest.mark.long
 def test_server_without_threads_is_warned_of_once(upstream: Upstream) -> None:
     """At the first request: gunicorn's sync worker cuts streams off at its `timeout`."""
     sync = {"GUNICORN_CMD_ARGS": "--worker-class sync --threads 1"}
@@ -104,6 +105,7 @@ def test_server_without_threads_is_warned_of_once(upstream: Upstream) -> None:
         assert gateway.log.count("wsgi.multithread") == 1
 
 
+@pytest.mark.long
 def test_server_with_threads_is_not_warned_of(upstream: Upstream) -> None:
     """Nor is a test client, which is no server."""
     with Gateway(config(upstream)) as gateway:
@@ -114,6 +116,7 @@ def test_server_with_threads_is_not_warned_of(upstream: Upstream) -> None:
 # Forks
 
 
+@pytest.mark.long
 def test_application_made_before_the_fork(upstream: Upstream) -> None:
     """gunicorn's `preload_app`: two workers share one application's beginnings, each serves.
 

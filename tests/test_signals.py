@@ -248,6 +248,7 @@ def test_nothing_is_made_while_nobody_listens(
     assert post(app).status_code == 200
 
 
+@pytest.mark.long
 # The interpreter's own finalizer of a socket says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_who_comes_upon_a_lost_stream_does_not_wait_for_receivers(

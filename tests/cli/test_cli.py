@@ -237,6 +237,7 @@ def test_check_prints_every_problem_on_stderr_and_exits_2(shell: Shell) -> None:
     ]
 
 
+@pytest.mark.long
 def test_check_refuses_what_serve_would_refuse(shell: Shell) -> None:
     """An open proxy on all interfaces is a problem of the configuration."""
     shell.write({"host": "0.0.0.0", "demo": [{"name": "demo"}]})
@@ -246,6 +247,7 @@ def test_check_refuses_what_serve_would_refuse(shell: Shell) -> None:
         assert done.err.startswith("config.yaml: host: without api-keys"), done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "0.0.0.0"), ("[::]", "::")])
 def test_serve_checks_the_host_that_it_was_told(shell: Shell, host: str, shown: str) -> None:
     """An option is no way around the rule for open proxies."""
@@ -611,6 +613,7 @@ def test_reader_that_has_seen_enough_is_no_error_to_print(shell: Shell) -> None:
 # serve
 
 
+@pytest.mark.long
 def test_serve_and_gunicorn_have_the_same_settings(shell: Shell) -> None:
     """One place of truth: what differs is how the application is named, and nothing else."""
     shell.write({"port": 8399, "demo": [{"name": "demo"}], "max-requests-in-flight": 40})
@@ -638,6 +641,7 @@ def test_serve_and_gunicorn_have_the_same_settings(shell: Shell) -> None:
     assert (done.stdout.split(), done.stderr) == (["config"], "")
 
 
+@pytest.mark.long
 def test_serve_says_when_the_port_is_taken(shell: Shell) -> None:
     """One line, status 3."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -665,6 +669,7 @@ def test_unix_socket_of_one_who_is_busy_is_in_use() -> None:
         )
 
 
+@pytest.mark.long
 def test_serve_takes_further_settings_of_gunicorn_from_the_environment(shell: Shell) -> None:
     """`$GUNICORN_CMD_ARGS` wins over the configuration, as with gunicorn itself."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -674,6 +679,7 @@ def test_serve_takes_further_settings_of_gunicorn_from_the_environment(shell: Sh
     assert f"port {port} is in use" in done.err, done
 
 
+@pytest.mark.long
 def test_serve_ends_at_sigterm_and_leaves_nothing(shell: Shell) -> None:
     """Away from the checkout, with the file named: exit status 0, no socket left, status is 4."""
     (shell.path / "config.yaml").rename(shell.path / "mine.yaml")

@@ -34,6 +34,7 @@ def check_told(done: subprocess.CompletedProcess[str], hidden_by: Path | str) ->
     assert line.startswith(f"poolproxy: `import proxy` finds {hidden_by}, which is not Poolproxy: ")
 
 
+@pytest.mark.long
 def test_package_that_is_not_hidden_serves(tmp_path: Path) -> None:
     """Also where a link leads to it."""
     done = run(tmp_path)

@@ -86,6 +86,7 @@ def test_status_as_json_has_the_sums_and_each_worker(instance: Instance) -> None
         assert summed["answered"] == sum(client["answered"] for client in each)
 
 
+@pytest.mark.long
 def test_disabled_client_is_used_by_no_worker(instance: Instance) -> None:
     """Until it is enabled again: 503 from whichever worker."""
     assert instance.command("disable", "demo")[:2] == (0, "demo: disabled in 2 of 2 workers\n")

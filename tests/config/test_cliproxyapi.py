@@ -335,6 +335,7 @@ PLACEHOLDERS += ["sk-my_special_key", "your-openai-api-key", "<your-key>", "sk-.
 PLACEHOLDERS += ["sk-proj-xxxx", "sk-or-v1-...b780"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", PLACEHOLDERS)
 def test_placeholders_are_no_keys(key: str) -> None:
     """The example's: a warning on this machine, an error on all interfaces."""

@@ -81,12 +81,14 @@ class Brisk:
             before = now
 
 
+@pytest.mark.long
 def test_thread_goes_on_with_the_connection(gateway: Gateway) -> None:
     """The next request does not wait for the main thread."""
     with Brisk(gateway) as caller:
         caller.go_on()
 
 
+@pytest.mark.long
 def test_thread_is_free_again_when_the_caller_pauses(gateway: Gateway) -> None:
     """It is the only one; the connection stays open, and goes on when it is alone again."""
     with Brisk(gateway) as first:
@@ -98,6 +100,7 @@ def test_thread_is_free_again_when_the_caller_pauses(gateway: Gateway) -> None:
             assert time.monotonic() - began < SOON_S
 
 
+@pytest.mark.long
 def test_requests_in_one_piece_are_served_one_after_the_other(gateway: Gateway) -> None:
     """What came with a brisk request is not forgotten, nor waited for."""
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

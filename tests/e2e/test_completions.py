@@ -404,6 +404,7 @@ def test_mixed_alias_leaves_to_the_native_client_what_chat_cannot_do(
     assert len(upstream.received(lot.keys[0])) == 1
 
 
+@pytest.mark.long
 def test_mixed_alias_when_the_native_client_refuses(natives: Natives) -> None:
     """Its error is what the caller gets."""
     gateway, upstream, _, mixed = natives

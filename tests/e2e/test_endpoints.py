@@ -122,6 +122,7 @@ def test_healthy_and_ready(gateway: Gateway) -> None:
     assert gateway.call("GET", "/readyz").status == 200
 
 
+@pytest.mark.long
 def test_not_ready_while_no_client_is_in_service() -> None:
     """A client whose key is refused is out of service; the process is healthy all the same."""
     with Upstream() as refusing:

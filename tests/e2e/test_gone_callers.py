@@ -125,6 +125,7 @@ def check_noticed(
     check_free(gateway, lot)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize("state", STATES)

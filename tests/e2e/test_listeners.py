@@ -51,6 +51,7 @@ def check(base: str, *options: str) -> None:
     assert (text_of(data), data[-1]) == (ANSWER, b"[DONE]")
 
 
+@pytest.mark.long
 def test_callers_over_a_unix_socket(tmp_path: Path) -> None:
     """As behind an nginx on the same machine."""
     path = tmp_path / "s"
@@ -59,6 +60,7 @@ def test_callers_over_a_unix_socket(tmp_path: Path) -> None:
         check("http://localhost", "--unix-socket", str(path))
 
 
+@pytest.mark.long
 def test_callers_over_tls(tmp_path: Path) -> None:
     """gunicorn's, by its own settings."""
     authority = trustme.CA()
@@ -81,6 +83,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAILURES)
 def test_application_that_fails(tmp_path: Path, name: str) -> None:
     """Another's, with this server's settings: an error in our shape, the reason in the log."""
@@ -109,6 +112,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.long
 def test_application_with_websockets(tmp_path: Path) -> None:
     """Frames are not held, nor a silent caller's connection closed."""
     (tmp_path / "upgrades.py").write_text(UPGRADES)
@@ -123,6 +127,7 @@ def test_application_with_websockets(tmp_path: Path) -> None:
         assert (came + sock.recv(1000)).endswith(b"\r\n\r\nmay be silent for inf s, echo")
 
 
+@pytest.mark.long
 def test_callers_beyond_the_open_files_wait(tmp_path: Path) -> None:
     """The worker serves on, and takes those in who remain when others have gone."""
     (tmp_path / "config.yaml").write_text(json.dumps({**DEMO, "max-requests-in-flight": 8}))
@@ -139,6 +144,7 @@ def test_callers_beyond_the_open_files_wait(tmp_path: Path) -> None:
     assert death_in(log.read_text()) is None
 
 
+@pytest.mark.long
 def test_callers_beyond_the_limit_on_connections_wait(tmp_path: Path) -> None:
     """Until one of the others has gone, again and again."""
     limit = 40
@@ -156,6 +162,7 @@ def test_callers_beyond_the_limit_on_connections_wait(tmp_path: Path) -> None:
                 assert statuses(read_all(late)) == [200]
 
 
+@pytest.mark.long
 def test_handshakes_leave_threads_to_others(tmp_path: Path) -> None:
     """More than there are threads: the oldest go, and who shakes hands at once is served."""
     authority = trustme.CA()

@@ -57,6 +57,7 @@ def test_every_line_is_an_object(talking: Talking, upstream: Upstream) -> None:
     assert (killed["logger"], killed["level"]) == ("gunicorn.error", "ERROR")
 
 
+@pytest.mark.long
 def test_client_that_goes_out_of_service_is_a_warning(talking: Talking, upstream: Upstream) -> None:
     """In the upstream's words, without the key that they quote; `status` repeats them."""
     lot = talking.lots.take()

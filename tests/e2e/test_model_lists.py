@@ -118,6 +118,7 @@ def check_limits(gateway: Gateway) -> None:
         assert took_s < LATEST_S
 
 
+@pytest.mark.long
 def test_request_timeout_holds_and_others_are_served_at_once() -> None:
     """Four lists hang beside a good one."""
     lists = {"hung-1": HUNG, "hung-2": HUNG, "good": LISTED, "hung-3": HUNG, "hung-4": HUNG}
@@ -127,6 +128,7 @@ def test_request_timeout_holds_and_others_are_served_at_once() -> None:
         assert sorted(paths) == sorted(f"/{name}/v1/models" for name in lists)
 
 
+@pytest.mark.long
 def test_stream_that_waits_for_a_list_is_bridged_by_comments() -> None:
     """Committed after `commit-after-seconds`; the list comes, and with it the answer."""
     gate = Gate()
@@ -166,6 +168,7 @@ def test_late_errors_of_a_committed_stream_keep_their_status() -> None:
             assert json.loads(data[-1])["error"]["code"] == code
 
 
+@pytest.mark.long
 def test_caller_that_leaves_is_noticed() -> None:
     """While lists hang, unary or in a stream; the fetch goes on without it."""
     settings = {"streaming": {"commit-after-seconds": 0.2, "keepalive-seconds": 0.2}}
@@ -187,6 +190,7 @@ def test_caller_that_leaves_is_noticed() -> None:
         assert not upstream.received()[0].aborted
 
 
+@pytest.mark.long
 def test_server_ends_though_a_list_hangs() -> None:
     """SIGTERM: what waits for it is answered in its own time, and the fetch holds up nobody."""
     with gateway_before({"hung": HUNG}) as (gateway, upstream):

@@ -219,6 +219,7 @@ def test_events_pass_one_by_one(front: Front, upstream: Upstream, lot: Lot) -> N
         assert response.read().endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.long
 def test_comments_pass_at_once(upstream: Upstream) -> None:
     """Keep-alives too, and what commits a stream: nginx must see something in time."""
     lots = Lots(upstream.url, {1: 1})

@@ -157,6 +157,7 @@ def test_what_needs_a_restart_is_said(gateway: Gateway) -> None:
     gateway.hang_up()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_keys_stay_while_others_can_connect(tmp_path: Path, way: str) -> None:
     """The server listens where it did until a restart, whatever `host` says meanwhile."""
@@ -170,6 +171,7 @@ def test_keys_stay_while_others_can_connect(tmp_path: Path, way: str) -> None:
         assert running.chat("m").status == 401
 
 
+@pytest.mark.long
 def test_logs_are_opened_again(tmp_path: Path) -> None:
     """gunicorn's own files, in the master and in the workers, as after `logrotate`."""
     log, moved = tmp_path / "log", tmp_path / "log.1"

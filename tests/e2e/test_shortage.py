@@ -142,6 +142,7 @@ def assert_blameless(gateway: Gateway) -> None:
         assert gateway.chat("m").status == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", TIMES)
 @pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
 def test_no_descriptor_is_to_be_had(

@@ -79,6 +79,7 @@ def test_summary_says_what_is_served(shipped: Gateway) -> None:
     ]
 
 
+@pytest.mark.long
 def test_key_in_the_environment_turns_its_provider_on() -> None:
     """The same file serves the real API once its key is set, and does not show the key."""
     key = "sk-proj-0123456789abcdef"
@@ -89,6 +90,7 @@ def test_key_in_the_environment_turns_its_provider_on() -> None:
     assert "  2 workers of 1056 threads: 1024 requests in flight at most, each\n" in log
 
 
+@pytest.mark.long
 def test_summary_of_a_keyed_gateway() -> None:
     """The number of callers' keys, of clients, and warnings; never a key."""
     config = {
@@ -114,6 +116,7 @@ def test_summary_of_a_keyed_gateway() -> None:
     assert "logging-to-file" in log
 
 
+@pytest.mark.long
 def test_port_in_use_is_one_line_and_status_3() -> None:
     """Nothing but the reason, and what to do; gunicorn's retries and traceback stay out."""
     with socket.create_server(("127.0.0.1", 0)) as busy:
@@ -231,6 +234,7 @@ def test_config_errors_come_all_at_once_with_status_2(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -250,6 +254,7 @@ def test_what_must_not_be_served_is_not(tmp_path: Path, content: str | None, rea
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [COMMAND, [sys.executable, "-m", "proxy", "serve"]])
 def test_open_proxy_is_not_bound_beyond_this_machine_by_gunicorn(
     tmp_path: Path, command: list[str]
@@ -267,6 +272,7 @@ def test_open_proxy_is_not_bound_beyond_this_machine_by_gunicorn(
     assert done.stdout == ""
 
 
+@pytest.mark.long
 def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
     """As behind `| head -0`."""
     path = tmp_path / "config.yaml"
@@ -288,6 +294,7 @@ def test_start_goes_on_though_nobody_reads_of_it(tmp_path: Path) -> None:
     assert death_in(log.read_text()) is None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a write to the pipe may block")
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_requests_go_on_though_nobody_reads_the_log(tmp_path: Path, kind: str) -> None:
@@ -398,6 +405,7 @@ def test_signals_wait_for_the_handlers_of_a_worker_that_has_only_just_begun() ->
     assert signal.sigpending() == {*HELD}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("uri", "made"),
     [

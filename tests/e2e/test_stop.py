@@ -53,6 +53,7 @@ def with_grace(seconds: int) -> dict[str, str]:
     return {"GUNICORN_CMD_ARGS": f"--graceful-timeout {seconds}"}
 
 
+@pytest.mark.long
 def test_full_gateway_then_graceful_stop(upstream: Upstream) -> None:
     """503 `too_many_requests_in_flight` for one too many; health is told all the same. After
     SIGTERM the running stream goes on to its end, and the server leaves without a complaint.

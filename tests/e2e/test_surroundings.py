@@ -63,6 +63,7 @@ time.time = jumping
 """
 
 
+@pytest.mark.long
 def test_waits_do_not_ask_for_the_time_of_day() -> None:
     """It may be set, forwards and backwards; all that is waited for is counted monotonically."""
     package = Path(proxy.__file__).parent

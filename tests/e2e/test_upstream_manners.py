@@ -162,6 +162,7 @@ def test_failure_in_mid_stream_is_raised(
 # Without a model list
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page",
     [not_found, json_reply({"object": "list", "data": None}), LOADING],

@@ -290,6 +290,7 @@ def test_head_in_pieces_is_read(gateway: Gateway) -> None:
         assert statuses(read_all(sock)) == [200]
 
 
+@pytest.mark.long
 def test_head_that_does_not_come_has_no_thread() -> None:
     """Of more connections than threads: at their first byte, behind an answer, behind a request."""
     config = {"max-requests-in-flight": 1, "demo": [{"name": DEMO}]}
@@ -351,6 +352,7 @@ def test_callers_without_pause_leave_threads_to_others() -> None:
         assert len(served) > len(threads)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process, and reads /proc")
 def test_callers_for_whom_no_thread_can_be_had_wait() -> None:
     """For one that others leave, or that can be had later; the worker serves on."""
@@ -374,6 +376,7 @@ def test_callers_for_whom_no_thread_can_be_had_wait() -> None:
         assert ask_all(gateway.port, {"do": "status"})[0]["pid"] == pid
 
 
+@pytest.mark.long
 def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
     """Its last answer tells it that the connection ends."""
     with Gateway({"demo": [{"name": DEMO}]}) as gateway, gateway.connect() as sock:
@@ -386,6 +389,7 @@ def test_stop_does_not_wait_for_a_caller_without_pause() -> None:
         assert gateway.wait_ended() == 0
 
 
+@pytest.mark.long
 def test_stop_waits_a_moment_for_first_bytes() -> None:
     """A caller that was accepted may have sent its request already: it is on its way."""
     only_demo = {"demo": [{"name": DEMO}]}

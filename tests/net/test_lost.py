@@ -189,6 +189,7 @@ def test_who_waits_gives_back_at_once(scene: Scene) -> None:
         assert [type(end).__name__ for end in ends] == ["CallerGone"]
 
 
+@pytest.mark.long
 def test_a_note_wakes_once(scene: Scene) -> None:
     """Nobody spins: whoever wakes hushes the bell, though another gave back already."""
     scene.lost.note(lambda: None)  # nobody has ever waited: there is no descriptor yet
@@ -390,6 +391,7 @@ def test_who_waits_for_a_client_is_given_the_lost_one() -> None:
     desk.assert_idle()
 
 
+@pytest.mark.long
 # The interpreter's own finalizer of a socket says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_whole", [False, True])
@@ -534,6 +536,7 @@ def check_that_all_is_given_back(ours: Proxy, port: int) -> None:
     assert not ours.gateway._places._taken
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_forgetful", [False, True])
 def test_collector_may_run_wherever_a_lock_is_held(
     monkeypatch: pytest.MonkeyPatch, is_forgetful: bool
@@ -575,6 +578,7 @@ def test_20000_resets(capsys: pytest.CaptureFixture[str], is_forgetful: bool) ->
         print(f"\n{threads * each} resets in {time.monotonic() - began:.1f} s")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="as the command line is quoted")
 def test_the_end_of_the_process_is_silent() -> None:
     """A stream that is still open then is found by a finalizer when modules are going already."""

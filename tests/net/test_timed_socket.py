@@ -23,6 +23,7 @@ def pair() -> Iterator[Pair]:
         yield timed, theirs
 
 
+@pytest.mark.long
 def test_flags_of_a_read_hold(pair: Pair) -> None:
     """Peeked bytes stay; who does not want to wait is told so at once; the end is no error."""
     ours, peer = pair

@@ -76,6 +76,7 @@ def test_what_comes_behind_an_answer_is_nobodys_answer(upstream: Upstream, way: 
     assert upstream.connections == 2
 
 
+@pytest.mark.long
 def test_three_thousand_requests_use_one_connection(plain: Upstream) -> None:
     """Nothing of an exchange stays behind."""
     plain.always("k", stream("a"))

@@ -87,6 +87,7 @@ def test_absolute_targets_are_not_proxied(baited: Gateway, trap: Upstream, targe
     assert trap.received() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_url_of_an_upstreams_is_fetched(
     baited: Gateway, upstream: Upstream, trap: Upstream, own: Lots, stream: bool

@@ -245,6 +245,7 @@ def test_secret_that_a_caller_chose_as_a_name_is_masked(guarded: Gateway) -> Non
     guarded.wait_for_line(lambda line: " proxy.request id=sk-...6789 " in line)
 
 
+@pytest.mark.long
 def test_debug_log_holds_no_key(upstream: Upstream) -> None:
     """Whatever goes well or wrong; the gateway's `close` looks for them, and so does this test."""
     lots = Lots(upstream.url, {1: 4})

@@ -94,6 +94,7 @@ def workers(folder: Path) -> list[int]:
     return [int(path.stem.rpartition("-")[2]) for path in folder.glob("poolproxy-*/*.sock")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_ready_is_said_when_a_worker_serves(folder: Path, way: str) -> None:
     """By the main process, and nothing before it; STOPPING while requests may still end."""
@@ -112,6 +113,7 @@ def test_ready_is_said_when_a_worker_serves(folder: Path, way: str) -> None:
     assert death_in(log) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_reload_is_told_at_its_begin_and_its_end(folder: Path, way: str) -> None:
     """RELOADING with the moment, by which systemd knows that it is no earlier one."""
@@ -128,6 +130,7 @@ def test_reload_is_told_at_its_begin_and_its_end(folder: Path, way: str) -> None
         assert told.next() == "READY=1"
 
 
+@pytest.mark.long
 def test_stopping_is_said_before_the_delay(folder: Path) -> None:
     """Of `shutdown-delay`, while callers are still taken; once."""
     config = {"port": 0, "shutdown-delay": 300, "demo": [{"name": "demo"}]}
@@ -145,6 +148,7 @@ def test_stopping_is_said_before_the_delay(folder: Path) -> None:
         assert told.rest() == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="a name without a file is Linux's")
 def test_server_that_gets_no_worker_is_never_ready(folder: Path) -> None:
     """systemd sees it end. The socket may have an abstract name, as that of a user's systemd."""
@@ -159,6 +163,7 @@ def test_server_that_gets_no_worker_is_never_ready(folder: Path) -> None:
         assert told.rest() == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_upgrade_hands_the_service_on(folder: Path) -> None:
     """SIGUSR2 starts a new server: it is the main process once it serves, and the end of the old

@@ -50,6 +50,7 @@ def test_one_core_is_no_choice() -> None:
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.long
 @several_cores
 @pytest.mark.parametrize(("variable", "count"), [("1", 1), ("0", len(CORES))])
 def test_worker_of_a_server_is_pinned_unless_told_not_to_be(variable: str, count: int) -> None:

@@ -58,6 +58,7 @@ def test_range_is_that_of_the_package() -> None:
     assert Requirement(line).specifier == SpecifierSet(f">={first}, <{last}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("difference", MOVED)
 def test_unknown_gunicorn_is_served_as_plain_gthread(tmp_path: Path, difference: str) -> None:
     """One warning says so and why; callers are served."""
@@ -72,6 +73,7 @@ def test_unknown_gunicorn_is_served_as_plain_gthread(tmp_path: Path, difference:
     assert "WARNING" in warning
 
 
+@pytest.mark.long
 def test_known_gunicorn_is_not_warned_about(tmp_path: Path) -> None:
     """A copy by itself is no difference."""
     moved_gunicorn(tmp_path, [])

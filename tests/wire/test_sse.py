@@ -255,6 +255,7 @@ def test_time_is_linear(name: str, block_bytes: int) -> None:
     cases.assert_linear(make, 3_000 if block_bytes < 10 else 30_000)
 
 
+@pytest.mark.long
 def test_memory_is_bounded_by_the_event() -> None:
     """An unfinished event in tiny pieces takes little more than its bytes."""
     decoder = SseDecoder(max_event_bytes=1 << 20)

@@ -650,6 +650,7 @@ def test_schema_keeps_its_meaning_without_unions_at_the_top(
     assert (found["properties"], found.get("required")) == (properties, required)
 
 
+@pytest.mark.long
 def test_variants_that_refer_to_each_other_are_bounded() -> None:
     """A schema of some lines must not cost minutes."""
     names = [f"d{number}" for number in range(30)]

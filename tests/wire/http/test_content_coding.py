@@ -74,6 +74,7 @@ def test_half_of_the_data_is_none(name: str) -> None:
         undo(data + b"rubbish", coding, max_bytes=len(BODY))
 
 
+@pytest.mark.long
 def test_bomb_takes_no_memory() -> None:
     """Nor does one within the limit of what is sent take more than the limit of what it is."""
     bomb = gzip.compress(bytes(200_000_000))

@@ -50,6 +50,7 @@ REQUEST: Json = {
 }
 
 
+@pytest.mark.long
 def test_requests() -> None:
     """Of every kind of client, natively, without reasoning, and counted."""
     for odd in variants(REQUEST):

@@ -144,6 +144,7 @@ def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
         events(kind).whole(chunks_of(json.dumps(ANSWER).encode()))
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(odd(ANSWER), st.sampled_from(KINDS))
 def test_any_answer_is_translated_or_refused(body: bytes, kind: str) -> None:
