@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import re
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpResponseParser,
+)
 
 from ...errors import UpstreamInvalid, UpstreamTruncated
 
@@ -74,7 +79,7 @@ class AnswerReader:
             return b""
         events = self._events
         try:
-            self._parser.feed_data(data)
+            _feed(self._parser, data)
         except HttpParserError as error:
             self.excess = events.is_whole
             if not self.excess:
@@ -129,7 +134,7 @@ class AnswerReader:
             line, end, fields = head.partition(b"\n")
             head = line + end + _FOLD.sub(b" ", fields)
         try:
-            parser.feed_data(head)
+            _feed(parser, head)
         except (HttpParserError, HttpParserUpgrade) as error:
             raise UpstreamInvalid(f"the upstream's answer has a broken head: {error}") from error
         status = parser.get_status_code()
@@ -154,3 +159,12 @@ class AnswerReader:
         # With both framings chunked wins (RFC 9112 section 6.3), but it may be an attack.
         is_framed = (coding is not None) != ("content-length" in headers)
         self.keep_alive &= self.is_whole or is_framed
+
+
+def _feed(parser: HttpResponseParser, data: bytes) -> None:
+    try:
+        parser.feed_data(data)
+    except HttpParserCallbackError as error:
+        if isinstance(error.__context__, MemoryError):  # a want of our own
+            raise error.__context__ from None
+        raise
