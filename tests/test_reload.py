@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -19,7 +20,8 @@ from proxy import Proxy
 from proxy.config import SETTLE_S
 from proxy.errors import ConfigError
 from proxy.net.helpers import Task
-from proxy.reload import LOOK_S
+from proxy.net.watch import CallerConnection
+from proxy.reload import LOOK_S, _threads
 from tests.support.commandline import wait_for
 from tests.support.gateway import asked
 
@@ -45,6 +47,13 @@ class Host:
 
     def status(self, model: str) -> int:
         return self.caller.post(CHAT, json=asked(model)).status_code
+
+
+@pytest.fixture(autouse=True)
+def others_have_looked() -> None:
+    """The process has one thread that reads: what earlier tests made it look at is done with."""
+    last = _threads.start(Task(lambda: None))
+    last.wait(math.inf, CallerConnection(None))
 
 
 @pytest.fixture
