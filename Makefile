@@ -25,7 +25,7 @@ test: $(VENV)/test.done
 
 # Two at once: they wait most of the time.
 test-slow: $(VENV)/test.done
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or long) and not further"
+	$(BIN)/pytest -q -n 2 --dist loadfile --timeout 600 -m "(slow or long) and not further"
 
 # Other people's programs that call the gateway, each over every kind of upstream.
 test-programs: $(VENV)/test.done
