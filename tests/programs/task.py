@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.support.dialects import Call, Dialect, Said
+from tests.support.dialects import BY_KIND, Call, Dialect, Said
+from tests.support.responses_upstream import NATIVE
 from tests.support.upstream import CUT, RESET, Received, Reply, raw
 
 KEY = "caller-key-0123456789"
@@ -43,8 +44,34 @@ def came_back(body: str) -> bool:
     return f"{MARK}\\n" in body or f"{MARK}\\\\n" in body
 
 
+# The vendor of each dialect, before which programs recover by themselves.
+VENDORS = {"chat": BY_KIND["openai"], "responses": NATIVE, "messages": BY_KIND["claude"]}
+
 # What may go wrong with the first answer of a vendor.
 FAULTS = ("cut", "reset", "429", "500")
+
+
+def reader(spoken: str, dialect: Dialect) -> Callable[[Received], Any]:
+    """What reads the gateway's requests: Claude's own caller may have a query and betas."""
+    return Received.json if (spoken, dialect.kind) == ("messages", "claude") else dialect.read
+
+
+class FirstBroken:
+    """Answers as `answer`, but the first of the requests that have these words goes wrong."""
+
+    def __init__(
+        self, answer: Callable[[Received], Reply], words: str, dialect: Dialect, fault: str
+    ) -> None:
+        self.has_broken = False
+        self._answer = answer
+        self._words = words.encode()
+        self._broken = broken(dialect, fault)
+
+    def __call__(self, received: Received) -> Reply:
+        if self.has_broken or self._words not in received.body:
+            return self._answer(received)
+        self.has_broken = True
+        return self._broken
 
 
 def broken(dialect: Dialect, fault: str) -> Reply:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,14 +19,16 @@ from tests.programs.task import (
     LAST_WORD,
     MARK,
     RUN_S,
+    VENDORS,
     broken,
     came_back,
+    reader,
     scripted,
 )
-from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, configuration
+from tests.support.dialects import DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import Received, Upstream
+from tests.support.upstream import Upstream
 
 # Installing them takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -59,15 +60,8 @@ RUNS = [
     for library in LIBRARIES
     for case in CASES
 ]
-# The vendor of each dialect, and what the libraries' retries take there: a cut they do not.
-VENDORS = {"chat": BY_KIND["openai"], "responses": NATIVE, "messages": BY_KIND["claude"]}
+# What the libraries' retries take: a cut they do not.
 TAKEN = [fault for fault in FAULTS if fault != "cut"]
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +117,6 @@ def test_agent_recovers(
     upstream.always(f"key-{model}", scripted(dialect, RUN, reader(spoken, dialect)))
     check_run(gateway.url, library, spoken, model, tmp_path)
     assert len(upstream.received(f"key-{model}")) == 5
-
-
-def reader(spoken: str, dialect: Dialect) -> Callable[[Received], Any]:
-    """What reads the gateway's requests: Claude's own caller may have a query and betas."""
-    return Received.json if (spoken, dialect.kind) == ("messages", "claude") else dialect.read
 
 
 def check_run(url: str, library: str, spoken: str, model: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.callers.environments import CLAUDE_CODE, installed
-from tests.programs.task import FAULTS, broken
+from tests.programs.task import FAULTS, FirstBroken
 from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, Said, configuration
 from tests.support.gateway import Gateway
 from tests.support.upstream import Received, Reply, Upstream, json_reply
@@ -49,22 +49,14 @@ def test_task(dialect: Dialect, tmp_path: Path) -> None:
 def test_recovers(fault: str, tmp_path: Path) -> None:
     """By its own retries, as it does before the vendor; the gateway makes none here."""
     dialect = BY_KIND["claude"]
-    answer, is_broken = scripted(dialect), False
-
-    def first_broken(received: Received) -> Reply:
-        nonlocal is_broken
-        if not is_broken and TASK.encode() in received.body and b'"Bash"' in received.body:
-            is_broken = True
-            return broken(dialect, fault)
-        return answer(received)
-
+    answers = FirstBroken(scripted(dialect), '"Bash"', dialect, fault)
     with Upstream() as upstream:
-        upstream.default = first_broken
+        upstream.default = answers
         client = dialect.client(upstream.origin, KEY, MODEL)
         settings = {"api-keys": [CALLERS_KEY], "request-retry": 0, "max-retry-interval": 0}
         with Gateway(configuration(client, **settings)) as gateway:
             check_task(gateway.url, tmp_path)
-    assert is_broken
+    assert answers.has_broken
 
 
 def scripted(dialect: Dialect) -> Callable[[Received], Reply]:

@@ -45,12 +45,6 @@ def first_of(cases: Sequence[Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def gateway(upstream: Upstream) -> Iterator[Gateway]:
     """A permit for each client: the program asks several things at once."""
     clients = [one.client(upstream.origin, f"key-{one.kind}", one.kind) for one in ALL]

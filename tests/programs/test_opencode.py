@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +20,16 @@ from tests.programs.task import (
     LAST_WORD,
     MARK,
     RUN_S,
-    broken,
+    VENDORS,
+    FirstBroken,
     came_back,
+    reader,
     scripted,
 )
-from tests.support.dialects import BY_KIND, DIALECTS, Call, Dialect, configuration
+from tests.support.dialects import DIALECTS, Call, Dialect, configuration
 from tests.support.gateway import Gateway, environment
 from tests.support.responses_upstream import NATIVE
-from tests.support.upstream import Received, Reply, Upstream
+from tests.support.upstream import Upstream
 
 # Installing it takes up to some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -51,14 +52,6 @@ RUNS = [
     )
     for case in CASES
 ]
-# The vendor of each mode, before which it recovers by itself.
-VENDORS = {"chat": BY_KIND["openai"], "responses": NATIVE, "messages": BY_KIND["claude"]}
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -99,25 +92,10 @@ def test_opencode_recovers(
     """By its own retries, as it does before the vendor; the gateway makes none here."""
     dialect, model = VENDORS[mode], f"{mode}-{fault}"
     answer = scripted(dialect, RUN, reader(mode, dialect))
-    is_broken = False
-
-    def first_broken(received: Received) -> Reply:
-        nonlocal is_broken
-        if not is_broken and f'"{RUN.name}"'.encode() in received.body:
-            is_broken = True
-            return broken(dialect, fault)
-        return answer(received)
-
-    upstream.always(f"key-{model}", first_broken)
+    answers = FirstBroken(answer, f'"{RUN.name}"', dialect, fault)
+    upstream.always(f"key-{model}", answers)
     check_run(gateway.url, mode, model, tmp_path)
-    assert is_broken
-
-
-def reader(mode: str, dialect: Dialect) -> Callable[[Received], Any]:
-    """What reads the gateway's requests: Claude's own caller may have a query and betas."""
-    if (mode, dialect.kind) == ("messages", "claude"):
-        return Received.json
-    return dialect.read
+    assert answers.has_broken
 
 
 def check_run(url: str, mode: str, model: str, folder: Path) -> None:
