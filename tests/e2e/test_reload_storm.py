@@ -101,6 +101,7 @@ class Witness:
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.most = Counter[str | None]()
+        self.numbers = set[str | None]()  # of the configurations by which it was asked
         self._now = Counter[str | None]()
         self._lock = threading.Lock()
         upstream.default = self._answer
@@ -108,6 +109,7 @@ class Witness:
 
     def _answer(self, received: Received) -> Reply:
         with self._lock:
+            self.numbers.add(received.header.get("x-number"))
             self._now[received.key] += 1
             self.most[received.key] = max(self.most[received.key], self._now[received.key])
         reply = as_asked(*WORDS)(received).in_pieces(64, gap_s=0.002)
@@ -291,6 +293,7 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
             if number % 10 == 0:
                 place.spoil()
             crowd.wait_for_answers()
+            wait_for(partial(operator.contains, stays.numbers, str(number)))  # it is in force
             if number % 5 == 0:
                 crowd.wait_for_everybody()  # what was lent before has come back
                 stays.most[BUSY] = 0
@@ -316,9 +319,6 @@ def storm(place: Place, stays: Witness, passes: Witness, *, callers: int, reload
     # Connections too: no more than are in use at once, and some for those that a caller cut.
     in_use = (len(STEADY) + MOST + 2) * place.workers
     assert stays.upstream.connections <= 2 * in_use
-    # Each configuration was in force.
-    numbers = {one.header["x-number"] for one in stays.upstream.received()}
-    assert numbers >= {str(number) for number in range(1, reloads + 1)}
     for what, size in late.items():
         # A worker has as many threads as it ever had requests at once, and some of its own.
         slack = {"descriptors": 24, "threads": callers + 16 - early[what], "MiB": 12}.get(what, 6)
