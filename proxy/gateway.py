@@ -246,7 +246,7 @@ def check_model(caller: Caller, alias: str) -> None:
 def _scoped(caller: Caller, session: str) -> bytes:
     """The session, told from those of other callers who name theirs alike."""
     named = f"{caller.name or caller.key.reveal()}\0{session}"
-    return blake2b(named.encode(errors="surrogatepass"), digest_size=16).digest()
+    return blake2b(named.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 # The wait to hint at: nobody knows when a request in flight will end, and most end soon.

@@ -92,7 +92,7 @@ class Pool(Protocol):
         """A place in the order of arrival, for one request; `holder` names it in the snapshot.
 
         `rank`: the place of an earlier ticket of the same request, which waits no longer.
-        `session`: a digest that tells its caller's session from all others; b"": it has none.
+        `session`: a digest of 8 bytes that tells its caller's session from all others; b"": none.
         """
 
     def acquire(self, ticket: Ticket, routes: tuple[Route, ...], until: float) -> Lease | None:

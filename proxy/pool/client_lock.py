@@ -93,7 +93,7 @@ class Ticket:
     """A request's claim: its rank, what it has tried, and the lease that it was handed.
 
     The settings are those of the configuration under which the request began. `session`: 8 bytes
-    that tell its session for this model from others; b"": it has none.
+    that tell its session from others; b"": it has none.
     """
 
     def __init__(

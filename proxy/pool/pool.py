@@ -11,7 +11,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
 from typing import Any
 
 from ..clients.base import Client
@@ -106,9 +105,6 @@ class ClientPool:
     ) -> Ticket:
         if rank is None:
             rank = next(self._ranks)
-        if session:
-            named = session + alias.encode(errors="surrogatepass")
-            session = blake2b(named, digest_size=8).digest()
         return Ticket(rank, alias, caller, config, holder=holder, session=session)
 
     def acquire(

@@ -167,7 +167,7 @@ class ModelQueue:
             # Spread over the first round, so that light ones do not come all at once.
             turn = (index + 0.5) / len(routes)
             place = -line.lock.client.config.priority
-            tier = self._tiers.setdefault(place, Tier(place))
+            tier = self._tiers.setdefault(place, Tier(alias, place))
             self.offers[line.lock] = Offer(self, tier, line, name, turn)
         self.unlisted = [offer.line for offer in self.offers.values()]  # know of no waiters yet
         for offer in self.offers.values():

@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect
 from hashlib import shake_128
 from math import log
+from operator import itemgetter
 from struct import unpack
 
 from .client_lock import ClientLock
@@ -29,13 +30,14 @@ _SPAN = 2**64  # of all that is drawn here
 class Tier:
     """Made with a queue. `place`: the lower, the sooner. `turn`: of its round, see `queue`."""
 
-    __slots__ = ("_odd", "_points", "_standing", "locks", "place", "turn")
+    __slots__ = ("_alias", "_odd", "_points", "_standing", "locks", "place", "turn")
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, alias: str, place: int) -> None:
+        self._alias = alias
         self.place = place
         self.turn = 0.0
         self.locks: list[ClientLock] = []
-        self._odd: list[tuple[int, float, ClientLock]] = []  # a number and 1/weight of each
+        self._odd: list[tuple[float, float, ClientLock]] = []  # a number and 1/weight of each
         self._points = array("Q")  # of the ring
         self._standing: list[ClientLock] = []  # at each of them
 
@@ -45,16 +47,15 @@ class Tier:
             return self._near(session)
         if not self._odd:
             self._odd = [
-                (_drawn(lock, 1)[0] | 1, 1 / lock.client.config.weight, lock) for lock in self.locks
+                (float(self._drawn(lock, 1)[0] >> 34 | 1), 1 / lock.client.config.weight, lock)
+                for lock in self.locks
             ]
-        # Multiplied by an odd number it is as good as drawn anew, for a fifth of a digest.
-        number = int.from_bytes(session, "big")
-        scores = [
-            (log((number * odd % _SPAN + 1) / _SPAN) * step, odd, lock)
-            for odd, step, lock in self._odd
-        ]
-        scores.sort(reverse=True)
-        return [lock for _, _, lock in scores]
+        # The fraction of its product with an odd number of 30 bits is as good as drawn anew, for a
+        # tenth of a digest.
+        drawn = int.from_bytes(session, "big") / _SPAN
+        scores = [(log(drawn * odd % 1.0 or 1e-9) * step, lock) for odd, step, lock in self._odd]
+        scores.sort(key=itemgetter(0), reverse=True)
+        return [lock for _, lock in scores]
 
     def _near(self, session: bytes) -> list[ClientLock]:
         if not self._points:
@@ -63,7 +64,7 @@ class Tier:
             standing = {
                 point: lock
                 for lock, weight in zip(self.locks, weights, strict=True)
-                for point in _drawn(lock, max(1, round(each * weight)))
+                for point in self._drawn(lock, max(1, round(each * weight)))
             }
             self._points = array("Q", sorted(standing))
             self._standing = [standing[point] for point in self._points]
@@ -73,7 +74,7 @@ class Tier:
             found.append(((points[at] - probe) % _SPAN, at))
         return [self._standing[at] for _, at in sorted(found)]
 
-
-def _drawn(lock: ClientLock, count: int) -> tuple[int, ...]:
-    """Numbers of 8 bytes that are the client's wherever it is."""
-    return unpack(f">{count}Q", shake_128(lock.client.identity.encode()).digest(8 * count))
+    def _drawn(self, lock: ClientLock, count: int) -> tuple[int, ...]:
+        """Numbers of 8 bytes that are the client's for this alias, wherever it is."""
+        named = f"{lock.client.identity}\0{self._alias}".encode(errors="surrogatepass")
+        return unpack(f">{count}Q", shake_128(named).digest(8 * count))

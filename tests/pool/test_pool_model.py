@@ -130,13 +130,13 @@ class Account:
     def is_free(self) -> bool:
         return not self.is_disabled and (not self.permits or len(self.held) < self.permits)
 
-    def dislike(self, label: str, session: bytes) -> float:
+    def dislike(self, label: str, alias: str, session: bytes) -> float:
         """How little a session is for it, of all in its tier; 0: there is no session."""
         if not session:
             return 0.0
-        drawn = int.from_bytes(shake_128(label.encode()).digest(8), "big") | 1
-        share = (int.from_bytes(session, "big") * drawn % SPAN + 1) / SPAN
-        return -math.log(share) / self.weight
+        named = f"{label}\0{alias}".encode()
+        odd = int.from_bytes(shake_128(named).digest(8), "big") >> 34 | 1
+        return -math.log(int.from_bytes(session, "big") / SPAN * odd % 1.0) / self.weight
 
     def state(self, alias: str, now: float) -> tuple[str, float]:
         service, payment, quota, rest = self.barriers[alias]
@@ -242,7 +242,8 @@ class PoolMachine(RuleBasedStateMachine):
             return 3, -account.priority, 0.0
         if state == RESTING:
             return 2, -account.priority, until
-        return 1, -account.priority, account.dislike(label, request.ticket.session)
+        dislike = account.dislike(label, request.alias, request.ticket.session)
+        return 1, -account.priority, dislike
 
     def verdict(self, request: Request) -> type[PoolError] | None:
         """The error that a request gets for which nothing is free; None: it waits."""
@@ -369,7 +370,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         aliases=st.text("mn", min_size=1, max_size=4),
-        session=st.sampled_from([b"", b"s", b"t", b"u"]),
+        session=st.sampled_from([b"", b"s" * 8, b"t" * 8, b"u" * 8]),
     )
     def arrive(self, aliases: str, session: bytes) -> None:
         for alias in aliases:

@@ -17,6 +17,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def accounts(count: int, *, permits: int = 1, weights: Sequence[int] = (1,)) -> 
 
 
 def named(number: int) -> bytes:
-    return f"session {number}".encode()
+    return blake2b(f"s{number}".encode(), digest_size=8).digest()
 
 
 def first_choice(desk: Desk, session: bytes) -> str:
@@ -200,7 +201,7 @@ def test_a_thousand_clients_have_their_share() -> None:
     """On the ring as well, and a heavy one too."""
     locks = [ClientLock(client) for client in accounts(1000, weights=[1])]
     heavy = ClientLock(make_client("heavy", weight=250))
-    tier = Tier(0)
+    tier = Tier("m", 0)
     tier.locks = [heavy, *locks]
     found = Counter(
         tier.order(random.Random(number).randbytes(8))[0].client.label for number in range(20_000)
