@@ -18,7 +18,7 @@ _NOT_PLAIN: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 def made_name(name: str, legible: str) -> str:
     """A name of 64 characters at most; `legible`: the name in characters that the vendor takes."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{legible[:55]}_{digest}"
 
 

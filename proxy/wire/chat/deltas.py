@@ -96,9 +96,10 @@ class DeltaReader(ABC):
                 for choice in objects(chunk.get("choices")):
                     if not choice.get("index"):
                         delta = as_object(choice.get("delta"))
-                        text = delta.get("content") if len(delta) == 1 else None
-                        if text and isinstance(text, str) and self._turn is None:
-                            self._say("text", text, choice)  # the usual
+                        text = delta.get("content")
+                        # The usual is a piece of text alone.
+                        if len(delta) == 1 and text and type(text) is str and self._turn is None:
+                            self._say("text", text, choice)
                         else:
                             self._take(delta, choice)
                         self._ending = choice if choice.get("finish_reason") else self._ending

@@ -50,7 +50,6 @@ class Conversation(msgspec.Struct):
         """Leave out all thinking; something else is in every turn."""
         for turn in self.turns:
             turn["content"] = [b for b in turn["content"] if b["type"] not in _THINKING]
-        self.thinks = False
 
 
 class Turns(History[Block]):
@@ -65,7 +64,6 @@ class Turns(History[Block]):
         self._system_inside = system_inside
         self._properties = properties
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
-        self._thinks = False
         self._used_ids: set[str] = set()
 
     def build(self, *, prefill: bool) -> Conversation:
@@ -79,13 +77,14 @@ class Turns(History[Block]):
         woven = self._woven(_CONTINUE)
         turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
         loop_thinks = _loop_thinks(turns)
+        thinks = any(block["type"] in _THINKING for turn in turns for block in turn["content"])
         last = turns[-1]["content"][-1]
         if turns[-1]["role"] == "assistant":
             if prefill and last["type"] == "text":
                 last["text"] = last["text"].rstrip()  # the API refuses one that ends in space
             else:
                 turns.append({"role": "user", "content": [_CONTINUE]})
-        return Conversation(self._system, turns, self._thinks, loop_thinks)
+        return Conversation(self._system, turns, thinks, loop_thinks)
 
     def _say_as_system(self, blocks: list[Block]) -> None:
         if self._turns and self._system_inside:
@@ -123,7 +122,6 @@ class Turns(History[Block]):
         placed = _marked(_place(text, blocks, thinking), message)
         if not placed:
             return
-        self._thinks = self._thinks or any(block["type"] in _THINKING for block in placed)
         self._place_held()
         turn = self._turn_of_model(speaks=bool(text.strip()))
         turn.content += placed

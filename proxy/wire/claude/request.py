@@ -320,7 +320,7 @@ def _rest(request: chat.Request) -> _Json:
         wire["stop_sequences"] = [stop for stop in stops if stop]
     if user := str(request.user or request.safety_identifier or ""):
         # The same every time, without personal data.
-        digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+        digest = hashlib.sha256(user.encode()).hexdigest()
         wire["metadata"] = {"user_id": user if _OPAQUE_USER.fullmatch(user) else digest}
     if request.cache_control:
         wire["cache_control"] = request.cache_control

@@ -43,7 +43,7 @@ def without_thoughts(body: bytes, *, every: bool = True) -> bytes:
         turns: list[tuple[dict[str, Raw], list[str]]] = []  # with the types of their blocks
         is_same = True
         for message in _messages(fields["messages"]):
-            types = ["text"]
+            types = [""]  # a text has none
             if bytes(message.get("content", Raw())).startswith(b"["):
                 blocks = [(raw, _block(raw)) for raw in _items(message["content"])]
                 kept = [each for each in blocks if not _is_left_out(each[1], every)]

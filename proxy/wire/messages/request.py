@@ -154,7 +154,7 @@ def _parameters(asked: _Request) -> Json:
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
     user = asked.metadata.user_id if asked.metadata else None
     if user and len(user) > _MAX_USER_CHARS:
-        user = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+        user = hashlib.sha256(user.encode()).hexdigest()
     made["user"] = user or None
     return {name: value for name, value in made.items() if value is not None}
 

@@ -30,21 +30,21 @@ _DELTAS: Final = {
 class MessageStream(DeltaReader):
     """One answer. `feed` the chunks, then `end` once: what is written then comes to `message`."""
 
+    message: Json  # from its first chunk on
+    _pieces: list[str]  # of the open block
+    _delta: bytes  # what its deltas begin with
+
     def __init__(self, asked: Asked) -> None:
         super().__init__()
-        self.message: Json = {}
         self._asked = asked
         self._block: Json | None = None  # the one that is open
-        self._pieces: list[str] = []  # of it
-        self._delta = b""  # what its deltas begin with
         self._thoughts: list[str] = []  # that no block has
         self._used: set[str] = set()  # ids
         self._signed: object = None  # what signs the text
 
     def end(self) -> bytes:
         """The events still due where the answer is whole."""
-        if not self._is_begun:
-            self._begin({})
+        self._begin({})
         self._end_turns()
         self._close()
         if self._signed is not None and (self._calls or self._asked.thinks):
@@ -101,9 +101,6 @@ class MessageStream(DeltaReader):
         self._open({"type": "tool_use", "id": call_id, "name": call.name, "input": {}})
         for piece in call.pieces:
             self._write(piece)
-
-    def _add_arguments(self, piece: str) -> None:
-        self._write(piece)
 
     def _close_call(self, call: Call) -> None:
         self._close()

@@ -167,7 +167,7 @@ class Conversation:
         if role == "user":
             for turn in self._turns[self._loop :]:
                 turn.message.pop("reasoning_content", None)
-            self._loop = len(self._turns) + 1
+            self._loop = len(self._turns)
         if role == "system" and self._turns and self._turns[-1].message["role"] == role:
             self._turns[-1].message["content"] += content
         else:

@@ -59,6 +59,12 @@ class Events(DeltaReader):
     `kind`: that of the client that answers.
     """
 
+    # Of the text that is open: what has it, what is told of it in all its events, and its pieces.
+    _part: Json
+    _place: Json
+    _texts: list[str]
+    _delta: tuple[bytes, bytes]  # what is before a piece, and behind it up to the number
+
     def __init__(self, model: str, fields: dict[str, Raw], tools: Tools, kind: str = "") -> None:
         super().__init__()
         self._token = os.urandom(16).hex()
@@ -69,13 +75,8 @@ class Events(DeltaReader):
         self._number = 0  # of the next event
         self._status = "completed"  # of items that end
         self._chars = 0  # of text, in all parts that are over
-        # What is open: an item, one of its texts, and what is told of that in all its events.
-        self._item: Json | None = None
-        self._kind = ""
-        self._part: Json = {}
-        self._place: Json = {}
-        self._texts: list[str] = []
-        self._delta = (b"", b"")  # before a text, and behind it up to the number
+        self._item: Json | None = None  # that is open
+        self._kind = ""  # of its text that is open
 
     def end(self) -> bytes:
         """The end of an answer that is whole."""
