@@ -23,13 +23,7 @@ Json = dict[str, Any]
 
 _NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_]")
 
-_STOP_REASONS = {
-    "stop": "end_turn",
-    "length": "max_tokens",
-    "tool_calls": "tool_use",
-    "function_call": "tool_use",
-    "content_filter": "refusal",
-}
+_STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
 # By status.
 _ERROR_TYPES = {
@@ -65,8 +59,8 @@ def ending(choice: Json, *, has_calls: bool, stops: Sequence[str]) -> Json:
     finish, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
     if isinstance(stopped_by, str) and stopped_by in stops:
         return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}
-    reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "", "end_turn")
-    reason = "tool_use" if reason == "end_turn" and has_calls else reason
+    reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "")
+    reason = reason or ("tool_use" if has_calls else "end_turn")
     return {"stop_reason": reason, "stop_sequence": None}
 
 

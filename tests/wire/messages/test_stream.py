@@ -68,6 +68,17 @@ def uses(found: Json) -> list[tuple[str, str, Json]]:
     return [(b["id"], b["name"], b["input"]) for b in found["content"] if b["type"] == "tool_use"]
 
 
+def test_answer_without_a_word_is_a_message() -> None:
+    """With an id of its own, no content, and a reason that asks for nothing."""
+    for written in (
+        MessageStream(asked()).end(),
+        (stream := MessageStream(asked())).feed([chunk(finish="tool_calls")]) + stream.end(),
+    ):
+        found = joined(written)
+        assert (found["content"], found["stop_reason"]) == ([], "end_turn")
+        assert found["id"].removeprefix("msg_")
+
+
 def test_parallel_calls_are_put_in_order() -> None:
     """Their chunks alternate; what came for the second waits for the first."""
     found = message(
