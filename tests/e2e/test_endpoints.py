@@ -15,7 +15,18 @@ def test_index_lists_endpoints(gateway: Gateway) -> None:
     about = answer.json()
     assert about["name"] == "poolproxy"
     assert about["version"]
-    assert "/v1/chat/completions" in about["endpoints"]
+    assert about["endpoints"] == [
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
+        "/healthz",
+        "/readyz",
+    ]
 
 
 def test_models_are_listed_in_the_order_of_the_configuration(

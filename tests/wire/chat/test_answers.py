@@ -337,6 +337,13 @@ def test_chunk_passes_as_it_came(event: bytes) -> None:
         found.finish()
 
 
+def test_choice_without_an_index_is_the_first() -> None:
+    """Whichever of its chunks leaves it out."""
+    found = ChunkStream()
+    found.feed([dump(chunk({"content": "a"})), b'{"choices":[{"finish_reason":"stop"}]}'])
+    assert found.finish() == []
+
+
 def test_chunks_before_the_first_choice_wait_for_it() -> None:
     """Azure's filter results: in order, and not lost; up to a bound."""
     before = [b'{"choices":[],"prompt_filter_results":[%d]}' % at for at in range(3)]
@@ -390,6 +397,8 @@ def finished(*choices: tuple[object, object]) -> ChunkStream:
         ([(None, "stop")], True),
         ([(0, 5)], True),
         ([("a", "stop")], True),
+        ([(0, None), ("a", "stop")], True),
+        ([(0, None), (None, "stop")], True),
         ([(3, "tool_calls")], True),
     ],
 )

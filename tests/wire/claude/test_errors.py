@@ -131,6 +131,9 @@ def test_each_type_of_error(kind: str, status: int, code: str | None) -> None:
 def test_code_of_a_look_alike_is_a_status(code: object, kind: str) -> None:
     """If it can be one; a type of Claude's own counts over it."""
     sent = json.dumps({"error": {"code": code, "message": "m"}}).encode()
+    assert read_error(404, {}, sent, now_s=_NOW_S).type == (
+        "not_found_error" if code in (399, 600, "429") else kind
+    )
     assert read_error(503, {}, sent, now_s=_NOW_S).type == kind
     sent = json.dumps({"error": {"code": code, "type": "conflict_error"}}).encode()
     assert read_error(503, {}, sent, now_s=_NOW_S).type == "conflict_error"

@@ -285,6 +285,17 @@ def test_finish_reasons(reason: str, expected: str) -> None:
     assert (choice["message"]["refusal"] is None) == (said == "")
 
 
+def test_reason_that_says_nothing_is_none() -> None:
+    """The answer goes on, as far as Gemini has told."""
+    open_ended = upstream.candidate([upstream.text("A")], finish="FINISH_REASON_UNSPECIFIED")
+    last = upstream.candidate([upstream.text("B")])
+    events = [upstream.answer([one]) for one in (open_ended, last)]
+    made = join(chunks_of([upstream.payloads(events)]))["choices"][0]
+    assert (made["message"]["content"], made["finish_reason"]) == ("AB", "stop")
+    with pytest.raises(UpstreamInvalid):
+        chat_of(upstream.unary(events[0]))
+
+
 def test_length_counts_over_tool_calls() -> None:
     """A call cut off by the limit is no finished turn."""
     body = ended("MAX_TOKENS", [upstream.call("f", {})])

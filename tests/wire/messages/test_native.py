@@ -68,6 +68,20 @@ def test_thinking_stops_where_its_loop_has_none() -> None:
     assert json.loads(without_containers(body(*mixed, thinking=BUDGET)))["thinking"] == BUDGET
 
 
+def test_thoughts_are_left_out_though_nothing_was_said_of_thinking() -> None:
+    """A request without the parameter, one that begins with the model's turn, odd blocks."""
+    loop = [HI, said(OTHERS, CALL), RESULT]
+    assert json.loads(without_containers(body(*loop))) == {
+        "model": "m",
+        "messages": [HI, said(CALL), RESULT],
+    }
+    begins = json.loads(without_containers(body(said(OWN, OTHERS, CALL), RESULT, thinking=BUDGET)))
+    assert (begins["messages"], begins["thinking"]) == ([said(OWN, CALL), RESULT], BUDGET)
+    odd = {"text": "x"}
+    made = without_containers(body(HI, said(OTHERS, odd), thinking=BUDGET))
+    assert json.loads(made)["messages"] == [HI, said(odd)]
+
+
 def test_without_thoughts() -> None:
     """None of any kind; the same bytes where there were none."""
     made = without_thoughts(body(HI, said(OWN, CALL), RESULT, thinking=BUDGET))

@@ -102,6 +102,14 @@ def test_all_that_chat_can_say() -> None:
             {"reasoning_effort": "xhigh"},
             {"thinking": {"type": "adaptive"}, "reasoning_effort": "max"},
         ),
+        (
+            {
+                "thinking": {"type": "enabled", "budget_tokens": 31999},
+                "output_config": {"effort": "low"},
+            },
+            {"reasoning_effort": "low"},
+            {"thinking": {"type": "enabled", "budget_tokens": 31999}, "reasoning_effort": "low"},
+        ),
         ({"thinking": {"type": "adaptive"}}, {}, {"thinking": {"type": "adaptive"}}),
         (
             {"thinking": {"type": "disabled"}},
@@ -165,6 +173,59 @@ def test_results_come_before_what_the_user_says() -> None:
     ]
 
 
+def test_media_and_documents_as_openai_takes_them() -> None:
+    """A file has a name, a text document its title before it; what says nothing is not there."""
+    pdf = {"type": "document", "source": {**PNG, "media_type": "application/pdf"}}
+    noted = {"type": "document", "title": "T", "source": {"type": "text", "data": "D"}}
+    tools = [{"type": kind} for kind in ("tool_addition", "tool_removal", "mcp_tool_listing")]
+    link = {"type": "image", "source": {"type": "url", "url": "https://x/a.png"}}
+    (made,) = chat(turn("user", noted, pdf, {**pdf, "title": "a.pdf"}, link, text(""), *tools))[
+        "messages"
+    ]
+    data = "data:application/pdf;base64,iVBORw0="
+    assert made["content"] == [
+        text("T\nD"),
+        {"type": "file", "file": {"filename": "document.pdf", "file_data": data}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": data}},
+        {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+    ]
+
+
+def test_what_a_vendors_tool_found_is_read() -> None:
+    """Of every member that holds text, a line each, and of no data."""
+    ran = {
+        "type": "bash_code_execution_tool_result",
+        "content": {"stdout": "out", "stderr": "err", "content": [{"type": "x", "file_id": "f"}]},
+    }
+    fetched = {
+        "type": "web_fetch_tool_result",
+        "content": {
+            "url": "https://x",
+            "content": {
+                "title": "T",
+                "source": {"type": "text", "data": "D"},
+                "text": "t",
+                "content": {"type": "base64", "data": "AAAA"},
+            },
+        },
+    }
+    (_, made) = chat(HI, turn("assistant", ran, fetched))["messages"]
+    assert made["content"] == (
+        "\n<result>\nout\nerr\n</result>\n\n<result>\nhttps://x\nT\nD\nt\n</result>\n"
+    )
+
+
+def test_calls_and_results_that_leave_things_out() -> None:
+    """A call without input, a result of several texts, and one of none."""
+    bare = {"type": "tool_use", "id": "c1", "name": "run"}
+    nothing = {"type": "tool_result", "tool_use_id": "c2"}
+    given = turn("user", result([text("a"), text("b")]), nothing)
+    _, called, *results = chat(HI, turn("assistant", bare, {**bare, "id": "c2"}), given)["messages"]
+    assert called["content"] is None
+    assert [call["function"]["arguments"] for call in called["tool_calls"]] == ["{}", "{}"]
+    assert [each["content"] for each in results] == ["a\n\nb", ""]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_else_is_in_histories(kind: str) -> None:
     """Of vendors' own tools the output as text; a system among the messages stays in place."""
@@ -201,6 +262,15 @@ def signed(kind: str, payload: bytes, thinking: str = "") -> Json:
 
 
 EXTRA = {"google": {"thought_signature": "c2ln"}}
+
+
+def test_thoughts_of_a_history_that_begins_with_them() -> None:
+    """As programs trim theirs: the tool loop is older than what is left. Damage is no reason to
+    fail.
+    """
+    thoughts = [signed("openai", b"\xff"), signed("openai", b"", "Hm.")]
+    made = chat(turn("assistant", *thoughts, use()), turn("user", result("1")))
+    assert made["messages"][0]["reasoning_content"] == "\ufffdHm."
 
 
 def test_thoughts_go_back_to_their_kind_alone() -> None:
@@ -240,15 +310,76 @@ def test_tools_that_the_caller_runs() -> None:
         ]
     )
     functions = [tool["function"] for tool in made["tools"]]
-    properties = [set(each["parameters"].get("properties", ())) for each in functions]
-    assert properties[0] == {"command", "restart"}
-    assert {"path", "old_str", "new_str", "view_range"} < properties[1]
-    assert {"path", "old_path", "new_path"} < properties[2]
+    string, integer = {"type": "string"}, {"type": "integer"}
+    editing: Json = dict.fromkeys(
+        ("path", "file_text", "old_str", "new_str", "insert_text"), string
+    )
+    editing |= {"insert_line": integer, "view_range": {"type": "array", "items": integer}}
+    commands = ["view", "create", "str_replace", "insert"]
+    edits = {"type": "string", "enum": [*commands, "undo_edit"]}
+    keeps = {"type": "string", "enum": [*commands, "delete", "rename"]}
+    assert [function["parameters"] for function in functions] == [
+        {
+            "type": "object",
+            "properties": {"command": string, "restart": {"type": "boolean"}},
+            "required": [],
+        },
+        {
+            "type": "object",
+            "properties": {"command": edits, **editing},
+            "required": ["command"],
+        },
+        {
+            "type": "object",
+            "properties": {"command": keeps, **editing, "old_path": string, "new_path": string},
+            "required": ["command"],
+        },
+        {"type": "object"},
+    ]
     assert functions[3] == {"name": "f", "parameters": {"type": "object"}}
+    named = [function["name"] for function in functions[:3]]
+    assert named == ["bash", "str_replace_based_edit_tool", "memory"]
 
 
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 COMPUTER = {"type": "computer_20250124", "name": "computer"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [
+        ({"type": "auto"}, {}),
+        ({"type": "none"}, {"tool_choice": "none"}),
+        ({"type": "any"}, {"tool_choice": "required"}),
+        (
+            {"type": "tool", "name": "f", "disable_parallel_tool_use": False},
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        ),
+        (
+            {"type": "auto", "disable_parallel_tool_use": True},
+            {"parallel_tool_calls": False},
+        ),
+    ],
+)
+def test_choice_of_a_tool(choice: Json, chosen: Json) -> None:
+    """In the words of chat; what is the default is not said."""
+    made = chat(tools=[{"name": "f", "input_schema": {}}], tool_choice=choice)
+    del made["tools"], made["messages"]
+    assert made == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_format"),
+    [
+        ({"output_format": {"type": "json_schema", "schema": {"a": 1}}}, True),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"a": 1}}}}, True),
+        ({"output_format": {"type": "text", "schema": {"a": 1}}}, False),
+    ],
+)
+def test_format_of_the_answer(asked: Json, has_format: bool) -> None:
+    """Under its old name and its new one."""
+    shape = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"a": 1}}}
+    assert chat(**asked).get("response_format") == (shape if has_format else None)
 
 
 def test_tools_that_only_a_vendor_runs() -> None:
@@ -321,7 +452,11 @@ def test_names_and_users_that_openai_does_not_take() -> None:
     request = made.to_chat("openai")[0]
     assert request.names[long] != long
     assert len(json.loads(request.body)["user"]) == 64
+    assert chat(metadata={"user_id": "u" * 64})["user"] == "u" * 64
+    half = chat(metadata={"user_id": "\ud83d" * 65})["user"]
+    assert len(half) == 64
     assert read(tools=[{"name": "f"}]).to_chat("openai")[0].names == {}
+    assert read(turn("assistant", use(long))).to_chat("openai")[0].names.keys() == {long}
 
 
 def test_lone_surrogates_survive() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from proxy.errors import UpstreamInvalid
 from proxy.wire.call_ids import bare, plain_id
+from proxy.wire.chat import Usage
 from proxy.wire.lenient_json import encode
-from proxy.wire.messages.answer import Asked
+from proxy.wire.messages.answer import Asked, events_of, opening, usage_of
 from proxy.wire.messages.stream import MessageStream, to_message
 from proxy.wire.reasoning import MAX_CHARS, pack
+from proxy.wire.sse import encode_named
 from tests.support.claude_upstream import joined
 
 Json = dict[str, Any]
@@ -66,6 +68,48 @@ def check_order(written: bytes) -> None:
 
 def uses(found: Json) -> list[tuple[str, str, Json]]:
     return [(b["id"], b["name"], b["input"]) for b in found["content"] if b["type"] == "tool_use"]
+
+
+def test_events_are_those_of_the_documentation() -> None:
+    """All of them, of a stream and of a whole Message (build-with-claude/streaming)."""
+    stream = MessageStream(asked())
+    fed = [chunk(reasoning_content="Hm."), chunk(content="Yes.")]
+    written = stream.feed([*fed, calls(call(0, "{}", id="a", name="f"))]) + stream.end()
+    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    usage = dict.fromkeys((*names, "output_tokens"), 0)
+    ending = {"stop_reason": "tool_use", "stop_sequence": None}
+    start: Json = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+    }
+    start |= {**dict.fromkeys(ending), "usage": usage}
+    thinking = {"type": "signature_delta", "signature": pack("openai", b"")}
+    blocks: list[tuple[Json, list[Json]]] = [
+        (
+            {"type": "thinking", "thinking": "", "signature": ""},
+            [{"type": "thinking_delta", "thinking": "Hm."}, thinking],
+        ),
+        ({"type": "text", "text": ""}, [{"type": "text_delta", "text": "Yes."}]),
+        (
+            {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+            [{"type": "input_json_delta", "partial_json": "{}"}],
+        ),
+    ]
+    expected: list[Json] = [{"type": "message_start", "message": start}]
+    for at, (block, deltas) in enumerate(blocks):
+        expected.append({"type": "content_block_start", "index": at, "content_block": block})
+        expected += [{"type": "content_block_delta", "index": at, "delta": one} for one in deltas]
+        expected.append({"type": "content_block_stop", "index": at})
+    expected.append({"type": "message_delta", "delta": ending, "usage": usage})
+    expected.append({"type": "message_stop"})
+    for whole in (written, encode_named(events_of(encode(stream.message)))):
+        lines = [event.split("\n") for event in whole.decode().split("\n\n")[:-1]]
+        told = [json.loads(data.removeprefix("data: ")) for _, data in lines]
+        assert told == expected
+        assert [name for name, _ in lines] == [f"event: {one['type']}" for one in told]
 
 
 def test_answer_without_a_word_is_a_message() -> None:
@@ -186,6 +230,13 @@ def test_thoughts_before_a_call_are_always_kept(thinks: bool) -> None:
     ]
 
 
+def test_thoughts_that_gemini_does_not_want_back() -> None:
+    """It has signed none of them, and the caller knows no thinking."""
+    plain = calls(call(0, "{}", id="a", name="f"))
+    about = asked(thinks=False, kind="gemini")
+    assert thoughts(message(chunk(reasoning_content="Hm."), plain, about=about)) == []
+
+
 def test_thoughts_that_are_not_shown_survive_the_end_of_another_block() -> None:
     """Of a text, or of a call: the upstream wants them with the next call."""
     text = chunk(content="Yes.")
@@ -243,11 +294,49 @@ def test_usage_leaves_cached_tokens_out() -> None:
     assert message(chunk(content="x"), odd)["usage"]["input_tokens"] == 0
 
 
+@pytest.mark.parametrize(
+    ("chat_id", "made"),
+    [
+        ("chatcmpl-a.B_9", "msg_aB_9"),
+        ("chatcmpl-msg_1", "msg_1"),
+        ("x-msg_" + "b" * 65, "msg_" + "b" * 64),
+    ],
+)
+def test_id_is_the_completions(chat_id: str, made: str) -> None:
+    """As far as Anthropic's have its characters."""
+    assert opening(chat_id, asked())["id"] == made
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        (None, (0, 0, 0, 0)),
+        (Usage(), (0, 0, 0, 0)),
+        (Usage(1, 2), (1, 0, 0, 2)),
+        (Usage(5, 0, 4, 3), (0, 3, 4, 0)),
+    ],
+)
+def test_usage_that_is_not_told_is_0(told: Usage | None, counts: tuple[int, ...]) -> None:
+    """Nor is anything less."""
+    assert tuple(usage_of(told).values()) == counts
+
+
 @pytest.mark.parametrize("data", [b"[]", b"7", b'{"x":1e999}', b"\xff"])
 def test_what_is_no_chunk_is_the_upstreams_fault(data: bytes) -> None:
     """Whatever Python would raise."""
     with pytest.raises(UpstreamInvalid):
         MessageStream(asked()).feed([data])
+
+
+def test_thoughts_and_text_in_one_chunk() -> None:
+    """In this order, and a call behind both; a usage that was told once stays."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    said: Json = {"content": "Yes.", "reasoning_content": "Hm."}
+    delta = {**said, "tool_calls": [call(0, "{}", id="a", name="f")]}
+    whole = json.dumps({"usage": usage, "choices": [{"index": 0, "delta": delta}]}).encode()
+    found = message(json.dumps({"id": "x", "choices": []}).encode(), whole, chunk(finish="stop"))
+    assert [block["type"] for block in found["content"]] == ["thinking", "text", "tool_use"]
+    assert (found["usage"]["input_tokens"], found["usage"]["output_tokens"]) == (3, 4)
 
 
 def test_half_an_emoji_passes() -> None:

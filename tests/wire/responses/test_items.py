@@ -65,6 +65,8 @@ def result(call_id: str, content: Any = "done") -> Json:
             "status": "completed",
         },
         {"role": "user", "content": [text("Hi", "text")]},
+        {"role": "user", "content": [text("Hi", "summary_text")]},
+        {"role": "user", "content": [text("Hi", "reasoning_text")]},
     ],
 )
 def test_message_with_and_without_type_id_and_status(item: Json) -> None:
@@ -178,6 +180,13 @@ def test_equal_ids_are_told_apart() -> None:
     assert made[1:] == [result(first, "A"), result(second, "B")]
 
 
+def test_items_without_a_type_are_told_by_their_members() -> None:
+    """As some programs send them."""
+    asked, given = call("a"), output("a")
+    del asked["type"], given["type"]
+    assert messages(USER, asked, given) == [USER, called("a"), result("a")]
+
+
 def test_custom_call_has_free_text() -> None:
     """And its result."""
     made = messages(
@@ -268,6 +277,8 @@ def test_what_the_caller_ran_is_a_call_with_its_result(
         ({"type": "image_generation_call", "result": "iVBO"}, ""),
         ({"type": "mcp_list_tools", "tools": []}, ""),
         ({"type": "program_output", "result": "4"}, "4"),
+        ({"type": "mcp_call", "error": {"message": "No."}}, "No."),
+        ({"type": "x_call", "results": [{"title": "T", "source": "S", "url": "U"}]}, "T\nS\nU"),
         ({"type": "computer_call_output", "output": {"image_url": PNG}}, ""),
         ({"type": "nobody_knows", "output": "something"}, "something"),
         ({"type": "nobody_knows", "output": [5, None, {"x": 1}]}, ""),
@@ -317,7 +328,8 @@ def test_plain_reasoning_goes_on_in_its_tool_loop() -> None:
     assert messages(USER, *loop)[1]["reasoning_content"] == "Hm"
     for kind in ("claude", "gemini"):
         assert "Hm" not in json.dumps(messages(USER, *loop, kind=kind))
-    assert "Hm" not in json.dumps(messages(*loop, USER))
+    assert "Hm" not in json.dumps(messages(*loop, plain, call("b"), output("b"), USER))
+    assert "Hm" not in json.dumps(messages(USER, *loop, USER))
 
 
 _SAID = st.sampled_from(["Hi", "Zürich 🌍", "a" * 50])

@@ -88,13 +88,19 @@ def test_stream_tells_its_usage() -> None:
         (
             {
                 "text": {
-                    "format": {"type": "json_schema", "name": "n", "schema": {}, "strict": True}
+                    "format": {
+                        "type": "json_schema",
+                        "name": "n",
+                        "description": "d",
+                        "schema": {},
+                        "strict": True,
+                    }
                 }
             },
             {
                 "response_format": {
                     "type": "json_schema",
-                    "json_schema": {"name": "n", "schema": {}, "strict": True},
+                    "json_schema": {"name": "n", "description": "d", "schema": {}, "strict": True},
                 }
             },
         ),
@@ -106,6 +112,13 @@ def test_stream_tells_its_usage() -> None:
             {"include": ["reasoning.encrypted_content", "web_search_call.action.sources"]},
             {},
         ),
+        (
+            {"include": ["message.output_text.logprobs"]},
+            {"logprobs": True, "top_logprobs": 0},
+        ),
+        ({"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 2}),
+        ({"frequency_penalty": 1, "presence_penalty": 1, "seed": 7, "stop": "x", "top_k": 3},) * 2,
+        ({"moderation": {}, "prompt_cache_options": {}, "prompt_cache_retention": "24h"},) * 2,
         ({"temperature": 0.5, "top_p": 1, "user": "u"},) * 2,
         ({"safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "flex"},) * 2,
         ({"metadata": {"a": "b"}, "store": True, "truncation": "auto", "max_tool_calls": 3}, {}),
@@ -138,6 +151,9 @@ def test_parameters(asked: Json, made: Json) -> None:
             ["phase"],
         ),
         ({"client_metadata": {"a": "b"}}, []),
+        ({"reasoning": {"effort": "low", "summary": "auto"}, "max_tool_calls": 3}, []),
+        ({"metadata": {}, "store": True, "stream": False, "truncation": "auto"}, []),
+        ({"stream_options": {}, "previous_response_id": None, "seed": 7, "top_k": 3}, []),
     ],
 )
 def test_what_was_dropped_is_named(asked: Json, names: list[str]) -> None:
@@ -224,10 +240,25 @@ def test_custom_tool_is_a_function_of_one_string() -> None:
     form = {"type": "grammar", "syntax": "lark", "definition": "start: A"}
     custom = {"type": "custom", "name": "patch", "description": "Patches.", "format": form}
     (made,) = chat(tools=[custom])["tools"]
-    assert made["function"]["parameters"]["required"] == ["input"]
+    assert made["function"]["parameters"] == {
+        "type": "object",
+        "properties": {"input": {"type": "string"}},
+        "required": ["input"],
+        "additionalProperties": False,
+    }
     assert made["function"]["description"] == (
         "Patches.\n\n`input` must follow this lark grammar:\nstart: A"
     )
+
+
+def test_function_is_one_of_chat() -> None:
+    """With all that chat knows of it; without a type it is one, too."""
+    asked = [{**FUNCTION, "description": "d"}, {"name": "g"}]
+    made = chat(tools=asked, parallel_tool_calls=False)
+    assert made["parallel_tool_calls"] is False
+    parts = {"description": "d", "parameters": {"type": "object"}, "strict": False}
+    assert [tool["function"] for tool in made["tools"]] == [{"name": "f", **parts}, {"name": "g"}]
+    assert [tool["type"] for tool in made["tools"]] == ["function", "function"]
 
 
 def test_tools_of_a_namespace_are_flattened() -> None:
@@ -246,11 +277,14 @@ def test_tools_of_a_namespace_are_flattened() -> None:
 def test_tools_that_the_caller_runs_are_functions() -> None:
     """With their documented parameters; a shell in a container is the vendor's."""
     hosted = {"type": "shell", "environment": {"type": "container_auto"}}
+    here = {"type": "shell", "environment": {"type": "local"}}
     local = [{"type": each} for each in ("local_shell", "shell", "apply_patch")]
+    assert translated({"tools": [here]}).dropped == ()
     found = translated({"tools": [hosted, *local]})
     tools = {tool["function"]["name"]: tool["function"] for tool in found.tools.declared}
     assert tools["local_shell"]["parameters"]["required"] == ["command"]
     assert tools["shell"]["parameters"]["required"] == ["commands"]
+    assert tools["shell"]["description"].startswith("Runs commands on the user's machine, each")
     assert set(tools["apply_patch"]["parameters"]["properties"]) == {"type", "path", "diff"}
     assert found.dropped == ("shell",)
 
@@ -282,6 +316,14 @@ def test_tools_that_the_caller_runs_are_functions() -> None:
             {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [CALLED]}},
         ),
         ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}, "none"),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CALLED]}},
+        ),
+        (
+            {"type": "function", "name": "unheard_of"},
+            {"type": "function", "function": {"name": "unheard_of"}},
+        ),
     ],
 )
 def test_tool_choice(choice: Any, made: Any) -> None:

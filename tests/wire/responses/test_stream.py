@@ -110,6 +110,7 @@ def test_text_is_a_message_in_the_documented_order() -> None:
     response = replayed(told)
     assert (response["model"], response["created_at"]) == ("m", HEAD["created"])
     assert response["store"] is False
+    assert len(response["id"].removeprefix("resp_")) == 32
     assert [text_of(item) for item in response["output"]] == ["Hey"]
     assert response["usage"] == {
         "input_tokens": 11,
@@ -349,27 +350,41 @@ def test_citations_count_from_their_own_part() -> None:
     assert found == {**cited, "type": "url_citation", "start_index": 0, "end_index": 2}
 
 
+def test_citation_that_leaves_things_out() -> None:
+    """It is of the beginning, and has the address for a title."""
+    annotation = {"type": "url_citation", "url_citation": {"url": "https://a.example"}}
+    (made,) = items([chunk(content="So"), chunk("stop", annotations=[annotation])])
+    (found,) = made["content"][0]["annotations"]
+    assert (found["start_index"], found["end_index"]) == (0, 0)
+    assert (found["title"], found["url"]) == ("https://a.example",) * 2
+
+
 def test_probabilities_of_tokens() -> None:
     """With each delta, and whole at its end."""
     token = {
         "token": "Hey",
         "logprob": -0.5,
         "bytes": None,
-        "top_logprobs": [{"token": "Ho", "logprob": -1.5}],
+        "top_logprobs": [{"token": "Ho", "logprob": -1.5}, {"token": "Hu"}],
     }
     (said,) = items([chunk(logprobs={"content": [token]}, content="Hey"), chunk("stop")])
     (found,) = said["content"][0]["logprobs"]
     assert (found["token"], found["logprob"], found["bytes"]) == ("Hey", -0.5, [])
-    assert found["top_logprobs"] == [{"token": "Ho", "logprob": -1.5, "bytes": []}]
+    assert found["top_logprobs"] == [
+        {"token": "Ho", "logprob": -1.5, "bytes": []},
+        {"token": "Hu", "logprob": 0.0, "bytes": []},
+    ]
 
 
 def test_image_of_the_model_is_an_item() -> None:
     """If its data is there."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}
-    made, _said = items(
-        [chunk(images=[image, {"image_url": {"url": "https://x"}}]), chunk(content="!")]
+    other = {"image_url": "data:image/png;base64,AAAA"}
+    made, second, _said = items(
+        [chunk(images=[image, {"image_url": {"url": "https://x"}}, other]), chunk(content="!")]
     )
     assert (made["type"], made["result"]) == ("image_generation_call", "iVBO")
+    assert second["result"] == "AAAA"
 
 
 def test_parameters_are_given_back() -> None:
@@ -413,6 +428,15 @@ def test_failure_is_the_last_event(error: ProxyError, code: str, is_begun: bool)
     assert (response["error"]["code"], response["error"]["message"]) == (code, "upstream gone")
     assert not any(event["type"].endswith(("done", "completed")) for event in told)
     assert response["usage"] is None
+    assert response["created_at"] == (HEAD["created"] if is_begun else 0)
+
+
+def test_failure_tells_the_usage_that_is_known() -> None:
+    """It may have to be paid for."""
+    stream = events()
+    written = stream.feed([chunk(content="He"), usage_chunk()])
+    told = read_events(written + stream.fail(UpstreamTruncated("cut"), "cut"))
+    assert replayed(told)["usage"]["total_tokens"] == 18
 
 
 @pytest.mark.parametrize("number", [b"9" * 5000, b"1e999"])
