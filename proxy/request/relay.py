@@ -81,7 +81,7 @@ class Relay:
         try:
             for event in self._decoder.feed(data) if data else self._decoder.finish():
                 self.progress += 1
-                if type(event) is NamedEvent and event.is_error:
+                if type(event) is NamedEvent and event.name == b"error":
                     raise self._told(event)
                 chunks += translator.feed([event])
                 if translator.is_over:

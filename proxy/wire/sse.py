@@ -23,11 +23,6 @@ class NamedEvent(bytes):
 
     name: bytes
 
-    @property
-    def is_error(self) -> bool:
-        """Whether the name says that it is an error."""
-        return self.name == b"error"
-
 
 class SseDecoder:
     """Events out of a stream of bytes, however it is cut and whatever ends its lines."""
@@ -43,21 +38,19 @@ class SseDecoder:
 
         Lazy: exhaust it before the next call.
         """
+        goes_on = not self._started or self._pending or self._after_cr
         # The usual is a read that gave one event of one line, with a name before it or without.
-        if (
-            self._started
-            and not (self._pending or self._after_cr)
-            and data[-2:] == b"\n\n"
-            and b"\r" not in data
-            and len(b"data: \n\n") < len(data) <= self._max_event_bytes
-        ):
+        if not goes_on and len(b"data: \n\n") < len(data) <= self._max_event_bytes:
+            end = data.find(b"\n")
             if data[:6] == b"data: ":
-                if data.find(b"\n") == len(data) - 2:
-                    return (data[6:-2],)
-            elif data[:7] == b"event: ":
-                name, _, line = data[7:-2].partition(b"\n")
-                if line[:6] == b"data: " and len(line) > 6 and b"\n" not in line:
-                    return (named(line[6:], name.strip()),)
+                if data[end:] == b"\n\n" and b"\r" not in data:
+                    return (data[6:end],)
+                if data[end - 1 :] == b"\r\n\r\n" and 6 < data.find(b"\r") == end - 1:  # Gemini's
+                    return (data[6 : end - 1],)
+            elif data[:7] == b"event: " and data[end : end + 7] == b"\ndata: ":
+                at = data.find(b"\n", end + 7)
+                if at > end + 7 and data[at:] == b"\n\n" and b"\r" not in data:
+                    return (named(data[end + 7 : at], data[7:end].strip()),)
         return self._events(data)
 
     def _events(self, data: bytes) -> Iterator[bytes]:
@@ -77,7 +70,7 @@ class SseDecoder:
         pending += rest
         for block in blocks:
             event = self._event(block)
-            if event or (type(event) is NamedEvent and event.is_error):
+            if event or (type(event) is NamedEvent and event.name == b"error"):
                 yield event
         self._limit(len(pending))
 

@@ -62,7 +62,7 @@ def sse(data: bytes) -> None:
     try:
         for block in _blocks(data):
             for event in decoder.feed(block):
-                if isinstance(event, NamedEvent) and event.is_error:
+                if isinstance(event, NamedEvent) and event.name == b"error":
                     error_body(read_named_error(event))
                     return
                 encode(chunks.feed([event]))

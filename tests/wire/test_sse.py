@@ -93,7 +93,29 @@ def test_event_named_error_is_told_whatever_its_data(block: bytes, data: bytes) 
         assert found == [b"before", data, b"after"]
         assert [name_of(event) for event in found] == [b"", b"error", b""]
         assert isinstance(found[1], NamedEvent)
-        assert found[1].is_error
+        assert found[1].name == b"error"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        *(b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r", b"data: \n\n", b"data: \r\n\r\n"),
+        *(b"data: a\rb\r\n\r\n", b"data: a\r\r\n\r\n", b"data: a\n\r\n", b"data: a\r\n\n"),
+        *(b"data: a\ndata: b\n\n", b"data: a\r\ndata: b\r\n\r\n", b"data: a\n\ndata: b\n\n"),
+        *(b"data: a", b"data: a\n", b"data: a\r\n", b"data: a\r\n\r", b"data: a\n\n\n"),
+        *(b"event: n\ndata: a\n\n", b"event: n\r\ndata: a\r\n\r\n", b"event: n\ndata: \n\n"),
+        *(b"event: n\rdata: a\n\n", b"event: n\ndata: a\r\n\n", b"event:  n \ndata: a\n\n"),
+        *(b"event: n\ndata: a\ndata: b\n\n", b"event: n\nid: 1\ndata: a\n\n", b"event: n\n\n"),
+        *(b"event: n\ndata: a\n", b"event: \ndata: a\n\n", b"event: error\ndata: \n\n"),
+    ],
+)
+def test_read_of_one_event_is_what_its_bytes_are(read: bytes) -> None:
+    """The short way of what most reads are, in the middle of a stream; and what follows it."""
+    found = []
+    for pieces in ([read, b"data: z\n\n"], [bytes([byte]) for byte in read + b"data: z\n\n"]):
+        events = decode([b"data: y\n\n", *pieces])
+        found.append([(name_of(event), event) for event in events])
+    assert found[0] == found[1]
 
 
 def name_of(event: bytes) -> bytes:
@@ -116,7 +138,7 @@ def test_event_keeps_its_name(stream: bytes, named: list[tuple[bytes, bytes]]) -
     for pieces in cases.every_way(stream):
         found = decode(pieces)
         assert [(name_of(event), event) for event in found] == named
-        assert [isinstance(event, NamedEvent) and event.is_error for event in found] == [
+        assert [isinstance(event, NamedEvent) and event.name == b"error" for event in found] == [
             False
         ] * len(found)
 
