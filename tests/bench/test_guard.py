@@ -1,4 +1,4 @@
-"""Speed cannot get lost unnoticed: CPU time against the naive proxy of the same run.
+"""Speed cannot get lost unnoticed: CPU time against the naive proxy of the same run, or chat.
 
 Each figure is the best of several interleaved rounds, so that what else runs there counts little;
 more of them are run while the limit is not kept.
@@ -6,9 +6,11 @@ more of them are run while the limit is not kept.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
@@ -17,8 +19,20 @@ from bench.load import Scenario
 from bench.processes import generating, mock_upstream
 from bench.rows import cost, stream_at_once
 from bench.targets import Pool, Running, running
+from proxy.clients.base import ChunkTranslator
+from proxy.dialects.chat import CHAT
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
+from proxy.request.relay import Relay
 from proxy.server.settings import SPARE_THREADS
+from proxy.wire.chat import ChunkStream
+from proxy.wire.claude import stream as claude
+from proxy.wire.claude.native import MessageEvents
+from proxy.wire.gemini import stream as gemini
+from proxy.wire.responses.native import ResponseEvents
 from tests.support.commandline import wait_for
+from tests.support.dialects import BY_KIND, Said
+from tests.support.responses_upstream import NATIVE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -27,6 +41,11 @@ MOST_OF_A_REQUEST = 0.4
 MOST_OF_A_CHUNK = 0.7
 CHUNKS = 400
 STREAMS = 2_000
+
+# In this process, without any socket.
+CHUNKS_IN_PROCESS = 3_000
+MOST_OF_A_TRANSLATED_CHUNK_US = 15.0
+MOST_OF_CHATS = 1.5
 
 
 def request_us(target: Running) -> float:
@@ -126,3 +145,89 @@ def test_caller_over_the_limit_is_refused_at_once() -> None:
     assert run.outcome.whole >= 50
     assert run.outcome.lost
     assert all("503" in why for why in run.outcome.losses)
+
+
+CALLERS = {"chat": CHAT, "messages": MESSAGES, "responses": RESPONSES}
+TRANSLATORS: dict[str, Callable[[], ChunkTranslator]] = {
+    "openai": ChunkStream,
+    "claude": lambda: claude.ChatStream(model="m", created=1, include_usage=True),
+    "gemini": lambda: gemini.ChatStream(
+        request=b"{}", model="m", created=1, include_usage=True, reply_id="chatcmpl-1"
+    ),
+    "native messages": MessageEvents,
+    "native responses": ResponseEvents,
+}
+
+
+class Pieces:
+    """An upstream's answer, of which each read gives an event."""
+
+    status = 200
+    is_whole = False
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self.headers: dict[str, str] = {}
+        self._left = iter(pieces)
+
+    def open(self, until: float) -> bool:
+        return True
+
+    def head(self, until: float) -> bool:
+        return True
+
+    def read(self, until: float) -> bytes:
+        return next(self._left, b"")
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """There is nothing to give back."""
+
+
+def spoken(upstream: str) -> list[bytes]:
+    """The events of a long answer."""
+    said = Said("token " * CHUNKS_IN_PROCESS)
+    speaker = {**BY_KIND, "native messages": BY_KIND["claude"], "native responses": NATIVE}
+    return [step for step in speaker[upstream].streamed(said).body if isinstance(step, bytes)]
+
+
+def in_process_us(upstream: str, caller: str, pieces: Sequence[bytes]) -> float:
+    """CPU time of an event from the upstream's bytes to the caller's."""
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hi"}],"input":"Hi"}'
+    writer = CALLERS[caller].read(body, {}).writer()
+    writer.begin(0, is_native=upstream.startswith("native"), kind=upstream)
+    relay = Relay(Pieces(pieces), TRANSLATORS[upstream](), max_event_bytes=1 << 20)
+    size, begun = 0, time.thread_time()
+    while not relay.is_over:
+        size += len(writer.feed(relay.read(0.0) or ()))
+    took_s = time.thread_time() - begun
+    assert size > 50 * CHUNKS_IN_PROCESS
+    return took_s / len(pieces) * 1e6
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("upstream", BY_KIND)
+def test_translated_chunk_costs_little(upstream: str, caller: str) -> None:
+    """At most 15 us of CPU time, from any kind of upstream to callers of any dialect."""
+    pieces, cost_us = spoken(upstream), math.inf
+    for _ in range(ROUNDS):
+        cost_us = min(cost_us, in_process_us(upstream, caller, pieces))
+        if cost_us <= MOST_OF_A_TRANSLATED_CHUNK_US:
+            break
+    print(f"{upstream} to {caller}: {cost_us:.1f} us a chunk")
+    assert cost_us <= MOST_OF_A_TRANSLATED_CHUNK_US
+
+
+@pytest.mark.parametrize("caller", ["messages", "responses"])
+def test_native_chunk_costs_as_much_as_one_of_chat(caller: str) -> None:
+    """But for its second line, which has the event's name."""
+    ways = {"openai": "chat", f"native {caller}": caller}
+    pieces = {upstream: spoken(upstream) for upstream in ways}
+    costs = dict.fromkeys(ways, math.inf)
+    for number in range(ROUNDS):
+        for upstream, speaks in ways.items():
+            cost_us = in_process_us(upstream, speaks, pieces[upstream])
+            costs[upstream] = min(costs[upstream], cost_us)
+        chat_us, native_us = costs.values()
+        if number > 1 and native_us <= MOST_OF_CHATS * chat_us:
+            break
+    print(f"native {caller}: {native_us:.2f} us a chunk, chat {chat_us:.2f}")
+    assert native_us <= MOST_OF_CHATS * chat_us

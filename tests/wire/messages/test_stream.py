@@ -361,6 +361,7 @@ def test_unary_answer_is_what_its_stream_comes_to() -> None:
     found = json.loads(to_message(json.dumps(body).encode(), asked()))
     ((made, name, given),) = uses(found)
     assert (made[:6], name, given) == ("toolu_", "f", {})
+    assert found["stop_reason"] == "tool_use"
     assert len(found["id"]) == len("msg_") + 32
 
 
