@@ -131,6 +131,36 @@ def test_every_worker_and_host_chooses_the_same() -> None:
         assert line.split() == [chosen[number] for number in range(200)]
 
 
+@pytest.mark.parametrize(
+    ("count", "orders", "first"),
+    [
+        (
+            5,
+            ["0 2 4 3 1", "4 0 1 3 2", "4 1 3 2 0", "3 4 2 1 0"],
+            "0 2 2 2 2 2 2 2 1 4 0 0 1 4 1 4 1 4 3 3 3 3 3 1 1 1 4 2 4 2",
+        ),
+        (
+            40,
+            [
+                *("35 20 2 10 31 38 18 13", "8 35 23 32 19 28 5 2"),
+                *("31 31 25 14 24 35 22 23", "8 13 30 39 5 2 5 13"),
+            ],
+            "35 16 38 2 2 26 10 12 38 29 5 23 37 17 19 31 16 37 25 32 35 6 9 17 39 7 5 23 17 7",
+        ),
+    ],
+)
+def test_a_later_version_chooses_the_same(count: int, orders: list[str], first: str) -> None:
+    """Else an update would move all sessions, and workers of both versions would not agree."""
+    tier = Tier(0)
+    tier.locks = [ClientLock(client) for client in accounts(count, weights=[1, 2, 3])]
+
+    def order(number: int) -> list[str]:
+        return [lock.client.label[1:] for lock in tier.order(bytes(range(number, number + 8)))]
+
+    assert [" ".join(order(number)) for number in range(0, 120, 30)] == orders
+    assert " ".join(order(number)[0] for number in range(0, 120, 4)) == first
+
+
 def test_models_have_sessions_of_their_own() -> None:
     """A session is scoped by alias: one account's cache of a model is none of another's."""
     pairs = (("m", "m"), ("n", "n"))

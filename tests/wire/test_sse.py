@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import UpstreamTooLarge
-from proxy.wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode
+from proxy.wire.sse import DONE, KEEP_ALIVE, NamedEvent, SseDecoder, encode, encode_named, named
 from tests.support import cases
 
 BOM = b"\xef\xbb\xbf"
@@ -222,6 +222,14 @@ def test_whole_events_are_given_at_once() -> None:
     assert list(decoder.feed(b"\ndata: b\n\nda")) == [b"b"]
     assert list(decoder.feed(b"ta: c\n")) == []
     assert list(decoder.feed(b"\n")) == [b"c"]
+
+
+def test_events_are_written_with_the_names_that_they_have() -> None:
+    """And their lines, however many."""
+    events = [named(b"a\nb", b"n"), named(b"c", b""), b"d\ne"]
+    assert encode_named(events) == (
+        b"event: n\ndata: a\ndata: b\n\ndata: c\n\ndata: d\ndata: e\n\n"
+    )
 
 
 def test_one_megabyte_events_pass() -> None:
