@@ -425,7 +425,8 @@ def test_failure_is_the_last_event(error: ProxyError, code: str, is_begun: bool)
     told = read_events(written + stream.fail(error, "upstream gone"))
     response = replayed(told)
     assert told[-1]["type"] == "response.failed"
-    assert (response["error"]["code"], response["error"]["message"]) == (code, "upstream gone")
+    more = {"type": error.type, "param": error.param}
+    assert response["error"] == {"code": code, "message": "upstream gone", **more}
     assert not any(event["type"].endswith(("done", "completed")) for event in told)
     assert response["usage"] is None
     assert response["created_at"] == (HEAD["created"] if is_begun else 0)
