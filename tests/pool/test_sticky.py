@@ -136,22 +136,22 @@ def test_every_worker_and_host_chooses_the_same() -> None:
     [
         (
             5,
-            ["0 2 4 3 1", "4 0 1 3 2", "4 1 3 2 0", "3 4 2 1 0"],
-            "0 2 2 2 2 2 2 2 1 4 0 0 1 4 1 4 1 4 3 3 3 3 3 1 1 1 4 2 4 2",
+            ["0 4 2 1 3", "3 2 1 4 0", "4 0 2 3 1", "4 2 1 3 0"],
+            "0 3 2 1 3 4 1 4 2 3 4 4 2 2 1 4 1 2 1 4 0 0 3 2 4 3 1 2 2 1",
         ),
         (
             40,
             [
-                *("35 20 2 10 31 38 18 13", "8 35 23 32 19 28 5 2"),
-                *("31 31 25 14 24 35 22 23", "8 13 30 39 5 2 5 13"),
+                *("7 5 26 16 22 8 2 28", "34 28 8 38 20 17 32 11"),
+                *("22 25 2 28 2 31 10 24", "25 8 7 31 2 7 37 29"),
             ],
-            "35 16 38 2 2 26 10 12 38 29 5 23 37 17 19 31 16 37 25 32 35 6 9 17 39 7 5 23 17 7",
+            "7 17 18 32 32 7 36 30 17 17 32 32 15 31 25 22 32 36 25 8 2 21 30 16 11 17 19 33 17 24",
         ),
     ],
 )
 def test_a_later_version_chooses_the_same(count: int, orders: list[str], first: str) -> None:
     """Else an update would move all sessions, and workers of both versions would not agree."""
-    tier = Tier(0)
+    tier = Tier("m", 0)
     tier.locks = [ClientLock(client) for client in accounts(count, weights=[1, 2, 3])]
 
     def order(number: int) -> list[str]:
