@@ -100,7 +100,7 @@ def _facts(error: Any, status: int | None = None) -> ErrorFacts:
         spent_code = _text(as_object(fields.get("details")), "error_code")
         if spent_code in _SPENT_CODES or any(words in said.lower() for words in _SPENT_WORDS):
             status, kind = 402, "billing_error"
-    _, named = _TYPES.get(kind, (500, kind))
+    named = _TYPES[kind][1] if kind in _TYPES else kind
     if named is None and is_too_long(message):
         named = "context_length_exceeded"
     name = message.partition(":")[0]
