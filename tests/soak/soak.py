@@ -31,7 +31,8 @@ from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment
 
 SAMPLE_S = 2.0
 
-# What a worker's memory may grow by from the second quarter of the time to the last, MB.
+# From the first to the last third of the time in which no worker is killed, MB of each. An old
+# worker needs more than a new one: while they are killed, the sum tells how old they are.
 GROWTH_MB = 12.0
 
 # Descriptors that a worker may hold beside those of its start and its idle connections.
@@ -97,7 +98,9 @@ class Soak:
         try:
             while (left_s := until - time.monotonic()) > 0 and trouble.fault is None:
                 time.sleep(min(SAMPLE_S, left_s))
-                memory.append(_memory_mb(gateway.workers()))
+                trouble.may_kill = left_s > self._seconds / 2
+                if not trouble.may_kill:
+                    memory.append(_memory_mb(gateway.workers()))
         finally:
             accounts.calm.set()
             trouble.stop()
@@ -112,7 +115,6 @@ class Soak:
             "ends": dict(callers.ends()),
             "faults": dict(accounts.faults),
             "trouble": dict(trouble.counts),
-            "memory, MB": [round(memory[0]), round(memory[-1])] if memory else [],
         }
 
     def _check_outcomes(self, callers: Callers, trouble: Trouble, accounts: Accounts) -> None:
@@ -222,12 +224,12 @@ class Soak:
         return held
 
     def _check_memory(self, memory: list[float]) -> None:
-        quarter = len(memory) // 4
-        if quarter < 3 or self._seconds < 120:
+        third = len(memory) // 3
+        if third < 10:
             return
-        early = statistics.median(memory[quarter : 2 * quarter])
-        late = statistics.median(memory[-quarter:])
-        self.figures["memory by quarters, MB"] = [round(early), round(late)]
+        thirds = [memory[:third], memory[third : 2 * third], memory[-third:]]
+        early, middle, late = map(statistics.median, thirds)
+        self.figures["memory by thirds, MB"] = [round(early), round(middle), round(late)]
         if late > early * 1.1 + GROWTH_MB * self._workers:
             self.problems.append(f"memory grew from {early:.0f} to {late:.0f} MB")
 

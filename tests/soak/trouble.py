@@ -50,6 +50,7 @@ class Trouble:
         self.callers = {STEADY_CALLER, *ROAMING_CALLERS}  # as in the file in force
         self.models = {STEADY_MODEL, ROAMING_MODEL}
         self.fault: BaseException | None = None
+        self.may_kill = True
         self._gateway = gateway
         self._path = path
         self._accounts = accounts
@@ -116,7 +117,7 @@ class Trouble:
 
     def _kill(self) -> None:
         workers = self._gateway.workers()
-        if len(workers) == self._workers:
+        if self.may_kill and len(workers) == self._workers:
             self._gateway.kill(self._chance.choice(sorted(workers)))
             self._stopped.wait(1.0)
 
