@@ -140,6 +140,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         signal.signal(signal.SIGUSR2, lambda *_: self.method_queue.defer(self._announce_stop))
         signal.siginterrupt(signal.SIGUSR2, False)
 
+    def handle_quit(self, sig: int, frame: object) -> None:
+        """By SIGINT and SIGQUIT: end, but out of the main loop. It may hold the threads' lock now.
+
+        After a terminal's ^C the master sends one more, which must not break in on the end.
+        """
+        self.method_queue.defer(super().handle_quit, sig, frame)
+
     def run(self) -> None:
         """Main thread: serve. However this ends, the process ends when its threads have."""
         try:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import threading
 from configparser import ConfigParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import gunicorn  # type: ignore[import-untyped]
 import pytest
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
+    PollableMethodQueue,
+    ThreadWorker,
+)
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -97,3 +103,26 @@ def test_sigterm_is_not_lost_while_the_master_is_looked_for(
     monkeypatch.setattr(ThreadWorker, "is_parent_alive", interrupted)
     assert not worker.is_parent_alive()
     assert not worker.alive
+
+
+def test_quick_end_waits_for_no_lock_of_its_own_thread() -> None:
+    """Its handler may run while the main thread hands a request over to the pool, and twice."""
+    worker = object.__new__(Worker)
+    worker.cfg = SimpleNamespace(threads=1, worker_int=lambda _: None)
+    worker.tpool = worker.get_thread_pool()
+    worker.method_queue = PollableMethodQueue()
+    worker.method_queue.init()
+
+    def interrupt() -> None:
+        worker.handle_quit(signal.SIGQUIT, None)
+        worker.handle_quit(signal.SIGQUIT, None)
+
+    handler = threading.Thread(target=interrupt, daemon=True)
+    with worker.tpool._shutdown_lock:
+        handler.start()
+        handler.join(10)
+        assert not handler.is_alive()
+    with pytest.raises(SystemExit):
+        worker.method_queue.run_callbacks(None)
+    assert not worker.alive
+    worker.method_queue.close()
