@@ -34,6 +34,8 @@ SAMPLE_S = 2.0
 # From the first to the last third of the time in which no worker is killed, MB of each. An old
 # worker needs more than a new one: while they are killed, the sum tells how old they are.
 GROWTH_MB = 12.0
+# What a thread needs. A worker keeps as many as it ever had requests at once.
+THREAD_MB = 0.25
 
 # Descriptors that a worker may hold beside those of its start and its idle connections.
 SPARE_DESCRIPTORS = 12
@@ -92,7 +94,7 @@ class Soak:
         descriptors = max(map(_descriptors, gateway.workers()))
         trouble = Trouble(gateway, path, accounts, workers=self._workers, seed=self._seed)
         callers = Callers(gateway.port, self._seed, trouble.pick, self._callers)
-        memory: list[float] = []
+        memory: list[tuple[float, float]] = []  # in all, and of threads
         until = time.monotonic() + self._seconds
         trouble.start()
         try:
@@ -100,7 +102,8 @@ class Soak:
                 time.sleep(min(SAMPLE_S, left_s))
                 trouble.may_kill = left_s > self._seconds / 2
                 if not trouble.may_kill:
-                    memory.append(_memory_mb(gateway.workers()))
+                    pids = gateway.workers()
+                    memory.append((_memory_mb(pids), THREAD_MB * sum(map(_threads, pids))))
         finally:
             accounts.calm.set()
             trouble.stop()
@@ -223,15 +226,18 @@ class Soak:
                 held.append(f"{pid} has {there} descriptors, {descriptors} at its start: {kinds}")
         return held
 
-    def _check_memory(self, memory: list[float]) -> None:
+    def _check_memory(self, memory: list[tuple[float, float]]) -> None:
         third = len(memory) // 3
         if third < 10:
             return
-        thirds = [memory[:third], memory[third : 2 * third], memory[-third:]]
-        early, middle, late = map(statistics.median, thirds)
-        self.figures["memory by thirds, MB"] = [round(early), round(middle), round(late)]
-        if late > early * 1.1 + GROWTH_MB * self._workers:
-            self.problems.append(f"memory grew from {early:.0f} to {late:.0f} MB")
+        early, middle, late = (
+            [statistics.median(values) for values in zip(*part, strict=True)]
+            for part in (memory[:third], memory[third : 2 * third], memory[-third:])
+        )
+        figures = [[round(value) for value in part] for part in (early, middle, late)]
+        self.figures["memory by thirds, MB in all and of threads"] = figures
+        if late[0] - late[1] > (early[0] - early[1]) * 1.1 + GROWTH_MB * self._workers:
+            self.problems.append(f"memory grew (in all, of threads): {figures} MB")
 
 
 def _descriptors(pid: int) -> int:
