@@ -56,6 +56,7 @@ def run(
         benches: queue.SimpleQueue[Bench] = queue.SimpleQueue()
         for _ in range(jobs):
             directory = held.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))
+            Path(directory).chmod(0o711)  # some tests have other users look into their folders
             bench = Bench(root, Path(directory), copied)
             held.callback(bench.sweep)
             benches.put(bench)

@@ -24,6 +24,7 @@ from coverage import CoverageData
 
 QUICK = ("-m", "not slow")
 SUITE_LIMIT_S = 3600
+TEST_LIMIT_S = 600  # that of `make test-slow`, as these take longer for being measured
 
 PASSED, FAILED, NO_TESTS = 0, 1, 5  # of pytest's exit codes
 
@@ -142,6 +143,7 @@ def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str,
             "--cov-report=",
             "--cov-fail-under=0",
             f"--junitxml={report}",
+            f"--timeout={TEST_LIMIT_S}",
         ),
         *modules,
     ]

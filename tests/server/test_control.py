@@ -588,6 +588,7 @@ def test_root_may_ask_any_service(service: Path, runtime: Path) -> None:
     (near, ready), (done, end) = os.pipe(), os.pipe()
     with ThreadPoolExecutor() as pool:
         child = pool.submit(as_somebody, [], serve_and_be_asked)
+        child.add_done_callback(lambda _: os.write(ready, b"0"))  # it may fail before it is ready
         os.read(near, 1)
         answers = ask_all(PORT, STATUS, control_dir=str(service))
         os.write(end, b"2")
