@@ -114,11 +114,12 @@ def test_larger():
     forgotten(1)
 """
 MORE_TESTS = """
-from proxy.code import forgotten
+import subprocess, sys
 
 
 def test_forgotten():
-    assert forgotten(1) == 2
+    code = "from proxy.code import forgotten; print(forgotten(1))"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"2\\n"
 """
 SETTINGS = """
 [tool:pytest]
@@ -137,11 +138,17 @@ def test_lines_that_only_other_processes_run_have_the_tests_of_their_module() ->
         "tests/e2e/test_stop.py::c": 1.0,
         "tests/test_far.py::d": 0.1,
     }
-    by_line = {"proxy/pool.py": {7: ["tests/test_far.py::d", "tests/test_pool.py::a"]}}
+    by_line = {
+        "proxy/pool.py": {7: ["tests/test_far.py::d", "tests/test_pool.py::a"]},
+        "proxy/end.py": {7: ["tests/test_far.py::d", "tests/test_serving.py::b *"], 8: ["b *"]},
+    }
     found = Selection(by_line, took_s)
     of_module = ["tests/test_pool.py::a", "tests/test_far.py::d", "tests/e2e/test_stop.py::c"]
     assert found.tests_of("proxy/pool.py", 1) == of_module
     assert found.tests_of("proxy/pool.py", 7) == ["tests/test_pool.py::a", "tests/test_far.py::d"]
+    by_both = ["tests/test_far.py::d", "tests/test_serving.py::b"]
+    assert found.tests_of("proxy/end.py", 7) == by_both
+    assert set(found.tests_of("proxy/end.py", 8)) == {"b", *by_both, "tests/e2e/test_stop.py::c"}
     found = found._replace(importers={"proxy/types.py": ["proxy/pool.py"]})
     assert found.tests_of("proxy/types.py", 1) == of_module[1:] + of_module[:1]
     found = found._replace(importers={"proxy/types.py": ["tests/test_far.py"]})
@@ -157,7 +164,8 @@ def test_known_mutants_of_a_small_project(
 ) -> None:
     """One is noticed; where the line is run and nothing is asked, the other is not, until it is.
 
-    Of tests that are added later only the new module is run to see what it runs.
+    Of tests that are added later only the new module is run to see what it runs, here in a process
+    of its own.
     """
     for folder in ("proxy", "tests"):
         (tmp_path / folder).mkdir()

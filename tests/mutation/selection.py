@@ -15,7 +15,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -24,7 +24,17 @@ from coverage import CoverageData
 
 QUICK = ("-m", "not slow")
 SUITE_LIMIT_S = 3600
+ELSEWHERE = " *"
 TEST_LIMIT_S = 600  # that of `make test-slow`, as these take longer for being measured
+
+# A process that a test starts tells which one it was.
+SETTINGS = """[run]
+branch = True
+source = proxy
+parallel = True
+data_file = {data}
+context = ${{PYTEST_CURRENT_TEST-}}
+"""
 
 PASSED, FAILED, NO_TESTS = 0, 1, 5  # of pytest's exit codes
 
@@ -32,7 +42,8 @@ PASSED, FAILED, NO_TESTS = 0, 1, 5  # of pytest's exit codes
 class Selection(NamedTuple):
     """`by_line`: by module and line, the tests that run it (without parameters); `took_s`: each.
 
-    `importers`: by module, those of the code and of tests that use what it defines.
+    A test that runs it in a process of its own has ELSEWHERE behind its name. `importers`: by
+    module, those of the code and of tests that use what it defines.
     """
 
     by_line: Mapping[str, Mapping[int, list[str]]]
@@ -40,24 +51,29 @@ class Selection(NamedTuple):
     importers: Mapping[str, Iterable[str]] = MappingProxyType({})
 
     def tests_at(self, path: str, line: int) -> list[str]:
-        """Those that run a line themselves."""
+        """Those that run a line."""
         return self.by_line.get(path, {}).get(line, [])
 
     def tests_of(self, path: str, line: int) -> list[str]:
         """The tests to run for a line, those first that are likely and quick to notice.
 
-        What runs at import only, as constants do, has the tests of the whole module, and of those
-        that import it.
+        What a test itself runs at import only, as constants, has the tests of the whole module, and
+        of those that import it.
         """
         near = re.compile(rf"test_(\w+_)?{re.escape(Path(path).stem)}")
-        found: Iterable[str] = self.tests_at(path, line)
+        tests = self.tests_at(path, line)
+        elsewhere = {test.removesuffix(ELSEWHERE) for test in tests if test.endswith(ELSEWHERE)}
+        found = {test for test in tests if not test.endswith(ELSEWHERE)}
         if not found:
             others = {test for test in self.took_s if "/e2e/" in test or near.search(test)}
             for module in (path, *self.importers.get(path, ())):
-                others = others.union(*self.by_line.get(module, {}).values())
+                for run in self.by_line.get(module, {}).values():
+                    others |= {test.removesuffix(ELSEWHERE) for test in run}
                 others |= {test for test in self.took_s if test.startswith(f"{module}::")}
             found = others
-        return sorted(found, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0)))
+        return sorted(
+            found | elsewhere, key=lambda test: (not near.search(test), self.took_s.get(test, 1.0))
+        )
 
 
 def measured(
@@ -135,10 +151,13 @@ def _importers(tree: Path) -> dict[str, list[str]]:
 def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str, str]) -> Selection:
     report = tree / "junit.xml"
     parallel = ("-n", str(jobs), "--dist", "loadfile") if jobs > 1 else ()
+    settings = tree / "coverage.cfg"
+    settings.write_text(SETTINGS.format(data=tree / ".coverage"))
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *QUICK),
         *(
             "--cov",
+            f"--cov-config={settings}",
             "--cov-context=test",
             "--cov-report=",
             "--cov-fail-under=0",
@@ -150,7 +169,7 @@ def _measure(tree: Path, modules: Sequence[str], *, jobs: int, env: Mapping[str,
     done = subprocess.run(
         command,
         cwd=tree,
-        env=dict(env),
+        env={**env, "COVERAGE_PROCESS_START": str(settings), "PYTEST_CURRENT_TEST": ""},
         capture_output=True,
         text=True,
         timeout=SUITE_LIMIT_S,
@@ -180,11 +199,23 @@ def _read(tree: Path, report: Path) -> Selection:
     for path in data.measured_files():
         lines: dict[int, list[str]] = {}
         for line, contexts in data.contexts_by_lineno(path).items():
-            tests = {_function(context.partition("|")[0]) for context in contexts if context}
-            if tests - failed:
-                lines[line] = sorted(tests - failed)
+            tests = {test for context in contexts for test in _told(context, took_s)}
+            if left := {test for test in tests if test.removesuffix(ELSEWHERE) not in failed}:
+                lines[line] = sorted(left)
         by_line[str(Path(path).resolve().relative_to(tree.resolve()))] = lines
     return Selection(by_line, dict(took_s))
+
+
+def _told(context: str, tests: Iterable[str]) -> Iterator[str]:
+    """Whose doing it was, by a context of coverage."""
+    test, _, phase = context.partition("|")[0].partition(" (")
+    module, _, name = _function(test).partition("::")
+    if not phase:  # in the tests' own process
+        yield from [f"{module}::{name}"] if name else ()
+    elif phase == "call)":
+        yield f"{module}::{name}{ELSEWHERE}"
+    else:  # what a fixture starts serves the tests behind, too
+        yield from (f"{one}{ELSEWHERE}" for one in tests if one.startswith(f"{module}::"))
 
 
 def _function(test: str) -> str:
