@@ -201,6 +201,20 @@ def test_the_budget_for_cooldowns_is_the_requests_in_all() -> None:
     desk.assert_idle()
 
 
+def test_a_cooldown_that_grows_is_waited_for_as_long_as_the_budget_lasts() -> None:
+    """What was waited before the news is gone: 2 s of 5, when 4 s more are asked for."""
+    desk = Desk(make_client("a", permits=2))
+    began = desk.clock.now
+    held = desk.take()
+    desk.fail("a", Effect.COOL, asked_s=3)
+    desk.clock.after(2, lambda: held.report(Effect.COOL, asked_s=4))
+    with pytest.raises(AllCoolingDown):
+        desk.wait(desk.ticket())
+    assert desk.clock.now - began == 2
+    held.release()
+    desk.assert_idle()
+
+
 def test_a_long_cooldown_is_told_at_once() -> None:
     """With the soonest client's time, and no retry beyond 60 s."""
     desk = Desk(make_client("a"), make_client("b"))

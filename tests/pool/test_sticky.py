@@ -211,6 +211,20 @@ def test_no_account_starves_for_its_sessions_or_for_others() -> None:
     assert after[own] >= 99
 
 
+def test_what_sessions_chose_is_made_up_for_also_after_many_of_them() -> None:
+    """Those that all clients had alike are no lead of anybody's."""
+    desk = Desk(*accounts(3, permits=0))
+    of_client = {first_choice(desk, named(number)): named(number) for number in range(50)}
+    for session in [*of_client.values()] * (2 * MOST_AHEAD):
+        first_choice(desk, session)
+    favoured = next(iter(of_client))
+    for _ in range(40):
+        first_choice(desk, of_client[favoured])
+    for _ in range(20):
+        with desk.take() as lease:
+            assert lease.client.label != favoured
+
+
 def test_nothing_grows_with_sessions() -> None:
     """Trap: a table of sessions. There is none: what 20,000 more leave behind is nothing."""
     desk = Desk(*accounts(20, permits=0))
