@@ -7,6 +7,8 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pytest
+
 import proxy
 
 
@@ -21,6 +23,12 @@ def test_all_lists_what_the_package_offers() -> None:
     }
     assert offered | {"__version__"} == set(proxy.__all__)
     assert sorted(proxy.__all__) == proxy.__all__
+
+
+def test_other_names_are_none_of_ours() -> None:
+    """A misspelt one is told at once."""
+    with pytest.raises(AttributeError, match="no attribute 'creat_app'"):
+        _ = proxy.creat_app
 
 
 def test_public_names_have_docstrings() -> None:

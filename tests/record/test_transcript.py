@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -25,8 +26,10 @@ from flask.testing import FlaskClient
 
 from proxy import create_app
 from proxy.config import load_config, mask
+from proxy.net.helpers import Task
+from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
-from proxy.record.transcript import DIRECTORY, RequestLog, Transcript
+from proxy.record.transcript import DIRECTORY, RequestLog, Transcript, _threads
 from tests.support.commandline import wait_for
 from tests.support.upstream import (
     HANG,
@@ -388,6 +391,21 @@ def test_the_folder_is_kept_within_its_bounds(tmp_path: Path, upstream: Upstream
         caller.post(CHAT, json={"model": "m", "messages": said}, headers=HEADERS)
     wait_for(lambda: bytes_of(place, others) <= 64_000)
     assert not newer.exists()
+
+
+def test_an_eighth_of_the_room_is_freed_at_once(tmp_path: Path, upstream: Upstream) -> None:
+    """So that not each further file has the oldest looked for."""
+    place = tmp_path / "logs"
+    place.mkdir()
+    for days in range(1, 101):
+        old_file(place, days / 200, 1_000)
+    caller = caller_of(
+        tmp_path, upstream.url, **{"request-log-dir": "logs", "request-log-max-bytes": 72_000}
+    )
+    assert caller.post(CHAT, json=asked(), headers=HEADERS).status_code == 200
+    last = _threads.start(Task(lambda: None))  # there is one thread that looks
+    last.wait(math.inf, CallerConnection(None))
+    assert 60_000 < bytes_of(place, []) <= 64_000  # the request's own file may have grown
 
 
 def test_file_that_cannot_be_removed_saves_no_other(

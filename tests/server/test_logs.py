@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import sys
 import pytest
 from gunicorn.http.errors import InvalidRequestLine, NoMoreData  # type: ignore[import-untyped]
 
-from proxy.server.logs import _is_ours_to_tell
+from proxy.server.logs import _is_ours_to_tell, _Lines
 from tests.support.gateway import PATIENCE_S, ROOT, environment
 
 
@@ -42,6 +43,17 @@ def test_log_has_one_line_for_a_record(debug: bool) -> None:
         "INFO proxy.x a b",
         r"WARNING proxy.x half \ud83d",
     ]
+
+
+def test_no_line_is_lost_before_one_was() -> None:
+    """What is said of lost lines is no part of a log that is read."""
+    near, far = os.pipe()
+    lines = _Lines(far)
+    lines.write(b"first\n")
+    lines.write(b"second\n")
+    assert os.read(near, 1000) == b"first\nsecond\n"
+    for each in (near, far):
+        os.close(each)
 
 
 def test_loggers_are_documented() -> None:

@@ -22,8 +22,8 @@ from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from proxy.server.worker import GUNICORNS, Worker
-from tests.support.gateway import ROOT, Gateway
+from proxy.server.worker import GUNICORNS, Worker, _Threads
+from tests.support.gateway import PATIENCE_S, ROOT, Gateway
 
 CONFIG = {"demo": [{"name": "demo", "delay-ms": 0}]}
 UNREADABLE = b"GET\r\n\r\n"
@@ -126,3 +126,24 @@ def test_quick_end_waits_for_no_lock_of_its_own_thread() -> None:
         worker.method_queue.run_callbacks(None)
     assert not worker.alive
     worker.method_queue.close()
+
+
+def test_task_waits_until_a_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked is not told of it; the log is, and it is tried again."""
+    told: list[str] = []
+    threads = _Threads(told.append, max_workers=2)
+    with monkeypatch.context() as patched:
+
+        def refuse(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", refuse)
+        task = threads.submit(lambda: "done")
+        threads.make_up()
+    assert told == ["can't start new thread"] * 2
+    assert not task.done()
+    threads.make_up()
+    assert task.result(PATIENCE_S) == "done"
+    threads.make_up()  # there is nothing to make up for
+    threads.shutdown()
+    assert len(told) == 2

@@ -34,7 +34,7 @@ from proxy.wire.chat import (
     read_named_error,
     read_object,
 )
-from proxy.wire.chat.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS
+from proxy.wire.chat.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS, embeddings
 from proxy.wire.chat.stream import MAX_HELD_BYTES
 from proxy.wire.lenient_json import encode
 from tests.support import cases
@@ -632,3 +632,14 @@ def test_time_is_linear(make_body: Callable[[int], bytes]) -> None:
         return work
 
     cases.assert_linear(make, 30_000)
+
+
+def test_embeddings_tell_the_tokens_of_their_prompts() -> None:
+    """Zero where they are not known, as OpenAI always tells some."""
+    for tokens, told in ((7, 7), (None, 0)):
+        made = json.loads(embeddings([[0.5], "AAAA"], "m", tokens))
+        assert made["usage"] == {"prompt_tokens": told, "total_tokens": told}
+        assert [(each["index"], each["embedding"]) for each in made["data"]] == [
+            (0, [0.5]),
+            (1, "AAAA"),
+        ]

@@ -500,6 +500,18 @@ def test_unary_answer_is_a_stream_of_one_chunk() -> None:
     assert response["usage"]["input_tokens"] == 11
 
 
+def test_thoughts_of_a_unary_answer_are_told_once() -> None:
+    """Their text stands beside the blocks of which it was made, under one name or the other."""
+    block = {"type": "thinking", "thinking": "Hm", "signature": "c2ln"}
+    for name in ("reasoning_content", "reasoning"):
+        message = {"role": "assistant", "content": "Hey", "thinking_blocks": [block], name: "Hm"}
+        answer = {**HEAD, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        response = read_response(events().whole(chunks_of(json.dumps(answer).encode())))
+        thought, said = response["output"]
+        assert thought["summary"] == [{"type": "summary_text", "text": "Hm"}]
+        assert text_of(said) == "Hey"
+
+
 def test_what_comes_during_a_call_waits_for_its_end() -> None:
     """Text, signatures and other calls: one item is open at a time."""
     block = {"type": "thinking", "thinking": "Hm", "signature": "c2ln"}
