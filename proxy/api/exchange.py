@@ -122,8 +122,10 @@ class Exchange:
 
     def session(self) -> str:
         """The session that a header names; "": none does."""
-        environ = self.environ
-        return next((named for key in _SESSION if (named := environ.get(key))), "")
+        for key in _SESSION:
+            if named := self.environ.get(key):
+                return str(named)
+        return ""
 
     def query(self) -> str:
         """The query as it may go on: what has to be escaped (RFC 3986 section 3.4) is."""
