@@ -8,7 +8,7 @@ The nouns, from the request inwards:
 
 - `Pool`, lends clients (here, `ClientPool`: to the threads of one process);
 - `Ticket`, a request's claim: its rank, and what it has tried;
-- `Lease`, the right to send one request with one client (`ClientLease`);
+- `Lease`, the right to send one request with one client;
 - `ClientLock`, a client's permits, by the leases that hold them;
 - `Line`, the queues that wait for a client;
 - `ModelQueue`, the waiters for one model, and the order of its clients: round robin by weight;
@@ -31,40 +31,18 @@ one mutex guards them all, so that a choice among them and the hand-off to a wai
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..clients.base import Client
 from ..clients.registry import Entry, Route
 from ..config import Config
 from ..net.watch import CallerConnection
+from .client_lock import ClientLease as Lease
 from .client_lock import Ticket
 from .health import Effect, doubling
 from .pool import ClientPool
 
 __all__ = ["ClientPool", "Effect", "Lease", "Pool", "Ticket", "doubling"]
-
-
-class Lease(AbstractContextManager["Lease"], Protocol):
-    """The right to send one request with one client, until `release`. A context manager."""
-
-    client: Client
-    model: str  # the upstream's name for it
-
-    def report(self, effect: Effect, *, asked_s: float | None = None, cause: str = "") -> None:
-        """Tell the client's health how it went.
-
-        `asked_s`: the wait that the upstream asked for; `cause`: its words, without secrets.
-        """
-
-    def exclude(self) -> None:
-        """Never lend this client to this request again."""
-
-    def back_off(self, until: float) -> None:
-        """Lend this request no client for a second time before this monotonic moment."""
-
-    def release(self) -> None:
-        """Give the permit back, to the first who waits for it. Idempotent."""
 
 
 class Pool(Protocol):

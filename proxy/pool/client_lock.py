@@ -140,11 +140,11 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class ClientLease:
-    """One permit of a client's lock, held for one request."""
+    """One permit of a client's lock: the right to send one request with it, until `release`."""
 
     lock: ClientLock
     ticket: Ticket
-    model: str
+    model: str  # the upstream's name for it
     number: int
     began: float
     _give_back: Callable[[ClientLease], None]
@@ -161,16 +161,23 @@ class ClientLease:
         self.trials = self.health.begin_trials(self.number, self.began)
 
     def report(self, effect: Effect, *, asked_s: float | None = None, cause: str = "") -> None:
+        """Tell the client's health how it went.
+
+        `asked_s`: the wait that the upstream asked for; `cause`: its words, without secrets.
+        """
         self.is_answered = effect is Effect.GOOD
         self._tell(self, effect, asked_s, cause)
 
     def exclude(self) -> None:
+        """Never lend this client to this request again."""
         self.ticket.excluded.add(self.lock)
 
     def back_off(self, until: float) -> None:
+        """Lend this request no client for a second time before this monotonic moment."""
         self.ticket.tried_again_at = until
 
     def release(self) -> None:
+        """Give the permit back, to the first who waits for it. Idempotent."""
         if self.is_held:
             self._give_back(self)
 

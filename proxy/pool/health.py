@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 # 429 without a hint: 1 s doubling to 5 min. Rest after 5xx: 1 s doubling to 60 s. Out of service
@@ -64,6 +65,7 @@ def doubling(bounds: tuple[float, float], times: int) -> float:
     return min(most, first * 2.0 ** min(times, 32))
 
 
+@dataclass(eq=False, slots=True)
 class Breaker:
     """Shuts a client out for a time, then lets one trial at a time through.
 
@@ -71,28 +73,15 @@ class Breaker:
     (ten requests at once would make ten failures of one) nor opens again.
     """
 
-    __slots__ = (
-        "_bounds",
-        "_shut_at",
-        "_trial",
-        "_trial_began",
-        "cause",
-        "failures",
-        "since",
-        "state",
-        "until",
-    )
-
-    def __init__(self, bounds: tuple[float, float]) -> None:
-        self._bounds = bounds
-        self.state = State.READY
-        self.until = -math.inf
-        self.since = -math.inf  # when it shut that was open
-        self.cause = ""
-        self.failures = 0
-        self._shut_at = -math.inf
-        self._trial: int | None = None  # the number of the lease that tries
-        self._trial_began = -math.inf
+    _bounds: tuple[float, float]
+    state: State = State.READY
+    until: float = -math.inf
+    since: float = -math.inf  # when it shut that was open
+    cause: str = ""
+    failures: int = 0
+    _shut_at: float = -math.inf
+    _trial: int | None = None  # the number of the lease that tries
+    _trial_began: float = -math.inf
 
     def standing(self, now: float) -> Standing:
         if self.state is State.READY:

@@ -361,13 +361,9 @@ class ClientPool:
             line = self._lines.get(lock.client.identity) or Line(lock)
             before = health.standing(now), lock.service.standing(now)
             was_out, was_shut_by = health.is_out, health.shut_by(now)
+            most_s = lease.ticket.max_cooldown_s
             health.apply(
-                effect,
-                began=lease.began,
-                now=now,
-                asked_s=asked_s,
-                most_s=lease.ticket.max_cooldown_s,
-                cause=cause,
+                effect, began=lease.began, now=now, asked_s=asked_s, most_s=most_s, cause=cause
             )
             is_out, until = health.is_out, health.standing(now).until
             is_whole = effect is Effect.OUT or was_shut_by is lock.service
@@ -391,10 +387,7 @@ class ClientPool:
                 log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
-        def disable(line: Line) -> None:
-            line.lock.is_disabled = disabled
-
-        return self._change(label, disable)
+        return self._change(label, lambda line: setattr(line.lock, "is_disabled", disabled))
 
     def reset(self, label: str, alias: str = "") -> bool:
         def reset(line: Line) -> None:
