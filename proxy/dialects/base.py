@@ -66,7 +66,6 @@ class Ask(ABC):
 
     speech: ClassVar[Speech]
     hub_speech: ClassVar[Speech] = HUB
-    served = ""  # the model that serves in place of the one that was asked for
     clients = 0  # so many may serve it, once that is known
     session = ""  # which one its body says that it is part of
     dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made

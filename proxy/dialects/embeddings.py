@@ -76,7 +76,7 @@ class EmbedAsk(Ask):
             raise UpstreamInvalid("the upstream did not send an embedding for each input")
         vectors = [item.embedding for each in read for item in each.data]
         tokens = sum((read_usage(each.usage) or Usage()).prompt_tokens or 0 for each in read)
-        return embeddings(vectors, self.served or self.model, tokens)
+        return embeddings(vectors, self.model, tokens)
 
     def writer(self) -> Writer:
         raise AssertionError("no embeddings are streamed")

@@ -67,7 +67,7 @@ class MessagesAsk(Ask):
         (answer,) = answers
         if answer.is_native:
             return answer.body
-        return to_message(answer.body, self.request_read.asked(answer.kind, self.served))
+        return to_message(answer.body, self.request_read.asked(answer.kind, self.model))
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
         return (events_of(answer.body), True) if answer.is_native else super().streamed(answer)
@@ -89,8 +89,7 @@ class MessagesWriter(Writer):
         if is_native:
             self.feed = encode_named
         else:
-            asked = self._ask.request_read.asked(kind, self._ask.served)
-            self._made = MessageStream(asked)
+            self._made = MessageStream(self._ask.request_read.asked(kind, self._ask.model))
             self.feed = self._made.feed
 
     def end(self) -> bytes:

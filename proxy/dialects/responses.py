@@ -76,7 +76,7 @@ class ResponsesAsk(Ask):
 
     def events(self, kind: str = "") -> Events:
         """What makes the answer of chat's, or of a failure before there was any."""
-        return Events(self.served or self.model, self._fields, self._tools, kind)
+        return Events(self.model, self._fields, self._tools, kind)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -76,8 +77,6 @@ class Attempts:
         self._prompts = 0  # so many, read when it is known who may serve them
         self._routes: tuple[Route, ...] = ()
         self._at = 0  # the prompt
-        self._alias = call.ask.model
-        self._fallbacks = call.fallbacks  # that are left
         self._lease: Lease | None = None
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
@@ -90,14 +89,15 @@ class Attempts:
         is_first = call.record.first_event is None
         arrived = call.record.arrived if is_first else self._clock.monotonic()
         self._waits = Waits(config, self._clock, arrived=arrived, timeout_s=call.timeout_s)
-        self._pauses = self._run_all() if self._fallbacks else self._run()
+        # One answer is one model's.
+        self._pauses = self._run_all() if call.fallbacks and not self._at else self._run()
         self._take_ticket(rank)
 
     def _take_ticket(self, rank: int | None) -> None:
         call = self._call
         self._failures: Failures | None = None  # until the first one
         self._ticket = self._pool.ticket(
-            self._alias,
+            call.ask.model,
             call.connection,
             self._config,
             holder=call.record.request_id,
@@ -114,7 +114,6 @@ class Attempts:
         """Give back what is held, and begin with the next prompt, in the rank of this one."""
         self.close()
         self._at += 1
-        self._fallbacks = ()  # one answer is one model's
         self._begin(rank=self._ticket.rank)
 
     def answers(self) -> list[Answer]:
@@ -187,8 +186,14 @@ class Attempts:
 
     def _run_all(self) -> Pausing[Answer | Relayed]:
         """As `_run`, with one model after the other; raises the first one's error."""
-        switches, errors = self._config.quota_exceeded.switch_project, list[ProxyError]()
-        while True:
+        call, errors = self._call, list[ProxyError]()
+        switches = self._config.quota_exceeded.switch_project
+        for fallback in ("", *call.fallbacks):
+            if fallback:
+                self._pool.withdraw(self._ticket)
+                call.ask.model = call.record.fallback = fallback
+                self._prompts = 0
+                self._take_ticket(self._ticket.rank)
             try:
                 return (yield from self._run())
             except (PoolError, UpstreamError, CallerError) as error:
@@ -196,14 +201,9 @@ class Attempts:
                     raise
                 error.__traceback__ = error.__cause__ = error.__context__ = None
                 errors.append(error)
-            if not self._fallbacks or self._waits.now() >= self._waits.deadline:
+            if self._waits.now() >= self._waits.deadline:
                 break
-            self._pool.withdraw(self._ticket)
-            self._alias, *left = self._fallbacks
-            self._fallbacks, self._prompts = tuple(left), 0
-            self._call.ask.served = self._call.record.fallback = self._alias
-            self._take_ticket(self._ticket.rank)
-        self._call.record.fallback = ""
+        call.record.fallback = ""
         raise with_soonest_hint(errors)
 
     def _run(self) -> Pausing[Answer | Relayed]:
@@ -230,16 +230,17 @@ class Attempts:
 
     def _failed(self) -> Failures:
         if self._failures is None:
-            cooled_in = partial(self._pool.cooled_in, self._alias, self._routes)
-            self._failures = Failures(self._config, cooled_in, is_stream=self._call.ask.stream)
+            ask = self._call.ask
+            cooled_in = partial(self._pool.cooled_in, ask.model, self._routes)
+            self._failures = Failures(self._config, cooled_in, is_stream=ask.stream)
         return self._failures
 
     def _find(self) -> Pausing[None]:
         """Wait until the model is found, and read the prompts for those who may serve it."""
         ask, waits, registry = self._call.ask, self._waits, self._registry
-        entry = registry.fixed.get(self._alias)
+        entry = registry.fixed.get(ask.model)
         while entry is None:
-            entry = registry.find(self._alias, self._call.connection, waits.until(math.inf))
+            entry = registry.find(ask.model, self._call.connection, waits.until(math.inf))
             if entry is None:
                 waits.check(math.inf, "")
                 yield
@@ -248,7 +249,7 @@ class Attempts:
         routes = entry.routes if ask.speech != HUB else ()
         speak = [ask.speech in route.client.speaks for route in routes]
         if not any(speak) and not any(_does(ask, route.client) for route in entry.routes):
-            raise _cannot(f"no client for the model {self._alias!r} can", ask)
+            raise _cannot(f"no client for the model {ask.model!r} can", ask)
         ask.clients = len(entry.routes)
         self._prompts = ask.prompts(natively=all(speak))
         if not any(speak):
@@ -256,15 +257,12 @@ class Attempts:
 
     def _check(self, kinds: Iterable[str]) -> None:
         """Raise InvalidRequest now, while nobody is waited for, if no kind of client can do it."""
-        problem: InvalidRequest | None = None
-        for kind in kinds:
-            try:
+        *others, last = kinds
+        for kind in others:
+            with suppress(InvalidRequest):
                 self._call.ask.request(0, kind, natively=False)
                 return
-            except InvalidRequest as error:
-                problem = error
-        if problem is not None:
-            raise problem
+        self._call.ask.request(0, last, natively=False)
 
     def _acquire(self) -> Pausing[Lease]:
         asked_at = self._waits.now()
@@ -326,7 +324,7 @@ class Attempts:
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
             raise _cannot(f"{client.label} cannot", ask)
-        return _as_served(ask, ask.request(self._at, client.config.kind, natively=natively))
+        return ask.request(self._at, client.config.kind, natively=natively)
 
     def _again(
         self, lease: Lease, request: ChatRequest, error: UpstreamRefusal | InvalidRequest
@@ -339,13 +337,14 @@ class Attempts:
             return None
         natively = ask.speech in client.speaks
         plain = ask.plain_request(self._at, client.config.kind, natively=natively)
-        if plain is not None:
-            plain = _as_served(ask, plain)
         return None if plain == request else plain
 
     def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:
         ask, writer, connection, record = self._call[:4]
         self._attempt.model = model
+        if record.fallback:  # the request is as it is had its caller asked for that model
+            body = with_model(request.body, ask.model)
+            request = msgspec.structs.replace(request, body=body, model=ask.model)
         is_native, kind = request.speech == ask.speech, lease.client.config.kind
         self._reply = reply = lease.client.send(
             request,
@@ -389,13 +388,6 @@ class Attempts:
 def _does(ask: Ask, client: Client) -> bool:
     """Whether the client takes the request in the hub's form, as all do of chat."""
     return ask.hub_speech == HUB or ask.hub_speech in client.speaks
-
-
-def _as_served(ask: Ask, request: ChatRequest) -> ChatRequest:
-    """The request as it is had its caller asked for the model that serves."""
-    if not (model := ask.served):
-        return request
-    return msgspec.structs.replace(request, body=with_model(request.body, model), model=model)
 
 
 def _cannot(who: str, ask: Ask) -> UnsupportedParameter:

@@ -81,7 +81,9 @@ class Failures:
     def final(self, unserved: ProxyError | None = None) -> ProxyError:
         """The caller's error; a quota's has the pool's hints. `unserved`: why no client is left."""
         error = self._last_error
-        others_may = self._speaks_for_one and _is_passing(unserved)
+        # A client that this request could use is merely in use or cooling down.
+        hint = unserved.hint if isinstance(unserved, (AllCoolingDown, NoClientFree)) else None
+        others_may = self._speaks_for_one and hint is not None and hint.after_s is not None
         others_may |= self._is_elsewhere and isinstance(unserved, NoClientInService)
         if error is None or others_may:
             error = unserved
@@ -111,13 +113,6 @@ def report(lease: Lease, effect: Effect, error: ProxyError) -> None:
         said, asked_s = [str(error.status), error.code], error.retry_after_s
     cause = f"{' '.join(filter(None, said))}: {error.message}"
     lease.report(effect, asked_s=asked_s, cause=cause[:MAX_CAUSE_CHARS])
-
-
-def _is_passing(error: ProxyError | None) -> bool:
-    """Whether a client that this request could use is merely in use or cooling down."""
-    if not isinstance(error, (AllCoolingDown, NoClientFree)):
-        return False
-    return error.hint is not None and error.hint.after_s is not None
 
 
 def refused(client: Client, reply: Reply, waits: Waits) -> Pausing[NoReturn]:

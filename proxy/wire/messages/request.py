@@ -100,12 +100,11 @@ class MessagesRequest:
         unknown = outer.fields.keys() - _KNOWN
         self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
 
-    def asked(self, kind: str, served: str = "") -> Asked:
-        """What an answer of this kind of client has to know; `served`: the model, if another."""
+    def asked(self, kind: str, model: str) -> Asked:
+        """What an answer of this kind of client has to know; `model`: that serves."""
         thinking = self._asked.thinking or _Thinking("disabled")
         thinks = thinking.type != "disabled"
         shows = thinks and thinking.display != "omitted"
-        model = served or self._outer.model
         return Asked(model, self._asked.stop_sequences or (), thinks, shows, kind)
 
     def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:

@@ -146,7 +146,7 @@ def test_thinking(asked: Json, openai: Json, gemini: Json) -> None:
 )
 def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: tuple[bool, bool]) -> None:
     """By `thinking` and its `display`."""
-    asked = read(thinking=thinking).asked("openai")
+    asked = read(thinking=thinking).asked("openai", "m")
     assert (asked.thinks, asked.shows) == thoughts
 
 
