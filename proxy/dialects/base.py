@@ -67,12 +67,14 @@ class Ask(ABC):
     speech: ClassVar[Speech]
     hub_speech: ClassVar[Speech] = HUB
     clients = 0  # so many may serve it, once that is known
-    session = ""  # which one its body says that it is part of
     dropped: Sequence[str] = ()  # what the hub's form leaves out, once that was made
 
-    def __init__(self, model: str, headers: Mapping[str, str], *, stream: bool) -> None:
-        self.model = model
+    def __init__(
+        self, model: str, headers: Mapping[str, str], *, stream: bool, session: str = ""
+    ) -> None:
+        self.model = model  # of fallbacks, the one that is tried
         self.stream = stream
+        self.session = session  # which one it says that it is part of
         self.headers = self.native_headers = headers
 
     @property

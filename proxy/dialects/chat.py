@@ -44,10 +44,9 @@ class ChatAsk(Ask):
     def __init__(
         self, request: ChatRequest, headers: Mapping[str, str], writer: ChatWriter | None = None
     ) -> None:
-        super().__init__(request.model, headers, stream=request.stream)
+        super().__init__(request.model, headers, stream=request.stream, session=request.session)
         self._request = request
         self._writer = writer
-        self.session = request.session
 
     @property
     def wants_usage(self) -> bool:

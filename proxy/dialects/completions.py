@@ -18,9 +18,8 @@ class CompletionsAsk(Ask):
     speech = SPEECH
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        self._request = read_request(body, needs_messages=False)
-        super().__init__(self._request.model, headers, stream=self._request.stream)
-        self.session = self._request.session
+        self._request = asked = read_request(body, needs_messages=False)
+        super().__init__(asked.model, headers, stream=asked.stream, session=asked.session)
 
     @property
     def wants_usage(self) -> bool:

@@ -17,7 +17,6 @@ from ..wire.chat.reply import embeddings
 from ..wire.chat.request import EMBED, HUB_EMBED, MAX_TEXTS, read_outer
 from ..wire.chat.usage import Usage, read_usage
 from ..wire.lenient_json import decoder, encode
-from ..wire.session import session_of
 from .base import Answer, Ask, Dialect, Writer
 
 # OpenAI takes so many. What is beside them is in each batch.
@@ -45,9 +44,8 @@ class EmbedAsk(Ask):
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
         outer = read_outer(body)
-        super().__init__(outer.model, headers, stream=False)
+        super().__init__(outer.model, headers, stream=False, session=outer.session)
         self._body = body
-        self.session = session_of(outer.fields)
         self._fields = outer.fields
 
     def prompts(self, *, natively: bool) -> int:

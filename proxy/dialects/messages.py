@@ -15,7 +15,6 @@ from ..wire.messages import native
 from ..wire.messages.answer import error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.messages.stream import MessageStream, to_message
-from ..wire.session import session_of
 from ..wire.sse import encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 
@@ -31,11 +30,11 @@ class MessagesAsk(Ask):
         outer = read_outer(body)
         check_filled(outer.fields, "messages")
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
-        super().__init__(outer.model, general, stream=outer.stream and self.hub_speech == HUB)
+        stream = outer.stream and self.hub_speech == HUB
+        super().__init__(outer.model, general, stream=stream, session=outer.session)
         self.native_headers = headers
         self._outer = outer
         self._body = body
-        self.session = session_of(outer.fields)
         self._query = query
         # By kind of client, and plainness.
         self._hubs: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}

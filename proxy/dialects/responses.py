@@ -18,7 +18,6 @@ from ..wire.responses.answer import error_of
 from ..wire.responses.request import COUNT, SPEECH, Translation, kept_by_the_vendor, to_chat
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
-from ..wire.session import session_of
 from ..wire.sse import KEEP_ALIVE, encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 
@@ -33,10 +32,10 @@ class ResponsesAsk(Ask):
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
         outer = read_outer(body)
-        super().__init__(outer.model, headers, stream=outer.stream and self.speech == SPEECH)
+        stream = outer.stream and self.speech == SPEECH
+        super().__init__(outer.model, headers, stream=stream, session=outer.session)
         self._fields = outer.fields
         self._body = body
-        self.session = session_of(outer.fields)
         self._made: dict[str, Translation] = {}  # by kind of client
         self._tools = Tools("")  # of the last of them
 

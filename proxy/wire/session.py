@@ -6,13 +6,11 @@ Headers and members that coding agents and SDKs send, read 2026-11; `prompt_cach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
-
-_T = TypeVar("_T")
 
 # gunicorn drops names with an underscore, such as Codex's `session_id`.
 HEADERS = ("x-session-id", "x-claude-code-session-id", "session-id", "x-session-affinity")
@@ -25,27 +23,26 @@ class _Ids(Struct):
     session_id: Any = None
     user_id: Any = None
 
+    def named(self) -> str:
+        """The session; "": they name none. Raises DecodeError."""
+        session, user = _text(self.session_id), _text(self.user_id)
+        if session or not user.startswith("{"):
+            return session or user.partition(_MARK)[2]
+        return _text(_read_ids(user.encode()).session_id)
 
-_read_ids, _read_text = msgspec.json.Decoder(_Ids).decode, msgspec.json.Decoder(str).decode
+
+_read_any, _read_ids = msgspec.json.Decoder().decode, msgspec.json.Decoder(_Ids).decode
 
 
 def session_of(fields: Mapping[str, Raw]) -> str:
     """The session that a body names, of which these are the members; "": none."""
-    if (key := fields.get("prompt_cache_key")) and (text := _read(key, _read_text)):
-        return text
-    metadata = fields.get("metadata")
-    ids = _read(metadata, _read_ids) if metadata else None
-    if ids is None or (isinstance(ids.session_id, str) and ids.session_id):
-        return ids.session_id if ids else ""
-    user = ids.user_id if isinstance(ids.user_id, str) else ""
-    if not user.startswith("{"):
-        return user.partition(_MARK)[2]
-    ids = _read(user.encode(), _read_ids)
-    return ids.session_id if ids and isinstance(ids.session_id, str) else ""
-
-
-def _read(text: bytes | Raw, decode: Callable[[bytes | Raw], _T]) -> _T | None:
     try:
-        return decode(text)
+        if "prompt_cache_key" in fields and (key := _text(_read_any(fields["prompt_cache_key"]))):
+            return key
+        return _read_ids(fields["metadata"]).named() if "metadata" in fields else ""
     except (msgspec.DecodeError, RecursionError):
-        return None
+        return ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

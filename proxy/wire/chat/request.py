@@ -104,7 +104,7 @@ _NULL = Raw(b"null")
 
 
 class Outer(NamedTuple):
-    """What all dialects' requests have at their top: model, stream, and whatever members.
+    """What all dialects' requests have at their top: model, stream, session, whatever members.
 
     `text`: what the members are parts of: the body, or what was shielded of it (`lenient_json`).
     """
@@ -113,6 +113,7 @@ class Outer(NamedTuple):
     stream: bool
     fields: dict[str, Raw]
     text: bytes
+    session: str = ""
 
 
 def read_outer(body: bytes) -> Outer:
@@ -128,7 +129,7 @@ def read_outer(body: bytes) -> Outer:
         stream = fields.get("stream", _NULL) != _NULL and _flag(fields["stream"])
     except msgspec.DecodeError as error:
         raise InvalidRequest("`stream` must be true or false", param="stream") from error
-    return Outer(model, stream, fields, text)
+    return Outer(model, stream, fields, text, session_of(fields))
 
 
 def check_filled(fields: dict[str, Raw], name: str) -> None:
@@ -139,11 +140,11 @@ def check_filled(fields: dict[str, Raw], name: str) -> None:
 
 def read_request(body: bytes, *, needs_messages: bool = True) -> ChatRequest:
     """Check a request's body as far as the proxy answers for it; raises InvalidRequest."""
-    model, stream, fields, text = read_outer(body)
+    model, stream, fields, text, session = read_outer(body)
     messages = fields.get("messages")
     if needs_messages:
         check_filled(fields, "messages")
-    options, session = fields.get("stream_options"), session_of(fields)
+    options = fields.get("stream_options")
     has_lists = messages is not None and _may_have_lists(text, messages)
     if not has_lists and fields.keys().isdisjoint(_LOOKED_INTO):
         return ChatRequest(body, model, stream, stream_options=options, session=session)
