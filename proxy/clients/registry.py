@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -173,7 +173,7 @@ class Lists:
         """In a helper thread: get the list, by the first key that can."""
         for client in listing.clients:
             try:
-                names = client.list_models(caller=_NOBODY, deadline=until)
+                names = tuple(client.list_models(caller=_NOBODY, deadline=until))
             except (UpstreamError, ShuttingDown) as error:
                 error.hide(self._secrets)
                 log.warning("%s: no model list: %s", client.label, error)
@@ -184,19 +184,16 @@ class Lists:
                     return
                 log.exception("%s: no model list", client.label)
             else:
-                self._take(listing, tuple(names))
+                if names != listing.names:
+                    listing.names = names
+                    self._changed()
+                # In this order, so that no request believes in a list that it cannot see yet.
+                listing.is_known = True
                 self._end_fetch(listing, kept_s=KEPT_S)
                 return
             if self._clock.monotonic() >= until:
                 break
         self._end_fetch(listing)
-
-    def _take(self, listing: _Listing, names: tuple[str, ...]) -> None:
-        if listing.names != names:
-            listing.names = names
-            self._changed()
-        # In this order, so that no request believes in a list that it cannot see yet.
-        listing.is_known = True
 
 
 class Route(NamedTuple):
@@ -219,7 +216,7 @@ class Registry:
 
     def __init__(
         self,
-        clients: Iterable[Client],
+        clients: Sequence[Client],
         *,
         secrets: Secrets,
         clock: Clock = CLOCK,
@@ -227,12 +224,10 @@ class Registry:
     ) -> None:
         """Providers' lists that the registry `before` has fetched are taken over."""
         self.created: int = before.created if before else int(clock.wall())
-        self._clients = tuple(clients)
+        self._clients = clients
         self._by_identity = {client.identity: client for client in self._clients}
-        known: Lists | None = before._lists if before else None
-        self._lists: Lists = Lists(
-            self._clients, self._rebuild, secrets=secrets, clock=clock, before=known
-        )
+        old: Lists | None = before._lists if before else None
+        self._lists: Lists = Lists(clients, self._rebuild, secrets=secrets, clock=clock, before=old)
         self._has_lists = bool(self._lists.names())
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
         self.table: dict[str, Entry] = {}  # by alias
