@@ -37,9 +37,7 @@ SecondsOrZero = Annotated[float, Meta(ge=0, le=_DAY_S), unit("s")]
 Bytes = Annotated[int, Meta(ge=1), unit("bytes")]
 Permits = Annotated[int, Meta(ge=0), unit("requests"), says("in flight at once; 0: no limit")]
 Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
-Priority = Annotated[
-    int, Meta(ge=-1000, le=1000), says("of free clients those of the highest serve")
-]
+Priority = Annotated[int, Meta(ge=-1000, le=1000), says("free clients of the highest serve")]
 
 Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
 ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
