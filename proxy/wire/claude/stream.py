@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ProxyError, UpstreamInvalid, UpstreamTruncated
+from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
+from ..chat.made import ChunkMaker
 from ..sse import DONE
 from .errors import UNREADABLE, refusal_of_event
 from .names import CallersNames, rename_keys
@@ -66,93 +67,56 @@ _decode = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class ChatStream:
-    """One answer. `is_over`: the upstream's own end was seen, nothing follows."""
+class ChatStream(ChunkMaker):
+    """`names`: those that the caller has for what Claude calls."""
 
     def __init__(
         self, *, model: str, created: int, include_usage: bool, names: CallersNames | None = None
     ) -> None:
-        self.is_over = False
+        super().__init__(model=model, created=created, include_usage=include_usage)
         self._said = Said(names or CallersNames())
         self._message_id: str | None = None
         self._counts: Counts | None = None
-        self._model = model
-        self._created = created
-        self._include_usage = include_usage
-        self._failure: ProxyError | None = None
         self._open: dict[int, _Open] = {}
         self._ending = Ending()
         self._has_role = False
-        self._head = self._tail = b""
-        self._set_id("")
+        self._set_id("chatcmpl-")
 
     @property
     def usage(self) -> Usage | None:
         """The tokens, as far as the answer told them by now."""
         return None if self._counts is None else self._counts.told()
 
-    def feed(self, events: list[bytes]) -> list[bytes]:
-        """The chunks for the `data:` fields of some events, in order.
-
-        An `error` event raises UpstreamRefusal, an event that can't be read UpstreamInvalid: at
-        once if no chunk came before it in `events`, else at the next call of `feed` or `finish`.
-        """
-        if self._failure is not None:
-            raise self._failure
-        chunks: list[bytes] = []
-        for data in events:
-            if self.is_over:
-                break
-            try:
-                self._take(_decode(data), chunks)
-            except ProxyError as error:
-                self._failure = error
-            except UNREADABLE as error:
-                # Some look-alikes send OpenAI's end mark.
-                if data.strip() == DONE and self._ending.stop_reason is not None:
-                    self._stop(chunks)
-                    break
-                self._failure = UpstreamInvalid(f"the upstream sent an unreadable event: {error}")
-                self._failure.__cause__ = error
-            if self._failure is not None:
-                if chunks:
-                    break
-                raise self._failure
-        return chunks
-
-    def finish(self) -> list[bytes]:
-        """The upstream's answer ended. Raises UpstreamTruncated if that was before its own end."""
-        if self._failure is not None:
-            raise self._failure
-        chunks: list[bytes] = []
-        if not self.is_over:
-            if self._ending.stop_reason is None:
-                raise UpstreamTruncated("the upstream's stream ended before message_stop")
+    def _take(self, data: bytes, chunks: list[bytes]) -> None:
+        try:
+            event = _decode(data)
+            if event.type == "content_block_delta":
+                if event.delta is not None:
+                    self._take_delta(event.index or 0, event.delta, chunks)
+            elif event.type == "content_block_start":
+                if event.content_block is not None:
+                    self._start_block(event.index or 0, event.content_block, chunks)
+            elif event.type == "content_block_stop":
+                self._stop_block(event.index or 0, chunks)
+            elif event.type == "message_start":
+                if event.message is not None:
+                    self._start(event.message, chunks)
+            elif event.type == "message_delta":
+                self._count(event.usage)
+                if event.delta is not None:
+                    self._note_end(event.delta)
+            elif event.type == "message_stop":
+                self._stop(chunks)
+            elif event.type == "error":
+                raise refusal_of_event(None if event.error is msgspec.UNSET else event.error)
+            elif event.error is not msgspec.UNSET and event.error != _NULL:
+                raise refusal_of_event(event.error)  # a look-alike's, in its own shape
+        except UNREADABLE as error:
+            # Some look-alikes send OpenAI's end mark.
+            if data.strip() != DONE or self._ending.stop_reason is None:
+                what = f"the upstream sent an unreadable event: {error}"
+                raise UpstreamInvalid(what) from error
             self._stop(chunks)
-        return chunks
-
-    def _take(self, event: _Event, chunks: list[bytes]) -> None:
-        if event.type == "content_block_delta":
-            if event.delta is not None:
-                self._take_delta(event.index or 0, event.delta, chunks)
-        elif event.type == "content_block_start":
-            if event.content_block is not None:
-                self._start_block(event.index or 0, event.content_block, chunks)
-        elif event.type == "content_block_stop":
-            self._stop_block(event.index or 0, chunks)
-        elif event.type == "message_start":
-            if event.message is not None:
-                self._start(event.message, chunks)
-        elif event.type == "message_delta":
-            self._count(event.usage)
-            if event.delta is not None:
-                self._end(event.delta)
-        elif event.type == "message_stop":
-            self._stop(chunks)
-        elif event.type == "error":
-            raise refusal_of_event(None if event.error is msgspec.UNSET else event.error)
-        elif event.error is not msgspec.UNSET and event.error != _NULL:
-            raise refusal_of_event(event.error)  # a look-alike's, in its own shape
 
     def _start(self, message: _Start, chunks: list[bytes]) -> None:
         """Take over what the message has already: usage, and with look-alikes content too."""
@@ -162,14 +126,14 @@ class ChatStream:
                 raise UpstreamTruncated("the upstream's message was cut off by another one")
             return
         self._message_id = message_id
-        self._set_id(message_id)
+        self._set_id(f"chatcmpl-{message_id}")
         self._count(message.usage)
         for block in message.content or ():
             self._start_block(-1, block, chunks)
         self._stop_block(-1, chunks)
-        self._end(message)
+        self._note_end(message)
 
-    def _end(self, told: _Start | _Delta) -> None:
+    def _note_end(self, told: _Start | _Delta) -> None:
         """Keep why the answer ended; a later event that does not say it changes nothing."""
         if told.stop_reason is not None:
             self._ending = Ending(told.stop_reason, told.stop_details)
@@ -241,7 +205,7 @@ class ChatStream:
     def _add_text(self, text: str, chunks: list[bytes]) -> None:
         self._said.text_chars += len(text)
         if self._has_role:
-            chunks.append(self._head + b'{"content":' + _encode(text) + self._tail)
+            chunks.append(self._before + b'{"content":' + _encode(text) + self._behind)
         else:
             self._add({"content": text}, chunks)
 
@@ -250,7 +214,12 @@ class ChatStream:
             self._has_role = True
             # Null, not "": the content of an answer that is only a call is null in OpenAI's too.
             delta = {"role": "assistant", "content": None, **delta}
-        chunks.append(self._head + _encode(delta)[:-1] + self._tail)
+        chunks.append(self._before + _encode(delta)[:-1] + self._behind)
+
+    def _end(self, chunks: list[bytes]) -> None:
+        if self._ending.stop_reason is None:
+            raise UpstreamTruncated("the upstream's stream ended before message_stop")
+        self._stop(chunks)
 
     def _stop(self, chunks: list[bytes]) -> None:
         for index in list(self._open):
@@ -260,26 +229,14 @@ class ChatStream:
         delta: dict[str, Any] = {} if refusal is None else {"refusal": refusal}
         if not self._has_role:
             delta = {"role": "assistant", "content": None if refusal else "", **delta}
-        choice = {
-            "index": 0,
-            "delta": delta,
-            "logprobs": None,
-            "finish_reason": self._ending.finish_reason(has_calls=self._said.calls > 0),
-        }
-        nothing: dict[str, Any] = {"usage": None} if self._include_usage else {}
-        chunks.append(_encode({**self._envelope, "choices": [choice], **nothing}))
+        finish_reason = self._ending.finish_reason(has_calls=self._said.calls > 0)
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        chunks.append(self._chunk(choice))
         if self._include_usage:
-            usage = (self._counts or Counts()).to_chat()
-            chunks.append(_encode({**self._envelope, "choices": [], "usage": usage}))
+            chunks.append(self._usage_chunk((self._counts or Counts()).to_chat()))
 
-    def _set_id(self, message_id: str) -> None:
-        """Prepare what is the same in all chunks around the members of the delta."""
-        self._envelope = {
-            "id": f"chatcmpl-{message_id}",
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._model,
-        }
-        self._head = _encode(self._envelope)[:-1] + b',"choices":[{"index":0,"delta":'
-        usage = b',"usage":null' if self._include_usage else b""
-        self._tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}"
+    def _set_id(self, chunk_id: str) -> None:
+        """Prepare what is the same in all chunks around the members of the delta, too."""
+        super()._set_id(chunk_id)
+        self._before = self._head + b'{"index":0,"delta":'
+        self._behind = b'},"logprobs":null,"finish_reason":null}' + self._tail
