@@ -16,17 +16,17 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NOT_PLAIN: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def made_name(name: str, legible: str) -> str:
-    """A name of 64 characters at most; `legible`: the name in characters that the vendor takes."""
+def fitting(name: str, taken: re.Pattern[str], untaken: re.Pattern[str]) -> str:
+    """The name if the vendor takes such, else one of 64 characters at most without `untaken`."""
+    if taken.fullmatch(name):
+        return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{legible[:55]}_{digest}"
+    return f"{untaken.sub('_', name)[:55] or '_'}_{digest}"
 
 
 def plain_name(name: str) -> str:
     """The name, or one made for it, in 1 to 64 letters, digits, `_` and `-` of ASCII."""
-    if _PLAIN.fullmatch(name):
-        return name
-    return made_name(name, _NOT_PLAIN.sub("_", name) or "_")
+    return fitting(name, _PLAIN, _NOT_PLAIN)
 
 
 def are_plain(names: Iterable[str]) -> bool:
@@ -35,5 +35,5 @@ def are_plain(names: Iterable[str]) -> bool:
 
 
 def may_be_made(name: str) -> bool:
-    """Whether it looks like one of `made_name`: few others do."""
+    """Whether it looks like made by `fitting`: few others do."""
     return _MADE.fullmatch(name) is not None

@@ -67,6 +67,11 @@ def as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def as_text(value: Any) -> str:
+    """The value if it is a string, else an empty one."""
+    return value if isinstance(value, str) else ""
+
+
 def _count(value: Any) -> int | None:
     """Some send them as floats."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

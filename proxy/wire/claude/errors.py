@@ -15,7 +15,7 @@ import msgspec
 from ...errors import UpstreamRefusal
 from ..chat import ErrorFacts, read_object, read_retry_info, unlisted
 from ..chat.errors import is_too_long
-from ..chat.usage import as_object
+from ..chat.usage import as_object, as_text
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
 from .request import KNOWN
@@ -80,7 +80,7 @@ def hidden_refusal(body: bytes) -> UpstreamRefusal | None:
 def as_sent(body: bytes) -> bytes | None:
     """An error's body if it is in Anthropic's envelope, so that callers who speak it get it."""
     error = as_object(read_object(body).get("error"))
-    return body if _text(error, "type") and _text(error, "message") else None
+    return body if as_text(error.get("type")) and as_text(error.get("message")) else None
 
 
 def _answer(body: bytes) -> dict[str, Any]:
@@ -90,14 +90,15 @@ def _answer(body: bytes) -> dict[str, Any]:
 def _facts(error: Any, status: int | None = None) -> ErrorFacts:
     """An error as Claude tells it, or as a look-alike does; without a status its type has one."""
     fields: dict[str, Any] = error if isinstance(error, dict) else {"message": error}
-    kind, said, code = _text(fields, "type"), _text(fields, "message"), fields.get("code")
+    kind, code = as_text(fields.get("type")), fields.get("code")
+    said = as_text(fields.get("message"))
     if isinstance(code, int) and 400 <= code <= 599 and kind not in _TYPES:
         kind = _type_of(code)
     kind = kind or _type_of(status or 500)
     status = status or _TYPES.get(kind, (500, kind))[0]
     message = said[:_MAX_MESSAGE_CHARS] or f"the upstream answered with status {status}"
     if kind in ("invalid_request_error", "billing_error"):
-        spent_code = _text(as_object(fields.get("details")), "error_code")
+        spent_code = as_text(as_object(fields.get("details")).get("error_code"))
         if spent_code in _SPENT_CODES or any(words in said.lower() for words in _SPENT_WORDS):
             status, kind = 402, "billing_error"
     named = _TYPES[kind][1] if kind in _TYPES else kind
@@ -106,11 +107,6 @@ def _facts(error: Any, status: int | None = None) -> ErrorFacts:
     name = message.partition(":")[0]
     param = name if kind == "invalid_request_error" and name in KNOWN else None
     return ErrorFacts(status, message, kind, named, param, read_retry_info(fields))
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _type_of(status: int) -> str:

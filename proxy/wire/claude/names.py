@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from msgspec import Raw
 
 from ..chat.shapes import Tool
 from ..lenient_json import without_lone
-from ..made_names import made_name, may_be_made, plain_name
+from ..made_names import fitting, may_be_made, plain_name
 
 _PROPERTY: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _NOT_IN_PROPERTY: Final = re.compile(r"[^a-zA-Z0-9_.-]")
@@ -32,15 +33,9 @@ _encode: Final = msgspec.json.Encoder().encode
 _Json = dict[str, Any]
 
 
-def _wire_property(name: str) -> str:
-    if _PROPERTY.fullmatch(name):
-        return name
-    return made_name(name, _NOT_IN_PROPERTY.sub("_", name) or "_")
-
-
 def changed_properties(schema: Any) -> dict[str, str]:
     """By the caller's name, those of all properties in it that Claude does not take."""
-    names = {name: _wire_property(name) for name in _properties(schema)}
+    names = {name: fitting(name, _PROPERTY, _NOT_IN_PROPERTY) for name in _properties(schema)}
     return {name: wire for name, wire in names.items() if wire != name}
 
 
@@ -124,25 +119,23 @@ class CallersNames:
 
     def __init__(self, read_body: Callable[[], bytes] = lambda: b"{}") -> None:
         self._read_body = read_body
-        self._read: tuple[dict[str, str], dict[str, dict[str, str]]] | None = None
 
     def tool(self, wire: str) -> str:
         """The caller's name of the tool."""
-        return self._names()[0].get(wire, wire) if may_be_made(wire) else wire
+        return self._names[0].get(wire, wire) if may_be_made(wire) else wire
 
     def properties(self, wire_tool: str) -> dict[str, str]:
         """By Claude's names the caller's, of this tool's properties whose names were changed."""
-        return self._names()[1].get(wire_tool, {})
+        return self._names[1].get(wire_tool, {})
 
+    @cached_property
     def _names(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-        if self._read is None:
-            tools: dict[str, str] = {}
-            properties: dict[str, dict[str, str]] = {}
-            for tool in _decode(without_lone(self._read_body())).tools or ():
-                if tool.function is not None:
-                    wire = plain_name(tool.function.name)
-                    tools.setdefault(wire, tool.function.name)
-                    changed = changed_properties(tool.function.parameters)
-                    properties.setdefault(wire, {new: old for old, new in changed.items()})
-            self._read = tools, properties
-        return self._read
+        tools: dict[str, str] = {}
+        properties: dict[str, dict[str, str]] = {}
+        for tool in _decode(without_lone(self._read_body())).tools or ():
+            if tool.function is not None:
+                wire = plain_name(tool.function.name)
+                tools.setdefault(wire, tool.function.name)
+                changed = changed_properties(tool.function.parameters)
+                properties.setdefault(wire, {new: old for old, new in changed.items()})
+        return tools, properties

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import UpstreamInvalid
 from ..chat import objects, read_object
 from ..chat.reply import no_choices
+from ..chat.usage import as_text
 from ..lenient_json import encode, legible
 from .request import Completion
 
@@ -120,17 +121,13 @@ def _said(choice: Json) -> str:
     if isinstance(content, list) and "text" not in choice:
         kinds = ("text", "output_text")
         texts = [part.get("text") for part in objects(content) if part.get("type", "text") in kinds]
-        return "".join(map(_text, texts))
-    return _text(choice.get("text", content))
+        return "".join(map(as_text, texts))
+    return as_text(choice.get("text", content))
 
 
 def _finish(choice: Json) -> str | None:
     """Null until the end, as OpenAI has it; some send an empty string."""
-    return _text(choice.get("finish_reason")) or None
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return as_text(choice.get("finish_reason")) or None
 
 
 def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
@@ -138,12 +135,12 @@ def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
     tokens = objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
     if not tokens:
         return None
-    texts = [_text(token.get("token")) for token in tokens]
+    texts = [as_text(token.get("token")) for token in tokens]
     tops = [objects(token.get("top_logprobs")) for token in tokens]
     lengths = [len(legible(text)) for text in texts[:-1]]
     return {
         "tokens": texts,
         "token_logprobs": [token.get("logprob") for token in tokens],
-        "top_logprobs": [{_text(t.get("token")): t.get("logprob") for t in top} for top in tops],
+        "top_logprobs": [{as_text(t.get("token")): t.get("logprob") for t in top} for top in tops],
         "text_offset": list(accumulate(lengths, initial=offset)),
     }

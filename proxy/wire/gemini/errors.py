@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ..chat import ErrorFacts, objects, read_object, read_retry_info, unlisted
+from ..chat.usage import as_text
 from ..http.headers import read_retry_after
 from ..lenient_json import without_lone
 
@@ -54,7 +55,7 @@ def read_status(error: Any, *, status: int | None = None, now_s: float | None = 
     fields: dict[str, Any] = error if isinstance(error, dict) else {"message": str(error)}
     details = objects(fields.get("details"))
     reasons = {str(detail.get("reason", "")) for detail in details}
-    message = _text(fields, "message") or "Gemini gave no reason"
+    message = as_text(fields.get("message")) or "Gemini gave no reason"
     number = status or fields.get("code")
     if not isinstance(number, int) or (status is None and not 400 <= number <= 599):
         number = 502
@@ -72,18 +73,13 @@ def read_status(error: Any, *, status: int | None = None, now_s: float | None = 
         number,
         _KEY.sub("…", message)[:MAX_MESSAGE_CHARS],
         _TYPES.get(number, "invalid_request_error" if number < 500 else "upstream_error"),
-        _CODES.get(number) or _text(fields, "status").lower()[:64] or "upstream_error",
+        _CODES.get(number) or as_text(fields.get("status")).lower()[:64] or "upstream_error",
         next(_violated(details, "fieldViolations", "field"), None),
         retry_after_s,
     )
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    text = fields.get(name)
-    return text if isinstance(text, str) else ""
-
-
 def _violated(details: Iterable[Mapping[str, Any]], kind: str, name: str) -> Iterator[str]:
     """What a google.rpc.QuotaFailure or BadRequest names, in Gemini's words."""
     violations = (violation for detail in details for violation in objects(detail.get(kind)))
-    return filter(None, (_text(violation, name) for violation in violations))
+    return filter(None, (as_text(violation.get(name)) for violation in violations))

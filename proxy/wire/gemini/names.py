@@ -17,7 +17,7 @@ import msgspec
 
 from ..chat.fields import Message, Tool
 from ..lenient_json import without_lone
-from ..made_names import made_name, may_be_made
+from ..made_names import fitting, may_be_made
 
 _TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]|^(?![A-Za-z_])")
@@ -25,7 +25,7 @@ _UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]|^(?![A-Za-z_])")
 
 def wire_name(name: str) -> str:
     """The name that Gemini knows the function by."""
-    return name if _TAKEN.fullmatch(name) else made_name(name, _UNTAKEN.sub("_", name))
+    return fitting(name, _TAKEN, _UNTAKEN)
 
 
 class _Request(msgspec.Struct):
