@@ -44,7 +44,7 @@ def bare(call_id: str) -> str:
 
 
 def plain_id(given: str, used: set[str], prefix: str) -> str:
-    """An id as Anthropic takes it, the same every time, and unlike those `used` before it."""
+    """An id that every vendor takes, the same every time, and unlike those `used` before it."""
     if not _PLAIN.fullmatch(given):
         given = prefix + hashlib.sha256(given.encode()).hexdigest()[:24]
     made, again = given, len(used)  # counted from 1, thousands of equal ids would take minutes

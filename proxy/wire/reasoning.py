@@ -9,7 +9,11 @@ keeps it with the conversation; here is no state. The text is base64 as real sig
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+# The types of Anthropic's blocks that hold reasoning.
+BLOCKS: Final = ("thinking", "redacted_thinking")
 
 # What every container begins with, and nothing else: nine bytes are twelve characters of base64.
 MARK = b64encode(b"poolproxy").decode()
@@ -44,3 +48,17 @@ def unpack(text: str) -> Container | None:
     if not mark or head[:1] != _VERSION or not head.isascii():
         return Container("")
     return Container(head[1:].decode(), payload)
+
+
+def loop_thinks(turns: Sequence[tuple[bool, Sequence[str]]]) -> bool:
+    """Whether each turn of Claude's in the tool loop that goes on begins with its thinking.
+
+    With a budget, thinking may go on only then. `turns`: whether it is the user's, and the types of
+    its blocks.
+    """
+    for is_user, types in reversed(turns):
+        if is_user and "tool_result" not in types:
+            break
+        if not is_user and "tool_use" in types and types[0] not in BLOCKS:
+            return False
+    return True

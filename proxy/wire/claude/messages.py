@@ -25,12 +25,12 @@ from ..history import (
     result_without_call,
 )
 from ..made_names import plain_name
+from ..reasoning import BLOCKS, loop_thinks
 from ..tool_calls import ToolCall, calls_of
 from .names import rename_keys
 from .parts import content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
-_THINKING = ("thinking", "redacted_thinking")
 _CONTINUE: Block = {"type": "text", "text": CONTINUE}
 _NOT_RUN: Block = {"content": [{"type": "text", "text": NOT_RUN}], "is_error": True}
 
@@ -49,7 +49,7 @@ class Conversation(msgspec.Struct):
     def drop_thinking(self) -> None:
         """Leave out all thinking; something else is in every turn."""
         for turn in self.turns:
-            turn["content"] = [b for b in turn["content"] if b["type"] not in _THINKING]
+            turn["content"] = [b for b in turn["content"] if b["type"] not in BLOCKS]
 
 
 class Turns(History[Block]):
@@ -74,17 +74,17 @@ class Turns(History[Block]):
         if not self._turns:
             raise InvalidRequest("messages: there is no text to answer", param="messages")
         self._place_held()
-        woven = self._woven(_CONTINUE)
+        woven = list(self._woven(_CONTINUE))
         turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
-        loop_thinks = _loop_thinks(turns)
-        thinks = any(block["type"] in _THINKING for turn in turns for block in turn["content"])
+        kinds = [(role == "user", [block["type"] for block in content]) for role, content in woven]
+        thinks = any(not set(BLOCKS).isdisjoint(types) for _, types in kinds)
         last = turns[-1]["content"][-1]
         if turns[-1]["role"] == "assistant":
             if prefill and last["type"] == "text":
                 last["text"] = last["text"].rstrip()  # the API refuses one that ends in space
             else:
                 turns.append({"role": "user", "content": [_CONTINUE]})
-        return Conversation(self._system, turns, thinks, loop_thinks)
+        return Conversation(self._system, turns, thinks, loop_thinks(kinds))
 
     def _say_as_system(self, blocks: list[Block]) -> None:
         if self._turns and self._system_inside:
@@ -166,18 +166,6 @@ def _thinking_blocks(message: chat.Message, path: str) -> list[ThinkingBlock]:
         raise misfit(error, path) from error
 
 
-def _loop_thinks(turns: list[Block]) -> bool:
-    """With a budget, thinking may go on only if each turn of the loop begins with it."""
-    for turn in reversed(turns):
-        kinds = {block["type"] for block in turn["content"]}
-        if turn["role"] == "user":
-            if "tool_result" not in kinds:
-                break
-        elif turn["content"][0]["type"] not in _THINKING and "tool_use" in kinds:
-            return False
-    return True
-
-
 def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> list[Block]:
     """Text and calls with the thinking between them, where it was."""
     placed: list[Block] = []
@@ -191,7 +179,7 @@ def _place(text: str, calls: list[Block], thinking: Iterable[ThinkingBlock]) -> 
         placed += [*text_block(text[text_at:text_to]), *calls[call_at:call_to], wire]
         text_at, call_at = text_to, call_to
     placed += [*text_block(text[text_at:]), *calls[call_at:]]
-    while placed and placed[-1]["type"] in _THINKING:
+    while placed and placed[-1]["type"] in BLOCKS:
         placed.pop()  # the API refuses a turn that ends in thinking
     return placed
 

@@ -16,6 +16,7 @@ import msgspec
 
 from ...errors import UpstreamInvalid
 from ..chat import Usage, usage_object
+from ..reasoning import BLOCKS
 from .errors import UNREADABLE, hidden_refusal
 from .names import CallersNames, rename_keys
 from .thinking import ThinkingBlock, carry
@@ -222,7 +223,7 @@ def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
             text += block.text or ""
             said.text_chars = len(text)
             annotations += said.cite(block.citations or (), start)
-        elif block.type in ("thinking", "redacted_thinking"):
+        elif block.type in BLOCKS:
             reasoning += block.thinking or ""
             thinking.append(said.think(block))
         elif block.type == "tool_use":

@@ -17,6 +17,7 @@ import msgspec
 from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
 from ..chat.made import ChunkMaker
+from ..reasoning import BLOCKS
 from ..sse import DONE
 from .errors import UNREADABLE, refusal_of_event
 from .names import CallersNames, rename_keys
@@ -185,7 +186,7 @@ class ChatStream(ChunkMaker):
         if opened is None:
             return
         block = opened.block
-        if block.type in ("thinking", "redacted_thinking"):
+        if block.type in BLOCKS:
             block.thinking = "".join(opened.thoughts)
             self._add({"thinking_blocks": [self._said.think(block)]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:

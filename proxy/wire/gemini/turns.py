@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..call_ids import plain_id
 from ..chat import shapes as chat
 from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
 from ..tool_calls import ToolCall, calls_of
@@ -82,7 +83,9 @@ class Turns(History[media.Result]):
     def _call(self, path: str, call: ToolCall) -> tuple[Block, Call[media.Result]]:
         function = function_of(call, path)
         bare, signature = calls.parse_id(call.id or "")
-        made: Call[media.Result] = Call(wire_name(function.name), self._unique(bare))
+        made: Call[media.Result] = Call(
+            wire_name(function.name), plain_id(bare, self._wire_ids, "call_")
+        )
         told: Content = {"name": made.name, "args": msgspec.Raw(function.as_object())}
         if self._family.matches_call_ids:
             told["id"] = made.wire_id
@@ -91,16 +94,6 @@ class Turns(History[media.Result]):
         if signature is not None:
             part["thoughtSignature"] = signature
         return part, made
-
-    def _unique(self, bare: str) -> str:
-        """An id that no other call of the request has, the same every time."""
-        wire_id = bare = bare or "call"
-        again = len(self._wire_ids)
-        while wire_id in self._wire_ids:
-            wire_id = f"{bare}_{again}"
-            again += 1
-        self._wire_ids.add(wire_id)
-        return wire_id
 
     def _result(self, message: chat.Message, path: str) -> media.Result:
         return media.result(message.content, f"{path}.content", self._family)

@@ -47,8 +47,6 @@ class Block(msgspec.Struct):
         return self.source if isinstance(self.source, _Source) else _Source()
 
 
-THINKING: Final = ("thinking", "redacted_thinking")
-
 _decode_content = decoder(str | list[Block] | None)  # type: ignore[arg-type]
 
 

@@ -15,9 +15,9 @@ from msgspec import Raw
 
 from .. import reasoning
 from ..lenient_json import decode_any, decode_object, decoder, encode
-from .blocks import THINKING
 
 _MARK = reasoning.MARK.encode()
+_USER = Raw(b'"user"')
 
 
 class _Block(msgspec.Struct):
@@ -55,25 +55,15 @@ def without_thoughts(body: bytes, *, every: bool = True) -> bytes:
         if is_same:
             return body
         fields["messages"] = Raw(encode([message for message, _ in turns]))
-        if _begins_loop_without_thoughts(turns):
+        if not reasoning.loop_thinks([(one.get("role") == _USER, types) for one, types in turns]):
             _stop_thinking(fields)
         return encode(fields)
     return body
 
 
 def _is_left_out(block: _Block, every: bool) -> bool:
-    is_thought = block.type in THINKING
+    is_thought = block.type in reasoning.BLOCKS
     return is_thought and (every or reasoning.unpack(block.signature or block.data) is not None)
-
-
-def _begins_loop_without_thoughts(turns: list[tuple[dict[str, Raw], list[str]]]) -> bool:
-    for message, types in reversed(turns):
-        is_user = message.get("role") == Raw(b'"user"')
-        if is_user and "tool_result" not in types:
-            return False
-        if not is_user and "tool_use" in types and types[0] not in THINKING:
-            return True
-    return False
 
 
 def _stop_thinking(fields: dict[str, Raw]) -> None:

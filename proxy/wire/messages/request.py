@@ -22,7 +22,7 @@ from ..history import result_without_call
 from ..lenient_json import decoder, encode
 from ..made_names import are_plain, plain_name
 from .answer import Asked
-from .blocks import THINKING, Block, content_of, parts, parts_of, told
+from .blocks import Block, content_of, parts, parts_of, told
 from .tools import Choice, Tool, tools_of
 
 Json = dict[str, Any]
@@ -244,7 +244,7 @@ class _Messages:
         for block in turn.blocks:
             if block.type == "text":
                 texts.append(block.text or "")
-            elif block.type in THINKING:
+            elif block.type in reasoning.BLOCKS:
                 found = reasoning.unpack(block.signature or block.data or "")
                 if found is None or found.kind != self._kind or self._plain:
                     continue
