@@ -104,9 +104,9 @@ class Ask(ABC):
         """An answer that needs no client, with its headers, where all failed so; else raises it."""
         raise error
 
-    @abstractmethod
     def whole(self, answers: Sequence[Answer]) -> bytes:
-        """The unary answer, of those to the prompts; raises UpstreamInvalid."""
+        """The unary answer, of those to the prompts: the first; raises UpstreamInvalid."""
+        return answers[0].body
 
     def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
         """A unary answer to a request for a stream as chunks, and whether these are native."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from ..errors import ProxyError
 from ..wire.chat import HUB, ChatRequest, error_body, error_event, read_request, without_reasoning
 from ..wire.sse import DONE, KEEP_ALIVE, encode
-from .base import Answer, Ask, Dialect, Writer
+from .base import Ask, Dialect, Writer
 
 _END = encode([DONE])
 
@@ -60,9 +60,6 @@ class ChatAsk(Ask):
             if body := without_reasoning(self._request.body):
                 return msgspec.structs.replace(self._request, body=body)
         return None
-
-    def whole(self, answers: Sequence[Answer]) -> bytes:
-        return answers[0].body
 
     def writer(self) -> ChatWriter:
         return self._writer or ChatWriter()
