@@ -49,6 +49,9 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # Nearly all callers ask for this machine by one of these.
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
+# What proxies add to a request that they pass on, besides `X-Forwarded-*`.
+_PASSED_ON = frozenset({"HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA"})
+
 
 class Doorkeeper:
     """Says who calls a gateway. `log_in` returns the application's own way to tell, if it has one.
@@ -87,6 +90,20 @@ class Doorkeeper:
         if not found:
             raise InvalidKey("the API key is not one of this proxy's `api-keys`")
         return found[0]
+
+    def admit_operator(self, environ: Mapping[str, str]) -> Caller:
+        """Who calls, if it may see and change how the gateway is; raises CallerError.
+
+        It is known to be an operator (`admin`). Before an open gateway it is whoever is on this
+        machine and calls by one of its own names, without a proxy in between.
+        """
+        caller = self.admit(environ)
+        if not caller.admin and (caller is not ANYONE or not _is_here(environ)):
+            raise Refused(
+                "this is for operators: send a key of `api-keys` that has `admin: true`; without "
+                "`api-keys`, ask from this machine, not by way of a proxy"
+            )
+        return caller
 
     def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """What lets a page of another origin read the answer; none of an application's own pages.
@@ -168,6 +185,18 @@ def _check_origin(environ: Mapping[str, str], config: Config) -> None:
             "to everybody who can connect, by any name, and `Proxy.authenticate` to an "
             "application's own users"
         )
+
+
+def _is_here(environ: Mapping[str, str]) -> bool:
+    """Whether a program or a page of this machine sent the request, straight to us."""
+    origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST")
+    return (
+        is_loopback(environ.get("REMOTE_ADDR", ""))
+        and (origin is None or _is_local(origin, has_scheme=True))
+        and (host is None or _is_local(host, has_scheme=False))
+        and _PASSED_ON.isdisjoint(environ)
+        and not any(name.startswith("HTTP_X_FORWARDED_") for name in environ)
+    )
 
 
 def _given_key(environ: Mapping[str, str]) -> bytes | None:

@@ -62,12 +62,14 @@ class Caller(_Named, frozen=True, kw_only=True):
     """Who calls, and what it may use: from `api-keys`, or from an application's `authenticate`.
 
     `models`: aliases that it sees and may use, None: all. `max_concurrency`: requests in flight at
-    once, 0: no limit. Raises TypeError for a name that is no string, or for models that are one.
+    once, 0: no limit. `admin`: it is an operator's. Raises TypeError for a name that is no string,
+    or for models that are one.
     """
 
     models: Collection[str] | None = None
     max_concurrency: int = 0
     key: Secret = Secret("")  # of those in `api-keys`; or its digest, `sha256:HEX`
+    admin: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

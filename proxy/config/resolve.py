@@ -216,7 +216,13 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
     if short:
         notes.warning(", ".join(short), f"fewer than {_LONG_ENOUGH} characters can be guessed")
     return tuple(
-        Caller(e.name or "", models=e.models, max_concurrency=e.max_concurrency, key=e.key)
+        Caller(
+            e.name or "",
+            models=e.models,
+            max_concurrency=e.max_concurrency,
+            key=e.key,
+            admin=e.admin,
+        )
         for e in entries
     )
 

@@ -95,6 +95,7 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
     name: Annotated[Name, says("who calls, for the log")] | None = None
     models: Aliases | None = None
     max_concurrency: Permits = 0
+    admin: Annotated[bool, says("an operator's key: it may see what goes on")] = False
 
 
 class ModelEntry(_Section, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from proxy import create_app
 from proxy.api.auth import Doorkeeper
-from proxy.config import load_config
+from proxy.config import Caller, load_config
 from proxy.errors import InvalidKey, Refused
 from proxy.gateway import Gateway
 from tests.support.upstream import MODEL, Upstream, chat, error
@@ -319,6 +319,67 @@ def test_page_of_an_embedding_application_calls_it(upstream: Upstream) -> None:
     other = Page(http, "https://evil.example", "shop.example")
     assert other.fetch("POST", CHAT, json.dumps(ASKED)).status_code == 403
     assert not other.may_read
+
+
+# Operators
+
+HERE = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8317"}
+
+
+@pytest.mark.parametrize("setting", [{}, {"allow-unauthenticated": True}])
+def test_operator_of_an_open_gateway_is_on_this_machine(setting: dict[str, Any]) -> None:
+    """Whatever the gateway is open to: by a name of this machine, and not through a proxy."""
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], **setting})))
+    for address in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
+        door.admit_operator({**HERE, "REMOTE_ADDR": address})
+    door.admit_operator({**HERE, "HTTP_ORIGIN": "http://127.0.0.1:8317"})
+    for other in (
+        {"REMOTE_ADDR": "10.0.0.1"},
+        {"REMOTE_ADDR": ""},  # on a Unix socket there are proxies
+        {"HTTP_HOST": "evil.example", "HTTP_ORIGIN": "http://evil.example"},
+        {"HTTP_HOST": "evil.example"},
+        {"HTTP_ORIGIN": "https://evil.example"},
+        {"HTTP_ORIGIN": "null"},
+        {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+        {"HTTP_X_FORWARDED_PROTO": "https"},
+        {"HTTP_X_FORWARDED_HOST": "localhost"},
+        {"HTTP_FORWARDED": "for=127.0.0.1"},
+        {"HTTP_X_REAL_IP": "127.0.0.1"},
+        {"HTTP_VIA": "1.1 proxy"},
+    ):
+        with pytest.raises(Refused):
+            door.admit_operator({**HERE, **other})
+
+
+def test_page_that_may_ask_models_is_no_operator() -> None:
+    """`cors` of an open gateway lets a page ask models, and nothing else."""
+    page = "https://app.example"
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "cors": [page]})))
+    door.admit({**HERE, "HTTP_ORIGIN": page})
+    with pytest.raises(Refused):
+        door.admit_operator({**HERE, "HTTP_ORIGIN": page})
+
+
+def test_operator_has_a_key_for_it() -> None:
+    """From anywhere. Being on this machine is not enough where there are keys."""
+    keys = [{"name": "ops", "key": "operators-key-0123", "admin": True}, KEY]
+    door = Doorkeeper(Gateway(load_config({"demo": [{}], "api-keys": keys})))
+    asked = {"REMOTE_ADDR": "10.0.0.1", "HTTP_HOST": "llm.example", "HTTP_VIA": "1.1 proxy"}
+    assert door.admit_operator({**asked, "HTTP_X_API_KEY": "operators-key-0123"}).name == "ops"
+    with pytest.raises(Refused, match="admin: true"):
+        door.admit_operator({**HERE, "HTTP_X_API_KEY": KEY})
+    with pytest.raises(InvalidKey):
+        door.admit_operator(HERE)
+
+
+def test_operator_is_whom_the_application_says() -> None:
+    """By its log-in alone: who is on this machine may be any of its users."""
+    users: list[Caller | str] = [Caller("boss", admin=True), Caller("user"), "name"]
+    door = Doorkeeper(Gateway(load_config({"demo": [{}]})), lambda: lambda: users.pop(0))
+    assert door.admit_operator({"REMOTE_ADDR": "10.0.0.1"}).name == "boss"
+    for _ in range(2):
+        with pytest.raises(Refused):
+            door.admit_operator(HERE)
 
 
 def test_program_without_host_gets_in() -> None:

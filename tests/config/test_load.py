@@ -367,10 +367,10 @@ def test_provider_is_off_when_it_has_no_key_left() -> None:
 def test_callers_have_names_models_and_limits() -> None:
     """A caller's key is a string, or a mapping that says more."""
     entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "max-concurrency": 3}
-    callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
+    callers = load_config({"api-keys": ["k1", {**entry, "admin": True}]}, environ={}).callers
     assert [msgspec.structs.astuple(caller) for caller in callers] == [
-        ("", None, 0, Secret("k1")),
-        ("ci", ("a", "b"), 3, Secret("k2")),
+        ("", None, 0, Secret("k1"), False),
+        ("ci", ("a", "b"), 3, Secret("k2"), True),
     ]
 
 
