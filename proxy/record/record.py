@@ -126,6 +126,7 @@ class Record:
     fallback: str = ""  # the model that serves, or is tried, in place of it
     stream: bool = False
     attempts: list[Attempt] = field(default_factory=list)
+    waited_s: float = 0.0  # for clients and pauses, also where none came of it
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -169,16 +170,13 @@ class Record:
             end=self.end,
             usage=self.usage,
             attempts=tuple(map(replace, self.attempts)),
-            times=Times(self.began, self._waited_s(), since(self.first_event), since(self.ended)),
+            times=Times(self.began, self.waited_s, since(self.first_event), since(self.ended)),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
         )
 
     def _since_arrival(self, moment: float | None) -> float | None:
         return None if moment is None else moment - self.arrived
-
-    def _waited_s(self) -> float:
-        return sum([attempt.waited_s for attempt in self.attempts])
 
     def dropped_text(self) -> str:
         """What was dropped, for a header: short, and in visible ASCII."""
@@ -197,7 +195,7 @@ class Record:
         line += (
             f" stream={int(self.stream)} status={self.status} "
             f"end={_quoted(self.end[:MAX_NAME_CHARS])} attempts={len(self.attempts)} "
-            f"waited_ms={self._waited_s() * 1000:.0f}"
+            f"waited_ms={self.waited_s * 1000:.0f}"
         )
         if self.attempts:
             # Labels are the configuration's: printable ASCII, without a key.

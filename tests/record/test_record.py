@@ -59,6 +59,7 @@ def test_a_line_tells_the_whole_request() -> None:
     refused.status, refused.reason = 429, "rate_limit_exceeded"
     answered.status, answered.reason = 200, "ok"
     record.attempts += [refused, answered]
+    record.waited_s = 1.5
     record.bytes_in, record.bytes_out = 120, 4567
     record.first_event = 100.25
     record.usage = Usage(prompt_tokens=9, completion_tokens=12)

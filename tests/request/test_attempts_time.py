@@ -109,7 +109,18 @@ def test_busy_clients_are_waited_for() -> None:
     stage.occupy("b", until_s=9)
     assert stage.ask()
     assert (stage.now_s, stage.sent_to) == (9, "b")
-    assert stage.record.attempts[0].waited_s == 9
+    assert stage.record.attempts[0].waited_s == stage.record.waited_s == 9
+    stage.free_all()
+
+
+@pytest.mark.parametrize("limit", ["queue-timeout", "request-timeout"])
+def test_wait_for_a_client_that_did_not_come_is_in_the_record(limit: str) -> None:
+    """The one that operators look for: the longest."""
+    stage = Stage([OK], **{limit: 9})
+    stage.occupy("a")
+    stage.refused()
+    assert stage.record.waited_s == stage.now_s == 9
+    assert " waited_ms=9000 " in stage.record.line()
     stage.free_all()
 
 
