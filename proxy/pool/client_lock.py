@@ -115,6 +115,8 @@ class Ticket:
         self.queue_timeout_s = config.queue_timeout_s
         self.max_cooldown_s = config.max_cooldown_s
         self.has_asked = False
+        self.home: ClientLock | None = None  # of its session, where that was looked for
+        self.is_kept: bool | None = None  # whether the first client was that one; None: no session
         self.tried: dict[ClientLock, None] = {}
         self.excluded: set[ClientLock] = set()
         self.tried_again_at = -math.inf  # back-off: before it no client is tried twice

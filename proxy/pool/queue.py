@@ -224,6 +224,9 @@ class ModelQueue:
         """Move the offer's turn on, and its tier's unless a session chose it."""
         tier = offer.tier
         if ticket.session:
+            if ticket.is_kept is None:
+                home = ticket.home or self._order(self._tiers[min(self._tiers)], ticket)[0]
+                ticket.is_kept = offer.lock is home
             offer.turn = min(offer.turn, tier.turn + MOST_AHEAD * offer.step)
         else:
             tier.turn = max(tier.turn, offer.turn)
@@ -250,12 +253,19 @@ class ModelQueue:
         """Of the clients that could be had in place of this one, the first in a session's order."""
         tier = usual.tier
         tier.turn = max(tier.turn, usual.turn)
-        for lock in tier.order(ticket.session) if len(tier.locks) > 1 else ():
+        for lock in self._order(tier, ticket) if len(tier.locks) > 1 else ():
             if lock.is_free and lock not in ticket.tried and lock not in ticket.excluded:
                 offer = self.offers[lock]
                 if offer.health.standing(now).state in _USABLE:
                     return offer
         return usual
+
+    def _order(self, tier: Tier, ticket: Ticket) -> list[ClientLock]:
+        """The tier's clients as the session prefers them; that of the first one is its home."""
+        order = tier.order(ticket.session) if len(tier.locks) > 1 else tier.locks
+        if ticket.home is None and tier.place == min(self._tiers):
+            ticket.home = order[0]
+        return order
 
     def _is_usable(self, offer: Offer, now: float) -> bool:
         """Whether it is; if not, it is put where the change will be noticed."""

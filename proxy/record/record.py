@@ -51,6 +51,7 @@ class Attempt:
     message: str = ""  # what went wrong, of the upstream's words 500 characters; "": nothing did
     began_s: float = 0.0  # since the call arrived
     waited_s: float = 0.0  # before it, for a client or for the end of a pause
+    first_event_s: float | None = None  # from its beginning to its stream's first event
     seconds: float | None = None  # from its beginning to the lease's end; None while it goes on
 
     def __str__(self) -> str:
@@ -125,6 +126,7 @@ class Record:
     model: str = ""
     fallback: str = ""  # the model that serves, or is tried, in place of it
     stream: bool = False
+    is_kept: bool | None = None  # whether its session's first client is its own; None: it has none
     attempts: list[Attempt] = field(default_factory=list)
     waited_s: float = 0.0  # for clients and pauses, also where none came of it
     status: int = 0

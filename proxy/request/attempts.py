@@ -288,6 +288,8 @@ class Attempts:
                 self._attempt = Attempt(lease.client.label, lease.model)
                 self._attempt.began_s, self._attempt.waited_s = now - record.arrived, now - asked_at
                 record.waited_s += self._attempt.waited_s
+                if record.is_kept is None:
+                    record.is_kept = self._ticket.is_kept
                 record.attempts.append(self._attempt)
                 return lease
             yield
@@ -374,6 +376,8 @@ class Attempts:
                 relay = Relay(reply, translator, ahead=first, max_event_bytes=most)
                 self._relay = relay
                 relay.first = yield from first_chunks(relay, self._waits)
+                since_arrival = self._waits.now() - record.arrived
+                self._attempt.first_event_s = since_arrival - self._attempt.began_s
                 record.dropped = () if is_native else ask.dropped
                 writer.begin(self._at, is_native=is_native, kind=kind)
                 return relay

@@ -94,6 +94,45 @@ def test_a_session_has_an_order_of_its_own(effect: Effect | None) -> None:
     desk.assert_idle()
 
 
+def kept(desk: Desk, session: bytes = b"s") -> bool | None:
+    ticket = desk.ticket(session=session)
+    with desk.take(ticket=ticket):
+        return ticket.is_kept
+
+
+@pytest.mark.parametrize("count", [1, 8, 40])
+def test_whether_a_session_was_kept_is_told(count: int) -> None:
+    """By its first client: its own, or another one in its place. Who has none is neither."""
+    desk = Desk(*accounts(count))
+    own = first_choice(desk, b"s")
+    assert kept(desk) is True
+    assert kept(desk, b"") is None
+    held = desk.lease_of(own)
+    if count > 1:
+        assert kept(desk) is False
+    waiting = desk.ticket(session=b"s")
+    others = [desk.take() for _ in range(count - 1)]
+    desk.queue(waiting)
+    held.release()
+    with desk.take(ticket=waiting) as lease:  # by hand-off
+        assert (lease.client.label, waiting.is_kept) == (own, True)
+    for lease in others:
+        lease.release()
+    desk.assert_idle()
+
+
+def test_a_session_that_falls_into_another_tier_was_moved() -> None:
+    """Although it has an own client there, too; what it tries after that changes nothing."""
+    desk = Desk(make_client("paid"), make_client("free", priority=1))
+    assert kept(desk) is True
+    with desk.lease_of("free"):
+        assert kept(desk) is False
+    ticket = desk.ticket(session=b"s")
+    desk.take(ticket=ticket).release()
+    with desk.take(ticket=ticket) as lease:
+        assert (lease.client.label, ticket.is_kept) == ("paid", True)
+
+
 @pytest.mark.parametrize(("count", "most_moved"), [(8, 1 / 8), (50, 1 / 50)])
 def test_few_sessions_move_when_a_client_goes(count: int, most_moved: float) -> None:
     """Only those that it had, and they come back with it."""

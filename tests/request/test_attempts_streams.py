@@ -64,6 +64,14 @@ def test_pause_in_the_queue() -> None:
     assert [sent.at_s for sent in stage.sent] == [9, 10]
 
 
+def test_first_event_of_each_attempt_is_timed() -> None:
+    """From when it has its client; one that had none has no time."""
+    stage = Stage([error(503).after(Pause(2)), STREAM.after(Pause(5))], request_retry=3)
+    stage.stream()
+    refused, answered = stage.record.attempts
+    assert (refused.first_event_s, answered.first_event_s) == (None, 5)
+
+
 def test_pause_while_all_cool_down() -> None:
     """A wait for a cooldown is taken up again."""
     stage = Stage([STREAM], max_retry_interval=9)
