@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request
@@ -13,7 +14,7 @@ from werkzeug.wsgi import get_host
 
 from .api.auth import Doorkeeper
 from .api.blueprint import make_error_handler
-from .config import SERVED, Config, ConfigSource, default_path
+from .config import SERVED, Config, ConfigSource, default_path, load_config
 from .extension import Proxy
 
 
@@ -25,10 +26,12 @@ def create_app(
     A file that changes is in force within 2 s. In a server with our settings, and without `config`,
     it is the server's configuration: one that cannot be served keeps no new worker from starting.
     """
-    if config is None and SERVED and SERVED[0].config.path == default_path():
-        config = SERVED[0]
+    if config is None:
+        is_served = SERVED and SERVED[0].config.path == default_path()
+        config = SERVED[0] if is_served else ConfigSource(partial(load_config, None))
     app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config, auto_reload=True)
+    proxy.gateway.is_standalone = proxy.collector is not None
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
     app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway_of(app))))

@@ -219,8 +219,11 @@ class CallerLimitReached(
 ):
     """429, not 503: one caller sends too much (RFC 6585 section 4), while the server is well.
 
-    What stands in front must not take it for failing, and SDKs know it as a rate limit.
+    What stands in front must not take it for failing, and SDKs know it as a rate limit. `limit` is
+    the limit's key in the configuration.
     """
+
+    limit = "other"
 
 
 class UpstreamError(ProxyError, status=502, type="upstream_error", code="upstream_error"):

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from blinker import Signal
@@ -28,6 +28,9 @@ from .dialects.embeddings import EMBEDDINGS
 from .gateway import Gateway
 from .net.helpers import HelperThreads, Task
 from .record.record import Attempt, Record
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 log = logging.getLogger("proxy")
 
@@ -84,6 +87,7 @@ class Proxy:
         self.call_started = signals.call_started
         self.attempt_ended = signals.attempt_ended
         self.call_ended = signals.call_ended
+        self._collector: Metrics | None = None  # once it was asked for
         self._own = None if config is None else self._make_gateway(None)
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
         if app is not None:
@@ -219,9 +223,27 @@ class Proxy:
 
     def close(self) -> None:
         """Close idle connections. Calls that come later open new ones. Idempotent."""
-        for gateway in {self._own, *self._gateways.values()}:
-            if gateway is not None:
-                gateway.close()
+        for gateway in self._all():
+            gateway.close()
+
+    def _all(self) -> set[Gateway]:
+        return {one for one in (self._own, *self._gateways.values()) if one is not None}
+
+    @property
+    def collector(self) -> Metrics:
+        """Metrics of this process's calls, for a registry of the package `prometheus-client`:
+
+            prometheus_client.REGISTRY.register(proxy.collector)
+
+        Calls are counted from the first time on that this is asked for.
+        """
+        if self._collector is None:
+            from .metrics import Metrics  # nobody else needs it
+
+            self._collector = Metrics(lambda: [gateway.facts() for gateway in self._all()])
+            for gateway in self._all():
+                gateway.follow(self._collector)
+        return self._collector
 
     @property
     def config(self) -> Config:
@@ -250,6 +272,8 @@ class Proxy:
             source = ConfigSource(partial(load_config, source))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.tell = self._signals.tell
+        if self._collector is not None:
+            gateway.follow(self._collector)
         return gateway
 
 

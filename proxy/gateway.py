@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from hashlib import blake2b
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .clients import make_clients
 from .clients.base import Client
@@ -29,6 +29,9 @@ from .reload import Reloader
 from .request.attempts import Attempts, Call
 from .request.stream import StreamBody
 from .request.waits import Waits
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 # The caller of a gateway without keys.
 ANYONE = Caller("")
@@ -69,6 +72,8 @@ class Gateway:
         config = source.config
         self.clock = clock
         self.tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None  # as a record's
+        self.metrics: Metrics | None = None  # what counts calls, if anything does
+        self.is_standalone = False  # the application is nothing but this gateway
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
@@ -123,11 +128,29 @@ class Gateway:
                 if known is not None:
                     record.status = known.status
                     record.end = known.code or str(known.status)
+                    if isinstance(known, CallerLimitReached):
+                        record.limit = known.limit
                 if record.usage is not None:
                     record.cut_usage()
             record.close(self.clock.monotonic())
+            self.count(record)
 
         held.push(close)
+
+    def follow(self, metrics: Metrics) -> None:
+        """Have calls, and readings of the configuration, counted from now on."""
+        self.metrics, self.reloader.counted = metrics, metrics.reloaded
+
+    def count(self, record: Record) -> None:
+        """Count a call that is over, or was refused before it became one."""
+        if self.metrics is not None:
+            self.metrics.call(record, self.generation.registry.table)
+
+    def facts(self) -> dict[str, Any]:
+        """How it stands now, as plain data."""
+        facts = {"clients": self.pool.snapshot(), "queues": self.pool.queue_facts()}
+        counts = self.metrics.folder if self.metrics else ""
+        return {**facts, "in_flight": self._places.taken(None), "counts": counts}
 
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.
@@ -142,7 +165,9 @@ class Gateway:
         if own := caller.max_concurrency:
             if not places.take(caller.identity, own):
                 text = f"{own} requests of this caller are in flight already (its max-concurrency)"
-                raise CallerLimitReached(text, hint=_SOON)
+                error = CallerLimitReached(text, hint=_SOON)
+                error.limit = "max-concurrency"
+                raise error
             held.callback(places.give_back, caller.identity)
         if not places.take(None, most):
             text = f"{most} requests are in flight already (max-requests-in-flight)"
@@ -267,6 +292,11 @@ class Places:
             if taken < most:
                 self._taken[whose] = taken + 1
             return taken < most
+
+    def taken(self, whose: str | Secret | None) -> int:
+        """How many are taken."""
+        with self._lock:
+            return self._taken.get(whose, 0)
 
     def give_back(self, whose: str | Secret | None) -> None:
         """Give back what `take` took."""

@@ -36,6 +36,7 @@ class Reloader:
         self, source: ConfigSource, adopt: Callable[[Config], int], *, auto: bool, clock: Clock
     ) -> None:
         self.looks_at = -math.inf if auto and source.seen else math.inf
+        self.counted: Callable[[str], object] = str  # is told of each reading: `ok` or `failed`
         self._source = source
         self._config = source.config  # in force
         self._adopt = adopt
@@ -87,12 +88,15 @@ class Reloader:
             new = self._source.read()
             told = changes(old, new, draining=self._adopt(new))
         except ConfigError:
+            self.counted("failed")
             if self.problems != known:
                 self.report()
             raise
         except Exception:
+            self.counted("failed")
             log.exception("the configuration could not be read again")
             raise
+        self.counted("ok")
         told += [
             f"{path} is another"
             for path, stamp in self._source.seen.items()

@@ -30,7 +30,7 @@ ABOUT = "about"
 def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
-    routes = endpoints.routes()
+    routes = endpoints.routes(doorkeeper.gateway)
     for route in routes:
         blueprint.add_url_rule(
             route.path,

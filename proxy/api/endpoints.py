@@ -28,6 +28,9 @@ from ..gateway import Gateway, check_model
 from ..version import __version__
 from .exchange import Exchange
 
+# prometheus.io/docs/instrumenting/exposition_formats, 2026-11
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
@@ -56,7 +59,8 @@ class Route(NamedTuple):
     dialect: Dialect = CHAT
 
 
-def routes() -> list[Route]:
+def routes(gateway: Gateway) -> list[Route]:
+    """Those of a gateway. In an application with paths of its own there are none for operators."""
     return [
         Route("/", ("GET",), _about),
         Route("/healthz", ("GET",), _healthz),
@@ -64,6 +68,7 @@ def routes() -> list[Route]:
         Route("/v1/models", ("GET",), _list_models),
         Route("/v1/models/<path:alias>", ("GET",), _show_model),
         *(Route(path, ("POST",), _answer, dialect) for path, dialect in DIALECTS.items()),
+        *([Route("/metrics", ("GET",), _metrics)] if gateway.is_standalone else []),
     ]
 
 
@@ -72,6 +77,7 @@ def routes() -> list[Route]:
 
 def _about(exchange: Exchange) -> Response:
     paths = ["/v1/models", *DIALECTS, "/healthz", "/readyz"]
+    paths += ["/metrics"] if exchange.gateway.is_standalone else []
     told = {"name": "poolproxy", "version": __version__, "endpoints": paths}
     return exchange.reply(msgspec.json.encode(told))
 
@@ -86,6 +92,14 @@ def _readyz(exchange: Exchange) -> Response:
     if exchange.gateway.pool.has_service():
         return exchange.reply(b'{"status":"ready"}')
     return exchange.reply(b'{"status":"no client in service"}', status=503)
+
+
+def _metrics(exchange: Exchange) -> Response:
+    metrics = exchange.gateway.metrics
+    assert metrics is not None
+    if not exchange.gateway.config.metrics.public:
+        exchange.doorkeeper.admit_operator(exchange.environ)
+    return exchange.reply(metrics.text(), content_type=TEXT)
 
 
 def _list_models(exchange: Exchange) -> Response:

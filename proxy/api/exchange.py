@@ -193,11 +193,16 @@ class Exchange:
         return int(text)
 
     def reply(
-        self, body: bytes | StreamBody, *, status: int = 200, headers: Mapping[str, str] = _NONE
+        self,
+        body: bytes | StreamBody,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] = _NONE,
+        content_type: str = JSON,
     ) -> Response:
         """A response, with what every response of ours carries."""
         lines = [
-            ("Content-Type", JSON if isinstance(body, bytes) else EVENT_STREAM),
+            ("Content-Type", content_type if isinstance(body, bytes) else EVENT_STREAM),
             ("x-request-id", self.request_id),
             ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
             *headers.items(),
@@ -233,6 +238,9 @@ class Exchange:
     def refuse(self, error: Exception) -> Response:
         """Whatever an endpoint raised as a response, in the caller's dialect."""
         known = in_our_terms(error, self.record)
+        if self.record.ended is None:  # it did not become a call
+            self.record.status, self.record.end = known.status, known.code or str(known.status)
+            self.gateway.count(self.record)
         return self.reply(
             self.dialect.error(known, self.request_id),
             status=known.status,

@@ -215,6 +215,12 @@ class Streaming(_Section, frozen=True, kw_only=True):
     ] = 45
 
 
+class Metrics(_Section, frozen=True, kw_only=True):
+    """Who may ask for `/metrics`."""
+
+    public: Annotated[bool, says("`/metrics` for all, not for operators alone")] = False
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The keys that the program runs on as they are in the file."""
 
@@ -310,6 +316,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     ] = {}
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
+    metrics: Metrics = Metrics()
 
 
 class File(Settings, frozen=True, kw_only=True):

@@ -127,6 +127,7 @@ class Record:
     fallback: str = ""  # the model that serves, or is tried, in place of it
     stream: bool = False
     is_kept: bool | None = None  # whether its session's first client is its own; None: it has none
+    limit: str = ""  # of its caller's, by which it was refused
     attempts: list[Attempt] = field(default_factory=list)
     waited_s: float = 0.0  # for clients and pauses, also where none came of it
     status: int = 0

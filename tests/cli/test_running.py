@@ -264,7 +264,7 @@ def test_service_is_found_by_its_file() -> None:
             done = running.command("disable", "demo", "config.yaml")
             assert (done.status, done.out) == (0, "demo: disabled in 1 of 1 worker\n")
             assert "demo    disabled" in running.command("status", "config.yaml").out
-        assert list(home.iterdir()) == []
+        assert list(home.glob("*.sock")) == []
 
 
 @pytest.mark.long

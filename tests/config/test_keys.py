@@ -11,10 +11,16 @@ from msgspec import inspect
 
 from proxy.config import json_schema, load_config
 from proxy.config.check import unwrap
-from proxy.config.schema import File, QuotaExceeded, Settings, Streaming
+from proxy.config.schema import File, Metrics, QuotaExceeded, Settings, Streaming
 from tests.support.key_tables import fields_of, sections
 
-SECTIONS: tuple[type[msgspec.Struct], ...] = (File, QuotaExceeded, Streaming, *sections(File))
+SECTIONS: tuple[type[msgspec.Struct], ...] = (
+    File,
+    QuotaExceeded,
+    Streaming,
+    Metrics,
+    *sections(File),
+)
 KEYS = [
     pytest.param(section, field, id=f"{section.__name__}.{field.encode_name}")
     for section in SECTIONS

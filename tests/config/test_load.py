@@ -95,6 +95,7 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
         "sticky": True, "fallbacks": {},
         "quota-exceeded": {"switch-project": True, "switch-preview-model": True},
         "streaming": {"keepalive-seconds": 15.0, "commit-after-seconds": 45.0},
+        "metrics": {"public": False},
         "clients": (), "providers-off": (), "warnings": (),
     }  # fmt: skip
     assert empty.warnings == ("no client is configured: no request can be served",)

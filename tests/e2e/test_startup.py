@@ -211,7 +211,8 @@ def test_unix_socket_left_from_a_crash_is_replaced(short_path: Path, way: str) -
     finally:
         os.kill(master, signal.SIGTERM)
         wait_for(
-            lambda: not path.exists() and not [*short_path.glob("poolproxy-*/*")], log.read_text
+            lambda: not path.exists() and not [*short_path.glob("poolproxy-*/*.sock")],
+            log.read_text,
         )
     assert "Traceback" not in log.read_text()
     assert death_in(log.read_text()) is None

@@ -364,7 +364,7 @@ def test_control_sockets_are_the_users_own(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_gateway_keeps_no_file_open_for_writing(gateway: Gateway) -> None:
-    """It writes no file of its own: what it serves is in no place that somebody else could read."""
+    """It writes no file but counts: what it serves is in no place that somebody else could read."""
     children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
     for pid in (str(gateway.pid), *children):
         for fd in Path(f"/proc/{pid}/fd").iterdir():

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,13 +22,16 @@ from ...reload import LOOK_S
 from ...version import __version__
 from ..logs import set_up_logs
 from . import orders
-from .sockets import REQUEST_TIMEOUT_S, is_alive, listen, sockets, unlink
+from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
 
 if TYPE_CHECKING:
     from ...gateway import Gateway
 
 # The pause after a failure to accept, when no descriptor is free.
 _ACCEPT_PAUSE_S = 0.1
+
+# Who does not say within this how it stands is left out of what metrics tell of that.
+FACTS_TIMEOUT_S = 0.5
 
 # Connections without a request. One more ends the oldest.
 _MOST_SILENT = 64
@@ -77,6 +81,15 @@ class Control:
                 is_alive(path)  # else it removes it
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
+        if self._path and gateway.metrics is not None and gateway.is_standalone:
+            # The file of orders is the server's, and that of the next one in an upgrade.
+            server = f"{__version__}-{os.fstat(orders_fd).st_ino}"
+            asked: Any = {"control_dir": control_dir, "timeout_s": FACTS_TIMEOUT_S}
+            ask = partial(ask_all, port, {"do": "status"}, **asked)
+            try:
+                gateway.metrics.share(os.path.dirname(self._path), server, ask)
+            except OSError as error:
+                log.warning("worker %s tells metrics of its own: %s", os.getpid(), error)
         # The socket listens already, so that an order given now is in the file or comes by it.
         self._obey_orders()
         self._stopped, self._stop = socket.socketpair()
@@ -96,6 +109,7 @@ class Control:
         if self._thread.ident is not None:
             self._thread.join()
         self._stopped.close()
+        self._keep_counts()
         if self._listener is not None:
             self._listener.close()
 
@@ -132,9 +146,9 @@ class Control:
         if self._listener is not None:
             poller.register(self._listener, select.POLLIN)
         askers: dict[int, socket.socket] = {}
-        looks_at = -math.inf
+        looks_at = keeps_at = -math.inf
         while True:
-            left_s = max(0.0, looks_at - time.monotonic())
+            left_s = max(0.0, min(looks_at, keeps_at) - time.monotonic())
             ready = {fd for fd, _ in poller.poll(left_s * 1000)}
             if self._stopped.fileno() in ready:
                 if not self._stopped.recv(MAX_REQUEST_BYTES):
@@ -160,6 +174,8 @@ class Control:
                 with askers.pop(fd) as asker:
                     if fd in ready:
                         self._serve(asker)
+            if keeps_at <= time.monotonic():
+                keeps_at = self._keep_counts()
             if looks_at <= time.monotonic():
                 looks_at = time.monotonic() + LOOK_S
                 self._look()
@@ -176,6 +192,11 @@ class Control:
             config = self._generation.config
             set_up_logs(debug=config.debug, as_json=config.log_format == "json")
             self._keep_orders()  # clients may have other labels
+
+    def _keep_counts(self) -> float:
+        """Write what was counted to where it outlives this worker; when to do so again."""
+        metrics = self._gateway.metrics
+        return metrics.keep() if metrics is not None else math.inf
 
     def _serve(self, asker: socket.socket) -> None:
         """Answer what has come; blocks for REQUEST_TIMEOUT_S if much is not taken."""
@@ -201,11 +222,12 @@ class Control:
             return {"error": f"not a control request: {error}"}
         pool = self._gateway.pool
         if request.do == "status":
-            problems = self._gateway.reloader.problems
-            facts = {"clients": self._clients(request.model), "queues": pool.queue_facts()}
+            self._keep_counts()
+            facts = self._gateway.facts()
+            facts["clients"] = self._clients(request.model, facts["clients"])
             if request.model and not facts["clients"]:
                 return {"error": f"there is no model {request.model!r}"}
-            return {**facts, "problems": problems}
+            return {**facts, "problems": self._gateway.reloader.problems}
         if request.do == "reload":
             return self._reload()
         if request.do not in ("disable", "enable", "reset"):
@@ -231,12 +253,12 @@ class Control:
         except ConfigError as error:
             return {"problems": error.problems}
 
-    def _clients(self, alias: str) -> list[dict[str, Any]]:
-        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list.
+    def _clients(self, alias: str, snapshot: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A snapshot with what is `offered`: by the upstream's names, aliases; None: its own list.
 
         `alias`: only the clients of this model, and of them what concerns it.
         """
-        snapshot, generation = self._gateway.pool.snapshot(), self._gateway.generation
+        generation = self._gateway.generation
         if alias:
             entry = generation.registry.table.get(alias)
             names = {route.client.label: route.name for route in entry.routes} if entry else {}
