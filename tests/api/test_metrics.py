@@ -220,6 +220,7 @@ assert has("prometheus_client")
 """
 
 
+@pytest.mark.long
 def test_nothing_is_imported_before_it_is_needed() -> None:
     """No room of ours where nobody asks for metrics, no package of others before a scrape."""
     run_python("-c", LAZY)
