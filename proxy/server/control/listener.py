@@ -223,11 +223,11 @@ class Control:
         pool = self._gateway.pool
         if request.do == "status":
             self._keep_counts()
-            facts = self._gateway.facts()
-            facts["clients"] = self._clients(request.model, facts["clients"])
+            problems = self._gateway.reloader.problems
+            facts = {**self._gateway.facts(), "clients": self._clients(request.model)}
             if request.model and not facts["clients"]:
                 return {"error": f"there is no model {request.model!r}"}
-            return {**facts, "problems": self._gateway.reloader.problems}
+            return {**facts, "problems": problems}
         if request.do == "reload":
             return self._reload()
         if request.do not in ("disable", "enable", "reset"):
@@ -253,12 +253,12 @@ class Control:
         except ConfigError as error:
             return {"problems": error.problems}
 
-    def _clients(self, alias: str, snapshot: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A snapshot with what is `offered`: by the upstream's names, aliases; None: its own list.
+    def _clients(self, alias: str) -> list[dict[str, Any]]:
+        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list.
 
         `alias`: only the clients of this model, and of them what concerns it.
         """
-        generation = self._gateway.generation
+        snapshot, generation = self._gateway.pool.snapshot(), self._gateway.generation
         if alias:
             entry = generation.registry.table.get(alias)
             names = {route.client.label: route.name for route in entry.routes} if entry else {}
