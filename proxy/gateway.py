@@ -130,8 +130,6 @@ class Gateway:
                     record.end = known.code or str(known.status)
                     if isinstance(known, CallerLimitReached):
                         record.limit = known.limit
-                if record.usage is not None:
-                    record.cut_usage()
             record.close(self.clock.monotonic())
             self.count(record)
 

@@ -276,5 +276,5 @@ def test_line_of_the_log() -> None:
     record.status, record.end = 200, "ok"
     record.first_event, record.ended = 100.412, 102.21
     record.bytes_in, record.bytes_out = 310, 20113
-    record.usage = Usage(41, 212)
+    attempt.usage = Usage(41, 212)
     assert record.line() == sample

@@ -55,10 +55,10 @@ def test_answers_have_no_other_headers() -> None:
 def test_fields_of_the_log_are_those_of_its_line() -> None:
     """Of a request of which everything is known."""
     record = Record("req_1", endpoint="/v1/chat/completions", arrived=1.0)
-    record.attempts.append(Attempt("a/sk-...b780"))
+    usage = Usage(1, 2, 3, 4, 5, partial=True)
+    record.attempts.append(Attempt("a/sk-...b780", usage=usage))
     record.first_event, record.ended, record.dropped = 2.0, 3.0, ["seed"]
     record.fallback = "other"
-    record.usage = Usage(1, 2, 3, 4, 5, partial=True)
     made = re.findall(r"(\w+)=", re.sub(r'"[^"]*"', '""', record.line()))
     assert sorted(first_column(PAGE, "| field | |")) == sorted(made)
 

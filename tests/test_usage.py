@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,9 @@ from werkzeug.test import TestResponse
 from proxy import Call, Proxy, Usage
 from tests.support import claude_upstream as claude
 from tests.support.dialects import BY_KIND, Said, configuration
+from tests.support.embeddings import openai_answer
 from tests.support.gateway import CHAT, asked, data_of, text_of
+from tests.support.responses_upstream import NATIVE
 from tests.support.upstream import (
     HANG,
     MODEL,
@@ -392,3 +395,114 @@ def test_prompts_before_one_that_fails_are_counted(house: House) -> None:
     house.upstream.reply("key-native", completion("a"))
     house.post({**two, "model": "native"}, COMPLETIONS)
     assert house.usage == TOLD
+
+
+# Each kind of client, in each dialect
+
+
+SAID = Said(text="Hello there", reasoning_tokens=2)
+PATHS: dict[str, Any] = {
+    CHAT: {"messages": MESSAGES["messages"]},
+    COMPLETIONS: {"prompt": "p"},
+    **DIALECTS,
+}
+
+
+def scripted(kind: str, path: str, *, streams: bool) -> Reply | None:
+    """What that kind of upstream answers to what the client makes of a request."""
+    if kind == "demo":
+        return None
+    if kind == "native" and path == COMPLETIONS:
+        make = stream_completion if streams else completion
+        return make("Hello", usage=(11, 7))
+    dialect = NATIVE if (kind, path) == ("native", "/v1/responses") else BY_KIND.get(kind)
+    dialect = dialect or BY_KIND["openai"]
+    return dialect.streamed(SAID) if streams else dialect.whole(SAID)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["other", "native", "claude", "gemini", "demo"])
+def test_every_answer_tells_its_tokens(house: House, kind: str, path: str) -> None:
+    """Streamed and whole; to the attempt that made it, too. Who did not ask sees no usage chunk."""
+    for streams in (False, True):
+        if reply := scripted(kind, path, streams=streams):
+            house.upstream.reply(f"key-{kind}", reply)
+        answer = house.post({**PATHS[path], "model": kind, "stream": streams}, path)
+        assert answer.status_code == 200, answer.data
+        call = house.calls[-1]
+        assert call.usage is not None
+        assert call.usage == call.attempts[-1].usage
+        assert not call.usage.partial
+        assert call.usage.completion_tokens
+        if kind != "demo":
+            assert (call.usage.prompt_tokens, call.usage.completion_tokens) == (11, 7)
+            is_told = kind != "native" or path != COMPLETIONS
+            assert call.usage.reasoning_tokens == (2 if is_told else 0)
+        if streams and path in (CHAT, COMPLETIONS):
+            assert not has_usage_chunk([json.loads(one) for one in data_of(answer.data)[:-1]])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["other", "native", "claude", "gemini"])
+def test_every_stream_that_is_cut_is_partial(house: House, kind: str, path: str) -> None:
+    """With the tokens of the prompt, where they come first."""
+    whole = scripted(kind, path, streams=True)
+    assert whole is not None
+    said = re.search(rb"Hel.*?\r?\n\r?\n", whole.wire_bytes(), re.DOTALL)
+    assert said
+    house.upstream.reply(f"key-{kind}", whole.cut_at(said.end()))
+    answer = house.post({**PATHS[path], "model": kind, "stream": True}, path)
+    assert house.calls[-1].end == "upstream_truncated", answer.data
+    [attempt] = house.calls[-1].attempts
+    assert attempt.usage is not None
+    assert attempt.usage.partial
+    assert house.usage == attempt.usage
+    tells_first = kind in ("claude", "gemini")
+    assert attempt.usage.prompt_tokens == (11 if tells_first else None)
+
+
+@pytest.mark.parametrize("kind", ["same", "gemini"])
+def test_embeddings_tell_their_tokens(house: House, kind: str) -> None:
+    """Which are all of the prompt's; over HTTP and from Python."""
+    openais = openai_answer([[0.5]])
+    geminis = {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 5}}
+    for _ in range(2):
+        house.upstream.reply(f"key-{kind}", json_reply(geminis if kind == "gemini" else openais))
+    model = MODEL if kind == "same" else kind
+    assert house.post({"model": model, "input": "a"}, "/v1/embeddings").status_code == 200
+    house.proxy.embed(model=model, input="a")
+    for call in house.calls:
+        assert call.usage is not None
+        assert (call.usage.prompt_tokens, call.usage.completion_tokens) == (5, None)
+
+
+@pytest.mark.parametrize("kind", ["other", "claude", "gemini"])
+def test_calls_from_python_tell_their_tokens(house: House, kind: str) -> None:
+    """Streamed too, without a chunk that was not asked for."""
+    for reply in (scripted(kind, CHAT, streams=False), scripted(kind, CHAT, streams=True)):
+        assert reply is not None
+        house.upstream.reply(f"key-{kind}", reply)
+    house.proxy.chat(model=kind, messages=MESSAGES["messages"])
+    with house.proxy.stream(model=kind, messages=MESSAGES["messages"]) as chunks:
+        assert not has_usage_chunk(list(chunks))
+    told = [call.usage for call in house.calls]
+    assert [one and (one.prompt_tokens, one.completion_tokens) for one in told] == [(11, 7)] * 2
+
+
+def test_tokens_are_those_of_the_client_that_counted_them(house: House) -> None:
+    """Prompts of one request may go to several clients, of which each tells its own."""
+    house.upstream.reply("key-other", chat("a", usage=(1, 2)), chat("b", usage=(3, 4)))
+    house.post({"model": "other", "prompt": ["p", "q"]}, COMPLETIONS)
+    call = house.calls[-1]
+    told = [attempt.usage for attempt in call.attempts]
+    assert [one and (one.prompt_tokens, one.completion_tokens) for one in told] == [(1, 2), (3, 4)]
+    assert call.usage == Usage(4, 6, cached_tokens=0, reasoning_tokens=0)
+
+
+def test_an_attempt_without_an_answer_has_no_tokens(house: House) -> None:
+    """The next one does."""
+    house.upstream.reply("key-other", error(500), chat("a"))
+    house.post(asked("other"))
+    first, second = house.calls[-1].attempts
+    assert first.usage is None
+    assert second.usage == house.usage == TOLD

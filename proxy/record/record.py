@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ProxyError
@@ -53,6 +54,7 @@ class Attempt:
     waited_s: float = 0.0  # before it, for a client or for the end of a pause
     first_event_s: float | None = None  # from its beginning to its stream's first event
     seconds: float | None = None  # from its beginning to the lease's end; None while it goes on
+    usage: Usage | None = None  # the tokens of its answer; None: it has told none
 
     def __str__(self) -> str:
         # An upstream's word: nothing in it may look like a line's end, or steer a terminal.
@@ -136,7 +138,6 @@ class Record:
     first_event: float | None = None
     ended: float | None = None
     end: str = ""
-    usage: Usage | None = None
     dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
     is_lost: bool = False  # nobody closed it: whoever came next does, and must not wait
 
@@ -145,9 +146,14 @@ class Record:
         attempt.seconds = now - self.arrived - attempt.began_s
         self.tell("attempt_ended", self, attempt)
 
-    def cut_usage(self) -> None:
-        """Note that the answer broke off: the upstream may count more tokens than it has told."""
-        self.usage = replace(self.usage or Usage(), partial=True)
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of all answers; partial if they did not all come whole."""
+        told = [attempt.usage for attempt in self.attempts if attempt.usage is not None]
+        if not told:
+            return None
+        found = reduce(Usage.plus, told)
+        return found if self.end in ("", "ok") else replace(found, partial=True)
 
     def close(self, now: float) -> None:
         """Note that the request is over, log its line, and tell of it. Idempotent."""
@@ -211,8 +217,8 @@ class Record:
         if self.fallback:
             line += f" fallback={_quoted(self.mask(self.fallback[:MAX_NAME_CHARS]))}"
         line += f" in={self.bytes_in} out={self.bytes_out}"
-        if self.usage is not None:
-            told = [(one.name, getattr(self.usage, one.name)) for one in fields(self.usage)]
+        if (usage := self.usage) is not None:
+            told = [(one.name, getattr(usage, one.name)) for one in fields(usage)]
             line += "".join([f" {name}={int(count)}" for name, count in told if count])
         if self.dropped:
             line += f" dropped={_quoted(self.mask(self.dropped_text()))}"

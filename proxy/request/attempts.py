@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -32,11 +33,11 @@ from ..errors import (
 from ..net.watch import CallerConnection, Clock
 from ..pool import Effect, Lease, Pool
 from ..record.record import Attempt, Record
-from ..wire.chat import HUB, ChatRequest
+from ..wire.chat import HUB, ChatRequest, Usage
 from ..wire.chat.fields import with_model
 from ..wire.http.headers import passed
 from .failures import Failures, refused, report, with_soonest_hint
-from .relay import Relay, Relayed, Series, WholeRelay, plus
+from .relay import Relay, Relayed, Series, WholeRelay
 from .verdict import falls_back, is_about_reasoning, judge
 from .waits import OutOfTime, Pausing, Waits, await_head, first_chunks, first_data, whole_body
 
@@ -118,16 +119,14 @@ class Attempts:
 
     def answers(self) -> list[Answer]:
         """The answers to a unary request's prompts; raises ProxyError as `go_on` does."""
-        record, answers = self._call.record, list[Answer]()
+        answers = list[Answer]()
         while True:
-            spent = record.usage
             try:
                 outcome = self.go_on(math.inf)
             except ProxyError as error:
                 outcome, self.headers = self._call.ask.unserved(error)
             assert isinstance(outcome, Answer)
             answers.append(outcome)
-            record.usage = plus(spent, record.usage)
             if self.is_last:
                 return answers
             self.begin_next()
@@ -161,8 +160,11 @@ class Attempts:
 
     def close(self, *, linger_s: float = LINGER_S) -> None:
         """Give back what is held. Idempotent."""
-        is_over = self._relay is not None and self._relay.is_over
-        if self._lease is not None and self._relay is not None:
+        relay = self._relay
+        is_over = relay is not None and relay.is_over
+        if self._lease is not None and relay is not None:
+            usage = relay.usage
+            self._attempt.usage = usage if is_over else replace(usage or Usage(), partial=True)
             if is_over:
                 self._lease.report(Effect.GOOD)
             elif self._attempt.reason == "ok":
@@ -382,15 +384,14 @@ class Attempts:
                 writer.begin(self._at, is_native=is_native, kind=kind)
                 return relay
         body = yield from whole_body(reply, self._waits, first=first)
-        body, usage = lease.client.answer(request, body)
-        record.usage = usage
+        body, self._attempt.usage = lease.client.answer(request, body)
         record.dropped = () if is_native else ask.dropped
         answer = Answer(body, is_native, kind)
         if writer is None:
             return answer
         chunks, is_native = ask.streamed(answer)
         writer.begin(self._at, is_native=is_native, kind=kind)
-        return WholeRelay(chunks, usage)
+        return WholeRelay(chunks)
 
 
 def _does(ask: Ask, client: Client) -> bool:

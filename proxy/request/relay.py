@@ -26,7 +26,6 @@ class WholeRelay(NamedTuple):
     """In place of a relay where all chunks are in hand."""
 
     first: list[bytes]
-    usage: Usage | None
     is_over: bool = True
     is_whole: bool = True
     progress: int = 0
@@ -116,11 +115,6 @@ class Series:
         self.progress = 0  # data events of all prompts, and more
         self._attempts = attempts
         self._relay: Relayed | None = relay  # the present prompt's stream, once it is open
-        self._spent: Usage | None = None  # on the prompts before it
-
-    @property
-    def usage(self) -> Usage | None:
-        return plus(self._spent, None if self._relay is None else self._relay.usage)
 
     @property
     def is_whole(self) -> bool:
@@ -129,7 +123,7 @@ class Series:
     def read(self, until: float) -> list[bytes] | None:
         """As `Relay.read`; opens the next prompt's stream where one ended: any ProxyError."""
         if self._relay is not None and self._relay.is_over:
-            self._spent, self._relay = self.usage, None
+            self._relay = None
             # Not before: the last chunks need not wait for the connection's end.
             self._attempts.begin_next()
         if self._relay is None:
@@ -148,8 +142,3 @@ class Series:
 
 
 Relayed: TypeAlias = Relay | Series | WholeRelay
-
-
-def plus(one: Usage | None, other: Usage | None) -> Usage | None:
-    """The tokens of both, where they are known."""
-    return one.plus(other) if one and other else one or other

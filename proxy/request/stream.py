@@ -90,15 +90,8 @@ class StreamBody:
     def close(self) -> None:
         """Close the reply, release the lease, log the request. Idempotent."""
         self._is_closed = self._is_over = True
-        self._note_end()
-        self._held.close()
-
-    def _note_end(self) -> None:
-        if self._relay is not None:
-            self._record.usage = self._relay.usage
-            if not self._relay.is_over:
-                self._record.cut_usage()
         self._record.end = self._record.end or self._end
+        self._held.close()
 
     def __del__(self) -> None:
         # werkzeug's server forgets close() when a caller resets its connection (serving.py,
@@ -109,7 +102,7 @@ class StreamBody:
 
     def _close_lost(self) -> None:
         self._record.is_lost = True
-        self._note_end()
+        self._record.end = self._record.end or self._end
         try:
             self._opening.close(linger_s=0.0)  # who does this for another has no time for it
         finally:

@@ -62,7 +62,7 @@ def test_a_line_tells_the_whole_request() -> None:
     record.waited_s = 1.5
     record.bytes_in, record.bytes_out = 120, 4567
     record.first_event = 100.25
-    record.usage = Usage(prompt_tokens=9, completion_tokens=12)
+    answered.usage = Usage(prompt_tokens=9, completion_tokens=12)
     record.dropped = ("web_search", "odd name")
     record.close(102.0)
     assert parsed(record.line()) == {

@@ -16,6 +16,7 @@ from proxy.errors import (
     UpstreamRefusal,
 )
 from proxy.request.stream import StreamBody
+from proxy.wire.chat import Usage
 from tests.support.attempts import Play, Stage, error_of
 from tests.support.clock import caller_leaving
 from tests.support.upstream import (
@@ -24,6 +25,7 @@ from tests.support.upstream import (
     Pause,
     Reply,
     chat,
+    chunk,
     error,
     error_object,
     events,
@@ -283,6 +285,14 @@ def test_caller_that_leaves_an_open_stream_ends_it() -> None:
         stage.stream(caller)
     assert (stage.now_s, stage.record.end) == (7, "caller_gone")
     assert stage.state_of("a") == {"state": "ready", "failures": 0}
+
+
+def test_tokens_told_before_the_first_chunk_count() -> None:
+    """Claude tells the prompt's at once, and may think for long: then its caller leaves."""
+    stage = Stage([events(chunk(None, usage={"prompt_tokens": 5}), HANG)])
+    with caller_leaving(stage.clock, 7) as caller, pytest.raises(CallerGone):
+        stage.stream(caller)
+    assert stage.record.usage == Usage(5, partial=True)
 
 
 def test_body_that_is_never_begun_gives_everything_back() -> None:

@@ -28,7 +28,7 @@ from proxy.net.lost import Lost
 from proxy.record.record import Record
 from proxy.request.relay import Relay, Relayed, WholeRelay
 from proxy.request.stream import StreamBody
-from proxy.wire.chat import ChunkStream, Usage
+from proxy.wire.chat import ChunkStream
 from proxy.wire.sse import DONE, KEEP_ALIVE, encode
 from tests.support.clock import VirtualClock
 
@@ -175,10 +175,9 @@ def test_whole_events_of_a_read_leave_in_one_write() -> None:
 
 def test_answer_that_is_whole_goes_out_in_one_write() -> None:
     """A stream of one JSON body."""
-    whole = WholeRelay([A], Usage(1, 2))
+    whole = WholeRelay([A])
     made = Made(opening=lambda clock, _: ScriptedOpening(clock, 0.0, whole))
     assert made.writes() == [KEEP_ALIVE, encode([A, DONE])]
-    assert made.record.usage == Usage(1, 2)
     with pytest.raises(AssertionError):
         whole.read(0.0)
 
@@ -455,13 +454,6 @@ def test_end_is_written_when_all_is_freed() -> None:
     broken = Made(b"data: {\n\n", b": bye\n\n", first=[A])
     assert b"error" in list(broken.body)[-1]
     assert broken.freed == ["held"]
-
-
-def test_usage_is_kept() -> None:
-    """As far as the stream told it."""
-    made = Made(encode([END, b'{"choices":[],"usage":{"prompt_tokens":5}}', DONE]))
-    made.writes()
-    assert made.record.usage == Usage(5, None)
 
 
 def test_comments_and_silence_are_no_chunks() -> None:

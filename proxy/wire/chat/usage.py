@@ -14,6 +14,12 @@ from msgspec import Raw
 
 from ..lenient_json import decode_object, encode
 
+# Responses' words for chat's: openai SDK, types/responses/response_usage.py, read 2026-11.
+_CHATS = {
+    "input_tokens": "prompt_tokens", "input_tokens_details": "prompt_tokens_details",
+    "output_tokens": "completion_tokens", "output_tokens_details": "completion_tokens_details",
+}  # fmt: skip
+
 # Past it JSON's numbers are not exact (RFC 8259, section 6): no count of tokens.
 _MAX_COUNT = 2**53
 
@@ -44,10 +50,11 @@ def _sum(one: int | None, other: int | None) -> int | None:
 def read_usage(told: Any) -> Usage | None:
     """The tokens that the object `usage` of an answer tells; None: none at all.
 
-    Where DeepSeek and Moonshot tell of their caches: api-docs.deepseek.com/guides/kv_cache,
-    platform.moonshot.ai/docs/api/chat, read 2026-11.
+    Those of Responses are input and output. Where DeepSeek and Moonshot tell of their caches:
+    api-docs.deepseek.com/guides/kv_cache, platform.moonshot.ai/docs/api/chat, read 2026-11.
     """
     fields = as_object(told)
+    fields = {chats: fields.get(theirs) for theirs, chats in _CHATS.items()} | fields
     prompt = as_object(fields.get("prompt_tokens_details"))
     completion = as_object(fields.get("completion_tokens_details"))
     hits = fields.get("prompt_cache_hit_tokens")

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from ..chat import Usage, objects, read_error, read_object
-from ..chat.usage import as_object
+from ..chat.usage import as_object, read_usage
 from ..lenient_json import decode_object, decoder, encode
 from ..native import NativeStream
 from ..reasoning import MARK
@@ -54,19 +54,10 @@ def _is_reasoning(raw: Raw, mark: str) -> bool:
     return item.get("type") == "reasoning" and str(item.get("encrypted_content")).startswith(mark)
 
 
-class _Counts(msgspec.Struct, frozen=True):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
 class _Response(msgspec.Struct, frozen=True):
     object: str | None = None
     status: str | None = None
-    usage: _Counts | None = None
-
-    def told(self) -> Usage | None:
-        counts = self.usage
-        return None if counts is None else Usage(counts.input_tokens, counts.output_tokens)
+    usage: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -86,7 +77,7 @@ def read_response(body: bytes) -> Usage | None:
         raise UpstreamInvalid(f"the upstream's answer is no response: {error}") from error
     if response.object != "response" or response.status == "failed":
         raise _refusal(read_object(body)) or UpstreamInvalid("the upstream's answer is no response")
-    return response.told()
+    return read_usage(response.usage)
 
 
 def _refusal(told: dict[str, Any]) -> UpstreamRefusal | None:
@@ -127,10 +118,11 @@ class ResponseEvents(NativeStream):
     def _watch(self, name: bytes, data: bytes) -> None:
         self.is_over = True
         with suppress(*_UNREADABLE):  # it is the caller's to read
-            self.usage = _decode_event(data).response.told()
+            self.usage = read_usage(_decode_event(data).response.usage)
 
     def _refusal(self, data: bytes) -> UpstreamRefusal:
         told = read_object(data)
+        self.usage = read_usage(as_object(told.get("response")).get("usage"))
         refusal = _refusal(told) or read_error(502, b"")
         if told.get("type"):
             refusal.as_sent = data

@@ -76,6 +76,16 @@ COUNTS: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 3, "total_tok
             Usage(9, 3, 4, 2, 1),
         ),
         ({**COUNTS, "prompt_cache_hit_tokens": 4}, Usage(9, 3, 4)),
+        (
+            {
+                "input_tokens": 9,
+                "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2},
+                "output_tokens": 3,
+                "output_tokens_details": {"reasoning_tokens": 1},
+            },
+            Usage(9, 3, 4, 2, 1),
+        ),
+        ({**COUNTS, "input_tokens": 0, "output_tokens": None}, Usage(9, 3)),
         ({**COUNTS, "cached_tokens": 4, "prompt_tokens_details": None}, Usage(9, 3, 4)),
         ({**COUNTS, "prompt_tokens_details": [1], "completion_tokens_details": 7}, Usage(9, 3)),
         ({"prompt_tokens": 9.0, "completion_tokens": "3"}, Usage(9)),

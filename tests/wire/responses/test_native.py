@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from proxy.wire.responses.native import (
     without_containers,
     without_reasoning,
 )
-from proxy.wire.sse import SseDecoder, encode_named
+from proxy.wire.sse import SseDecoder, encode_named, named
 from tests.support.dialects import Call, Said
 from tests.support.responses_upstream import NATIVE
 
@@ -64,7 +65,7 @@ def test_nothing_follows_the_end() -> None:
     written, stream = passed([b": hi\n\n", *WHOLE, b"data: [DONE]\n\n", WHOLE[2]])
     assert written == b"".join(WHOLE)
     assert stream.is_over
-    assert stream.usage == Usage(11, 7)
+    assert stream.usage == Usage(11, 7, 0, 0, 0)
 
 
 def test_usage_of_an_answer_that_was_cut() -> None:
@@ -72,7 +73,25 @@ def test_usage_of_an_answer_that_was_cut() -> None:
     cut = NATIVE.streamed(Said("Once upon a", finish="length")).body
     written, stream = passed([step for step in cut if isinstance(step, bytes)])
     assert b"response.incomplete" in written
-    assert stream.usage == Usage(11, 7)
+    assert stream.usage == Usage(11, 7, 0, 0, 0)
+
+
+def test_tokens_of_caches_and_thoughts_are_told_apart() -> None:
+    """In streams and whole answers, and where an answer fails in the end."""
+    counts = {
+        "input_tokens": 9,
+        "input_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 1},
+        "output_tokens": 4,
+        "output_tokens_details": {"reasoning_tokens": 3},
+    }
+    told = {"object": "response", "usage": counts}
+    assert read_response(json.dumps(told).encode()) == Usage(9, 4, 5, 1, 3)
+    for last in ("completed", "incomplete", "failed"):
+        stream = ResponseEvents()
+        data = json.dumps({"type": f"response.{last}", "response": {**told, "error": FAILED}})
+        with suppress(UpstreamRefusal):
+            stream.feed([named(data.encode(), f"response.{last}".encode())])
+        assert stream.usage == Usage(9, 4, 5, 1, 3), last
 
 
 @pytest.mark.parametrize("kept", range(len(WHOLE) - 1))
@@ -108,7 +127,7 @@ def test_failures_are_raised(failure: bytes, status: int) -> None:
 
 def test_whole_answers_are_checked() -> None:
     """They pass as they are, if they are what they should be."""
-    assert read_response(NATIVE.whole(SAID).content()) == Usage(11, 7)
+    assert read_response(NATIVE.whole(SAID).content()) == Usage(11, 7, 0, 0, 0)
     assert read_response(b'{"object":"response","usage":null}') is None
     for body in (b"", b"[]", b"{}", b'{"object":"x"}', b'{"object":"response","x":"\xff"}'):
         with pytest.raises(UpstreamInvalid):
