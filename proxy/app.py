@@ -33,8 +33,11 @@ def create_app(
     proxy = Proxy(config, auto_reload=True)
     proxy.gateway.is_standalone = proxy.collector is not None
     proxy.init_app(app)
+    gateway = proxy.gateway_of(app)
+    gateway.is_server = True
+    gateway.set_ledger()
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
-    app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway_of(app))))
+    app.register_error_handler(Exception, make_error_handler(Doorkeeper(gateway)))
     return app
 
 

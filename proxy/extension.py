@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import Context
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -244,6 +245,21 @@ class Proxy:
             for gateway in self._all():
                 gateway.follow(self._collector)
         return self._collector
+
+    def usage(
+        self, *, since: date | str = "", by: Sequence[str] = ("day", "caller", "model", "client")
+    ) -> list[dict[str, Any]]:
+        """What calls have used from the day `since` on (UTC): sums, as docs/usage.md has them.
+
+        Those of this process that are over count, and what others have written. Blocks for the
+        file. Raises RuntimeError if there is no ledger, OSError if it cannot be read, ValueError.
+        """
+        if (ledger := self.gateway.ledger) is None:
+            raise RuntimeError("no usage is kept: `usage: true` and a `state-dir` turn it on")
+        from .ledger import report
+
+        ledger.flush()
+        return report(ledger.folder, since=since, by=by)
 
     @property
     def config(self) -> Config:

@@ -31,6 +31,7 @@ from .request.stream import StreamBody
 from .request.waits import Waits
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
     from .metrics import Metrics
 
 # The caller of a gateway without keys.
@@ -63,6 +64,8 @@ class Gateway:
 
     # Whether this process is to end, so that all of its gateways are not ready for more callers.
     is_stopping: ClassVar[bool] = False
+    # Whether it is part of no other application, so that it has places of its own.
+    is_server = False
 
     def __init__(
         self, config: Config | ConfigSource, *, auto_reload: bool = False, clock: Clock = CLOCK
@@ -78,6 +81,9 @@ class Gateway:
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._places = Places()  # of each limited caller by its identity, of all by None
+        self.ledger: Ledger | None = None
+        self._needs_ledger = False
+        self.set_ledger()
         gateways.add(self)
 
     @property
@@ -106,7 +112,30 @@ class Gateway:
         for client in old.clients:
             if client.transport and client.transport not in kept:
                 client.transport.leave()
+        self.set_ledger()
         return draining
+
+    def need_ledger(self) -> Ledger | None:
+        """The ledger, for a day limit: kept from now on, whatever `usage` says. None: nowhere."""
+        if not self._needs_ledger:
+            self._needs_ledger = True
+            self.set_ledger()
+        return self.ledger
+
+    def set_ledger(self) -> None:
+        """Have a ledger if the configuration asks for one, or a day limit needs it."""
+        config, old, new = self.config, self.ledger, None
+        if config.usage or self._needs_ledger:
+            from .ledger import Ledger, default_dirs  # SQLite: for nobody else
+
+            folder = config.state_dir or (self.is_server and default_dirs(config.path)[0])
+            if old is not None and old.folder == folder:
+                new, old.days = old, config.usage_days
+            elif folder:
+                new = Ledger(folder, config.usage_days, self.clock)
+        self.ledger = new
+        if old is not None and old is not new:
+            old.close()
 
     def keep(
         self, record: Record, held: ExitStack, environ: Mapping[str, Any] | None = None
@@ -132,6 +161,8 @@ class Gateway:
                         record.limit = known.limit
             record.close(self.clock.monotonic())
             self.count(record)
+            if self.ledger is not None:
+                self.ledger.add(record, self.generation.registry.table)
 
         held.push(close)
 
@@ -156,7 +187,7 @@ class Gateway:
         Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
         Both are counted per worker process. Comes before the request is read: that takes memory.
         """
-        record.caller = caller.name
+        record.caller, record.who = caller.name, caller
         if LOST.notes:
             LOST.give_back()
         places, most = self._places, self.config.max_requests_in_flight
@@ -243,10 +274,12 @@ class Gateway:
         return Served(stream, attempts.headers)
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections, and write what the ledger is to have."""
         LOST.give_back()
         for client in self.generation.clients:
             client.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
 
 # Those of this process, for the server that ends it.

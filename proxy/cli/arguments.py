@@ -14,6 +14,7 @@ from ..version import __version__
 from .checking import check
 from .running import health, order, reload, status
 from .terminal import Exit, Failure
+from .usage import usage
 
 EPILOG = f"""\
 exit status:
@@ -91,6 +92,14 @@ def parser() -> ArgumentParser:
         if verb == "reset":
             sub.add_argument("model", nargs="?", metavar="MODEL", help="of this model alone")
         asking.append(sub)
+    sub = add("usage", usage, "print the requests and tokens of callers", USAGE)
+    sub.add_argument("--since", default="", metavar="DAY", help="from it on: 2026-11-30, in UTC")
+    by = "day,caller,model,client"
+    said = f"sums of these (default: {by}); `end` is how requests ended"
+    sub.add_argument("--by", default=by, metavar="LIST", help=said)
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="for spreadsheets and programs")
+    form.add_argument("--json", action="store_true", help="the same as a list of objects")
     for sub in asking:
         said = "the instance's port; without FILE none is read"
         sub.add_argument("--port", type=_port, help=said)
@@ -110,6 +119,11 @@ For checks of containers: prints `ok`, or why not and ends with status 1. Asks
 at FILE's host and port over HTTP; with --port alone, at 127.0.0.1."""
 
 INIT = "A file that is there already stays as it is."
+
+USAGE = """\
+Reads the ledger that `usage: true` keeps in `state-dir`. Run this as the user
+that runs the instance, or as root. What it did within the last 2 s may be
+missing. `partial` are answers that were cut off, and may have cost more."""
 
 RELOAD = f"""\
 It does so by itself within 2 s of a change. What is wrong is printed, and

@@ -307,6 +307,19 @@ class Settings(_Section, frozen=True, kw_only=True):
     request_log_days: Annotated[
         float, Meta(gt=0, le=36_500), unit("days"), says("that such a file is kept")
     ] = 7
+    usage: Annotated[
+        bool, says("keep the tokens of each day, by caller, model and client: `poolproxy usage`")
+    ] = False
+    usage_days: Annotated[
+        int, Meta(ge=1, le=36_500), unit("days"), says("with requests that are kept")
+    ] = 400
+    state_dir: Annotated[
+        Directory,
+        says(
+            "where that is kept: a local folder of this instance's own; left out: systemd's "
+            "`$STATE_DIRECTORY`, else one of the user's; in an application nowhere"
+        ),
+    ] = ""
     sticky: Annotated[
         bool, says("a request that names its session prefers the same account each time")
     ] = True

@@ -20,6 +20,7 @@ from ..errors import ProxyError
 from ..wire.chat import Usage
 
 if TYPE_CHECKING:
+    from ..config import Caller
     from .transcript import Transcript
 
 log = logging.getLogger("proxy.request")
@@ -125,6 +126,7 @@ class Record:
     transcript: Transcript | None = None  # by `request-log`
     began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""
+    who: Caller | None = None  # the same, once it is known
     model: str = ""
     fallback: str = ""  # the model that serves, or is tried, in place of it
     stream: bool = False

@@ -170,6 +170,8 @@ class Hooks:
             return  # wrapped in something else: no control
         gateway = proxies["proxy"].gateway_of(worker.wsgi)
         gateway.reloader.report()
+        if gateway.ledger is not None:
+            gateway.ledger.begin()
         names = [one.getsockname() for one in worker.sockets]
         ports = [name[1] for name in names if isinstance(name, tuple)]
         try:

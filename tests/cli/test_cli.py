@@ -107,6 +107,7 @@ limits
   max-event-size          1.5 MiB
   request-log-max-bytes   1024 MiB
   request-log-days        7 days
+  usage-days              400 days
 
 warnings
   of CLIProxyAPI's settings these are ignored: usage-statistics-enabled
@@ -532,7 +533,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     listed = re.search(r"^commands:\n  COMMAND\n((?:    .+\n)+)", out, re.MULTILINE)
     assert listed is not None, out
     names = re.findall(r"^    (\w+)", listed[1], re.MULTILINE)
-    assert " ".join(names) == "serve check init health status reload disable enable reset"
+    assert " ".join(names) == "serve check init health status reload disable enable reset usage"
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ BOUNDS: list[tuple[str, float, float | None]] = [
     ("max-event-size", 1, None),
     ("request-log-max-bytes", 1, None),
     ("request-log-days", 0.001, 36_500),
+    ("usage-days", 1, 36_500),
     ("streaming.keepalive-seconds", 0, 86_400),
     ("streaming.commit-after-seconds", 0, 86_400),
     ("api-keys.max-concurrency", 0, None),

@@ -72,7 +72,7 @@ def test_json_schema_says_what_is_declared(section: type, field: inspect.Field) 
 def test_setting_goes_from_the_file_into_the_configuration(field: inspect.Field) -> None:
     """As it stands there, under a name that has the unit; left out it has its default."""
     bare, rules = unwrap(field.type)
-    other: Any = "/run/it" if field.name == "control_dir" else "::1"
+    other: Any = "/run/it" if field.name in ("control_dir", "state_dir") else "::1"
     if isinstance(bare, (inspect.IntType, inspect.FloatType)):
         other = 7
     elif isinstance(bare, inspect.BoolType):
