@@ -35,7 +35,7 @@ from .record.record import MAX_MODEL_CHARS, Record
 FILE = "usage.sqlite"
 FLUSH_S = 2.0
 BUSY_S = 2.0  # for other processes' transactions: the worst of four took 258 ms
-CLOSE_S = 6.0  # for a transaction that is under way, and one behind it
+CLOSE_S = 10.0  # for a transaction that is under way, and one behind it
 
 # So many rows wait to be written. Past it models, clients and ends are "other".
 MAX_ROWS = 10_000
@@ -202,7 +202,8 @@ class Ledger:
             os.close(os.open(os.path.join(self.folder, FILE), os.O_CREAT | os.O_EXCL, 0o600))
         today = self._today()
         with closing(_opened(self.folder)) as file, file:
-            file.execute("PRAGMA journal_mode = WAL")
+            with suppress(sqlite3.OperationalError):  # another process is about to: a turn will do
+                file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute("BEGIN IMMEDIATE")
             self._join()

@@ -273,6 +273,35 @@ def test_forked_child_counts_its_own(tmp_path: Path) -> None:
     assert [(row["caller"], row["requests"]) for row in found] == [("child", 1), ("parent", 2)]
 
 
+AT_ONCE = """
+from proxy.ledger import report
+
+for number in range(8):
+    place = sys.argv[1] + f"/{number}"
+    children = []
+    with Proxy({"usage": True, "state-dir": place, "demo": [{"delay-ms": 0}]}) as proxy:
+        for _ in range(4):
+            if not (child := os.fork()):
+                ask("one")
+                proxy.close()
+                os._exit(0)
+            children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert [row["requests"] for row in report(place)] == [4]
+"""
+
+
+@pytest.mark.long
+def test_processes_that_begin_at_once(tmp_path: Path) -> None:
+    """One of them makes the file; none finds it locked."""
+    program = script(tmp_path / "first", AT_ONCE)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 WAITS = """
 ask("theirs")
 proxy.usage()
