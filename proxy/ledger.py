@@ -149,15 +149,19 @@ class Ledger:
             self._task = None
 
     def flush(self) -> None:
-        """Write what there is. Blocks for CLOSE_S at most."""
+        """Write what there is, if need be in this thread. Blocks for CLOSE_S at most."""
         self._hurry.set()
-        self.begin()
-        futures.wait([*filter(None, [self._task])], CLOSE_S)
+        if (task := self._task) is None:
+            self._write()
+        else:
+            futures.wait([task], CLOSE_S)
         self._hurry.clear()
 
     def close(self) -> None:
         """Write what there is, and leave the instance. Who comes later begins again."""
-        if self._task is not None:
+        with self._lock:
+            is_behind = bool(self._rows or self._task)
+        if is_behind:
             self.flush()
         if self._share is not None:
             self._share.close()

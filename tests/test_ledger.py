@@ -447,6 +447,21 @@ def test_where_there_can_be_no_thread(
     assert rows(one, "caller") == [["ann", 2]]
 
 
+def test_what_waits_is_written_at_the_end(
+    make: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a thread: by then there may be none."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(ledger._threads, "start", refuse)
+    one = make()
+    one.add(record(), KNOWN)
+    one.close()
+    assert [row["requests"] for row in report(one.folder)] == [1]
+
+
 # What a caller has spent today
 
 ANN = Caller("ann")
