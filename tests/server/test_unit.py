@@ -98,6 +98,7 @@ chmod 600 /etc/poolproxy/keys/caller
 cat >/etc/poolproxy/config.yaml <<'END'
 api-keys: ['${{file:$CREDENTIALS_DIRECTORY/keys_caller}}']
 demo: [{{name: demo}}]
+usage: true
 END
 exec env -i container=test PATH="$PATH" {systemd} --system --unit=test.target
 """
@@ -194,6 +195,13 @@ def test_service_runs_as_it_is_shipped(machine: Machine) -> None:
     assert (status, "demo    ready" in said) == (0, True), said
     status, said = machine.run(*ask, user="65534", group="65534")
     assert status == 4, said
+
+    # Root finds the ledger in the StateDirectory, without the service's environment.
+    body = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
+    chat = models.replace("models", "chat/completions")
+    assert machine.run("curl", "-sSf", "-H", as_caller, "-d", body, chat)[0] == 0
+    usage = [ask[0], "usage", "/etc/poolproxy/config.yaml", "--by", "model,client", "--csv"]
+    machine.wait(lambda: "\ndemo,demo,1,0," in machine.run(*usage)[1])
 
     main = machine.property("MainPID")
     assert machine.run("systemctl", "reload", "poolproxy") == (0, "")
