@@ -69,6 +69,8 @@ log = logging.getLogger("proxy.ledger")
 
 _threads = HelperThreads("poolproxy-ledger", 4)
 
+_no_fork = threading.Lock()  # held while a file is open: SQLite's locks do not survive a fork
+
 
 def default_dirs(path: str) -> list[str]:
     """Where the ledger of a server with the configuration at `path` is; who asks looks in all."""
@@ -205,7 +207,7 @@ class Ledger:
         with suppress(FileExistsError):  # for nobody else to read
             os.close(os.open(os.path.join(self.folder, FILE), os.O_CREAT | os.O_EXCL, 0o600))
         today = self._today()
-        with closing(_opened(self.folder)) as file, file:
+        with _no_fork, closing(_opened(self.folder)) as file, file:
             with suppress(sqlite3.OperationalError):  # another process is about to: a turn will do
                 file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
@@ -254,7 +256,7 @@ def report(
     sums = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
     select = f"SELECT {groups}, {sums} FROM usage WHERE day >= ?"  # noqa: S608
     try:
-        with closing(_opened(folder)) as file:
+        with _no_fork, closing(_opened(folder)) as file:
             file.row_factory = sqlite3.Row
             found = file.execute(f"{select} GROUP BY {groups} ORDER BY {groups}", [str(first)])
             return [dict(row) for row in found]
@@ -309,8 +311,11 @@ def _close_all() -> None:
 
 def _begin_all() -> None:
     """A forked child has none of its parent's rows."""
+    _no_fork.release()
     for ledger in tuple(_all):
         ledger._begin()
 
 
-os.register_at_fork(after_in_child=_begin_all)
+os.register_at_fork(
+    before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_begin_all
+)

@@ -254,7 +254,19 @@ def test_script_that_ends_loses_nothing(tmp_path: Path) -> None:
 
 
 FORKS = """
+import threading
+from proxy.ledger import Ledger
+
+is_writing, never, join = threading.Event(), threading.Event(), Ledger._join
+
+def slow_join(ledger):
+    join(ledger)
+    is_writing.set()
+    never.wait(0.3)
+
+Ledger._join = slow_join
 ask("parent")
+is_writing.wait()
 if not (child := os.fork()):
     ask("child")
     proxy.close()
@@ -267,7 +279,7 @@ sys.exit(status)
 
 @pytest.mark.long
 def test_forked_child_counts_its_own(tmp_path: Path) -> None:
-    """And nothing of its parent's, of which it has a copy."""
+    """And nothing of its parent's, of which it has a copy. Forked while its parent writes."""
     run_python("-W", "ignore", "-c", script(tmp_path, FORKS))
     found = report(str(tmp_path), by=["caller"])
     assert [(row["caller"], row["requests"]) for row in found] == [("child", 1), ("parent", 2)]
