@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -75,17 +76,21 @@ USES = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("use", USES)
-def test_process_stays_as_it_was(upstream: Upstream, use: str) -> None:
-    """No descriptor, thread, signal handler or setting is touched, and no upstream is asked."""
+def test_process_stays_as_it_was(upstream: Upstream, use: str, tmp_path: Path) -> None:
+    """No descriptor, thread, signal handler or setting is touched, and no upstream is asked. A
+    ledger makes no file.
+    """
     providers = config(upstream)["openai-compatibility"]
     del providers[0]["models"]  # so that there would be something to ask for
     tree = {"openai-compatibility": providers, "demo": [{}], "debug": True}
+    tree |= {"usage": True, "state-dir": str(tmp_path / "state")}
     code = f"{STATE}\nCONFIG = {tree!r}\n{USES[use]}\nafter = state()\n"
     code += "print(json.dumps({k: [before[k], after[k]] for k in before if before[k] != after[k]}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
     assert upstream.connections == 0
+    assert not list(tmp_path.iterdir())
 
 
 # Servers without threads

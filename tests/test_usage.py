@@ -339,12 +339,14 @@ def test_a_cut_stream_counts_with_what_is_known(house: House, case: str) -> None
     assert house.usage == usage
 
 
-def test_a_caller_who_leaves_costs_what_is_known(house: House) -> None:
-    """The upstream may count more."""
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_caller_who_leaves_costs_what_is_known(house: House, takes: bool) -> None:
+    """The upstream may count more. Also where nobody has begun to take the answer."""
     told = {"prompt_tokens": 5, "completion_tokens": 1}
     house.upstream.reply("key-same", events(chunk({"content": "a"}, usage=told), HANG))
     answer = house.post({**asked(MODEL), "stream": True}, buffered=False)
-    assert next(answer.iter_encoded())
+    if takes:
+        assert next(answer.iter_encoded())
     answer.close()
     assert house.calls[-1].end == "caller_gone"
     assert house.usage == Usage(5, 1, partial=True)

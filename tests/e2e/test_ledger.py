@@ -5,8 +5,10 @@ A witness counts what callers got. The ledger has to come to the same.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import resource
 import sqlite3
 import subprocess
@@ -25,8 +27,8 @@ import pytest
 from proxy.ledger import FILE, FLUSH_S, report
 from tests.e2e.test_surroundings import JUMPING
 from tests.support.commandline import wait_for
-from tests.support.gateway import CHAT, ROOT, Gateway, asked, environment
-from tests.support.upstream import MODEL, Upstream
+from tests.support.gateway import CHAT, COMMAND, PATIENCE_S, ROOT, Gateway, asked, environment
+from tests.support.upstream import HANG, MODEL, Upstream, chunk, events
 
 WORKERS = 4
 KEYS = {name: f"sk-caller-{name}-0123456789" for name in ("ann", "ben")}
@@ -268,6 +270,64 @@ def test_second_server_starts_without_it_and_goes_on_with_it(folder: Path) -> No
             wait_for(lambda: total(folder) == 2)
             one.close()
             wait_for_total(folder, 10)
+
+
+@pytest.mark.long
+def test_stream_that_a_stop_cuts_is_counted(upstream: Upstream, folder: Path) -> None:
+    """With what is known by then, as partial; and it is written though the server ends."""
+    told = {"prompt_tokens": 5, "completion_tokens": 1}
+    upstream.default = events(chunk({"content": "a"}, usage=told), HANG)
+    provider = {"name": "p", "base-url": upstream.url, "models": [MODEL]}
+    config = configured(folder, **{"openai-compatibility": [provider]})
+    with Gateway(config, env={"GUNICORN_CMD_ARGS": "--graceful-timeout 3"}) as gateway:
+        with gateway.open("POST", CHAT, asked(MODEL, stream=True)) as response:
+            assert response.readline().startswith(b"data: ")
+            gateway.terminate()
+            assert b"server_shutting_down" in response.read()
+        assert gateway.wait_ended() == 0
+    [row] = report(str(folder), by=["end", "client"])
+    assert (row["end"], row["client"]) == ("server_shutting_down", "p")
+    assert (row["partial"], row["prompt_tokens"], row["completion_tokens"]) == (1, 5, 1)
+
+
+APP = """
+from flask import Flask
+from proxy import Proxy
+
+proxy = Proxy({config!r})
+
+def create_app():
+    app = Flask("theirs")
+    proxy.init_app(app)
+    return app
+"""
+
+
+@pytest.mark.long
+def test_workers_of_an_application_share_it(folder: Path, tmp_path: Path) -> None:
+    """Each of which has made its own `Proxy`, after it was forked."""
+    (tmp_path / "theirs.py").write_text(APP.format(config=configured(folder)))
+    command = [*COMMAND[:3], "--workers", "3", "--threads", "4", "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, "theirs:create_app()"],
+        cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if "Listening at" in line)
+            port = int(re.search(r"//127.0.0.1:(\d+)", line)[1])  # type: ignore[index]
+            body = json.dumps(asked("demo"))
+            for _ in range(30):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+                connection.request("POST", CHAT, body)
+                assert connection.getresponse().status == 200
+                connection.close()
+        finally:
+            process.terminate()
+            rest = process.stderr.read()
+    assert process.returncode == 0
+    assert "usage is not kept" not in rest
+    assert total(folder) == 30
 
 
 PLACES = {
