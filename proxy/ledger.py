@@ -1,12 +1,10 @@
-"""The ledger: the requests and tokens of each day, by caller, model, client and end.
+"""The ledger: the requests and tokens of each day. Not imported where none is kept.
 
 It is a file of SQLite's in `state-dir`, which the workers of one instance share. A request adds to
 rows in memory. A helper thread of the process adds those to the file: at once where it was idle,
 and then each FLUSH_S. What cannot be written stays in memory until it can. So a process that is
 killed loses what it had for FLUSH_S, and nothing else is lost. Rows leave memory for one
 transaction and come back if that fails, so that nothing is counted twice.
-
-Where no ledger is kept nobody imports this module.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent import futures
 from contextlib import closing, suppress
-from datetime import date, timedelta
+from datetime import date
 from hashlib import sha256
 from operator import add
 from typing import Any, BinaryIO, TypeAlias
@@ -53,14 +51,15 @@ SUMS = ("requests", "partial", *TOKENS)
 _KEY = ", ".join(f'"{name}"' for name in GROUPS)
 _CREATE = f"""CREATE TABLE IF NOT EXISTS usage ({_KEY}, {", ".join(SUMS)}, PRIMARY KEY ({_KEY}))
     WITHOUT ROWID"""
-_ADD = f"""INSERT INTO usage VALUES ({", ".join("?" for _ in (*GROUPS, *SUMS))})
+_DAY = "date(? * 86400, 'unixepoch')"
+_ADD = f"""INSERT INTO usage VALUES ({_DAY}, {", ".join("?" for _ in (*GROUPS[1:], *SUMS))})
     ON CONFLICT ({_KEY}) DO UPDATE SET {", ".join(f"{n} = {n} + excluded.{n}" for n in SUMS)}
     """  # noqa: S608
 # Days without requests do not count: a clock that is wrong for a while costs no history.
 _PRUNE = """DELETE FROM usage WHERE day < (
     SELECT min(day) FROM (SELECT DISTINCT day FROM usage ORDER BY day DESC LIMIT ?))"""
-_SPENT = """SELECT caller, sum(requests), sum(prompt_tokens + completion_tokens) FROM usage
-    WHERE day = ? AND client <> '' GROUP BY caller"""
+_SPENT = f"""SELECT caller, sum(requests), sum(prompt_tokens + completion_tokens) FROM usage
+    WHERE day = {_DAY} AND client <> '' GROUP BY caller"""  # noqa: S608
 
 _Rows: TypeAlias = "dict[tuple[int, str, str, str, str], list[int]]"  # days since 1970
 _Spent: TypeAlias = "dict[tuple[int, str], tuple[int, int]]"  # by day and caller
@@ -107,7 +106,8 @@ class Ledger:
         attempts, usage = record.attempts, record.usage
         model = record.fallback or record.model
         model = record.mask(model) if attempts or model in known else ""
-        told = self._today(), _name(record.who), _text(model)
+        caller = str(record.who.identity) if record.who else ""
+        told = self._today(), _text(caller), _text(model)
         client, end = attempts[-1].client if attempts else "", _text(record.mask(record.end))
         first = [1, int(usage is not None and usage.partial), *(0 for _ in TOKENS)]
         rows: _Rows = {(*told, client, end): first}
@@ -137,7 +137,7 @@ class Ledger:
         self.begin()
         with self._lock:
             spent = self._spent or {}
-        return spent.get((self._today(), _name(caller)), (0, 0))
+        return spent.get((self._today(), _text(str(caller.identity))), (0, 0))
 
     def begin(self) -> None:
         """Have a thread write what there is, unless one is about to. Does not block."""
@@ -214,11 +214,11 @@ class Ledger:
             file.execute("BEGIN IMMEDIATE")
             self._join()
             file.execute(_CREATE)
-            file.executemany(_ADD, ((_iso(day), *to, *row) for (day, *to), row in rows.items()))
+            file.executemany(_ADD, ((*key, *row) for key, row in rows.items()))
             if today != self._pruned_on:
                 file.execute(_PRUNE, [self.days])
                 self._pruned_on = today
-            found = file.execute(_SPENT, [_iso(today)]) if is_asked else ()
+            found = file.execute(_SPENT, [today]) if is_asked else ()
             return {(today, caller): (requests, tokens) for caller, requests, tokens in found}
 
     def _join(self) -> None:
@@ -287,17 +287,9 @@ def _merge(rows: _Rows, more: _Rows) -> None:
         rows[to] = [*map(add, rows.get(to, [0 for _ in SUMS]), row)]
 
 
-def _name(caller: Caller | None) -> str:
-    return _text(str(caller.identity)) if caller else ""
-
-
 def _text(text: str) -> str:
     """As SQLite takes it, and no longer than the name of any model that is configured."""
     return text[:MAX_MODEL_CHARS].encode(errors="backslashreplace").decode()
-
-
-def _iso(day: int) -> str:
-    return str(date(1970, 1, 1) + timedelta(day))
 
 
 _all: weakref.WeakSet[Ledger] = weakref.WeakSet()
