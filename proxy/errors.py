@@ -25,7 +25,7 @@ caller is its dialect's affair.
     │   ├── NoClientInService         503 no_client_in_service
     │   ├── ModelsUnknown             503 models_unknown
     │   ├── TooManyInFlight           503 too_many_requests_in_flight
-    │   └── CallerLimitReached        429 rate_limit_exceeded: one caller's key's own limit
+    │   └── CallerLimitReached        429 rate_limit_exceeded: a limit of one caller's own
     └── UpstreamError                 502 upstream_error
         ├── UpstreamRefusal           the upstream answered with an error status of its own
         ├── UpstreamAuthentication    502 upstream_authentication_error

@@ -19,6 +19,7 @@ from .clients.registry import Entry, Registry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
 from .errors import CallerLimitReached, ModelNotFound, ProxyError, RetryHint, TooManyInFlight
+from .limits import Limits
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
@@ -81,6 +82,7 @@ class Gateway:
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._places = Places()  # of each limited caller by its identity, of all by None
+        self.limits = Limits(clock)
         self.ledger: Ledger | None = None
         self._needs_ledger = False
         self.set_ledger()
@@ -184,8 +186,9 @@ class Gateway:
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.
 
-        Until `held` ends. Raises CallerLimitReached, TooManyInFlight at once when none is left.
-        Both are counted per worker process. Comes before the request is read: that takes memory.
+        Until `held` ends; then the caller's other limits are charged. Raises CallerLimitReached,
+        TooManyInFlight at once when none is left. All are counted per worker process.
+        Comes before the request is read: that takes memory.
         """
         record.caller, record.who = caller.name, caller
         if LOST.notes:
@@ -202,6 +205,9 @@ class Gateway:
             text = f"{most} requests are in flight already (max-requests-in-flight)"
             raise TooManyInFlight(text, hint=_SOON)
         held.callback(places.give_back, None)
+        if caller.is_metered:
+            self.limits.enter(caller)
+            held.callback(self.limits.charge, caller, record)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
         """The model; may block for a provider's own list, up to `request-timeout`."""
@@ -255,6 +261,8 @@ class Gateway:
             record.status = 200
             record.end = "ok"
             record.bytes_out = len(body)
+            if caller.is_metered:  # the answer's headers say what is left
+                self.limits.charge(caller, record)
             return Served(body, attempts.headers)
         has_patience = not writer.keep_alive
         commit_s = math.inf if has_patience else config.streaming.commit_after_seconds or math.inf

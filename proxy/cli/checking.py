@@ -83,13 +83,13 @@ def _client_table(clients: Sequence[ClientConfig]) -> str:
 
 
 def _caller_table(callers: Sequence[Caller]) -> str:
-    head = ("  caller", "key", "at once per worker", "models")
+    head = ("  caller", "key", "limits, per worker", "models")
     rows = []
     for caller in callers:
         models = "all" if caller.models is None else names(list(caller.models))
-        permits = _at_once(caller.max_concurrency)
-        rows.append((f"  {caller.name or '(unnamed)'}", str(caller.key), permits, models))
-    return table(head, rows, right=(2,))
+        limits = ", ".join(f"{key} {most}" for key, most in caller.limits().items()) or "none"
+        rows.append((f"  {caller.name or '(unnamed)'}", str(caller.key), limits, models))
+    return table(head, rows)
 
 
 def _at_once(permits: int) -> str:

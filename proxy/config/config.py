@@ -54,6 +54,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"<ClientConfig {self.label}>"
 
 
+# A caller's, by its attributes.
+LIMITS = ("max_concurrency", "rpm", "tpm")
+
+
 class _Named(msgspec.Struct, frozen=True):
     name: str  # in the log; callers are told apart by it; "": one of `api-keys` without a name
 
@@ -62,12 +66,15 @@ class Caller(_Named, frozen=True, kw_only=True):
     """Who calls, and what it may use: from `api-keys`, or from an application's `authenticate`.
 
     `models`: aliases that it sees and may use, None: all. `max_concurrency`: requests in flight at
-    once, 0: no limit. `admin`: it is an operator's. Raises TypeError for a name that is no string,
-    or for models that are one.
+    once; `rpm`, `tpm`: requests and tokens per minute; 0: no limit. `admin`: it is an operator's.
+    Raises TypeError for a name that is no string, or for models that are one, and ValueError for a
+    limit below 0.
     """
 
     models: Collection[str] | None = None
     max_concurrency: int = 0
+    rpm: int = 0
+    tpm: int = 0
     key: Secret = Secret("")  # of those in `api-keys`; or its digest, `sha256:HEX`
     admin: bool = False
 
@@ -76,6 +83,8 @@ class Caller(_Named, frozen=True, kw_only=True):
             raise TypeError(f"a caller's name is a string, and no {type(self.name).__name__}")
         if isinstance(self.models, str):
             raise TypeError("a caller's models are a list of aliases, or None, and no string")
+        if any(getattr(self, name) < 0 for name in LIMITS):
+            raise ValueError("a caller's limits are 0, which is none, or more")
         if self.models is not None:
             msgspec.structs.force_setattr(self, "models", tuple(self.models))
 
@@ -87,6 +96,16 @@ class Caller(_Named, frozen=True, kw_only=True):
     def may_use(self, alias: str) -> bool:
         """Whether it sees this model and may use it."""
         return self.models is None or alias in self.models
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether it has a limit that is spent by what it asks for."""
+        return bool(self.rpm or self.tpm)
+
+    def limits(self) -> dict[str, int]:
+        """Those that it has, by their keys in the file."""
+        kinds = {name.replace("_", "-"): getattr(self, name) for name in LIMITS}
+        return {key: most for key, most in kinds.items() if most}
 
 
 class Config(Settings, frozen=True, kw_only=True, dict=True):

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .check import Notes
-from .config import Caller, ClientConfig, Config, Model
+from .config import LIMITS, Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
-from .schema import CallerEntry, ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
+from .schema import ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
 from .secrets import Secret, digest_of, is_placeholder
 from .source import stamp
-from .wording import in_ascii, shown, shown_key
+from .wording import in_ascii, names, shown, shown_key
 
 _Entry = TypeVar("_Entry")
 _Places: TypeAlias = Iterable[tuple[str, str]]  # values after their paths
@@ -36,7 +36,7 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
     """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
     clients = _Clients(file, notes, directory=os.path.dirname(path))
     clients.check_fallbacks()
-    callers = _callers(file.api_keys, notes)
+    callers = _callers(file, notes)
     if "auth" in notes.ignored and not callers:
         notes.problem("auth", "callers' keys are read from api-keys: move them there")
     if not clients.found:
@@ -202,8 +202,13 @@ class _Clients:
         return {name: value for name, value in headers.items() if name not in copied}
 
 
-def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]:
-    numbered = list(_numbered("api-keys", entries))
+def _callers(file: File, notes: Notes) -> tuple[Caller, ...]:
+    numbered = list(_numbered("api-keys", file.api_keys))
+    silent = [one.name for one in file.openai_compatibility if not (one.ask_usage or one.disabled)]
+    for at, entry in numbered:
+        if entry.tpm and silent:
+            text = f"does not count the streams of {names(silent)}: with ask-usage: false"
+            notes.warning(f"{at}.tpm", f"{text} nobody knows their tokens")
     digests = [(at, digest_of(entry.key).hex()) for at, entry in numbered if entry.key]
     _report_repeats(digests, notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)
@@ -219,11 +224,11 @@ def _callers(entries: Sequence[CallerEntry], notes: Notes) -> tuple[Caller, ...]
         Caller(
             e.name or "",
             models=e.models,
-            max_concurrency=e.max_concurrency,
             key=e.key,
             admin=e.admin,
+            **{name: getattr(e, name) for name in LIMITS},
         )
-        for e in entries
+        for e in file.api_keys
     )
 
 

@@ -35,7 +35,8 @@ def unit(name: str) -> Meta:
 Seconds = Annotated[float, Meta(gt=0, le=_DAY_S), unit("s")]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=_DAY_S), unit("s")]
 Bytes = Annotated[int, Meta(ge=1), unit("bytes")]
-Permits = Annotated[int, Meta(ge=0), unit("requests"), says("in flight at once; 0: no limit")]
+Limit = Annotated[int, Meta(ge=0)]
+Permits = Annotated[Limit, unit("requests"), says("in flight at once; 0: no limit")]
 Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
 Priority = Annotated[int, Meta(ge=-1000, le=1000), says("free clients of the highest serve")]
 
@@ -95,6 +96,10 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
     name: Annotated[Name, says("who calls, for the log")] | None = None
     models: Aliases | None = None
     max_concurrency: Permits = 0
+    rpm: Annotated[Limit, unit("requests"), says("a minute; 0: no limit")] = 0
+    tpm: Annotated[
+        Limit, unit("tokens"), says("a minute, of what it asks and is answered; 0: no limit")
+    ] = 0
     admin: Annotated[bool, says("an operator's key: it may see what goes on")] = False
 
 

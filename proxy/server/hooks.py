@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..config import BUILT_IN, Config, ConfigSource, count
+from ..config import BUILT_IN, Config, ConfigSource, count, names
 from ..errors import ConfigError
 from ..gateway import Gateway
 from . import systemd
@@ -219,7 +219,19 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
             at_once += f" ({sum(permits)} per worker)"
         lines.append(f"  {provider}: {count(len(clients), 'client')}, {models}, {at_once} at once")
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
+    limited: dict[str, list[str]] = {}  # callers by what they may do
+    for caller in config.callers:
+        told = [_limit(*each, workers=workers) for each in caller.limits().items()]
+        limited.setdefault(", ".join(told), []).append(caller.name or str(caller.key))
+    for limits, who in limited.items():
+        if limits:
+            lines.append(f"  {'caller' if len(who) == 1 else 'callers'} {names(who)}: {limits}")
     most = f"{config.max_requests_in_flight} requests in flight at most"
     lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")
     lines += [f"  warning: {warning}" for warning in config.warnings]
     return "\n".join(lines)
+
+
+def _limit(key: str, most: int, *, workers: int) -> str:
+    """What a caller's limit comes to, where each worker counts for itself."""
+    return f"{key} {most}" if workers == 1 else f"{key} {most * workers} ({most} per worker)"

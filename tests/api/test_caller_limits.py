@@ -1,4 +1,4 @@
-"""`max-concurrency` of a caller's key: so many requests in flight, the next is refused at once."""
+"""Limits of a caller's key: so many requests in flight, and requests and tokens per minute."""
 
 from __future__ import annotations
 
@@ -7,11 +7,31 @@ import json
 import threading
 from typing import Any
 
+import msgspec
+import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from proxy import create_app
-from tests.support.upstream import MODEL, Gate, Hold, Reply, Upstream, chat, chunk, error, events
+from proxy import Caller, CallerLimitReached, Proxy, create_app
+from proxy.api.endpoints import DIALECTS
+from proxy.config import load_config
+from proxy.gateway import Gateway
+from proxy.limits import Limits
+from tests.support.clock import VirtualClock
+from tests.support.gateway import PATIENCE_S
+from tests.support.upstream import (
+    HANG,
+    MODEL,
+    Gate,
+    Hold,
+    Reply,
+    Upstream,
+    chat,
+    chunk,
+    error,
+    events,
+)
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -112,3 +132,180 @@ def test_full_gateway_takes_no_place_of_a_key(upstream: Upstream) -> None:
     last = http.post(CHAT, json=body, headers={"x-api-key": KEY})
     assert last.status_code == 200
     last.close()
+
+
+# Requests and tokens per minute
+
+
+class House:
+    """A gateway on a virtual minute, and callers with keys."""
+
+    def __init__(self, upstream: Upstream, **limits: int) -> None:
+        self.upstream = upstream
+        self.http = served(
+            upstream, **{"api-keys": [{"name": "ci", "key": KEY, **limits}, WIDE_KEY]}
+        )
+        self.clock = VirtualClock()
+        self.gateway.limits = Limits(self.clock)
+
+    @property
+    def gateway(self) -> Gateway:
+        gateway = self.http.application.extensions["proxy"]["proxy"].gateway
+        assert isinstance(gateway, Gateway)
+        return gateway
+
+    def ask(self, path: str = CHAT, *, key: str = KEY, **more: Any) -> TestResponse:
+        body = {**ASKED, "prompt": "p", "input": "i", "max_tokens": 9, **more}
+        headers = {"Authorization": f"Bearer {key}"}
+        return self.http.post(path, json=body, headers=headers, buffered=not more.get("stream"))
+
+    def told(self, answer: TestResponse, what: str) -> list[str]:
+        """The headers on requests, or on tokens: limit, remaining, reset."""
+        kinds = ("limit", "remaining", "reset")
+        return [answer.headers.get(f"x-ratelimit-{kind}-{what}", "") for kind in kinds]
+
+
+def has_limits(answer: TestResponse) -> bool:
+    return any(name.lower().startswith("x-ratelimit") for name, _ in answer.headers)
+
+
+def test_requests_per_minute(upstream: Upstream) -> None:
+    """Each counts, whatever comes of it but a refusal; lists are free. Others are not concerned."""
+    house = House(upstream, rpm=3)
+    upstream.reply("sk-1", chat("a").with_headers({"x-ratelimit-remaining-requests": "7777"}))
+    answers = [house.ask(), house.ask(model="none"), house.ask(messages=5), house.ask()]
+    assert [one.status_code for one in answers] == [200, 404, 400, 429]
+    told = [house.told(one, "requests") for one in answers]
+    assert told == [["3", "2", "20s"], ["3", "1", "40s"], ["3", "0", "60s"], ["3", "0", "60s"]]
+    assert answers[3].get_json()["error"] == {
+        "message": "this caller's 3 requests a minute are used up (its rpm)",
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert len(upstream.received()) == 1
+    models = house.http.get("/v1/models", headers={"x-api-key": KEY})
+    assert (models.status_code, house.told(models, "requests")) == (200, ["3", "0", "60s"])
+    assert house.told(models, "tokens") == ["", "", ""]
+    others = [house.ask(key=WIDE_KEY), house.ask(key="wrong"), house.http.get("/healthz")]
+    assert [one.status_code for one in others] == [200, 401, 200]
+    assert not any(map(has_limits, others))
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_hints_are_true_in_every_dialect(upstream: Upstream, path: str) -> None:
+    """Who does as they say is let in; a millisecond before it is still refused."""
+    house = House(upstream, rpm=7)
+    for _ in range(7):
+        house.gateway.limits.enter(house.gateway.config.callers[0])
+    refused = house.ask(path)
+    assert refused.status_code == 429
+    told = refused.get_json()["error"]
+    assert (told["type"], told["message"].count("rpm")) == ("rate_limit_error", 1)
+    hint = {name: refused.headers[name] for name in ("retry-after", "retry-after-ms")}
+    assert hint == {"retry-after": "9", "retry-after-ms": "8572"}
+    assert refused.headers["x-should-retry"] == "true"
+    assert house.told(refused, "requests") == ["7", "0", "60s"]
+    house.clock.now += 8.571
+    assert house.ask(path).status_code == 429
+    house.clock.now += 0.001
+    assert house.ask(path).status_code != 429
+    assert house.ask(path).status_code == 429
+
+
+def test_tokens_per_minute(upstream: Upstream) -> None:
+    """Let in while one is left, and charged at the end what the answer says that it took."""
+    house = House(upstream, tpm=600)
+    upstream.reply("sk-1", chat("a", usage=(500, 99)), chat("b", usage=(9_000, 1)), chat("c"))
+    assert house.told(house.ask(), "tokens") == ["600", "1", "60s"]
+    last = house.ask()
+    assert (last.status_code, house.told(last, "tokens")) == (200, ["600", "0", "960s"])
+    refused = house.ask()
+    assert (refused.status_code, house.told(refused, "requests")) == (429, ["", "", ""])
+    assert refused.headers["retry-after-ms"] == "900100"
+    assert refused.headers["x-should-retry"] == "false"
+    house.clock.now += 900.1
+    assert house.ask().status_code == 200
+
+
+def test_streams_are_charged_at_their_end(upstream: Upstream) -> None:
+    """Whoever asks meanwhile is let in. A cut one is charged what is known of it."""
+    house = House(upstream, tpm=600)
+    gate = Gate()
+    usage = {"choices": [], "usage": {"prompt_tokens": 550, "completion_tokens": 20}}
+    last = {**chunk({}), **usage}
+    begun = events(chunk({"content": "a"}), Hold(gate), chunk({}, finish="stop"), last, "[DONE]")
+    upstream.reply("sk-1", begun)
+    first = house.ask(stream=True)
+    pieces = first.iter_encoded()
+    next(pieces)
+    upstream.reply("sk-1", chat("b", usage=(5, 5)))
+    assert house.told(house.ask(), "tokens")[1] == "590"
+    gate.set()
+    assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+    first.close()
+    told = {"prompt_tokens": 11, "completion_tokens": 1}
+    upstream.reply("sk-1", events(chunk({"content": "a"}, usage=told), HANG))
+    cut = house.ask(stream=True)
+    assert house.told(cut, "tokens")[1] == "20"
+    next(cut.iter_encoded())
+    cut.close()
+    upstream.reply("sk-1", events(chunk({"content": "a"}, usage=told)))
+    broken = house.ask(stream=True)
+    assert house.told(broken, "tokens")[1] == "8"
+    assert b"upstream_truncated" in broken.data
+    assert house.ask().status_code == 429
+
+
+def test_a_refusal_takes_no_place(upstream: Upstream) -> None:
+    """Nor does a full gateway, or one's own `max-concurrency`, charge a request."""
+    house = House(upstream, **{"rpm": 2, "max-concurrency": 1})
+    upstream.default = held(Gate())
+    first = house.ask(stream=True)
+    assert [house.ask().status_code for _ in range(3)] == [429] * 3
+    first.close()
+    upstream.default = chat("a")
+    assert [house.ask().status_code for _ in range(3)] == [200, 429, 429]
+    assert not house.gateway._places._taken
+    full = House(upstream, rpm=2)
+    full.gateway.generation = full.gateway.generation._replace(
+        config=load_config({"max-requests-in-flight": 1, "api-keys": [{"key": KEY, "rpm": 2}]})
+    )
+    with full.gateway._places._lock:
+        full.gateway._places._taken[None] = 1
+    refused = full.ask()
+    assert (refused.status_code, full.told(refused, "requests")[1]) == (503, "2")
+
+
+def test_limits_outlive_a_change_of_key_and_configuration(upstream: Upstream) -> None:
+    """A caller is known by its name; other limits hold from the next request on."""
+    house = House(upstream, rpm=2)
+    assert [house.ask().status_code for _ in range(3)] == [200, 200, 429]
+    config = house.gateway.config
+    for rpm, statuses in ((2, [429]), (4, [200, 200, 429]), (0, [200])):
+        ci = Caller("ci", rpm=rpm, key=config.callers[1].key)
+        house.gateway.adopt(msgspec.structs.replace(config, callers=(ci,)))
+        answers = [house.ask(key=WIDE_KEY) for _ in statuses]
+        assert [one.status_code for one in answers] == statuses
+        assert has_limits(answers[-1]) == bool(rpm)
+
+
+def test_callers_of_an_application_have_limits(upstream: Upstream) -> None:
+    """From `authenticate`, and in calls from Python: the same ones."""
+    ann = Caller("ann", rpm=2)
+    provider = {"name": "up", "base-url": upstream.url, "models": [MODEL]}
+    app = Flask("theirs")
+    with Proxy({"openai-compatibility": [provider]}, authenticate=lambda: ann) as proxy:
+        proxy.init_app(app, url_prefix="/llm")
+        first = app.test_client().post(f"/llm{CHAT}", json=ASKED)
+        assert first.headers["x-ratelimit-remaining-requests"] == "1"
+        proxy.chat(**ASKED, caller=ann)
+        assert app.test_client().post(f"/llm{CHAT}", json=ASKED).status_code == 429
+        with pytest.raises(CallerLimitReached, match="its rpm") as refused:
+            proxy.chat(**ASKED, caller=ann)
+        hint = refused.value.hint
+        assert hint is not None
+        assert hint.after_s == pytest.approx(30.0, abs=PATIENCE_S)
+        with pytest.raises(CallerLimitReached), proxy.stream(**ASKED, caller=ann):
+            pass
+        proxy.chat(**ASKED, caller="ben")

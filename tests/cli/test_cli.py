@@ -70,7 +70,7 @@ def test_check_prints_what_would_be_served(shell: Shell) -> None:
         r"  alpha/sk-...aaaa +https://a.test/v1 +1 +1 +kimi \(its vendor/kimi\)",
         r"  client +upstream +at once per worker +weight +models",
         r"  gemini: off, .*NONE.*",
-        r"  team +cal...dddd +no limit +kimi",
+        r"  team +cal...dddd +none +kimi",
         r"  queue-timeout +7 s",
         r"  .*usage-statistics-enabled.*",
     ):
@@ -87,9 +87,9 @@ clients (2)
   gemini: off, no key in NONE
 
 callers (2)
-  caller     key         at once per worker  models
-  team       cal...dddd                   7  kimi
-  (unnamed)  cal...eeee            no limit  all
+  caller     key         limits, per worker         models
+  team       cal...dddd  max-concurrency 7, rpm 60  kimi
+  (unnamed)  cal...eeee  none                       all
 
 limits
   shutdown-delay          0 s
@@ -124,7 +124,13 @@ def test_whole_report_of_check(
             "host": "",
             "port": 0,
             "api-keys": [
-                {"name": "team", "key": CALLER, "models": ["kimi"], "max-concurrency": 7},
+                {
+                    "name": "team",
+                    "key": CALLER,
+                    "models": ["kimi"],
+                    "max-concurrency": 7,
+                    "rpm": 60,
+                },
                 "caller-0123456789-eeee",
             ],
             "request-timeout": 601,
@@ -457,6 +463,25 @@ def test_summary_of_what_is_served() -> None:
     assert two[0] == f"poolproxy on http://x:1, unix:y {OPEN}"
     assert two[1] == "  a: 2 clients, 2 models, 16 (8 per worker) at once"
     assert two[-2] == "  2 workers of 8 threads: 7 requests in flight at most, each"
+
+
+def test_summary_of_callers_limits() -> None:
+    """Those of all callers who have the same; each worker counts for itself."""
+    limited = [{"name": f"user-{n}", "key": f"{CALLER}-{n}", "rpm": 60} for n in range(9)]
+    other = {"key": f"{CALLER}-other", "tpm": 5000, "max-concurrency": 2}
+    config = load_config({"api-keys": [CALLER, *limited, other], "demo": [{}]}, environ={})
+    lines = summary(config, ["x"], workers=1, threads=1).splitlines()
+    users = ", ".join(f"user-{n}" for n in range(6))
+    assert lines[2:4] == [
+        f"  callers {users} and 3 more: rpm 60",
+        "  caller cal...ther: max-concurrency 2, tpm 5000",
+    ]
+    assert len(lines) == 5
+    lines = summary(config, ["x"], workers=4, threads=1).splitlines()
+    assert lines[2:4] == [
+        f"  callers {users} and 3 more: rpm 240 (60 per worker)",
+        "  caller cal...ther: max-concurrency 8 (2 per worker), tpm 20000 (5000 per worker)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,8 @@ BOUNDS: list[tuple[str, float, float | None]] = [
     ("streaming.keepalive-seconds", 0, 86_400),
     ("streaming.commit-after-seconds", 0, 86_400),
     ("api-keys.max-concurrency", 0, None),
+    ("api-keys.rpm", 0, None),
+    ("api-keys.tpm", 0, None),
     ("openai-compatibility.max-concurrency", 0, None),
     ("openai-compatibility.weight", 1, 1000),
     ("openai-compatibility.priority", -1000, 1000),

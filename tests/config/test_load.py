@@ -368,12 +368,14 @@ def test_provider_is_off_when_it_has_no_key_left() -> None:
 
 def test_callers_have_names_models_and_limits() -> None:
     """A caller's key is a string, or a mapping that says more."""
-    entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "max-concurrency": 3}
-    callers = load_config({"api-keys": ["k1", {**entry, "admin": True}]}, environ={}).callers
-    assert [msgspec.structs.astuple(caller) for caller in callers] == [
-        ("", None, 0, Secret("k1"), False),
-        ("ci", ("a", "b"), 3, Secret("k2"), True),
+    limits = {"max-concurrency": 3, "rpm": 60, "tpm": 9000}
+    entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "admin": True, **limits}
+    callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
+    assert [(one.name, one.models, one.key, one.admin, one.limits()) for one in callers] == [
+        ("", None, Secret("k1"), False, {}),
+        ("ci", ("a", "b"), Secret("k2"), True, limits),
     ]
+    assert (callers[1].rpm, callers[1].tpm, callers[1].max_concurrency) == (60, 9000, 3)
 
 
 def test_ca_bundle_is_found_from_where_the_file_is(tmp_path: Path) -> None:
@@ -466,3 +468,17 @@ def test_fallbacks_are_models_that_somebody_may_have() -> None:
     assert load_config(tree, environ={}).fallbacks == {"a": ("demo",)}
     own_list = {"openai-compatibility": [provider()], "fallbacks": {"any": ["other"]}}
     assert load_config(own_list, environ={}).fallbacks == {"any": ("other",)}
+
+
+@pytest.mark.parametrize("more", [{}, {"disabled": True}, {"ask-usage": True}])
+def test_tokens_that_nobody_tells_are_warned_of(more: dict[str, Any]) -> None:
+    """A limit on tokens would count no streams of such a provider."""
+    silent = {"name": "local", "base-url": "http://l.test", "ask-usage": False, **more}
+    caller = {"key": "caller-0123456789-dddd", "tpm": 100}
+    tree = {"api-keys": [caller], "openai-compatibility": [silent], "demo": [{}]}
+    warnings = load_config(tree, environ={}).warnings
+    text = "api-keys[0].tpm: does not count the streams of local: "
+    text += "with ask-usage: false nobody knows their tokens"
+    assert warnings == (() if more else (text,))
+    tree["api-keys"] = [{**caller, "tpm": 0}]
+    assert load_config(tree, environ={}).warnings == ()

@@ -1,0 +1,141 @@
+"""What callers may ask for in a minute: who is let in, what is left, how long to wait for more.
+
+A limit lets a request in while one of its units is left. A request is charged as it comes in. Its
+tokens are charged at its end, as many as it took, so that the last one may go over. A request that
+is refused is not charged.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import NamedTuple
+
+from .config import Caller, Secret, count
+from .errors import CallerLimitReached, RetryHint
+from .net.watch import Clock
+from .record.record import Record
+
+# What floats may lose of a moment: a caller who comes when it was told to is not too early.
+_TOLERANCE_S = 1e-6
+
+# When there are so many cells, or twice as many as were kept the last time, empty ones are dropped.
+_MANY_CELLS = 1024
+
+
+class Level(NamedTuple):
+    """How a limit stands: so much is `left`; one unit will be in `wait_s`, all in `reset_s`."""
+
+    most: int
+    left: int
+    wait_s: float  # 0: one is left now
+    reset_s: float
+
+
+class Cell:
+    """A limit per minute by the generic cell rate algorithm: one unit each 60/n s, n at once.
+
+    Pure: moments are given, in monotonic seconds. It is a leaky bucket (ITU-T I.371, annex A, the
+    algorithm's second form): what is spent drains, n in a minute. `most`, the n, may change.
+    """
+
+    __slots__ = ("_at", "_spent", "empty_at")
+
+    def __init__(self) -> None:
+        self._spent = self._at = self.empty_at = 0.0
+
+    def level(self, most: int, now: float) -> Level:
+        """How it stands."""
+        spent, unit_s = self._spent_at(now, most), 60 / most
+        left = int(max(0.0, most - spent + _TOLERANCE_S / unit_s))
+        return Level(most, left, 0.0 if left else (spent + 1 - most) * unit_s, spent * unit_s)
+
+    def charge(self, units: int, most: int, now: float) -> None:
+        """Spend so many units, more than are left if need be."""
+        self._spent, self._at = self._spent_at(now, most) + units, now
+        self.empty_at = now + self._spent * 60 / most
+
+    def _spent_at(self, now: float, most: int) -> float:
+        return max(0.0, self._spent - (now - self._at) * most / 60)
+
+
+class Minutes:
+    """The cells of all callers, in this process. Never waits.
+
+    The seam for cells that processes share: those have the same methods. A caller is known by its
+    name, so that its cells outlive a change of its key, and of the configuration.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._now = clock.monotonic
+        self._lock = threading.Lock()  # guards _cells, _many
+        self._cells: dict[tuple[str | Secret, str], Cell] = {}
+        self._many = _MANY_CELLS
+
+    def levels(self, caller: Caller, *, enters: bool = False) -> dict[str, Level]:
+        """How its limits stand, by their keys. Who `enters` is charged if all have some left."""
+        now, found = self._now(), dict[str, Level]()
+        with self._lock:
+            for key, most in (("rpm", caller.rpm), ("tpm", caller.tpm)):
+                if most:
+                    found[key] = self._cells.get((caller.identity, key), _FULL).level(most, now)
+            if enters and caller.rpm and all(level.left for level in found.values()):
+                self._cell_locked(caller, "rpm", now).charge(1, caller.rpm, now)
+        return found
+
+    def charge(self, caller: Caller, tokens: int) -> None:
+        """Charge what an answer took."""
+        now = self._now()
+        with self._lock:
+            self._cell_locked(caller, "tpm", now).charge(tokens, caller.tpm, now)
+
+    def _cell_locked(self, caller: Caller, key: str, now: float) -> Cell:
+        if len(self._cells) >= self._many:
+            self._cells = {of: cell for of, cell in self._cells.items() if cell.empty_at > now}
+            self._many = max(_MANY_CELLS, 2 * len(self._cells))
+        return self._cells.setdefault((caller.identity, key), Cell())
+
+
+_FULL = Cell()
+
+
+# What the limits count, by their keys.
+_COUNTED = {"rpm": "request", "tpm": "token"}
+
+
+class Limits:
+    """The limits of a gateway's callers, for those who have any. Shared by all threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._minutes = Minutes(clock)
+
+    def enter(self, caller: Caller) -> None:
+        """Let a request in; raises CallerLimitReached with the moment at which another may."""
+        levels = self._minutes.levels(caller, enters=True)
+        key = max(levels, key=lambda key: levels[key].wait_s)
+        if wait_s := levels[key].wait_s:
+            most = count(levels[key].most, _COUNTED[key])
+            text = f"this caller's {most} a minute are used up (its {key})"
+            raise CallerLimitReached(text, hint=RetryHint(wait_s))
+
+    def charge(self, caller: Caller, record: Record) -> None:
+        """Charge the tokens of a request, as far as they are known, and were not charged before."""
+        if (usage := record.usage) is None or not caller.tpm:
+            return
+        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        if tokens != record.charged:
+            self._minutes.charge(caller, tokens - record.charged)
+            record.charged = tokens
+
+    def headers(self, caller: Caller) -> dict[str, str]:
+        """How they stand, in the headers of OpenAI's answers.
+
+        platform.openai.com/docs/guides/rate-limits, "Rate limits in headers", read 2026-11.
+        """
+        found = {}
+        for key, level in self._minutes.levels(caller).items():
+            what = f"{_COUNTED[key]}s"
+            found[f"x-ratelimit-limit-{what}"] = str(level.most)
+            found[f"x-ratelimit-remaining-{what}"] = str(level.left)
+            found[f"x-ratelimit-reset-{what}"] = f"{math.ceil(level.reset_s)}s"
+        return found
