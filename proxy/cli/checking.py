@@ -87,8 +87,8 @@ def _caller_table(callers: Sequence[Caller]) -> str:
     rows = []
     for caller in callers:
         models = "all" if caller.models is None else names(list(caller.models))
-        limits = ", ".join(f"{key} {most}" for key, most in caller.limits().items()) or "none"
-        rows.append((f"  {caller.name or '(unnamed)'}", str(caller.key), limits, models))
+        name, limits = caller.name or "(unnamed)", caller.limits() or "none"
+        rows.append((f"  {name}", str(caller.key), limits, models))
     return table(head, rows)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import msgspec
@@ -102,10 +102,15 @@ class Caller(_Named, frozen=True, kw_only=True):
         """Whether it has a limit that is spent by what it asks for."""
         return bool(self.rpm or self.tpm)
 
-    def limits(self) -> dict[str, int]:
-        """Those that it has, by their keys in the file."""
-        kinds = {name.replace("_", "-"): getattr(self, name) for name in LIMITS}
-        return {key: most for key, most in kinds.items() if most}
+    def limits(self, workers: int = 1) -> str:
+        """Its limits in words, and what they come to where each of some workers counts them."""
+        found = []
+        for name in filter(partial(getattr, self), LIMITS):
+            most, each = getattr(self, name), ""
+            if workers > 1:
+                most, each = most * workers, f" ({most} per worker)"
+            found.append(f"{name.replace('_', '-')} {most}{each}")
+        return ", ".join(found)
 
 
 class Config(Settings, frozen=True, kw_only=True, dict=True):

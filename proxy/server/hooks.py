@@ -221,8 +221,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     limited: dict[str, list[str]] = {}  # callers by what they may do
     for caller in config.callers:
-        told = [_limit(*each, workers=workers) for each in caller.limits().items()]
-        limited.setdefault(", ".join(told), []).append(caller.name or str(caller.key))
+        limited.setdefault(caller.limits(workers), []).append(caller.name or str(caller.key))
     for limits, who in limited.items():
         if limits:
             lines.append(f"  {'caller' if len(who) == 1 else 'callers'} {names(who)}: {limits}")
@@ -230,8 +229,3 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")
     lines += [f"  warning: {warning}" for warning in config.warnings]
     return "\n".join(lines)
-
-
-def _limit(key: str, most: int, *, workers: int) -> str:
-    """What a caller's limit comes to, where each worker counts for itself."""
-    return f"{key} {most}" if workers == 1 else f"{key} {most * workers} ({most} per worker)"

@@ -372,8 +372,8 @@ def test_callers_have_names_models_and_limits() -> None:
     entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "admin": True, **limits}
     callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
     assert [(one.name, one.models, one.key, one.admin, one.limits()) for one in callers] == [
-        ("", None, Secret("k1"), False, {}),
-        ("ci", ("a", "b"), Secret("k2"), True, limits),
+        ("", None, Secret("k1"), False, ""),
+        ("ci", ("a", "b"), Secret("k2"), True, "max-concurrency 3, rpm 60, tpm 9000"),
     ]
     assert (callers[1].rpm, callers[1].tpm, callers[1].max_concurrency) == (60, 9000, 3)
 
