@@ -85,6 +85,7 @@ class Gateway:
         self.limits = Limits(clock)
         self.ledger: Ledger | None = None
         self._needs_ledger = False
+        self._ledger_lock = threading.Lock()  # held to replace it
         self.set_ledger()
         gateways.add(self)
 
@@ -120,22 +121,23 @@ class Gateway:
     def need_ledger(self) -> Ledger | None:
         """The ledger, for a day limit: kept from now on, whatever `usage` says. None: nowhere."""
         if not self._needs_ledger:
-            self._needs_ledger = True
-            self.set_ledger()
+            self.set_ledger(is_needed=True)
         return self.ledger
 
-    def set_ledger(self) -> None:
+    def set_ledger(self, *, is_needed: bool = False) -> None:
         """Have a ledger if the configuration asks for one, or a day limit needs it."""
-        config, old, new = self.config, self.ledger, None
-        if config.usage or self._needs_ledger:
+        config, new, folder = self.config, None, ""
+        if config.usage or is_needed or self._needs_ledger:
             from .ledger import Ledger, default_dirs  # SQLite: for nobody else
 
-            folder = config.state_dir or (self.is_server and default_dirs(config.path)[0])
+            folder = config.state_dir or (self.is_server and default_dirs(config.path)[0]) or ""
+        with self._ledger_lock:
+            old = self.ledger
             if old is not None and old.folder == folder:
                 new, old.days = old, config.usage_days
             elif folder:
                 new = Ledger(folder, config.usage_days, self.clock)
-        self.ledger = new
+            self.ledger, self._needs_ledger = new, is_needed or self._needs_ledger
         if old is not None and old is not new:
             old.close()
 

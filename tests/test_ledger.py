@@ -22,7 +22,7 @@ from proxy.ledger import FILE, Ledger, report
 from proxy.net.watch import Clock
 from proxy.record.record import Attempt, Record
 from tests.support.commandline import wait_for
-from tests.support.gateway import ROOT, environment, run_python
+from tests.support.gateway import PATIENCE_S, ROOT, environment, run_python
 
 DAY_S = 86_400
 NOON = 20_000 * DAY_S + DAY_S / 2
@@ -565,6 +565,37 @@ def test_day_limit_turns_it_on(tmp_path: Path) -> None:
         assert found.spent_today(ANN)[0] == 1
         gateway.adopt(gateway.config)
         assert gateway.need_ledger() is found
+
+
+def test_those_who_need_it_first_have_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes while another one makes it has to do neither without, nor with one of its own."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Ledger):
+        def __init__(self, *given: Any) -> None:
+            begun.set()
+            assert goes_on.wait(PATIENCE_S)
+            super().__init__(*given)
+
+    monkeypatch.setattr(ledger, "Ledger", Slow)
+    with Proxy({**DEMO, "state-dir": str(tmp_path)}) as proxy:
+        gateway, found = proxy.gateway, list[object]()
+
+        def need() -> None:
+            found.append(gateway.need_ledger())
+
+        threads = [threading.Thread(target=need) for _ in range(2)]
+        threads[0].start()
+        assert begun.wait(PATIENCE_S)
+        threads[1].start()
+        threads[1].join(0.1)
+        goes_on.set()
+        for thread in threads:
+            thread.join()
+        assert found == [gateway.ledger] * 2
+        assert isinstance(gateway.ledger, Slow)
 
 
 def test_reload_turns_it_on_and_off(tmp_path: Path) -> None:
