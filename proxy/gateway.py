@@ -82,7 +82,7 @@ class Gateway:
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
         self._places = Places()  # of each limited caller by its identity, of all by None
-        self.limits = Limits(clock)
+        self.limits = Limits(clock, self.need_ledger)
         self.ledger: Ledger | None = None
         self._needs_ledger = False
         self._ledger_lock = threading.Lock()  # held to replace it
@@ -127,7 +127,8 @@ class Gateway:
     def set_ledger(self, *, is_needed: bool = False) -> None:
         """Have a ledger if the configuration asks for one, or a day limit needs it."""
         config, new, folder = self.config, None, ""
-        if config.usage or is_needed or self._needs_ledger:
+        needs = is_needed or self._needs_ledger or any(one.has_day_limit for one in config.callers)
+        if config.usage or needs:
             from .ledger import Ledger, default_dirs  # SQLite: for nobody else
 
             folder = config.state_dir or (self.is_server and default_dirs(config.path)[0]) or ""
@@ -208,7 +209,7 @@ class Gateway:
             raise TooManyInFlight(text, hint=_SOON)
         held.callback(places.give_back, None)
         if caller.is_metered:
-            self.limits.enter(caller)
+            self.limits.enter(caller, record)
             held.callback(self.limits.charge, caller, record)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:

@@ -1,4 +1,4 @@
-"""What callers may ask for in a minute: who is let in, what is left, how long to wait for more.
+"""What callers may ask for in a minute or a day: who is let in, what is left, when there is more.
 
 A limit lets a request in while one of its units is left. A request is charged as it comes in. Its
 tokens are charged at its end, as many as it took, so that the last one may go over. A request that
@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-from .config import Caller, Secret, count
+from .config import Caller, Secret
 from .errors import CallerLimitReached, RetryHint
 from .net.watch import Clock
 from .record.record import Record
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 # What floats may lose of a moment: a caller who comes when it was told to is not too early.
 _TOLERANCE_S = 1e-6
 
 # When there are so many cells, or twice as many as were kept the last time, empty ones are dropped.
 _MANY_CELLS = 1024
+
+_DAY_S = 86_400
 
 
 class Level(NamedTuple):
@@ -57,6 +63,9 @@ class Cell:
 
     def _spent_at(self, now: float, most: int) -> float:
         return max(0.0, self._spent - (now - self._at) * most / 60)
+
+
+_FULL = Cell()
 
 
 class Minutes:
@@ -96,46 +105,64 @@ class Minutes:
         return self._cells.setdefault((caller.identity, key), Cell())
 
 
-_FULL = Cell()
-
-
-# What the limits count, by their keys.
-_COUNTED = {"rpm": "request", "tpm": "token"}
-
-
 class Limits:
     """The limits of a gateway's callers, for those who have any. Shared by all threads."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, ledger: Callable[[], Ledger | None]) -> None:
         self._minutes = Minutes(clock)
+        self._wall = clock.wall
+        self._ledger = ledger
 
-    def enter(self, caller: Caller) -> None:
-        """Let a request in; raises CallerLimitReached with the moment at which another may."""
-        levels = self._minutes.levels(caller, enters=True)
+    def enter(self, caller: Caller, record: Record) -> None:
+        """Let a request in; raises CallerLimitReached with the moment at which another may.
+
+        The first one with a limit per day has its process read the ledger. Raises RuntimeError if
+        there is none.
+        """
+        levels = self._days(caller)
+        if caller.has_day_limit and not levels:
+            raise RuntimeError("a limit per day needs a ledger of usage: set `state-dir`")
+        levels |= self._minutes.levels(caller, enters=all(one.left for one in levels.values()))
         key = max(levels, key=lambda key: levels[key].wait_s)
         if wait_s := levels[key].wait_s:
-            most = count(levels[key].most, _COUNTED[key])
-            text = f"this caller's {most} a minute are used up (its {key})"
+            text = f"this caller has used up its {key} of {levels[key].most}"
             raise CallerLimitReached(text, hint=RetryHint(wait_s))
+        record.charged = 0
 
     def charge(self, caller: Caller, record: Record) -> None:
         """Charge the tokens of a request, as far as they are known, and were not charged before."""
-        if (usage := record.usage) is None or not caller.tpm:
-            return
-        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        if tokens != record.charged:
-            self._minutes.charge(caller, tokens - record.charged)
-            record.charged = tokens
+        if (usage := record.usage) is not None:
+            before = record.charged or 0
+            record.charged = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+            if caller.tpm and record.charged != before:
+                self._minutes.charge(caller, record.charged - before)
 
-    def headers(self, caller: Caller) -> dict[str, str]:
-        """How they stand, in the headers of OpenAI's answers.
+    def headers(self, caller: Caller, record: Record) -> dict[str, str]:
+        """How they stand, this request included, in the words of OpenAI's answers.
 
         platform.openai.com/docs/guides/rate-limits, "Rate limits in headers", read 2026-11.
         """
+        is_in = record.charged is not None and record.ended is None  # and not yet in the ledger
+        levels = self._days(caller, int(is_in), (is_in and record.charged) or 0)
         found = {}
-        for key, level in self._minutes.levels(caller).items():
-            what = f"{_COUNTED[key]}s"
+        for key, level in (self._minutes.levels(caller) | levels).items():
+            what = {"rpm": "requests", "tpm": "tokens"}.get(key) or key.replace("-per", "")
             found[f"x-ratelimit-limit-{what}"] = str(level.most)
             found[f"x-ratelimit-remaining-{what}"] = str(level.left)
             found[f"x-ratelimit-reset-{what}"] = f"{math.ceil(level.reset_s)}s"
+        return found
+
+    def _days(self, caller: Caller, requests: int = 0, tokens: int = 0) -> dict[str, Level]:
+        """How its limits per day (UTC) stand, by the ledger and these; none without a ledger."""
+        found = dict[str, Level]()
+        if caller.has_day_limit and (ledger := self._ledger()) is not None:
+            rest_s = _DAY_S - self._wall() % _DAY_S  # first: a day that ends now is over below
+            spent = ledger.spent_today(caller)
+            for key, most, used in (
+                ("requests-per-day", caller.requests_per_day, spent[0] + requests),
+                ("tokens-per-day", caller.tokens_per_day, spent[1] + tokens),
+            ):
+                if most:
+                    left = max(0, most - used)
+                    found[key] = Level(most, left, 0.0 if left else rest_s, rest_s)
         return found

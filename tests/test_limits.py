@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import Caller, Usage
-from proxy.errors import CallerLimitReached
+from proxy.calls import PythonCall, to_json
+from proxy.config import load_config
+from proxy.config.config import LIMITS
+from proxy.dialects.chat import CHAT
+from proxy.errors import CallerLimitReached, ModelNotFound
+from proxy.gateway import Gateway
 from proxy.limits import Cell, Limits, Minutes
 from proxy.record.record import Attempt, Record
 from tests.support.clock import VirtualClock
@@ -134,15 +142,19 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.limits = Limits(self.clock)
+        self.limits = Limits(self.clock, lambda: None)
 
     def enter(self, caller: Caller) -> float:
         """0 if it was let in, else the hint."""
         try:
-            self.limits.enter(caller)
+            self.limits.enter(caller, Record("r", endpoint="", arrived=0.0))
         except CallerLimitReached as error:
             return (error.hint and error.hint.after_s) or -1.0
         return 0.0
+
+    def headers(self, caller: Caller) -> dict[str, str]:
+        """What an answer to another request of it would say."""
+        return self.limits.headers(caller, Record("r", endpoint="", arrived=0.0))
 
     def charge(self, caller: Caller, prompt: int | None, completion: int | None = None) -> None:
         self.limits.charge(caller, record_of(Usage(prompt, completion)))
@@ -157,7 +169,7 @@ def test_refused_requests_are_not_charged() -> None:
     desk.clock.now += 60
     desk.charge(ann, 150)
     assert [desk.enter(ann) for _ in range(3)] == [pytest.approx(30.6)] * 3
-    assert desk.limits.headers(ann)["x-ratelimit-remaining-requests"] == "2"
+    assert desk.headers(ann)["x-ratelimit-remaining-requests"] == "2"
 
 
 def test_the_longest_wait_is_the_hint() -> None:
@@ -165,16 +177,12 @@ def test_the_longest_wait_is_the_hint() -> None:
     desk, ann = Desk(), Caller("ann", rpm=1, tpm=60)
     assert desk.enter(ann) == 0
     desk.charge(ann, 60, 20)
-    with pytest.raises(
-        CallerLimitReached, match=r"caller's 1 request a minute .* \(its rpm\)"
-    ) as first:
-        desk.limits.enter(ann)
+    with pytest.raises(CallerLimitReached, match=r"has used up its rpm of 1$") as first:
+        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
     assert first.value.hint == (60.0,)
     desk.charge(ann, 60)
-    with pytest.raises(
-        CallerLimitReached, match=r"caller's 60 tokens a minute .* \(its tpm\)"
-    ) as second:
-        desk.limits.enter(ann)
+    with pytest.raises(CallerLimitReached, match=r"has used up its tpm of 60$") as second:
+        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
     assert [*(second.value.hint or ())] == pytest.approx([81.0])
     desk.clock.now += 81.0
     assert desk.enter(ann) == 0
@@ -199,7 +207,7 @@ def test_a_request_is_charged_once() -> None:
     for usage, left in ((Usage(3, 2), 55), (Usage(3, 2), 55), (Usage(10, 5, partial=True), 45)):
         record.attempts = record_of(usage).attempts
         desk.limits.charge(ann, record)
-        assert desk.limits.headers(ann)["x-ratelimit-remaining-tokens"] == str(left)
+        assert desk.headers(ann)["x-ratelimit-remaining-tokens"] == str(left)
 
 
 def test_headers_tell_how_limits_stand() -> None:
@@ -208,13 +216,13 @@ def test_headers_tell_how_limits_stand() -> None:
     ann, ben = Caller("ann", rpm=2), Caller("ben", tpm=1000)
     desk.enter(ann)
     desk.clock.now += 0.5
-    assert desk.limits.headers(ann) == {
+    assert desk.headers(ann) == {
         "x-ratelimit-limit-requests": "2",
         "x-ratelimit-remaining-requests": "1",
         "x-ratelimit-reset-requests": "30s",
     }
     desk.charge(ben, 1500)
-    assert desk.limits.headers(ben) == {
+    assert desk.headers(ben) == {
         "x-ratelimit-limit-tokens": "1000",
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "90s",
@@ -253,7 +261,7 @@ def test_threads_take_no_more_than_there_is() -> None:
     assert (len(taken), sum(taken)) == (400, 100)
 
 
-@pytest.mark.parametrize("name", ["max_concurrency", "rpm", "tpm"])
+@pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_that_makes_no_sense_is_no_callers(name: str) -> None:
     """An application hears of it where it makes the caller."""
     make: Callable[..., Caller] = Caller
@@ -261,3 +269,154 @@ def test_a_limit_that_makes_no_sense_is_no_callers(name: str) -> None:
         make("ann", **{name: -1})
     with pytest.raises(TypeError):
         make("ann", **{name: "60"})
+
+
+# Days
+
+DAY_S = 86_400
+
+
+class Day:
+    """A gateway on a virtual clock, with a ledger in a folder, and one caller with limits."""
+
+    def __init__(self, folder: Path, limits: Mapping[str, int]) -> None:
+        self.clock = VirtualClock()
+        ci = {"name": "ci", "key": "caller-key-0123456789", **limits}
+        tree = {"api-keys": [ci], "demo": [{"delay-ms": 0}], "state-dir": str(folder)}
+        self.gateway = Gateway(load_config(tree, environ={}), clock=self.clock)
+        [self.ci] = self.gateway.config.callers
+
+    @property
+    def rest_s(self) -> float:
+        """Until midnight."""
+        return DAY_S - self.clock.wall() % DAY_S
+
+    def ask(self, model: str = "demo") -> int:
+        """The tokens that it took."""
+        body = to_json({"model": model, "messages": [{"role": "user", "content": "a b c"}]})
+        answer = PythonCall(self.gateway, None, "test", body, "ci", None).whole(CHAT.read)
+        return int(answer["usage"]["total_tokens"])
+
+    def refused(self) -> CallerLimitReached:
+        with pytest.raises(CallerLimitReached) as refused:
+            self.ask()
+        return refused.value
+
+    def told(self, what: str) -> list[str]:
+        headers = self.gateway.limits.headers(self.ci, Record("r", endpoint="", arrived=0.0))
+        return [headers[f"x-ratelimit-{kind}-{what}"] for kind in ("limit", "remaining", "reset")]
+
+
+Make: TypeAlias = Callable[[Mapping[str, int]], Day]
+
+
+@pytest.fixture
+def make_day(tmp_path: Path) -> Iterator[Make]:
+    """Each in the same folder, one after the other, as if the first had been restarted."""
+    days = list[Day]()
+
+    def make(limits: Mapping[str, int]) -> Day:
+        for day in days:
+            day.gateway.close()
+        days.append(Day(tmp_path, limits))
+        return days[-1]
+
+    yield make
+    for day in days:
+        day.gateway.close()
+
+
+@pytest.mark.parametrize("key", ["requests-per-day", "tokens-per-day"])
+def test_a_day_ends_at_midnight(make_day: Make, key: str) -> None:
+    """UTC: until then it is refused, and not a millisecond longer. The hint says so."""
+    day = make_day({key: 2})
+    for _ in range(2 if key == "requests-per-day" else 1):
+        day.ask()
+    for _ in range(2):
+        refused = day.refused()
+        assert refused.message == f"this caller has used up its {key} of 2"
+        assert refused.hint is not None
+        assert refused.hint.after_s == day.rest_s
+        assert refused.hint.headers()["x-should-retry"] == "false"
+    what = key.replace("-per", "")
+    assert day.told(what) == ["2", "0", f"{math.ceil(day.rest_s)}s"]
+    day.clock.now += day.rest_s - 0.001
+    assert [*(day.refused().hint or ())] == pytest.approx([0.001], abs=1e-6)
+    assert day.told(what) == ["2", "0", "1s"]
+    day.clock.now += day.rest_s
+    assert day.told(what) == ["2", "2", "86400s"]
+    day.ask()
+    day.clock.now += DAY_S
+    day.ask()
+
+
+def test_tokens_of_a_day_may_be_gone_over_by_the_last(make_day: Make) -> None:
+    """Who has one left is let in."""
+    day = make_day({"tokens-per-day": 1000})
+    taken = day.ask()
+    assert day.told("tokens-day")[1] == str(1000 - taken)
+    limited = make_day({"tokens-per-day": 2 * taken + 1})
+    assert limited.told("tokens-day")[1] == str(taken + 1)
+    limited.ask()
+    assert limited.told("tokens-day")[1] == "1"
+    limited.ask()
+    assert limited.told("tokens-day")[1] == "0"
+    limited.refused()
+
+
+def test_a_day_goes_on_after_a_restart(make_day: Make) -> None:
+    """And when limits change: the ledger remembers."""
+    make_day({"requests-per-day": 3}).ask()
+    day = make_day({"requests-per-day": 2})
+    day.ask()
+    day.refused()
+    last = make_day({"requests-per-day": 5, "tokens-per-day": 10**6})
+    assert last.told("requests-day")[1] == "3"
+
+
+def test_what_came_to_no_account_is_not_a_days(make_day: Make) -> None:
+    """Refused by a limit, or for its model. Nor is a minute charged for what a day refuses."""
+    day = make_day({"requests-per-day": 1, "rpm": 2})
+    with pytest.raises(ModelNotFound):
+        day.ask("none")
+    day.ask()
+    day.clock.now += 60
+    day.refused()
+    assert day.told("requests") == ["2", "2", "0s"]
+    minute = make_day({"requests-per-day": 9, "rpm": 1})
+    minute.ask()
+    assert "rpm" in minute.refused().message
+    assert minute.told("requests-day")[1] == "7"
+
+
+def test_the_longer_wait_is_the_hint_across_midnight(make_day: Make) -> None:
+    """A minute may be longer than what is left of the day."""
+    day = make_day({"requests-per-day": 1, "rpm": 1})
+    day.clock.now += day.rest_s - 10
+    day.ask()
+    refused = day.refused()
+    assert "rpm" in refused.message
+    assert refused.hint == (60.0,)
+    day.clock.now += 60
+    day.ask()
+
+
+def test_an_answer_counts_in_its_own_headers(make_day: Make) -> None:
+    """Though the ledger has it later, when it is over."""
+    day = make_day({"requests-per-day": 9, "tokens-per-day": 1000})
+    record = Record("r", endpoint="", arrived=0.0)
+    day.gateway.limits.enter(day.ci, record)
+    record.attempts = record_of(Usage(40, 2)).attempts
+    day.gateway.limits.charge(day.ci, record)
+    told = day.gateway.limits.headers(day.ci, record)
+    assert told["x-ratelimit-remaining-requests-day"] == "8"
+    assert told["x-ratelimit-remaining-tokens-day"] == "958"
+
+
+def test_a_limit_per_day_without_a_ledger_is_not_ignored() -> None:
+    """An application hears of it at the first request, which is not served."""
+    desk = Desk()
+    ann = Caller("ann", requests_per_day=5)
+    with pytest.raises(RuntimeError, match="set `state-dir`"):
+        desk.enter(ann)
+    assert desk.headers(ann) == {}

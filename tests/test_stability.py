@@ -25,7 +25,7 @@ def test_python_names_are_those_of_the_package() -> None:
 
 def test_headers_are_those_of_the_code() -> None:
     """Those that it spells out, and what a dialect calls the request's id."""
-    made = set(Limits(CLOCK).headers(proxy.Caller("ann", rpm=1, tpm=1)))
+    made = headers_of_limits()
     pattern = re.compile(r"x-proxy-[a-z-]+|x-request-id|x-should-retry|retry-after(-ms)?")
     made |= {dialect.id_header for dialect in DIALECTS.values()} - {""}
     for path in (ROOT / "proxy").rglob("*.py"):
@@ -33,6 +33,18 @@ def test_headers_are_those_of_the_code() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 made |= {node.value} if pattern.fullmatch(node.value) else set()
     assert sorted(first_column(PAGE, "| header | what it tells |")) == sorted(made)
+
+
+def headers_of_limits() -> set[str]:
+    """Those of a caller who has all of them."""
+
+    class Ledger:
+        def spent_today(self, _: object) -> tuple[int, int]:
+            return 0, 0
+
+    ann = proxy.Caller("ann", rpm=1, tpm=1, requests_per_day=1, tokens_per_day=1)
+    record = Record("req_1", endpoint="", arrived=0.0)
+    return set(Limits(CLOCK, Ledger).headers(ann, record))  # type: ignore[arg-type]
 
 
 def test_answers_have_no_other_headers() -> None:

@@ -15,7 +15,6 @@ from flask.globals import app_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from ..config import Caller
 from ..dialects.base import Dialect
 from ..errors import BodyTooLarge, BodyTooSlow, InvalidRequest, PathNotFound, ProxyError
 from ..gateway import ANYONE
@@ -100,7 +99,7 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
         self.doorkeeper = doorkeeper
-        self.caller = ANYONE
+        self.caller = ANYONE  # until it is known; answers say how its limits stand
         self.dialect = dialect
         self.environ = environ
         self.connection = CallerConnection.from_environ(environ)
@@ -115,11 +114,6 @@ class Exchange:
             address=address,
             host=app_ctx.app,
         )
-
-    def admit(self) -> Caller:
-        """Who calls; raises CallerError. From then on answers say how its limits stand."""
-        self.caller = self.doorkeeper.admit(self.environ)
-        return self.caller
 
     def upstream_headers(self) -> dict[str, str]:
         """The caller's headers that go on, and the request's id."""
@@ -225,7 +219,7 @@ class Exchange:
             starts = range(0, len(body), PIECE_BYTES)
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
         if self.caller.is_metered:
-            lines += self.gateway.limits.headers(self.caller).items()
+            lines += self.gateway.limits.headers(self.caller, self.record).items()
         lines += self.doorkeeper.cors_headers(self.environ)
         if self.record.transcript is not None:
             self.record.transcript.answer(status, lines, body)

@@ -55,7 +55,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # A caller's, by its attributes.
-LIMITS = ("max_concurrency", "rpm", "tpm")
+LIMITS = ("max_concurrency", "rpm", "tpm", "requests_per_day", "tokens_per_day")
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -66,7 +66,8 @@ class Caller(_Named, frozen=True, kw_only=True):
     """Who calls, and what it may use: from `api-keys`, or from an application's `authenticate`.
 
     `models`: aliases that it sees and may use, None: all. `max_concurrency`: requests in flight at
-    once; `rpm`, `tpm`: requests and tokens per minute; 0: no limit. `admin`: it is an operator's.
+    once; `rpm`, `tpm`: requests and tokens per minute; 0: no limit. Those per day need a ledger.
+    `admin`: it is an operator's.
     Raises TypeError for a name that is no string, or for models that are one, and ValueError for a
     limit below 0.
     """
@@ -75,6 +76,8 @@ class Caller(_Named, frozen=True, kw_only=True):
     max_concurrency: int = 0
     rpm: int = 0
     tpm: int = 0
+    requests_per_day: int = 0
+    tokens_per_day: int = 0
     key: Secret = Secret("")  # of those in `api-keys`; or its digest, `sha256:HEX`
     admin: bool = False
 
@@ -100,14 +103,21 @@ class Caller(_Named, frozen=True, kw_only=True):
     @property
     def is_metered(self) -> bool:
         """Whether it has a limit that is spent by what it asks for."""
-        return bool(self.rpm or self.tpm)
+        return bool(self.rpm or self.tpm or self.has_day_limit)
+
+    @property
+    def has_day_limit(self) -> bool:
+        """Whether its usage has to be kept, for a limit per day."""
+        return bool(self.requests_per_day or self.tokens_per_day)
 
     def limits(self, workers: int = 1) -> str:
         """Its limits in words, and what they come to where each of some workers counts them."""
         found = []
         for name in filter(partial(getattr, self), LIMITS):
             most, each = getattr(self, name), ""
-            if workers > 1:
+            if name.endswith("_day"):
+                each = " in all"
+            elif workers > 1:
                 most, each = most * workers, f" ({most} per worker)"
             found.append(f"{name.replace('_', '-')} {most}{each}")
         return ", ".join(found)

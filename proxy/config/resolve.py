@@ -206,9 +206,11 @@ def _callers(file: File, notes: Notes) -> tuple[Caller, ...]:
     numbered = list(_numbered("api-keys", file.api_keys))
     silent = [one.name for one in file.openai_compatibility if not (one.ask_usage or one.disabled)]
     for at, entry in numbered:
-        if entry.tpm and silent:
-            text = f"does not count the streams of {names(silent)}: with ask-usage: false"
-            notes.warning(f"{at}.tpm", f"{text} nobody knows their tokens")
+        if silent and (entry.tpm or entry.tokens_per_day):
+            text = f"streams of {names(silent)} do not count, as ask-usage is false there"
+            notes.warning(at, f"limits of tokens: {text}")
+        if not entry.name and (entry.requests_per_day or entry.tokens_per_day):
+            notes.problem(at, "limits per day need a name, by which usage is kept")
     digests = [(at, digest_of(entry.key).hex()) for at, entry in numbered if entry.key]
     _report_repeats(digests, notes, what="the same key")
     _report_repeats([(f"{at}.name", entry.name or "") for at, entry in numbered], notes)

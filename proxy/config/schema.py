@@ -97,9 +97,9 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
     models: Aliases | None = None
     max_concurrency: Permits = 0
     rpm: Annotated[Limit, unit("requests"), says("a minute; 0: no limit")] = 0
-    tpm: Annotated[
-        Limit, unit("tokens"), says("a minute, of what it asks and is answered; 0: no limit")
-    ] = 0
+    tpm: Annotated[Limit, unit("tokens"), says("a minute; 0: no limit")] = 0
+    requests_per_day: Annotated[Limit, unit("requests"), says("a day (UTC); 0: no limit")] = 0
+    tokens_per_day: Annotated[Limit, unit("tokens"), says("a day (UTC); 0: no limit")] = 0
     admin: Annotated[bool, says("an operator's key: it may see what goes on")] = False
 
 

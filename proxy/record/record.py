@@ -140,7 +140,7 @@ class Record:
     first_event: float | None = None
     ended: float | None = None
     end: str = ""
-    charged: int = 0  # tokens of its usage, to the caller's limits
+    charged: int | None = None  # tokens of its usage, to the caller's limits, if they let it in
     dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
     is_lost: bool = False  # nobody closed it: whoever came next does, and must not wait
 

@@ -222,9 +222,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     limited: dict[str, list[str]] = {}  # callers by what they may do
     for caller in config.callers:
         limited.setdefault(caller.limits(workers), []).append(caller.name or str(caller.key))
-    for limits, who in limited.items():
-        if limits:
-            lines.append(f"  {'caller' if len(who) == 1 else 'callers'} {names(who)}: {limits}")
+    lines += [f"  limits of {names(who)}: {limits}" for limits, who in limited.items() if limits]
     most = f"{config.max_requests_in_flight} requests in flight at most"
     lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")
     lines += [f"  warning: {warning}" for warning in config.warnings]

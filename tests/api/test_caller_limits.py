@@ -18,6 +18,7 @@ from proxy.api.endpoints import DIALECTS
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.limits import Limits
+from proxy.record.record import Record
 from tests.support.clock import VirtualClock
 from tests.support.gateway import PATIENCE_S
 from tests.support.upstream import (
@@ -137,6 +138,9 @@ def test_full_gateway_takes_no_place_of_a_key(upstream: Upstream) -> None:
 # Requests and tokens per minute
 
 
+RECORD = Record("r", endpoint="", arrived=0.0)
+
+
 class House:
     """A gateway on a virtual minute, and callers with keys."""
 
@@ -146,7 +150,7 @@ class House:
             upstream, **{"api-keys": [{"name": "ci", "key": KEY, **limits}, WIDE_KEY]}
         )
         self.clock = VirtualClock()
-        self.gateway.limits = Limits(self.clock)
+        self.gateway.limits = Limits(self.clock, lambda: None)
 
     @property
     def gateway(self) -> Gateway:
@@ -178,7 +182,7 @@ def test_requests_per_minute(upstream: Upstream) -> None:
     told = [house.told(one, "requests") for one in answers]
     assert told == [["3", "2", "20s"], ["3", "1", "40s"], ["3", "0", "60s"], ["3", "0", "60s"]]
     assert answers[3].get_json()["error"] == {
-        "message": "this caller's 3 requests a minute are used up (its rpm)",
+        "message": "this caller has used up its rpm of 3",
         "type": "rate_limit_error",
         "param": None,
         "code": "rate_limit_exceeded",
@@ -197,7 +201,7 @@ def test_hints_are_true_in_every_dialect(upstream: Upstream, path: str) -> None:
     """Who does as they say is let in; a millisecond before it is still refused."""
     house = House(upstream, rpm=7)
     for _ in range(7):
-        house.gateway.limits.enter(house.gateway.config.callers[0])
+        house.gateway.limits.enter(house.gateway.config.callers[0], RECORD)
     refused = house.ask(path)
     assert refused.status_code == 429
     told = refused.get_json()["error"]

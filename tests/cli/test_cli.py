@@ -87,9 +87,9 @@ clients (2)
   gemini: off, no key in NONE
 
 callers (2)
-  caller     key         limits, per worker         models
-  team       cal...dddd  max-concurrency 7, rpm 60  kimi
-  (unnamed)  cal...eeee  none                       all
+  caller     key         limits, per worker                                      models
+  team       cal...dddd  max-concurrency 7, rpm 60, requests-per-day 500 in all  kimi
+  (unnamed)  cal...eeee  none                                                    all
 
 limits
   shutdown-delay          0 s
@@ -130,6 +130,7 @@ def test_whole_report_of_check(
                     "models": ["kimi"],
                     "max-concurrency": 7,
                     "rpm": 60,
+                    "requests-per-day": 500,
                 },
                 "caller-0123456789-eeee",
             ],
@@ -469,18 +470,21 @@ def test_summary_of_callers_limits() -> None:
     """Those of all callers who have the same; each worker counts for itself."""
     limited = [{"name": f"user-{n}", "key": f"{CALLER}-{n}", "rpm": 60} for n in range(9)]
     other = {"key": f"{CALLER}-other", "tpm": 5000, "max-concurrency": 2}
-    config = load_config({"api-keys": [CALLER, *limited, other], "demo": [{}]}, environ={})
+    daily = {"name": "daily", "key": f"{CALLER}-daily", "rpm": 60, "tokens-per-day": 9000}
+    config = load_config({"api-keys": [CALLER, *limited, other, daily], "demo": [{}]}, environ={})
     lines = summary(config, ["x"], workers=1, threads=1).splitlines()
     users = ", ".join(f"user-{n}" for n in range(6))
-    assert lines[2:4] == [
-        f"  callers {users} and 3 more: rpm 60",
-        "  caller cal...ther: max-concurrency 2, tpm 5000",
+    assert lines[2:5] == [
+        f"  limits of {users} and 3 more: rpm 60",
+        "  limits of cal...ther: max-concurrency 2, tpm 5000",
+        "  limits of daily: rpm 60, tokens-per-day 9000 in all",
     ]
-    assert len(lines) == 5
+    assert len(lines) == 6
     lines = summary(config, ["x"], workers=4, threads=1).splitlines()
-    assert lines[2:4] == [
-        f"  callers {users} and 3 more: rpm 240 (60 per worker)",
-        "  caller cal...ther: max-concurrency 8 (2 per worker), tpm 20000 (5000 per worker)",
+    assert lines[2:5] == [
+        f"  limits of {users} and 3 more: rpm 240 (60 per worker)",
+        "  limits of cal...ther: max-concurrency 8 (2 per worker), tpm 20000 (5000 per worker)",
+        "  limits of daily: rpm 240 (60 per worker), tokens-per-day 9000 in all",
     ]
 
 

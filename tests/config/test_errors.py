@@ -212,6 +212,10 @@ ONE_PROBLEM = [
         {"api-keys": [{"key": "a", "name": "n"}, {"key": "b", "name": "n"}]},
         "api-keys[1].name: the same as api-keys[0].name",
     ),
+    (
+        {"api-keys": [{"key": "a", "tokens-per-day": 5}]},
+        "api-keys[0]: limits per day need a name, by which usage is kept",
+    ),
     # Files
     (provider(ca_bundle=5), f"{AT}.ca-bundle: expected a string, got 5: put it in quotes"),
     (provider(ca_bundle="/nowhere.pem"), f"{AT}.ca-bundle: no readable file at '/nowhere.pem'"),
@@ -254,6 +258,8 @@ BOUNDS: list[tuple[str, float, float | None]] = [
     ("api-keys.max-concurrency", 0, None),
     ("api-keys.rpm", 0, None),
     ("api-keys.tpm", 0, None),
+    ("api-keys.requests-per-day", 0, None),
+    ("api-keys.tokens-per-day", 0, None),
     ("openai-compatibility.max-concurrency", 0, None),
     ("openai-compatibility.weight", 1, 1000),
     ("openai-compatibility.priority", -1000, 1000),
@@ -285,7 +291,7 @@ def with_setting(name: str, value: float) -> dict[str, Any]:
     if section == "streaming":
         return {section: {field: value}}
     entries: dict[str, dict[str, Any]] = {
-        "api-keys": {"key": "caller-key"},
+        "api-keys": {"key": "caller-key", "name": "ci"},
         "openai-compatibility": {"name": "p", "base-url": URL},
         "gemini-api-key": {"api-key": KEY},
         "claude-api-key": {"api-key": KEY},

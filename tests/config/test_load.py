@@ -369,13 +369,23 @@ def test_provider_is_off_when_it_has_no_key_left() -> None:
 def test_callers_have_names_models_and_limits() -> None:
     """A caller's key is a string, or a mapping that says more."""
     limits = {"max-concurrency": 3, "rpm": 60, "tpm": 9000}
+    limits |= {"requests-per-day": 500, "tokens-per-day": 70000}
     entry = {"name": "ci", "key": "k2\n", "models": ["a", "b"], "admin": True, **limits}
     callers = load_config({"api-keys": ["k1", entry]}, environ={}).callers
     assert [(one.name, one.models, one.key, one.admin, one.limits()) for one in callers] == [
         ("", None, Secret("k1"), False, ""),
-        ("ci", ("a", "b"), Secret("k2"), True, "max-concurrency 3, rpm 60, tpm 9000"),
+        (
+            "ci",
+            ("a", "b"),
+            Secret("k2"),
+            True,
+            "max-concurrency 3, rpm 60, tpm 9000, "
+            "requests-per-day 500 in all, tokens-per-day 70000 in all",
+        ),
     ]
-    assert (callers[1].rpm, callers[1].tpm, callers[1].max_concurrency) == (60, 9000, 3)
+    one = callers[1]
+    assert (one.rpm, one.tpm, one.max_concurrency) == (60, 9000, 3)
+    assert (one.requests_per_day, one.tokens_per_day) == (500, 70000)
 
 
 def test_ca_bundle_is_found_from_where_the_file_is(tmp_path: Path) -> None:
@@ -477,8 +487,10 @@ def test_tokens_that_nobody_tells_are_warned_of(more: dict[str, Any]) -> None:
     caller = {"key": "caller-0123456789-dddd", "tpm": 100}
     tree = {"api-keys": [caller], "openai-compatibility": [silent], "demo": [{}]}
     warnings = load_config(tree, environ={}).warnings
-    text = "api-keys[0].tpm: does not count the streams of local: "
-    text += "with ask-usage: false nobody knows their tokens"
+    text = "api-keys[0]: limits of tokens: streams of local do not count, "
+    text += "as ask-usage is false there"
     assert warnings == (() if more else (text,))
-    tree["api-keys"] = [{**caller, "tpm": 0}]
+    tree["api-keys"] = [{**caller, "tpm": 0, "rpm": 5}]
     assert load_config(tree, environ={}).warnings == ()
+    tree["api-keys"] = [{**caller, "tpm": 0, "tokens-per-day": 5, "name": "ci"}]
+    assert load_config(tree, environ={}).warnings == (() if more else (text,))

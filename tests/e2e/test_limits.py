@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -12,7 +13,7 @@ import pytest
 from proxy import Call, Caller, create_app
 from proxy.limits import Limits
 from proxy.net.watch import Clock
-from tests.support.gateway import MESSAGES, PATIENCE_S, Gateway
+from tests.support.gateway import MESSAGES, PATIENCE_S, Gateway, Response
 from tests.support.wsgi import werkzeug_server
 
 KEY = "caller-key-0123456789"
@@ -49,7 +50,7 @@ def test_official_sdks_wait_as_long_as_they_are_told(name: str) -> None:
         create, refusal = sdks[name]
         asked: Any = {"model": "demo", "messages": MESSAGES, "max_tokens": 9}
         with gpt, claude:
-            proxy.gateway.limits = limits = Limits(clock)
+            proxy.gateway.limits = limits = Limits(clock, lambda: None)
             limits._minutes.charge(ci, 602)  # 0.3 s until one is left
             with proxy.call_ended.connected_to(clock.start):
                 answer = create(**asked)
@@ -71,7 +72,7 @@ def test_each_worker_counts_for_itself() -> None:
     """As the summary says: a burst of n in each of them, and what comes back meanwhile."""
     config = {"demo": [{"delay-ms": 0}], "api-keys": [{"name": "ci", "key": KEY, "rpm": 2}]}
     with Gateway(config, workers=2) as gateway:
-        gateway.wait_for_line(lambda line: line == "  caller ci: rpm 4 (2 per worker)\n")
+        gateway.wait_for_line(lambda line: line == "  limits of ci: rpm 4 (2 per worker)\n")
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {KEY}"}
         answers = [gateway.chat("demo", headers=headers) for _ in range(40)]
@@ -85,3 +86,25 @@ def test_each_worker_counts_for_itself() -> None:
         assert refused.headers["x-should-retry"] == "true"
         record = gateway.record_of(refused.headers["x-request-id"])
         assert (record["caller"], record["status"], record["attempts"]) == ("ci", "429", "0")
+
+
+@pytest.mark.long
+def test_a_day_is_one_for_all_workers_and_over_restarts(tmp_path: Path) -> None:
+    """What ended in another worker is known within seconds; hints are for midnight."""
+    ci = {"name": "ci", "key": KEY, "requests-per-day": 5}
+    config = {"demo": [{"delay-ms": 0}], "api-keys": [ci], "state-dir": str(tmp_path)}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with Gateway(config, workers=2) as gateway:
+        gateway.wait_for_line(lambda line: line == "  limits of ci: requests-per-day 5 in all\n")
+        answers = list[Response]()
+        while len(answers) < 20 or {one.status for one in answers[-20:]} != {429}:
+            answers.append(gateway.chat("demo", headers=headers))
+        statuses = [answer.status for answer in answers]
+        assert 5 <= statuses.count(200) <= 10  # each may have let in all, before it knew
+        refused = answers[-1]
+        rest_s = 86_400 - time.time() % 86_400
+        assert refused.headers["x-ratelimit-remaining-requests-day"] == "0"
+        assert refused.headers["x-should-retry"] == "false"
+        assert float(refused.headers["retry-after"]) == pytest.approx(rest_s, abs=PATIENCE_S)
+    with Gateway(config, workers=2) as gateway:
+        assert gateway.chat("demo", headers=headers).status == 429
