@@ -104,7 +104,7 @@ def _metrics(exchange: Exchange) -> Response:
 
 def _list_models(exchange: Exchange) -> Response:
     gateway, is_anthropics = exchange.gateway, _is_anthropics(exchange)
-    caller = exchange.caller = exchange.doorkeeper.admit(exchange.environ)
+    caller = exchange.record.who = exchange.doorkeeper.admit(exchange.environ)
     entries = gateway.entries(exchange.connection, exchange.record)
     listed = [entry for entry in entries if _is_listed(gateway, entry, caller)]
     shown = [_facts(gateway, entry, is_anthropics) for entry in listed]
@@ -117,7 +117,7 @@ def _list_models(exchange: Exchange) -> Response:
 
 def _show_model(exchange: Exchange, alias: str) -> Response:
     gateway, is_anthropics = exchange.gateway, _is_anthropics(exchange)
-    caller = exchange.caller = exchange.doorkeeper.admit(exchange.environ)
+    caller = exchange.record.who = exchange.doorkeeper.admit(exchange.environ)
     check_model(caller, alias)
     entry = gateway.find(alias, exchange.connection, exchange.record)
     if not _is_listed(gateway, entry, caller):
@@ -151,7 +151,7 @@ def _answer(exchange: Exchange) -> Response:
     gateway, record = exchange.gateway, exchange.record
     with ExitStack() as held:
         gateway.keep(record, held, exchange.environ)
-        caller = exchange.caller = exchange.doorkeeper.admit(exchange.environ)
+        caller = exchange.doorkeeper.admit(exchange.environ)
         gateway.admit(caller, record, held)
         ask = exchange.dialect.read(
             exchange.read_body(), exchange.upstream_headers(), exchange.query()

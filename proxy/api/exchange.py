@@ -17,7 +17,6 @@ from werkzeug.wsgi import ClosingIterator
 
 from ..dialects.base import Dialect
 from ..errors import BodyTooLarge, BodyTooSlow, InvalidRequest, PathNotFound, ProxyError
-from ..gateway import ANYONE
 from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
@@ -99,7 +98,6 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
         self.gateway = gateway
         self.doorkeeper = doorkeeper
-        self.caller = ANYONE  # until it is known; answers say how its limits stand
         self.dialect = dialect
         self.environ = environ
         self.connection = CallerConnection.from_environ(environ)
@@ -218,8 +216,8 @@ class Exchange:
             lines.append(("Content-Length", str(len(body))))
             starts = range(0, len(body), PIECE_BYTES)
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
-        if self.caller.is_metered:
-            lines += self.gateway.limits.headers(self.caller, self.record).items()
+        if (who := self.record.who) is not None and who.is_metered:
+            lines += self.gateway.limits.headers(who, self.record).items()
         lines += self.doorkeeper.cors_headers(self.environ)
         if self.record.transcript is not None:
             self.record.transcript.answer(status, lines, body)

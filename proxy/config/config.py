@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -65,11 +65,10 @@ class _Named(msgspec.Struct, frozen=True):
 class Caller(_Named, frozen=True, kw_only=True):
     """Who calls, and what it may use: from `api-keys`, or from an application's `authenticate`.
 
-    `models`: aliases that it sees and may use, None: all. `max_concurrency`: requests in flight at
-    once; `rpm`, `tpm`: requests and tokens per minute; 0: no limit. Those per day need a ledger.
-    `admin`: it is an operator's.
-    Raises TypeError for a name that is no string, or for models that are one, and ValueError for a
-    limit below 0.
+    `models`: aliases that it sees and may use, None: all. Limits, 0: none: requests in flight at
+    once; requests (`rpm`) and tokens (`tpm`) per minute; those per day, which need a ledger.
+    `admin`: it is an operator's. Raises TypeError for a name that is no string, or models that are
+    one, ValueError for a limit below 0.
     """
 
     models: Collection[str] | None = None
@@ -112,15 +111,12 @@ class Caller(_Named, frozen=True, kw_only=True):
 
     def limits(self, workers: int = 1) -> str:
         """Its limits in words, and what they come to where each of some workers counts them."""
-        found = []
-        for name in filter(partial(getattr, self), LIMITS):
-            most, each = getattr(self, name), ""
-            if name.endswith("_day"):
-                each = " in all"
-            elif workers > 1:
-                most, each = most * workers, f" ({most} per worker)"
-            found.append(f"{name.replace('_', '-')} {most}{each}")
-        return ", ".join(found)
+        found = {name.replace("_", "-"): most for name in LIMITS if (most := getattr(self, name))}
+        each = "" if workers == 1 else " ({} per worker)"
+        return ", ".join(
+            f"{key} {n} in all" if key.endswith("day") else f"{key} {n * workers}{each.format(n)}"
+            for key, n in found.items()
+        )
 
 
 class Config(Settings, frozen=True, kw_only=True, dict=True):

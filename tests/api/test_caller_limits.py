@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -313,3 +314,21 @@ def test_callers_of_an_application_have_limits(upstream: Upstream) -> None:
         with pytest.raises(CallerLimitReached), proxy.stream(**ASKED, caller=ann):
             pass
         proxy.chat(**ASKED, caller="ben")
+
+
+def test_a_limit_per_day_needs_a_place_for_the_ledger(
+    upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without one the caller is not served, and the log says why. With one it has its headers."""
+    provider = {"name": "up", "base-url": upstream.url, "models": [MODEL]}
+    for place in ({}, {"state-dir": str(tmp_path)}):
+        app = Flask("theirs")
+        tree = {"openai-compatibility": [provider], **place}
+        with Proxy(tree, authenticate=lambda: Caller("ann", requests_per_day=1)) as proxy:
+            proxy.init_app(app)
+            answers = [app.test_client().post(CHAT, json=ASKED) for _ in range(2)]
+            statuses = [answer.status_code for answer in answers]
+            assert statuses == ([200, 429] if place else [500, 500])
+            assert "state-dir" not in answers[0].text
+    assert caplog.text.count("RuntimeError: a limit per day needs a ledger") == 2
+    assert answers[0].headers["x-ratelimit-remaining-requests-day"] == "0"
