@@ -98,6 +98,7 @@ class Ledger:
         self._lock = threading.Lock()  # guards _rows, _spent
         self._rows: _Rows = {}  # not written yet
         self._spent: _Spent | None = None  # by the file and _rows; None: nobody asks
+        self._is_read = threading.Event()  # once for all that ask
         self._task: Task[None] | None = None  # while a thread writes, or soon will
         self._hurry = threading.Event()
 
@@ -126,14 +127,18 @@ class Ledger:
         """The requests and tokens of this caller since the last midnight, UTC.
 
         Of this process all that are over, of others of the instance those that they have written.
-        Requests that came to no client do not count. The first call in a process reads the file.
-        From then on a helper thread does, each FLUSH_S.
+        Requests that came to no client do not count. The first call in a process reads the file,
+        and those beside it wait for that. From then on a helper thread does, each FLUSH_S.
         """
         with self._lock:
             if is_first := self._spent is None:
                 self._spent = _spend({}, self._rows)
         if is_first:
-            self._write()
+            try:
+                self._write()
+            finally:
+                self._is_read.set()
+        self._is_read.wait(BUSY_S)
         self.begin()
         with self._lock:
             spent = self._spent or {}

@@ -567,6 +567,37 @@ def test_day_limit_turns_it_on(tmp_path: Path) -> None:
         assert gateway.need_ledger() is found
 
 
+def test_who_asks_while_the_file_is_read_waits_for_it(
+    make: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of many who come after a restart reads it; nobody is told that nothing is spent."""
+    first = make()
+    first.add(record(Usage(5, 3)), KNOWN)
+    first.close()
+    begun, goes_on, found = threading.Event(), threading.Event(), list[int]()
+
+    def slow(self: Ledger, *given: Any, **more: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        return store(self, *given, **more)
+
+    store = Ledger._store
+    monkeypatch.setattr(Ledger, "_store", slow)
+    again = make()
+    threads = [
+        threading.Thread(target=lambda: found.append(again.spent_today(ANN)[0])) for _ in range(8)
+    ]
+    threads[0].start()
+    assert begun.wait(PATIENCE_S)
+    for thread in threads[1:]:
+        thread.start()
+    threads[-1].join(0.1)
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert found == [1] * 8
+
+
 def test_those_who_need_it_first_have_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
