@@ -26,8 +26,6 @@ _TOLERANCE_S = 1e-6
 # When there are so many cells, or twice as many as were kept the last time, empty ones are dropped.
 _MANY_CELLS = 1024
 
-_DAY_S = 86_400
-
 
 class Level(NamedTuple):
     """How a limit stands: so much is `left`; one unit will be in `wait_s`, all in `reset_s`."""
@@ -65,9 +63,6 @@ class Cell:
         return max(0.0, self._spent - (now - self._at) * most / 60)
 
 
-_FULL = Cell()
-
-
 class Minutes:
     """The cells of all callers, in this process. Never waits.
 
@@ -87,7 +82,8 @@ class Minutes:
         with self._lock:
             for key, most in (("rpm", caller.rpm), ("tpm", caller.tpm)):
                 if most:
-                    found[key] = self._cells.get((caller.identity, key), _FULL).level(most, now)
+                    cell = self._cells.get((caller.identity, key)) or Cell()
+                    found[key] = cell.level(most, now)
             if enters and caller.rpm and all(level.left for level in found.values()):
                 self._cell_locked(caller, "rpm", now).charge(1, caller.rpm, now)
         return found
@@ -116,8 +112,7 @@ class Limits:
     def enter(self, caller: Caller, record: Record) -> None:
         """Let a request in; raises CallerLimitReached with the moment at which another may.
 
-        The first one with a limit per day has its process read the ledger. Raises RuntimeError if
-        there is none.
+        A process's first one with a limit per day reads the ledger; without one: RuntimeError.
         """
         levels = self._days(caller)
         if caller.has_day_limit and not levels:
@@ -156,7 +151,7 @@ class Limits:
         """How its limits per day (UTC) stand, by the ledger and these; none without a ledger."""
         found = dict[str, Level]()
         if caller.has_day_limit and (ledger := self._ledger()) is not None:
-            rest_s = _DAY_S - self._wall() % _DAY_S  # first: a day that ends now is over below
+            rest_s = 86_400 - self._wall() % 86_400  # first: a day that ends now is over below
             spent = ledger.spent_today(caller)
             for key, most, used in (
                 ("requests-per-day", caller.requests_per_day, spent[0] + requests),

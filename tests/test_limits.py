@@ -402,15 +402,22 @@ def test_the_longer_wait_is_the_hint_across_midnight(make_day: Make) -> None:
 
 
 def test_an_answer_counts_in_its_own_headers(make_day: Make) -> None:
-    """Though the ledger has it later, when it is over."""
+    """Though the ledger has it later, when it is over; and not twice then."""
     day = make_day({"requests-per-day": 9, "tokens-per-day": 1000})
     record = Record("r", endpoint="", arrived=0.0)
     day.gateway.limits.enter(day.ci, record)
+    told = day.gateway.limits.headers(day.ci, record)
+    assert told["x-ratelimit-remaining-requests-day"] == "8"
+    assert told["x-ratelimit-remaining-tokens-day"] == "1000"
     record.attempts = record_of(Usage(40, 2)).attempts
     day.gateway.limits.charge(day.ci, record)
     told = day.gateway.limits.headers(day.ci, record)
     assert told["x-ratelimit-remaining-requests-day"] == "8"
     assert told["x-ratelimit-remaining-tokens-day"] == "958"
+    record.close(day.clock.now)
+    day.ask()
+    told = day.gateway.limits.headers(day.ci, record)
+    assert told["x-ratelimit-remaining-requests-day"] == "8"
 
 
 def test_a_limit_per_day_without_a_ledger_is_not_ignored() -> None:
