@@ -31,13 +31,11 @@ def create_app(
         config = SERVED[0] if is_served else ConfigSource(partial(load_config, None))
     app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config, auto_reload=True)
-    proxy.gateway.is_standalone = proxy.collector is not None
+    _ = proxy.collector  # calls are counted from the first one on
+    proxy.gateway.stand_alone()
     proxy.init_app(app)
-    gateway = proxy.gateway_of(app)
-    gateway.is_server = True
-    gateway.set_ledger()
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
-    app.register_error_handler(Exception, make_error_handler(Doorkeeper(gateway)))
+    app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway)))
     return app
 
 

@@ -65,8 +65,8 @@ class Gateway:
 
     # Whether this process is to end, so that all of its gateways are not ready for more callers.
     is_stopping: ClassVar[bool] = False
-    # Whether it is part of no other application, so that it has places of its own.
-    is_server = False
+    # Whether it is part of no other application: so it has paths for operators, and a folder.
+    is_standalone = False
 
     def __init__(
         self, config: Config | ConfigSource, *, auto_reload: bool = False, clock: Clock = CLOCK
@@ -77,7 +77,6 @@ class Gateway:
         self.clock = clock
         self.tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None  # as a record's
         self.metrics: Metrics | None = None  # what counts calls, if anything does
-        self.is_standalone = False  # the application is nothing but this gateway
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
@@ -118,6 +117,11 @@ class Gateway:
         self.set_ledger()
         return draining
 
+    def stand_alone(self) -> None:
+        """Be the whole of an application."""
+        self.is_standalone = True
+        self.set_ledger()
+
     def need_ledger(self) -> Ledger | None:
         """The ledger, for a day limit: kept from now on, whatever `usage` says. None: nowhere."""
         if not self._needs_ledger:
@@ -131,7 +135,7 @@ class Gateway:
         if config.usage or needs:
             from .ledger import Ledger, default_dirs  # SQLite: for nobody else
 
-            folder = config.state_dir or (self.is_server and default_dirs(config.path)[0]) or ""
+            folder = config.state_dir or (self.is_standalone and default_dirs(config.path)[0]) or ""
         with self._ledger_lock:
             old = self.ledger
             if old is not None and old.folder == folder:

@@ -121,7 +121,9 @@ class Limits:
         key = max(levels, key=lambda key: levels[key].wait_s)
         if wait_s := levels[key].wait_s:
             text = f"this caller has used up its {key} of {levels[key].most}"
-            raise CallerLimitReached(text, hint=RetryHint(wait_s))
+            error = CallerLimitReached(text, hint=RetryHint(wait_s))
+            error.limit = key
+            raise error
         record.charged = 0
 
     def charge(self, caller: Caller, record: Record) -> None:

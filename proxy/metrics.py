@@ -180,7 +180,7 @@ class Metrics:
 
     def call(self, record: Record, models: Container[str]) -> None:
         """Count a call that is over, or was refused before it was one. `models`: all known ones."""
-        attempts, usage = record.attempts, record.usage or _NO_USAGE
+        attempts = record.attempts
         last = attempts[-1] if attempts else _NO_ATTEMPT
         model = record.model if attempts or record.model in models else record.model and OTHER
         path, operation = _asked(record.endpoint)
@@ -194,17 +194,20 @@ class Metrics:
             None if ended is None else ended - arrived,
             None if began is None else began - arrived,
             record.waited_s if attempts or record.waited_s else None,
-            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens,
-            usage.cache_write_tokens, usage.reasoning_tokens,
-        )  # fmt: skip
+        )
         with self._lock:
             self._changes += 1
             self._add_locked(numbers, kind, _of_call, record, model, last)
             for one in attempts:
                 # The upstream's word may be as long as it likes.
                 outcome = str(one.status) if one.reason == "error" else one.reason[:MAX_NAME_CHARS]
-                kind = one.client, one.model, outcome, record.stream, operation
-                told = 1, one.seconds, one.first_event_s
+                kind = one.client, one.model, outcome, record.caller, record.stream, operation
+                usage = one.usage or _NO_USAGE
+                told = (
+                    1, one.seconds, one.first_event_s,
+                    usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens,
+                    usage.cache_write_tokens, usage.reasoning_tokens,
+                )  # fmt: skip
                 self._add_locked(told, kind, _of_attempt, record.mask, *kind)
 
     def _add_locked(
@@ -322,9 +325,6 @@ def _of_call(record: Record, model: str, last: Attempt) -> _Additions:
         yield 0, ("poolproxy_sticky_total", "kept" if record.is_kept else "moved")
     if record.limit:
         yield 0, ("poolproxy_limit_refusals_total", caller, record.limit)
-    for at, kind in enumerate(_TOKENS if last.client else ()):
-        tokens = "poolproxy_tokens_total", caller, last.client, record.mask(last.model), kind
-        yield 4 + at, tokens
     if operation:
         labels = operation, _provider(last.client), model, "" if end == "ok" else end
         yield 1, ("gen_ai_server_request_duration_seconds", *labels)
@@ -333,7 +333,13 @@ def _of_call(record: Record, model: str, last: Attempt) -> _Additions:
 
 
 def _of_attempt(
-    mask: Callable[[str], str], client: str, model: str, outcome: str, stream: bool, operation: str
+    mask: Callable[[str], str],
+    client: str,
+    model: str,
+    outcome: str,
+    caller: str,
+    stream: bool,
+    operation: str,
 ) -> _Additions:
     model = mask(model)
     yield 0, ("poolproxy_attempts_total", client, model, outcome)
@@ -341,6 +347,8 @@ def _of_attempt(
     yield 1, ("gen_ai_client_operation_duration_seconds", *labels)
     if stream:
         yield 2, ("gen_ai_client_operation_time_to_first_chunk_seconds", *labels)
+    for at, kind in enumerate(_TOKENS):
+        yield 3 + at, ("poolproxy_tokens_total", caller, client, model, kind)
 
 
 @lru_cache(maxsize=64)  # strangers ask for others, which nothing keeps

@@ -65,10 +65,9 @@ def test_stream_is_counted_with_all_that_is_known() -> None:
     """The request, its attempts, what it waited for, its times and its tokens."""
     attempts = [
         attempt("rate_limit_exceeded", status=429, seconds=0.5, client=REFUSED),
-        attempt(first_event_s=0.25),
+        attempt(first_event_s=0.25, usage=Usage(9, 12, cached_tokens=4, reasoning_tokens=5)),
     ]
-    usage = Usage(9, 12, cached_tokens=4, reasoning_tokens=5)
-    record = record_of(stream=True, first_event=101.0, attempts=attempts, usage=usage)
+    record = record_of(stream=True, first_event=101.0, attempts=attempts)
     record.waited_s, record.is_kept = 0.125, False
     server = "gen_ai_operation_name=chat,gen_ai_provider_name=up,gen_ai_request_model=m,error_type="
     client = server.replace("model=m", "model=up-m")

@@ -36,8 +36,9 @@ def test_a_call_is_counted_quickly() -> None:
     record = Record("req_1", endpoint="/v1/chat/completions", arrived=100.0)
     record.model, record.caller, record.status, record.end = "fast", "ci", 200, "ok"
     record.stream, record.is_kept, record.first_event, record.ended = True, True, 101.0, 103.0
-    record.usage = Usage(100, 20, 50, 0, 10)
-    record.attempts = [Attempt("up/sk-...b780", "m", 200, "ok", seconds=3.0, first_event_s=1.0)]
+    attempt = Attempt("up/sk-...b780", "m", 200, "ok", seconds=3.0, first_event_s=1.0)
+    attempt.usage = Usage(100, 20, 50, 0, 10)
+    record.attempts = [attempt]
 
     best = math.inf
 
