@@ -214,6 +214,7 @@ def test_a_caller_of_the_configuration_has_its_limits(upstream: Upstream, make: 
         with pytest.raises(package.CallerLimitReached) as full:
             ask(proxy, caller="busy")
         assert full.value.hint is not None
+        assert full.value.limit == "max-concurrency"
         for free in (None, "", "other", Caller("mine", max_concurrency=1)):
             assert text_of(ask(proxy, caller=free)) == "Hello there!"
     assert text_of(ask(proxy, caller="busy")) == "Hello there!"

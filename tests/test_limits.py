@@ -179,7 +179,7 @@ def test_the_longest_wait_is_the_hint() -> None:
     desk.charge(ann, 60, 20)
     with pytest.raises(CallerLimitReached, match=r"has used up its rpm of 1$") as first:
         desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
-    assert first.value.hint == (60.0,)
+    assert (first.value.hint, first.value.limit) == ((60.0,), "rpm")
     desk.charge(ann, 60)
     with pytest.raises(CallerLimitReached, match=r"has used up its tpm of 60$") as second:
         desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
@@ -335,6 +335,7 @@ def test_a_day_ends_at_midnight(make_day: Make, key: str) -> None:
     for _ in range(2):
         refused = day.refused()
         assert refused.message == f"this caller has used up its {key} of 2"
+        assert refused.limit == key
         assert refused.hint is not None
         assert refused.hint.after_s == day.rest_s
         assert refused.hint.headers()["x-should-retry"] == "false"
