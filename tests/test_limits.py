@@ -48,12 +48,12 @@ class Model:
 # What a caller does: lets ms pass, asks for one unit, or is charged for some that it was not asked.
 STEPS = st.one_of(
     st.tuples(st.just("pass"), st.integers(0, 90_000)),
-    st.tuples(st.just("ask"), st.integers(1, 30)),
+    st.tuples(st.just("ask"), st.integers(1, 8)),
     st.tuples(st.just("charge"), st.integers(0, 2_000)),
 )
 
 
-@given(most=st.integers(1, 500), steps=st.lists(STEPS, max_size=60))
+@given(most=st.integers(1, 500), steps=st.lists(STEPS, max_size=25))
 def test_cell_is_the_generic_cell_rate_algorithm(most: int, steps: list[tuple[str, int]]) -> None:
     """It lets in what the model lets in, for as long a wait, whatever came before."""
     cell, model, clock = Cell(), Model(most), VirtualClock()
