@@ -26,6 +26,7 @@ def test_index_lists_endpoints(gateway: Gateway) -> None:
         "/v1/responses/input_tokens",
         "/healthz",
         "/readyz",
+        "/metrics",
     ]
 
 
