@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,24 @@ def test_the_lock_is_free_while_a_caller_is_watched() -> None:
     lease.release()
     held[1].release()
     desk.assert_idle()
+
+
+def test_the_lock_is_free_between_one_client_and_the_next() -> None:
+    """While their facts are gathered, of which there may be a hundred thousand."""
+    desk, _ = make_desk()
+    lock, taken = desk.pool._lock, []
+
+    class Counted:
+        def __enter__(self) -> None:
+            lock.__enter__()
+            taken.append(1)
+
+        def __exit__(self, *raised: Any) -> None:
+            lock.__exit__(*raised)
+
+    desk.pool._lock = Counted()  # type: ignore[assignment]
+    assert len(desk.pool.snapshot()) == 2
+    assert len(taken) >= 2 + 2
 
 
 # What a lock guards is said where it is made

@@ -448,8 +448,12 @@ class ClientPool:
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
-            facts = [line.lock.facts(now, waiting=line.waiting) for line in self._lines.values()]
-            gone = self._leaving.values()
+            lines, gone = [*self._lines.values()], [*self._leaving.values()]
+        facts = []
+        for line in lines:  # each by itself: there may be thousands of models, and requests wait
+            with self._lock:
+                facts.append(line.lock.facts(now, waiting=line.waiting))
+        with self._lock:
             return facts + [lock.facts(now, waiting=0, leaving=True) for lock in gone]
 
     def queue_facts(self) -> dict[str, dict[str, float]]:
