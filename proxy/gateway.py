@@ -77,6 +77,9 @@ class Gateway:
         self.clock = clock
         self.tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None  # as a record's
         self.metrics: Metrics | None = None  # what counts calls, if anything does
+        # For the status page: what is remembered of requests, and how to ask all workers.
+        self.recent: Callable[[], dict[str, Any]] | None = None
+        self.ask_workers: Callable[[dict[str, str]], list[dict[str, Any]]] | None = None
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
         self.pool: Pool = ClientPool(self.generation.clients, clock=clock)

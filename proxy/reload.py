@@ -37,6 +37,7 @@ class Reloader:
     ) -> None:
         self.looks_at = -math.inf if auto and source.seen else math.inf
         self.counted: Callable[[str], object] = str  # is told of each reading: `ok` or `failed`
+        self.read_at = clock.wall()  # what is in force, by the wall clock
         self._source = source
         self._config = source.config  # in force
         self._adopt = adopt
@@ -102,7 +103,7 @@ class Reloader:
             for path, stamp in self._source.seen.items()
             if path != new.path and stamp != seen.get(path, stamp)
         ]
-        self._config = new
+        self._config, self.read_at = new, self._clock.wall()
         text = ", ".join(told) or "nothing changed"
         log.info("configuration read again: %s", text)
         for warning in new.warnings:

@@ -13,9 +13,10 @@ import msgspec
 
 from ..clients import Client, make_clients
 from ..config import Caller, ClientConfig, Config, Model, count, json_schema, load_config, names
+from ..config.wording import printable
 from ..errors import ConfigError, ProxyError
 from ..net.watch import CallerConnection
-from .terminal import Exit, printable, table
+from .terminal import Exit, table
 
 # An upstream that takes longer for its model list will not serve anybody well.
 PROBE_TIMEOUT_S = 15.0

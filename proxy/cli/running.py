@@ -10,20 +10,16 @@ import argparse
 import difflib
 import http.client
 import json
-import math
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from datetime import datetime
-from operator import attrgetter
-from typing import Any, NamedTuple
 
 from ..config import count, in_ascii, load_config, names
+from ..config.wording import printable
 from ..errors import ConfigError
 from ..server.control.sockets import ask_all
 from ..server.control.sockets import ports as running_ports
-from .terminal import Exit, Failure, printable, table
+from ..status.overview import COUNTED, Answers, ClientSum, Overview, moment, problems_of
+from .terminal import Exit, Failure, table
 
 # For the answer to `health`. The gateway answers from memory, by a thread of its own.
 _TIMEOUT_S = 4.0
@@ -31,31 +27,30 @@ _TIMEOUT_S = 4.0
 # Where an instance that listens at all addresses can be asked.
 _NEAR = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
-COUNTED = ("in_flight", "waiting", "answered", "failed")
-
-# The worse, the later. A model in none of these states is ready.
-GRAVITY = ("resting", "on trial", "cooling down", "out of service")
-
 _YAML = (".yaml", ".yml")
-
-Answers = list[dict[str, Any]]
 
 
 def status(args: argparse.Namespace) -> int:
     """Print the clients' state, summed over all workers; raises Failure, ConfigError."""
     model = _model(args)
-    port, _, answers = _ask(args, {"do": "status", **({"model": model} if model else {})})
-    good = [answer for answer in answers if "error" not in answer]
-    sums = add_up(good)
+    port, _, answers = _ask(args, {"do": "status"})
+    overview = Overview(answers)
+    if model and overview.good and not overview.narrow(model):
+        raise Failure(f"there is no model {model!r}")
     if args.json:
-        facts = {"port": port, "clients": [each.facts() for each in sums], "workers": answers}
+        facts = {"port": port, **overview.facts(), "workers": overview.answers}
         print(json.dumps(facts, indent=2))
-    elif good:
-        print(_heading(port, good))
-        for problem in _problems(good):
+    elif overview.good:
+        print(_heading(port, overview))
+        facts = overview.facts()["configuration"]
+        if facts["path"]:
+            print(f"{facts['path']}, read {moment(facts['read_at'])}")
+        for problem in facts["problems"]:
             print(f"the configuration stays as it was: {problem}")
-        print(_client_table(sums, workers=len(good)))
-        print("".join(_causes(sums)), end="")
+        print(_client_table(overview.clients, workers=len(overview.good)))
+        for client in overview.clients:
+            for cause in client.causes():
+                print(cause)
     return _report_errors(answers)
 
 
@@ -63,8 +58,8 @@ def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable`, `enable` or `reset` a client; raises Failure, ConfigError."""
     request = {"do": verb, "model": model} if (model := _model(args)) else {"do": verb}
     port, control_dir, answers = _ask(args, {"do": "status"})
-    sums = add_up(answer for answer in answers if "error" not in answer)
-    label = _find(args.client, sorted(each.label for each in sums if not each.leaving))
+    clients = Overview(answers).clients
+    label = _find(args.client, sorted(each.label for each in clients if not each.leaving))
     answers = ask_all(port, {**request, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
     did = verb if verb == "reset" else f"{verb}d"
@@ -79,7 +74,7 @@ def reload(args: argparse.Namespace) -> int:
     of = f"in {len(done)} of {count(len(answers), 'worker')}"
     for changed in dict.fromkeys(answer["changed"] for answer in done):
         print(f"configuration read again {of}: {changed}")
-    if problems := _problems(answers):
+    if problems := problems_of(answers):
         raise ConfigError(problems)
     return _report_errors(answers)
 
@@ -111,11 +106,6 @@ def _model(args: argparse.Namespace) -> str:
     if model and args.file is None and (model.endswith(_YAML) or os.path.isfile(model)):
         args.file, model = model, ""
     return model
-
-
-def _problems(answers: Answers) -> list[str]:
-    """What is wrong with the configuration, in any worker's eyes."""
-    return list(dict.fromkeys(each for one in answers for each in one.get("problems", ())))
 
 
 def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, str, Answers]:
@@ -167,10 +157,10 @@ def _find(wanted: str, labels: list[str]) -> str:
     raise Failure(f"there is no client {wanted!r}: {hint}")
 
 
-def _heading(port: int, answers: Answers) -> str:
+def _heading(port: int, overview: Overview) -> str:
+    answers, waiting = overview.good, sum(overview.waiting.values())
     servers = len({answer["instance"] for answer in answers})
     of = f" of {servers} servers" if servers > 1 else ""
-    waiting = sum(queue["waiting"] for answer in answers for queue in answer["queues"].values())
     versions = " and ".join(sorted({answer["version"] for answer in answers}))
     pids = names([str(answer["pid"]) for answer in answers])
     workers = f"{count(len(answers), 'worker')}{of} (pid {pids})"
@@ -191,108 +181,3 @@ def _client_table(sums: list[ClientSum], *, workers: int) -> str:
         permits = f"{in_flight}/{each.permits or '∞'}"
         rows.append((each.label, each.state(workers), permits, *counts, shown))
     return table(head, rows, right=(2, 3, 4, 5))
-
-
-def _causes(sums: list[ClientSum]) -> Iterator[str]:
-    """A line for each client and model that can't be used: since when, until when, and why."""
-    now = time.time()
-    for each in sums:
-        for name, trouble in each.troubles.items():
-            if trouble.cause:
-                since = datetime.fromtimestamp(now - trouble.since_s).isoformat(" ", "seconds")
-                end = datetime.fromtimestamp(now + trouble.for_s).isoformat(" ", "seconds")
-                until = f" until {end}" if trouble.for_s else ""
-                where = f"{each.label}, {printable(name)}: {trouble.state}"
-                yield f"{where} since {since}{until}: {printable(trouble.cause)}\n"
-
-
-class Trouble(NamedTuple):
-    """Why a client cannot be used for a model: the worst state in any worker."""
-
-    gravity: int
-    for_s: float  # 0: until something happens
-    since_s: float  # for how long it has been so
-    cause: str  # in the upstream's words; "": not known
-
-    @property
-    def state(self) -> str:
-        return GRAVITY[self.gravity]
-
-    def __str__(self) -> str:
-        return f"{self.state} for {math.ceil(self.for_s)} s" if self.for_s else self.state
-
-
-class ClientSum:
-    """Sums the facts of one client, as each worker has them (`ClientPool.snapshot`)."""
-
-    def __init__(self, workers: list[dict[str, Any]]) -> None:
-        self.label: str = workers[0]["client"]
-        # No longer configured: only requests under way still use it.
-        self.leaving: bool = workers[0]["leaving"]
-        permits = [facts["permits"] for facts in workers]
-        self.permits = sum(permits) if all(permits) else None  # None: no limit
-        self.counts = {name: sum(facts[name] for facts in workers) for name in COUNTED}
-        self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model
-        self._models: dict[str, list[str]] = {}
-        self._disabled_in = sum(facts["disabled"] for facts in workers)
-        self._troubled_in = 0
-        for facts in workers:
-            self._models |= facts["offered"] or {}
-            troubles = dict(_troubles(facts["models"]))
-            self._troubled_in += bool(troubles)
-            for name, trouble in troubles.items():
-                self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        self._asked_for = sorted({name for facts in workers for name in facts["models"]})
-
-    def state(self, workers: int) -> str:
-        """The state in words, with the number of workers unless it is the same in all."""
-        if self.leaving:
-            return "leaving"
-        if self._disabled_in:
-            return _in_some("disabled", self._disabled_in, workers)
-        if not self.troubles:
-            is_full = self.permits and self.counts["in_flight"] >= self.permits
-            return "in use (max-concurrency)" if is_full else "ready"
-        return _in_some(str(max(self.troubles.values())), self._troubled_in, workers)
-
-    def models(self) -> dict[str, list[str]]:
-        """The aliases by the upstream's name. Without configured models, those asked for so far."""
-        return self._models or {name: [name] for name in self._asked_for}
-
-    def facts(self) -> dict[str, Any]:
-        """The sums as plain data."""
-        return {
-            "client": self.label,
-            "permits": self.permits,
-            **self.counts,
-            "leaving": self.leaving,
-            "disabled_in_workers": self._disabled_in,
-            "troubles": {
-                name: {"state": t.state, "for_s": t.for_s, "since_s": t.since_s, "cause": t.cause}
-                for name, t in self.troubles.items()
-            },
-        }
-
-
-def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
-    """Sum the answers of all workers, by client, in the order of the configuration.
-
-    Those that leave come last, and may have the name of one that came.
-    """
-    workers: dict[tuple[bool, str], list[dict[str, Any]]] = {}
-    for answer in answers:
-        for facts in answer["clients"]:
-            workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
-    return sorted(map(ClientSum, workers.values()), key=attrgetter("leaving"))
-
-
-def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]]:
-    for name, health in models.items():
-        state = "on trial" if health["state"] == "trying" else health["state"]
-        if state in GRAVITY:
-            for_s, since_s = health.get("for_s", 0.0), health.get("since_s", 0.0)
-            yield name, Trouble(GRAVITY.index(state), for_s, since_s, health.get("cause", ""))
-
-
-def _in_some(state: str, number: int, workers: int) -> str:
-    return state if number == workers else f"{state} in {number} of {workers} workers"

@@ -36,8 +36,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         ).rstrip()
         for line in lines
     )
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere in one line, without control characters for the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text).strip()

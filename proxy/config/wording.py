@@ -56,6 +56,11 @@ def in_ascii(name: str) -> str:
     return name.encode("ascii", "backslashreplace").decode()
 
 
+def printable(text: str) -> str:
+    """Text from elsewhere in one line, without control characters for a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text).strip()
+
+
 def shown_key(key: Any) -> str:
     """The name of a setting, as part of a path."""
     text = _masked(str(key))

@@ -15,7 +15,7 @@ from ..clients.base import Client
 from ..config import Config
 from ..net.bell import Bell
 from ..net.watch import CallerConnection
-from .health import OUT_S, Breaker, Effect, Health, Standing
+from .health import OUT_S, Breaker, Effect, Health, Standing, State
 
 
 class ClientLock:
@@ -58,8 +58,11 @@ class ClientLock:
     def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
         models = {}
-        for name, health in self.health.items():
+        # Under "" what is wrong with the client as a whole.
+        for name, health in [("", Health(self.service)), *self.health.items()]:
             standing = health.standing(now)
+            if not name and standing.state is State.READY:
+                continue
             facts: dict[str, Any] = {"state": standing.state.value, "failures": health.failures}
             if math.isfinite(standing.until):
                 facts["for_s"] = round(standing.until - now, 3)

@@ -19,10 +19,11 @@ import pytest
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
-from proxy.cli.terminal import printable, table
+from proxy.cli.terminal import table
 from proxy.config import count, load_config, names
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
+from proxy.config.wording import printable
 from proxy.server.addresses import _why_not_unix
 from proxy.server.hooks import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for

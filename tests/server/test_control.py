@@ -12,20 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.cli import main
-from proxy.cli.running import _causes, _heading, add_up
+from proxy.cli.running import _heading
 from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
 from proxy.server.control import orders
 from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
 from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
+from proxy.status.overview import Overview
 from proxy.version import __version__
 from tests.support.commandline import wait_for
 
@@ -139,10 +139,9 @@ def test_worker_tells_its_clients_without_their_keys(runtime: Path) -> None:
         (answer,) = ask_all(PORT, STATUS)
     assert answer["pid"] == os.getpid()
     assert answer["instance"] == INSTANCE
-    assert [(facts["client"], facts["offered"]) for facts in answer["clients"]] == [
-        (LABEL, {"m": ["n"]}),
-        ("demo", {"demo": ["demo"]}),
-    ]
+    offered = [answer["offers"][facts["offered"]] for facts in answer["clients"]]
+    assert offered == [{"m": ["n"]}, {"demo": ["demo"]}]
+    assert [facts["client"] for facts in answer["clients"]] == [LABEL, "demo"]
     assert KEY not in json.dumps(answer)
 
 
@@ -620,113 +619,24 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
 def test_status_is_of_all_servers_on_a_port() -> None:
     """How many requests wait in them, which versions they are, and that they are several."""
     answers = [
-        {"pid": pid, "instance": instance, "version": version, "queues": queues}
+        {
+            "pid": pid,
+            "instance": instance,
+            "version": version,
+            "queues": queues,
+            "clients": [],
+            "offers": [],
+        }
         for pid, instance, version, queues in (
             (7, "1", "2.0", {"m": {"waiting": 1}, "n": {"waiting": 2}}),
             (8, "1", "2.0", {}),
             (9, "2", "1.9", {"m": {"waiting": 4}}),
         )
     ]
-    assert _heading(80, answers[:2]) == (
+    assert _heading(80, Overview(answers[:2])) == (
         "poolproxy 2.0 on port 80: 2 workers (pid 7, 8), 3 requests waiting"
     )
-    assert _heading(80, answers) == (
+    answers[:2] = [{**answer, "offers": []} for answer in answers[:2]]
+    assert _heading(80, Overview(answers)) == (
         "poolproxy 1.9 and 2.0 on port 80: 3 workers of 2 servers (pid 7, 8, 9), 7 requests waiting"
     )
-
-
-WHY = {"since_s": 0.5, "cause": "429 busy: Wait"}
-
-
-def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
-    """What a worker tells of a client; `models`: state and seconds."""
-    health = {
-        name: {
-            "state": state,
-            "failures": 1,
-            **({"for_s": for_s} if for_s else {}),
-            **(WHY if state != "ready" else {}),
-        }
-        for name, (state, for_s) in models.items()
-    }
-    return {
-        "client": LABEL,
-        "permits": permits,
-        "in_flight": 1,
-        "waiting": 2,
-        "answered": 3,
-        "failed": 1,
-        "disabled": disabled,
-        "leaving": False,
-        "models": health,
-        "offered": None,
-        "leases": [],
-    }
-
-
-@pytest.mark.parametrize(
-    ("workers", "said"),
-    [
-        ([facts(), facts()], "in use (max-concurrency)"),
-        ([facts(permits=2), facts()], "ready"),
-        ([facts(m=("ready", 0)), facts(permits=0)], "ready"),
-        ([facts(m=("resting", 1.2)), facts(m=("resting", 3.4))], "resting for 4 s"),
-        ([facts(m=("cooling down", 9)), facts()], "cooling down for 9 s in 1 of 2 workers"),
-        ([facts(m=("cooling down", 9), o=("out of service", 60.5))], "out of service for 61 s"),
-        ([facts(m=("trying", 0)), facts(m=("on trial", 0))], "on trial"),
-        ([facts(disabled=True, m=("resting", 9)), facts(disabled=True)], "disabled"),
-        ([facts(disabled=True), facts()], "disabled in 1 of 2 workers"),
-    ],
-)
-def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: str) -> None:
-    """For how long, and in how many of them if not in all."""
-    (summed,) = add_up({"clients": [each]} for each in workers)
-    assert summed.state(len(workers)) == said
-
-
-def test_sums_as_plain_data() -> None:
-    """For scripts: of each model the worst over all workers, and for how long."""
-    workers = [facts(m=("resting", 5.5), o=("ready", 0)), facts(m=("cooling down", 1.5))]
-    (summed,) = add_up({"clients": [each]} for each in [*workers, facts(disabled=True)])
-    assert summed.facts() == {
-        "client": LABEL,
-        "permits": 3,
-        "in_flight": 3,
-        "waiting": 6,
-        "answered": 9,
-        "failed": 3,
-        "leaving": False,
-        "disabled_in_workers": 1,
-        "troubles": {
-            "m": {"state": "cooling down", "for_s": 1.5, "since_s": 0.5, "cause": "429 busy: Wait"}
-        },
-    }
-    assert summed.models() == {"m": ["m"], "o": ["o"]}
-    (offering,) = add_up([{"clients": [{**facts(), "offered": {"up": ["b", "a"]}}]}])
-    assert offering.models() == {"up": ["b", "a"]}
-
-
-def test_status_says_since_when_until_when_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the words of the upstream, which cannot steer the terminal."""
-    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
-    one = facts(m=("out of service", 60), o=("on trial", 0), p=("ready", 0))
-    one["models"]["m"] |= {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
-    one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
-
-    def clock(moment: float) -> str:
-        return datetime.fromtimestamp(moment).isoformat(" ", "seconds")
-
-    assert list(_causes(add_up([{"clients": [one]}]))) == [
-        f"{LABEL}, m: out of service since {clock(1_799_999_995)} until {clock(1_800_000_060)}: "
-        "401 invalid_api_key: No  [2J\n",
-        f"{LABEL}, o: on trial since {clock(1_799_910_000)}: 402 None: Pay\n",
-    ]
-
-
-def test_counts_are_added_up() -> None:
-    """Permits too, because each worker has its own; no limit in one is no limit."""
-    (summed,) = add_up([{"clients": [facts(permits=2)]}, {"clients": [facts(permits=2)]}])
-    assert summed.permits == 4
-    assert summed.counts == {"in_flight": 2, "waiting": 4, "answered": 6, "failed": 2}
-    (summed,) = add_up([{"clients": [facts(permits=0)]}, {"clients": [facts(permits=0)]}])
-    assert summed.permits is None

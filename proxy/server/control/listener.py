@@ -19,7 +19,7 @@ import msgspec
 from ...errors import ConfigError
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
-from ...version import __version__
+from ...status import worker
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
@@ -39,15 +39,7 @@ _MOST_SILENT = 64
 # A request is a verb and a label, sent at once.
 MAX_REQUEST_BYTES = 4096
 
-_READY = {"state": "ready", "failures": 0}  # as a client stands that was never asked
-
 log = logging.getLogger("proxy.control")
-
-
-class _Request(msgspec.Struct, forbid_unknown_fields=True):
-    do: str
-    client: str = ""
-    model: str = ""
 
 
 class Control:
@@ -79,6 +71,9 @@ class Control:
             self._path, self._listener = listen(port, control_dir)
             for path in sockets(port, control_dir):
                 is_alive(path)  # else it removes it
+            gateway.ask_workers = partial(
+                ask_all, port, control_dir=control_dir, timeout_s=REQUEST_TIMEOUT_S
+            )
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
         if self._path and gateway.metrics is not None and gateway.is_standalone:
@@ -103,6 +98,7 @@ class Control:
 
     def close(self) -> None:
         """Stop answering and remove the socket. Idempotent; blocks until the thread has ended."""
+        self._gateway.ask_workers = None
         if self._path:
             unlink(self._path)
         self._stop.close()
@@ -207,40 +203,27 @@ class Control:
             log.debug("a control request failed: %s", error)
 
     def _answer_to(self, line: bytes) -> bytes:
-        answer = {"pid": os.getpid(), "instance": self._instance, "version": __version__}
         try:
-            answer |= self._answer(line)
+            answer = self._answer(line)
         except Exception:
             log.exception("a control request failed")
-            answer["error"] = "internal error: see the server's log"
-        return msgspec.json.encode(answer, enc_hook=str) + b"\n"
+            answer = {"error": "internal error: see the server's log"}
+        return msgspec.json.encode(answer | {"instance": self._instance}, enc_hook=str) + b"\n"
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            request = msgspec.json.decode(line, type=_Request)
+            request = msgspec.json.decode(line, type=worker.Request)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return {"error": f"not a control request: {error}"}
-        pool = self._gateway.pool
         if request.do == "status":
             self._keep_counts()
-            problems = self._gateway.reloader.problems
-            facts = {**self._gateway.facts(), "clients": self._clients(request.model)}
-            if request.model and not facts["clients"]:
-                return {"error": f"there is no model {request.model!r}"}
-            return {**facts, "problems": problems}
         if request.do == "reload":
             return self._reload()
-        if request.do not in ("disable", "enable", "reset"):
-            return {"error": f"not a control request: {request.do!r}"}
-        if request.do == "reset":
-            found = pool.reset(request.client, request.model)
-        else:
-            found = pool.set_disabled(request.client, request.do == "disable")
-        if not found:
-            return {"error": f"there is no client {request.client!r}"}
-        log.warning("%s: %s by hand", request.client, request.do)
-        why = self._keep_orders() if request.do != "reset" else ""
-        return {"error": f"{request.do}d, but {why}"} if why else {}
+        answer = worker.answer(self._gateway, request)
+        is_done = request.do in ("disable", "enable") and "error" not in answer
+        if is_done and (why := self._keep_orders()):
+            answer["error"] = f"{request.do}d, but {why}"
+        return answer
 
     def _reload(self) -> dict[str, Any]:
         """Read the configuration now. Nobody else is answered meanwhile."""
@@ -252,30 +235,3 @@ class Control:
             return {"changed": task.result()}
         except ConfigError as error:
             return {"problems": error.problems}
-
-    def _clients(self, alias: str) -> list[dict[str, Any]]:
-        """The pool's snapshot; `offered`: by the upstream's names, aliases; None: its own list.
-
-        `alias`: only the clients of this model, and of them what concerns it.
-        """
-        snapshot, generation = self._gateway.pool.snapshot(), self._gateway.generation
-        if alias:
-            entry = generation.registry.table.get(alias)
-            names = {route.client.label: route.name for route in entry.routes} if entry else {}
-            return [
-                {
-                    **one,
-                    "models": {name: one["models"].get(name, _READY)},
-                    "offered": {name: [alias]},
-                }
-                for one in snapshot
-                if not one["leaving"] and (name := names.get(one["client"]))
-            ]
-        offered: dict[str, dict[str, list[str]] | None] = {}
-        for client in generation.clients:
-            models = client.config.models
-            aliases: dict[str, list[str]] = {}
-            for model in models or ():
-                aliases.setdefault(model.name, []).append(model.alias)
-            offered[client.label] = None if models is None else aliases
-        return [{**facts, "offered": offered.get(facts["client"])} for facts in snapshot]

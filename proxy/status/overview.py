@@ -1,0 +1,280 @@
+"""The facts of all workers as one, and what is wrong now, in words.
+
+Each worker has a pool of its own, so what they say about a client is summed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from operator import add, attrgetter
+from typing import Any, NamedTuple
+
+from ..config import names
+from ..config.wording import printable
+from .recent import MINUTES, MOST_REQUESTS
+
+Answers = list[dict[str, Any]]
+
+COUNTED = ("in_flight", "waiting", "answered", "failed")
+
+# The worse, the later. A model in none of these states is ready.
+GRAVITY = ("resting", "on trial", "cooling down", "out of service")
+_SHUT = GRAVITY.index("cooling down")
+
+# A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
+_LONG_S = 30
+
+
+class Trouble(NamedTuple):
+    """Why a client cannot be used for a model: the worst state in any worker. Moments: Unix's."""
+
+    gravity: int
+    until: int  # 0: until something happens
+    since: int
+    cause: str  # in the upstream's words; "": not known
+
+    @property
+    def state(self) -> str:
+        return GRAVITY[self.gravity]
+
+    def __str__(self) -> str:
+        left_s = self.until - round(time.time())
+        return f"{self.state} for {left_s} s" if self.until else self.state
+
+
+_NONE = Trouble(-1, 0, 0, "")
+
+
+class ClientSum:
+    """Sums the facts of one client, as each worker has them (`ClientPool.snapshot`)."""
+
+    def __init__(self, workers: list[dict[str, Any]]) -> None:
+        self.label: str = workers[0]["client"]
+        self.kind: str = workers[0].get("kind", "")
+        # No longer configured: only requests under way still use it.
+        self.leaving: bool = workers[0]["leaving"]
+        permits = [facts["permits"] for facts in workers]
+        self.permits = sum(permits) if all(permits) else None  # None: no limit
+        self.counts = {name: sum(facts[name] for facts in workers) for name in COUNTED}
+        self.troubles: dict[
+            str, Trouble
+        ] = {}  # by the upstream's name of the model; "": as a whole
+        self.disabled_in = sum(facts["disabled"] for facts in workers)
+        self._models: dict[str, list[str]] = {}
+        self._troubled: list[set[str]] = []  # by those names too, in each worker
+        self._down: list[set[str]] = []  # the same, where it cannot be used
+        for facts in workers:
+            self._models |= facts["offered"] or {}
+            troubles = dict(_troubles(facts["models"]))
+            down = {name for name, one in troubles.items() if one.gravity >= _SHUT}
+            self._troubled.append(set(troubles))
+            self._down.append({""} if facts["disabled"] else down)
+            for name, trouble in troubles.items():
+                self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
+        self._asked_for = sorted({name for facts in workers for name in facts["models"] if name})
+
+    @property
+    def worst(self) -> Trouble:
+        return max(self.troubles.values(), default=_NONE)
+
+    def state(self, workers: int, *, is_brief: bool = False) -> str:
+        """The state in words, with the number of workers unless it is the same in all."""
+        if self.leaving:
+            return "leaving"
+        if self.disabled_in:
+            return _in_some("disabled", self.disabled_in, workers)
+        if not self.troubles:
+            is_full = self.permits and self.counts["in_flight"] >= self.permits
+            return "in use (max-concurrency)" if is_full else "ready"
+        number = sum(not names.isdisjoint(self.troubles) for names in self._troubled)
+        return _in_some(self.worst.state if is_brief else str(self.worst), number, workers)
+
+    def models(self) -> dict[str, list[str]]:
+        """The aliases by the upstream's name. Without configured models, those asked for so far."""
+        return self._models or {name: [name] for name in self._asked_for}
+
+    def serves(self, name: str) -> bool:
+        """Whether any worker may use it for this model."""
+        return not all("" in down or name in down for down in self._down)
+
+    def narrow(self, name: str, alias: str) -> None:
+        """Leave out what does not concern this model."""
+        self._models = {name: [alias]}
+        self.troubles = {each: one for each, one in self.troubles.items() if each in ("", name)}
+
+    def causes(self, least_s: int = 0) -> Iterator[str]:
+        """Why it cannot be used, since when and until when; nothing of what passes sooner."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, one in self.troubles.items():
+            # On trial after a cooldown it is well, as far as anybody knows.
+            is_well = one.gravity < _SHUT and one.cause.startswith("429")
+            lasts_s = (one.until or time.time()) - one.since
+            if one.cause and not (least_s and (is_well or lasts_s < least_s)):
+                alike.setdefault((one.state, one.cause), []).append(name)
+        for (state, cause), found in alike.items():
+            since = moment(min(self.troubles[name].since for name in found))
+            end = max(self.troubles[name].until for name in found)
+            until = f" until {moment(end)}" if end else ""
+            whose = "" if "" in found else f", {names([printable(name) for name in found])}"
+            yield f"{self.label}{whose}: {state} since {since}{until}: {printable(cause)}"
+
+    def facts(self) -> dict[str, Any]:
+        """The sums as plain data."""
+        aliases = [printable(alias) for known in self.models().values() for alias in known]
+        troubles = self.troubles.items()
+        return {
+            "client": self.label,
+            "kind": self.kind,
+            "models": names(aliases),
+            "state": self.state(len(self._down), is_brief=True),
+            "why": list(self.causes()),
+            "permits": self.permits,
+            **self.counts,
+            "leaving": self.leaving,
+            "disabled_in_workers": self.disabled_in,
+            "troubles": {name: {"state": one.state, **one._asdict()} for name, one in troubles},
+        }
+
+
+class Overview:
+    """What all workers say."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+        self.problems = problems_of(answers)
+        self.good = [each for each in answers if "error" not in each]
+        self.waiting = Counter[str]()  # by alias
+        for answer in self.good:
+            self.waiting.update({alias: one["waiting"] for alias, one in answer["queues"].items()})
+            offers = answer.pop("offers")
+            for facts in answer["clients"]:
+                place = facts["offered"]
+                facts["offered"] = None if place is None else offers[place]
+        self.clients = add_up(self.good)
+        # By alias, the clients that offer it, and the upstream's name for it.
+        self.models: dict[str, list[tuple[ClientSum, str]]] = {}
+        for client in self.clients:
+            for name, aliases in client.models().items() if not client.leaving else ():
+                for alias in aliases:
+                    self.models.setdefault(alias, []).append((client, name))
+
+    def narrow(self, alias: str) -> bool:
+        """Leave out what does not concern this model; whether there is one so named."""
+        offering = self.models.get(alias, [])
+        for client, name in offering:
+            client.narrow(name, alias)
+        self.clients = [client for client, _ in offering]
+        self.models = {alias: offering}
+        return bool(offering)
+
+    def wrong(self) -> Iterator[str]:
+        """What an operator has to know now, the gravest first."""
+        yield from (f"the configuration stays as it was: {each}" for each in self.problems)
+        yield from (answer["error"] for answer in self.answers if "error" in answer)
+        unserved: dict[str, list[str]] = {}  # models by their clients
+        for alias, offering in self.models.items():
+            if not any(client.serves(name) for client, name in offering):
+                labels = names([client.label for client, _ in offering])
+                unserved.setdefault(labels, []).append(printable(alias))
+        for labels, aliases in unserved.items():
+            yield f"not served: {names(aliases)}, as {labels} cannot be used"
+        for client in self.clients:
+            if client.disabled_in:
+                yield f"{client.label}: {client.state(len(self.good))} by hand"
+            yield from client.causes(_LONG_S)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data; of the last hour nothing, where no worker remembers any."""
+        recents = [answer["recent"] for answer in self.good if answer["recent"]]
+        requests = [request for each in recents for request in each["requests"]]
+        requests.sort(key=lambda one: one["times"]["arrived"], reverse=True)
+        about = ("pid", "instance", "version", "error")
+        return {
+            "wrong": list(self.wrong()),
+            "workers": [{key: one[key] for key in about if key in one} for one in self.answers],
+            "configuration": {
+                "path": self.good[0]["path"] if self.good else "",
+                "read_at": min((round(one["read_at"]) for one in self.good), default=None),
+                "problems": self.problems,
+            },
+            "waiting": dict(+self.waiting),
+            "minutes": _minutes(recents),
+            "clients": [
+                {**one.facts(), "hour": _hour(one.label, recents)}
+                for one in sorted(
+                    self.clients, key=attrgetter("disabled_in", "worst"), reverse=True
+                )
+            ],
+            "models": {
+                alias: {
+                    "clients": len(all_),
+                    "serving": sum(one.serves(name) for one, name in all_),
+                }
+                for alias, all_ in self.models.items()
+            },
+            "requests": requests[:MOST_REQUESTS],
+        }
+
+
+def _minutes(recents: list[dict[str, Any]]) -> list[list[int]]:
+    """Of each minute of the last hour: its begin, requests, those of them that failed, tokens."""
+    now = time.monotonic()
+    first = int(now // 60) - MINUTES + 1
+    sums = [[round(time.time() - now + at * 60), 0, 0, 0] for at in range(first, first + MINUTES)]
+    for at, *counts in (minute for each in recents for minute in each["minutes"]):
+        if 0 <= at - first < MINUTES:
+            begin, *old = sums[at - first]
+            sums[at - first] = [begin, *map(add, old, counts)]
+    return sums
+
+
+def _hour(label: str, recents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What came of a client's attempts in the last hour; the last error's time and words."""
+    found = [each["clients"][label] for each in recents if label in each["clients"]]
+    good, failed, firsts, first_s = (sum(one[place] for one in found) for place in range(4))
+    return {
+        "good": good,
+        "failed": failed,
+        "first_event_s": round(first_s / firsts, 3) if firsts else None,
+        "last_error": max([one[4] for one in found if one[4]], default=None),
+    }
+
+
+def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
+    """Sum the answers of all workers, by client, in the order of the configuration.
+
+    Those that leave come last, and may have the name of one that came.
+    """
+    workers: dict[tuple[bool, str], list[dict[str, Any]]] = {}
+    for answer in answers:
+        for facts in answer["clients"]:
+            workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
+    return sorted(map(ClientSum, workers.values()), key=attrgetter("leaving"))
+
+
+def problems_of(answers: Answers) -> list[str]:
+    """What is wrong with the configuration's files, in any worker's eyes."""
+    return list(dict.fromkeys(each for one in answers for each in one.get("problems", ())))
+
+
+def moment(at: float) -> str:
+    """A moment of Unix time, in the time of this machine's zone."""
+    return datetime.fromtimestamp(at).isoformat(" ", "seconds")
+
+
+def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]]:
+    now = time.time()
+    for name, health in models.items():
+        state = "on trial" if health["state"] == "trying" else health["state"]
+        if state in GRAVITY:
+            until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
+            since = math.floor(now - health.get("since_s", 0.0))
+            yield name, Trouble(GRAVITY.index(state), until, since, health.get("cause", ""))
+
+
+def _in_some(state: str, number: int, workers: int) -> str:
+    return state if number == workers else f"{state} in {number} of {workers} workers"
