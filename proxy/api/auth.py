@@ -158,6 +158,16 @@ def _check_asked(environ: Mapping[str, str]) -> None:
         )
 
 
+def check_own_page(environ: Mapping[str, str]) -> None:
+    """Raise Refused unless a page of the very origin that was asked sent the request.
+
+    Its browser says so: any other may send along what the user has logged in with.
+    """
+    is_own = _is_own_page(environ.get("HTTP_ORIGIN", ""), environ.get("HTTP_HOST"))
+    if not is_own or environ.get("HTTP_SEC_FETCH_SITE", "same-origin") != "same-origin":
+        raise Refused("orders are taken from the status page itself only; `poolproxy` has them too")
+
+
 def _check_origin(environ: Mapping[str, str], config: Config) -> None:
     takes_any_host = config.allow_unauthenticated
     origin = environ.get("HTTP_ORIGIN")

@@ -27,14 +27,18 @@ _MOST_TOO_MANY = 4
 ABOUT = "about"
 
 
-def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
+def make_blueprint(doorkeeper: Doorkeeper, name: str, *, has_page: bool = False) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
     routes = endpoints.routes(doorkeeper.gateway)
+    if has_page:
+        from . import page  # with a template's engine, which is needed by nothing else
+
+        routes += page.routes(doorkeeper.gateway)
     for route in routes:
         blueprint.add_url_rule(
             route.path,
-            endpoint=route.path.strip("/") or ABOUT,
+            endpoint=route.path.strip("/").replace(".", "_") or ABOUT,
             view_func=make_view(doorkeeper, route.view, route.dialect),
             methods=route.methods,
             provide_automatic_options=False,

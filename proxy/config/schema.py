@@ -332,6 +332,10 @@ class Settings(_Section, frozen=True, kw_only=True):
         dict[ModelName, tuple[ModelName, ...]],
         says("by model, others that are tried in this order when none of its accounts can serve"),
     ] = {}
+    status_page: Annotated[
+        bool | None,
+        says("a page for operators at `/status`; left out: true, in a Flask application false"),
+    ] = None
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()
     metrics: Metrics = Metrics()

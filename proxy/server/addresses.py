@@ -48,6 +48,8 @@ def in_force(started: Config, new: Config) -> Config:
     }
     # Each has a thread, and there are as many as at the start.
     kept["max_requests_in_flight"] = min(new.max_requests_in_flight, started.max_requests_in_flight)
+    if started.status_page is False:  # it has no such path
+        kept["status_page"] = False
     waiting = [
         f"{name.replace('_', '-')} {getattr(started, name)} -> {getattr(new, name)}"
         for name, value in kept.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from operator import add, attrgetter
 from typing import Any, NamedTuple
@@ -47,6 +47,26 @@ class Trouble(NamedTuple):
 
 
 _NONE = Trouble(-1, 0, 0, "")
+
+
+class Cause(NamedTuple):
+    """Troubles that are alike, in words."""
+
+    whose: str
+    state: str
+    since: int
+    until: int
+    cause: str
+
+    @classmethod
+    def of(cls, whose: str, alike: Sequence[Trouble | Cause]) -> Cause:
+        since, until = min(one.since for one in alike), max(one.until for one in alike)
+        return cls(whose, alike[0].state, since, until, alike[0].cause)
+
+    def __str__(self) -> str:
+        until = f" until {moment(self.until)}" if self.until else ""
+        said = f"{self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
+        return f"{self.whose}: {said}"
 
 
 class ClientSum:
@@ -106,7 +126,7 @@ class ClientSum:
         self._models = {name: [alias]}
         self.troubles = {each: one for each, one in self.troubles.items() if each in ("", name)}
 
-    def causes(self, least_s: int = 0) -> Iterator[str]:
+    def causes(self, least_s: int = 0) -> Iterator[Cause]:
         """Why it cannot be used, since when and until when; nothing of what passes sooner."""
         alike: dict[tuple[str, str], list[str]] = {}
         for name, one in self.troubles.items():
@@ -115,12 +135,9 @@ class ClientSum:
             lasts_s = (one.until or time.time()) - one.since
             if one.cause and not (least_s and (is_well or lasts_s < least_s)):
                 alike.setdefault((one.state, one.cause), []).append(name)
-        for (state, cause), found in alike.items():
-            since = moment(min(self.troubles[name].since for name in found))
-            end = max(self.troubles[name].until for name in found)
-            until = f" until {moment(end)}" if end else ""
-            whose = "" if "" in found else f", {names([printable(name) for name in found])}"
-            yield f"{self.label}{whose}: {state} since {since}{until}: {printable(cause)}"
+        for found in alike.values():
+            whose = "" if "" in found else f" ({names([printable(name) for name in found])})"
+            yield Cause.of(f"{self.label}{whose}", [self.troubles[name] for name in found])
 
     def facts(self) -> dict[str, Any]:
         """The sums as plain data."""
@@ -131,7 +148,7 @@ class ClientSum:
             "kind": self.kind,
             "models": names(aliases),
             "state": self.state(len(self._down), is_brief=True),
-            "why": list(self.causes()),
+            "why": [str(cause) for cause in self.causes()],
             "permits": self.permits,
             **self.counts,
             "leaving": self.leaving,
@@ -182,10 +199,14 @@ class Overview:
                 unserved.setdefault(labels, []).append(printable(alias))
         for labels, aliases in unserved.items():
             yield f"not served: {names(aliases)}, as {labels} cannot be used"
+        alike: dict[tuple[str, str], list[Cause]] = {}
         for client in self.clients:
             if client.disabled_in:
                 yield f"{client.label}: {client.state(len(self.good))} by hand"
-            yield from client.causes(_LONG_S)
+            for cause in client.causes(_LONG_S):
+                alike.setdefault((cause.state, cause.cause), []).append(cause)
+        for causes in alike.values():
+            yield str(Cause.of(names([cause.whose for cause in causes]), causes))
 
     def facts(self) -> dict[str, Any]:
         """All of it as plain data; of the last hour nothing, where no worker remembers any."""

@@ -53,6 +53,7 @@ LLM = Package("llm", "0.36")
 NODE = Package("openai", "7.57.0", by_npm=True)
 ANTHROPIC_NODE = Package("@anthropic-ai/sdk", "1.14.0", by_npm=True)
 CLAUDE_CODE = Package("@anthropic-ai/claude-code", "2.1.332", by_npm=True)
+AXE = Package("axe-core", "4.14.1", by_npm=True)
 
 
 def installed(package: Package) -> Path:

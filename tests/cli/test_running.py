@@ -66,7 +66,7 @@ def test_status_adds_up_all_workers(instance: Instance) -> None:
     )
     assert re.search(r"^demo +ready +0/∞ ", out, re.MULTILINE)
     assert re.search(
-        r"^cold/\S+, cold: cooling down since .*: 429: The upstream refuses\.$", out, re.M
+        r"^cold/\S+ \(cold\): cooling down since .*: 429: The upstream refuses\.$", out, re.M
     )
 
 

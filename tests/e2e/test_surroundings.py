@@ -39,6 +39,7 @@ from tests.support.upstream import Gate, Hold, Upstream, chunk, error, events
 # What may ask for the time of day: what tells it, or compares it with one that it was told.
 WALL = {
     "api/endpoints.py",  # `created` of models
+    "api/page.py",  # of when it is
     "ledger.py",  # the day
     "clients/registry.py",  # `created` of models
     "clients/base.py",  # `created` of answers, and an upstream's Retry-After that is a date

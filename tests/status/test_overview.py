@@ -88,7 +88,7 @@ def test_sums_as_plain_data() -> None:
         "failed": 3,
         "leaving": False,
         "disabled_in_workers": 1,
-        "why": [f"{LABEL}, m: cooling down since {clock(-1)} until {clock(2)}: {CAUSE}"],
+        "why": [f"{LABEL} (m): cooling down since {clock(-1)} until {clock(2)}: {CAUSE}"],
         "troubles": {
             "m": {
                 "state": "cooling down",
@@ -111,14 +111,14 @@ def test_causes_say_since_when_until_when_and_why() -> None:
     one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
     one["models"]["q"] |= {"since_s": 7.0, "cause": "402 None: Pay"}
     (summed,) = add_up([{"clients": [one]}])
-    assert list(summed.causes()) == [
-        f"{LABEL}, m: out of service since {clock(-5)} until {clock(60)}: "
+    assert [str(cause) for cause in summed.causes()] == [
+        f"{LABEL} (m): out of service since {clock(-5)} until {clock(60)}: "
         "401 invalid_api_key: No  [2J",
-        f"{LABEL}, o, q: on trial since {clock(-90_000)}: 402 None: Pay",
+        f"{LABEL} (o, q): on trial since {clock(-90_000)}: 402 None: Pay",
     ]
     one["models"][""] = dict(one["models"]["m"])
     (summed,) = add_up([{"clients": [one]}])
-    assert next(summed.causes()).startswith(f"{LABEL}: out of service since")
+    assert str(next(summed.causes())).startswith(f"{LABEL}: out of service since")
 
 
 def test_counts_are_added_up() -> None:
@@ -165,9 +165,18 @@ def test_what_lasts_is_wrong() -> None:
     tried["models"]["m"] |= {"since_s": 90.0, "cause": "401 no: Key"}
     told = wrong(answer(facts(m=("cooling down", 29.6)), {**tried, "client": "beta"}))
     assert told == [
-        f"{LABEL}, m: cooling down since {clock(-1)} until {clock(30)}: {CAUSE}",
-        f"beta, m: on trial since {clock(-90)}: 401 no: Key",
+        f"{LABEL} (m): cooling down since {clock(-1)} until {clock(30)}: {CAUSE}",
+        f"beta (m): on trial since {clock(-90)}: 401 no: Key",
     ]
+
+
+def test_clients_that_are_alike_are_one_line() -> None:
+    """From when the first of them was so until the last one returns."""
+    long, longer = facts(m=("cooling down", 60)), other(m=("cooling down", 90))
+    longer["models"]["m"]["since_s"] = 7.0
+    assert wrong(answer(long, longer))[-1] == (
+        f"{LABEL} (m), beta (m): cooling down since {clock(-7)} until {clock(90)}: {CAUSE}"
+    )
 
 
 def test_model_is_unserved_when_no_worker_has_a_client_for_it() -> None:

@@ -6,6 +6,7 @@ are what a real browser makes of them. chromedevtools.github.io/devtools-protoco
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -65,10 +66,14 @@ class Browser:
         self._buffer = b""
         self._events: list[str] = []  # that came while something else was waited for
         self._session = ""
+        self._password = ""
+        self.requested: list[str] = []  # each URL
+        self.logged: list[str] = []  # errors, of the page's policy among others
         target = self._tell("Target.createTarget", url="about:blank")["targetId"]
         attached = self._tell("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        self._tell("Page.enable")
+        for domain in ("Page", "Network", "Log"):
+            self._tell(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
@@ -112,6 +117,34 @@ class Browser:
             f"({condition}) ? done() : setTimeout(look, 20); look(); }})"
         )
 
+    def log_in(self, password: str) -> None:
+        """What to answer from now on to whoever asks for a password; "": as one who knows none."""
+        self._password = password
+        self._tell("Fetch.enable", handleAuthRequests=True)
+
+    def look(self, *, is_dark: bool = False, width: int = 1280, height: int = 900) -> None:
+        """Show pages so from now on."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self._tell("Emulation.setEmulatedMedia", features=[scheme])
+        size = {"width": width, "height": height, "deviceScaleFactor": 1}
+        self._tell("Emulation.setDeviceMetricsOverride", **size, mobile=width < 600)
+
+    def run_scripts(self, runs: bool) -> None:
+        """Whether pages that come may run any."""
+        self._tell("Emulation.setScriptExecutionDisabled", value=not runs)
+
+    def press(self, key: str, code: int) -> None:
+        """A key, by its name and its Windows code."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            told = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self._tell("Input.dispatchKeyEvent", **told, **(text if kind == "keyDown" else {}))
+
+    def picture(self, path: Path) -> None:
+        """The whole page as a PNG."""
+        data = self._tell("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))
+
     def wait_loaded(self) -> None:
         """Until the next page is loaded."""
         while "Page.loadEventFired" not in self._events:
@@ -119,17 +152,36 @@ class Browser:
         self._events.clear()
 
     def _tell(self, method: str, **parameters: Any) -> Any:
+        number = self._send(method, parameters)
+        while True:
+            answer = self._read()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._events.append(answer.get("method", ""))
+
+    def _send(self, method: str, parameters: dict[str, Any]) -> int:
         self._number += 1
         order = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             order["sessionId"] = self._session
         os.write(self._orders, json.dumps(order).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self._events.append(answer.get("method", ""))
+        return self._number
+
+    def _note(self, method: str, told: dict[str, Any]) -> None:
+        """What an event brings, or asks for."""
+        if method == "Network.requestWillBeSent":
+            self.requested.append(told["request"]["url"])
+        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
+            self.logged.append(told["entry"]["text"])
+        elif method == "Fetch.requestPaused":
+            self._send("Fetch.continueRequest", {"requestId": told["requestId"]})
+        elif method == "Fetch.authRequired":
+            answer = {"response": "CancelAuth"}
+            if password := self._password:
+                answer = {"response": "ProvideCredentials", "username": "me", "password": password}
+            told = {"requestId": told["requestId"], "authChallengeResponse": answer}
+            self._send("Fetch.continueWithAuth", told)
 
     def _read(self) -> dict[str, Any]:
         """The next answer or event."""
@@ -144,4 +196,5 @@ class Browser:
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
+        self._note(found.get("method", ""), found.get("params", {}))
         return found
