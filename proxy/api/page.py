@@ -116,11 +116,9 @@ def _show(exchange: Exchange, errors: Sequence[str] = ()) -> Response:
     overview = Overview(_ask(exchange, do="status"))
     facts, nonce = overview.facts(), secrets.token_urlsafe(16)
     model = request.args.get("model", "")
-    models = sorted(facts["models"].items(), key=lambda one: one[1]["serving"])
     overview.narrow(model)
     page = _template().render(
         **facts,
-        reduced=[(alias, one) for alias, one in models if one["serving"] < one["clients"]],
         model=model,
         offering=overview.clients,
         errors=errors,
@@ -128,7 +126,7 @@ def _show(exchange: Exchange, errors: Sequence[str] = ()) -> Response:
         is_alone=not exchange.gateway.ask_workers and exchange.environ["wsgi.multiprocess"],
         token=_TOKEN,
         nonce=nonce,
-        now=datetime.now().astimezone(),
+        now=f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}",
     )
     headers = {**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
     return Response(page, 409 if errors else 200, headers, mimetype="text/html")

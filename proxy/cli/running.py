@@ -47,10 +47,10 @@ def status(args: argparse.Namespace) -> int:
             print(f"{facts['path']}, read {moment(facts['read_at'])}")
         for problem in facts["problems"]:
             print(f"the configuration stays as it was: {problem}")
-        print(_client_table(overview.clients, workers=len(overview.good)))
+        print(_client_table(overview.clients))
         for client in overview.clients:
-            for cause in client.causes():
-                print(cause)
+            for whose, one in client.causes():
+                print(one.told(whose))
     return _report_errors(answers)
 
 
@@ -167,7 +167,7 @@ def _heading(port: int, overview: Overview) -> str:
     return f"poolproxy {versions} on port {port}: {workers}, {count(waiting, 'request')} waiting"
 
 
-def _client_table(sums: list[ClientSum], *, workers: int) -> str:
+def _client_table(sums: list[ClientSum]) -> str:
     head = ("client", "state", "in flight", "waiting", "answered", "failed", "models")
     rows = []
     for each in sums:
@@ -179,5 +179,5 @@ def _client_table(sums: list[ClientSum], *, workers: int) -> str:
         ]
         shown = names(models) or "the upstream's own"
         permits = f"{in_flight}/{each.permits or '∞'}"
-        rows.append((each.label, each.state(workers), permits, *counts, shown))
+        rows.append((each.label, each.state, permits, *counts, shown))
     return table(head, rows, right=(2, 3, 4, 5))

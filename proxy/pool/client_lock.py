@@ -71,6 +71,7 @@ class ClientLock:
             models[name] = facts
         return {
             "client": self.client.label,
+            "kind": self.client.config.kind,
             "permits": self.permits,
             "in_flight": len(self.leases),
             "disabled": self.is_disabled,

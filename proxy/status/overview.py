@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from operator import add, attrgetter
 from typing import Any, NamedTuple
@@ -30,10 +30,10 @@ _LONG_S = 30
 
 
 class Trouble(NamedTuple):
-    """Why a client cannot be used for a model: the worst state in any worker. Moments: Unix's."""
+    """Why a client cannot be used for a model: the worst state in any worker."""
 
     gravity: int
-    until: int  # 0: until something happens
+    until: int  # in Unix time; 0: until something happens
     since: int
     cause: str  # in the upstream's words; "": not known
 
@@ -41,32 +41,12 @@ class Trouble(NamedTuple):
     def state(self) -> str:
         return GRAVITY[self.gravity]
 
-    def __str__(self) -> str:
-        left_s = self.until - round(time.time())
-        return f"{self.state} for {left_s} s" if self.until else self.state
+    def told(self, whose: str) -> str:
+        until = f" until {moment(self.until)}" if self.until else ""
+        return f"{whose}: {self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
 
 
 _NONE = Trouble(-1, 0, 0, "")
-
-
-class Cause(NamedTuple):
-    """Troubles that are alike, in words."""
-
-    whose: str
-    state: str
-    since: int
-    until: int
-    cause: str
-
-    @classmethod
-    def of(cls, whose: str, alike: Sequence[Trouble | Cause]) -> Cause:
-        since, until = min(one.since for one in alike), max(one.until for one in alike)
-        return cls(whose, alike[0].state, since, until, alike[0].cause)
-
-    def __str__(self) -> str:
-        until = f" until {moment(self.until)}" if self.until else ""
-        said = f"{self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
-        return f"{self.whose}: {said}"
 
 
 class ClientSum:
@@ -74,7 +54,7 @@ class ClientSum:
 
     def __init__(self, workers: list[dict[str, Any]]) -> None:
         self.label: str = workers[0]["client"]
-        self.kind: str = workers[0].get("kind", "")
+        self.kind: str = workers[0]["kind"]
         # No longer configured: only requests under way still use it.
         self.leaving: bool = workers[0]["leaving"]
         permits = [facts["permits"] for facts in workers]
@@ -101,17 +81,22 @@ class ClientSum:
     def worst(self) -> Trouble:
         return max(self.troubles.values(), default=_NONE)
 
-    def state(self, workers: int, *, is_brief: bool = False) -> str:
+    @property
+    def state(self) -> str:
         """The state in words, with the number of workers unless it is the same in all."""
         if self.leaving:
             return "leaving"
         if self.disabled_in:
-            return _in_some("disabled", self.disabled_in, workers)
+            return self._in_some("disabled", self.disabled_in)
         if not self.troubles:
             is_full = self.permits and self.counts["in_flight"] >= self.permits
             return "in use (max-concurrency)" if is_full else "ready"
         number = sum(not names.isdisjoint(self.troubles) for names in self._troubled)
-        return _in_some(self.worst.state if is_brief else str(self.worst), number, workers)
+        return self._in_some(self.worst.state, number)
+
+    def _in_some(self, state: str, number: int) -> str:
+        workers = len(self._down)
+        return state if number == workers else f"{state} in {number} of {workers} workers"
 
     def models(self) -> dict[str, list[str]]:
         """The aliases by the upstream's name. Without configured models, those asked for so far."""
@@ -126,18 +111,17 @@ class ClientSum:
         self._models = {name: [alias]}
         self.troubles = {each: one for each, one in self.troubles.items() if each in ("", name)}
 
-    def causes(self, least_s: int = 0) -> Iterator[Cause]:
-        """Why it cannot be used, since when and until when; nothing of what passes sooner."""
-        alike: dict[tuple[str, str], list[str]] = {}
+    def causes(self, least_s: int = 0) -> Iterator[tuple[str, Trouble]]:
+        """Why it cannot be used, and for what; nothing of what passes sooner."""
+        found = []
         for name, one in self.troubles.items():
             # On trial after a cooldown it is well, as far as anybody knows.
             is_well = one.gravity < _SHUT and one.cause.startswith("429")
             lasts_s = (one.until or time.time()) - one.since
             if one.cause and not (least_s and (is_well or lasts_s < least_s)):
-                alike.setdefault((one.state, one.cause), []).append(name)
-        for found in alike.values():
-            whose = "" if "" in found else f" ({names([printable(name) for name in found])})"
-            yield Cause.of(f"{self.label}{whose}", [self.troubles[name] for name in found])
+                found.append((printable(name), one))
+        for models, one in _alike(found):
+            yield self.label if "" in models else f"{self.label} ({names(models)})", one
 
     def facts(self) -> dict[str, Any]:
         """The sums as plain data."""
@@ -147,8 +131,8 @@ class ClientSum:
             "client": self.label,
             "kind": self.kind,
             "models": names(aliases),
-            "state": self.state(len(self._down), is_brief=True),
-            "why": [str(cause) for cause in self.causes()],
+            "state": self.state,
+            "why": [one.told(whose) for whose, one in self.causes()],
             "permits": self.permits,
             **self.counts,
             "leaving": self.leaving,
@@ -199,14 +183,13 @@ class Overview:
                 unserved.setdefault(labels, []).append(printable(alias))
         for labels, aliases in unserved.items():
             yield f"not served: {names(aliases)}, as {labels} cannot be used"
-        alike: dict[tuple[str, str], list[Cause]] = {}
         for client in self.clients:
             if client.disabled_in:
-                yield f"{client.label}: {client.state(len(self.good))} by hand"
-            for cause in client.causes(_LONG_S):
-                alike.setdefault((cause.state, cause.cause), []).append(cause)
-        for causes in alike.values():
-            yield str(Cause.of(names([cause.whose for cause in causes]), causes))
+                yield f"{client.label}: {client.state} by hand"
+        for whose, one in _alike(
+            each for client in self.clients for each in client.causes(_LONG_S)
+        ):
+            yield one.told(names(whose))
 
     def facts(self) -> dict[str, Any]:
         """All of it as plain data; of the last hour nothing, where no worker remembers any."""
@@ -297,5 +280,12 @@ def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]
             yield name, Trouble(GRAVITY.index(state), until, since, health.get("cause", ""))
 
 
-def _in_some(state: str, number: int, workers: int) -> str:
-    return state if number == workers else f"{state} in {number} of {workers} workers"
+def _alike(found: Iterable[tuple[str, Trouble]]) -> Iterator[tuple[list[str], Trouble]]:
+    """Troubles of the same state and cause as one, and whose they are."""
+    groups: dict[tuple[int, str], list[tuple[str, Trouble]]] = {}
+    for whose, one in found:
+        groups.setdefault((one.gravity, one.cause), []).append((whose, one))
+    for group in groups.values():
+        troubles = [one for _, one in group]
+        since, until = min(one.since for one in troubles), max(one.until for one in troubles)
+        yield [whose for whose, _ in group], troubles[0]._replace(since=since, until=until)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -21,12 +21,9 @@ _NO_FAULTS = ("caller_gone", "server_shutting_down", "server_out_of_resources")
 _CLIENTS_OWN = (401, 402, 403, 408, 429)
 
 
-class _Minute:
-    def __init__(self) -> None:
-        self.counts = [0, 0, 0]  # requests, those of them that failed, tokens
-        # By client: attempts that were good, that failed, streams' first events, the seconds to
-        # them in all, the last error's time and words.
-        self.clients: dict[str, list[Any]] = {}
+# Requests, those of them that failed, tokens. And by client: attempts that were good, that failed,
+# streams' first events, the seconds to them in all, the last error's time and words.
+_Minute: TypeAlias = "tuple[list[int], dict[str, list[Any]]]"
 
 
 class Recent:
@@ -52,12 +49,16 @@ class Recent:
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) if usage else 0
         first_s = (record.first_event or 0.0) - record.arrived
         with self._lock:
-            minute = self._minutes.get(at) or self._begin_locked(at)
-            minute.counts[0] += 1
-            minute.counts[1] += record.end not in ("ok", "caller_gone")
-            minute.counts[2] += tokens
+            if at not in self._minutes:
+                self._minutes[at] = [0, 0, 0], {}
+                if len(self._minutes) > MINUTES:
+                    del self._minutes[next(iter(self._minutes))]
+            counts, clients = self._minutes[at]
+            counts[0] += 1
+            counts[1] += record.end not in ("ok", "caller_gone")
+            counts[2] += tokens
             for attempt in record.attempts:
-                client = minute.clients.setdefault(attempt.client, [0, 0, 0, 0.0, None])
+                client = clients.setdefault(attempt.client, [0, 0, 0, 0.0, None])
                 if attempt.reason == "ok":
                     client[0] += 1
                     if (
@@ -72,17 +73,11 @@ class Recent:
                     client[1] += 1
                     client[4] = record.began + attempt.began_s, said
 
-    def _begin_locked(self, at: int) -> _Minute:
-        for old in [each for each in self._minutes if each <= at - MINUTES]:
-            del self._minutes[old]
-        minute = self._minutes[at] = _Minute()
-        return minute
-
     def facts(self) -> dict[str, Any]:
         """As plain data; `minutes` are minutes of the monotonic clock, and their counts."""
         since = int(self._clock.monotonic() // 60) - MINUTES
         with self._lock:
-            minutes = [(at, [*one.counts], dict(one.clients)) for at, one in self._minutes.items()]
+            minutes = [(at, [*one], {**each}) for at, (one, each) in self._minutes.items()]
         clients: dict[str, list[Any]] = {}
         for at, _, counted in minutes:
             for label, one in counted.items() if at > since else ():

@@ -56,7 +56,7 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
     lists = generation.registry.lists()
     offers: list[dict[str, list[str]]] = []
     places: dict[int, int] = {}  # by the identity of what clients share: their models, or a list
-    about: dict[str, dict[str, Any]] = {}
+    offered: dict[str, int | None] = {}
     for client in generation.clients:
         models = client.config.models or lists.get(client, ())
         place = places.get(id(models))
@@ -66,11 +66,10 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
             for one in models:
                 name, alias = (one, one) if isinstance(one, str) else (one.name, one.alias)
                 offers[place].setdefault(name, []).append(alias)
-        about[client.label] = {"kind": client.config.kind, "offered": place}
-    gone = {"kind": "", "offered": None}
+        offered[client.label] = place
     return {
         **standing,
-        "clients": [{**one, **about.get(one["client"], gone)} for one in standing["clients"]],
+        "clients": [{**one, "offered": offered.get(one["client"])} for one in standing["clients"]],
         "offers": offers,
         "path": generation.config.path,
         "read_at": reloader.read_at,

@@ -59,7 +59,7 @@ def test_status_adds_up_all_workers(instance: Instance) -> None:
     assert re.fullmatch(r"poolproxy \S+ on port \d+: 2 workers \(pid \d+, \d+\), .*", head)
     assert re.search(r"^alpha/sk-...aaaa +ready +0/2 +0 +\d+ +0  twice$", out, re.MULTILINE)
     assert re.search(
-        r"^cold/sk-...cccc +cooling down for \d+ s in 1 of 2 workers +0/2 +0 +0 +1  "
+        r"^cold/sk-...cccc +cooling down in 1 of 2 workers +0/2 +0 +0 +1  "
         r"cold \(cooling down\)$",
         out,
         re.MULTILINE,

@@ -353,6 +353,7 @@ def test_the_snapshot() -> None:
     assert desk.pool.snapshot() == [
         {
             "client": "a",
+            "kind": "demo",
             "permits": 1,
             "in_flight": 1,
             "disabled": False,
