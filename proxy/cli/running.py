@@ -174,7 +174,7 @@ def _client_table(sums: list[ClientSum]) -> str:
         in_flight, *counts = (str(each.counts[name]) for name in COUNTED)
         models = [
             printable(alias) + (f" ({each.troubles[name].state})" if name in each.troubles else "")
-            for name, aliases in each.models().items()
+            for name, aliases in each.models.items()
             for alias in aliases
         ]
         shown = names(models) or "the upstream's own"

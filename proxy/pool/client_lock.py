@@ -17,6 +17,9 @@ from ..net.bell import Bell
 from ..net.watch import CallerConnection
 from .health import OUT_S, Breaker, Effect, Health, Standing, State
 
+# How a model stands with which nothing was ever wrong, or nothing any more.
+WELL: dict[str, Any] = {"state": State.READY.value, "failures": 0}
+
 
 class ClientLock:
     """A client's lock: its permits, the leases that hold them, and its health by model.
@@ -57,12 +60,14 @@ class ClientLock:
 
     def facts(self, now: float, *, waiting: int, leaving: bool = False) -> dict[str, Any]:
         """The state of the client, as plain data."""
-        models = {}
+        models: dict[str, dict[str, Any]] = {}
         # Under "" what is wrong with the client as a whole.
         for name, health in [("", Health(self.service)), *self.health.items()]:
-            standing = health.standing(now)
-            if not name and standing.state is State.READY:
+            if health.is_well:
+                if name:
+                    models[name] = WELL
                 continue
+            standing = health.standing(now)
             facts: dict[str, Any] = {"state": standing.state.value, "failures": health.failures}
             if math.isfinite(standing.until):
                 facts["for_s"] = round(standing.until - now, 3)

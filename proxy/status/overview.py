@@ -64,18 +64,20 @@ class ClientSum:
             str, Trouble
         ] = {}  # by the upstream's name of the model; "": as a whole
         self.disabled_in = sum(facts["disabled"] for facts in workers)
-        self._models: dict[str, list[str]] = {}
+        # The aliases by the upstream's name, as far as its own list is known.
+        self.models: dict[str, list[str]] = {}
         self._troubled: list[set[str]] = []  # by those names too, in each worker
-        self._down: list[set[str]] = []  # the same, where it cannot be used
+        down: set[str] | None = None  # the same, where none can use it; None: for any of them
         for facts in workers:
-            self._models |= facts["offered"] or {}
+            self.models |= facts["offered"] or {}
             troubles = dict(_troubles(facts["models"]))
-            down = {name for name, one in troubles.items() if one.gravity >= _SHUT}
             self._troubled.append(set(troubles))
-            self._down.append({""} if facts["disabled"] else down)
+            shut = {name for name, one in troubles.items() if one.gravity >= _SHUT}
+            if not facts["disabled"] and "" not in shut:
+                down = shut if down is None else down & shut
             for name, trouble in troubles.items():
                 self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        self._asked_for = sorted({name for facts in workers for name in facts["models"] if name})
+        self._down = down
 
     @property
     def worst(self) -> Trouble:
@@ -95,20 +97,16 @@ class ClientSum:
         return self._in_some(self.worst.state, number)
 
     def _in_some(self, state: str, number: int) -> str:
-        workers = len(self._down)
+        workers = len(self._troubled)
         return state if number == workers else f"{state} in {number} of {workers} workers"
-
-    def models(self) -> dict[str, list[str]]:
-        """The aliases by the upstream's name. Without configured models, those asked for so far."""
-        return self._models or {name: [name] for name in self._asked_for}
 
     def serves(self, name: str) -> bool:
         """Whether any worker may use it for this model."""
-        return not all("" in down or name in down for down in self._down)
+        return self._down is not None and name not in self._down
 
     def narrow(self, name: str, alias: str) -> None:
         """Leave out what does not concern this model."""
-        self._models = {name: [alias]}
+        self.models = {name: [alias]}
         self.troubles = {each: one for each, one in self.troubles.items() if each in ("", name)}
 
     def causes(self, least_s: int = 0) -> Iterator[tuple[str, Trouble]]:
@@ -125,12 +123,12 @@ class ClientSum:
 
     def facts(self) -> dict[str, Any]:
         """The sums as plain data."""
-        aliases = [printable(alias) for known in self.models().values() for alias in known]
+        aliases = [alias for known in self.models.values() for alias in known]
         troubles = self.troubles.items()
         return {
             "client": self.label,
             "kind": self.kind,
-            "models": names(aliases),
+            "models": printable(names(aliases)),
             "state": self.state,
             "why": [one.told(whose) for whose, one in self.causes()],
             "permits": self.permits,
@@ -159,7 +157,7 @@ class Overview:
         # By alias, the clients that offer it, and the upstream's name for it.
         self.models: dict[str, list[tuple[ClientSum, str]]] = {}
         for client in self.clients:
-            for name, aliases in client.models().items() if not client.leaving else ():
+            for name, aliases in client.models.items() if not client.leaving else ():
                 for alias in aliases:
                     self.models.setdefault(alias, []).append((client, name))
 

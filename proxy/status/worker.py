@@ -13,6 +13,8 @@ from ..version import __version__
 if TYPE_CHECKING:
     from ..gateway import Gateway
 
+_WELL = {"state": "ready", "failures": 0}  # is left out: it need not be said of each model
+
 log = logging.getLogger("proxy.control")
 
 
@@ -67,9 +69,12 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
                 name, alias = (one, one) if isinstance(one, str) else (one.name, one.alias)
                 offers[place].setdefault(name, []).append(alias)
         offered[client.label] = place
+    for facts in standing["clients"]:
+        models = facts["models"].items()
+        facts["models"] = {name: one for name, one in models if one != _WELL}
+        facts["offered"] = offered.get(facts["client"])
     return {
         **standing,
-        "clients": [{**one, "offered": offered.get(one["client"])} for one in standing["clients"]],
         "offers": offers,
         "path": generation.config.path,
         "read_at": reloader.read_at,

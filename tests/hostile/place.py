@@ -81,4 +81,5 @@ def facts(gateway: Gateway) -> list[dict[str, Any]]:
 
 def waiting(gateway: Gateway, lot: Lot) -> int:
     """How many wait for the lot's client."""
-    return sum(int(one["waiting"]) for one in facts(gateway) if lot.upstream_name in one["offered"])
+    label = f"{lot.upstream_name}/"  # each lot is a provider
+    return sum(int(one["waiting"]) for one in facts(gateway) if one["client"].startswith(label))

