@@ -60,6 +60,8 @@ class Hooks:
             # gunicorn looks it up on the arbiter at each SIGHUP. Its own starts new workers.
             server.handle_hup = partial(self._hang_up, server)
             server.manage_workers = partial(self._manage, server, server.manage_workers)
+        elif self._source.config.status_page:
+            from ..api import page  # noqa: F401  # makes what all workers have to know
         if "GUNICORN_FD" not in os.environ and "LISTEN_FDS" not in os.environ:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from tests.callers.environments import AXE, installed
 from tests.support.browser import Browser
 from tests.support.commandline import wait_for
-from tests.support.gateway import Gateway
+from tests.support.gateway import COMMAND, Gateway
 from tests.support.upstream import Gate, Hold, Reply, Upstream, chat, chunk, error, events
 
 pytestmark = pytest.mark.long
@@ -214,6 +215,28 @@ def test_log_in_asks_until_it_is_an_operators_key(gateway: Gateway, tmp_path: Pa
         stranger.log_in(ADMIN)
         stranger.open(f"{gateway.url}/status")
         assert "Configuration" in text_of(stranger)
+
+
+def test_orders_reach_workers_that_load_the_application_themselves(tmp_path: Path) -> None:
+    """One of a host's own: whichever worker gets an order knows the page that another one made."""
+    (tmp_path / "theirs.py").write_text(
+        "from flask import Flask\nfrom proxy import Proxy\napp = Flask('theirs')\n"
+        "Proxy().init_app(app, url_prefix='/llm')\n"
+        "app.get('/healthz')(lambda: 'ok')\n"
+    )
+    config = {"demo": [{}], "status-page": True}
+    command = [*COMMAND, "--pythonpath", str(tmp_path), "theirs:app"]
+    with Gateway(config, command=command, workers=2) as gateway:
+        page = gateway.call("GET", "/llm/status").body.decode()
+        (token, *_) = re.findall(r'name="token" value="([^"]+)"', page)
+        headers = {"Origin": gateway.url, "Content-Type": "application/x-www-form-urlencoded"}
+        for do in ("disable", "enable") * 4:
+            form = f"do={do}&client=demo&token={token}".encode()
+            answer = gateway.call("POST", "/llm/status", form, headers)
+            assert (answer.status, answer.headers["location"]) == (303, "status")
+        facts = gateway.call("GET", "/llm/status.json").json()
+        assert len(facts["workers"]) == 2
+        assert facts["wrong"] == []
 
 
 def test_an_operators_story(upstream: Upstream, tab: Browser, tmp_path: Path) -> None:
