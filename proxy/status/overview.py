@@ -46,9 +46,6 @@ class Trouble(NamedTuple):
         return f"{whose}: {self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
 
 
-_NONE = Trouble(-1, 0, 0, "")
-
-
 class ClientSum:
     """Sums the facts of one client, as each worker has them (`ClientPool.snapshot`)."""
 
@@ -60,9 +57,8 @@ class ClientSum:
         permits = [facts["permits"] for facts in workers]
         self.permits = sum(permits) if all(permits) else None  # None: no limit
         self.counts = {name: sum(facts[name] for facts in workers) for name in COUNTED}
-        self.troubles: dict[
-            str, Trouble
-        ] = {}  # by the upstream's name of the model; "": as a whole
+        # By the upstream's name of the model; "": as a whole.
+        self.troubles: dict[str, Trouble] = {}
         self.disabled_in = sum(facts["disabled"] for facts in workers)
         # The aliases by the upstream's name, as far as its own list is known.
         self.models: dict[str, list[str]] = {}
@@ -80,8 +76,8 @@ class ClientSum:
         self._down = down
 
     @property
-    def worst(self) -> Trouble:
-        return max(self.troubles.values(), default=_NONE)
+    def gravity(self) -> int:
+        return max([one.gravity for one in self.troubles.values()], default=-1)
 
     @property
     def state(self) -> str:
@@ -94,7 +90,7 @@ class ClientSum:
             is_full = self.permits and self.counts["in_flight"] >= self.permits
             return "in use (max-concurrency)" if is_full else "ready"
         number = sum(not names.isdisjoint(self.troubles) for names in self._troubled)
-        return self._in_some(self.worst.state, number)
+        return self._in_some(GRAVITY[self.gravity], number)
 
     def _in_some(self, state: str, number: int) -> str:
         workers = len(self._troubled)
@@ -184,9 +180,8 @@ class Overview:
         for client in self.clients:
             if client.disabled_in:
                 yield f"{client.label}: {client.state} by hand"
-        for whose, one in _alike(
-            each for client in self.clients for each in client.causes(_LONG_S)
-        ):
+        causes = (each for client in self.clients for each in client.causes(_LONG_S))
+        for whose, one in _alike(causes):
             yield one.told(names(whose))
 
     def facts(self) -> dict[str, Any]:
@@ -194,6 +189,7 @@ class Overview:
         recents = [answer["recent"] for answer in self.good if answer["recent"]]
         requests = [request for each in recents for request in each["requests"]]
         requests.sort(key=lambda one: one["times"]["arrived"], reverse=True)
+        clients = sorted(self.clients, key=attrgetter("disabled_in", "gravity"), reverse=True)
         about = ("pid", "instance", "version", "error")
         return {
             "wrong": list(self.wrong()),
@@ -205,18 +201,11 @@ class Overview:
             },
             "waiting": dict(+self.waiting),
             "minutes": _minutes(recents),
-            "clients": [
-                {**one.facts(), "hour": _hour(one.label, recents)}
-                for one in sorted(
-                    self.clients, key=attrgetter("disabled_in", "worst"), reverse=True
-                )
-            ],
+            "clients": [{**one.facts(), "hour": _hour(one.label, recents)} for one in clients],
+            # How many clients can serve each now.
             "models": {
-                alias: {
-                    "clients": len(all_),
-                    "serving": sum(one.serves(name) for one, name in all_),
-                }
-                for alias, all_ in self.models.items()
+                alias: sum(one.serves(name) for one, name in offering)
+                for alias, offering in self.models.items()
             },
             "requests": requests[:MOST_REQUESTS],
         }
