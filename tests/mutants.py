@@ -44,6 +44,18 @@ def _m(name: str, path: str, old: str, new: str, *tests: str) -> Mutant:
 
 
 MUTANTS = [
+    # The status page
+    _m("a foreign page gives orders", "api/page.py",
+       "    check_own_page(exchange.environ)\n", "",
+       "api/test_page.py::test_order_from_elsewhere_is_refused"),
+    _m("an order needs no token", "api/page.py",
+       "if not hmac.compare_digest(", "if False and not hmac.compare_digest(",
+       "api/test_page.py::test_order_without_the_pages_token_is_refused"),
+    _m("names are markup", "api/page.py",
+       "autoescape=True", "autoescape=False", "api/test_page.py::test_markup_is_only_text"),
+    _m("an hour grows", "status/recent.py",
+       "if len(self._minutes) > MINUTES:", "if False:",
+       "status/test_recent.py::test_an_hour_is_remembered_and_no_more"),
     # Anthropic's Messages API
     _m("a vendor's signature goes to another", "wire/messages/request.py",
        "found is None or found.kind != self._kind or self._plain", "found is None or self._plain",
