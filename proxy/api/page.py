@@ -58,7 +58,7 @@ def _page(exchange: Exchange) -> Response:
 
 def _facts(exchange: Exchange) -> Response:
     _operator(exchange)
-    facts = Overview(_ask(exchange, do="status")).facts()
+    facts = Overview(_ask(exchange, do="overview")).facts()
     return Response(msgspec.json.encode(facts), headers=_HEADERS, mimetype=JSON)
 
 
@@ -113,7 +113,7 @@ def _template() -> Template:
 
 
 def _show(exchange: Exchange, errors: Sequence[str] = ()) -> Response:
-    overview = Overview(_ask(exchange, do="status"))
+    overview = Overview(_ask(exchange, do="overview"))
     facts, nonce = overview.facts(), secrets.token_urlsafe(16)
     model = request.args.get("model", "")
     overview.narrow(model)

@@ -13,7 +13,7 @@ from ..version import __version__
 if TYPE_CHECKING:
     from ..gateway import Gateway
 
-_WELL = {"state": "ready", "failures": 0}  # is left out: it need not be said of each model
+_WELL = {"state": "ready", "failures": 0}  # which an overview need not say of each model
 
 log = logging.getLogger("proxy.control")
 
@@ -22,7 +22,7 @@ ORDERS = ("disable", "enable", "reset")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """A question, `status`, or an order to a client. `by`: who gives it, for the log."""
+    """A question, `status` or `overview`, or an order to a client. `by`: who gives it."""
 
     do: str
     client: str = ""
@@ -33,8 +33,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 def answer(gateway: Gateway, request: Request) -> dict[str, Any]:
     """What to say to a request; `error`: why it was not done."""
     told = {"pid": os.getpid(), "version": __version__}
-    if request.do == "status":
-        return told | _facts(gateway)
+    if request.do in ("status", "overview"):
+        return told | _facts(gateway, is_brief=request.do == "overview")
     if request.do not in ORDERS:
         return told | {"error": f"not a control request: {request.do!r}"}
     if request.do == "reset":
@@ -48,7 +48,7 @@ def answer(gateway: Gateway, request: Request) -> dict[str, Any]:
     return told
 
 
-def _facts(gateway: Gateway) -> dict[str, Any]:
+def _facts(gateway: Gateway, *, is_brief: bool) -> dict[str, Any]:
     """The pool's snapshot, and what is known of the configuration and of the last hour.
 
     What a client offers is a place in `offers`, which clients of one provider share.
@@ -70,8 +70,9 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
                 offers[place].setdefault(name, []).append(alias)
         offered[client.label] = place
     for facts in standing["clients"]:
-        models = facts["models"].items()
-        facts["models"] = {name: one for name, one in models if one != _WELL}
+        if is_brief:
+            models = facts["models"].items()
+            facts["models"] = {name: one for name, one in models if one != _WELL}
         facts["offered"] = offered.get(facts["client"])
     return {
         **standing,

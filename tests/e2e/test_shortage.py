@@ -137,7 +137,7 @@ def assert_blameless(gateway: Gateway) -> None:
     (found,) = ask_all(gateway.port, {"do": "status"})
     for client in found["clients"]:
         assert client["in_flight"] == 0
-        assert not client["models"], client
+        assert client["models"]["m"] == {"state": "ready", "failures": 0}, client
     for _ in KEYS:
         assert gateway.chat("m").status == 200
 

@@ -52,6 +52,19 @@ def test_upstreams_own_list_is_told_when_it_is_known() -> None:
         gateway.close()
 
 
+def test_overview_leaves_out_what_is_well() -> None:
+    """Which metrics count, and a page need not say of 100,000 models."""
+    gateway = gateway_of(provider("x", models=["m"]))
+    record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
+    routes = gateway.find("m", CallerConnection(None), record).routes
+    ticket = gateway.pool.ticket("m", CallerConnection(None), gateway.config)
+    lease = gateway.pool.acquire(ticket, routes, record.arrived + 1)
+    assert lease is not None
+    lease.release()
+    told = [answer(gateway, Request(do))["clients"][0] for do in ("status", "overview")]
+    assert [one["models"] for one in told] == [{"m": {"state": "ready", "failures": 0}}, {}]
+
+
 def test_orders_are_obeyed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     """With who gave them, if that is known; what is no order changes nothing."""
     gateway = gateway_of(provider("x", models=["m"]))
