@@ -99,10 +99,10 @@ def _order(exchange: Exchange, operator: Caller) -> Response:
 
 
 def _ask(exchange: Exchange, **asked: str) -> Answers:
-    """All workers' answers; where they have no sockets, this one's."""
-    if exchange.gateway.ask_workers:
-        return exchange.gateway.ask_workers(asked)
-    return [worker.answer(exchange.gateway, worker.Request(**asked))]
+    """All workers' answers; where they have no sockets, or lost them, this one's."""
+    gateway = exchange.gateway
+    answers = gateway.ask_workers(asked) if gateway.ask_workers else []
+    return answers or [worker.answer(gateway, worker.Request(**asked))]
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy import Caller, Proxy, create_app
-from tests.support.gateway import CHAT, MESSAGES, asked
+from tests.support.gateway import CHAT, MESSAGES, asked, run_python
 
 ADMIN, USER = "operators-key-0123", "a-users-key-0123456"
 KEYS = [{"name": "ops", "key": ADMIN, "admin": True}, {"name": "user", "key": USER}]
@@ -327,3 +328,31 @@ def test_several_workers_that_cannot_be_asked_take_no_orders() -> None:
     page = http.get("/status", headers=HERE, environ_overrides={"wsgi.multiprocess": True})
     assert "one of several worker processes" in page.text
     assert "<button name" not in page.text
+
+
+def test_workers_that_do_not_answer_are_told() -> None:
+    """If none does, too; where nobody can be asked, as the sockets are gone, it tells of itself."""
+    http = service()
+    gateway = http.application.extensions["proxy"]["proxy"].gateway
+    silent = [{"pid": pid, "error": f"no answer from worker {pid}: timed out"} for pid in (7, 8)]
+    gateway.ask_workers = lambda asked: [dict(one) for one in silent]
+    page = http.get("/status", headers=HERE)
+    assert page.status_code == 200
+    assert "no answer from worker 7: timed out" in page.text
+    facts = http.get("/status.json", headers=HERE).get_json()
+    assert (facts["workers"], facts["clients"]) == (silent, [])
+    gateway.ask_workers = lambda asked: []
+    facts = http.get("/status.json", headers=HERE).get_json()
+    assert [one["pid"] for one in facts["workers"]] == [os.getpid()]
+    assert "demo" in http.get("/status", headers=HERE).text
+
+
+def test_nothing_of_it_is_imported_where_there_is_none() -> None:
+    """In an application that did not ask for one."""
+    script = (
+        "import sys\nfrom flask import Flask\nfrom proxy import Proxy\n"
+        f"Proxy({CONFIG!r}).init_app(Flask('theirs'))\n"
+        "rooms = ('proxy.status', 'proxy.api.page')\n"
+        "print([name for name in sys.modules if name.startswith(rooms)])"
+    )
+    assert run_python("-c", script) == "[]\n"
