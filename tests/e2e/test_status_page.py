@@ -180,6 +180,23 @@ def test_it_tells_when_it_is_out_of_date(upstream: Upstream, tab: Browser) -> No
     assert "beta/sk-...slow" in text_of(tab, "#clients")
 
 
+def test_it_asks_once_whoever_is_no_operator_any_more(upstream: Upstream, tab: Browser) -> None:
+    """By the browser's own dialog, which would come back with each look at the facts."""
+    config = config_of(provider(upstream.url, "beta", SLOW))
+    with Gateway(config) as gateway:
+        tab.open(f"{gateway.url}/status")
+        tab.run("window.later = setTimeout, window.looks = 0")
+        tab.run("window.setTimeout = (what, ms) => { looks += 1; return later(what, ms); }")
+        tab.log_in("")
+        try:
+            gateway.write({**config, "api-keys": [USER]})
+            wait_for_text(tab, "the server says 401", "#stale")
+            looks = tab.run("looks")
+            assert tab.run("look().then(() => looks)") == looks
+        finally:
+            tab.log_in(ADMIN)
+
+
 def test_foreign_page_can_do_nothing(gateway: Gateway, tab: Browser) -> None:
     """Though the operator is logged in: neither show the page, nor read it, nor give an order."""
     tab.open(f"{gateway.url}/status")
