@@ -7,6 +7,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,8 +34,10 @@ def service(**settings: Any) -> FlaskClient:
     return create_app({**CONFIG, **settings}).test_client()
 
 
-def keyed() -> FlaskClient:
-    return service(**{"api-keys": KEYS})
+@cache
+def shared(*, is_open: bool = False) -> FlaskClient:
+    """For tests that leave its client as it was."""
+    return service() if is_open else service(**{"api-keys": KEYS})
 
 
 def token(http: FlaskClient, headers: Mapping[str, str]) -> str:
@@ -62,7 +65,7 @@ def is_disabled(http: FlaskClient) -> bool:
 @pytest.mark.parametrize("path", ["/status", "/status.json"])
 def test_operators_key_opens_it(path: str) -> None:
     """As programs send it, or as the password of whatever user a browser names."""
-    http = keyed()
+    http = shared()
     for headers in ({"x-api-key": ADMIN}, {"Authorization": f"Bearer {ADMIN}"}):
         assert http.get(path, headers=headers).status_code == 200
     for user in ("", "me", "gr\u00fc\u00df"):
@@ -89,7 +92,7 @@ def test_operators_key_opens_it(path: str) -> None:
 )
 def test_nobody_else_gets_in(path: str, headers: dict[str, str]) -> None:
     """A browser is told to ask for a password, as it is for one that is no operator's."""
-    for answer in (keyed().get(path, headers=headers), keyed().get(f"{path}?key={ADMIN}")):
+    for answer in (shared().get(path, headers=headers), shared().get(f"{path}?key={ADMIN}")):
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
         assert answer.get_json()["error"]["code"] in ("invalid_api_key", "forbidden")
@@ -97,7 +100,7 @@ def test_nobody_else_gets_in(path: str, headers: dict[str, str]) -> None:
 
 def test_browsers_password_opens_nothing_else() -> None:
     """A page of another site could have it sent along to spend the operator's quota."""
-    http = keyed()
+    http = shared()
     answer = http.post(CHAT, json=asked("m"), headers=basic(ADMIN))
     assert answer.status_code == 401
     assert "WWW-Authenticate" not in answer.headers
@@ -106,7 +109,7 @@ def test_browsers_password_opens_nothing_else() -> None:
 
 def test_open_gateway_shows_it_to_this_machine_only() -> None:
     """No password is asked for, as none would do."""
-    http = service()
+    http = shared(is_open=True)
     assert http.get("/status", headers=HERE).status_code == 200
     for more in (
         {"Host": "evil.example"},
@@ -163,7 +166,7 @@ def test_it_can_be_turned_off() -> None:
 
 def test_order_of_the_page_itself_is_carried_out(caplog: pytest.LogCaptureFixture) -> None:
     """The log says by whom; the browser is sent to the page again."""
-    http = keyed()
+    http = shared()
     headers = {**HERE, **basic(ADMIN), "Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"}
     given = token(http, headers)
     for do, is_off in (("disable", True), ("enable", False), ("reset", False)):
@@ -197,7 +200,7 @@ def test_order_of_the_page_itself_is_carried_out(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize("is_open", [False, True])
 def test_order_from_elsewhere_is_refused(changes: dict[str, str | None], is_open: bool) -> None:
     """Whatever the operator's browser sends along, and even if the token has leaked."""
-    http = service() if is_open else keyed()
+    http = shared(is_open=is_open)
     headers = {**HERE, "Origin": ORIGIN, **({} if is_open else basic(ADMIN))}
     given = token(http, headers)
     sent = {name: value for name, value in {**headers, **changes}.items() if value is not None}
@@ -210,7 +213,7 @@ def test_order_from_elsewhere_is_refused(changes: dict[str, str | None], is_open
 @pytest.mark.parametrize("given", [None, "", "x", "x" * 32, "\u00e9"])
 def test_order_without_the_pages_token_is_refused(given: str | None, is_open: bool) -> None:
     """It is in the page alone."""
-    http = service() if is_open else keyed()
+    http = shared(is_open=is_open)
     headers = {**HERE, "Origin": ORIGIN, **({} if is_open else basic(ADMIN))}
     answer = order(http, headers, **({} if given is None else {"token": given}))
     assert (answer.status_code, is_disabled(http)) == (403, False)
@@ -218,7 +221,7 @@ def test_order_without_the_pages_token_is_refused(given: str | None, is_open: bo
 
 def test_order_of_a_caller_who_is_no_operator_is_refused() -> None:
     """By whatever header the key comes."""
-    http = keyed()
+    http = shared()
     given = token(http, {**HERE, **basic(ADMIN)})
     for headers in (basic(USER), {"x-api-key": USER}, {}):
         answer = order(http, {**HERE, "Origin": ORIGIN, **headers}, token=given)
@@ -227,7 +230,7 @@ def test_order_of_a_caller_who_is_no_operator_is_refused() -> None:
 
 def test_orders_that_make_no_sense() -> None:
     """A client that is gone, an order that there is not, and a form that is none."""
-    http = service()
+    http = shared(is_open=True)
     headers = {**HERE, "Origin": ORIGIN}
     given = token(http, headers)
     gone = order(http, headers, token=given, client="<b>gone")
@@ -248,7 +251,7 @@ def test_orders_that_make_no_sense() -> None:
 
 def test_page_may_load_and_run_nothing_but_its_own() -> None:
     """No other page may show it; nobody keeps it, and no foreign script reads it."""
-    http = keyed()
+    http = shared()
     pages = [http.get("/status", headers={**HERE, **basic(ADMIN), "Origin": "http://a.example"})]
     pages += [http.get("/status", headers={**HERE, **basic(ADMIN)})]
     nonces = set()
@@ -324,7 +327,7 @@ def test_facts_are_the_same_while_nothing_happens() -> None:
 
 def test_several_workers_that_cannot_be_asked_take_no_orders() -> None:
     """In a server without our settings: the page says that it is one worker's only."""
-    http = service()
+    http = shared(is_open=True)
     page = http.get("/status", headers=HERE, environ_overrides={"wsgi.multiprocess": True})
     assert "one of several worker processes" in page.text
     assert "<button name" not in page.text
@@ -347,6 +350,7 @@ def test_workers_that_do_not_answer_are_told() -> None:
     assert "demo" in http.get("/status", headers=HERE).text
 
 
+@pytest.mark.long
 def test_nothing_of_it_is_imported_where_there_is_none() -> None:
     """In an application that did not ask for one."""
     script = (
