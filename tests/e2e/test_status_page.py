@@ -134,6 +134,22 @@ def test_it_asks_nobody_else(gateway: Gateway, tab: Browser) -> None:
     assert tab.run("document.querySelectorAll('img, script').length") == 1
 
 
+def test_it_says_why_a_model_is_served_or_not(gateway: Gateway, tab: Browser) -> None:
+    """Of each of its clients, in the upstream's words; by the form, as of what is no model."""
+    tab.open(f"{gateway.url}/status")
+    for model, said in (
+        ("alpha-m", "Why alpha-m is served"),
+        ("none", "Why none is not served"),
+    ):
+        tab.run(f"which.value = {model!r}, which.form.querySelector('button').click()")
+        tab.wait_loaded()
+        assert said in text_of(tab, "#model")
+    assert "There is no such model" in text_of(tab, "#model")
+    tab.open(f"{gateway.url}/status?model=alpha-m")
+    assert "alpha/sk-...good: ready" in text_of(tab, "#model")
+    assert "401: Your key has expired." in text_of(tab, "#model")
+
+
 def test_it_works_without_scripts(gateway: Gateway, tab: Browser) -> None:
     """It has all it says, renews itself, and its buttons give orders."""
     tab.run_scripts(False)
