@@ -20,7 +20,6 @@ _NO_FAULTS = ("caller_gone", "server_shutting_down", "server_out_of_resources")
 # Nor does any other 4xx: the caller asked wrongly.
 _CLIENTS_OWN = (401, 402, 403, 408, 429)
 
-
 # Requests, those of them that failed, tokens. And by client: attempts that were good, that failed,
 # streams' first events, the seconds to them in all, the last error's time and words.
 _Minute: TypeAlias = "tuple[list[int], dict[str, list[Any]]]"
@@ -61,9 +60,8 @@ class Recent:
                 client = clients.setdefault(attempt.client, [0, 0, 0, 0.0, None])
                 if attempt.reason == "ok":
                     client[0] += 1
-                    if (
-                        first_s >= attempt.began_s
-                    ):  # else nothing was streamed, or by an earlier one
+                    # Else nothing was streamed, or an earlier one did so.
+                    if first_s >= attempt.began_s:
                         client[2] += 1
                         client[3] += first_s - attempt.began_s
                 elif attempt.reason not in _NO_FAULTS and (
