@@ -42,8 +42,6 @@ def create_app(
 class _Application(Flask):
     """Flask without work that it repeats for each request, though its result is always the same."""
 
-    has_status_page = True  # unless the configuration says otherwise
-
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         is_named = self.config["SERVER_NAME"] or self.config["TRUSTED_HOSTS"]
         tells_hosts_apart = is_named or self.url_map.host_matching or self.subdomain_matching

@@ -107,10 +107,7 @@ class Proxy:
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
         doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
-        has_page = gateway.config.status_page
-        if has_page is None:
-            has_page = getattr(app, "has_status_page", False)
-        blueprint = make_blueprint(doorkeeper, self.name, has_page=has_page)
+        blueprint = make_blueprint(doorkeeper, self.name)
         app.register_blueprint(blueprint, url_prefix=prefix)
         self._gateways[app] = gateway
         instances[self.name] = self

@@ -27,14 +27,15 @@ _MOST_TOO_MANY = 4
 ABOUT = "about"
 
 
-def make_blueprint(doorkeeper: Doorkeeper, name: str, *, has_page: bool = False) -> Blueprint:
+def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:
     """The blueprint of a gateway; `name` tells two of them in one application apart."""
     blueprint = Blueprint(name, __name__)
-    routes = endpoints.routes(doorkeeper.gateway)
-    if has_page:
+    gateway = doorkeeper.gateway
+    routes, has_page = endpoints.routes(gateway), gateway.config.status_page
+    if gateway.is_standalone if has_page is None else has_page:
         from . import page  # with a template's engine, which is needed by nothing else
 
-        routes += page.routes(doorkeeper.gateway)
+        routes += page.routes(gateway)
     for route in routes:
         blueprint.add_url_rule(
             route.path,

@@ -9,8 +9,9 @@ import os
 import sys
 
 from ..config import default_path, load_config
+from ..config.wording import printable
 from ..errors import ConfigError
-from .terminal import Exit, Failure, printable, table
+from .terminal import Exit, Failure, table
 
 
 def usage(args: argparse.Namespace) -> int:

@@ -46,7 +46,6 @@ class Recent:
     def _count(self, record: Record) -> None:
         at, usage = int((record.ended or 0.0) // 60), record.usage
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) if usage else 0
-        first_s = (record.first_event or 0.0) - record.arrived
         with self._lock:
             if at not in self._minutes:
                 self._minutes[at] = [0, 0, 0], {}
@@ -60,10 +59,9 @@ class Recent:
                 client = clients.setdefault(attempt.client, [0, 0, 0, 0.0, None])
                 if attempt.reason == "ok":
                     client[0] += 1
-                    # Else nothing was streamed, or an earlier one did so.
-                    if first_s >= attempt.began_s:
+                    if attempt.first_event_s is not None:
                         client[2] += 1
-                        client[3] += first_s - attempt.began_s
+                        client[3] += attempt.first_event_s
                 elif attempt.reason not in _NO_FAULTS and (
                     attempt.status in _CLIENTS_OWN or not 400 <= attempt.status < 500
                 ):

@@ -20,6 +20,7 @@ from ...errors import ConfigError
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
 from ...status import worker
+from ...version import __version__
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
