@@ -43,8 +43,8 @@ def bad(status: int, reason: str, client: str = "a") -> Attempt:
 def test_sums_of_a_minute() -> None:
     """Requests, those that failed, tokens; who listens besides is told as well."""
     book = Book()
-    book.end(good(), usage=Usage(prompt_tokens=3, completion_tokens=4))
-    book.end(bad(500, "x"), end="upstream_error", usage=Usage(prompt_tokens=None))
+    book.end(good(usage=Usage(prompt_tokens=3, completion_tokens=4)))
+    book.end(bad(500, "x"), end="upstream_error")
     book.end(end="caller_gone")
     minute = int(book.clock.monotonic() // 60)
     assert book.recent.facts()["minutes"] == [(minute, 3, 1, 7)]
@@ -81,11 +81,10 @@ def test_client_is_blamed_for_its_own_faults_only() -> None:
 
 
 def test_time_to_the_first_event_is_the_clients_own() -> None:
-    """From when it was asked; not of a later prompt's client, nor where nothing is streamed."""
+    """From when it was asked; nothing is said of it where nothing is streamed."""
     book = Book()
-    now = book.clock.monotonic()
-    book.end(bad(500, "x", "b"), good(began_s=0.5), first_event=now - 1)
-    book.end(good(), good(began_s=1.5), first_event=now - 1)
+    book.end(bad(500, "x", "b"), good(first_event_s=0.5))
+    book.end(good(first_event_s=1.0))
     book.end(good())
     clients = book.recent.facts()["clients"]
     assert clients["a"][2:4] == [2, 1.5]
