@@ -190,7 +190,7 @@ class Gateway:
     def facts(self) -> dict[str, Any]:
         """How it stands now, as plain data."""
         facts = {"clients": self.pool.snapshot(), "queues": self.pool.queue_facts()}
-        counts = self.metrics.folder if self.metrics else ""
+        counts = self.metrics.shared if self.metrics else ""
         return {**facts, "in_flight": self._places.taken(None), "counts": counts}
 
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:

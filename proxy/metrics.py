@@ -2,8 +2,8 @@
 
 That is imported at the first scrape: to count with it takes ten times as long, and its way for
 several processes is one for all that is in them. A call is counted when it is over, by additions to
-rows in memory. A worker keeps its rows in a slot: a number held by a lock (flock), which ends with
-the worker, however that ends. The next worker takes the slot over, and goes on from its rows.
+rows in memory. The workers of a server have a file in common, in which nobody else can look: each
+adds its rows to those in there, under a lock that ends with its process, however that ends.
 
 Names and labels follow OpenTelemetry's conventions for generative AI where these have one
 (github.com/open-telemetry/semantic-conventions-genai, status: development, read 2026-11).
@@ -12,37 +12,33 @@ Names and labels follow OpenTelemetry's conventions for generative AI where thes
 from __future__ import annotations
 
 import fcntl
-import glob
 import logging
 import math
 import os
-import shutil
+import struct
 import threading
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import suppress
 from functools import lru_cache
-from itertools import accumulate, count
+from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from .record.record import MAX_MODEL_CHARS, MAX_NAME_CHARS, Attempt, Record
+from .record.record import MAX_MODEL_CHARS, Record
 from .version import __version__
-from .wire.chat import Usage
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-# A worker writes its slot so often, or as often as takes a twentieth of its time; where it can't
-# (the disk is full) it tries again later.
-INTERVAL_S, RETRY_S = 0.2, 30.0
+# A worker adds its rows to the file so often, or as often as takes a twentieth of its time; where
+# it can't (the disk is full, or who has the lock for so long does not go on) it tries again later.
+INTERVAL_S, RETRY_S, LOCKED_S = 0.2, 30.0, 1.0
 # A label's values beyond these are `other`: each costs memory, here and in Prometheus.
 MOST_VALUES, MOST_CALLERS, OTHER = 500, 200, "other"
-# So many kinds of calls have their rows at hand; beyond, those are looked for again.
-MOST_PLANS = 4096
 
 _GEN_AI = "gen_ai_operation_name gen_ai_provider_name gen_ai_request_model error_type"
 # By name: the labels, and a text.
@@ -93,9 +89,10 @@ OPERATIONS = {
 }  # fmt: skip
 # What the conventions call them; all others are called as in the configuration.
 _PROVIDERS = {"claude": "anthropic", "gemini": "gcp.gemini"}
-_TOKENS = ("input", "output", "input_cached", "input_cache_write", "output_reasoning")
-
-_NO_ATTEMPT, _NO_USAGE = Attempt(""), Usage()
+_TOKENS = {
+    "input": "prompt_tokens", "output": "completion_tokens", "input_cached": "cached_tokens",
+    "input_cache_write": "cache_write_tokens", "output_reasoning": "reasoning_tokens",
+}  # fmt: skip
 
 # By name and labels: one number, or those in each bucket, beyond all, and their sum.
 Key: TypeAlias = tuple[str, ...]
@@ -103,9 +100,14 @@ Rows: TypeAlias = dict[Key, list[float]]
 # Of each label those that it has had: the first ones stay, those that come later are `other`.
 Values: TypeAlias = dict[str, dict[str, None]]
 
-_Ask: TypeAlias = Callable[[], Iterable[dict[str, Any]]]
-# The place of a number in what is told of a call, and the key of a row to which it is added.
-_Additions: TypeAlias = Iterator[tuple[int, Key]]
+# A call or an attempt is one addition to the row of all that are like it in these. `_told` makes
+# metrics of a row: how many there were, what they took, and what else is told of them.
+_CALL = "endpoint model caller status end stream to sticky limit provider"
+_ATTEMPT = "client model outcome caller stream operation"
+_KINDS = {"call": _CALL.split(), "attempt": _ATTEMPT.split(), "reload": ["result"]}
+_TOOK, _REST, _FIRST = 1, 1 + len(_DOUBLING_S) + 2, 1 + 2 * (len(_DOUBLING_S) + 2)
+_SIZE = _FIRST + len(_FIRST_S) + 2
+_STICKY = {None: "", True: "kept", False: "moved"}
 
 log = logging.getLogger("proxy")
 
@@ -117,124 +119,98 @@ class Metrics:
     of this process, until `share`.
     """
 
-    def __init__(self, ask: _Ask) -> None:
-        self.folder = ""  # of the slots
-        self._ask = ask
-        self._slot = ""  # the path of ours
-        self._kept = -1  # changes that are in it
-        self._lock = threading.Lock()  # guards all below
-        self._changes = 0
-        self._rows: Rows = {}
+    def __init__(self, ask: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        self.ask = ask
+        self.shared = ""  # what tells the file from others, once there is one
+        self._fd = -1
+        self._lock = threading.Lock()  # guards _rows, _values
+        self._rows: Rows = {}  # by _KINDS; what is in the file is zero here
         self._values: Values = {}
-        self._plans: dict[object, list[tuple[int, Any, list[float]]]] = {}
-        for result in ("ok", "failed"):  # an increase is seen of what is there before
-            self._row_locked("poolproxy_reloads_total", result)
 
-    def share(self, home: str, server: str, ask: _Ask) -> None:
-        """Take a slot of the server's in `home`, and tell from now on what all of them hold.
-
-        It is ours until the process ends. Folders that other servers have left there are removed.
-        Raises OSError.
-        """
-        folder = os.path.join(home, f"counts-{server}")
-        is_new = not os.path.exists(folder)
-        os.makedirs(folder, 0o700, exist_ok=True)
-        _hold(folder, fcntl.LOCK_SH)
-        for other in glob.glob(f"{glob.escape(home)}/counts-*") if is_new else ():
-            with suppress(OSError):  # another server is quicker
-                if other != folder and _hold(other, fcntl.LOCK_EX):
-                    shutil.rmtree(other, ignore_errors=True)
-        paths = (os.path.join(folder, str(number)) for number in count())
-        slot = next(path for path in paths if _hold(f"{path}.lock", fcntl.LOCK_EX, os.O_CREAT))
-        with self._lock:
-            for key, numbers in _load(slot, Rows).items():
-                row = self._row_locked(*key)
-                row[:] = map(add, row, numbers)
-        self._slot, self.folder, self._ask = slot, folder, ask
+    def share(self, fd: int) -> None:
+        """Tell from now on what all processes have kept in this file."""
+        self._fd, self.shared = fd, str(os.fstat(fd).st_ino)
 
     def keep(self) -> float:
-        """Write what is new into the slot; returns the monotonic moment at which to do so again.
+        """Add what is new to the file; returns the monotonic moment at which to do so again.
 
-        For one thread.
+        For one thread. Blocks for LOCKED_S at most.
         """
-        began, rows = time.monotonic(), b""
-        with self._lock:
-            changes = self._changes
-            if self._slot and changes != self._kept:
-                rows = msgspec.msgpack.encode(self._rows)
-        if rows:
+        began = time.monotonic()
+        if self._fd >= 0:
+            with self._lock:
+                new = {kind: row for kind, row in self._rows.items() if row[0]}
+                self._rows |= {kind: [0] * _SIZE for kind in new}
             try:
-                _replace(self._slot, rows)
+                if new:
+                    _add_to(self._fd, new)
             except OSError as error:
+                with self._lock:
+                    _add(self._rows, new, self._values)
                 log.warning("/metrics lags behind: %s", error)
                 return began + RETRY_S
-            self._kept = changes
         now = time.monotonic()
         return now + max(INTERVAL_S, 20 * (now - began))
 
     def reloaded(self, result: str) -> None:
         """Count a reading of the configuration: `ok` or `failed`."""
         with self._lock:
-            self._changes += 1
-            self._row_locked("poolproxy_reloads_total", result)[0] += 1
+            self._row_locked(str, "reload", result)[0] += 1
 
     def call(self, record: Record, models: Container[str]) -> None:
         """Count a call that is over, or was refused before it was one. `models`: all known ones."""
-        attempts = record.attempts
-        last = attempts[-1] if attempts else _NO_ATTEMPT
+        attempts, arrived, mask = record.attempts, record.arrived, record.mask
         model = record.model if attempts or record.model in models else record.model and OTHER
         path, operation = _asked(record.endpoint)
-        kind: tuple[Any, ...] = (
-            path, model, record.caller, record.status, record.end[:MAX_NAME_CHARS], record.stream,
-            record.fallback, record.is_kept, record.limit, last.client, last.model,
-        )  # fmt: skip
-        arrived, ended, began = record.arrived, record.ended, record.first_event
-        numbers = (
-            1,
-            None if ended is None else ended - arrived,
-            None if began is None else began - arrived,
-            record.waited_s if attempts or record.waited_s else None,
-        )
+        stream = "stream" if record.stream else ""
+        provider = _provider(attempts[-1].client) if attempts else ""
         with self._lock:
-            self._changes += 1
-            self._add_locked(numbers, kind, _of_call, record, model, last)
+            row = self._row_locked(
+                mask, "call", path, model, record.caller, str(record.status), record.end, stream,
+                record.fallback, _STICKY[record.is_kept], record.limit, provider,
+            )  # fmt: skip
+            row[0] += 1
+            if record.ended is not None:
+                _observe(row, _TOOK, record.ended - arrived)
+            if attempts or record.waited_s:
+                _observe(row, _REST, record.waited_s)
+            if record.first_event is not None:
+                _observe(row, _FIRST, record.first_event - arrived, _FIRST_S)
             for one in attempts:
-                # The upstream's word may be as long as it likes.
-                outcome = str(one.status) if one.reason == "error" else one.reason[:MAX_NAME_CHARS]
-                kind = one.client, one.model, outcome, record.caller, record.stream, operation
-                usage = one.usage or _NO_USAGE
-                told = (
-                    1, one.seconds, one.first_event_s,
-                    usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens,
-                    usage.cache_write_tokens, usage.reasoning_tokens,
+                outcome = str(one.status) if one.reason == "error" else one.reason
+                row = self._row_locked(
+                    mask, "attempt", one.client, one.model, outcome, record.caller, stream,
+                    operation,
                 )  # fmt: skip
-                self._add_locked(told, kind, _of_attempt, record.mask, *kind)
+                row[0] += 1
+                if one.seconds is not None:
+                    _observe(row, _TOOK, one.seconds)
+                if one.first_event_s is not None:
+                    _observe(row, _REST, one.first_event_s)
+                if (usage := one.usage) is not None:
+                    for at, name in enumerate(_TOKENS.values(), _FIRST):
+                        row[at] += getattr(usage, name) or 0
 
-    def _add_locked(
-        self, numbers: tuple[float | None, ...], kind: object, make: Any, *of: Any
-    ) -> None:
-        """Add these numbers to the rows for this kind of call or attempt, which `make` tells."""
-        plan = self._plans.get(kind)
-        if plan is None:
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
-            plan = [(at, BOUNDS.get(key[0]), self._row_locked(*key)) for at, key in make(*of)]
-            self._plans[kind] = plan
-        for at, bounds, row in plan:
-            number = numbers[at]
-            if number is None:
-                continue
-            if bounds is None:
-                row[0] += number
-            else:
-                row[bisect_left(bounds, number)] += 1
-                row[-1] += number
+    def _row_locked(self, mask: Callable[[str], str], *kind: str) -> list[float]:
+        """The numbers of this kind, with no more values of a label than there may be."""
+        row = self._rows.get(kind)
+        if row is None:
+            row = self._rows.setdefault(_known(self._values, kind, mask), [0] * _SIZE)
+        return row
 
-    def _row_locked(self, *key: str) -> list[float]:
-        """The numbers of this name and these labels."""
-        bounds = BOUNDS.get(key[0])
-        blank: list[float] = [0] * (len(bounds) + 2 if bounds else 1)
-        return self._rows.setdefault(_key(self._values, *key), blank)
+    def rows(self) -> Rows:
+        """All metrics, by name and labels. Asks other processes; raises OSError."""
+        # Who did not answer, or is another server's, has nothing to tell.
+        facts = [one for one in self.ask() if one.get("counts", "") == self.shared]
+        with self._lock:
+            rows = {kind: [*row] for kind, row in self._rows.items()}
+        if self._fd >= 0:
+            _, rows, _ = _read(self._fd)
+        sums: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
+        for kind, row in rows.items():
+            for key, numbers in _told(kind, row):
+                sums[key] = [*map(add, sums[key], numbers)] if key in sums else numbers
+        return sums | _standing(facts)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as `prometheus-client` has them. Asks other processes; raises OSError."""
@@ -248,7 +224,7 @@ class Metrics:
             elif name.endswith("_total"):
                 kind = core.CounterMetricFamily
             found[name] = kind(name, f"{text}.", labels=LABELS[name])
-        for (name, *labels), numbers in self._all().items():
+        for (name, *labels), numbers in self.rows().items():
             told: tuple[Any, ...] = (numbers[0],)
             if name in BOUNDS:
                 marks = [*map(utils.floatToGoString, BOUNDS[name]), "+Inf"]
@@ -263,92 +239,68 @@ class Metrics:
         registry: Any = self
         return generate_latest(registry)
 
-    def _all(self) -> Rows:
-        # Who did not answer, or is another server's, has nothing to tell.
-        standing = _standing(one for one in self._ask() if one.get("counts", "") == self.folder)
-        if not self.folder:
-            with self._lock:
-                return _summed([standing, self._rows], self._values)
-        # Decided once, and for all workers: which values a label has, so that no row goes again.
-        path = os.path.join(self.folder, "values")
-        with open(f"{path}.lock", "ab") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            values: Values = _load(path, Values)
-            before = msgspec.msgpack.encode(values)
-            slots = [name for name in os.listdir(self.folder) if name.isdecimal()]
-            parts = [_load(os.path.join(self.folder, slot), Rows) for slot in slots]
-            rows = _summed([standing, *parts], values)
-            if before != (after := msgspec.msgpack.encode(values)):
-                _replace(path, after)
-        return rows
+
+def _observe(
+    row: list[float], at: int, seconds: float, bounds: tuple[float, ...] = _DOUBLING_S
+) -> None:
+    """Add to the histogram at this place in a row."""
+    row[at + bisect_left(bounds, seconds)] += 1
+    row[at + len(bounds) + 1] += seconds
 
 
-def _key(values: Values, name: str, *labels: str) -> Key:
-    """The key of the row that is meant, with no more values of a label than there may be."""
-    return name, *[
-        _known(values.setdefault(of, {}), of, it)
-        for of, it in zip(LABELS[name], labels, strict=True)
-    ]
+def _known(values: Values, kind: Key, mask: Callable[[str], str] = str) -> Key:
+    """The kind of the row that is meant, with no more values of a label than there may be."""
+    found = [kind[0]]
+    for label, given in zip(_KINDS[kind[0]], kind[1:], strict=True):
+        # A name of an upstream's making may be long, or have half a surrogate, which is no text.
+        value = mask(given).encode(errors="replace").decode()[:MAX_MODEL_CHARS]
+        seen = values.setdefault(label, {})
+        most = MOST_CALLERS if label == "caller" else MOST_VALUES
+        if value != OTHER and (value in seen or len(seen) < most):
+            seen[value] = None
+        else:
+            value = OTHER
+        found.append(value)
+    return tuple(found)
 
 
-def _known(seen: dict[str, None], label: str, value: str) -> str:
-    if value in seen or value == OTHER:
-        return value
-    # A name of an upstream's making may be long, or have half a surrogate, which is no text.
-    value = value.encode(errors="replace").decode()[:MAX_MODEL_CHARS]
-    if value not in seen and len(seen) >= (MOST_CALLERS if label == "caller" else MOST_VALUES):
-        return OTHER
-    seen[value] = None
-    return value
+def _add(rows: Rows, more: Rows, values: Values) -> None:
+    """Add these rows to others, which have no more than these values of labels."""
+    for kind, numbers in more.items():
+        key = _known(values, kind)
+        rows[key] = [*map(add, rows[key], numbers)] if key in rows else numbers
 
 
-def _summed(parts: Iterable[Rows], values: Values) -> Rows:
-    """The sums of all rows that have the same key, with no more than these values of labels."""
-    sums: Rows = {}
-    for rows in parts:
-        for key, numbers in rows.items():
-            row = sums.setdefault(_key(values, *key), [0] * len(numbers))
-            row[:] = map(add, row, numbers)
-    return sums
-
-
-def _of_call(record: Record, model: str, last: Attempt) -> _Additions:
-    path, operation = _asked(record.endpoint)
-    caller, end, model = record.caller, record.end[:MAX_NAME_CHARS], record.mask(model)
-    yield 0, ("poolproxy_requests_total", path, model, caller, str(record.status), end)
-    yield 3, ("poolproxy_queue_wait_seconds",)
-    if record.stream:
-        yield 0, ("poolproxy_stream_ends_total", end)
-    if record.fallback:
-        yield 0, ("poolproxy_fallbacks_total", model, record.mask(record.fallback))
-    if record.is_kept is not None:
-        yield 0, ("poolproxy_sticky_total", "kept" if record.is_kept else "moved")
-    if record.limit:
-        yield 0, ("poolproxy_limit_refusals_total", caller, record.limit)
-    if operation:
-        labels = operation, _provider(last.client), model, "" if end == "ok" else end
-        yield 1, ("gen_ai_server_request_duration_seconds", *labels)
-        if record.stream:
-            yield 2, ("gen_ai_server_time_to_first_token_seconds", *labels)
-
-
-def _of_attempt(
-    mask: Callable[[str], str],
-    client: str,
-    model: str,
-    outcome: str,
-    caller: str,
-    stream: bool,
-    operation: str,
-) -> _Additions:
-    model = mask(model)
-    yield 0, ("poolproxy_attempts_total", client, model, outcome)
-    labels = operation, _provider(client), model, "" if outcome == "ok" else outcome
-    yield 1, ("gen_ai_client_operation_duration_seconds", *labels)
-    if stream:
-        yield 2, ("gen_ai_client_operation_time_to_first_chunk_seconds", *labels)
-    for at, kind in enumerate(_TOKENS):
-        yield 3 + at, ("poolproxy_tokens_total", caller, client, model, kind)
+def _told(kind: Key, row: list[float]) -> Iterator[tuple[Key, list[float]]]:
+    """What is told of this row: numbers by name and labels."""
+    took, rest, first = row[_TOOK:_REST], row[_REST:_FIRST], row[_FIRST:]
+    match kind:
+        case "call", path, model, caller, status, end, stream, to, sticky, limit, provider:
+            yield ("poolproxy_requests_total", path, model, caller, status, end), row[:1]
+            yield ("poolproxy_queue_wait_seconds",), rest
+            if stream:
+                yield ("poolproxy_stream_ends_total", end), row[:1]
+            if to:
+                yield ("poolproxy_fallbacks_total", model, to), row[:1]
+            if sticky:
+                yield ("poolproxy_sticky_total", sticky), row[:1]
+            if limit:
+                yield ("poolproxy_limit_refusals_total", caller, limit), row[:1]
+            if operation := OPERATIONS.get(path):
+                labels = operation, provider, model, "" if end == "ok" else end
+                yield ("gen_ai_server_request_duration_seconds", *labels), took
+                if stream:
+                    yield ("gen_ai_server_time_to_first_token_seconds", *labels), first
+        case "attempt", client, model, outcome, caller, stream, operation:
+            yield ("poolproxy_attempts_total", client, model, outcome), row[:1]
+            labels = operation, _provider(client), model, "" if outcome == "ok" else outcome
+            yield ("gen_ai_client_operation_duration_seconds", *labels), took
+            if stream:
+                yield ("gen_ai_client_operation_time_to_first_chunk_seconds", *labels), rest
+            for at, kind_of in enumerate(_TOKENS):
+                yield ("poolproxy_tokens_total", caller, client, model, kind_of), first[at : at + 1]
+        case "reload", result:
+            yield ("poolproxy_reloads_total", result), row[:1]
 
 
 @lru_cache(maxsize=64)  # strangers ask for others, which nothing keeps
@@ -358,6 +310,7 @@ def _asked(endpoint: str) -> tuple[str, str]:
     return path, OPERATIONS.get(path, "")
 
 
+@lru_cache(maxsize=1024)
 def _provider(client: str) -> str:
     """Of an account's label, what is before its masked key or its number."""
     name = client.rpartition("/")[0] or client.partition("#")[0]
@@ -366,54 +319,63 @@ def _provider(client: str) -> str:
 
 def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
     """How things stand, by the facts of each process."""
-    rows: Rows = {("poolproxy_build_info", __version__): [1]}
-
-    def note(number: float, *key: str, how: Callable[[float, float], float] = add) -> None:
-        rows[key] = [how(number, rows.get(key, [0])[0])]
-
+    found = defaultdict[Key, list[float]](list, {("poolproxy_build_info", __version__): [1]})
     for one in facts:
-        note(one["in_flight"], "poolproxy_requests_in_flight")
-        waiting = sum([queue["waiting"] for queue in one["queues"].values()])
-        note(waiting, "poolproxy_requests_waiting")
+        found["poolproxy_requests_in_flight",].append(one["in_flight"])
+        found["poolproxy_requests_waiting",] += [q["waiting"] for q in one["queues"].values()]
         for client in one["clients"]:
             label = client["client"]
-            note(client["in_flight"], "poolproxy_client_in_flight", label)
+            found["poolproxy_client_in_flight", label].append(client["in_flight"])
             if client["leaving"]:
                 continue
-            note(client["permits"] or math.inf, "poolproxy_client_permits", label)
+            found["poolproxy_client_permits", label].append(client["permits"] or math.inf)
             if client["disabled"]:
-                note(1, "poolproxy_client_state", label, "", "disabled")
+                found["poolproxy_client_state", label, "", "disabled"].append(1)
             for model, health in client["models"].items():
-                state = health["state"]
-                note(1, "poolproxy_client_state", label, model, state)
-                if state == "cooling down":
-                    left_s = health.get("for_s", 0)
-                    note(left_s, "poolproxy_cooldown_seconds", label, model, how=max)
-    return rows
+                found["poolproxy_client_state", label, model, health["state"]].append(1)
+                if health["state"] == "cooling down":
+                    found["poolproxy_cooldown_seconds", label, model].append(health.get("for_s", 0))
+    return {
+        key: [max(told) if key[0] == "poolproxy_cooldown_seconds" else sum(told)]
+        for key, told in found.items()
+    }
 
 
-def _hold(path: str, how: int, flags: int = os.O_DIRECTORY) -> bool:
-    """Lock a folder, or a file, until the process ends; False: another process has it."""
-    fd = os.open(path, os.O_RDONLY | flags, 0o600)
+# Of a file's two areas the one that counts, and how much of it. It has holes: they are far apart.
+_HEAD = struct.Struct("QQ")
+_AREA_BYTES = 2**32
+
+
+def _read(fd: int) -> tuple[int, Rows, Values]:
+    """The area that counts, and what is in it, whoever writes into the other one meanwhile."""
+    while head := os.pread(fd, _HEAD.size, 0):
+        area, size = _HEAD.unpack(head)
+        data = os.pread(fd, size, _AREA_BYTES * (1 + area))
+        if head == os.pread(fd, _HEAD.size, 0):
+            return area, *msgspec.msgpack.decode(data, type=tuple[Rows, Values])
+    return 0, {}, {}
+
+
+def _add_to(fd: int, new: Rows) -> None:
+    """Add these rows to those in the file: whoever dies meanwhile leaves it as it was.
+
+    Raises OSError.
+    """
+    until = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.001)
     try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return False
-    return True
-
-
-def _load(path: str, kind: Any) -> Any:
-    """What `_replace` has put there; an empty dictionary if it has not yet."""
-    try:
-        with open(path, "rb") as file:
-            return msgspec.msgpack.decode(file.read(), type=kind)
-    except FileNotFoundError:
-        return {}
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Put the data in the place of what is there; whoever reads sees one or the other."""
-    with open(f"{path}.new", "wb") as file:
-        file.write(data)
-    os.replace(f"{path}.new", path)
+        area, rows, values = _read(fd)
+        _add(rows, new, values)
+        data = msgspec.msgpack.encode((rows, values))
+        if os.pwrite(fd, data, _AREA_BYTES * (2 - area)) < len(data):
+            raise OSError("there is no room")
+        os.pwrite(fd, _HEAD.pack(1 - area, len(data)), 0)
+    finally:
+        fcntl.lockf(fd, fcntl.LOCK_UN)

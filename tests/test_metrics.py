@@ -1,16 +1,19 @@
 """The counts of several processes as one, and what becomes of them when a process ends.
 
-Here each process is a `Metrics`: the locks of slots tell them apart as they do processes.
+Where nothing is to happen at the same time each process is a `Metrics` here.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -22,9 +25,7 @@ from proxy.gateway import Gateway
 from proxy.metrics import FAMILIES, OTHER, RETRY_S, Metrics
 from proxy.record.record import Record
 from proxy.version import __version__
-from tests.support.gateway import run_python
-
-SERVER = "1-2"
+from tests.support.gateway import PATIENCE_S, ROOT, environment
 
 
 def nobody() -> list[dict[str, Any]]:
@@ -64,19 +65,21 @@ def requests(metrics: Metrics) -> Counter[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path
+def fd() -> Iterator[int]:
+    """What a server's workers have in common."""
+    with TemporaryFile(buffering=0) as file:
+        yield file.fileno()
 
 
-def worker(home: Path, server: str = SERVER) -> Metrics:
+def worker(fd: int) -> Metrics:
     made = Metrics(nobody)
-    made.share(str(home), server, nobody)
+    made.share(fd)
     return made
 
 
-def test_any_worker_tells_what_all_have_kept(home: Path) -> None:
+def test_any_worker_tells_what_all_have_kept(fd: int) -> None:
     """Of others what they have written, of itself too."""
-    one, other = worker(home), worker(home)
+    one, other = worker(fd), worker(fd)
     count(one, "mmm")
     count(other, "mn")
     assert requests(one) == requests(other) == {}
@@ -87,62 +90,115 @@ def test_any_worker_tells_what_all_have_kept(home: Path) -> None:
 
 
 DIES = """
-import os, sys
-from proxy.metrics import Metrics
+import os, signal, sys
+from proxy import metrics
 from proxy.record.record import Record
 
-one = Metrics(list)
-one.share(sys.argv[1], sys.argv[2], list)
+one = metrics.Metrics(list)
+one.share(int(sys.argv[1]))
 for _ in range(2):
     one.call(Record("req", endpoint="", arrived=0, model="m"), {"m"})
     one.keep()
 one.call(Record("req", endpoint="", arrived=0, model="m"), {"m"})
-os._exit(0)
+
+def die(fd, data, at):
+    write(fd, data[:20], at)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write, os.pwrite = os.pwrite, die
+one.keep()
 """
 
 
-def test_slot_of_a_dead_worker_goes_to_the_next(home: Path) -> None:
-    """With all that it has written; so there are no more files than workers at once."""
-    stays = worker(home)
-    run_python("-c", DIES, str(home), SERVER)
-    assert requests(stays) == {"m": 2}
-    heir = worker(home)
+def test_counts_of_a_dead_worker_stay(fd: int) -> None:
+    """All that it has kept, though it is killed while it writes; others go on from there."""
+    stays = worker(fd)
+    count(stays)
+    stays.keep()
+    command = [sys.executable, "-c", DIES, str(fd)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), pass_fds=[fd], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert requests(stays) == {"m": 3}
+    heir = worker(fd)
     count(heir)
     heir.keep()
-    assert requests(stays) == {"m": 3}
-    assert heir._slot == os.path.join(heir.folder, "1")
-    assert worker(home)._slot == os.path.join(heir.folder, "2")
+    assert requests(stays) == {"m": 4}
 
 
-def test_folders_of_dead_servers_are_removed_at_the_next_start(home: Path) -> None:
-    """Those in which a worker lives stay, and so does what is not ours."""
-    alive = worker(home, "alive")
-    for name in ("counts-dead", "other"):
-        (home / name).mkdir()
-        (home / name / "0").write_bytes(b"")
-    (home / "counts-file").touch()
-    one = worker(home, "new")
-    assert {path.name for path in home.iterdir()} >= {"counts-alive", "counts-new", "other"}
-    assert not (home / "counts-dead").exists()
-    (home / "counts-late").mkdir()
-    worker(home, "new")  # no start: its server runs already
-    assert (home / "counts-late").exists()
-    assert os.path.exists(alive.folder)
-    assert os.path.exists(one.folder)
+ADDS = """
+import sys
+from proxy.metrics import Metrics
+from proxy.record.record import Record
+
+one = Metrics(list)
+one.share(int(sys.argv[1]))
+sys.stdin.read()
+for number in range(300):
+    one.call(Record("req", endpoint="", arrived=0, model="m"), {"m"})
+    one.keep()
+"""
 
 
-def test_folder_is_its_users_alone(home: Path) -> None:
-    """Models' and callers' names are in it."""
-    folder = Path(worker(home).folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
+@pytest.mark.long
+def test_workers_take_turns(fd: int) -> None:
+    """At the same time, as fast as they can; who looks meanwhile sees numbers that only grow."""
+    with ExitStack() as held:
+        command = [sys.executable, "-c", ADDS, str(fd)]
+        begun = [
+            held.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env=environment(), pass_fds=[fd], stdin=-1)
+            )
+            for _ in range(3)
+        ]
+        one, before = worker(fd), 0
+        for each in begun:
+            assert each.stdin
+            each.stdin.close()
+        while before < 900:
+            found = requests(one)["m"]
+            assert found >= before
+            before = found
+            assert before == 900 or any(each.poll() in (None, 0) for each in begun)
+        assert [each.wait(PATIENCE_S) for each in begun] == [0, 0, 0]
+    assert requests(one) == {"m": 900}
+
+
+HOLDS = """
+import fcntl, sys
+fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_worker_that_stands_still_holds_up_nobody(
+    fd: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lock of all: others tell what was kept, and keep their own when it has gone."""
+    monkeypatch.setattr("proxy.metrics.LOCKED_S", 0.01)
+    one = worker(fd)
+    count(one)
+    one.keep()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(fd)], pass_fds=[fd], stdin=-1, stdout=-1
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"ready\n"
+        count(one)
+        one.keep()
+        assert "lags behind" in caplog.text
+        assert requests(one) == {"m": 1}
+        other.communicate()
+    one.keep()
+    assert requests(one) == {"m": 2}
 
 
 def test_values_stay_what_they_were_whoever_is_asked(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers have seen other models each; the first that were told of stay, others are `other`."""
     monkeypatch.setattr("proxy.metrics.MOST_VALUES", 20)
-    workers = [worker(home) for _ in range(2)]
+    workers = [worker(fd) for _ in range(2)]
     before = Counter[str]()
     for step in range(3):
         for number, one in enumerate(workers):
@@ -158,44 +214,33 @@ def test_values_stay_what_they_were_whoever_is_asked(
 
 
 def test_full_disk_keeps_counts_in_memory(
-    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    fd: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning, and no number is lost: they are told when there is room again."""
-    one = worker(home)
+    one = worker(fd)
     count(one)
     one.keep()
-    blocked = Path(f"{one._slot}.new")
-    blocked.mkdir()  # in the way of the file, for root too
     count(one)
-    with caplog.at_level(logging.WARNING):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(os, "pwrite", lambda _fd, data, _at: len(data) - 1)
         now = one.keep() - RETRY_S
     assert now > 0
     assert "lags behind" in caplog.text
     assert requests(one) == {"m": 1}
-    blocked.rmdir()
     one.keep()
     assert requests(one) == {"m": 2}
 
 
-def test_nothing_is_written_while_nothing_is_counted(home: Path) -> None:
-    """An idle server leaves its disk alone."""
-    one = worker(home)
+def test_nothing_is_written_while_nothing_is_counted(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle server leaves the file alone."""
+    one = worker(fd)
     count(one)
     one.keep()
-    before = os.stat(one._slot).st_mtime_ns, os.stat(one._slot).st_ino
+    monkeypatch.setattr(os, "pwrite", None)
     one.keep()
-    assert (os.stat(one._slot).st_mtime_ns, os.stat(one._slot).st_ino) == before
-
-
-def test_scrapes_take_turns(home: Path) -> None:
-    """Which names a label has is decided by one at a time."""
-    one = worker(home)
-    count(one)
-    one.keep()
-    path = Path(one.folder, "values.lock")
-    requests(one)
-    with path.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more
+    assert requests(one) == {"m": 1}
 
 
 def test_text_is_complete_without_any_call() -> None:
@@ -277,13 +322,13 @@ def test_facts_of_a_gateway_are_told() -> None:
     assert found["poolproxy_requests_in_flight{}"] == 0
 
 
-def test_who_did_not_answer_or_is_another_servers_is_left_out(home: Path) -> None:
+def test_who_did_not_answer_or_is_another_servers_is_left_out(fd: int) -> None:
     """As `ask_all` has them."""
     facts = gateway_of().facts()
-    one = Metrics(nobody)
+    one = worker(fd)
     answers = [{"pid": 1, "error": "no answer from worker 1: timed out"}, facts, None]
-    one.share(str(home), SERVER, lambda: [a for a in answers if a])
-    answers[2] = {**facts, "counts": one.folder, "in_flight": 5}
+    one.ask = lambda: [a for a in answers if a]
+    answers[2] = {**facts, "counts": one.shared, "in_flight": 5}
     assert samples(one)["poolproxy_requests_in_flight{}"] == 5
 
 

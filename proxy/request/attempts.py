@@ -268,33 +268,32 @@ class Attempts:
 
     def _acquire(self) -> Pausing[Lease]:
         asked_at, record = self._waits.now(), self._call.record
-        while True:
-            until = min(self._waits.pause_at, self._waits.deadline)
-            try:
-                lease = self._pool.acquire(self._ticket, self._routes, until)
-            except ProxyError as error:
-                record.waited_s += self._waits.now() - asked_at
-                if not isinstance(error, (PoolError, ModelNotFound)):  # there is nobody to wait
-                    raise
-                unserved: ProxyError = error
-                break
-            now = self._waits.now()
-            if now >= self._waits.deadline:
+        try:
+            while True:
+                until = min(self._waits.pause_at, self._waits.deadline)
+                try:
+                    lease = self._pool.acquire(self._ticket, self._routes, until)
+                except (PoolError, ModelNotFound) as error:
+                    unserved: ProxyError = error
+                    break
+                now = self._waits.now()
+                if now >= self._waits.deadline:
+                    if lease is not None:
+                        lease.release()
+                    unserved = self._waits.out_of_time()
+                    break
                 if lease is not None:
-                    lease.release()
-                record.waited_s += now - asked_at
-                unserved = self._waits.out_of_time()
-                break
-            if lease is not None:
-                lease.client = self._registry.own(lease.client)
-                self._attempt = Attempt(lease.client.label, lease.model)
-                self._attempt.began_s, self._attempt.waited_s = now - record.arrived, now - asked_at
-                record.waited_s += self._attempt.waited_s
-                if record.is_kept is None:
-                    record.is_kept = self._ticket.is_kept
-                record.attempts.append(self._attempt)
-                return lease
-            yield
+                    lease.client = self._registry.own(lease.client)
+                    self._attempt = Attempt(lease.client.label, lease.model)
+                    self._attempt.began_s = now - record.arrived
+                    self._attempt.waited_s = now - asked_at
+                    if record.is_kept is None:
+                        record.is_kept = self._ticket.is_kept
+                    record.attempts.append(self._attempt)
+                    return lease
+                yield
+        finally:
+            record.waited_s += self._waits.now() - asked_at
         raise self._failed().final(unserved)
 
     def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:

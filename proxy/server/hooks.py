@@ -53,7 +53,7 @@ class Hooks:
     def on_starting(self, server: Any) -> None:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
-        orders.opened()
+        orders.opened(orders.ORDERS), orders.opened(orders.COUNTS)
         systemd.expect_workers(server)
         server.handle_term = partial(self._announce_stop, server, server.handle_term)
         if _is_ours(server.app):
@@ -181,7 +181,7 @@ class Hooks:
                 gateway,
                 port=ports[0] if ports else self._source.config.port,
                 instance=str(worker.ppid),
-                orders_fd=orders.opened(),
+                orders_fd=orders.opened(orders.ORDERS),
                 control_dir=self._source.config.control_dir,
                 woken=worker.log.reopen_files,
             )

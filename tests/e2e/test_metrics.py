@@ -267,19 +267,34 @@ def test_killed_workers_and_reloads_take_nothing_back(upstream: Upstream, worker
 
 @pytest.mark.long
 def test_next_server_begins_at_zero_and_leaves_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    """The folder of the last one is gone then, and its slots with it."""
+    """All that it has counted ends with it."""
     config = config_of(upstream, **{"control-dir": str(tmp_path)})
     tmp_path.chmod(0o700)
-    folders = []
     for _ in range(3):
         with Gateway(config, workers=2) as gateway:
             assert Scrape(gateway).sum("poolproxy_requests_total") == 0
             gateway.chat("one", headers={"x-request-id": "n-1"})
             assert Scrape(gateway).sum("poolproxy_requests_total") == 1
-            found = [path.name for path in tmp_path.glob("counts-*")]
-            assert len(found) == 1
-            folders += found
-    assert len(set(folders)) == 3
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_server_that_starts_takes_nothing_from_another(upstream: Upstream, tmp_path: Path) -> None:
+    """Though it has no worker at that moment: all were killed. Both have the same `control-dir`."""
+    config = config_of(upstream, **{"control-dir": str(tmp_path)})
+    tmp_path.chmod(0o700)
+    with Gateway(config, workers=2) as gateway:
+        gateway.chat("one", headers={"x-request-id": "n-1"})
+        before = Scrape(gateway)
+        os.kill(gateway.pid, signal.SIGSTOP)
+        workers = gateway.workers()
+        for worker in workers:
+            gateway.kill(worker)
+        with Gateway(config) as other:
+            assert Scrape(other).sum("poolproxy_requests_total") == 0
+        os.kill(gateway.pid, signal.SIGCONT)
+        wait_for(lambda: len(gateway.workers() - workers) == 2, lambda: f"{gateway.workers()}")
+        Scrape(gateway).check_grown(before)
 
 
 def statuses(gateway: Gateway) -> list[dict[str, Any]]:
@@ -325,6 +340,7 @@ def test_gauges_tell_of_all_workers_that_answer(upstream: Upstream) -> None:
         def by_worker() -> dict[int, int]:
             return {one["pid"]: one["in_flight"] for one in statuses(gateway)}
 
+        wait_for(lambda: len(by_worker()) == 2)
         while min(by_worker().values()) == 0:  # the kernel chooses who takes a request
             assert sum(by_worker().values()) < 20
             held.enter_context(gateway.open("POST", CHAT, asked("one", stream=True)))

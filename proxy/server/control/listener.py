@@ -20,7 +20,6 @@ from ...errors import ConfigError
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
 from ...status import worker
-from ...version import __version__
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
@@ -77,15 +76,11 @@ class Control:
             )
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
-        if self._path and gateway.metrics is not None and gateway.is_standalone:
-            # The file of orders is the server's, and that of the next one in an upgrade.
-            server = f"{__version__}-{os.fstat(orders_fd).st_ino}"
-            asked: Any = {"control_dir": control_dir, "timeout_s": FACTS_TIMEOUT_S}
-            ask = partial(ask_all, port, {"do": "status"}, **asked)
-            try:
-                gateway.metrics.share(os.path.dirname(self._path), server, ask)
-            except OSError as error:
-                log.warning("worker %s tells metrics of its own: %s", os.getpid(), error)
+        if gateway.metrics is not None and gateway.is_standalone:
+            gateway.metrics.share(orders.opened(orders.COUNTS))
+            if self._path:
+                asked: Any = {"control_dir": control_dir, "timeout_s": FACTS_TIMEOUT_S}
+                gateway.metrics.ask = partial(ask_all, port, {"do": "status"}, **asked)
         # The socket listens already, so that an order given now is in the file or comes by it.
         self._obey_orders()
         self._stopped, self._stop = socket.socketpair()

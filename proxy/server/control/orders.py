@@ -2,6 +2,7 @@
 
 They are in a file without a name, which each worker inherits, and so does the server that takes
 this one's place in an upgrade (SIGUSR2). So no other server sees them, and nothing is left of them.
+What metrics count is in another one.
 """
 
 from __future__ import annotations
@@ -13,25 +14,29 @@ from functools import cache
 
 import msgspec
 
-# In an upgrade the old server tells the new one the file's descriptor in this variable.
-_VARIABLE = "POOLPROXY_ORDERS"
+from ...version import __version__
+
+# In an upgrade the old server tells the new one the files' descriptors in these variables. Another
+# version may count otherwise.
+ORDERS, COUNTS = "POOLPROXY_ORDERS", f"POOLPROXY_COUNTS_{__version__}"
 
 
 @cache
-def opened() -> int:
-    """The descriptor of the file. The first call, before any fork, opens it; raises OSError."""
-    if inherited := os.environ.pop(_VARIABLE, ""):
+def opened(variable: str) -> int:
+    """The descriptor of a file. The first call, before any fork, opens it; raises OSError."""
+    if inherited := os.environ.pop(variable, ""):
         return int(inherited)
     if hasattr(os, "memfd_create"):  # Linux: there need be no directory that can be written to
-        return os.memfd_create("poolproxy-orders")
+        return os.memfd_create(variable)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
 def hand_over(environ: MutableMapping[str, str]) -> None:
-    """Let the process that this one becomes have the file, with `environ`."""
-    os.set_inheritable(opened(), True)
-    environ[_VARIABLE] = str(opened())
+    """Let the process that this one becomes have the files, with `environ`."""
+    for variable in (ORDERS, COUNTS):
+        os.set_inheritable(opened(variable), True)
+        environ[variable] = str(opened(variable))
 
 
 def read(fd: int) -> list[str]:
