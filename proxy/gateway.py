@@ -127,26 +127,23 @@ class Gateway:
 
     def need_ledger(self) -> Ledger | None:
         """The ledger, for a day limit: kept from now on, whatever `usage` says. None: nowhere."""
-        if not self._needs_ledger:
-            self.set_ledger(is_needed=True)
+        self._needs_ledger = True
+        if self.ledger is None:
+            self.set_ledger()
         return self.ledger
 
-    def set_ledger(self, *, is_needed: bool = False) -> None:
+    def set_ledger(self) -> None:
         """Have a ledger if the configuration asks for one, or a day limit needs it."""
-        config, new, folder = self.config, None, ""
-        needs = is_needed or self._needs_ledger or any(one.has_day_limit for one in config.callers)
-        if config.usage or needs:
+        config, folder = self.config, ""
+        if config.usage or self._needs_ledger or any(one.has_day_limit for one in config.callers):
             from .ledger import Ledger, default_dirs  # SQLite: for nobody else
 
             folder = config.state_dir or (self.is_standalone and default_dirs(config.path)[0]) or ""
         with self._ledger_lock:
             old = self.ledger
-            if old is not None and old.folder == folder:
-                new, old.days = old, config.usage_days
-            elif folder:
-                new = Ledger(folder, config.usage_days, self.clock)
-            self.ledger, self._needs_ledger = new, is_needed or self._needs_ledger
-        if old is not None and old is not new:
+            if old is None or (old.folder, old.days) != (folder, config.usage_days):
+                self.ledger = Ledger(folder, config.usage_days, self.clock) if folder else None
+        if old is not None and old is not self.ledger:
             old.close()
 
     def keep(

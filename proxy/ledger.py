@@ -15,11 +15,12 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from concurrent import futures
 from contextlib import closing, suppress
 from datetime import date
+from functools import partial
 from hashlib import sha256
 from operator import add
 from typing import Any, BinaryIO, TypeAlias
@@ -33,7 +34,6 @@ from .record.record import MAX_MODEL_CHARS, Record
 FILE = "usage.sqlite"
 FLUSH_S = 2.0
 BUSY_S = 2.0  # for other processes' transactions: the worst of four took 258 ms
-CLOSE_S = 10.0  # for a transaction that is under way, and one behind it
 
 # So many rows wait to be written. Past it models, clients and ends are "other".
 MAX_ROWS = 10_000
@@ -68,7 +68,7 @@ log = logging.getLogger("proxy.ledger")
 
 _threads = HelperThreads("poolproxy-ledger", 4)
 
-_no_fork = threading.Lock()  # held while a file is open: SQLite's locks do not survive a fork
+_no_fork = threading.Lock()  # held while the file is open: SQLite's locks do not survive a fork
 
 
 def default_dirs(path: str) -> list[str]:
@@ -97,10 +97,9 @@ class Ledger:
     def _begin(self) -> None:
         self._lock = threading.Lock()  # guards _rows, _spent
         self._rows: _Rows = {}  # not written yet
-        self._spent: _Spent | None = None  # by the file and _rows; None: nobody asks
-        self._is_read = threading.Event()  # once for all that ask
-        self._task: Task[None] | None = None  # while a thread writes, or soon will
-        self._hurry = threading.Event()
+        self._is_asked = False  # what callers have spent
+        self._spent: _Spent | None = None  # by the file and _rows, once it is asked
+        self._task: object = None  # of the thread that writes, while there is one
 
     def add(self, record: Record, known: Collection[str]) -> None:
         """Count a request that is over. `known`: the models there are, as strangers name others."""
@@ -130,89 +129,80 @@ class Ledger:
         Requests that came to no client do not count. The first call in a process reads the file,
         and those beside it wait for that. From then on a helper thread does, each FLUSH_S.
         """
+        self._is_asked = True
         with self._lock:
-            if is_first := self._spent is None:
-                self._spent = _spend({}, self._rows)
+            is_first = self._spent is None
         if is_first:
-            try:
-                self._write()
-            finally:
-                self._is_read.set()
-        self._is_read.wait(BUSY_S)
+            self.flush(is_first=True)
         self.begin()
         with self._lock:
             spent = self._spent or {}
         return spent.get((self._today(), _text(str(caller.identity))), (0, 0))
 
     def begin(self) -> None:
-        """Have a thread write what there is, unless one is about to. Does not block."""
+        """Have a thread write what there is, unless there is one. Does not block."""
         with self._lock:
             if self._task is not None:
                 return
-            self._task = task = Task(self._run)
+            self._task = task = object()
         try:
-            _threads.start(task)
+            _threads.start(Task(partial(self._run, task)))
         except RuntimeError:  # none can be had; who comes next tries again
             self._task = None
 
-    def flush(self) -> None:
-        """Write what there is, if need be in this thread. Blocks for CLOSE_S at most."""
-        self._hurry.set()
-        if (task := self._task) is None:
-            self._write()
-        else:
-            futures.wait([task], CLOSE_S)
-        self._hurry.clear()
+    def _run(self, task: object) -> None:
+        """In a helper thread: write, and go on until there is nothing to be done for a while."""
+        while self._task is task:
+            self.flush(task)
+            time.sleep(FLUSH_S)
+            with self._lock:
+                if self._task is task and not (self._rows or self._is_asked):
+                    self._task = None
 
     def close(self) -> None:
         """Write what there is, and leave the instance. Who comes later begins again."""
         with self._lock:
-            is_behind = bool(self._rows or self._task)
+            is_behind = self._rows or self._task
+            self._task, self._is_asked, self._spent = None, False, None
         if is_behind:
             self.flush()
         if self._share is not None:
             self._share.close()
             self._share = None
 
-    def _run(self) -> None:
-        """In a helper thread: write, and go on until there is nothing to be done for a while."""
-        while True:
-            self._write()
-            if is_last := self._hurry.wait(FLUSH_S):
-                self._write()
+    def flush(self, task: object = None, *, is_first: bool = False) -> None:
+        """Add the rows to the file; if that fails they stay. Blocks.
+
+        Does nothing if another `task` writes by then, or `is_first` and it is read already.
+        """
+        failure: Exception | None = None
+        with _no_fork:  # one at a time
             with self._lock:
-                if is_last or not (self._rows or self._spent is not None):
-                    self._task = None
+                if task not in (None, self._task) or (is_first and self._spent is not None):
                     return
-
-    def _write(self) -> None:
-        """Add the rows to the file. If that fails they stay."""
-        with self._lock:
-            rows, self._rows = self._rows, {}
-            is_asked = self._spent is not None
-        try:
-            spent = self._store(rows, is_asked=is_asked)
-        except (OSError, sqlite3.Error) as error:
+                rows, self._rows = self._rows, {}
+            found: _Spent = {}
+            try:
+                found = self._store(rows)
+            except (OSError, sqlite3.Error) as error:
+                failure = error
             with self._lock:
-                _merge(self._rows, rows)
-            if not self._is_failing:
-                self._is_failing = True
-                log.warning("usage is not kept in %s as long as this lasts: %s", self.folder, error)
-            return
-        if is_asked:
-            with self._lock:
-                self._spent = _spend(spent, self._rows)
-        if self._is_failing:
-            self._is_failing = False
-            log.warning("usage is kept in %s again", self.folder)
+                if failure is not None:
+                    _merge(self._rows, rows)
+                if self._is_asked and (failure is None or self._spent is None):
+                    self._spent = _spend(found, self._rows)
+        if self._is_failing != (failure is not None):
+            self._is_failing = failure is not None
+            how = f" as long as this lasts: {failure}" if failure else " again"
+            log.warning("usage is %skept in %s%s", "not " if failure else "", self.folder, how)
 
-    def _store(self, rows: _Rows, *, is_asked: bool) -> _Spent:
+    def _store(self, rows: _Rows) -> _Spent:
         """One transaction; returns what is spent, if it is asked. Raises OSError, sqlite3.Error."""
         os.makedirs(self.folder, 0o700, exist_ok=True)
         with suppress(FileExistsError):  # for nobody else to read
             os.close(os.open(os.path.join(self.folder, FILE), os.O_CREAT | os.O_EXCL, 0o600))
         today = self._today()
-        with _no_fork, closing(_opened(self.folder)) as file, file:
+        with closing(_opened(self.folder)) as file, file:
             with suppress(sqlite3.OperationalError):  # another process is about to: a turn will do
                 file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
@@ -223,7 +213,7 @@ class Ledger:
             if today != self._pruned_on:
                 file.execute(_PRUNE, [self.days])
                 self._pruned_on = today
-            found = file.execute(_SPENT, [today]) if is_asked else ()
+            found = file.execute(_SPENT, [today]) if self._is_asked else ()
             return {(today, caller): (requests, tokens) for caller, requests, tokens in found}
 
     def _join(self) -> None:

@@ -16,15 +16,22 @@ from .terminal import Exit, Failure, table
 
 def usage(args: argparse.Namespace) -> int:
     """Print the sums that are asked for; raises Failure, ConfigError."""
-    from ..ledger import SUMS, report  # SQLite: no other command needs it
+    from ..ledger import FILE, SUMS, default_dirs, report  # SQLite: no other command needs it
 
-    by = args.by.split(",")
+    by, wrong = args.by.split(","), None
     try:
-        rows = report(_folder(args.file), since=args.since, by=by)
-    except ValueError as error:
-        raise Failure(str(error), Exit.CONFIG) from error
-    except OSError as error:
-        raise Failure(str(error)) from error
+        config = load_config(args.file, or_built_in=True)
+        places = [config.state_dir] if config.state_dir else default_dirs(config.path)
+    except ConfigError as error:  # of variables that the server has, and who asks has not
+        wrong, places = error, default_dirs(args.file or default_path())
+    found = [place for place in places if os.path.exists(os.path.join(place, FILE))]
+    if not found:
+        raise wrong or Failure(f"there is no ledger in {', '.join(places)}: is `usage` on?")
+    try:
+        rows = report(found[0], since=args.since, by=by)
+    except (OSError, ValueError) as error:
+        is_asked_wrong = isinstance(error, ValueError)
+        raise Failure(str(error), Exit.CONFIG if is_asked_wrong else Exit.FAILED) from error
     names = [*by, *SUMS]
     if args.json:
         print(json.dumps(rows, indent=2))
@@ -37,19 +44,3 @@ def usage(args: argparse.Namespace) -> int:
         cells = [[printable(str(row[name])) or "-" for name in names] for row in rows]
         print(table(head, cells, right=range(len(by), len(names))))
     return Exit.OK
-
-
-def _folder(file: str | None) -> str:
-    """Where the ledger is; raises Failure, ConfigError."""
-    from ..ledger import FILE, default_dirs
-
-    wrong: Exception | None = None
-    try:
-        config = load_config(file, or_built_in=True)
-        places = [config.state_dir] if config.state_dir else default_dirs(config.path)
-    except ConfigError as error:  # of variables that the server has, and who asks has not
-        wrong, places = error, default_dirs(file or default_path())
-    for place in places:
-        if os.path.exists(os.path.join(place, FILE)):
-            return place
-    raise wrong or Failure(f"there is no ledger in {', '.join(places)}: is `usage` on?")
