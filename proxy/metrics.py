@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 # A worker adds its rows to the file so often, or as often as takes a twentieth of its time; where
-# it can't (the disk is full, or who has the lock for so long does not go on) it tries again later.
-INTERVAL_S, RETRY_S, LOCKED_S = 0.2, 30.0, 1.0
+# it can't (there is no room) it tries again later.
+INTERVAL_S, RETRY_S = 0.2, 30.0
 # A label's values beyond these are `other`: each costs memory, here and in Prometheus.
 MOST_VALUES, MOST_CALLERS, OTHER = 500, 200, "other"
 
@@ -134,7 +134,7 @@ class Metrics:
     def keep(self) -> float:
         """Add what is new to the file; returns the monotonic moment at which to do so again.
 
-        For one thread. Blocks for LOCKED_S at most.
+        For one thread. Blocks while another process does the same.
         """
         began = time.monotonic()
         if self._fd >= 0:
@@ -232,17 +232,8 @@ class Metrics:
             found[name].add_metric(labels, *told)
         yield from found.values()
 
-    def text(self) -> bytes:
-        """All metrics as text. Asks other processes; raises OSError."""
-        from prometheus_client import generate_latest
 
-        registry: Any = self
-        return generate_latest(registry)
-
-
-def _observe(
-    row: list[float], at: int, seconds: float, bounds: tuple[float, ...] = _DOUBLING_S
-) -> None:
+def _observe(row: list[float], at: int, seconds: float, bounds: Any = _DOUBLING_S) -> None:
     """Add to the histogram at this place in a row."""
     row[at + bisect_left(bounds, seconds)] += 1
     row[at + len(bounds) + 1] += seconds
@@ -359,17 +350,9 @@ def _read(fd: int) -> tuple[int, Rows, Values]:
 def _add_to(fd: int, new: Rows) -> None:
     """Add these rows to those in the file: whoever dies meanwhile leaves it as it was.
 
-    Raises OSError.
+    Raises OSError. Who is stopped with the lock is killed by the server before long.
     """
-    until = time.monotonic() + LOCKED_S
-    while True:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.001)
+    fcntl.lockf(fd, fcntl.LOCK_EX)
     try:
         area, rows, values = _read(fd)
         _add(rows, new, values)
