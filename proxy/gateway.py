@@ -164,10 +164,7 @@ class Gateway:
             if error is not None:
                 known = error if isinstance(error, ProxyError) else shortage.recognised(error)
                 if known is not None:
-                    record.status = known.status
-                    record.end = known.code or str(known.status)
-                    if isinstance(known, CallerLimitReached):
-                        record.limit = known.limit
+                    record.failed(known)
             record.close(self.clock.monotonic())
             self.count(record)
             if self.ledger is not None:

@@ -180,7 +180,7 @@ MUTANTS = [
        "return None if plain == request else plain", "return None",
        "dialects/test_third_dialect.py::test_refused_reasoning_is_left_out"),
     _m("a failed call has no end in its record", "gateway.py",
-       "record.end = known.code or str(known.status)", "pass",
+       "record.failed(known)", "pass",
        "test_gateway.py", "-k", "in_the_record"),
     _m("a closed stream releases nothing", "request/stream.py",
        "or self._end\n        self._held.close()", "or self._end",

@@ -75,7 +75,8 @@ def test_a_call_is_served_without_flask() -> None:
     [
         (Caller("c", models=["n"]), None, ModelNotFound, 404, "model_not_found"),
         (ANYONE, error(400, "No.", code="bad"), UpstreamError, 400, "bad"),
-        (ANYONE, error(500), UpstreamError, 500, "500"),
+        # Beside the status, which would be the same word.
+        (ANYONE, error(500), UpstreamError, 500, "upstream_error"),
     ],
 )
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -241,7 +241,7 @@ class Exchange:
         """Whatever an endpoint raised as a response, in the caller's dialect."""
         known = in_our_terms(error, self.record)
         if self.record.ended is None:  # it did not become a call
-            self.record.status, self.record.end = known.status, known.code or str(known.status)
+            self.record.failed(known)
             self.gateway.count(self.record)
         return self.reply(
             self.dialect.error(known, self.request_id),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import ProxyError
+from ..errors import CallerLimitReached, ProxyError
 from ..wire.chat import Usage
 
 if TYPE_CHECKING:
@@ -148,6 +148,12 @@ class Record:
         """Note that an attempt is over, after its lease was given back."""
         attempt.seconds = now - self.arrived - attempt.began_s
         self.tell("attempt_ended", self, attempt)
+
+    def failed(self, error: ProxyError) -> None:
+        """Note what it ended with, as the caller is told."""
+        self.status, self.end = error.status, error.code or error.type
+        if isinstance(error, CallerLimitReached):
+            self.limit = error.limit
 
     @property
     def usage(self) -> Usage | None:
