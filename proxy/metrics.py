@@ -320,9 +320,11 @@ def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
             if client["leaving"]:
                 continue
             found["poolproxy_client_permits", label].append(client["permits"] or math.inf)
+            models = {**client["models"]}
             if client["disabled"]:
-                found["poolproxy_client_state", label, "", "disabled"].append(1)
-            for model, health in client["models"].items():
+                models[""] = {"state": "disabled"}
+            for model, own in models.items():
+                health = models.get("", own)  # what holds for an account as a whole holds for each
                 found["poolproxy_client_state", label, model, health["state"]].append(1)
                 if health["state"] == "cooling down":
                     found["poolproxy_cooldown_seconds", label, model].append(health.get("for_s", 0))

@@ -310,9 +310,21 @@ def test_how_things_stand_is_summed_over_processes() -> None:
     assert found["poolproxy_client_permits{client=alpha}"] == 9
     assert "poolproxy_client_permits{client=gone}" not in found
     assert found["poolproxy_client_state{client=alpha,model=up,state=cooling down}"] == 2
-    assert found["poolproxy_client_state{client=alpha,model=up,state=ready}"] == 1
     assert found["poolproxy_client_state{client=alpha,model=,state=disabled}"] == 1
+    assert found["poolproxy_client_state{client=alpha,model=up,state=disabled}"] == 1
     assert found["poolproxy_cooldown_seconds{client=alpha,model=up}"] == 9
+
+
+def test_account_that_is_out_is_so_for_each_of_its_models() -> None:
+    """Who asks for accounts that are ready for a model finds none that cannot serve it."""
+    (alpha, _), out = gateway_of().facts()["clients"], {"state": "out of service", "failures": 1}
+    facts = {**gateway_of().facts(), "clients": [alpha]}
+    name = "poolproxy_client_state{client=alpha,model="
+    for health, told in (({}, "ready"), ({"": out}, "out of service")):
+        alpha["models"] = {**health, "up": {"state": "ready", "failures": 0}}
+        found = samples(Metrics(lambda: [facts]))
+        states = {row.removeprefix(name): number for row, number in found.items() if name in row}
+        assert states == {f"{model},state={told}}}": 1 for model in ("up", *health)}
 
 
 def test_facts_of_a_gateway_are_told() -> None:
