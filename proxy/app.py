@@ -26,9 +26,12 @@ def create_app(
     A file that changes is in force within 2 s. In a server with our settings, and without `config`,
     it is the server's configuration: one that cannot be served keeps no new worker from starting.
     """
-    if config is None:
-        is_served = SERVED and SERVED[0].config.path == default_path()
-        config = SERVED[0] if is_served else ConfigSource(partial(load_config, None))
+    if config is None and SERVED and SERVED[0].config.path == default_path():
+        config = SERVED[0]
+    elif isinstance(config, Config):
+        config = ConfigSource.of(config)
+    elif not isinstance(config, ConfigSource):
+        config = ConfigSource(partial(load_config, config))
     app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config, auto_reload=True)
     _ = proxy.collector  # calls are counted from the first one on

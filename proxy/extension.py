@@ -23,9 +23,10 @@ from flask.globals import app_ctx
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
 from .calls import PythonCall, Stream, to_json
-from .config import Caller, Config, ConfigSource, load_config
+from .config import Caller, Config, ConfigSource, Seen, load_config, names
 from .dialects.chat import CHAT
 from .dialects.embeddings import EMBEDDINGS
+from .errors import ConfigError
 from .gateway import Gateway
 from .net.helpers import HelperThreads, Task
 from .record.record import Attempt, Record
@@ -285,13 +286,28 @@ class Proxy:
             source = app.config.get(key)
             if source and isinstance(source, (str, os.PathLike)):
                 source = os.path.join(app.root_path, source)
-        if not isinstance(source, (Config, ConfigSource)):
-            source = ConfigSource(partial(load_config, source))
+        if isinstance(source, Config):
+            _check_place(source)
+        elif not isinstance(source, ConfigSource):  # which `create_app` has made
+            source = ConfigSource(partial(_read, source))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.tell = self._signals.tell
         if self._collector is not None:
             gateway.follow(self._collector)
         return gateway
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None, seen: Seen) -> Config:
+    return _check_place(load_config(source, seen))
+
+
+def _check_place(config: Config) -> Config:
+    """Itself; raises ConfigError where callers' usage of a day would have no place."""
+    limited = [caller.name for caller in config.callers if caller.has_day_limit]
+    if limited and not config.state_dir:
+        text = "a limit per day needs a `state-dir` in an application: usage is kept there"
+        raise ConfigError([f"{config.path or 'config'}: api-keys: {names(limited)}: {text}"])
+    return config
 
 
 class CallSignals:

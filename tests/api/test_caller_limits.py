@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from proxy import Caller, CallerLimitReached, Proxy, create_app
+from proxy import Caller, CallerLimitReached, ConfigError, Proxy, create_app
 from proxy.api.endpoints import DIALECTS
 from proxy.config import load_config
 from proxy.gateway import Gateway
@@ -314,6 +314,31 @@ def test_callers_of_an_application_have_limits(upstream: Upstream) -> None:
         with pytest.raises(CallerLimitReached), proxy.stream(**ASKED, caller=ann):
             pass
         proxy.chat(**ASKED, caller="ben")
+
+
+def test_configured_limit_per_day_without_a_place_is_refused(tmp_path: Path) -> None:
+    """By an application, at its start and when it reads again. A server has a place of its own."""
+    caller = {"name": "ci", "key": "caller-0123456789-dddd"}
+    limited = {"demo": [{}], "api-keys": [{**caller, "tokens-per-day": 5}]}
+    said = "api-keys: ci: a limit per day needs a `state-dir`"
+    for config in (limited, load_config(limited)):
+        with pytest.raises(ConfigError, match=said):
+            Proxy(config)
+        app = Flask("theirs")
+        app.config["POOLPROXY_CONFIG"] = config
+        with pytest.raises(ConfigError, match=said):
+            Proxy().init_app(app)
+        assert create_app(config)
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"demo": [{}]}))
+    with Proxy(path) as proxy:
+        path.write_text(json.dumps(limited))
+        with pytest.raises(ConfigError, match=f"{path}: {said}"):
+            proxy.reload()
+        assert proxy.config.callers == ()
+        assert proxy.gateway.reloader.problems
+        path.write_text(json.dumps({**limited, "state-dir": str(tmp_path)}))
+        assert "ci" in proxy.reload()
 
 
 def test_a_limit_per_day_needs_a_place_for_the_ledger(
