@@ -75,8 +75,8 @@ def test_a_call_is_served_without_flask() -> None:
     [
         (Caller("c", models=["n"]), None, ModelNotFound, 404, "model_not_found"),
         (ANYONE, error(400, "No.", code="bad"), UpstreamError, 400, "bad"),
-        # Beside the status, which would be the same word.
         (ANYONE, error(500), UpstreamError, 500, "upstream_error"),
+        (ANYONE, error(400, "No.", code="400"), UpstreamError, 400, "upstream_error"),
     ],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -104,6 +104,7 @@ def test_what_fails_is_in_the_record(
             raise AssertionError("it was served")
         told = (record.caller, record.model, record.stream, record.status, record.end)
         assert told == (caller.name, "m", is_stream, status, end)
+        assert f"{status} {status}" not in record.line()
         assert record.ended is not None
         assert sum(facts["in_flight"] for facts in gateway.pool.snapshot()) == 0
 

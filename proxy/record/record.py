@@ -66,7 +66,7 @@ class Attempt:
 
     def failed(self, error: ProxyError) -> None:
         """Note what it ended with, an error that hides its secrets."""
-        self.reason = error.code or "error"
+        self.reason = _word(error) or "error"
         self.message = error.message[:MAX_MESSAGE_CHARS]
 
 
@@ -151,7 +151,7 @@ class Record:
 
     def failed(self, error: ProxyError) -> None:
         """Note what it ended with, as the caller is told."""
-        self.status, self.end = error.status, error.code or error.type
+        self.status, self.end = error.status, _word(error) or error.type
         if isinstance(error, CallerLimitReached):
             self.limit = error.limit
 
@@ -175,7 +175,7 @@ class Record:
 
     def call(self) -> Call:
         """The record as plain data."""
-        since = self._since_arrival
+        since = self.since_arrival
         return Call(
             id=self.mask(self.request_id),
             endpoint=self.mask(self.endpoint),
@@ -193,7 +193,8 @@ class Record:
             bytes_out=self.bytes_out,
         )
 
-    def _since_arrival(self, moment: float | None) -> float | None:
+    def since_arrival(self, moment: float | None) -> float | None:
+        """In seconds; None: it has not come."""
         return None if moment is None else moment - self.arrived
 
     def dropped_text(self) -> str:
@@ -232,6 +233,11 @@ class Record:
         if self.dropped:
             line += f" dropped={_quoted(self.mask(self.dropped_text()))}"
         return line
+
+
+def _word(error: ProxyError) -> str | None:
+    """The error's code, unless that is its status once more: some upstreams have no other."""
+    return None if error.code == str(error.status) else error.code
 
 
 def _quoted(text: str) -> str:

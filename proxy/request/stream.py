@@ -111,7 +111,7 @@ class StreamBody:
     def _failed(self, error: ProxyError) -> bytes:
         if self._relay is not None:
             self._opening.interrupted(error)
-        self._end = error.code or error.type
+        self._end = error.code or str(error.status)  # as the caller was told 200
         return self._writer.fail(error)
 
     def _next_write(self) -> bytes:
