@@ -62,10 +62,8 @@ FAMILIES = {
     "gen_ai_server_request_duration_seconds": (_GEN_AI, "From a request's arrival to its end"),
     "gen_ai_server_time_to_first_token_seconds": (_GEN_AI, "To a stream's first event"),
     "gen_ai_client_operation_duration_seconds": (_GEN_AI, "From an attempt's beginning to its end"),
-    "gen_ai_client_operation_time_to_first_chunk_seconds": (
-        _GEN_AI, "From an attempt's beginning to its stream's first event",
-    ),
-}  # fmt: skip
+    "gen_ai_client_operation_time_to_first_chunk_seconds": (_GEN_AI, "To its stream's first event"),
+}
 LABELS = {name: labels.split() for name, (labels, _) in FAMILIES.items()}
 
 _DOUBLING_S = tuple(round(0.01 * 2**n, 2) for n in range(14))
@@ -159,7 +157,7 @@ class Metrics:
 
     def call(self, record: Record, models: Container[str]) -> None:
         """Count a call that is over, or was refused before it was one. `models`: all known ones."""
-        attempts, arrived, mask = record.attempts, record.arrived, record.mask
+        attempts, mask = record.attempts, record.mask
         model = record.model if attempts or record.model in models else record.model and OTHER
         path, operation = _asked(record.endpoint)
         stream = "stream" if record.stream else ""
@@ -170,12 +168,9 @@ class Metrics:
                 record.fallback, _STICKY[record.is_kept], record.limit, provider,
             )  # fmt: skip
             row[0] += 1
-            if record.ended is not None:
-                _observe(row, _TOOK, record.ended - arrived)
-            if attempts or record.waited_s:
-                _observe(row, _REST, record.waited_s)
-            if record.first_event is not None:
-                _observe(row, _FIRST, record.first_event - arrived, _FIRST_S)
+            _observe(row, _TOOK, record.since_arrival(record.ended))
+            _observe(row, _REST, record.waited_s if attempts or record.waited_s else None)
+            _observe(row, _FIRST, record.since_arrival(record.first_event), _FIRST_S)
             for one in attempts:
                 outcome = str(one.status) if one.reason == "error" else one.reason
                 row = self._row_locked(
@@ -183,10 +178,8 @@ class Metrics:
                     operation,
                 )  # fmt: skip
                 row[0] += 1
-                if one.seconds is not None:
-                    _observe(row, _TOOK, one.seconds)
-                if one.first_event_s is not None:
-                    _observe(row, _REST, one.first_event_s)
+                _observe(row, _TOOK, one.seconds)
+                _observe(row, _REST, one.first_event_s)
                 if (usage := one.usage) is not None:
                     for at, name in enumerate(_TOKENS.values(), _FIRST):
                         row[at] += getattr(usage, name) or 0
@@ -233,10 +226,11 @@ class Metrics:
         yield from found.values()
 
 
-def _observe(row: list[float], at: int, seconds: float, bounds: Any = _DOUBLING_S) -> None:
-    """Add to the histogram at this place in a row."""
-    row[at + bisect_left(bounds, seconds)] += 1
-    row[at + len(bounds) + 1] += seconds
+def _observe(row: list[float], at: int, took_s: float | None, bounds: Any = _DOUBLING_S) -> None:
+    """Add to the histogram at this place in a row, if it came to that."""
+    if took_s is not None:
+        row[at + bisect_left(bounds, took_s)] += 1
+        row[at + len(bounds) + 1] += took_s
 
 
 def _known(values: Values, kind: Key, mask: Callable[[str], str] = str) -> Key:
@@ -334,19 +328,18 @@ def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
     }
 
 
-# Of a file's two areas the one that counts, and how much of it. It has holes: they are far apart.
-_HEAD = struct.Struct("QQ")
-_AREA_BYTES = 2**32
+# Where in the file its rows and values are, how long, and how often they were written.
+_HEAD = struct.Struct("3Q")
 
 
-def _read(fd: int) -> tuple[int, Rows, Values]:
-    """The area that counts, and what is in it, whoever writes into the other one meanwhile."""
+def _read(fd: int) -> tuple[tuple[int, int, int], Rows, Values]:
+    """The file's head, rows and values, whoever writes others beside them meanwhile."""
     while head := os.pread(fd, _HEAD.size, 0):
-        area, size = _HEAD.unpack(head)
-        data = os.pread(fd, size, _AREA_BYTES * (1 + area))
+        begin, size, turn = _HEAD.unpack(head)
+        data = os.pread(fd, size, begin)
         if head == os.pread(fd, _HEAD.size, 0):
-            return area, *msgspec.msgpack.decode(data, type=tuple[Rows, Values])
-    return 0, {}, {}
+            return (begin, size, turn), *msgspec.msgpack.decode(data, type=tuple[Rows, Values])
+    return (_HEAD.size, 0, 0), {}, {}
 
 
 def _add_to(fd: int, new: Rows) -> None:
@@ -356,11 +349,13 @@ def _add_to(fd: int, new: Rows) -> None:
     """
     fcntl.lockf(fd, fcntl.LOCK_EX)
     try:
-        area, rows, values = _read(fd)
+        (begin, size, turn), rows, values = _read(fd)
         _add(rows, new, values)
         data = msgspec.msgpack.encode((rows, values))
-        if os.pwrite(fd, data, _AREA_BYTES * (2 - area)) < len(data):
+        # Before what is there, or behind it.
+        begin = _HEAD.size if len(data) <= begin - _HEAD.size else begin + size
+        if os.pwrite(fd, data, begin) < len(data):
             raise OSError("there is no room")
-        os.pwrite(fd, _HEAD.pack(1 - area, len(data)), 0)
+        os.pwrite(fd, _HEAD.pack(begin, len(data), turn + 1), 0)
     finally:
         fcntl.lockf(fd, fcntl.LOCK_UN)

@@ -77,7 +77,7 @@ MUTANTS = [
        "_add(rows, new, values)", "rows = new",
        "test_metrics.py::test_counts_of_a_dead_worker_stay"),
     _m("a worker that dies while it writes spoils all counts", "metrics.py",
-       "_AREA_BYTES * (2 - area)", "_AREA_BYTES * (1 + area)",
+       "else begin + size", "else begin",
        "test_metrics.py::test_counts_of_a_dead_worker_stay"),
     _m("what is kept is kept again", "metrics.py",
        "self._rows |= {kind: [0] * _SIZE for kind in new}", "pass",

@@ -73,7 +73,7 @@ def test_prometheus_scrapes_what_the_page_says(upstream: Upstream, tmp_path: Pat
             prometheus.wait_for("up", 1)
             assert prometheus.value("gen_ai_server_request_duration_seconds_count") is not None
             questions = re.findall(r"^- .*\? `(.*)`$", PAGE, re.MULTILINE)
-            assert len(questions) == 5
+            assert len(questions) == 6
             for question in questions:
                 assert prometheus.ask("query", query=question) is not None, question
         scrape = gateway.call("GET", "/metrics", headers={"x-api-key": OPERATOR})

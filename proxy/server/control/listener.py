@@ -61,6 +61,7 @@ class Control:
         woken: Callable[[], object] = bool,
     ) -> None:
         self._gateway = gateway
+        self._keep_counts = gateway.metrics.keep if gateway.metrics else lambda: math.inf
         self._woken = woken
         self._instance = instance
         self._orders_fd = orders_fd
@@ -184,11 +185,6 @@ class Control:
             config = self._generation.config
             set_up_logs(debug=config.debug, as_json=config.log_format == "json")
             self._keep_orders()  # clients may have other labels
-
-    def _keep_counts(self) -> float:
-        """Write what was counted to where it outlives this worker; when to do so again."""
-        metrics = self._gateway.metrics
-        return metrics.keep() if metrics is not None else math.inf
 
     def _serve(self, asker: socket.socket) -> None:
         """Answer what has come; blocks for REQUEST_TIMEOUT_S if much is not taken."""
