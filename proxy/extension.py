@@ -23,7 +23,7 @@ from flask.globals import app_ctx
 from .api.auth import Authenticate, Doorkeeper
 from .api.blueprint import make_blueprint
 from .calls import PythonCall, Stream, to_json
-from .config import Caller, Config, ConfigSource, Seen, load_config, names
+from .config import Caller, Config, ConfigSource, load_config, names
 from .dialects.chat import CHAT
 from .dialects.embeddings import EMBEDDINGS
 from .errors import ConfigError
@@ -289,16 +289,13 @@ class Proxy:
         if isinstance(source, Config):
             _check_place(source)
         elif not isinstance(source, ConfigSource):  # which `create_app` has made
-            source = ConfigSource(partial(_read, source))
+            read = partial(load_config, source)
+            source = ConfigSource(lambda seen: _check_place(read(seen)))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.tell = self._signals.tell
         if self._collector is not None:
             gateway.follow(self._collector)
         return gateway
-
-
-def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None, seen: Seen) -> Config:
-    return _check_place(load_config(source, seen))
 
 
 def _check_place(config: Config) -> Config:
