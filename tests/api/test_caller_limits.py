@@ -328,7 +328,7 @@ def test_configured_limit_per_day_without_a_place_is_refused(tmp_path: Path) -> 
         app.config["POOLPROXY_CONFIG"] = config
         with pytest.raises(ConfigError, match=said):
             Proxy().init_app(app)
-        assert create_app(config)
+        create_app(config)
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps({"demo": [{}]}))
     with Proxy(path) as proxy:
