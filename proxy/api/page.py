@@ -9,21 +9,20 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import b64decode
-from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 import msgspec
 from flask import Response, request
-from jinja2 import Environment, Template
+from jinja2 import Environment, FileSystemLoader
 
 from ..config import Caller
 from ..errors import InvalidKey, InvalidRequest, PathNotFound, Refused
 from ..gateway import Gateway
+from ..record.recent import Recent
 from ..status import worker
-from ..status.overview import Answers, Overview, moment
-from ..status.recent import Recent
+from ..status.overview import Answers, moment, overview
 from .auth import check_own_page
 from .endpoints import Route
 from .exchange import JSON, Exchange
@@ -42,85 +41,38 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {"moment": moment, "thousands": "{:,}".format}
+
 
 def routes(gateway: Gateway) -> list[Route]:
-    """The page's own, for a gateway whose requests are remembered from now on."""
-    if gateway.recent is None:
-        recent = Recent(gateway.tell, gateway.clock)
-        gateway.tell, gateway.recent = recent.tell, recent.facts
+    """The page's own, for a gateway that remembers its calls from now on."""
+    gateway.recent = gateway.recent or Recent(gateway.clock)
     return [Route("/status", ("GET", "POST"), _page), Route("/status.json", ("GET",), _facts)]
-
-
-def _page(exchange: Exchange) -> Response:
-    operator = _operator(exchange)
-    return _order(exchange, operator) if request.method == "POST" else _show(exchange)
 
 
 def _facts(exchange: Exchange) -> Response:
     _operator(exchange)
-    facts = Overview(_ask(exchange, do="overview")).facts()
+    facts = overview(_ask(exchange, do="overview"))
     return Response(msgspec.json.encode(facts), headers=_HEADERS, mimetype=JSON)
 
 
-def _operator(exchange: Exchange) -> Caller:
-    """Who looks, if it is an operator and there is a page; raises CallerError."""
-    config, environ = exchange.gateway.config, dict(exchange.environ)
-    if config.status_page is False:
-        raise PathNotFound(f"there is no path {request.path}")
-    scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            _, _, key = b64decode(given).partition(b":")
-        except ValueError:
-            key = b""
-        environ["HTTP_AUTHORIZATION"] = f"Bearer {key.decode('latin-1')}"
-    try:
-        return exchange.doorkeeper.admit_operator(environ)
-    except (InvalidKey, Refused) as error:
-        if config.callers:  # have the browser ask for a key, or for another one
-            error.status = InvalidKey.status
-            error.passed_headers["WWW-Authenticate"] = 'Basic realm="poolproxy", charset="UTF-8"'
-        raise
-
-
-def _order(exchange: Exchange, operator: Caller) -> Response:
-    """Give an order to all workers, and have the page shown again."""
-    check_own_page(exchange.environ)
-    if not hmac.compare_digest(request.form.get("token", "").encode(), _TOKEN.encode()):
-        raise Refused("the page is older than this server: load it again")
-    do, client = request.form.get("do", ""), request.form.get("client", "")
-    if do not in worker.ORDERS:
-        raise InvalidRequest(f"there is no order {do!r}")
-    by = f"{operator.name or 'an operator'} ({exchange.record.address})"
-    answers = _ask(exchange, do=do, client=client, by=by)
-    if errors := [answer["error"] for answer in answers if "error" in answer]:
-        return _show(exchange, errors=errors)
-    return Response(status=303, headers={**_HEADERS, "Location": "status"})
-
-
-def _ask(exchange: Exchange, **asked: str) -> Answers:
-    """All workers' answers; where they have no sockets, or lost them, this one's."""
-    gateway = exchange.gateway
-    answers = gateway.ask_workers(asked) if gateway.ask_workers else []
-    return answers or [worker.answer(gateway, worker.Request(**asked))]
-
-
-@cache
-def _template() -> Template:
-    templates = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"moment": moment, "thousands": "{:,}".format}
-    return templates.from_string(Path(__file__).with_name("page.html").read_text())
-
-
-def _show(exchange: Exchange, errors: Sequence[str] = ()) -> Response:
-    overview = Overview(_ask(exchange, do="overview"))
-    facts, nonce = overview.facts(), secrets.token_urlsafe(16)
-    model = request.args.get("model", "")
-    overview.narrow(model)
-    page = _template().render(
-        **facts,
+def _page(exchange: Exchange) -> Response:
+    operator, errors = _operator(exchange), list[str]()
+    if request.method == "POST":
+        errors = _order(exchange, operator)
+        if not errors:
+            return Response(status=303, headers={**_HEADERS, "Location": "status"})
+    model, nonce = request.args.get("model", ""), secrets.token_urlsafe(16)
+    page = _TEMPLATES.get_template("page.html").render(
+        **overview(_ask(exchange, do="overview")),
         model=model,
-        offering=overview.clients,
+        offering=overview(_ask(exchange, do="overview", model=model))["clients"] if model else (),
         errors=errors,
         # One of several workers, which cannot be asked together.
         is_alone=not exchange.gateway.ask_workers and exchange.environ["wsgi.multiprocess"],
@@ -130,3 +82,42 @@ def _show(exchange: Exchange, errors: Sequence[str] = ()) -> Response:
     )
     headers = {**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
     return Response(page, 409 if errors else 200, headers, mimetype="text/html")
+
+
+def _operator(exchange: Exchange) -> Caller:
+    """Who looks, if it is an operator and there is a page; raises CallerError."""
+    config, environ = exchange.gateway.config, dict(exchange.environ)
+    if config.status_page is False:
+        raise PathNotFound(f"there is no path {request.path}")
+    scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() == "basic":
+        with suppress(ValueError):  # else it is nobody's
+            _, _, key = b64decode(given).partition(b":")
+            environ["HTTP_AUTHORIZATION"] = f"Bearer {key.decode('latin-1')}"
+    try:
+        return exchange.doorkeeper.admit_operator(environ)
+    except (InvalidKey, Refused) as error:
+        if config.callers:  # have the browser ask for a key, or for another one
+            error.status = InvalidKey.status
+            error.passed_headers["WWW-Authenticate"] = 'Basic realm="poolproxy", charset="UTF-8"'
+        raise
+
+
+def _order(exchange: Exchange, operator: Caller) -> list[str]:
+    """Give an order to all workers; returns why some did not obey."""
+    check_own_page(exchange.environ)
+    if not hmac.compare_digest(request.form.get("token", "").encode(), _TOKEN.encode()):
+        raise Refused("the page is older than this server: load it again")
+    do, client = request.form.get("do", ""), request.form.get("client", "")
+    if do not in worker.ORDERS:
+        raise InvalidRequest(f"there is no order {do!r}")
+    by = f"{operator.name or 'an operator'} ({exchange.record.address})"
+    answers = _ask(exchange, do=do, client=client, by=by)
+    return [answer["error"] for answer in answers if "error" in answer]
+
+
+def _ask(exchange: Exchange, **asked: str) -> Answers:
+    """All workers' answers; where they have no sockets, or lost them, this one's."""
+    gateway = exchange.gateway
+    answers = gateway.ask_workers(asked) if gateway.ask_workers else []
+    return answers or [worker.answer(gateway, worker.Request(**asked))]

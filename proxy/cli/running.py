@@ -1,7 +1,6 @@
 """`poolproxy status`, `reload`, `disable`, `enable`, `health`: ask a running instance.
 
-The first four ask all its workers over Unix sockets, `health` any one by HTTP, as callers do. Each
-worker has a pool of its own, so what they say about a client is summed.
+The first four ask all its workers over Unix sockets, `health` any one by HTTP, as callers do.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import http.client
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from ..config import count, in_ascii, load_config, names
-from ..config.wording import printable
 from ..errors import ConfigError
 from ..server.control.sockets import ask_all
 from ..server.control.sockets import ports as running_ports
-from ..status.overview import COUNTED, Answers, ClientSum, Overview, moment, problems_of
+from ..status.overview import Answers, moment, overview, problems_of
 from .terminal import Exit, Failure, table
 
 # For the answer to `health`. The gateway answers from memory, by a thread of its own.
@@ -33,33 +33,24 @@ _YAML = (".yaml", ".yml")
 def status(args: argparse.Namespace) -> int:
     """Print the clients' state, summed over all workers; raises Failure, ConfigError."""
     model = _model(args)
-    port, _, answers = _ask(args, {"do": "status"})
-    overview = Overview(answers)
-    if model and overview.good and not overview.narrow(model):
+    port, _, answers = _ask(args, {"do": "overview", "model": model})
+    facts = overview(answers)
+    errors = _report_errors(answers)
+    if model and not facts["models"] and not errors:
         raise Failure(f"there is no model {model!r}")
     if args.json:
-        facts = {"port": port, **overview.facts(), "workers": overview.answers}
-        print(json.dumps(facts, indent=2))
-    elif overview.good:
-        print(_heading(port, overview))
-        facts = overview.facts()["configuration"]
-        if facts["path"]:
-            print(f"{facts['path']}, read {moment(facts['read_at'])}")
-        for problem in facts["problems"]:
-            print(f"the configuration stays as it was: {problem}")
-        print(_client_table(overview.clients))
-        for client in overview.clients:
-            for whose, one in client.causes():
-                print(one.told(whose))
-    return _report_errors(answers)
+        print(json.dumps({"port": port, **facts, "workers": answers}, indent=2))
+    elif any("error" not in answer for answer in answers):
+        print("\n".join(_lines(port, facts)))
+    return errors
 
 
 def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable`, `enable` or `reset` a client; raises Failure, ConfigError."""
     request = {"do": verb, "model": model} if (model := _model(args)) else {"do": verb}
     port, control_dir, answers = _ask(args, {"do": "status"})
-    clients = Overview(answers).clients
-    label = _find(args.client, sorted(each.label for each in clients if not each.leaving))
+    clients = (each for answer in answers for each in answer.get("clients", ()))
+    label = _find(args.client, sorted({one["client"] for one in clients if not one["leaving"]}))
     answers = ask_all(port, {**request, "client": label}, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
     did = verb if verb == "reset" else f"{verb}d"
@@ -157,27 +148,27 @@ def _find(wanted: str, labels: list[str]) -> str:
     raise Failure(f"there is no client {wanted!r}: {hint}")
 
 
-def _heading(port: int, overview: Overview) -> str:
-    answers, waiting = overview.good, sum(overview.waiting.values())
-    servers = len({answer["instance"] for answer in answers})
+def _lines(port: int, facts: dict[str, Any]) -> Iterator[str]:
+    """What a person reads of an `overview`, but for the errors."""
+    workers = [one for one in facts["workers"] if "error" not in one]
+    versions = " and ".join(sorted({one["version"] for one in workers}))
+    servers = len({one["instance"] for one in workers})
     of = f" of {servers} servers" if servers > 1 else ""
-    versions = " and ".join(sorted({answer["version"] for answer in answers}))
-    pids = names([str(answer["pid"]) for answer in answers])
-    workers = f"{count(len(answers), 'worker')}{of} (pid {pids})"
-    return f"poolproxy {versions} on port {port}: {workers}, {count(waiting, 'request')} waiting"
-
-
-def _client_table(sums: list[ClientSum]) -> str:
-    head = ("client", "state", "in flight", "waiting", "answered", "failed", "models")
+    pids = names([str(one["pid"]) for one in workers])
+    waiting = count(sum(facts["waiting"].values()), "request")
+    about = f"{count(len(workers), 'worker')}{of} (pid {pids}), {waiting} waiting"
+    yield f"poolproxy {versions} on port {port}: {about}"
+    config = facts["configuration"]
+    if config["path"]:
+        yield f"{config['path']}, read {moment(config['read_at'])}"
+    told = {one.get("error") for one in facts["workers"]}
+    yield from (each for each in facts["wrong"] if each not in told)
     rows = []
-    for each in sums:
-        in_flight, *counts = (str(each.counts[name]) for name in COUNTED)
-        models = [
-            printable(alias) + (f" ({each.troubles[name].state})" if name in each.troubles else "")
-            for name, aliases in each.models.items()
-            for alias in aliases
-        ]
-        shown = names(models) or "the upstream's own"
-        permits = f"{in_flight}/{each.permits or '∞'}"
-        rows.append((each.label, each.state, permits, *counts, shown))
-    return table(head, rows, right=(2, 3, 4, 5))
+    for one in facts["clients"]:
+        in_flight = f"{one['in_flight']}/{one['permits'] or '∞'}"
+        counts = (str(one[name]) for name in ("waiting", "answered", "failed"))
+        models = one["models"] or "the upstream's own"
+        rows.append((one["client"], one["state"], in_flight, *counts, models))
+    head = ("client", "state", "in flight", "waiting", "answered", "failed", "models")
+    yield table(head, rows, right=(2, 3, 4, 5))
+    yield from (why for one in facts["clients"] for why in one["why"] if why not in facts["wrong"])

@@ -260,10 +260,6 @@ class Registry:
         """This configuration's object for a client; itself, if it has none for it."""
         return self._by_identity.get(client.identity, client)
 
-    def lists(self) -> dict[Client, tuple[str, ...]]:
-        """The names in upstreams' own lists, as far as they have been there."""
-        return self._lists.names()
-
     def entries(self, caller: CallerConnection, until: float) -> list[Entry]:
         """All models, by the order of the configuration; raises CallerGone.
 

@@ -2,7 +2,6 @@
 
 For `poolproxy status`, and for the page at `/status`. Nothing that serves a request imports it.
 
-recent    what a process remembers of its requests, where there is a page
 worker    one process's facts as plain data, and the orders that it obeys
 overview  the facts of all processes as one, and what is wrong in words
 """

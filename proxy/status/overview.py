@@ -10,20 +10,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from operator import add, attrgetter
+from operator import add
 from typing import Any, NamedTuple
 
 from ..config import names
 from ..config.wording import printable
-from .recent import MINUTES, MOST_REQUESTS
+from ..record.recent import MINUTES, MOST_REQUESTS, NOTHING, summed
 
 Answers = list[dict[str, Any]]
 
-COUNTED = ("in_flight", "waiting", "answered", "failed")
-
-# The worse, the later. A model in none of these states is ready.
-GRAVITY = ("resting", "on trial", "cooling down", "out of service")
-_SHUT = GRAVITY.index("cooling down")
+# Of a client in a worker: the worse, the later. A trial is one whether or not it is under way.
+_STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "disabled")
+_RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2}
+_DISABLED = _RANKS["disabled"]
 
 # A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
 _LONG_S = 30
@@ -32,219 +31,152 @@ _LONG_S = 30
 class Trouble(NamedTuple):
     """Why a client cannot be used for a model: the worst state in any worker."""
 
-    gravity: int
+    rank: int
     until: int  # in Unix time; 0: until something happens
     since: int
     cause: str  # in the upstream's words; "": not known
 
-    @property
-    def state(self) -> str:
-        return GRAVITY[self.gravity]
-
     def told(self, whose: str) -> str:
+        """All of it in one line."""
         until = f" until {moment(self.until)}" if self.until else ""
-        return f"{whose}: {self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
+        since = f"{_STATES[self.rank]} since {moment(self.since)}"
+        return f"{whose}: {since}{until}: {printable(self.cause)}"
+
+    @property
+    def is_grave(self) -> bool:
+        """Whether an operator has to know. After a cooldown it is well, as far as anybody knows."""
+        is_over = self.rank == _RANKS["on trial"] and self.cause.startswith("429")
+        return not is_over and (self.until or time.time()) - self.since >= _LONG_S
 
 
 class ClientSum:
-    """Sums the facts of one client, as each worker has them (`ClientPool.snapshot`)."""
+    """One client in all workers; each has told facts of it (`ClientPool.snapshot`), in order."""
 
-    def __init__(self, workers: list[dict[str, Any]]) -> None:
+    def __init__(self, workers: Answers) -> None:
         self.label: str = workers[0]["client"]
-        self.kind: str = workers[0]["kind"]
+        troubles = [dict(_troubles(one["models"])) for one in workers]
+        self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model; "": of any
+        for name, trouble in (item for each in troubles for item in each.items()):
+            self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
+        self.ranks = [
+            _DISABLED if one["disabled"] else max([it.rank for it in each.values()], default=0)
+            for one, each in zip(workers, troubles, strict=True)
+        ]
+        counted = ("in_flight", "waiting", "answered", "failed")
+        self.counts = {name: sum(one[name] for one in workers) for name in counted}
+        permits = [one["permits"] for one in workers]
+        self.permits = sum(permits) if all(permits) else None  # None: no limit
         # No longer configured: only requests under way still use it.
         self.leaving: bool = workers[0]["leaving"]
-        permits = [facts["permits"] for facts in workers]
-        self.permits = sum(permits) if all(permits) else None  # None: no limit
-        self.counts = {name: sum(facts[name] for facts in workers) for name in COUNTED}
-        # By the upstream's name of the model; "": as a whole.
-        self.troubles: dict[str, Trouble] = {}
-        self.disabled_in = sum(facts["disabled"] for facts in workers)
-        # The aliases by the upstream's name, as far as its own list is known.
-        self.models: dict[str, list[str]] = {}
-        self._troubled: list[set[str]] = []  # by those names too, in each worker
-        down: set[str] | None = None  # the same, where none can use it; None: for any of them
-        for facts in workers:
-            self.models |= facts["offered"] or {}
-            troubles = dict(_troubles(facts["models"]))
-            self._troubled.append(set(troubles))
-            shut = {name for name, one in troubles.items() if one.gravity >= _SHUT}
-            if not facts["disabled"] and "" not in shut:
-                down = shut if down is None else down & shut
-            for name, trouble in troubles.items():
-                self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        self._down = down
-
-    @property
-    def gravity(self) -> int:
-        return max([one.gravity for one in self.troubles.values()], default=-1)
+        self._kind = workers[0]["kind"]
+        self._models = next((one["offered"] for one in workers if one["offered"]), "")
 
     @property
     def state(self) -> str:
-        """The state in words, with the number of workers unless it is the same in all."""
+        """The worst state in words, with the number of workers unless it is the same in all."""
+        worst = max(self.ranks)
         if self.leaving:
             return "leaving"
-        if self.disabled_in:
-            return self._in_some("disabled", self.disabled_in)
-        if not self.troubles:
-            is_full = self.permits and self.counts["in_flight"] >= self.permits
-            return "in use (max-concurrency)" if is_full else "ready"
-        number = sum(not names.isdisjoint(self.troubles) for names in self._troubled)
-        return self._in_some(GRAVITY[self.gravity], number)
+        if not worst and self.permits and self.counts["in_flight"] >= self.permits:
+            return "in use (max-concurrency)"
+        of = f" in {self.ranks.count(worst)} of {len(self.ranks)} workers"
+        return _STATES[worst] + (of if min(self.ranks) < worst else "")
 
-    def _in_some(self, state: str, number: int) -> str:
-        workers = len(self._troubled)
-        return state if number == workers else f"{state} in {number} of {workers} workers"
-
-    def serves(self, name: str) -> bool:
-        """Whether any worker may use it for this model."""
-        return self._down is not None and name not in self._down
-
-    def narrow(self, name: str, alias: str) -> None:
-        """Leave out what does not concern this model."""
-        self.models = {name: [alias]}
-        self.troubles = {each: one for each, one in self.troubles.items() if each in ("", name)}
-
-    def causes(self, least_s: int = 0) -> Iterator[tuple[str, Trouble]]:
-        """Why it cannot be used, and for what; nothing of what passes sooner."""
-        found = []
-        for name, one in self.troubles.items():
-            # On trial after a cooldown it is well, as far as anybody knows.
-            is_well = one.gravity < _SHUT and one.cause.startswith("429")
-            lasts_s = (one.until or time.time()) - one.since
-            if one.cause and not (least_s and (is_well or lasts_s < least_s)):
-                found.append((printable(name), one))
-        for models, one in _alike(found):
-            yield self.label if "" in models else f"{self.label} ({names(models)})", one
+    def causes(self, *, is_grave: bool = False) -> Iterator[tuple[str, Trouble]]:
+        """Why it cannot be used, and for what; or only what an operator has to know."""
+        found = self.troubles.items()
+        told = [(name, one) for name, one in found if one.cause and one.is_grave >= is_grave]
+        for models, one in _alike(told):
+            yield self.label if "" in models else f"{self.label} ({printable(names(models))})", one
 
     def facts(self) -> dict[str, Any]:
         """The sums as plain data."""
-        aliases = [alias for known in self.models.values() for alias in known]
-        troubles = self.troubles.items()
         return {
             "client": self.label,
-            "kind": self.kind,
-            "models": printable(names(aliases)),
+            "kind": self._kind,
+            "models": self._models,
             "state": self.state,
             "why": [one.told(whose) for whose, one in self.causes()],
             "permits": self.permits,
             **self.counts,
             "leaving": self.leaving,
-            "disabled_in_workers": self.disabled_in,
-            "troubles": {name: {"state": one.state, **one._asdict()} for name, one in troubles},
+            "disabled_in_workers": self.ranks.count(_DISABLED),
+            "troubles": {
+                name: {"state": _STATES[rank], "since": since, "until": until, "cause": cause}
+                for name, (rank, until, since, cause) in self.troubles.items()
+            },
         }
 
 
-class Overview:
-    """What all workers say."""
+def overview(answers: Answers) -> dict[str, Any]:
+    """All that workers say (`worker.answer`); of the last hour nothing, where none remembers any.
 
-    def __init__(self, answers: Answers) -> None:
-        self.answers = answers
-        self.problems = problems_of(answers)
-        self.good = [each for each in answers if "error" not in each]
-        self.waiting = Counter[str]()  # by alias
-        for answer in self.good:
-            self.waiting.update({alias: one["waiting"] for alias, one in answer["queues"].items()})
-            offers = answer.pop("offers")
-            for facts in answer["clients"]:
-                place = facts["offered"]
-                facts["offered"] = None if place is None else offers[place]
-        self.clients = add_up(self.good)
-        # By alias, the clients that offer it, and the upstream's name for it.
-        self.models: dict[str, list[tuple[ClientSum, str]]] = {}
-        for client in self.clients:
-            for name, aliases in client.models.items() if not client.leaving else ():
-                for alias in aliases:
-                    self.models.setdefault(alias, []).append((client, name))
-
-    def narrow(self, alias: str) -> bool:
-        """Leave out what does not concern this model; whether there is one so named."""
-        offering = self.models.get(alias, [])
-        for client, name in offering:
-            client.narrow(name, alias)
-        self.clients = [client for client, _ in offering]
-        self.models = {alias: offering}
-        return bool(offering)
-
-    def wrong(self) -> Iterator[str]:
-        """What an operator has to know now, the gravest first."""
-        yield from (f"the configuration stays as it was: {each}" for each in self.problems)
-        yield from (answer["error"] for answer in self.answers if "error" in answer)
-        unserved: dict[str, list[str]] = {}  # models by their clients
-        for alias, offering in self.models.items():
-            if not any(client.serves(name) for client, name in offering):
-                labels = names([client.label for client, _ in offering])
-                unserved.setdefault(labels, []).append(printable(alias))
-        for labels, aliases in unserved.items():
-            yield f"not served: {names(aliases)}, as {labels} cannot be used"
-        for client in self.clients:
-            if client.disabled_in:
-                yield f"{client.label}: {client.state} by hand"
-        causes = (each for client in self.clients for each in client.causes(_LONG_S))
-        for whose, one in _alike(causes):
-            yield one.told(names(whose))
-
-    def facts(self) -> dict[str, Any]:
-        """All of it as plain data; of the last hour nothing, where no worker remembers any."""
-        recents = [answer["recent"] for answer in self.good if answer["recent"]]
-        requests = [request for each in recents for request in each["requests"]]
-        requests.sort(key=lambda one: one["times"]["arrived"], reverse=True)
-        clients = sorted(self.clients, key=attrgetter("disabled_in", "gravity"), reverse=True)
-        about = ("pid", "instance", "version", "error")
-        return {
-            "wrong": list(self.wrong()),
-            "workers": [{key: one[key] for key in about if key in one} for one in self.answers],
-            "configuration": {
-                "path": self.good[0]["path"] if self.good else "",
-                "read_at": min((round(one["read_at"]) for one in self.good), default=None),
-                "problems": self.problems,
-            },
-            "waiting": dict(+self.waiting),
-            "minutes": _minutes(recents),
-            "clients": [{**one.facts(), "hour": _hour(one.label, recents)} for one in clients],
-            # How many clients can serve each now.
-            "models": {
-                alias: sum(one.serves(name) for one, name in offering)
-                for alias, offering in self.models.items()
-            },
-            "requests": requests[:MOST_REQUESTS],
-        }
-
-
-def _minutes(recents: list[dict[str, Any]]) -> list[list[int]]:
-    """Of each minute of the last hour: its begin, requests, those of them that failed, tokens."""
-    now = time.monotonic()
-    first = int(now // 60) - MINUTES + 1
-    sums = [[round(time.time() - now + at * 60), 0, 0, 0] for at in range(first, first + MINUTES)]
-    for at, *counts in (minute for each in recents for minute in each["minutes"]):
-        if 0 <= at - first < MINUTES:
-            begin, *old = sums[at - first]
-            sums[at - first] = [begin, *map(add, old, counts)]
-    return sums
-
-
-def _hour(label: str, recents: list[dict[str, Any]]) -> dict[str, Any]:
-    """What came of a client's attempts in the last hour; the last error's time and words."""
-    found = [each["clients"][label] for each in recents if label in each["clients"]]
-    good, failed, firsts, first_s = (sum(one[place] for one in found) for place in range(4))
+    Clients in trouble come first. Those that leave come last, and may have the name of another.
+    """
+    good = [each for each in answers if "error" not in each]
+    waiting = Counter[str]()  # by alias
+    models: dict[str, str] = {}  # by alias the clients that none can use; "": some can
+    workers: dict[tuple[bool, str], Answers] = {}
+    for one in good:
+        waiting.update({alias: queue["waiting"] for alias, queue in one["queues"].items()})
+        for alias, unable in one["models"].items():
+            models[alias] = unable and models.get(alias, unable)
+        for facts in one["clients"]:
+            workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
+    clients = sorted(map(ClientSum, workers.values()), key=lambda it: (it.leaving, -max(it.ranks)))
+    recents = [one["recent"] for one in good if one["recent"]]
+    hours = summed(recent["clients"] for recent in recents)
+    requests = [request for recent in recents for request in recent["requests"]]
+    requests.sort(key=lambda request: request["times"]["arrived"], reverse=True)
+    about = ("pid", "instance", "version", "error")
     return {
-        "good": good,
-        "failed": failed,
-        "first_event_s": round(first_s / firsts, 3) if firsts else None,
-        "last_error": max([one[4] for one in found if one[4]], default=None),
+        "wrong": list(_wrong(answers, models, clients)),
+        "workers": [{key: one[key] for key in about if key in one} for one in answers],
+        "configuration": {
+            "path": good[0]["path"] if good else "",
+            "read_at": min((round(one["read_at"]) for one in good), default=None),
+            "problems": problems_of(answers),
+        },
+        "waiting": dict(+waiting),
+        "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
+        "clients": [
+            {**client.facts(), "hour": _hour(*hours.get(client.label, NOTHING))}
+            for client in clients
+        ],
+        "models": {alias: not unable for alias, unable in models.items()},  # whether it is served
+        "requests": requests[:MOST_REQUESTS],
     }
 
 
-def add_up(answers: Iterable[dict[str, Any]]) -> list[ClientSum]:
-    """Sum the answers of all workers, by client, in the order of the configuration.
+def _wrong(answers: Answers, models: dict[str, str], clients: list[ClientSum]) -> Iterator[str]:
+    """What an operator has to know now, the gravest first."""
+    yield from (f"the configuration stays as it was: {each}" for each in problems_of(answers))
+    yield from (one["error"] for one in answers if "error" in one)
+    for unable in dict.fromkeys(filter(None, models.values())):
+        unserved = names([printable(alias) for alias, whose in models.items() if whose == unable])
+        yield f"not served: {unserved}, as {unable} cannot be used"
+    for client in clients:
+        if _DISABLED in client.ranks:
+            yield f"{client.label}: {client.state} by hand"
+    for whose, one in _alike(each for it in clients for each in it.causes(is_grave=True)):
+        yield one.told(names(whose))
 
-    Those that leave come last, and may have the name of one that came.
-    """
-    workers: dict[tuple[bool, str], list[dict[str, Any]]] = {}
-    for answer in answers:
-        for facts in answer["clients"]:
-            workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
-    return sorted(map(ClientSum, workers.values()), key=attrgetter("leaving"))
+
+def _minutes(told: Iterable[list[int]]) -> list[list[int]]:
+    """Of each minute of the last hour: its begin, requests, those of them that failed, tokens."""
+    now = time.monotonic()
+    last = int(now // 60)
+    sums = {at: [0, 0, 0] for at in range(last - MINUTES + 1, last + 1)}
+    for at, *counts in told:
+        if at in sums:
+            sums[at] = [*map(add, sums[at], counts)]
+    return [[round(time.time() - now + at * 60), *counts] for at, counts in sums.items()]
+
+
+def _hour(good: int, failed: int, firsts: int, first_s: float, error: Any) -> dict[str, Any]:
+    """What came of a client's attempts in the last hour; the last error's time and words."""
+    mean_s = round(first_s / firsts, 3) if firsts else None
+    return {"good": good, "failed": failed, "first_event_s": mean_s, "last_error": error}
 
 
 def problems_of(answers: Answers) -> list[str]:
@@ -260,19 +192,17 @@ def moment(at: float) -> str:
 def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]]:
     now = time.time()
     for name, health in models.items():
-        state = "on trial" if health["state"] == "trying" else health["state"]
-        if state in GRAVITY:
+        if rank := _RANKS[health["state"]]:
             until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
             since = math.floor(now - health.get("since_s", 0.0))
-            yield name, Trouble(GRAVITY.index(state), until, since, health.get("cause", ""))
+            yield name, Trouble(rank, until, since, health.get("cause", ""))
 
 
 def _alike(found: Iterable[tuple[str, Trouble]]) -> Iterator[tuple[list[str], Trouble]]:
     """Troubles of the same state and cause as one, and whose they are."""
-    groups: dict[tuple[int, str], list[tuple[str, Trouble]]] = {}
+    groups: dict[tuple[int, str], dict[str, Trouble]] = {}
     for whose, one in found:
-        groups.setdefault((one.gravity, one.cause), []).append((whose, one))
-    for group in groups.values():
-        troubles = [one for _, one in group]
-        since, until = min(one.since for one in troubles), max(one.until for one in troubles)
-        yield [whose for whose, _ in group], troubles[0]._replace(since=since, until=until)
+        groups.setdefault((one.rank, one.cause), {})[whose] = one
+    for (rank, cause), group in groups.items():
+        untils, sinces = [it.until for it in group.values()], [it.since for it in group.values()]
+        yield list(group), Trouble(rank, max(untils), min(sinces), cause)

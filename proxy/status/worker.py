@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..config import names
+from ..config.wording import printable
 from ..version import __version__
 
 if TYPE_CHECKING:
     from ..gateway import Gateway
 
-_WELL = {"state": "ready", "failures": 0}  # which an overview need not say of each model
+ORDERS = ("disable", "enable", "reset")
+
+_SHUT = ("cooling down", "out of service")
 
 log = logging.getLogger("proxy.control")
-
-
-ORDERS = ("disable", "enable", "reset")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,8 +34,10 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 def answer(gateway: Gateway, request: Request) -> dict[str, Any]:
     """What to say to a request; `error`: why it was not done."""
     told = {"pid": os.getpid(), "version": __version__}
-    if request.do in ("status", "overview"):
-        return told | _facts(gateway, is_brief=request.do == "overview")
+    if request.do == "status":
+        return told | gateway.facts()
+    if request.do == "overview":
+        return told | _overview(gateway, request.model)
     if request.do not in ORDERS:
         return told | {"error": f"not a control request: {request.do!r}"}
     if request.do == "reset":
@@ -48,37 +51,41 @@ def answer(gateway: Gateway, request: Request) -> dict[str, Any]:
     return told
 
 
-def _facts(gateway: Gateway, *, is_brief: bool) -> dict[str, Any]:
-    """The pool's snapshot, and what is known of the configuration and of the last hour.
+def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
+    """How it stands, and what is known of the configuration and of the last hour.
 
-    What a client offers is a place in `offers`, which clients of one provider share.
+    `models`: by alias, the clients that offer it if none of them can be used, else "". With a
+    `model`, only what concerns that one.
     """
-    generation, reloader = gateway.generation, gateway.reloader
-    standing = gateway.facts()
-    lists = generation.registry.lists()
-    offers: list[dict[str, list[str]]] = []
-    places: dict[int, int] = {}  # by the identity of what clients share: their models, or a list
-    offered: dict[str, int | None] = {}
-    for client in generation.clients:
-        models = client.config.models or lists.get(client, ())
-        place = places.get(id(models))
-        if models and place is None:
-            place = places[id(models)] = len(offers)
-            offers.append({})
-            for one in models:
-                name, alias = (one, one) if isinstance(one, str) else (one.name, one.alias)
-                offers[place].setdefault(name, []).append(alias)
-        offered[client.label] = place
-    for facts in standing["clients"]:
-        if is_brief:
-            models = facts["models"].items()
-            facts["models"] = {name: one for name, one in models if one != _WELL}
-        facts["offered"] = offered.get(facts["client"])
+    facts, table, reloader = gateway.facts(), gateway.generation.registry.table, gateway.reloader
+    if model:
+        table = {model: table[model]} if model in table else {}
+    shut = dict[str, set[str]]()  # by client, the models that it cannot be used for; "": any
+    for client in facts["clients"]:
+        if not client["leaving"]:
+            states = client["models"].items()
+            out = {name for name, health in states if health["state"] in _SHUT}
+            shut[client["client"]] = {""} if client["disabled"] else out
+    models, offered = dict[str, str](), dict[str, dict[str, str]]()
+    for alias, entry in table.items():
+        routes = [(route.client.label, route.name) for route in entry.routes]
+        is_served = any(shut.get(label, {""}).isdisjoint(("", name)) for label, name in routes)
+        models[alias] = "" if is_served else names([label for label, _ in routes])
+        for label, name in routes:
+            offered.setdefault(label, {})[alias] = name
+    for client in facts["clients"]:
+        its = {} if client["leaving"] else offered.get(client["client"], {})
+        known, told = {"", *its.values()}, client["models"].items()
+        client["offered"] = printable(names(list(its)))
+        client["models"] = {
+            name: health for name, health in told if name in known and health["state"] != "ready"
+        }
     return {
-        **standing,
-        "offers": offers,
-        "path": generation.config.path,
+        **facts,
+        "clients": [one for one in facts["clients"] if one["offered"] or not model],
+        "models": models,
+        "path": gateway.config.path,
         "read_at": reloader.read_at,
         "problems": reloader.problems,
-        "recent": gateway.recent and gateway.recent(),
+        "recent": gateway.recent and gateway.recent.facts(),
     }

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from proxy.cli import main
-from proxy.cli.running import _heading
+from proxy.cli.running import _lines
 from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
 from proxy.server.control import orders
 from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
 from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
-from proxy.status.overview import Overview
+from proxy.status.overview import overview
 from proxy.version import __version__
 from tests.support.commandline import wait_for
 
@@ -136,11 +136,10 @@ class Stranger:
 def test_worker_tells_its_clients_without_their_keys(runtime: Path) -> None:
     """The pool's snapshot, with the models that each client offers."""
     with worker():
-        (answer,) = ask_all(PORT, STATUS)
+        (answer,) = ask_all(PORT, {"do": "overview"})
     assert answer["pid"] == os.getpid()
     assert answer["instance"] == INSTANCE
-    offered = [answer["offers"][facts["offered"]] for facts in answer["clients"]]
-    assert offered == [{"m": ["n"]}, {"demo": ["demo"]}]
+    assert [facts["offered"] for facts in answer["clients"]] == ["n", "demo"]
     assert [facts["client"] for facts in answer["clients"]] == [LABEL, "demo"]
     assert KEY not in json.dumps(answer)
 
@@ -464,7 +463,7 @@ def test_order_to_reload_is_answered(runtime: Path, is_slow: bool) -> None:
             path.write_text("demo: 3")
             (answer,) = ask_all(PORT, {"do": "reload"})
             assert answer["problems"] == [f"{path}: demo: expected a list, got a number"]
-            (answer,) = ask_all(PORT, STATUS)
+            (answer,) = ask_all(PORT, {"do": "overview"})
             assert answer["problems"] == [f"{path}: demo: expected a list, got a number"]
 
 
@@ -610,6 +609,8 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
     about = f"{__version__} on port {PORT}: 1 worker (pid {os.getpid()}), 0 requests waiting"
     assert head == f"poolproxy {about}"
     assert rest == [
+        f"not served: n, as {LABEL} cannot be used",
+        f"{LABEL}: disabled by hand",
         "client            state     in flight  waiting  answered  failed  models",
         "alpha/sk-...abcd  disabled        0/1        0         0       0  n",
         "demo              ready           0/∞        0         0       0  demo",
@@ -618,25 +619,18 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
 
 def test_status_is_of_all_servers_on_a_port() -> None:
     """How many requests wait in them, which versions they are, and that they are several."""
+    usual: dict[str, Any] = {"clients": [], "models": {}, "recent": None, "path": "", "read_at": 0}
     answers = [
-        {
-            "pid": pid,
-            "instance": instance,
-            "version": version,
-            "queues": queues,
-            "clients": [],
-            "offers": [],
-        }
+        {**usual, "pid": pid, "instance": instance, "version": version, "queues": queues}
         for pid, instance, version, queues in (
             (7, "1", "2.0", {"m": {"waiting": 1}, "n": {"waiting": 2}}),
             (8, "1", "2.0", {}),
             (9, "2", "1.9", {"m": {"waiting": 4}}),
         )
     ]
-    assert _heading(80, Overview(answers[:2])) == (
+    assert next(_lines(80, overview(answers[:2]))) == (
         "poolproxy 2.0 on port 80: 2 workers (pid 7, 8), 3 requests waiting"
     )
-    answers[:2] = [{**answer, "offers": []} for answer in answers[:2]]
-    assert _heading(80, Overview(answers)) == (
+    assert next(_lines(80, overview(answers))) == (
         "poolproxy 1.9 and 2.0 on port 80: 3 workers of 2 servers (pid 7, 8, 9), 7 requests waiting"
     )

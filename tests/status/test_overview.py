@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.status.overview import Overview, add_up
+from proxy.status.overview import ClientSum, overview
 
 LABEL = "alpha/sk-...abcd"
 NOW = 1_800_000_000.0
@@ -48,7 +48,7 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         "disabled": disabled,
         "leaving": False,
         "models": health,
-        "offered": None,
+        "offered": "a, b",
         "leases": [],
     }
 
@@ -69,18 +69,18 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
 )
 def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: str) -> None:
     """For how long, and in how many of them if not in all."""
-    (summed,) = add_up({"clients": [each]} for each in workers)
+    summed = ClientSum(workers)
     assert summed.state == said
 
 
 def test_sums_as_plain_data() -> None:
     """For scripts: of each model the worst over all workers, and for how long."""
     workers = [facts(m=("resting", 5.5), o=("ready", 0)), facts(m=("cooling down", 1.5))]
-    (summed,) = add_up({"clients": [each]} for each in [*workers, facts(disabled=True)])
+    summed = ClientSum([*workers, facts(disabled=True)])
     assert summed.facts() == {
         "client": LABEL,
         "kind": "openai",
-        "models": "",
+        "models": "a, b",
         "state": "disabled in 1 of 3 workers",
         "permits": 3,
         "in_flight": 3,
@@ -93,15 +93,13 @@ def test_sums_as_plain_data() -> None:
         "troubles": {
             "m": {
                 "state": "cooling down",
-                "gravity": 2,
                 "cause": CAUSE,
                 "since": round(NOW - 1),
                 "until": round(NOW + 2),
             }
         },
     }
-    (offering,) = add_up([{"clients": [{**facts(), "offered": {"up": ["b", "a"]}}]}])
-    assert offering.models == {"up": ["b", "a"]}
+    assert ClientSum([{**facts(), "offered": ""}, facts()]).facts()["models"] == "a, b"
 
 
 def test_causes_say_since_when_until_when_and_why() -> None:
@@ -110,41 +108,37 @@ def test_causes_say_since_when_until_when_and_why() -> None:
     one["models"]["m"] |= {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
     one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
     one["models"]["q"] |= {"since_s": 7.0, "cause": "402 None: Pay"}
-    (summed,) = add_up([{"clients": [one]}])
+    summed = ClientSum([one])
     assert [one.told(whose) for whose, one in summed.causes()] == [
         f"{LABEL} (m): out of service since {clock(-5)} until {clock(60)}: "
         "401 invalid_api_key: No  [2J",
         f"{LABEL} (o, q): on trial since {clock(-90_000)}: 402 None: Pay",
     ]
     one["models"][""] = dict(one["models"]["m"])
-    (summed,) = add_up([{"clients": [one]}])
+    summed = ClientSum([one])
     assert next(summed.causes())[0] == LABEL
 
 
 def test_counts_are_added_up() -> None:
     """Permits too, because each worker has its own; no limit in one is no limit."""
-    (summed,) = add_up([{"clients": [facts(permits=2)]}, {"clients": [facts(permits=2)]}])
+    summed = ClientSum([facts(permits=2), facts(permits=2)])
     assert summed.permits == 4
     assert summed.counts == {"in_flight": 2, "waiting": 4, "answered": 6, "failed": 2}
-    (summed,) = add_up([{"clients": [facts(permits=0)]}, {"clients": [facts(permits=0)]}])
+    summed = ClientSum([facts(permits=0), facts(permits=0)])
     assert summed.permits is None
 
 
 def answer(*clients: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A worker's; each client offers `m` as `a` and `n` as `b`."""
+    """A worker's."""
     usual = {"pid": 7, "instance": "1", "version": "1.0", "path": "config.yaml", "read_at": NOW}
-    told = [{**one, "offered": 0} for one in clients]
-    rest: dict[str, Any] = {
-        "queues": {},
-        "problems": (),
-        "recent": None,
-        "offers": [{"m": ["a"], "n": ["b"]}],
-    }
-    return {**usual, **rest, "clients": told, **more}
+    rest: dict[str, Any] = {"queues": {}, "problems": (), "recent": None, "models": {"a": ""}}
+    return {**usual, **rest, "clients": list(clients), **more}
 
 
 def wrong(*answers: dict[str, Any]) -> list[str]:
-    return list(Overview(list(answers)).wrong())
+    found = overview(list(answers))["wrong"]
+    assert isinstance(found, list)
+    return found
 
 
 def other(**changes: Any) -> dict[str, Any]:
@@ -180,18 +174,24 @@ def test_clients_that_are_alike_are_one_line() -> None:
 
 
 def test_model_is_unserved_when_no_worker_has_a_client_for_it() -> None:
-    """Disabling one counts, too."""
-    down, well = facts(m=("cooling down", 5)), facts()
-    assert wrong(answer(down, other(m=("cooling down", 5))), answer(well, other())) == []
-    told = wrong(answer(down, other(disabled=True)), answer(down, other(disabled=True)))
+    """Disabling one counts, too. Those of the same clients are one line."""
+    down = {"a": "x, y", "b": "", "c": "x, y", "d": "z"}
+    well = {"a": "x, y", "b": "x, y", "c": "", "d": "z"}
+    told = wrong(answer(models=down), answer(models=well))
     assert told == [
-        f"not served: a, as {LABEL}, beta cannot be used",
+        "not served: a, as x, y cannot be used",
+        "not served: d, as z cannot be used",
+    ]
+    assert wrong(answer(models=down))[0] == "not served: a, c, as x, y cannot be used"
+    assert overview([answer(models=down)])["models"] == {
+        "a": False,
+        "b": True,
+        "c": False,
+        "d": False,
+    }
+    assert wrong(answer(other(disabled=True)), answer(other(disabled=True))) == [
         "beta: disabled by hand",
     ]
-    whole = facts()
-    whole["models"][""] = {"state": "out of service", "failures": 1, "for_s": 60, **WHY}
-    first, *_ = wrong(answer(whole))
-    assert first == f"not served: a, b, as {LABEL} cannot be used"
 
 
 def test_problems_and_silent_workers_come_first() -> None:
@@ -202,7 +202,7 @@ def test_problems_and_silent_workers_come_first() -> None:
         "the configuration stays as it was: config.yaml: no",
         "no answer from worker 8: timed out",
     ]
-    assert Overview([silent]).facts()["workers"] == [silent]
+    assert overview([silent])["workers"] == [silent]
 
 
 def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,12 +216,12 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
             "clients": {LABEL: [3, 1, 2, 1.0, (error_at, "500 x: No")]},
         }
 
-    told = Overview(
+    told = overview(
         [
             answer(facts(), recent=recent(5.0, *range(40)), read_at=NOW - 9),
             answer(facts(), recent=recent(7.0, *range(30, 70))),
         ]
-    ).facts()
+    )
     assert told["minutes"][0] == [round(NOW - 59 * 60 - 30), 2, 0, 20]
     assert told["minutes"][-1] == [round(NOW - 30), 4, 2, 40]
     assert sum(minute[1] for minute in told["minutes"]) == 6
@@ -235,7 +235,7 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
         "last_error": (7.0, "500 x: No"),
     }
     assert told["configuration"]["read_at"] == round(NOW - 9)
-    (client,) = Overview([answer(facts())]).facts()["clients"]
+    (client,) = overview([answer(facts())])["clients"]
     assert client["hour"] == {"good": 0, "failed": 0, "first_event_s": None, "last_error": None}
 
 
@@ -252,15 +252,5 @@ def test_clients_in_trouble_come_first() -> None:
     clients = [
         {**facts(**state), "client": name} for name, state in zip(names, states, strict=True)
     ]
-    told = Overview([answer(*clients)]).facts()["clients"]
+    told = overview([answer(*clients)])["clients"]
     assert [one["client"] for one in told] == ["disabled", "out", "cools", "rests", "well"]
-
-
-def test_overview_of_one_model() -> None:
-    """Its clients, and what is wrong with them for it, or as a whole."""
-    overview = Overview([answer(facts(m=("resting", 5), n=("cooling down", 9)), other())])
-    assert overview.narrow("b")
-    first, second = overview.clients
-    assert (first.state, second.troubles) == ("cooling down", {})
-    assert list(first.troubles) == ["n"]
-    assert not Overview([answer(facts())]).narrow("c")

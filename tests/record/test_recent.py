@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from proxy.record.recent import MOST_REQUESTS, Recent
 from proxy.record.record import Attempt, Record
-from proxy.status.recent import MOST_REQUESTS, Recent
 from proxy.wire.chat import Usage
 from tests.support.clock import VirtualClock
 
@@ -16,19 +16,18 @@ class Book:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.told: list[str] = []
-        self.recent = Recent(lambda name, record, attempt: self.told.append(name), self.clock)
+        self.recent = Recent(self.clock)
 
     def end(self, *attempts: Attempt, end: str = "ok", **facts: Any) -> Record:
         """A request that ends now."""
         now = self.clock.monotonic()
         record = Record("req_1", endpoint="/v1/chat/completions", arrived=now - 2)
-        record.tell = self.recent.tell
         record.attempts += attempts
         record.end = end
         for name, value in facts.items():
             setattr(record, name, value)
         record.close(now)
+        self.recent.add(record)
         return record
 
 
@@ -41,14 +40,13 @@ def bad(status: int, reason: str, client: str = "a") -> Attempt:
 
 
 def test_sums_of_a_minute() -> None:
-    """Requests, those that failed, tokens; who listens besides is told as well."""
+    """Requests, those that failed, tokens."""
     book = Book()
     book.end(good(usage=Usage(prompt_tokens=3, completion_tokens=4)))
     book.end(bad(500, "x"), end="upstream_error")
     book.end(end="caller_gone")
     minute = int(book.clock.monotonic() // 60)
     assert book.recent.facts()["minutes"] == [(minute, 3, 1, 7)]
-    assert book.told == ["call_ended"] * 3
 
 
 def test_an_hour_is_remembered_and_no_more() -> None:
