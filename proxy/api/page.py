@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import time
 from base64 import b64decode
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,7 @@ from ..config import Caller
 from ..errors import InvalidKey, InvalidRequest, PathNotFound, Refused
 from ..gateway import Gateway
 from ..record.recent import Recent
-from ..status import worker
-from ..status.overview import Answers, moment, overview
+from ..status import ORDERS, Answers, Request, answer, moment, overview
 from .auth import check_own_page
 from .endpoints import Route
 from .exchange import JSON, Exchange
@@ -41,12 +40,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
 _TEMPLATES.filters |= {"moment": moment, "thousands": "{:,}".format}
 
 
@@ -78,7 +72,8 @@ def _page(exchange: Exchange) -> Response:
         is_alone=not exchange.gateway.ask_workers and exchange.environ["wsgi.multiprocess"],
         token=_TOKEN,
         nonce=nonce,
-        now=f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}",
+        now=time.time(),
+        zone=time.strftime("%Z"),
     )
     headers = {**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
     return Response(page, 409 if errors else 200, headers, mimetype="text/html")
@@ -109,15 +104,15 @@ def _order(exchange: Exchange, operator: Caller) -> list[str]:
     if not hmac.compare_digest(request.form.get("token", "").encode(), _TOKEN.encode()):
         raise Refused("the page is older than this server: load it again")
     do, client = request.form.get("do", ""), request.form.get("client", "")
-    if do not in worker.ORDERS:
+    if do not in ORDERS:
         raise InvalidRequest(f"there is no order {do!r}")
     by = f"{operator.name or 'an operator'} ({exchange.record.address})"
     answers = _ask(exchange, do=do, client=client, by=by)
-    return [answer["error"] for answer in answers if "error" in answer]
+    return [one["error"] for one in answers if "error" in one]
 
 
 def _ask(exchange: Exchange, **asked: str) -> Answers:
     """All workers' answers; where they have no sockets, or lost them, this one's."""
     gateway = exchange.gateway
     answers = gateway.ask_workers(asked) if gateway.ask_workers else []
-    return answers or [worker.answer(gateway, worker.Request(**asked))]
+    return answers or [answer(gateway, Request(**asked))]

@@ -18,7 +18,7 @@ from ..config import count, in_ascii, load_config, names
 from ..errors import ConfigError
 from ..server.control.sockets import ask_all
 from ..server.control.sockets import ports as running_ports
-from ..status.overview import Answers, moment, overview, problems_of
+from ..status import Answers, moment, overview, problems_of
 from .terminal import Exit, Failure, table
 
 # For the answer to `health`. The gateway answers from memory, by a thread of its own.
@@ -26,8 +26,6 @@ _TIMEOUT_S = 4.0
 
 # Where an instance that listens at all addresses can be asked.
 _NEAR = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-
-_YAML = (".yaml", ".yml")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -47,11 +45,12 @@ def status(args: argparse.Namespace) -> int:
 
 def order(args: argparse.Namespace, *, verb: str) -> int:
     """Have all workers `disable`, `enable` or `reset` a client; raises Failure, ConfigError."""
-    request = {"do": verb, "model": model} if (model := _model(args)) else {"do": verb}
+    model = _model(args)
     port, control_dir, answers = _ask(args, {"do": "status"})
     clients = (each for answer in answers for each in answer.get("clients", ()))
     label = _find(args.client, sorted({one["client"] for one in clients if not one["leaving"]}))
-    answers = ask_all(port, {**request, "client": label}, control_dir=control_dir)
+    request = {"do": verb, "client": label, "model": model}
+    answers = ask_all(port, request, control_dir=control_dir)
     done = sum("error" not in answer for answer in answers)
     did = verb if verb == "reset" else f"{verb}d"
     print(f"{label}: {did} in {done} of {count(len(answers), 'worker')}")
@@ -94,7 +93,7 @@ def health(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace) -> str:
     """The model that is meant; "": none. What names a file is FILE."""
     model: str = getattr(args, "model", None) or ""
-    if model and args.file is None and (model.endswith(_YAML) or os.path.isfile(model)):
+    if model and args.file is None and (model.endswith((".yaml", ".yml")) or os.path.isfile(model)):
         args.file, model = model, ""
     return model
 

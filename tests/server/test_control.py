@@ -25,7 +25,7 @@ from proxy.server.control import orders
 from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
 from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
-from proxy.status.overview import overview
+from proxy.status import overview
 from proxy.version import __version__
 from tests.support.commandline import wait_for
 

@@ -19,7 +19,7 @@ import msgspec
 from ...errors import ConfigError
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
-from ...status import worker
+from ...status import Request, answer
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
@@ -204,18 +204,18 @@ class Control:
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            request = msgspec.json.decode(line, type=worker.Request)
+            request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return {"error": f"not a control request: {error}"}
         if request.do == "status":
             self._keep_counts()
         if request.do == "reload":
             return self._reload()
-        answer = worker.answer(self._gateway, request)
-        is_done = request.do in ("disable", "enable") and "error" not in answer
+        told = answer(self._gateway, request)
+        is_done = request.do in ("disable", "enable") and "error" not in told
         if is_done and (why := self._keep_orders()):
-            answer["error"] = f"{request.do}d, but {why}"
-        return answer
+            told["error"] = f"{request.do}d, but {why}"
+        return told
 
     def _reload(self) -> dict[str, Any]:
         """Read the configuration now. Nobody else is answered meanwhile."""

@@ -1,31 +1,113 @@
-"""The facts of all workers as one, and what is wrong now, in words.
+"""What an operator sees: the clients, the queue, the last hour, and what is wrong now.
 
-Each worker has a pool of its own, so what they say about a client is summed.
+Each worker tells facts of its own (`answer`), and obeys orders. Whoever asks them all makes one of
+their answers (`overview`): the page at `/status`, and `poolproxy status`. Each has a pool of its
+own, so what they say about a client is summed. Nothing that serves a request imports this.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from operator import add
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config import names
-from ..config.wording import printable
-from ..record.recent import MINUTES, MOST_REQUESTS, NOTHING, summed
+import msgspec
+
+from .config import names
+from .config.wording import printable
+from .record.recent import MINUTES, MOST_REQUESTS, NOTHING, summed
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
 
 Answers = list[dict[str, Any]]
+
+ORDERS = ("disable", "enable", "reset")
 
 # Of a client in a worker: the worse, the later. A trial is one whether or not it is under way.
 _STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "disabled")
 _RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2}
-_DISABLED = _RANKS["disabled"]
+_SHUT, _DISABLED = _RANKS["cooling down"], _RANKS["disabled"]
 
 # A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
 _LONG_S = 30
+
+log = logging.getLogger("proxy.control")
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """A question, `status` or `overview`, or an order to a client. `by`: who gives it."""
+
+    do: str
+    client: str = ""
+    model: str = ""
+    by: str = ""
+
+
+def answer(gateway: Gateway, request: Request) -> dict[str, Any]:
+    """What to say to a request; `error`: why it was not done."""
+    told = {"pid": os.getpid(), "version": __version__}
+    if request.do == "status":
+        return told | gateway.facts()
+    if request.do == "overview":
+        return told | _overview(gateway, request.model)
+    if request.do not in ORDERS:
+        return told | {"error": f"not a control request: {request.do!r}"}
+    if request.do == "reset":
+        found = gateway.pool.reset(request.client, request.model)
+    else:
+        found = gateway.pool.set_disabled(request.client, request.do == "disable")
+    if not found:
+        return told | {"error": f"there is no client {request.client!r}"}
+    by = f", by {request.by}" if request.by else ""
+    log.warning("%s: %s by hand%s", request.client, request.do, by)
+    return told
+
+
+def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
+    """How it stands, and what is known of the configuration and of the last hour.
+
+    `models`: by alias, the clients that offer it if none of them can be used, else "". With a
+    `model`, only what concerns that one.
+    """
+    facts, table, reloader = gateway.facts(), gateway.generation.registry.table, gateway.reloader
+    if model:
+        table = {model: table[model]} if model in table else {}
+    offered = dict[str, dict[str, str]]()  # by client, the upstream's names of models by alias
+    for alias, entry in table.items():
+        for route in entry.routes:
+            offered.setdefault(route.client.label, {})[alias] = route.name
+    able = dict[str, set[str]]()  # by client, those names for which it can be used
+    for client in facts["clients"]:
+        its = {} if client["leaving"] else offered.get(client["client"], {})
+        known, all_ = {"", *its.values()}, client["models"].items()
+        client["offered"] = printable(names(list(its)))
+        client["models"] = bad = {
+            name: health for name, health in all_ if name in known and health["state"] != "ready"
+        }
+        shut = {name for name, health in bad.items() if _RANKS[health["state"]] >= _SHUT}
+        if its and not client["disabled"] and "" not in shut:
+            able[client["client"]] = known - shut
+    models = dict[str, str]()
+    for alias, entry in table.items():
+        is_served = any(one.name in able.get(one.client.label, ()) for one in entry.routes)
+        models[alias] = "" if is_served else names([one.client.label for one in entry.routes])
+    return {
+        **facts,
+        "clients": [one for one in facts["clients"] if one["offered"] or not model],
+        "models": models,
+        "path": gateway.config.path,
+        "read_at": reloader.read_at,
+        "problems": reloader.problems,
+        "recent": gateway.recent and gateway.recent.facts(),
+    }
 
 
 class Trouble(NamedTuple):
@@ -50,37 +132,47 @@ class Trouble(NamedTuple):
 
 
 class ClientSum:
-    """One client in all workers; each has told facts of it (`ClientPool.snapshot`), in order."""
+    """One client in all workers, each of which has told facts of it (`ClientPool.snapshot`)."""
 
     def __init__(self, workers: Answers) -> None:
         self.label: str = workers[0]["client"]
+        # No longer configured: only requests under way still use it.
+        self.leaving: bool = workers[0]["leaving"]
         troubles = [dict(_troubles(one["models"])) for one in workers]
         self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model; "": of any
         for name, trouble in (item for each in troubles for item in each.items()):
             self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        self.ranks = [
-            _DISABLED if one["disabled"] else max([it.rank for it in each.values()], default=0)
+        ranks = [
+            max([one["disabled"] * _DISABLED, *(it.rank for it in each.values())])
             for one, each in zip(workers, troubles, strict=True)
         ]
-        counted = ("in_flight", "waiting", "answered", "failed")
-        self.counts = {name: sum(one[name] for one in workers) for name in counted}
+        self.rank = max(ranks)
         permits = [one["permits"] for one in workers]
-        self.permits = sum(permits) if all(permits) else None  # None: no limit
-        # No longer configured: only requests under way still use it.
-        self.leaving: bool = workers[0]["leaving"]
-        self._kind = workers[0]["kind"]
-        self._models = next((one["offered"] for one in workers if one["offered"]), "")
-
-    @property
-    def state(self) -> str:
-        """The worst state in words, with the number of workers unless it is the same in all."""
-        worst = max(self.ranks)
+        most = sum(permits) if all(permits) else None  # None: no limit
+        counted = ("in_flight", "waiting", "answered", "failed")
+        counts = {name: sum(one[name] for one in workers) for name in counted}
+        self.state = _STATES[self.rank]
         if self.leaving:
-            return "leaving"
-        if not worst and self.permits and self.counts["in_flight"] >= self.permits:
-            return "in use (max-concurrency)"
-        of = f" in {self.ranks.count(worst)} of {len(self.ranks)} workers"
-        return _STATES[worst] + (of if min(self.ranks) < worst else "")
+            self.state = "leaving"
+        elif not self.rank and most and counts["in_flight"] >= most:
+            self.state = "in use (max-concurrency)"
+        elif min(ranks) < self.rank:
+            self.state += f" in {ranks.count(self.rank)} of {len(ranks)} workers"
+        self.facts = {
+            "client": self.label,
+            "kind": workers[0]["kind"],
+            "models": max(one["offered"] for one in workers),  # "": none of them knows
+            "state": self.state,
+            "why": [one.told(whose) for whose, one in self.causes()],
+            "permits": most,
+            **counts,
+            "leaving": self.leaving,
+            "disabled_in_workers": ranks.count(_DISABLED),
+            "troubles": {
+                name: {"state": _STATES[rank], "since": since, "until": until, "cause": cause}
+                for name, (rank, until, since, cause) in self.troubles.items()
+            },
+        }
 
     def causes(self, *, is_grave: bool = False) -> Iterator[tuple[str, Trouble]]:
         """Why it cannot be used, and for what; or only what an operator has to know."""
@@ -88,24 +180,6 @@ class ClientSum:
         told = [(name, one) for name, one in found if one.cause and one.is_grave >= is_grave]
         for models, one in _alike(told):
             yield self.label if "" in models else f"{self.label} ({printable(names(models))})", one
-
-    def facts(self) -> dict[str, Any]:
-        """The sums as plain data."""
-        return {
-            "client": self.label,
-            "kind": self._kind,
-            "models": self._models,
-            "state": self.state,
-            "why": [one.told(whose) for whose, one in self.causes()],
-            "permits": self.permits,
-            **self.counts,
-            "leaving": self.leaving,
-            "disabled_in_workers": self.ranks.count(_DISABLED),
-            "troubles": {
-                name: {"state": _STATES[rank], "since": since, "until": until, "cause": cause}
-                for name, (rank, until, since, cause) in self.troubles.items()
-            },
-        }
 
 
 def overview(answers: Answers) -> dict[str, Any]:
@@ -123,7 +197,7 @@ def overview(answers: Answers) -> dict[str, Any]:
             models[alias] = unable and models.get(alias, unable)
         for facts in one["clients"]:
             workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
-    clients = sorted(map(ClientSum, workers.values()), key=lambda it: (it.leaving, -max(it.ranks)))
+    clients = sorted(map(ClientSum, workers.values()), key=lambda it: (it.leaving, -it.rank))
     recents = [one["recent"] for one in good if one["recent"]]
     hours = summed(recent["clients"] for recent in recents)
     requests = [request for recent in recents for request in recent["requests"]]
@@ -140,8 +214,7 @@ def overview(answers: Answers) -> dict[str, Any]:
         "waiting": dict(+waiting),
         "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
         "clients": [
-            {**client.facts(), "hour": _hour(*hours.get(client.label, NOTHING))}
-            for client in clients
+            {**client.facts, "hour": _hour(*hours.get(client.label, NOTHING))} for client in clients
         ],
         "models": {alias: not unable for alias, unable in models.items()},  # whether it is served
         "requests": requests[:MOST_REQUESTS],
@@ -156,7 +229,7 @@ def _wrong(answers: Answers, models: dict[str, str], clients: list[ClientSum]) -
         unserved = names([printable(alias) for alias, whose in models.items() if whose == unable])
         yield f"not served: {unserved}, as {unable} cannot be used"
     for client in clients:
-        if _DISABLED in client.ranks:
+        if client.rank == _DISABLED:
             yield f"{client.label}: {client.state} by hand"
     for whose, one in _alike(each for it in clients for each in it.causes(is_grave=True)):
         yield one.told(names(whose))
