@@ -31,10 +31,10 @@ log = logging.getLogger("proxy")
 # An application's own log-in: a caller, or its name; None: nobody that it knows.
 Authenticate: TypeAlias = Callable[[], "Caller | str | None"]
 
-# What a browser's script may read besides the safelisted headers.
-_OURS = ("x-request-id", "x-proxy-client", "x-proxy-attempts", "x-proxy-model")
-EXPOSED = ", ".join([*_OURS, *sorted(RETRY_HINTS)])
-_EXPOSING = ("Access-Control-Expose-Headers", EXPOSED)
+# What a browser's script may read besides the safelisted headers: all of them, as no cookies go
+# with its requests (fetch.spec.whatwg.org, "CORS protocol"). Old browsers take what is named only.
+_NAMED = ("x-request-id", "x-proxy-client", "x-proxy-attempts", "x-proxy-model")
+_EXPOSING = ("Access-Control-Expose-Headers", ", ".join(["*", *_NAMED, *sorted(RETRY_HINTS)]))
 
 # RFC 9110 section 7.2, `uri-host [ ":" port ]`, and RFC 6454 section 7.1, the same after a scheme,
 # as browsers send them: no user, no path, one only. A dot at a name's end changes nothing.

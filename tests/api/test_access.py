@@ -76,7 +76,7 @@ class Page:
         """The names of the headers that the script sees."""
         names = {name.lower() for name, _ in answer.headers}
         exposed = answer.headers.get("Access-Control-Expose-Headers", "").lower().split(", ")
-        return names & (SAFE_TO_READ | set(exposed))
+        return names if "*" in exposed else names & (SAFE_TO_READ | set(exposed))
 
     def _ask_first(self, method: str, path: str, headers: dict[str, str]) -> None:
         unsafe = {
@@ -407,6 +407,19 @@ def test_page_with_a_key_gets_and_reads_everything(upstream: Upstream) -> None:
             assert {"x-request-id", "x-proxy-client", "x-proxy-attempts"} <= page.readable(answer)
         assert page.fetch("GET", "/v1/models", **with_key).status_code == 200
         assert page.may_read
+
+
+def test_page_reads_whatever_a_caller_is_told(upstream: Upstream) -> None:
+    """How its limits stand, the id in Anthropic's words, and what an upstream says besides."""
+    http = served(upstream, api_keys=[{"name": "ci", "key": KEY, "rpm": 9}])
+    upstream.reply("sk-1", chat("Hi").with_headers({"openai-processing-ms": "7"}))
+    page = Page(http, "https://app.example")
+    told = {"x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"}
+    for path, more in ((CHAT, "openai-processing-ms"), ("/v1/messages", "request-id")):
+        body = json.dumps({**ASKED, "max_tokens": 9})
+        answer = page.fetch("POST", path, body, authorization=f"Bearer {KEY}")
+        assert (answer.status_code, page.may_read) == (200, True)
+        assert {more, *told} <= page.readable(answer)
 
 
 def test_page_reads_errors_and_their_hints(upstream: Upstream) -> None:

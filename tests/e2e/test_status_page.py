@@ -21,7 +21,10 @@ from tests.support.upstream import Gate, Hold, Reply, Upstream, chat, chunk, err
 pytestmark = pytest.mark.long
 
 ADMIN, USER = "operators-key-0123", "a-users-key-0123456"
-KEYS = [{"name": "ops", "key": ADMIN, "admin": True}, {"name": "user", "key": USER}]
+KEYS = [
+    {"name": "ops", "key": ADMIN, "admin": True},
+    {"name": "user", "key": USER, "rpm": 6000},
+]
 DEAD, SLOW, FRESH = "sk-0123456789-dead", "sk-0123456789-slow", "sk-0123456789-good"
 MARKUP = "<img src=x onerror=\"document.title='ran'\"><script>alert(1)</script>&\"'"
 SENT = {"Authorization": f"Bearer {USER}"}
@@ -231,6 +234,11 @@ def test_foreign_page_can_do_nothing(gateway: Gateway, tab: Browser) -> None:
             options = json.dumps({"mode": mode, "credentials": "include"})
             read = f"fetch('{gateway.url}/status.json', {options}).then(one => one.text())"
             assert tab.run(f"{read}.catch(() => '')") == ""
+        # With a caller's key it may ask, and read all that callers are told.
+        header = f"{{headers: {json.dumps(SENT)}}}"
+        asked = f"fetch('{gateway.url}/v1/models', {header})"
+        for name in ("x-request-id", "x-ratelimit-remaining-requests"):
+            assert tab.run(f"{asked}.then(one => one.headers.get('{name}'))")
         tab.run("document.forms[0].submit()")
         tab.wait_loaded()
         assert "orders are taken from the status page itself only" in text_of(tab, "body")
