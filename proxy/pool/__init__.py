@@ -109,5 +109,5 @@ class Pool(Protocol):
     def snapshot(self) -> list[dict[str, Any]]:
         """The state of every client, as plain data: counts, seconds, states by model."""
 
-    def queue_facts(self) -> dict[str, dict[str, float]]:
-        """By alias: requests waiting now, and seconds waited in all."""
+    def queue_facts(self) -> dict[str, dict[str, int]]:
+        """By alias: requests waiting now."""

@@ -37,7 +37,6 @@ class ClientLock:
         self.served = 0  # leases that have ended
         self.answered = 0  # those of them that ended with a whole answer
         self.failed = 0
-        self.cooldowns = 0
 
     @property
     def is_free(self) -> bool:
@@ -84,7 +83,6 @@ class ClientLock:
             "served": self.served,
             "answered": self.answered,
             "failed": self.failed,
-            "cooldowns": self.cooldowns,
             "waiting": waiting,
             "models": models,
             "leases": [

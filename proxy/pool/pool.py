@@ -195,10 +195,7 @@ class ClientPool:
 
     def _leave_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> None:
         queue.leave(ticket)
-        ticket.granted = ticket.bell = None
-        if ticket.queued_at is not None:
-            queue.waited_s += now - ticket.queued_at
-            ticket.queued_at = None
+        ticket.granted = ticket.bell = ticket.queued_at = None
         ticket.spend_retry_budget(now)
 
     def _lend_locked(self, offer: Offer, ticket: Ticket, now: float) -> ClientLease:
@@ -373,7 +370,6 @@ class ClientPool:
                 self._unpark_locked(line, now, rung)
             else:
                 lock.failed += 1
-                lock.cooldowns += effect is Effect.COOL
                 after = health.standing(now), lock.service.standing(now)
                 if after != before and effect is not Effect.REST:
                     of_model = line.offers_by_name.get(lease.model, [])
@@ -456,13 +452,10 @@ class ClientPool:
         with self._lock:
             return facts + [lock.facts(now, waiting=0, leaving=True) for lock in gone]
 
-    def queue_facts(self) -> dict[str, dict[str, float]]:
+    def queue_facts(self) -> dict[str, dict[str, int]]:
         LOST.give_back()
         with self._lock:
-            return {
-                alias: {"waiting": len(queue.waiters), "waited_s": round(queue.waited_s, 3)}
-                for alias, queue in self._queues.items()
-            }
+            return {alias: {"waiting": len(one.waiters)} for alias, one in self._queues.items()}
 
 
 def _settle(line: Line) -> None:

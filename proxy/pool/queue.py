@@ -156,7 +156,6 @@ class ModelQueue:
         self.waiters: list[Ticket] = []  # by rank
         self.listed_rank = -1  # no line lists this queue under a higher one
         self.mean_lease_s = 1.0
-        self.waited_s = 0.0
         self._entries = itertools.count(1)
         self._tiers: dict[int, Tier] = {}  # by place
         self._ready: _Heap = []  # by place
@@ -200,7 +199,6 @@ class ModelQueue:
             offer.turn = before.turn if before and stays else offer.turn + offer.tier.turn
             self._put(self._ready, offer.place, offer)
         self.mean_lease_s = old.mean_lease_s
-        self.waited_s = old.waited_s
         waiters = old.waiters
         old.retire(now)
         for ticket in waiters:

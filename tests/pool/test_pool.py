@@ -343,7 +343,7 @@ def test_reset_of_one_model_leaves_the_others() -> None:
 
 
 def test_the_snapshot() -> None:
-    """In flight, waiting, waited seconds, cooldowns, failures, leases with holder and age."""
+    """In flight, waiting, failures, leases with holder and age."""
     desk = Desk(make_client("a"))
     desk.fail("a", Effect.COOL, asked_s=2, cause="429 x: Wait")
     waiting = desk.ticket()
@@ -361,7 +361,6 @@ def test_the_snapshot() -> None:
             "served": 1,
             "answered": 0,
             "failed": 1,
-            "cooldowns": 1,
             "waiting": 1,
             "models": {
                 "m": {
@@ -377,7 +376,7 @@ def test_the_snapshot() -> None:
     ]
     held.release()
     desk.take(ticket=waiting).release()
-    assert desk.pool.queue_facts() == {"m": {"waiting": 0, "waited_s": 1.5}}
+    assert desk.pool.queue_facts() == {"m": {"waiting": 0}}
     desk.fail("a", Effect.COOL, asked_s=math.inf)
     assert desk.pool.snapshot()[0]["models"]["m"]["for_s"] == 1800.0
 

@@ -226,20 +226,6 @@ def test_an_old_request_does_not_bring_back_old_routes() -> None:
     desk.assert_idle()
 
 
-def test_counts_outlive_a_change_of_routes() -> None:
-    """Metrics never go back: seconds waited are kept."""
-    desk = Desk(make_client("a"), make_client("b"))
-    both, desk.routes["m"] = desk.routes["m"], desk.routes["m"][:1]
-    held, waiting = desk.take(), desk.ticket()
-    desk.clock.after(7, held.release)
-    lease = desk.wait(waiting)
-    assert lease is not None
-    lease.release()
-    desk.routes["m"] = both
-    desk.take().release()
-    assert desk.pool.queue_facts() == {"m": {"waiting": 0, "waited_s": 7.0}}
-
-
 def test_the_pool_is_told_of_all_clients() -> None:
     """A client without models takes part in the snapshot all the same."""
     pool = ClientPool([make_client("a", models=())])
