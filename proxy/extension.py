@@ -108,8 +108,7 @@ class Proxy:
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
         doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
-        blueprint = make_blueprint(doorkeeper, self.name)
-        app.register_blueprint(blueprint, url_prefix=prefix)
+        app.register_blueprint(make_blueprint(doorkeeper, self.name), url_prefix=prefix)
         self._gateways[app] = gateway
         instances[self.name] = self
 

@@ -205,7 +205,7 @@ class Gateway:
             if not places.take(caller.identity, own):
                 text = f"{own} requests of this caller are in flight already (its max-concurrency)"
                 error = CallerLimitReached(text, hint=_SOON)
-                error.limit = "max-concurrency"
+                error.limit = record.limit = "max-concurrency"
                 raise error
             held.callback(places.give_back, caller.identity)
         if not places.take(None, most):

@@ -122,7 +122,7 @@ class Limits:
         if wait_s := levels[key].wait_s:
             text = f"this caller has used up its {key} of {levels[key].most}"
             error = CallerLimitReached(text, hint=RetryHint(wait_s))
-            error.limit = key
+            error.limit = record.limit = key
             raise error
         record.charged = 0
 

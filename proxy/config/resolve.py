@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .check import Notes
-from .config import LIMITS, Caller, ClientConfig, Config, Model
+from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
 from .schema import ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
 from .secrets import Secret, digest_of, is_placeholder
@@ -222,16 +222,8 @@ def _callers(file: File, notes: Notes) -> tuple[Caller, ...]:
             short.append(at)
     if short:
         notes.warning(", ".join(short), f"fewer than {_LONG_ENOUGH} characters can be guessed")
-    return tuple(
-        Caller(
-            e.name or "",
-            models=e.models,
-            key=e.key,
-            admin=e.admin,
-            **{name: getattr(e, name) for name in LIMITS},
-        )
-        for e in file.api_keys
-    )
+    entries = (msgspec.structs.asdict(entry) for entry in file.api_keys)
+    return tuple(Caller(**{**entry, "name": entry["name"] or ""}) for entry in entries)
 
 
 def _named(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
