@@ -100,7 +100,9 @@ def _metrics(exchange: Exchange) -> Response:
     metrics: Any = exchange.gateway.metrics
     if not exchange.gateway.config.metrics.public:
         exchange.doorkeeper.admit_operator(exchange.environ)
-    return exchange.reply(generate_latest(metrics), content_type=TEXT)
+    answer = exchange.reply(generate_latest(metrics))
+    answer.content_type = TEXT
+    return answer
 
 
 def _list_models(exchange: Exchange) -> Response:

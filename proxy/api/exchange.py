@@ -193,16 +193,11 @@ class Exchange:
         return int(text)
 
     def reply(
-        self,
-        body: bytes | StreamBody,
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] = _NONE,
-        content_type: str = JSON,
+        self, body: bytes | StreamBody, *, status: int = 200, headers: Mapping[str, str] = _NONE
     ) -> Response:
         """A response, with what every response of ours carries."""
         lines = [
-            ("Content-Type", content_type if isinstance(body, bytes) else EVENT_STREAM),
+            ("Content-Type", JSON if isinstance(body, bytes) else EVENT_STREAM),
             ("x-request-id", self.request_id),
             ("X-Content-Type-Options", "nosniff"),  # to a browser no answer is a page
             *headers.items(),
