@@ -63,51 +63,19 @@ class Cell:
         return max(0.0, self._spent - (now - self._at) * most / 60)
 
 
-class Minutes:
-    """The cells of all callers, in this process. Never waits.
+class Limits:
+    """The limits of a gateway's callers, for those who have any. Shared by all threads.
 
-    The seam for cells that processes share: those have the same methods. A caller is known by its
-    name, so that its cells outlive a change of its key, and of the configuration.
+    Minutes are counted here, and days by the ledger. A caller is known by its name, so that what it
+    has spent outlives a change of its key, and of the configuration.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock.monotonic
+    def __init__(self, clock: Clock, ledger: Callable[[], Ledger | None]) -> None:
+        self._clock = clock
+        self._ledger = ledger
         self._lock = threading.Lock()  # guards _cells, _many
         self._cells: dict[tuple[str | Secret, str], Cell] = {}
         self._many = _MANY_CELLS
-
-    def levels(self, caller: Caller, *, enters: bool = False) -> dict[str, Level]:
-        """How its limits stand, by their keys. Who `enters` is charged if all have some left."""
-        now, found = self._now(), dict[str, Level]()
-        with self._lock:
-            for key, most in (("rpm", caller.rpm), ("tpm", caller.tpm)):
-                if most:
-                    cell = self._cells.get((caller.identity, key)) or Cell()
-                    found[key] = cell.level(most, now)
-            if enters and caller.rpm and all(level.left for level in found.values()):
-                self._cell_locked(caller, "rpm", now).charge(1, caller.rpm, now)
-        return found
-
-    def charge(self, caller: Caller, tokens: int) -> None:
-        """Charge what an answer took."""
-        now = self._now()
-        with self._lock:
-            self._cell_locked(caller, "tpm", now).charge(tokens, caller.tpm, now)
-
-    def _cell_locked(self, caller: Caller, key: str, now: float) -> Cell:
-        if len(self._cells) >= self._many:
-            self._cells = {of: cell for of, cell in self._cells.items() if cell.empty_at > now}
-            self._many = max(_MANY_CELLS, 2 * len(self._cells))
-        return self._cells.setdefault((caller.identity, key), Cell())
-
-
-class Limits:
-    """The limits of a gateway's callers, for those who have any. Shared by all threads."""
-
-    def __init__(self, clock: Clock, ledger: Callable[[], Ledger | None]) -> None:
-        self._minutes = Minutes(clock)
-        self._wall = clock.wall
-        self._ledger = ledger
 
     def enter(self, caller: Caller, record: Record) -> None:
         """Let a request in; raises CallerLimitReached with the moment at which another may.
@@ -117,7 +85,7 @@ class Limits:
         levels = self._days(caller)
         if caller.has_day_limit and not levels:
             raise RuntimeError("a limit per day needs a ledger of usage: set `state-dir`")
-        levels |= self._minutes.levels(caller, enters=all(one.left for one in levels.values()))
+        levels |= self._minutes(caller, enters=all(one.left for one in levels.values()))
         key = max(levels, key=lambda key: levels[key].wait_s)
         if wait_s := levels[key].wait_s:
             text = f"this caller has used up its {key} of {levels[key].most}"
@@ -132,7 +100,8 @@ class Limits:
             before = record.charged or 0
             record.charged = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
             if caller.tpm and record.charged != before:
-                self._minutes.charge(caller, record.charged - before)
+                with self._lock:
+                    self._charge_locked(caller, "tpm", record.charged - before)
 
     def headers(self, caller: Caller, record: Record) -> dict[str, str]:
         """How they stand, this request included, in the words of OpenAI's answers.
@@ -142,18 +111,38 @@ class Limits:
         is_in = record.charged is not None and record.ended is None  # and not yet in the ledger
         levels = self._days(caller, int(is_in), (is_in and record.charged) or 0)
         found = {}
-        for key, level in (self._minutes.levels(caller) | levels).items():
+        for key, level in (self._minutes(caller) | levels).items():
             what = {"rpm": "requests", "tpm": "tokens"}.get(key) or key.replace("-per", "")
             found[f"x-ratelimit-limit-{what}"] = str(level.most)
             found[f"x-ratelimit-remaining-{what}"] = str(level.left)
             found[f"x-ratelimit-reset-{what}"] = f"{math.ceil(level.reset_s)}s"
         return found
 
+    def _minutes(self, caller: Caller, *, enters: bool = False) -> dict[str, Level]:
+        """How its limits per minute stand. Who `enters` is charged if all have some left."""
+        now, found = self._clock.monotonic(), dict[str, Level]()
+        with self._lock:
+            for key, most in (("rpm", caller.rpm), ("tpm", caller.tpm)):
+                if most:
+                    cell = self._cells.get((caller.identity, key)) or Cell()
+                    found[key] = cell.level(most, now)
+            if enters and caller.rpm and all(level.left for level in found.values()):
+                self._charge_locked(caller, "rpm", 1)
+        return found
+
+    def _charge_locked(self, caller: Caller, key: str, units: int) -> None:
+        now = self._clock.monotonic()
+        if len(self._cells) >= self._many:
+            self._cells = {of: cell for of, cell in self._cells.items() if cell.empty_at > now}
+            self._many = max(_MANY_CELLS, 2 * len(self._cells))
+        cell = self._cells.setdefault((caller.identity, key), Cell())
+        cell.charge(units, getattr(caller, key), now)
+
     def _days(self, caller: Caller, requests: int = 0, tokens: int = 0) -> dict[str, Level]:
         """How its limits per day (UTC) stand, by the ledger and these; none without a ledger."""
         found = dict[str, Level]()
         if caller.has_day_limit and (ledger := self._ledger()) is not None:
-            rest_s = 86_400 - self._wall() % 86_400  # first: a day that ends now is over below
+            rest_s = 86_400 - self._clock.wall() % 86_400  # first: it may end now
             spent = ledger.spent_today(caller)
             for key, most, used in (
                 ("requests-per-day", caller.requests_per_day, spent[0] + requests),

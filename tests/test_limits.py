@@ -20,7 +20,7 @@ from proxy.config.config import LIMITS
 from proxy.dialects.chat import CHAT
 from proxy.errors import CallerLimitReached, ModelNotFound
 from proxy.gateway import Gateway
-from proxy.limits import Cell, Limits, Minutes
+from proxy.limits import Cell, Limits
 from proxy.record.record import Attempt, Record
 from tests.support.clock import VirtualClock
 
@@ -238,20 +238,20 @@ def test_callers_who_have_spent_nothing_are_forgotten() -> None:
     for number in range(10_000):
         assert desk.enter(Caller(f"user {number}", rpm=60)) == 0
         desk.clock.now += 0.01
-        assert len(desk.limits._minutes._cells) <= 1024
+        assert len(desk.limits._cells) <= 1024
     assert desk.enter(spender) > 9_000 * 60
     desk.clock.now += 2
 
 
 def test_threads_take_no_more_than_there_is() -> None:
     """At the same moment, of one limit."""
-    minutes, ann = Minutes(VirtualClock()), Caller("ann", rpm=100)
+    desk, ann = Desk(), Caller("ann", rpm=100)
     barrier, taken = threading.Barrier(8), list[bool]()
 
     def take() -> None:
         barrier.wait()
         for _ in range(50):
-            taken.append(minutes.levels(ann, enters=True)["rpm"].left > 0)
+            taken.append(desk.enter(ann) == 0)
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:

@@ -10,9 +10,10 @@ import anthropic
 import openai
 import pytest
 
-from proxy import Call, Caller, create_app
+from proxy import Call, Caller, Usage, create_app
 from proxy.limits import Limits
 from proxy.net.watch import Clock
+from proxy.record.record import Attempt, Record
 from tests.support.gateway import MESSAGES, PATIENCE_S, Gateway, Response
 from tests.support.wsgi import werkzeug_server
 
@@ -30,6 +31,12 @@ class Stopwatch(Clock):
         """At the first call that is refused."""
         if call.status == 429 and not self.began:
             self.began.append(time.monotonic())
+
+
+def record_of(tokens: int) -> Record:
+    """A request that took so many."""
+    attempt = Attempt("demo", usage=Usage(tokens))
+    return Record("r", endpoint="", arrived=0.0, attempts=[attempt])
 
 
 @pytest.mark.long
@@ -51,12 +58,12 @@ def test_official_sdks_wait_as_long_as_they_are_told(name: str) -> None:
         asked: Any = {"model": "demo", "messages": MESSAGES, "max_tokens": 9}
         with gpt, claude:
             proxy.gateway.limits = limits = Limits(clock, lambda: None)
-            limits._minutes.charge(ci, 602)  # 0.3 s until one is left
+            limits.charge(ci, record_of(602))  # 0.3 s until one is left
             with proxy.call_ended.connected_to(clock.start):
                 answer = create(**asked)
             assert (answer.status_code, answer.retries_taken) == (200, 1)
             assert answer.headers["x-ratelimit-limit-tokens"] == "600"
-            limits._minutes.charge(ci, 1200)
+            limits.charge(ci, record_of(1200))
             statuses = list[int]()
 
             def keep(_: object, *, call: Call) -> None:
