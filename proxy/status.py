@@ -214,7 +214,7 @@ def overview(answers: Answers) -> dict[str, Any]:
         "waiting": dict(+waiting),
         "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
         "clients": [
-            {**client.facts, "hour": _hour(*hours.get(client.label, NOTHING))} for client in clients
+            {**client.facts, "hour": hours.get(client.label, NOTHING)} for client in clients
         ],
         "models": {alias: not unable for alias, unable in models.items()},  # whether it is served
         "requests": requests[:MOST_REQUESTS],
@@ -244,12 +244,6 @@ def _minutes(told: Iterable[list[int]]) -> list[list[int]]:
         if at in sums:
             sums[at] = [*map(add, sums[at], counts)]
     return [[round(time.time() - now + at * 60), *counts] for at, counts in sums.items()]
-
-
-def _hour(good: int, failed: int, firsts: int, first_s: float, error: Any) -> dict[str, Any]:
-    """What came of a client's attempts in the last hour; the last error's time and words."""
-    mean_s = round(first_s / firsts, 3) if firsts else None
-    return {"good": good, "failed": failed, "first_event_s": mean_s, "last_error": error}
 
 
 def problems_of(answers: Answers) -> list[str]:

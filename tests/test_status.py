@@ -13,12 +13,14 @@ from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.pool import Effect
+from proxy.record.recent import NOTHING
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
 from proxy.status import ClientSum, Request, overview
 from proxy.status import answer as answer_of
 from tests.support.upstream import Upstream, json_reply
 
+HOUR = {"good": 3, "failed": 1, "first_events": 2, "first_s": 1.0}
 LABEL = "alpha/sk-...abcd"
 NOW = 1_800_000_000.0
 CAUSE = "429 busy: Wait"
@@ -224,7 +226,7 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
         return {
             "minutes": [(41, 1, 0, 10), (100, 2, 1, 20), (40, 7, 7, 7), (101, 7, 7, 7)],
             "requests": [{"times": {"arrived": at}} for at in began],
-            "clients": {LABEL: [3, 1, 2, 1.0, (error_at, "500 x: No")]},
+            "clients": {LABEL: {**HOUR, "last_error": [error_at, "500 x: No"]}},
         }
 
     told = overview(
@@ -242,12 +244,13 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
     assert client["hour"] == {
         "good": 6,
         "failed": 2,
-        "first_event_s": 0.5,
-        "last_error": (7.0, "500 x: No"),
+        "first_events": 4,
+        "first_s": 2.0,
+        "last_error": [7.0, "500 x: No"],
     }
     assert told["configuration"]["read_at"] == round(NOW - 9)
     (client,) = overview([answer(facts())])["clients"]
-    assert client["hour"] == {"good": 0, "failed": 0, "first_event_s": None, "last_error": None}
+    assert client["hour"] == NOTHING
 
 
 def test_clients_in_trouble_come_first() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import add
 from typing import Any, TypeAlias
 
 import msgspec
@@ -21,10 +20,16 @@ _NO_FAULTS = ("caller_gone", "server_shutting_down", "server_out_of_resources")
 # Nor does any other 4xx: the caller asked wrongly.
 _CLIENTS_OWN = (401, 402, 403, 408, 429)
 
-# By client: attempts that were good, that failed, streams' first events, the seconds to them in
-# all, the last error's time and words.
-_Clients: TypeAlias = dict[str, list[Any]]
-NOTHING = (0, 0, 0, 0.0, None)
+# What came of each client's attempts. `first_s`: seconds to streams' first events, in all;
+# `last_error`: its moment and words.
+_Clients: TypeAlias = dict[str, dict[str, Any]]
+NOTHING: dict[str, Any] = {
+    "good": 0,
+    "failed": 0,
+    "first_events": 0,
+    "first_s": 0.0,
+    "last_error": [],
+}
 
 
 class Recent:
@@ -52,18 +57,17 @@ class Recent:
             counts[1] += record.end not in ("ok", "caller_gone")
             counts[2] += tokens
             for attempt in record.attempts:
-                client = clients.setdefault(attempt.client, [*NOTHING])
+                client = clients.setdefault(attempt.client, {**NOTHING})
                 if attempt.reason == "ok":
-                    client[0] += 1
-                    if attempt.first_event_s is not None:
-                        client[2] += 1
-                        client[3] += attempt.first_event_s
+                    client["good"] += 1
+                    client["first_events"] += attempt.first_event_s is not None
+                    client["first_s"] += attempt.first_event_s or 0.0
                 elif attempt.reason not in _NO_FAULTS and (
                     attempt.status in _CLIENTS_OWN or not 400 <= attempt.status < 500
                 ):
                     said = f"{attempt.status or ''} {attempt.reason}: {attempt.message}".strip()
-                    client[1] += 1
-                    client[4] = record.began + attempt.began_s, said
+                    client["failed"] += 1
+                    client["last_error"] = [record.began + attempt.began_s, said]
 
     def facts(self) -> dict[str, Any]:
         """As plain data; `minutes` are minutes of the monotonic clock, and their counts."""
@@ -78,7 +82,8 @@ class Recent:
 def summed(parts: Iterable[_Clients]) -> _Clients:
     """The sums of clients' numbers; of their last errors the latest."""
     sums: _Clients = {}
-    for label, (*counts, error) in (item for part in parts for item in part.items()):
-        *old, last = sums.get(label, NOTHING)
-        sums[label] = [*map(add, old, counts), max(filter(None, (last, error)), default=None)]
+    for label, one in (item for part in parts for item in part.items()):
+        old = sums.get(label, NOTHING)
+        sums[label] = {name: old[name] + number for name, number in one.items()}
+        sums[label]["last_error"] = max(old["last_error"], one["last_error"])
     return sums

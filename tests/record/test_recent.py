@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from proxy.record.recent import MOST_REQUESTS, Recent
+from proxy.record.recent import MOST_REQUESTS, NOTHING, Recent
 from proxy.record.record import Attempt, Record
 from proxy.wire.chat import Usage
 from tests.support.clock import VirtualClock
@@ -57,7 +57,7 @@ def test_an_hour_is_remembered_and_no_more() -> None:
         book.clock.sleep(60)
     book.clock.now -= 60
     told = book.recent.facts()
-    assert sum(counts[1] for counts in told["minutes"]) == told["clients"]["a"][0] == 60
+    assert sum(counts[1] for counts in told["minutes"]) == told["clients"]["a"]["good"] == 60
     book.clock.sleep(30 * 60)
     assert sum(counts[1] for counts in book.recent.facts()["minutes"]) == 30
     assert len(book.recent._minutes) == 60
@@ -73,9 +73,9 @@ def test_client_is_blamed_for_its_own_faults_only() -> None:
     for reason in ("server_shutting_down", "server_out_of_resources"):
         book.end(bad(0, reason))
     clients = book.recent.facts()["clients"]
-    assert clients["a"][:2] == [0, 4]
-    assert clients["a"][-1][1] == "upstream_timeout: No"
-    assert (clients["b"][:2], clients["b"][-1]) == ([4, 0], None)
+    assert (clients["a"]["good"], clients["a"]["failed"]) == (0, 4)
+    assert clients["a"]["last_error"][1] == "upstream_timeout: No"
+    assert clients["b"] == {**NOTHING, "good": 4}
 
 
 def test_time_to_the_first_event_is_the_clients_own() -> None:
@@ -85,8 +85,8 @@ def test_time_to_the_first_event_is_the_clients_own() -> None:
     book.end(good(first_event_s=1.0))
     book.end(good())
     clients = book.recent.facts()["clients"]
-    assert clients["a"][2:4] == [2, 1.5]
-    assert clients["b"][2] == 0
+    assert (clients["a"]["first_events"], clients["a"]["first_s"]) == (2, 1.5)
+    assert clients["b"]["first_events"] == 0
 
 
 def test_the_last_requests_are_kept_whole() -> None:
