@@ -130,7 +130,7 @@ def test_the_lock_is_free_between_one_client_and_the_next() -> None:
 
     desk.pool._lock = Counted()  # type: ignore[assignment]
     assert len(desk.pool.snapshot()) == 2
-    assert len(taken) >= 2 + 2
+    assert len(taken) >= 1 + 2
 
 
 # What a lock guards is said where it is made

@@ -444,13 +444,13 @@ class ClientPool:
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
-            lines, gone = [*self._lines.values()], [*self._leaving.values()]
-        facts = []
-        for line in lines:  # each by itself: there may be thousands of models, and requests wait
+            told = [(line.lock, line.waiting, False) for line in self._lines.values()]
+            told += [(lock, 0, True) for lock in self._leaving.values()]
+        found = []
+        for lock, waiting, leaving in told:  # each by itself: there may be thousands of models
             with self._lock:
-                facts.append(line.lock.facts(now, waiting=line.waiting))
-        with self._lock:
-            return facts + [lock.facts(now, waiting=0, leaving=True) for lock in gone]
+                found.append(lock.facts(now, waiting=waiting, leaving=leaving))
+        return found
 
     def queue_facts(self) -> dict[str, dict[str, int]]:
         LOST.give_back()
