@@ -49,8 +49,8 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # Nearly all callers ask for this machine by one of these.
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# What proxies add to a request that they pass on, besides `X-Forwarded-*`.
-_PASSED_ON = frozenset({"HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA"})
+# What proxies add to a request that they pass on.
+_PASSED_ON = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
 
 class Doorkeeper:
@@ -204,8 +204,7 @@ def _is_here(environ: Mapping[str, str]) -> bool:
         is_loopback(environ.get("REMOTE_ADDR", ""))
         and (origin is None or _is_local(origin, has_scheme=True))
         and (host is None or _is_local(host, has_scheme=False))
-        and _PASSED_ON.isdisjoint(environ)
-        and not any(name.startswith("HTTP_X_FORWARDED_") for name in environ)
+        and not any(name.startswith(_PASSED_ON) for name in environ)
     )
 
 

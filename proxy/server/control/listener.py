@@ -19,7 +19,7 @@ import msgspec
 from ...errors import ConfigError
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
-from ...status import Request, answer
+from ...status import ORDERS, Request, answer
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
@@ -212,9 +212,8 @@ class Control:
         if request.do == "reload":
             return self._reload()
         told = answer(self._gateway, request)
-        is_done = request.do in ("disable", "enable") and "error" not in told
-        if is_done and (why := self._keep_orders()):
-            told["error"] = f"{request.do}d, but {why}"
+        if request.do in ORDERS and "error" not in told and (why := self._keep_orders()):
+            told["error"] = f"{request.do}: done, but {why}"
         return told
 
     def _reload(self) -> dict[str, Any]:
