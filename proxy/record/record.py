@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import CallerLimitReached, ProxyError
+from ..errors import ProxyError
 from ..wire.chat import Usage
 
 if TYPE_CHECKING:
@@ -152,8 +152,6 @@ class Record:
     def failed(self, error: ProxyError) -> None:
         """Note what it ended with, as the caller is told."""
         self.status, self.end = error.status, _word(error) or error.type
-        if isinstance(error, CallerLimitReached):
-            self.limit = error.limit
 
     @property
     def usage(self) -> Usage | None:
