@@ -223,7 +223,7 @@ class ModelQueue:
         tier = offer.tier
         if ticket.session:
             if ticket.is_kept is None:
-                home = ticket.home or self._order(self._tiers[min(self._tiers)], ticket)[0]
+                home = ticket.home or next(self._order(self._tiers[min(self._tiers)], ticket))
                 ticket.is_kept = offer.lock is home
             offer.turn = min(offer.turn, tier.turn + MOST_AHEAD * offer.step)
         else:
@@ -258,12 +258,12 @@ class ModelQueue:
                     return offer
         return usual
 
-    def _order(self, tier: Tier, ticket: Ticket) -> list[ClientLock]:
+    def _order(self, tier: Tier, ticket: Ticket) -> Iterator[ClientLock]:
         """The tier's clients as the session prefers them; that of the first one is its home."""
-        order = tier.order(ticket.session) if len(tier.locks) > 1 else tier.locks
-        if ticket.home is None and tier.place == min(self._tiers):
-            ticket.home = order[0]
-        return order
+        for lock in tier.order(ticket.session) if len(tier.locks) > 1 else tier.locks:
+            if ticket.home is None and tier.place == min(self._tiers):
+                ticket.home = lock
+            yield lock
 
     def _is_usable(self, offer: Offer, now: float) -> bool:
         """Whether it is; if not, it is put where the change will be noticed."""

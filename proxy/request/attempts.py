@@ -268,32 +268,31 @@ class Attempts:
 
     def _acquire(self) -> Pausing[Lease]:
         asked_at, record = self._waits.now(), self._call.record
-        try:
-            while True:
-                until = min(self._waits.pause_at, self._waits.deadline)
-                try:
-                    lease = self._pool.acquire(self._ticket, self._routes, until)
-                except (PoolError, ModelNotFound) as error:
-                    unserved: ProxyError = error
-                    break
+        before_s = record.waited_s
+        while True:
+            until = min(self._waits.pause_at, self._waits.deadline)
+            try:
+                lease = self._pool.acquire(self._ticket, self._routes, until)
+            except (PoolError, ModelNotFound) as error:
+                unserved: ProxyError = error
+                break
+            finally:
                 now = self._waits.now()
-                if now >= self._waits.deadline:
-                    if lease is not None:
-                        lease.release()
-                    unserved = self._waits.out_of_time()
-                    break
+                record.waited_s = before_s + now - asked_at
+            if now >= self._waits.deadline:
                 if lease is not None:
-                    lease.client = self._registry.own(lease.client)
-                    self._attempt = Attempt(lease.client.label, lease.model)
-                    self._attempt.began_s = now - record.arrived
-                    self._attempt.waited_s = now - asked_at
-                    if record.is_kept is None:
-                        record.is_kept = self._ticket.is_kept
-                    record.attempts.append(self._attempt)
-                    return lease
-                yield
-        finally:
-            record.waited_s += self._waits.now() - asked_at
+                    lease.release()
+                unserved = self._waits.out_of_time()
+                break
+            if lease is not None:
+                lease.client = self._registry.own(lease.client)
+                self._attempt = Attempt(lease.client.label, lease.model)
+                self._attempt.began_s, self._attempt.waited_s = now - record.arrived, now - asked_at
+                if record.is_kept is None:
+                    record.is_kept = self._ticket.is_kept
+                record.attempts.append(self._attempt)
+                return lease
+            yield
         raise self._failed().final(unserved)
 
     def _try(self, lease: Lease) -> Pausing[Answer | Relayed]:

@@ -170,7 +170,7 @@ def test_every_call_is_billed(make: Make, upstream: Upstream) -> None:
         ("ben", "small", "ok", 9, 3),
         ("ben", "small", "ok", 20, 5),
         ("ben", "small", "caller_gone", 0, 0),
-        ("ben", "small", "400", 0, 0),
+        ("ben", "small", "upstream_error", 0, 0),
     ]
     assert ben.get("/v1/bill").get_json() == {
         "calls": 4,
