@@ -268,6 +268,11 @@ def test_orders_reach_workers_that_load_the_application_themselves(tmp_path: Pat
     config = {"demo": [{}], "status-page": True}
     command = [*COMMAND, "--pythonpath", str(tmp_path), "theirs:app"]
     with Gateway(config, command=command, workers=2) as gateway:
+
+        def facts() -> Any:
+            return gateway.call("GET", "/llm/status.json").json()
+
+        wait_for(lambda: len(facts()["workers"]) == 2)
         page = gateway.call("GET", "/llm/status").body.decode()
         (token, *_) = re.findall(r'name="token" value="([^"]+)"', page)
         headers = {"Origin": gateway.url, "Content-Type": "application/x-www-form-urlencoded"}
@@ -275,9 +280,7 @@ def test_orders_reach_workers_that_load_the_application_themselves(tmp_path: Pat
             form = f"do={do}&client=demo&token={token}".encode()
             answer = gateway.call("POST", "/llm/status", form, headers)
             assert (answer.status, answer.headers["location"]) == (303, "status")
-        facts = gateway.call("GET", "/llm/status.json").json()
-        assert len(facts["workers"]) == 2
-        assert facts["wrong"] == []
+        wait_for(lambda: len(facts()["workers"]) == 2 and facts()["wrong"] == [])
 
 
 def test_an_operators_story(upstream: Upstream, tab: Browser, tmp_path: Path) -> None:
