@@ -96,9 +96,11 @@ class RequestLog:
     def _remove_oldest(self) -> None:
         """In a helper thread. Whatever else is in the folder is left alone."""
         with suppress(OSError), os.scandir(self.directory) as entries:
-            files = [one for one in entries if one.is_file(follow_symlinks=False)]
-            ours = [one for one in files if _OURS.fullmatch(one.name)]
-            found = sorted((one.name, one.stat().st_size) for one in ours)
+            found = sorted(  # no list of entries, as each keeps a KB that `stat` told
+                (one.name, one.stat().st_size)
+                for one in entries
+                if _OURS.fullmatch(one.name) and one.is_file(follow_symlinks=False)
+            )
             too_old = _stamp(self._max_age)
             surplus = sum(size for _, size in found) - self._max_bytes * (1 - 1 / _FREE_SHARE)
             for name, size in found:

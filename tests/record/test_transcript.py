@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -406,6 +407,25 @@ def test_an_eighth_of_the_room_is_freed_at_once(tmp_path: Path, upstream: Upstre
     last = _threads.start(Task(lambda: None))  # there is one thread that looks
     last.wait(math.inf, CallerConnection(None))
     assert 60_000 < bytes_of(place, []) <= 64_000  # the request's own file may have grown
+
+
+def test_a_look_at_the_folder_needs_little_memory(tmp_path: Path) -> None:
+    """Little more than names: there may be hundreds of thousands, and each worker looks."""
+    caller_of(tmp_path, "http://127.0.0.1:9/v1")
+    log = RequestLog(load_config(tmp_path / "config.yaml"))
+    place = tmp_path / DIRECTORY
+    place.mkdir()
+    count = 1000
+    for number in range(count):
+        old_file(place, 0.001, 10, f"req_{number:032}.log")
+    tracemalloc.start()
+    try:
+        log._remove_oldest()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(files(tmp_path)) == count
+    assert most < 400 * count
 
 
 def test_file_that_cannot_be_removed_saves_no_other(
