@@ -24,14 +24,11 @@ from ..wire.http.answer import AnswerReader
 from ..wire.http.content_coding import Inflater, inflater
 from . import shortage
 from .opening import Channel, Opening
+from .received import received
 from .watch import CallerConnection, SocketWatch
 
 if TYPE_CHECKING:
     from .transport import Transport
-
-# One read takes what a socket buffer holds at most by default (net.ipv4.tcp_rmem: 128 KiB, half of
-# it for overhead).
-RECV_BYTES = 64 * 1024
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -188,7 +185,7 @@ class SocketReply:
         while may_be_buffered or self._watch.wait(until, writing=writing):
             may_be_buffered = False
             try:
-                return self._sock.recv(RECV_BYTES)
+                return received(self._sock.recv_into)
             except ssl.SSLWantWriteError:
                 writing = True
             except _WOULD_BLOCK:  # a TLS record that is not whole yet, or no data at all

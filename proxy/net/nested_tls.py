@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, cast
 
 # RFC 8446 section 5.1: what one record holds.
 RECORD_BYTES = 16 * 1024
@@ -48,15 +48,15 @@ class NestedTls:
         self._drain()
         return sent
 
-    def recv(self, size: int) -> bytes:
-        """What came, b"" at the end of the connection."""
+    def recv_into(self, buffer: memoryview, size: int) -> int:
+        """How much came, 0 at the end of the connection."""
         while True:
             try:
-                return self._tls.read(size)
+                return cast("int", self._tls.read(size, buffer))  # as it is with a buffer
             except ssl.SSLWantReadError:
                 self._fetch()
             except ssl.SSLEOFError:  # an end without close_notify, as SSLSocket has it
-                return b""
+                return 0
 
     def pending(self) -> int:
         """What is held here, in either direction, that a poll of the descriptor does not see."""

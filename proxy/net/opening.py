@@ -30,6 +30,7 @@ from . import shortage
 from .helpers import Task
 from .names import NAMES, Address, literal
 from .nested_tls import NestedTls
+from .received import received
 from .watch import CallerConnection, Clock
 
 # RFC 8305 section 5: the time that an address has before the next one is tried beside it.
@@ -282,7 +283,8 @@ class Opening:
             while data:
                 sent = yield from self._do(functools.partial(channel.send, data), select.POLLOUT)
                 data = data[sent:]
-            came = yield from self._do(functools.partial(channel.recv, size), select.POLLIN)
+            receive = functools.partial(received, channel.recv_into, size)
+            came = yield from self._do(receive, select.POLLIN)
             if not came:
                 raise TunnelRefused("the proxy closed the connection")
             try:

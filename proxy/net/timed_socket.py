@@ -15,6 +15,7 @@ from ssl import SSLSocket
 from typing import Any
 
 from .lost import LOST
+from .received import RECV_BYTES, received
 
 # A body's first piece up to this size goes out with its head: copying costs less than a write.
 MAX_JOINED_BYTES = 64 * 1024
@@ -188,17 +189,22 @@ class TimedSocket(LimitedSocket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """As a socket's; raises TimeoutError when the first of these times is up."""
         if flags:
-            return super().recv(bufsize, flags)
+            return self._receive(bufsize, flags)
         left_s = min(self.receive_timeout_s, self.receive_until - time.monotonic())
         if left_s <= 0:
             raise TimeoutError("timed out")
         try:  # as a rule something is there, or nothing would be asked for
-            return super().recv(bufsize, _DONTWAIT)
+            return self._receive(bufsize, _DONTWAIT)
         except BlockingIOError:
             if self._timeout_s == 0:
                 raise
         self._wait(left_s if self._timeout_s is None else min(left_s, self._timeout_s))
-        return super().recv(bufsize)
+        return self._receive(bufsize)
+
+    def _receive(self, size: int, flags: int = 0) -> bytes:
+        if 0 < size <= RECV_BYTES:
+            return received(self.recv_into, size, flags)
+        return super().recv(size, flags)
 
     def _wait(self, left_s: float) -> None:
         """Wait for bytes; raises TimeoutError, and ShuttingDown where they are a request's."""
