@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
@@ -42,9 +44,9 @@ class Host:
         self.path = folder / "config.yaml"
         self.path.write_text(config_of("one"))
         self.proxy = Proxy(self.path, auto_reload=auto_reload)
-        app = Flask(__name__)
-        self.proxy.init_app(app)
-        self.caller = Caller(app)
+        self.app = Flask(__name__)
+        self.proxy.init_app(self.app)
+        self.caller = Caller(self.app)
 
     def status(self, model: str) -> int:
         return self.caller.post(CHAT, json=asked(model)).status_code
@@ -87,6 +89,23 @@ def test_reload_brings_the_file_into_force(host: Host, caplog: pytest.LogCapture
     assert (host.status("one"), host.status("two")) == (404, 200)
     assert host.proxy.config.queue_timeout_s == 10
     assert host.proxy.reload() == "nothing changed"
+
+
+@pytest.mark.parametrize("model", ["one", "two"])
+def test_what_a_reload_replaces_goes_at_once(host: Host, model: str) -> None:
+    """Not when the collector comes by: what is served meanwhile would lie around its holes."""
+    assert host.status("one") == 200
+    generation = host.proxy.gateway_of(host.app).generation
+    registry, client = weakref.ref(generation.registry), weakref.ref(generation.clients[0])
+    del generation
+    host.path.write_text(config_of(model))
+    gc.disable()
+    try:
+        host.proxy.reload()
+        assert host.status(model) == 200
+        assert (registry(), client()) == (None, None)
+    finally:
+        gc.enable()
 
 
 def test_reload_of_what_is_wrong_raises_and_changes_nothing(

@@ -80,20 +80,18 @@ class _Listing:
 class Lists:
     """The lists of those clients whose models the configuration does not tell.
 
-    `changed` is called in a helper thread, when a list has other names than before. What the lists
-    of the configuration `before` have fetched counts on.
+    What the lists of the configuration `before` have fetched counts on. Whoever has lists fetched
+    gives `changed`, which a helper thread calls when a list has other names than before.
     """
 
     def __init__(
         self,
         clients: Iterable[Client],
-        changed: Callable[[], None],
         *,
         secrets: Secrets,
         clock: Clock,
         before: Lists | None = None,
     ) -> None:
-        self._changed = changed
         self._secrets = secrets
         self._clock = clock
         listings: dict[tuple[str, str], _Listing] = {}
@@ -123,21 +121,21 @@ class Lists:
         told = f"the model {alias!r} is not configured, and a provider's model list cannot be had"
         return ModelsUnknown(told, hint=RetryHint(RETRY_S)) if missing else None
 
-    def renew(self, clients: Iterable[Client]) -> None:
+    def renew(self, clients: Iterable[Client], changed: Callable[[], None]) -> None:
         """Begin to fetch those due lists that these clients share, not those of others."""
         now = self._clock.monotonic()
         due = [each for each in self._listings if each.is_known and each.is_due(now)]
         sharers = set(clients) if due else set()
         for listing in due:
             if not sharers.isdisjoint(listing.clients):
-                self._begin_fetch(listing)
+                self._begin_fetch(listing, changed)
 
-    def begin_first(self) -> list[Fetch]:
+    def begin_first(self, changed: Callable[[], None]) -> list[Fetch]:
         """Begin to fetch all due lists; the fetches of those that have never been there."""
         now = self._clock.monotonic()
         for listing in self._listings:
             if listing.is_due(now):
-                self._begin_fetch(listing)
+                self._begin_fetch(listing, changed)
         fetches = [listing.fetch for listing in self._listings if not listing.is_known]
         return [fetch for fetch in fetches if fetch is not None and now < fetch.until]
 
@@ -146,11 +144,11 @@ class Lists:
         give_up_at = min(until, *(fetch.until for fetch in fetches))
         return wait_any(fetches, give_up_at, caller, self._clock) or self._clock.monotonic() < until
 
-    def _begin_fetch(self, listing: _Listing) -> None:
+    def _begin_fetch(self, listing: _Listing, changed: Callable[[], None]) -> None:
         """Have a thread fetch the list, unless another request was quicker."""
         now = self._clock.monotonic()
         until = now + FETCH_TIMEOUT_S
-        fetch = Fetch(partial(self._fetch, listing, until), until)
+        fetch = Fetch(partial(self._fetch, listing, until, changed), until)
         # Critical section: one request begins the fetch.
         with self._beginning:
             if not listing.is_due(now):
@@ -169,7 +167,7 @@ class Lists:
         listing.due_at = self._clock.monotonic() + (WANT_S if want else kept_s)
         listing.fetch = None
 
-    def _fetch(self, listing: _Listing, until: float) -> None:
+    def _fetch(self, listing: _Listing, until: float, changed: Callable[[], None]) -> None:
         """In a helper thread: get the list, by the first key that can."""
         for client in listing.clients:
             try:
@@ -186,7 +184,7 @@ class Lists:
             else:
                 if names != listing.names:
                     listing.names = names
-                    self._changed()
+                    changed()
                 # In this order, so that no request believes in a list that it cannot see yet.
                 listing.is_known = True
                 self._end_fetch(listing, kept_s=KEPT_S)
@@ -227,7 +225,7 @@ class Registry:
         self._clients = clients
         self._by_identity = {client.identity: client for client in self._clients}
         old: Lists | None = before._lists if before else None
-        self._lists: Lists = Lists(clients, self._rebuild, secrets=secrets, clock=clock, before=old)
+        self._lists: Lists = Lists(clients, secrets=secrets, clock=clock, before=old)
         self._has_lists = bool(self._lists.names())
         self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
         self.table: dict[str, Entry] = {}  # by alias
@@ -241,7 +239,7 @@ class Registry:
         if a list could not be had that may have it.
         """
         while (entry := self.table.get(alias)) is None:
-            awaited = self._lists.begin_first()
+            awaited = self._lists.begin_first(self._rebuild)
             fault = self._lists.fault(alias)
             # Looked for after these two: what a list brought meanwhile is in the table.
             if (entry := self.table.get(alias)) is not None:
@@ -253,7 +251,7 @@ class Registry:
             if not self._lists.wait(awaited, caller, until):
                 return None
         if self._has_lists:
-            self._lists.renew(route.client for route in entry.routes)
+            self._lists.renew((route.client for route in entry.routes), self._rebuild)
         return entry
 
     def own(self, client: Client) -> Client:
@@ -265,7 +263,9 @@ class Registry:
 
         Waits for lists that have never been there, up to the moment `until`.
         """
-        while (awaited := self._lists.begin_first()) and self._lists.wait(awaited, caller, until):
+        while (awaited := self._lists.begin_first(self._rebuild)) and self._lists.wait(
+            awaited, caller, until
+        ):
             pass
         return list(self.table.values())
 

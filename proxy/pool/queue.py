@@ -179,7 +179,9 @@ class ModelQueue:
             offer.line.strike(self, offer)
             if not offer.line.offers_by_name[offer.name] and offer.health.is_quiet(now):
                 del lock.health[offer.name], offer.line.offers_by_name[offer.name]
-        self.waiters = []
+        # Offers that keep the queue which keeps them would live until a garbage collection.
+        self.offers, self.unlisted, self.waiters = {}, [], []
+        self._ready = self._resting = self._shut = []
 
     def is_idle(self, now: float) -> bool:
         """Whether nobody waits or is served, and nothing is under way: it may be forgotten."""
