@@ -238,6 +238,8 @@ class Exchange:
         if self.record.ended is None:  # it did not become a call
             self.record.failed(known)
             self.gateway.count(self.record)
+        # Frames that hold it would keep the request until a garbage collection.
+        known.__traceback__ = known.__cause__ = known.__context__ = None
         return self.reply(
             self.dialect.error(known, self.request_id),
             status=known.status,

@@ -186,6 +186,7 @@ class Transcript:
             line = self._record.line().encode("utf-8", "backslashreplace")
             rest = self._answer + self._tail + b"\n\n" + _section("END", line)
             self._put(self._owner.secrets.mask_bytes(rest))
+            self._record.transcript = None  # else both would live until a garbage collection
 
     def _put(self, data: bytes) -> None:
         """Append data that is masked already. Does nothing after a failure."""

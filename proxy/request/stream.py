@@ -76,6 +76,7 @@ class StreamBody:
             known = fault if isinstance(fault, ProxyError) else shortage.recognised(fault)
             if known is None:
                 raise
+            known.__traceback__ = known.__cause__ = known.__context__ = None  # or frames keep it
             self._is_over = True
             data = self._failed(known)
         self._record.bytes_out += len(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import hashlib
 import json
@@ -37,6 +38,7 @@ from tests.support.upstream import (
     MODEL,
     Gate,
     Hold,
+    Reply,
     Upstream,
     chat,
     chunk,
@@ -559,3 +561,39 @@ def test_a_fault_of_ours_is_written(tmp_path: Path, upstream: Upstream) -> None:
     found = sections(only_file(tmp_path))
     assert found["RESPONSE"].startswith("Status: 500\n")
     assert " end=error " in found["END"]
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_nothing_of_a_request_is_left_to_the_collector(
+    tmp_path: Path, upstream: Upstream, *, logs: bool
+) -> None:
+    """However it ended. Thousands of records would lie around until it comes, with all they hold.
+
+    And between what lives: the memory of what goes much later than it might is not used up again.
+    """
+    caller = caller_of(tmp_path, upstream.url, **{"request-log": logs, "request-retry": 0})
+
+    def ask(model: str, answer: Reply, *, is_stream: bool) -> int:
+        for key in (KEY, OTHER_KEY):
+            upstream.always(key, answer)
+        body = asked(stream=is_stream, model=model)
+        with caller.post(CHAT, json=body, headers=HEADERS, buffered=True) as told:
+            return told.status_code
+
+    before = {id(one) for one in records()}
+    gc.disable()
+    try:
+        for is_stream in (False, True):
+            whole = stream("Hello", " there") if is_stream else chat("Hello")
+            cut = whole.cut_at(len(whole.wire_bytes()) // 2)
+            assert ask("m", whole, is_stream=is_stream) == 200
+            assert ask("m", cut, is_stream=is_stream) in (200, 502)
+            assert ask("m", error(400), is_stream=is_stream) == 400
+            assert ask("none", whole, is_stream=is_stream) == 404
+        assert not [one.line() for one in records() if id(one) not in before]
+    finally:
+        gc.enable()
+
+
+def records() -> list[Record]:
+    return [one for one in gc.get_objects() if isinstance(one, Record)]
