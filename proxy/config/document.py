@@ -11,7 +11,9 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.resolver import Resolver
 
 from ..errors import ConfigError
 from .wording import shown_key
@@ -70,12 +72,11 @@ def parse(data: bytes) -> Tree:
 
 def plain_value(text: str) -> Tree:
     """The value of `text` as a plain scalar: a number, a boolean, None or a string."""
-    loader = yaml.SafeLoader("")
-    tag = loader.resolve(ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    tag = Resolver().resolve(ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     if tag not in _PLAIN:
         return text
     try:
-        return loader.construct_object(ScalarNode(tag, text))
+        return SafeConstructor().construct_object(ScalarNode(tag, text))
     except ValueError:  # `0b_`, or more digits than Python converts
         return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -107,3 +108,19 @@ def problems_of(data: bytes) -> tuple[str, ...]:
     except ConfigError as unreadable:
         return unreadable.problems
     return ()
+
+
+def test_values_leave_nothing_to_the_collector() -> None:
+    """A configuration has hundreds of them, and is read again and again."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert [document.plain_value(text) for text in ("12", "1.5", "~", "x")] == [
+            12,
+            1.5,
+            None,
+            "x",
+        ]
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
