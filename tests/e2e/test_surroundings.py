@@ -52,7 +52,7 @@ WALL = {
     "status.py",  # since when a client can't be used
 }
 
-ASKS = re.compile(r"^(time\.time|datetime\.(now|fromtimestamp))$|\bclock\.wall$")
+ASKS = re.compile(r"^(time\.time|datetime\.(now|fromtimestamp))$|clock\.wall$")
 
 JUMPING = """
 import os, time
