@@ -34,9 +34,9 @@ SAMPLE_S = 2.0
 # From the first to the last third of the time in which no worker is killed, MB of each. An old
 # worker needs more than a new one: while they are killed, the sum tells how old they are.
 GROWTH_MB = 12.0
-# What a thread needs at last: glibc's malloc keeps seven free blocks of each size up to 1 KB for it,
-# 240 KB, and it takes thousands of requests until they are there. A worker keeps as many threads as
-# it ever had requests at once.
+# What a thread needs at last: glibc's malloc keeps seven free blocks of each size up to 1 KB for
+# it, 240 KB, and it takes thousands of requests until they are there. A worker keeps as many
+# threads as it ever had requests at once.
 THREAD_MB = 0.25
 
 # Descriptors that a worker may hold beside those of its start and its idle connections.
