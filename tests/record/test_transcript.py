@@ -571,7 +571,9 @@ def test_nothing_of_a_request_is_left_to_the_collector(
 
     And between what lives: the memory of what goes much later than it might is not used up again.
     """
-    caller = caller_of(tmp_path, upstream.url, **{"request-log": logs, "request-retry": 0})
+    # The status page remembers some.
+    settings = {"request-log": logs, "request-retry": 0, "status-page": False}
+    caller = caller_of(tmp_path, upstream.url, **settings)
 
     def ask(model: str, answer: Reply, *, is_stream: bool) -> int:
         for key in (KEY, OTHER_KEY):
