@@ -155,6 +155,15 @@ def test_earliest_of_all_deadlines_wins(
     assert says in caught.message
 
 
+def test_time_that_runs_out_with_a_preview_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the quota of the model before it, as if there were time to try again."""
+    stage = Stage([error(429), OK.after(HANG)], request_retry=0, request_timeout=30)
+    monkeypatch.setattr(stage["a"], "substitutes", lambda model: ["preview"])
+    assert stage.refused().code == "upstream_timeout"
+    assert [sent.model for sent in stage.sent] == ["a-m", "preview"]
+    assert stage.now_s == 30
+
+
 @pytest.mark.parametrize("body", [[b": wait\n\n", Pause(1)] * 99, [HANG]])
 def test_first_event_of_a_stream_is_due_within_idle_timeout(body: list[Step]) -> None:
     """Comments are no progress: the first event is due `idle-timeout` after the head."""
