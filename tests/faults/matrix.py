@@ -210,10 +210,10 @@ class Matrix:
 
     def _clients(self, cell: Cell) -> list[dict[str, Any]]:
         """The pool's facts on the cell's clients."""
-        (worker,) = ask_all(self.gateway.port, {"do": "status"}, timeout_s=PATIENCE_S)
-        offers = [cell.model in each for each in worker["offers"]]
-        own = [at for at, is_own in enumerate(offers) if is_own]
-        return [facts for facts in worker["clients"] if facts["offered"] in own]
+        request = {"do": "overview", "model": cell.model}
+        (worker,) = ask_all(self.gateway.port, request, timeout_s=PATIENCE_S)
+        clients: list[dict[str, Any]] = worker["clients"]
+        return clients
 
 
 def _config(providers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
