@@ -42,6 +42,12 @@ def folder() -> Iterator[Path]:
         yield Path(name) / "state"
 
 
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
 def configured(folder: Path, **more: Any) -> dict[str, Any]:
     return {**DEMO, "usage": True, "state-dir": str(folder), **more}
 
