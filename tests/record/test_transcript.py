@@ -598,4 +598,4 @@ def test_nothing_of_a_request_is_left_to_the_collector(
 
 
 def records() -> list[Record]:
-    return [one for one in gc.get_objects() if isinstance(one, Record)]
+    return [one for one in gc.get_objects() if type(one) is Record]
