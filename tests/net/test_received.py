@@ -15,7 +15,7 @@ from tests.support.gateway import PATIENCE_S
 from tests.support.upstream import Gate, Hold, Upstream, raw
 
 # Much more than a piece of a few bytes needs, and much less than a buffer.
-LITTLE = RECV_BYTES // 32
+LITTLE = RECV_BYTES // 12
 
 
 def needed(receive: Callable[[], object]) -> int:
