@@ -99,7 +99,7 @@ class Crowd:
             body = asked(self._model, stream=number < 3)
             try:
                 answer = self._gateway.call("POST", CHAT, body, headers)
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 self.broken += 1
                 continue
             assert answer.status == 200
