@@ -5,13 +5,16 @@ It is a witness too: it counts what is in flight for each key, and which keys a 
 
 from __future__ import annotations
 
+import os
 import random
 import select
+import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.soak.words import NONCE, answer_to
@@ -57,7 +60,7 @@ _WEIGHTS = [*FAULTS.values(), 1000 - sum(FAULTS.values())]
 
 
 class Rule(NamedTuple):
-    """How many requests a key may have in flight, from a moment on."""
+    """How many requests a worker may have in flight with a key, from a moment on."""
 
     since: float
     permits: Mapping[str, int]
@@ -74,13 +77,15 @@ class Accounts(Upstream):
         self.refused: set[str] = set()
         self.calm = threading.Event()  # set: no more faults
         self._chance = random.Random(seed)
+        self.workers: Callable[[], Collection[int]] = tuple  # the processes that may ask
+        self._worker_of: dict[int, int] = {}  # by the number of the connection
         self._rules: list[Rule] = []
         self._in_flight: defaultdict[str, dict[int, Connection]] = defaultdict(dict)
         super().__init__()
         self.default = self._say
 
     def permit(self, permits: Mapping[str, int]) -> None:
-        """From now on requests may begin while less than so many of a key are in flight.
+        """From now on a worker may begin requests while less than so many of a key are in flight.
 
         What was permitted before stays so for a while, as workers learn of it a little later.
         """
@@ -101,15 +106,19 @@ class Accounts(Upstream):
 
     @contextmanager
     def _witnessed(self, connection: Connection, received: Received) -> Iterator[None]:
-        key = received.key or ""
         with self._changed:
-            there = self._in_flight[key]
+            there = self._in_flight[received.key or ""]
             living = [one for one in there.values() if not _has_left(one)]
-            most = self._most(key)
-            if len(living) >= most:
-                self.complaints.append(
-                    f"{received.path}: {key[:10]} has {len(living)} in flight and may have {most}"
-                )
+            most = self._most(received.key or "")
+            # Each worker counts its own, and while one has some left of a higher number, others
+            # take what is theirs.
+            if len(living) >= most and (worker := self._worker_at(connection)):
+                count = sum(self._worker_at(one) == worker for one in living)
+                if count >= most:
+                    self.complaints.append(
+                        f"{received.path}: {received.key} has {count} in flight in worker {worker}"
+                        f" and may have {most}"
+                    )
             there[connection.number] = connection
         try:
             yield
@@ -121,13 +130,19 @@ class Accounts(Upstream):
             self._in_flight[received.key or ""].pop(received.connection, None)
 
     def _most(self, key: str) -> int:
-        """The most that any rule of now, or of just before, permits."""
+        """The most that any rule of now, or of just before, permits a worker."""
         now = time.monotonic()
         rules = [self._rules[-1]]
         for rule, after in zip(self._rules, self._rules[1:], strict=False):
             if after.since > now - GRACE_S:
                 rules.append(rule)
         return max(rule.permits.get(key, 0) for rule in rules)
+
+    def _worker_at(self, connection: Connection) -> int:
+        """The process at the other end, by Linux's /proc; 0: it has closed."""
+        if connection.number not in self._worker_of:
+            self._worker_of[connection.number] = _owner(connection, self.workers())
+        return self._worker_of[connection.number]
 
     def _say(self, received: Received) -> Reply:
         dialect = _dialect_of(received.path)
@@ -168,6 +183,27 @@ def _dialect_of(path: str) -> Dialect:
     if path == "/v1/messages":
         return BY_KIND["claude"]
     return BY_KIND["gemini" if path.startswith("/v1beta/") else "openai"]
+
+
+def _owner(connection: Connection, pids: Collection[int]) -> int:
+    """Which of these processes has the other end; 0: none."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
+        ends = [f":{address[1]:04X}" for address in (ours.getpeername(), ours.getsockname())]
+        for row in Path("/proc/net/tcp").read_text().splitlines():
+            local, remote, *_, inode = row.split()[1:10]
+            if [local[-5:], remote[-5:]] == ends:
+                for pid in pids:
+                    if f"socket:[{inode}]" in links(pid):
+                        return pid
+    return 0
+
+
+def links(pid: int) -> Iterator[str]:
+    """What the descriptors of a process are."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 def _has_left(connection: Connection) -> bool:

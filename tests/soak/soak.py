@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.soak.accounts import Accounts
+from tests.soak.accounts import Accounts, links
 from tests.soak.callers import Callers, Outcome
 from tests.soak.trouble import (
     KEYS,
@@ -67,11 +67,12 @@ class Soak:
         self._env = env or {}
 
     def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="soak-") as place, Accounts(self._seed) as accounts:
+        with (
+            tempfile.TemporaryDirectory(prefix="soak-") as place,
+            Accounts(self._seed) as accounts,
+        ):
             path = Path(place, "config.yaml")
-            config, permits, _, _ = make_config(
-                accounts.origin, random.Random(self._seed), workers=self._workers
-            )
+            config, permits, _, _ = make_config(accounts.origin, random.Random(self._seed))
             path.write_text(json.dumps({"port": 0, **config}))
             accounts.permit(permits)
             keys = [key for keys in KEYS.values() for key in keys]
@@ -81,6 +82,7 @@ class Soak:
                 workers=self._workers,
                 secrets=[*keys, STEADY_CALLER, *ROAMING_CALLERS],
             )
+            accounts.workers = gateway.workers
             try:
                 self._run(gateway, path, accounts, place)
             except FileNotFoundError:  # its folder in /proc
@@ -257,12 +259,7 @@ def _threads(pid: int) -> int:
 
 def _kinds(pid: int) -> dict[str, int]:
     """How many descriptors of each kind."""
-    links = []
-    with suppress(FileNotFoundError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):
-                links.append(os.readlink(f"/proc/{pid}/fd/{name}").partition("[")[0])
-    return dict(Counter(links))
+    return dict(Counter(link.partition("[")[0] for link in links(pid)))
 
 
 def _memory_mb(pids: Iterable[int]) -> float:

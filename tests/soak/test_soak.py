@@ -30,6 +30,13 @@ ClientPool.adopt = leaking
 """,
         "in flight",
     ),
+    "a permit is lent twice": (
+        """
+from proxy.pool.client_lock import ClientLock
+ClientLock.is_free = property(lambda self: len(self.leases) <= self.permits)
+""",
+        "in flight in worker",
+    ),
     "an answer is crossed": (
         """
 from proxy.clients.openai import OpenAIClient

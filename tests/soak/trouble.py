@@ -96,9 +96,7 @@ class Trouble:
     # Each kind
 
     def _reload(self) -> None:
-        config, permits, callers, models = make_config(
-            self._accounts.origin, self._chance, workers=self._workers
-        )
+        config, permits, callers, models = make_config(self._accounts.origin, self._chance)
         before = self.callers & callers, self.models & models
         self.callers, self.models = before
         self._accounts.permit(permits)
@@ -165,15 +163,14 @@ class Trouble:
 
 
 def make_config(
-    origin: str, chance: random.Random, *, workers: int
+    origin: str, chance: random.Random
 ) -> tuple[dict[str, Any], dict[str, int], set[str], set[str]]:
-    """A configuration; what each key may have in flight in all; its callers' keys; its models."""
+    """A configuration; what a worker may have in flight by key; its callers' keys; its models."""
     clients, permits, models = [], {}, {STEADY_MODEL}
     for kind, keys in KEYS.items():
         dialect = BY_KIND[kind]
         for key in chance.sample(keys, chance.randrange(1, len(keys) + 1)):
-            at_once = chance.randrange(1, 5)
-            permits[key] = at_once * workers
+            permits[key] = at_once = chance.randrange(1, 5)
             alias = chance.choice([STEADY_MODEL, STEADY_MODEL, ROAMING_MODEL])
             models.add(alias)
             entry = dialect.client(
@@ -199,7 +196,7 @@ def make_config(
             ]
         }
     )
-    permits[""] = 6 * workers
+    permits[""] = 6
     callers = {STEADY_CALLER, *chance.sample(ROAMING_CALLERS, chance.randrange(0, 4))}
     config = configuration(
         *clients,
