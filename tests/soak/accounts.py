@@ -114,7 +114,8 @@ class Accounts(Upstream):
             # take what is theirs.
             if len(living) >= most and (worker := self._worker_at(connection)):
                 count = sum(self._worker_at(one) == worker for one in living)
-                if count >= most:
+                # Its peer may have left before we came to read what it had sent.
+                if count >= most and not _has_left(connection):
                     self.complaints.append(
                         f"{received.path}: {received.key} has {count} in flight in worker {worker}"
                         f" and may have {most}"
