@@ -207,8 +207,9 @@ class Exchange:
         content: Any = body
         if not isinstance(body, bytes):
             lines += _STREAM_HEADERS
-        elif status != HTTPStatus.NO_CONTENT:
-            lines.append(("Content-Length", str(len(body))))
+        else:
+            if status != HTTPStatus.NO_CONTENT:  # RFC 9110 section 8.6
+                lines.append(("Content-Length", str(len(body))))
             starts = range(0, len(body), PIECE_BYTES)
             content = _Pieces([body[at : at + PIECE_BYTES] for at in starts])
         if (who := self.record.who) is not None and who.is_metered:
