@@ -30,11 +30,10 @@ def note_bound(names: Iterable[Any]) -> list[str]:
     return _bound
 
 
-def servable(config: Config, *hosts: str) -> Config:
-    """The configuration, if a server may listen with it, at `hosts` too; else ConfigError."""
+def check_servable(config: Config, *hosts: str) -> None:
+    """Raise ConfigError if a server must not listen with this configuration, at `hosts` too."""
     if problems := config.listen_problems(*hosts):
         raise ConfigError(problems)
-    return config
 
 
 def in_force(started: Config, new: Config) -> Config:
@@ -42,7 +41,7 @@ def in_force(started: Config, new: Config) -> Config:
 
     Raises ConfigError if a server must not listen with it where this one does.
     """
-    servable(new, *_bound)
+    check_servable(new, *_bound)
     kept: dict[str, Any] = {
         name: getattr(started, name) for name in ("host", "port", "control_dir")
     }

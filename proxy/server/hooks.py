@@ -19,7 +19,7 @@ from ..config import BUILT_IN, Config, ConfigSource, count, names
 from ..errors import ConfigError
 from ..gateway import Gateway
 from . import systemd
-from .addresses import check_addresses, note_bound, servable
+from .addresses import check_addresses, check_servable, note_bound
 from .control import orders
 from .control.listener import Control
 from .logs import unblock_gunicorns_logs
@@ -121,7 +121,7 @@ class Hooks:
         # With gunicorn's `reuse_port` each worker opens its own.
         names = [listener.getsockname() for listener in server.LISTENERS] or cfg.address
         try:
-            servable(config, *note_bound(names))
+            check_servable(config, *note_bound(names))
         except ConfigError as error:
             print("\n".join(error.problems), file=sys.stderr)
             server.halt(exit_status=EXIT_CONFIG)

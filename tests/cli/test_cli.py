@@ -464,6 +464,7 @@ def test_summary_of_what_is_served() -> None:
     two = summary(config, ["http://x:1", "unix:y"], workers=2, threads=8).splitlines()
     assert two[0] == f"poolproxy on http://x:1, unix:y {OPEN}"
     assert two[1] == "  a: 2 clients, 2 models, 16 (8 per worker) at once"
+    assert two[3] == "  demo: 1 client, 1 model, unlimited at once"
     assert two[-2] == "  2 workers of 8 threads: 7 requests in flight at most, each"
 
 
