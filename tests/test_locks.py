@@ -137,7 +137,7 @@ def test_the_lock_is_free_between_one_client_and_the_next() -> None:
 
 PACKAGE = Path(proxy.__file__).parent
 MAKING = re.compile(r"self\.(\w+) = threading\.Lock\(\)  # guards (all below|_\w+(?:, _\w+)*)")
-MAKERS = ("__init__", "_begin")  # nobody else has the object yet
+MAKERS = ("__init__", "_begin", "forget")  # nobody else has the object yet
 
 
 class Guarded:
@@ -198,9 +198,13 @@ def test_what_a_lock_guards_is_used_with_it_only() -> None:
     """In every class that says so; a method named `_locked` is called with it."""
     classes = guarded_classes()
     assert not [stray for one in classes for stray in one.strays]
-    assert {"pool/pool.py:ClientPool", "gateway.py:Places", "net/helpers.py:HelperThreads"} <= {
-        one.name for one in classes
-    }
+    assert {
+        "gateway.py:Places",
+        "net/helpers.py:HelperThreads",
+        "net/names.py:Names",
+        "net/transport.py:Transport",
+        "pool/pool.py:ClientPool",
+    } <= {one.name for one in classes}
     [pool] = [one for one in classes if one.name == "pool/pool.py:ClientPool"]
     assert pool.names == {"_lines", "_leaving", "_queues", "_is_stopping"}
 
