@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, request, session, url_for
 
 from proxy import create_app
+from proxy.config import Config, ConfigSource, load_config
+from proxy.gateway import Gateway
 
 DEMO = {"demo": [{"name": "demo"}]}
 
@@ -110,3 +114,80 @@ def test_one_model_is_told_of_if_it_is_listed() -> None:
     answer = caller.get("/v1/models/none")
     assert answer.status_code == 404
     assert "'none'" in answer.get_json()["error"]["message"]
+
+
+def test_what_it_tells_whoever_asks() -> None:
+    """Its paths, and how it stands, word for word: probes compare them."""
+    caller = create_app(DEMO).test_client()
+    told = caller.get("/").get_json()
+    assert told.keys() == {"name", "version", "endpoints"}
+    assert told["name"] == "poolproxy"
+    assert told["endpoints"] == [
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ]
+    for path in told["endpoints"]:
+        assert caller.get(path).status_code in (200, 405), path
+    assert caller.get("/healthz").data == b'{"status":"ok"}'
+    assert caller.get("/readyz").data == b'{"status":"ready"}'
+
+
+def test_readiness_is_that_of_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of the process, which may be about to end; its life is another matter."""
+    caller = create_app({}).test_client()
+    for is_stopping, said in (
+        (False, b'{"status":"no client in service"}'),
+        (True, b'{"status":"shutting down"}'),
+    ):
+        monkeypatch.setattr(Gateway, "is_stopping", is_stopping)
+        answer = caller.get("/readyz")
+        assert (answer.status_code, answer.data) == (503, said)
+        assert caller.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], []])
+def test_list_of_models_is_one_page_of_anthropics(names: list[str]) -> None:
+    """For callers who say that they speak its API, by what their SDKs page with."""
+    caller = create_app({"demo": [{"models": names}] if names else []}).test_client()
+    answer = caller.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
+    told = answer.get_json()
+    listed = told.pop("data")
+    assert [(model["id"], model["display_name"], model["type"]) for model in listed] == [
+        (name, name, "model") for name in names
+    ]
+    first, last = (names[0], names[-1]) if names else (None, None)
+    assert told == {"has_more": False, "first_id": first, "last_id": last}
+    assert caller.get("/v1/models").get_json().keys() == {"object", "data"}
+
+
+def test_application_of_a_server_is_of_the_configuration_that_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless another one is meant by now, or is given."""
+    path = tmp_path / "config.yaml"
+    path.write_text("demo: [{name: demo}]\n")
+    monkeypatch.setenv("PROXY_CONFIG", str(path))
+    served = ConfigSource(partial(load_config, None))
+    monkeypatch.setattr("proxy.app.SERVED", [served])
+
+    def config_of(app: Flask) -> Config:
+        return app.extensions["proxy"]["proxy"].gateway.config  # type: ignore[no-any-return]
+
+    assert config_of(create_app()) is served.config
+    assert config_of(create_app(str(path))) is not served.config
+    given = load_config(DEMO)
+    assert config_of(create_app(given)) is given
+    assert config_of(create_app(ConfigSource.of(given))) is given
+    other = tmp_path / "other.yaml"
+    other.write_text("demo: [{name: other}]\n")
+    monkeypatch.setenv("PROXY_CONFIG", str(other))
+    assert config_of(create_app()).path == str(other)

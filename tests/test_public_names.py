@@ -25,6 +25,14 @@ def test_all_lists_what_the_package_offers() -> None:
     assert sorted(proxy.__all__) == proxy.__all__
 
 
+def test_what_is_imported_later_is_what_it_is_called() -> None:
+    """At the first time that it is asked for, too."""
+    for name in ("Attempt", "Call", "Caller", "Proxy", "Stream", "Times", "Usage", "create_app"):
+        vars(proxy).pop(name, None)
+        assert getattr(proxy, name).__name__ == name
+        assert name in vars(proxy)
+
+
 def test_other_names_are_none_of_ours() -> None:
     """A misspelt one is told at once."""
     with pytest.raises(AttributeError, match="no attribute 'creat_app'"):

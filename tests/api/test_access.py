@@ -581,3 +581,13 @@ def test_restricted_key_sees_and_uses_its_models_only(upstream: Upstream) -> Non
     hidden = error_of(http.get("/v1/models/other", headers=headers))["message"]
     assert hidden.replace("other", "never") == unknown
     assert len(http.get("/v1/models", headers={"x-api-key": "wide-key"}).get_json()["data"]) == 2
+
+
+def test_headers_are_named_for_old_browsers() -> None:
+    """They do not know that `*` is all."""
+    caller = create_app({"api-keys": ["caller-key-000001"], "demo": [{}]}).test_client()
+    answer = caller.get("/healthz", headers={"Origin": "https://page.example"})
+    assert answer.headers["Access-Control-Expose-Headers"] == (
+        "*, x-request-id, x-proxy-client, x-proxy-attempts, x-proxy-model, "
+        "retry-after, retry-after-ms, x-should-retry"
+    )
