@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+from datetime import datetime
 
 import pytest
 from gunicorn.http.errors import InvalidRequestLine, NoMoreData  # type: ignore[import-untyped]
 
-from proxy.server.logs import _is_ours_to_tell, _Lines
+from proxy.server import logs as module
+from proxy.server.logs import _FORMATTER, _is_ours_to_tell, _Lines
 from tests.support.gateway import PATIENCE_S, ROOT, environment
 
 
@@ -43,6 +49,66 @@ def test_log_has_one_line_for_a_record(debug: bool) -> None:
         "INFO proxy.x a b",
         r"WARNING proxy.x half \ud83d",
     ]
+
+
+def record_of(message: str, *args: object, error: Exception | None = None) -> logging.LogRecord:
+    facts = None if error is None else (type(error), error, None)
+    made = logging.LogRecord("proxy.x", logging.WARNING, "x", 1, message, args, facts)
+    made.created = 1_760_000_000.0625
+    return made
+
+
+def test_record_is_a_line_or_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of JSON, with the call that it tells of and what was raised."""
+    moment = datetime.fromtimestamp(1_760_000_000).astimezone().strftime("%Y-%m-%dT%H:%M:%S.062%z")
+    moment = f"{moment[:-2]}:{moment[-2:]}"
+    shown = _FORMATTER.format(record_of("a %s", "b"))
+    assert shown == f"{moment} WARNING proxy.x a b"
+    monkeypatch.setattr(_FORMATTER, "as_json", True)
+    head = {"time": moment, "level": "WARNING", "logger": "proxy.x", "message": "a b"}
+    assert json.loads(_FORMATTER.format(record_of("a %s", "b"))) == head
+    told = record_of("a %s", "b", error=LookupError("c"))
+    told.call = {"id": "d"}
+    whole = json.loads(_FORMATTER.format(told))
+    assert whole == {**head, "call": {"id": "d"}, "traceback": "LookupError: c"}
+
+
+def test_lines_that_nobody_reads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for longer than a moment; when there is room again, the log says how many."""
+    monkeypatch.setattr(module, "_ROOM_WAIT_S", 0.001)
+    near, far = os.pipe()
+    try:
+        fcntl.fcntl(far, fcntl.F_SETPIPE_SZ, 4096)
+        lines = _Lines(far)
+        size = fcntl.fcntl(far, fcntl.F_GETPIPE_SZ)
+        line = b"x" * (size // 4 - 1) + b"\n"
+        for _ in range(4 + 3):
+            lines.write(line)
+        assert os.read(near, 2 * size) == line * 4
+        lines.write(b"next\n")
+        lines.write(b"last\n")
+        said = b"\n3 lines of the log were lost: nobody read it\nnext\nlast\n"
+        assert os.read(near, 2 * size) == said
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+def test_socket_in_place_of_standard_error_does_not_block() -> None:
+    """As systemd gives to a service; a file takes all."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        lines = _Lines(ours.fileno())
+        lines.write(b"first\n")
+        assert theirs.recv(100) == b"first\n"
+        assert os.get_blocking(ours.fileno())  # whoever shares it is none the wiser
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for _ in range(1000):
+            lines.write(b"x" * 1000)
+        assert lines._lost
+    with tempfile.TemporaryFile() as file:
+        _Lines(file.fileno()).write(b"first\n")
+        assert os.pread(file.fileno(), 100, 0) == b"first\n"
 
 
 def test_no_line_is_lost_before_one_was() -> None:

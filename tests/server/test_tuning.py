@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from bench.measure import tree
-from proxy.server.tuning import PIN_VARIABLE, free_core, switch_interval_s
+from proxy.server.tuning import PIN_VARIABLE, free_core, settle, switch_interval_s, tune
 from tests.support.gateway import Gateway
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -68,3 +73,50 @@ def test_worker_of_a_server_is_pinned_unless_told_not_to_be(variable: str, count
 def test_more_threads_look_up_less_often(threads: int, interval_s: float) -> None:
     """Together about 5,000 times a second."""
     assert switch_interval_s(threads) == pytest.approx(interval_s)
+
+
+def test_process_is_tuned_before_a_fork_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the numbers of malloc.h and mallopt(3); what is loaded is collected once, and no more."""
+    asked: list[object] = []
+
+    def noted(name: str) -> Callable[..., None]:
+        return lambda *given: asked.append((name, *given))
+
+    libc = SimpleNamespace(mallopt=noted("mallopt"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
+    monkeypatch.setattr(gc, "collect", noted("collect"))
+    monkeypatch.setattr(gc, "freeze", noted("freeze"))
+    monkeypatch.setattr(os, "sched_setaffinity", noted("pin"), raising=False)
+    monkeypatch.setattr(sys, "setswitchinterval", noted("switch"))
+    settle()
+    assert asked == [
+        ("mallopt", -1, 64 << 20),
+        ("mallopt", -3, 32 << 20),
+        ("mallopt", -8, 2),
+        ("collect",),
+        ("freeze",),
+    ]
+    asked.clear()
+    tune(3, 2000)
+    assert asked == [("pin", 0, {3}), ("switch", 0.4), ("freeze",)]
+    asked.clear()
+    tune(None, 2000)
+    assert asked == [("switch", 0.4), ("freeze",)]
+
+
+def test_what_a_process_may_not_have_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another libc, or a core that was taken away since."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("not permitted")
+
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    for libc in (refuse, lambda _: object()):
+        monkeypatch.setattr(ctypes, "CDLL", libc)
+        settle()
+    tune(0, 1)
+    assert "the worker stays unpinned: not permitted" in caplog.text

@@ -1,20 +1,31 @@
 """The worker, where the gunicorn that it meets is not the one that it was written for.
 
-What it does with the one it knows is shown in `e2e/` and `hostile/`.
+And what its parts do by themselves. The whole of it is shown in `e2e/` and `hostile/`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import math
 import re
+import selectors
 import shutil
 import signal
+import socket
+import ssl
 import threading
+import time
+from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gunicorn  # type: ignore[import-untyped]
 import pytest
+from gunicorn.http import errors as unread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
     PollableMethodQueue,
     ThreadWorker,
@@ -22,7 +33,10 @@ from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from proxy.server.worker import GUNICORNS, Worker, _Threads
+from proxy.errors import ProxyError
+from proxy.net.timed_socket import TimedSocket
+from proxy.server import worker as module
+from proxy.server.worker import GUNICORNS, Worker, _has_head, _in_our_terms, _is_whole, _Threads
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway
 
 CONFIG = {"demo": [{"name": "demo", "delay-ms": 0}]}
@@ -147,3 +161,262 @@ def test_task_waits_until_a_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -
     threads.make_up()  # there is nothing to make up for
     threads.shutdown()
     assert len(told) == 2
+
+
+# Heads
+
+
+@pytest.mark.parametrize(
+    ("head", "is_whole"),
+    [
+        (b"GET / HTTP/1.1\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\n\r\nbody", True),
+        (b"GET / HTTP/1.1\n", True),
+        (b"GET / HTTP/1.1\r\nHost: a\n", True),
+        (b"x" * 8192, False),
+        (b"x" * 8193, True),
+        (b"x" * 8191 + b"\r\n", False),
+        (b"", False),
+    ],
+)
+def test_head_that_the_parser_need_not_wait_for(head: bytes, is_whole: bool) -> None:
+    """It is there, or the parser refuses what has come of it."""
+    assert _is_whole(head) is is_whole
+
+
+class Connection:
+    """What the worker uses of gunicorn's."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
+        self.initialized = False
+        self.is_closed = False
+
+    def init(self) -> None:
+        self.initialized = True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection, and its caller's end."""
+    ours, theirs = socket.socketpair()
+    with TimedSocket.from_socket(ours) as sock, theirs:
+        yield Connection(sock), theirs
+
+
+def test_head_is_taken_as_it_comes(pair: tuple[Connection, socket.socket]) -> None:
+    """What has come is the parser's, and nothing waits for the rest."""
+    conn, peer = pair
+    assert not _has_head(conn)
+    for part in (b"GET / HT", b"TP/1.1\r\nHost: a\r\n"):
+        peer.sendall(part)
+        assert not _has_head(conn)
+    peer.sendall(b"\r\n")
+    assert _has_head(conn)
+    assert conn.parser.unreader.buf.getvalue() == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert _has_head(conn)  # a next request's, say, that came with it
+
+
+def test_head_may_end_early(pair: tuple[Connection, socket.socket]) -> None:
+    """The parser says what is wrong with it."""
+    conn, peer = pair
+    peer.sendall(b"GET / HTTP/1.1\r\n")
+    peer.close()
+    assert _has_head(conn)
+    assert conn.parser.unreader.buf.getvalue() == b"GET / HTTP/1.1\r\n"
+
+
+def test_head_has_a_limit(
+    pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory: callers without a key send heads."""
+    monkeypatch.setattr(module, "MAX_HEAD_BYTES", 100)
+    conn, peer = pair
+    peer.sendall(b"GET / HTTP/1.1\r\n" + b"a" * 84)
+    assert not _has_head(conn)
+    peer.sendall(b"b")
+    with pytest.raises(unread.LimitRequestHeaders):
+        _has_head(conn)
+
+
+class Poller:
+    """Of the main thread: what it waits for."""
+
+    def __init__(self) -> None:
+        self.waits: dict[Any, Any] = {}
+
+    def register(self, sock: Any, events: int, data: Any) -> None:
+        assert events == selectors.EVENT_READ
+        self.waits[sock] = data
+
+    def unregister(self, sock: Any) -> None:
+        del self.waits[sock]
+
+
+def make_worker(**settings: Any) -> Any:
+    """One that has not begun its work. `said` has its log, `served` what goes to a thread."""
+    worker = object.__new__(Worker)
+    worker.cfg = SimpleNamespace(**{"threads": 8, "graceful_timeout": 120, **settings})
+    worker.alive = True
+    worker.heads, worker.tls_heads = {}, {}
+    worker.poller = Poller()
+    worker.tpool = SimpleNamespace(make_up=lambda: None)
+    worker.nr_conns = 0
+    worker.said = []
+    worker.log = SimpleNamespace(error=lambda text, *args, **_: worker.said.append(text % args))
+    worker.served = []
+    return worker
+
+
+def test_connection_waits_for_its_head_without_a_thread(
+    pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until something of it is there, and no longer than HEAD_TIMEOUT_S."""
+    worker = make_worker()
+    monkeypatch.setattr(ThreadWorker, "enqueue_req", lambda _, conn: worker.served.append(conn))
+    conn, _ = pair
+    conn.initialized = False
+    conn.data_ready = False  # type: ignore[attr-defined]
+    before = time.monotonic()
+    worker.enqueue_req(conn)
+    assert worker.served == []
+    assert 0 <= worker.heads[conn] - before - module.HEAD_TIMEOUT_S < 5
+    assert type(conn.sock) is TimedSocket
+    worker.poller.waits[conn.sock](conn.sock)
+    assert (worker.served, worker.heads, worker.poller.waits) == ([conn], {}, {})
+    conn.data_ready = False  # type: ignore[attr-defined]
+    conn.initialized = True
+    worker.enqueue_req(conn)
+    assert worker.served == [conn, conn]
+    conn.sock.close()
+
+
+def test_heads_that_do_not_come_cost_their_connections() -> None:
+    """Looked for now and then; a worker that ends waits less for first bytes, not for the rest."""
+    worker = make_worker()
+    now = time.monotonic()
+    late, begun, new = (Connection(object()) for _ in range(3))
+    begun.initialized = True
+    for conn, until in ((late, now - 1), (begun, now + 60), (new, now + 60)):
+        worker._wait_for_head(conn, until)
+    worker.nr_conns = 3
+    worker.murder_pending()
+    assert [conn.is_closed for conn in (late, begun, new)] == [True, False, False]
+    assert (worker.nr_conns, set(worker.heads)) == (2, {begun, new})
+    assert set(worker.poller.waits) == {begun.sock, new.sock}
+    assert now + 0.25 <= worker.looks_at < now + 10
+    worker.heads[begun] = now - 1
+    worker.murder_pending()  # too soon to look again
+    assert not begun.is_closed
+    worker.heads[begun] = now + 60
+    worker.alive = False
+    worker.looks_at = -math.inf
+    worker.murder_pending()
+    assert now + 1 <= worker.ends_at < now + 10
+    assert not new.is_closed
+    worker.looks_at, worker.ends_at = -math.inf, now - 0.1
+    worker.murder_pending()
+    assert [conn.is_closed for conn in (begun, new)] == [False, True]
+
+
+def test_handshakes_may_take_a_quarter_of_the_threads() -> None:
+    """One more ends the oldest; each has its time."""
+    worker = make_worker(threads=8)
+    now = time.monotonic()
+    with contextlib.ExitStack() as held:
+        pairs = [socket.socketpair() for _ in range(3)]
+        conns = []
+        for ours, theirs in pairs:
+            held.enter_context(ours)
+            held.enter_context(theirs).setblocking(False)
+            conns.append(Connection(ours))
+        worker.tls_heads = dict.fromkeys(conns, now + 60)
+        worker._murder_tls_heads(now)
+        assert pairs[0][1].recv(1) == b""
+        for _, theirs in pairs[1:]:
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+        worker.tls_heads = {conns[1]: now - 1, conns[2]: now + 60}
+        worker._murder_tls_heads(now)
+        assert pairs[1][1].recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            pairs[2][1].recv(1)
+
+
+def test_want_of_descriptors_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes; the log says so now and then. What else goes wrong is not taken for it."""
+    worker = make_worker()
+    slept: list[float] = []
+    monkeypatch.setattr("proxy.server.worker.time.sleep", slept.append)
+    failure = OSError(errno.EMFILE, "Too many open files")
+
+    def accept(self: Worker, listener: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(ThreadWorker, "accept", accept)
+    for _ in range(3):
+        worker.accept(None)
+    assert worker.said == ["callers have to wait: Too many open files"]
+    assert slept == [0.1] * 3
+    worker.exhausted_at -= 11
+    worker.accept(None)
+    assert len(worker.said) == 2
+    failure = OSError(errno.EPERM, "Operation not permitted")
+    with pytest.raises(OSError, match="not permitted"):
+        worker.accept(None)
+
+
+def test_thread_keeps_a_brisk_caller(pair: tuple[Connection, socket.socket]) -> None:
+    """Whose next request is here at once, while there are threads for all and it is to go on."""
+    worker = make_worker(threads=2)
+    worker.nr_conns = 2
+    conn, peer = pair
+    sock: Any = conn.sock
+    sock.is_brisk = True
+    assert not worker._goes_on(conn)  # nothing came
+    peer.sendall(b"G")
+    assert worker._goes_on(conn)
+    worker.nr_conns = 3
+    assert not worker._goes_on(conn)
+    worker.nr_conns = 2
+    conn.parser.unreader.buf.write(b"x")  # the main thread sees to what is here already
+    assert not worker._goes_on(conn)
+    conn.parser.unreader.buf.truncate(0)
+    sock.is_brisk = False
+    assert not worker._goes_on(conn)
+    sock.is_brisk = True
+    worker.alive = False
+    assert not worker._goes_on(conn)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_read", "status", "said"),
+    [
+        (ProxyError("ours"), False, 500, "ours"),
+        (ssl.SSLError("x"), False, 400, "the TLS connection failed"),
+        (unread.LimitRequestLine(9, 8), False, 414, "the request line is too long"),
+        (unread.LimitRequestHeaders("x"), False, 431, "header fields are too many, or too long"),
+        (unread.ExpectationFailed("x"), False, 417, "`Expect` may say `100-continue`"),
+        (unread.UnsupportedTransferCoding("x"), False, 501, "`chunked` is"),
+        (unread.ForbiddenProxyRequest("x"), False, 403, "the PROXY protocol is not taken"),
+        (unread.InvalidRequestMethod("x"), False, 400, "no valid HTTP request (InvalidRequestM"),
+        (unread.InvalidHeader("x"), False, 400, "no valid HTTP request (InvalidHeader)"),
+        (unread.InvalidHeader("x"), True, 500, "the proxy failed"),
+        (unread.InvalidHeaderName("x"), True, 500, "the proxy failed"),
+        (unread.InvalidChunkSize(b"x"), True, 400, "no valid HTTP request (InvalidChunkSize)"),
+        (ValueError("x"), True, 500, "the proxy failed; its log says why"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_gunicorn_raises_in_our_terms(
+    fault: Exception, is_read: bool, status: int, said: str
+) -> None:
+    """Once the request was read, a header at fault is the answer's."""
+    error = _in_our_terms(fault, is_read=is_read)
+    assert error.status == status
+    assert said in error.message
