@@ -16,7 +16,7 @@ from proxy.net import opening
 from proxy.net.exchange import SocketReply
 from proxy.net.names import Names
 from proxy.net.transport import Transport
-from proxy.net.watch import CallerConnection
+from proxy.net.watch import CallerConnection, Clock, Poll
 from tests.net.test_caller_gone import NOTICED_S, Leaving
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
@@ -255,6 +255,48 @@ def test_refused_address_gives_way_at_once(
     names.answers[name] = ["127.0.0.2", "::1", "127.0.0.1"]
     way = make_way(plain.url.replace("127.0.0.1", name), connect_timeout_s=30)
     assert fetch(way, b'{"model":"m"}')[0] == 200
+
+
+class CountingClock(Clock):
+    """Counts the waits."""
+
+    waits = 0
+
+    def poll(self, poller: Poll, until: float) -> list[tuple[int, int]]:
+        self.waits += 1
+        return super().poll(poller, until)
+
+
+def test_refused_address_is_looked_at_no_more(
+    make_way: Maker, names: NameServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another may still answer, nobody asks what became of it in a circle."""
+    monkeypatch.setattr(opening, "HEAD_START_S", 0.01)
+    clock = CountingClock()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and does not listen
+        port = sock.getsockname()[1]
+        names.answers[name] = ["127.0.0.2", "127.0.0.1"]
+        with FullBacklog("127.0.0.2", port):
+            reply = send(make_way(f"http://{name}:{port}/v1", clock=clock))
+            with contextlib.closing(reply):
+                assert not reply.head(time.monotonic() + 0.2)
+    assert clock.waits < 20
+
+
+def test_proxy_that_closes_says_so(make_way: Maker) -> None:
+    """Instead of an answer to what it was asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        reply = send(make_way("https://upstream.test/v1", proxy_url=url))
+        with contextlib.closing(reply):
+            assert not reply.open(0.0)
+            peer = listener.accept()[0]
+            assert not reply.open(time.monotonic() + 0.05)
+            assert peer.recv(1000).startswith(b"CONNECT upstream.test:443 ")
+            peer.close()
+            with pytest.raises(UpstreamUnreachable, match="the proxy closed the connection"):
+                reply.open(time.monotonic() + 10)
 
 
 def test_all_addresses_refused_is_unreachable(

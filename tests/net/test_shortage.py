@@ -45,13 +45,20 @@ def caused_by(error: BaseException, *, openly: bool) -> Exception:
     return outer
 
 
-@pytest.mark.parametrize("error", WANTS, ids=repr)
-def test_want_is_known_for_what_it_is(error: Exception) -> None:
+LACKING = [
+    *("open files (RLIMIT_NOFILE)", "open files (the machine's limit)", "memory for sockets"),
+    *("memory", "memory", "memory", "threads, or memory for them"),
+]
+
+
+@pytest.mark.parametrize(("error", "what"), [*zip(WANTS, LACKING, strict=True)], ids=repr)
+def test_want_is_known_for_what_it_is(error: Exception, what: str) -> None:
     """Whatever libraries have wrapped it in; the caller may try again soon."""
     for each in (error, caused_by(error, openly=True), caused_by(error, openly=False)):
         found = shortage.recognised(each)
         assert isinstance(found, OutOfResources)
         assert (found.status, found.code) == (503, "server_out_of_resources")
+        assert f" no more {what} at the moment" in found.message
         assert found.headers()["x-should-retry"] == "true"
         assert isinstance(connect_error(each, "h", 1.0), OutOfResources)
 
