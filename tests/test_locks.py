@@ -227,6 +227,19 @@ def woken(desk: Desk, ticket: Ticket) -> LockSeeingBell:
     return bell
 
 
+def test_who_waits_is_woken_when_the_worker_ends() -> None:
+    """To be told so, and to go to another one."""
+    desk = Desk(make_client("a"))
+    held = desk.take()
+    ticket = desk.ticket()
+    desk.queue(ticket)
+    bell = woken(desk, ticket)
+    desk.pool.dismiss()
+    assert bell.rung == 1
+    desk.pool.withdraw(ticket)
+    held.release()
+
+
 def test_who_is_served_by_a_newcomer_is_woken() -> None:
     """A back-off, a cooldown and a trial end by time alone: whoever comes by hands over."""
     for ends in ("back-off", "cooldown", "trial"):
