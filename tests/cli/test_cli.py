@@ -19,11 +19,12 @@ import pytest
 
 from proxy.cli import main
 from proxy.cli.arguments import parser
-from proxy.cli.terminal import table
+from proxy.cli.terminal import Exit, Failure, table
 from proxy.config import count, load_config, names
 from proxy.config.check import unwrap
 from proxy.config.schema import Settings
 from proxy.config.wording import printable
+from proxy.errors import ConfigError
 from proxy.server.addresses import _why_not_unix
 from proxy.server.hooks import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
@@ -547,11 +548,42 @@ def test_options_and_their_ranges(
         assert vars(parser().parse_args(arguments)).items() >= taken.items()
 
 
-def test_no_command_prints_help(shell: Shell) -> None:
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (Failure("why"), 1, "poolproxy: why\n"),
+        (Failure("why", Exit.NOT_RUNNING), 4, "poolproxy: why\n"),
+        (ConfigError(["one", "two"]), 2, "one\ntwo\n"),
+    ],
+    ids=repr,
+)
+def test_statuses_of_what_can_be_foreseen(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: BaseException,
+    status: int,
+    said: str,
+) -> None:
+    """In lines, and never by a traceback."""
+
+    def fail(_: object) -> int:
+        raise failure
+
+    monkeypatch.setattr("proxy.cli.arguments.check", fail)
+    assert main(["check"]) == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     """The same as --help."""
-    bare, asked = shell.run(), shell.run("--help")
-    assert bare == asked
-    assert (bare.status, bare.err) == (0, "")
+    assert main([]) == 0
+    bare = capsys.readouterr()
+    with pytest.raises(SystemExit) as asked:
+        main(["--help"])
+    assert asked.value.code == 0
+    assert capsys.readouterr() == bare
+    assert bare.err == ""
     assert "  serve " in bare.out
 
 
