@@ -55,6 +55,9 @@ from tests.support.server import free_port
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+# They start a server, or an interpreter, time and again. The README shows that snippets run at all.
+LONG = {"deployment", "embedding", "metrics", "migrating", "operations", "python", "routing"}
+
 # Of all pages together.
 MOST_NOT_RUN = 8
 
@@ -404,7 +407,13 @@ def problems_of(text: str, folder: Path, port: int) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=pytest.mark.long if page.stem in LONG else ())
+        for page in PAGES
+    ],
+)
 def test_snippets(page: Path, runtime: Path, request: pytest.FixtureRequest) -> None:
     """See the top of this file."""
     text = page.read_text()

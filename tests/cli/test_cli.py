@@ -65,7 +65,7 @@ def test_check_prints_what_would_be_served(shell: Shell) -> None:
             "usage-statistics-enabled": True,
         }
     )
-    done = shell.run("check")
+    done = shell.run_here("check")
     assert done.status == 0, done
     for line in (
         r"config.yaml: valid; would listen on .*, port 8317",
@@ -216,7 +216,7 @@ def test_text_of_others_obeys_nobody() -> None:
 def test_check_lists_every_setting_that_has_a_unit(shell: Shell) -> None:
     """With its value, in the order of the schema; 0 is what it stands for, MiB are told as such."""
     shell.write({"request-timeout": 90.5, "max-event-size": 1000, "max-body-size": 3 << 19})
-    limits = shell.run("check").out.partition("\nlimits\n")[2].partition("\n\n")[0]
+    limits = shell.run_here("check").out.partition("\nlimits\n")[2].partition("\n\n")[0]
     listed = dict(re.split("  +", line.strip()) for line in limits.splitlines())
     declared = {
         field.encode_name: (field.default, unit)
@@ -239,7 +239,7 @@ def test_check_lists_every_setting_that_has_a_unit(shell: Shell) -> None:
 def test_check_prints_every_problem_on_stderr_and_exits_2(shell: Shell) -> None:
     """All errors at once, each with file and path; stdout stays empty."""
     shell.write({"port": "no", "openai-compatibility": [provider("a", "nowhere", GOOD)]})
-    status, out, err = shell.run("check", "config.yaml")
+    status, out, err = shell.run_here("check", "config.yaml")
     assert (status, out) == (2, "")
     assert [line.split(": ")[1] for line in err.splitlines()] == [
         "port",
@@ -268,7 +268,7 @@ def test_serve_checks_the_host_that_it_was_told(shell: Shell, host: str, shown: 
 
 def test_check_names_a_file_that_is_not_there(shell: Shell) -> None:
     """One line, status 2."""
-    status, _, err = shell.run("check", "missing.yaml")
+    status, _, err = shell.run_here("check", "missing.yaml")
     assert (status, err) == (2, "missing.yaml: cannot be read: No such file or directory\n")
 
 
@@ -368,7 +368,7 @@ def test_probe_tells_latency_and_models(shell: Shell, upstream: Upstream) -> Non
             "demo": [{"name": "demo"}],
         }
     )
-    status, out, _ = shell.run("check", "--probe")
+    status, out, _ = shell.run_here("check", "--probe")
     assert status == 0, out
     assert re.search(r"^  alpha/sk-...aaaa +\d+ ms  ok, lists 1 model$", out, re.MULTILINE)
     assert re.search(r"^  beta/.* ok, lists 1 model, but not unheard-of$", out, re.MULTILINE)
@@ -388,7 +388,7 @@ def test_clients_are_probed_side_by_side(shell: Shell, upstream: Upstream) -> No
 
     upstream.pages["/v1/models"] = listed_together
     shell.write({"openai-compatibility": [provider("alpha", upstream.url, GOOD, BAD, COLD)]})
-    status, out, _ = shell.run("check", "--probe")
+    status, out, _ = shell.run_here("check", "--probe")
     assert status == 0, out
 
 
@@ -411,7 +411,7 @@ def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream
             ]
         }
     )
-    status, out, _ = shell.run("check", "--probe")
+    status, out, _ = shell.run_here("check", "--probe")
     assert status == 1, out
     assert re.search(
         r"^  alpha/sk-...bbbb .*failed: Incorrect: sk-...bbbb tok...cccc *\[31m$", out, re.MULTILINE
@@ -424,7 +424,7 @@ def test_probe_says_in_plain_words_why_an_upstream_failed(shell: Shell, upstream
 def test_schema_is_a_json_schema(shell: Shell) -> None:
     """For editors: needs no configuration at all."""
     (shell.path / "config.yaml").unlink()
-    status, out, _ = shell.run("check", "--schema")
+    status, out, _ = shell.run_here("check", "--schema")
     schema = json.loads(out)
     assert status == 0
     assert schema["$schema"].startswith("https://json-schema.org/")

@@ -223,7 +223,7 @@ def test_socks5h_leaves_names_to_the_proxy(plain: Upstream, make_way: Maker) -> 
         assert proxy.asked == [f"localhost:{plain.port}"]
 
 
-@pytest.mark.parametrize("size", [20, 32 << 20])
+@pytest.mark.parametrize("size", [20, 8 << 20])
 def test_proxy_behind_tls_carries_both(
     upstream: Upstream, authority: Authority, make_way: Maker, size: int
 ) -> None:

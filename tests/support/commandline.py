@@ -7,6 +7,7 @@ their end, and `Instance` in it a server. No output may hold a key or a tracebac
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -17,12 +18,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import yaml
 
+from proxy.cli import main
 from tests.support.gateway import PATIENCE_S, environment
 from tests.support.leaks import death_in, key_in
 
@@ -83,6 +86,23 @@ class Shell:
         )
         self.check_output(done.stdout + done.stderr)
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def run_here(self, *arguments: str, **env: str) -> Done:
+        """Run a command that does not look at its process, without one of its own."""
+        before = os.getcwd()
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment(**env), clear=True),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            os.chdir(self.path)
+            try:
+                status = main(arguments)
+            finally:
+                os.chdir(before)
+        self.check_output(out.getvalue() + err.getvalue())
+        return Done(status, out.getvalue(), err.getvalue())
 
     def check_output(self, text: str) -> None:
         """Fail if there is a key in it or a traceback."""
