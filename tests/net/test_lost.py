@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import gc
 import http.client
@@ -140,6 +141,26 @@ def test_generators_clean_up_nothing() -> None:
 
 
 # Notes
+
+
+def test_notes_are_kept_where_no_descriptor_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks next does what was noted; a wait is told of nothing, and fails at nothing."""
+
+    def refuse() -> Bell:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    lost, done = Lost(), []
+    with monkeypatch.context() as patched:
+        patched.setattr("proxy.net.lost.Bell", refuse)
+        assert lost.open() is False
+        assert lost.fd == -1
+        lost.note(lambda: done.append(1))
+        lost.stop()
+        assert lost.is_stopping
+    lost.give_back()
+    assert (done, [*lost.notes]) == ([1], [])
+    assert lost.open() is True
+    assert lost.fd >= 0
 
 
 class Scene:

@@ -244,6 +244,24 @@ def test_ringing_never_blocks(bell: Bell) -> None:
     assert bell.wait(soon(20), CallerConnection(None), CLOCK)
 
 
+def test_bell_has_descriptors_that_neither_block_nor_are_inherited(bell: Bell) -> None:
+    """To hush one that nobody rang is no wait; programs that are started get nothing of it."""
+    for fd in {bell.fd, bell._write_fd}:
+        assert not os.get_blocking(fd)
+        assert not os.get_inheritable(fd)
+    bell.hush()
+    bell.ring()
+    bell.hush()
+    assert not bell.wait(soon(0.001), CallerConnection(None), CLOCK)
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="there are pipes only")
+def test_bell_is_one_descriptor() -> None:
+    """Of which each thread has one: two thousand threads have so many less."""
+    bell = Bell()
+    assert bell.fd == bell._write_fd
+
+
 def test_bell_is_a_threads_own_and_not_inherited() -> None:
     """A fork gets a new one."""
     mine = my_bell()

@@ -225,9 +225,9 @@ class Worker:
     """What the hooks use of gunicorn's, in this process."""
 
     core = 7
-    pid = ppid = os.getpid()
 
     def __init__(self, wsgi: Any = None, sockets: Iterable[Any] = ()) -> None:
+        self.pid = self.ppid = os.getpid()
         self.wsgi = wsgi
         self.sockets = [*sockets]
         self.cfg = SimpleNamespace(threads=9)

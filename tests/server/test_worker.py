@@ -5,6 +5,7 @@ And what its parts do by themselves. The whole of it is shown in `e2e/` and `hos
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import io
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -36,7 +38,15 @@ from packaging.specifiers import SpecifierSet
 from proxy.errors import ProxyError
 from proxy.net.timed_socket import TimedSocket
 from proxy.server import worker as module
-from proxy.server.worker import GUNICORNS, Worker, _has_head, _in_our_terms, _is_whole, _Threads
+from proxy.server.worker import (
+    GUNICORNS,
+    Worker,
+    _has_head,
+    _in_our_terms,
+    _is_whole,
+    _limit,
+    _Threads,
+)
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway
 
 CONFIG = {"demo": [{"name": "demo", "delay-ms": 0}]}
@@ -213,6 +223,7 @@ def test_head_is_taken_as_it_comes(pair: tuple[Connection, socket.socket]) -> No
     """What has come is the parser's, and nothing waits for the rest."""
     conn, peer = pair
     assert not _has_head(conn)
+    assert conn.initialized
     for part in (b"GET / HT", b"TP/1.1\r\nHost: a\r\n"):
         peer.sendall(part)
         assert not _has_head(conn)
@@ -369,6 +380,62 @@ def test_want_of_descriptors_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = OSError(errno.EPERM, "Operation not permitted")
     with pytest.raises(OSError, match="not permitted"):
         worker.accept(None)
+
+
+def test_writes_have_a_limit_before_an_endpoint_sets_its_own(
+    pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keep the last one's from then on, also on a socket that is not ours."""
+    monkeypatch.setattr(module, "WRITE_TIMEOUT_S", 30.0)
+    conn, peer = pair
+    _limit(conn.sock)
+    assert conn.sock.write_timeout_s == 30.0
+    conn.sock.limit(7.0)
+    _limit(conn.sock)
+    assert conn.sock.write_timeout_s == 7.0
+    _limit(peer)
+    value = peer.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+    assert struct.unpack("ll", value) == (30, 0)
+
+
+@pytest.mark.parametrize(
+    ("result", "left", "is_theirs"),
+    [
+        (module._UNFINISHED, 5, False),  # the rest of its head is waited for
+        (True, 5, True),  # it is kept, as gunicorn does
+        (False, 4, False),
+        (None, 4, False),
+        (LookupError("x"), 5, True),
+        ("cancelled", 5, True),
+    ],
+    ids=repr,
+)
+def test_what_becomes_of_a_connection_after_a_request(
+    pair: tuple[Connection, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    result: Any,
+    left: int,
+    is_theirs: bool,
+) -> None:
+    """One that is closed is counted no more; gunicorn sees to what is kept, and what failed."""
+    worker = make_worker()
+    worker.nr_conns = 5
+    monkeypatch.setattr(
+        ThreadWorker, "finish_request", lambda _, conn, fs: worker.served.append(conn)
+    )
+    conn, _ = pair
+    conn.sock.head_until = 8.0
+    done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    if result == "cancelled":
+        done.cancel()
+    elif isinstance(result, Exception):
+        done.set_exception(result)
+    else:
+        done.set_result(result)
+    worker.finish_request(conn, done)
+    assert worker.nr_conns == left
+    assert worker.served == [conn] * is_theirs
+    assert worker.heads == ({conn: 8.0} if result is module._UNFINISHED else {})
 
 
 def test_thread_keeps_a_brisk_caller(pair: tuple[Connection, socket.socket]) -> None:
