@@ -408,7 +408,7 @@ def test_writes_have_a_limit_before_an_endpoint_sets_its_own(
         (LookupError("x"), 5, True),
         ("cancelled", 5, True),
     ],
-    ids=repr,
+    ids=["unfinished", "kept", "ended", "none", "failed", "cancelled"],
 )
 def test_what_becomes_of_a_connection_after_a_request(
     pair: tuple[Connection, socket.socket],
