@@ -11,11 +11,11 @@ import logging
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import add, attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -35,6 +35,7 @@ ORDERS = ("disable", "enable", "reset")
 _STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "disabled")
 _RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2}
 _SHUT, _DISABLED = _RANKS["cooling down"], _RANKS["disabled"]
+_COUNTED = ("in_flight", "waiting", "answered", "failed")
 
 # A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
 _LONG_S = 30
@@ -80,25 +81,25 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
     facts, table, reloader = gateway.facts(), gateway.generation.registry.table, gateway.reloader
     if model:
         table = {model: table[model]} if model in table else {}
-    offered = dict[str, dict[str, str]]()  # by client, the upstream's names of models by alias
-    for alias, entry in table.items():
-        for route in entry.routes:
-            offered.setdefault(route.client.label, {})[alias] = route.name
-    able = dict[str, set[str]]()  # by client, those names for which it can be used
-    for client in facts["clients"]:
-        its = {} if client["leaving"] else offered.get(client["client"], {})
-        known, all_ = {"", *its.values()}, client["models"].items()
-        client["offered"] = printable(names(list(its)))
-        client["models"] = bad = {
-            name: health for name, health in all_ if name in known and health["state"] != "ready"
-        }
-        shut = {name for name, health in bad.items() if _RANKS[health["state"]] >= _SHUT}
-        if its and not client["disabled"] and "" not in shut:
-            able[client["client"]] = known - shut
+    shut = {
+        (client["client"], name)  # the upstream's for the model; "": whatever the model
+        for client in facts["clients"]
+        for name, health in client["models"].items()
+        if not client["leaving"] and _RANKS[health["state"]] >= _SHUT
+    }
+    offered = defaultdict[str, dict[str, str]](dict)  # by client, upstreams' names by alias
     models = dict[str, str]()
     for alias, entry in table.items():
-        is_served = any(one.name in able.get(one.client.label, ()) for one in entry.routes)
-        models[alias] = "" if is_served else names([one.client.label for one in entry.routes])
+        routes = [(route.client.label, route.name) for route in entry.routes]
+        is_served = any(shut.isdisjoint([(label, ""), (label, name)]) for label, name in routes)
+        models[alias] = "" if is_served else names([label for label, _ in routes])
+        for label, name in routes:
+            offered[label][alias] = name
+    for client in facts["clients"]:
+        its = {} if client["leaving"] else offered[client["client"]]
+        known, all_ = {"", *its.values()}, client["models"].items()
+        client["offered"] = printable(names(list(its)))
+        client["models"] = {n: it for n, it in all_ if n in known and it["state"] != "ready"}
     return {
         **facts,
         "clients": [one for one in facts["clients"] if one["offered"] or not model],
@@ -110,76 +111,82 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
     }
 
 
-class Trouble(NamedTuple):
-    """Why a client cannot be used for a model: the worst state in any worker."""
+class Trouble(msgspec.Struct, frozen=True):
+    """Why a client cannot be used for a model. Moments are Unix time."""
 
-    rank: int
-    until: int  # in Unix time; 0: until something happens
-    since: int
+    state: str
+    until: int  # 0: until something happens
+    since: int  # 0: not known
     cause: str  # in the upstream's words; "": not known
 
-    def told(self, whose: str) -> str:
-        """All of it in one line."""
+    @classmethod
+    def of(cls, health: dict[str, Any]) -> Trouble:
+        """By what a worker tells of a model. A trial is one whether or not it is under way."""
+        now, state = time.time(), health["state"].replace("trying", "on trial")
+        until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
+        since = math.floor(now - health.get("since_s", now))
+        return cls(state, until, since, health.get("cause", ""))
+
+    @property
+    def rank(self) -> int:
+        return _STATES.index(self.state)
+
+    def __str__(self) -> str:
         until = f" until {moment(self.until)}" if self.until else ""
-        since = f"{_STATES[self.rank]} since {moment(self.since)}"
-        return f"{whose}: {since}{until}: {printable(self.cause)}"
+        return f"{self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
 
     @property
     def is_grave(self) -> bool:
         """Whether an operator has to know. After a cooldown it is well, as far as anybody knows."""
-        is_over = self.rank == _RANKS["on trial"] and self.cause.startswith("429")
+        is_over = self.state == "on trial" and self.cause.startswith("429")
         return not is_over and (self.until or time.time()) - self.since >= _LONG_S
 
 
-class ClientSum:
-    """One client in all workers, each of which has told facts of it (`ClientPool.snapshot`)."""
+def added_up(workers: Answers) -> dict[str, Any]:
+    """One client in all workers, each of which has told facts of it (`ClientPool.snapshot`).
 
-    def __init__(self, workers: Answers) -> None:
-        self.label: str = workers[0]["client"]
-        # No longer configured: only requests under way still use it.
-        self.leaving: bool = workers[0]["leaving"]
-        troubles = [dict(_troubles(one["models"])) for one in workers]
-        self.troubles: dict[str, Trouble] = {}  # by the upstream's name of the model; "": of any
-        for name, trouble in (item for each in troubles for item in each.items()):
-            self.troubles[name] = max(trouble, self.troubles.get(name, trouble))
-        ranks = [
-            max([one["disabled"] * _DISABLED, *(it.rank for it in each.values())])
-            for one, each in zip(workers, troubles, strict=True)
-        ]
-        self.rank = max(ranks)
-        permits = [one["permits"] for one in workers]
-        most = sum(permits) if all(permits) else None  # None: no limit
-        counted = ("in_flight", "waiting", "answered", "failed")
-        counts = {name: sum(one[name] for one in workers) for name in counted}
-        self.state = _STATES[self.rank]
-        if self.leaving:
-            self.state = "leaving"
-        elif not self.rank and most and counts["in_flight"] >= most:
-            self.state = "in use (max-concurrency)"
-        elif min(ranks) < self.rank:
-            self.state += f" in {ranks.count(self.rank)} of {len(ranks)} workers"
-        self.facts = {
-            "client": self.label,
-            "kind": workers[0]["kind"],
-            "models": max(one["offered"] for one in workers),  # "": none of them knows
-            "state": self.state,
-            "why": [one.told(whose) for whose, one in self.causes()],
-            "permits": most,
-            **counts,
-            "leaving": self.leaving,
-            "disabled_in_workers": ranks.count(_DISABLED),
-            "troubles": {
-                name: {"state": _STATES[rank], "since": since, "until": until, "cause": cause}
-                for name, (rank, until, since, cause) in self.troubles.items()
-            },
-        }
+    `troubles`: the worst of any worker, by the upstream's name of the model; "": of any model.
+    """
+    found = {name: workers[0][name] for name in ("client", "kind", "leaving")}
+    found |= {name: sum(one[name] for one in workers) for name in _COUNTED}
+    told = [{name: Trouble.of(it) for name, it in one["models"].items()} for one in workers]
+    troubles, ranks, by_gravity = dict[str, Trouble](), list[int](), attrgetter("rank", "until")
+    for each in told:
+        ranks.append(max([0, *(trouble.rank for trouble in each.values())]))
+        for name, trouble in each.items():
+            troubles[name] = max(trouble, troubles.get(name, trouble), key=by_gravity)
+    rank, permits = max(ranks), [one["permits"] for one in workers]
+    most = sum(permits) if all(permits) else None  # None: no limit
+    state = _STATES[rank]
+    if found["leaving"]:  # not configured any more: only requests under way still use it
+        state = "leaving"
+    elif not rank and most and found["in_flight"] >= most:
+        state = "in use (max-concurrency)"
+    elif min(ranks) < rank:
+        state += f" in {ranks.count(rank)} of {len(ranks)} workers"
+    return found | {
+        "rank": -rank,  # the worse, the lower
+        "state": state,
+        "models": max(one["offered"] for one in workers),  # "": none of them knows
+        "permits": most,
+        "disabled_in_workers": ranks.count(_DISABLED),
+        "troubles": troubles,
+        "why": [*_causes(found["client"], troubles.items())],
+        "last_error": max(
+            (one["last_error"] for one in workers if one["last_error"]), default=None
+        ),
+    }
 
-    def causes(self, *, is_grave: bool = False) -> Iterator[tuple[str, Trouble]]:
-        """Why it cannot be used, and for what; or only what an operator has to know."""
-        found = self.troubles.items()
-        told = [(name, one) for name, one in found if one.cause and one.is_grave >= is_grave]
-        for models, one in _alike(told):
-            yield self.label if "" in models else f"{self.label} ({printable(names(models))})", one
+
+def _causes(label: str, troubles: Iterable[tuple[str, Trouble]]) -> Iterator[str]:
+    """Why a client cannot be used, and for what; models that are alike are one."""
+    groups = defaultdict[tuple[str, str], dict[str, Trouble]](dict)
+    for name, one in troubles:
+        if one.cause:
+            groups[one.state, one.cause][name] = one
+    for group in groups.values():
+        whose = label if "" in group else f"{label} ({printable(names(list(group)))})"
+        yield f"{whose}: {max(group.values(), key=attrgetter('until'))}"
 
 
 def overview(answers: Answers) -> dict[str, Any]:
@@ -197,7 +204,7 @@ def overview(answers: Answers) -> dict[str, Any]:
             models[alias] = unable and models.get(alias, unable)
         for facts in one["clients"]:
             workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
-    clients = sorted(map(ClientSum, workers.values()), key=lambda it: (it.leaving, -it.rank))
+    clients = sorted(map(added_up, workers.values()), key=itemgetter("leaving", "rank"))
     recents = [one["recent"] for one in good if one["recent"]]
     hours = summed(recent["clients"] for recent in recents)
     requests = [request for recent in recents for request in recent["requests"]]
@@ -213,15 +220,13 @@ def overview(answers: Answers) -> dict[str, Any]:
         },
         "waiting": dict(+waiting),
         "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
-        "clients": [
-            {**client.facts, "hour": hours.get(client.label, NOTHING)} for client in clients
-        ],
+        "clients": [{**one, "hour": hours.get(one["client"], NOTHING)} for one in clients],
         "models": {alias: not unable for alias, unable in models.items()},  # whether it is served
         "requests": requests[:MOST_REQUESTS],
     }
 
 
-def _wrong(answers: Answers, models: dict[str, str], clients: list[ClientSum]) -> Iterator[str]:
+def _wrong(answers: Answers, models: dict[str, str], clients: Answers) -> Iterator[str]:
     """What an operator has to know now, the gravest first."""
     yield from (f"the configuration stays as it was: {each}" for each in problems_of(answers))
     yield from (one["error"] for one in answers if "error" in one)
@@ -229,10 +234,10 @@ def _wrong(answers: Answers, models: dict[str, str], clients: list[ClientSum]) -
         unserved = names([printable(alias) for alias, whose in models.items() if whose == unable])
         yield f"not served: {unserved}, as {unable} cannot be used"
     for client in clients:
-        if client.rank == _DISABLED:
-            yield f"{client.label}: {client.state} by hand"
-    for whose, one in _alike(each for it in clients for each in it.causes(is_grave=True)):
-        yield one.told(names(whose))
+        if client["disabled_in_workers"]:
+            yield f"{client['client']}: {client['state']} by hand"
+        grave = [item for item in client["troubles"].items() if item[1].is_grave]
+        yield from _causes(client["client"], grave)
 
 
 def _minutes(told: Iterable[list[int]]) -> list[list[int]]:
@@ -254,22 +259,3 @@ def problems_of(answers: Answers) -> list[str]:
 def moment(at: float) -> str:
     """A moment of Unix time, in the time of this machine's zone."""
     return datetime.fromtimestamp(at).isoformat(" ", "seconds")
-
-
-def _troubles(models: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Trouble]]:
-    now = time.time()
-    for name, health in models.items():
-        if rank := _RANKS[health["state"]]:
-            until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
-            since = math.floor(now - health.get("since_s", 0.0))
-            yield name, Trouble(rank, until, since, health.get("cause", ""))
-
-
-def _alike(found: Iterable[tuple[str, Trouble]]) -> Iterator[tuple[list[str], Trouble]]:
-    """Troubles of the same state and cause as one, and whose they are."""
-    groups: dict[tuple[int, str], dict[str, Trouble]] = {}
-    for whose, one in found:
-        groups.setdefault((one.rank, one.cause), {})[whose] = one
-    for (rank, cause), group in groups.items():
-        untils, sinces = [it.until for it in group.values()], [it.since for it in group.values()]
-        yield list(group), Trouble(rank, max(untils), min(sinces), cause)

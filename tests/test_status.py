@@ -16,7 +16,7 @@ from proxy.pool import Effect
 from proxy.record.recent import NOTHING
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
-from proxy.status import ClientSum, Request, overview
+from proxy.status import Request, Trouble, added_up, overview
 from proxy.status import answer as answer_of
 from tests.support.upstream import Upstream, json_reply
 
@@ -49,6 +49,8 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         }
         for name, (state, for_s) in models.items()
     }
+    if disabled:
+        health[""] = {"state": "disabled", "failures": 0}
     return {
         "client": LABEL,
         "kind": "openai",
@@ -57,8 +59,8 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         "waiting": 2,
         "answered": 3,
         "failed": 1,
-        "disabled": disabled,
         "leaving": False,
+        "last_error": None,
         "models": health,
         "offered": "a, b",
         "leases": [],
@@ -81,19 +83,19 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
 )
 def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: str) -> None:
     """For how long, and in how many of them if not in all."""
-    summed = ClientSum(workers)
-    assert summed.state == said
+    assert added_up(workers)["state"] == said
 
 
 def test_sums_as_plain_data() -> None:
     """For scripts: of each model the worst over all workers, and for how long."""
-    workers = [facts(m=("resting", 5.5), o=("ready", 0)), facts(m=("cooling down", 1.5))]
-    summed = ClientSum([*workers, facts(disabled=True)])
-    assert summed.facts == {
+    workers = [facts(m=("resting", 5.5)), facts(m=("cooling down", 1.5))]
+    workers[0]["last_error"], workers[1]["last_error"] = (5.0, "500 x: No"), (7.0, CAUSE)
+    assert added_up([*workers, facts(disabled=True)]) == {
         "client": LABEL,
         "kind": "openai",
         "models": "a, b",
         "state": "disabled in 1 of 3 workers",
+        "rank": -5,
         "permits": 3,
         "in_flight": 3,
         "waiting": 6,
@@ -103,15 +105,12 @@ def test_sums_as_plain_data() -> None:
         "disabled_in_workers": 1,
         "why": [f"{LABEL} (m): cooling down since {clock(-1)} until {clock(2)}: {CAUSE}"],
         "troubles": {
-            "m": {
-                "state": "cooling down",
-                "cause": CAUSE,
-                "since": round(NOW - 1),
-                "until": round(NOW + 2),
-            }
+            "m": Trouble("cooling down", round(NOW + 2), round(NOW - 1), CAUSE),
+            "": Trouble("disabled", 0, 0, ""),
         },
+        "last_error": (7.0, CAUSE),
     }
-    assert ClientSum([{**facts(), "offered": ""}, facts()]).facts["models"] == "a, b"
+    assert added_up([{**facts(), "offered": ""}, facts()])["models"] == "a, b"
 
 
 def test_causes_say_since_when_until_when_and_why() -> None:
@@ -120,25 +119,22 @@ def test_causes_say_since_when_until_when_and_why() -> None:
     one["models"]["m"] |= {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
     one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
     one["models"]["q"] |= {"since_s": 7.0, "cause": "402 None: Pay"}
-    summed = ClientSum([one])
-    assert [one.told(whose) for whose, one in summed.causes()] == [
+    assert added_up([one])["why"] == [
         f"{LABEL} (m): out of service since {clock(-5)} until {clock(60)}: "
         "401 invalid_api_key: No  [2J",
         f"{LABEL} (o, q): on trial since {clock(-90_000)}: 402 None: Pay",
     ]
     one["models"][""] = dict(one["models"]["m"])
-    summed = ClientSum([one])
-    assert next(summed.causes())[0] == LABEL
+    assert added_up([one])["why"][0].startswith(f"{LABEL}: out of service")
 
 
 def test_counts_are_added_up() -> None:
     """Permits too, because each worker has its own; no limit in one is no limit."""
-    summed = ClientSum([facts(permits=2), facts(permits=2)])
-    assert summed.facts["permits"] == 4
-    counts = [summed.facts[name] for name in ("in_flight", "waiting", "answered", "failed")]
+    summed = added_up([facts(permits=2), facts(permits=2)])
+    assert summed["permits"] == 4
+    counts = [summed[name] for name in ("in_flight", "waiting", "answered", "failed")]
     assert counts == [2, 4, 6, 2]
-    summed = ClientSum([facts(permits=0), facts(permits=0)])
-    assert summed.facts["permits"] is None
+    assert added_up([facts(permits=0), facts(permits=0)])["permits"] is None
 
 
 def answer(*clients: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -177,15 +173,6 @@ def test_what_lasts_is_wrong() -> None:
     ]
 
 
-def test_clients_that_are_alike_are_one_line() -> None:
-    """From when the first of them was so until the last one returns."""
-    long, longer = facts(m=("cooling down", 60)), other(m=("cooling down", 90))
-    longer["models"]["m"]["since_s"] = 7.0
-    assert wrong(answer(long, longer))[-1] == (
-        f"{LABEL} (m), beta (m): cooling down since {clock(-7)} until {clock(90)}: {CAUSE}"
-    )
-
-
 def test_model_is_unserved_when_no_worker_has_a_client_for_it() -> None:
     """Disabling one counts, too. Those of the same clients are one line."""
     down = {"a": "x, y", "b": "", "c": "x, y", "d": "z"}
@@ -222,17 +209,17 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
     """By the minute and by client; of all requests the newest."""
     monkeypatch.setattr("time.monotonic", lambda: 60 * 100 + 30.0)
 
-    def recent(error_at: float, *began: float) -> dict[str, Any]:
+    def recent(*began: float) -> dict[str, Any]:
         return {
             "minutes": [(41, 1, 0, 10), (100, 2, 1, 20), (40, 7, 7, 7), (101, 7, 7, 7)],
             "requests": [{"times": {"arrived": at}} for at in began],
-            "clients": {LABEL: {**HOUR, "last_error": [error_at, "500 x: No"]}},
+            "clients": {LABEL: HOUR},
         }
 
     told = overview(
         [
-            answer(facts(), recent=recent(5.0, *range(40)), read_at=NOW - 9),
-            answer(facts(), recent=recent(7.0, *range(30, 70))),
+            answer(facts(), recent=recent(*range(40)), read_at=NOW - 9),
+            answer(facts(), recent=recent(*range(30, 70))),
         ]
     )
     assert told["minutes"][0] == [round(NOW - 59 * 60 - 30), 2, 0, 20]
@@ -246,7 +233,6 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
         "failed": 2,
         "first_events": 4,
         "first_s": 2.0,
-        "last_error": [7.0, "500 x: No"],
     }
     assert told["configuration"]["read_at"] == round(NOW - 9)
     (client,) = overview([answer(facts())])["clients"]
@@ -343,6 +329,15 @@ def test_overview_of_one_model() -> None:
         assert {label: sorted(models)[:1] for label, models in found.items()} == troubled
         assert len(told["clients"]) == (2 if troubled else 0)
         assert told["models"] == ({alias: ""} if troubled else {})
+
+
+def test_last_error_is_told_when_all_is_well_again() -> None:
+    """With its time of day, in the upstream's words; there is none of who has not failed."""
+    gateway = gateway_of(provider("x", models=["m"]))
+    fail(gateway, "m", Effect.COOL)
+    fail(gateway, "m", Effect.GOOD)
+    first, second = [one["last_error"] for one in answer_of(gateway, OVERVIEW)["clients"]]
+    assert (first[0] > NOW / 2, first[1], second) == (True, "429: Wait", None)
 
 
 def test_model_that_is_gone_troubles_nobody() -> None:

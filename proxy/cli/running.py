@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import http.client
-import json
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from ..config import count, in_ascii, load_config, names
 from ..errors import ConfigError
@@ -37,7 +38,8 @@ def status(args: argparse.Namespace) -> int:
     if model and not facts["models"] and not errors:
         raise Failure(f"there is no model {model!r}")
     if args.json:
-        print(json.dumps({"port": port, **facts, "workers": answers}, indent=2))
+        told = msgspec.json.encode({"port": port, **facts, "workers": answers})
+        print(msgspec.json.format(told, indent=2).decode())
     elif any("error" not in answer for answer in answers):
         print("\n".join(_lines(port, facts)))
     return errors

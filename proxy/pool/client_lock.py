@@ -37,6 +37,7 @@ class ClientLock:
         self.served = 0  # leases that have ended
         self.answered = 0  # those of them that ended with a whole answer
         self.failed = 0
+        self.last_error: tuple[float, str] | None = None  # Unix time, and the upstream's words
 
     @property
     def is_free(self) -> bool:
@@ -73,6 +74,8 @@ class ClientLock:
             if breaker := health.shut_by(now):
                 facts |= {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
             models[name] = facts
+        if self.is_disabled:
+            models[""] = {"state": "disabled", "failures": 0}
         return {
             "client": self.client.label,
             "kind": self.client.config.kind,
@@ -83,6 +86,7 @@ class ClientLock:
             "served": self.served,
             "answered": self.answered,
             "failed": self.failed,
+            "last_error": self.last_error,
             "waiting": waiting,
             "models": models,
             "leases": [

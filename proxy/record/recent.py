@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -20,16 +20,10 @@ _NO_FAULTS = ("caller_gone", "server_shutting_down", "server_out_of_resources")
 # Nor does any other 4xx: the caller asked wrongly.
 _CLIENTS_OWN = (401, 402, 403, 408, 429)
 
-# What came of each client's attempts. `first_s`: seconds to streams' first events, in all;
-# `last_error`: its moment and words.
-_Clients: TypeAlias = dict[str, dict[str, Any]]
-NOTHING: dict[str, Any] = {
-    "good": 0,
-    "failed": 0,
-    "first_events": 0,
-    "first_s": 0.0,
-    "last_error": [],
-}
+# By client, what came of its attempts, `first_s` the seconds to streams' first events in all; by ""
+# what came of requests.
+Sums: TypeAlias = dict[str, Counter[str]]
+NOTHING = dict.fromkeys(("good", "failed", "first_events", "first_s"), 0)
 
 
 class Recent:
@@ -38,8 +32,8 @@ class Recent:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # guards _minutes
-        # Each by a clock that processes have in common; requests, those that failed, tokens.
-        self._minutes: deque[tuple[int, list[int], _Clients]] = deque(maxlen=MINUTES)
+        # Each by a clock that processes have in common.
+        self._minutes: deque[tuple[int, Sums]] = deque(maxlen=MINUTES)
         self._last: deque[Callable[[], Call] | Call] = deque(maxlen=MOST_REQUESTS)
 
     def add(self, record: Record) -> None:
@@ -51,39 +45,31 @@ class Recent:
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) if usage else 0
         with self._lock:
             if not self._minutes or self._minutes[-1][0] < at:
-                self._minutes.append((at, [0, 0, 0], {}))
-            _, counts, clients = self._minutes[-1]
-            counts[0] += 1
-            counts[1] += record.end not in ("ok", "caller_gone")
-            counts[2] += tokens
-            for attempt in record.attempts:
-                client = clients.setdefault(attempt.client, {**NOTHING})
-                if attempt.reason == "ok":
-                    client["good"] += 1
-                    client["first_events"] += attempt.first_event_s is not None
-                    client["first_s"] += attempt.first_event_s or 0.0
-                elif attempt.reason not in _NO_FAULTS and (
-                    attempt.status in _CLIENTS_OWN or not 400 <= attempt.status < 500
-                ):
-                    said = f"{attempt.status or ''} {attempt.reason}: {attempt.message}".strip()
-                    client["failed"] += 1
-                    client["last_error"] = [record.began + attempt.began_s, said]
+                self._minutes.append((at, defaultdict(Counter)))
+            sums = self._minutes[-1][1]
+            failed = int(record.end not in ("ok", "caller_gone"))
+            sums[""].update(requests=1, failed=failed, tokens=tokens)
+            for one in record.attempts:
+                is_good, first_s = int(one.reason == "ok"), one.first_event_s
+                is_its_fault = one.status in _CLIENTS_OWN or not 400 <= one.status < 500
+                if is_good or (is_its_fault and one.reason not in _NO_FAULTS):
+                    firsts = {"first_events": int(first_s is not None), "first_s": first_s or 0}
+                    sums[one.client].update(firsts, good=is_good, failed=1 - is_good)
 
     def facts(self) -> dict[str, Any]:
         """As plain data; `minutes` are minutes of the monotonic clock, and their counts."""
         since = int(self._clock.monotonic() // 60) - MINUTES
         with self._lock:
             told = [minute for minute in self._minutes if minute[0] > since]
-            minutes, clients = [(at, *counts) for at, counts, _ in told], summed(m[2] for m in told)
+            minutes = [(at, *sums[""].values()) for at, sums in told]
+            clients = summed(sums for _, sums in told)
         calls = [each if isinstance(each, Call) else each() for each in [*self._last]]
         return {"minutes": minutes, "clients": clients, "requests": msgspec.to_builtins(calls)}
 
 
-def summed(parts: Iterable[_Clients]) -> _Clients:
-    """The sums of clients' numbers; of their last errors the latest."""
-    sums: _Clients = {}
-    for label, one in (item for part in parts for item in part.items()):
-        old = sums.get(label, NOTHING)
-        sums[label] = {name: old[name] + number for name, number in one.items()}
-        sums[label]["last_error"] = max(old["last_error"], one["last_error"])
+def summed(parts: Iterable[Sums]) -> Sums:
+    """All of them added up."""
+    sums: Sums = defaultdict(Counter)
+    for key, counts in (item for part in parts for item in part.items()):
+        sums[key].update(counts)
     return sums
