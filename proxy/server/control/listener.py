@@ -68,20 +68,18 @@ class Control:
         self._generation = gateway.generation
         self._path = ""
         self._listener: socket.socket | None = None
+        ask = partial(ask_all, port, control_dir=control_dir)
         try:
             self._path, self._listener = listen(port, control_dir)
             for path in sockets(port, control_dir):
                 is_alive(path)  # else it removes it
-            gateway.ask_workers = partial(
-                ask_all, port, control_dir=control_dir, timeout_s=REQUEST_TIMEOUT_S
-            )
+            gateway.ask_workers = partial(ask, timeout_s=REQUEST_TIMEOUT_S)
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
         if gateway.metrics is not None and gateway.is_standalone:
             gateway.metrics.share(orders.opened(orders.COUNTS))
             if self._path:
-                asked: Any = {"control_dir": control_dir, "timeout_s": FACTS_TIMEOUT_S}
-                gateway.metrics.ask = partial(ask_all, port, {"do": "status"}, **asked)
+                gateway.metrics.ask = partial(ask, {"do": "status"}, timeout_s=FACTS_TIMEOUT_S)
         # The socket listens already, so that an order given now is in the file or comes by it.
         self._obey_orders()
         self._stopped, self._stop = socket.socketpair()
