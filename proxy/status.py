@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from operator import add, attrgetter, itemgetter
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -97,9 +97,11 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
             offered[label][alias] = name
     for client in facts["clients"]:
         its = {} if client["leaving"] else offered[client["client"]]
-        known, all_ = {"", *its.values()}, client["models"].items()
+        known, all_ = {"", *its.values()}, client.pop("models").items()
         client["offered"] = printable(names(list(its)))
-        client["models"] = {n: it for n, it in all_ if n in known and it["state"] != "ready"}
+        client["troubles"] = {
+            name: _trouble(it) for name, it in all_ if name in known and it["state"] != "ready"
+        }
     return {
         **facts,
         "clients": [one for one in facts["clients"] if one["offered"] or not model],
@@ -111,50 +113,36 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
     }
 
 
-class Trouble(msgspec.Struct, frozen=True):
-    """Why a client cannot be used for a model. Moments are Unix time."""
+def _trouble(health: dict[str, Any]) -> dict[str, Any]:
+    """Why a client cannot be used for a model; moments in Unix time, 0: not known.
 
-    state: str
-    until: int  # 0: until something happens
-    since: int  # 0: not known
-    cause: str  # in the upstream's words; "": not known
+    A trial is one whether or not it is under way.
+    """
+    now, state = time.time(), _STATES[_RANKS[health["state"]]]
+    until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
+    since = math.floor(now - health.get("since_s", now))
+    return {"state": state, "until": until, "since": since, "cause": health.get("cause", "")}
 
-    @classmethod
-    def of(cls, health: dict[str, Any]) -> Trouble:
-        """By what a worker tells of a model. A trial is one whether or not it is under way."""
-        now, state = time.time(), health["state"].replace("trying", "on trial")
-        until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
-        since = math.floor(now - health.get("since_s", now))
-        return cls(state, until, since, health.get("cause", ""))
 
-    @property
-    def rank(self) -> int:
-        return _STATES.index(self.state)
-
-    def __str__(self) -> str:
-        until = f" until {moment(self.until)}" if self.until else ""
-        return f"{self.state} since {moment(self.since)}{until}: {printable(self.cause)}"
-
-    @property
-    def is_grave(self) -> bool:
-        """Whether an operator has to know. After a cooldown it is well, as far as anybody knows."""
-        is_over = self.state == "on trial" and self.cause.startswith("429")
-        return not is_over and (self.until or time.time()) - self.since >= _LONG_S
+def _is_grave(one: dict[str, Any]) -> bool:
+    """Whether an operator has to know. After a cooldown it is well, as far as anybody knows."""
+    is_over = one["state"] == "on trial" and one["cause"].startswith("429")
+    return not is_over and (one["until"] or time.time()) - one["since"] >= _LONG_S
 
 
 def added_up(workers: Answers) -> dict[str, Any]:
-    """One client in all workers, each of which has told facts of it (`ClientPool.snapshot`).
+    """One client in all workers, each of which has told facts of it.
 
     `troubles`: the worst of any worker, by the upstream's name of the model; "": of any model.
     """
     found = {name: workers[0][name] for name in ("client", "kind", "leaving")}
     found |= {name: sum(one[name] for one in workers) for name in _COUNTED}
-    told = [{name: Trouble.of(it) for name, it in one["models"].items()} for one in workers]
-    troubles, ranks, by_gravity = dict[str, Trouble](), list[int](), attrgetter("rank", "until")
-    for each in told:
-        ranks.append(max([0, *(trouble.rank for trouble in each.values())]))
-        for name, trouble in each.items():
-            troubles[name] = max(trouble, troubles.get(name, trouble), key=by_gravity)
+    told = [one["troubles"].items() for one in workers]
+    ranks = [max([0, *(_RANKS[one["state"]] for _, one in each)]) for each in told]
+    troubles = dict[str, dict[str, Any]]()
+    for name, one in (item for each in told for item in each):
+        old = troubles.get(name, one)
+        troubles[name] = max(old, one, key=lambda it: (_RANKS[it["state"]], it["until"]))
     rank, permits = max(ranks), [one["permits"] for one in workers]
     most = sum(permits) if all(permits) else None  # None: no limit
     state = _STATES[rank]
@@ -178,15 +166,17 @@ def added_up(workers: Answers) -> dict[str, Any]:
     }
 
 
-def _causes(label: str, troubles: Iterable[tuple[str, Trouble]]) -> Iterator[str]:
+def _causes(label: str, troubles: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[str]:
     """Why a client cannot be used, and for what; models that are alike are one."""
-    groups = defaultdict[tuple[str, str], dict[str, Trouble]](dict)
+    groups = defaultdict[tuple[str, str], dict[str, dict[str, Any]]](dict)
     for name, one in troubles:
-        if one.cause:
-            groups[one.state, one.cause][name] = one
-    for group in groups.values():
+        if one["cause"]:
+            groups[one["state"], one["cause"]][name] = one
+    for (state, cause), group in groups.items():
         whose = label if "" in group else f"{label} ({printable(names(list(group)))})"
-        yield f"{whose}: {max(group.values(), key=attrgetter('until'))}"
+        last = max(group.values(), key=itemgetter("until"))
+        until = f" until {moment(last['until'])}" if last["until"] else ""
+        yield f"{whose}: {state} since {moment(last['since'])}{until}: {printable(cause)}"
 
 
 def overview(answers: Answers) -> dict[str, Any]:
@@ -236,7 +226,7 @@ def _wrong(answers: Answers, models: dict[str, str], clients: Answers) -> Iterat
     for client in clients:
         if client["disabled_in_workers"]:
             yield f"{client['client']}: {client['state']} by hand"
-        grave = [item for item in client["troubles"].items() if item[1].is_grave]
+        grave = [item for item in client["troubles"].items() if _is_grave(item[1])]
         yield from _causes(client["client"], grave)
 
 

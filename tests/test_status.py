@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from proxy.pool import Effect
 from proxy.record.recent import NOTHING
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
-from proxy.status import Request, Trouble, added_up, overview
+from proxy.status import Request, added_up, overview
 from proxy.status import answer as answer_of
 from tests.support.upstream import Upstream, json_reply
 
@@ -24,7 +25,6 @@ HOUR = {"good": 3, "failed": 1, "first_events": 2, "first_s": 1.0}
 LABEL = "alpha/sk-...abcd"
 NOW = 1_800_000_000.0
 CAUSE = "429 busy: Wait"
-WHY = {"since_s": 0.5, "cause": CAUSE}
 
 
 def clock(in_s: float) -> str:
@@ -38,19 +38,18 @@ def time_of_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: NOW)
 
 
+def trouble(state: str, until: int, since_s: float = 1, cause: str = CAUSE) -> dict[str, Any]:
+    return {"state": state, "until": until, "since": round(NOW - since_s), "cause": cause}
+
+
 def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[str, Any]:
     """What a worker tells of a client; `models`: state and seconds."""
-    health = {
-        name: {
-            "state": state,
-            "failures": 1,
-            **({"for_s": for_s} if for_s else {}),
-            **(WHY if state != "ready" else {}),
-        }
+    troubles = {
+        name: trouble(state, for_s and math.ceil(NOW + for_s))
         for name, (state, for_s) in models.items()
     }
     if disabled:
-        health[""] = {"state": "disabled", "failures": 0}
+        troubles[""] = {"state": "disabled", "until": 0, "since": 0, "cause": ""}
     return {
         "client": LABEL,
         "kind": "openai",
@@ -61,7 +60,7 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         "failed": 1,
         "leaving": False,
         "last_error": None,
-        "models": health,
+        "troubles": troubles,
         "offered": "a, b",
         "leases": [],
     }
@@ -72,11 +71,11 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
     [
         ([facts(), facts()], "in use (max-concurrency)"),
         ([facts(permits=2), facts()], "ready"),
-        ([facts(m=("ready", 0)), facts(permits=0)], "ready"),
+        ([facts(), facts(permits=0)], "ready"),
         ([facts(m=("resting", 1.2)), facts(m=("resting", 3.4))], "resting"),
         ([facts(m=("cooling down", 9)), facts()], "cooling down in 1 of 2 workers"),
         ([facts(m=("cooling down", 9), o=("out of service", 60.5))], "out of service"),
-        ([facts(m=("trying", 0)), facts(m=("on trial", 0))], "on trial"),
+        ([facts(m=("on trial", 0)), facts(m=("on trial", 0))], "on trial"),
         ([facts(disabled=True, m=("resting", 9)), facts(disabled=True)], "disabled"),
         ([facts(disabled=True), facts()], "disabled in 1 of 2 workers"),
     ],
@@ -105,8 +104,8 @@ def test_sums_as_plain_data() -> None:
         "disabled_in_workers": 1,
         "why": [f"{LABEL} (m): cooling down since {clock(-1)} until {clock(2)}: {CAUSE}"],
         "troubles": {
-            "m": Trouble("cooling down", round(NOW + 2), round(NOW - 1), CAUSE),
-            "": Trouble("disabled", 0, 0, ""),
+            "m": trouble("cooling down", round(NOW + 2)),
+            "": trouble("disabled", 0, NOW, ""),
         },
         "last_error": (7.0, CAUSE),
     }
@@ -115,16 +114,19 @@ def test_sums_as_plain_data() -> None:
 
 def test_causes_say_since_when_until_when_and_why() -> None:
     """In the words of the upstream, which cannot steer a terminal; of models alike in one line."""
-    one = facts(m=("out of service", 60), o=("on trial", 0), p=("ready", 0), q=("on trial", 0))
-    one["models"]["m"] |= {"since_s": 5.0, "cause": "401 invalid_api_key: No\n\x1b[2J"}
-    one["models"]["o"] |= {"since_s": 90_000.0, "cause": "402 None: Pay"}
-    one["models"]["q"] |= {"since_s": 7.0, "cause": "402 None: Pay"}
+    one = facts()
+    said = "401 invalid_api_key: No\n\x1b[2J"
+    one["troubles"] = {
+        "m": trouble("out of service", round(NOW) + 60, 5, said),
+        "o": trouble("on trial", 0, 90_000, "402 None: Pay"),
+        "q": trouble("on trial", 0, 7, "402 None: Pay"),
+    }
     assert added_up([one])["why"] == [
         f"{LABEL} (m): out of service since {clock(-5)} until {clock(60)}: "
         "401 invalid_api_key: No  [2J",
         f"{LABEL} (o, q): on trial since {clock(-90_000)}: 402 None: Pay",
     ]
-    one["models"][""] = dict(one["models"]["m"])
+    one["troubles"][""] = one["troubles"]["m"]
     assert added_up([one])["why"][0].startswith(f"{LABEL}: out of service")
 
 
@@ -156,16 +158,16 @@ def other(**changes: Any) -> dict[str, Any]:
 
 def test_nothing_is_wrong_with_what_passes() -> None:
     """Cooldowns and rests of seconds, and who may serve again after one, however long ago."""
-    tried = facts(m=("on trial", 0))
-    tried["models"]["m"]["since_s"] = 9000.0
+    tried = facts()
+    tried["troubles"]["m"] = trouble("on trial", 0, 9000)
     assert wrong(answer(facts(m=("resting", 5)), other(m=("cooling down", 28)))) == []
     assert wrong(answer(tried)) == []
 
 
 def test_what_lasts_is_wrong() -> None:
     """A cooldown of half a minute, one out of service, and who was and has not been tried yet."""
-    tried = facts(m=("on trial", 0))
-    tried["models"]["m"] |= {"since_s": 90.0, "cause": "401 no: Key"}
+    tried = facts()
+    tried["troubles"]["m"] = trouble("on trial", 0, 90, "401 no: Key")
     told = wrong(answer(facts(m=("cooling down", 29.6)), {**tried, "client": "beta"}))
     assert told == [
         f"{LABEL} (m): cooling down since {clock(-1)} until {clock(30)}: {CAUSE}",
@@ -314,7 +316,8 @@ def test_overview_leaves_out_what_is_well() -> None:
     gateway = gateway_of(provider("x", models=["m"]))
     fail(gateway, "m", Effect.GOOD)
     told = [answer_of(gateway, Request(do))["clients"][0] for do in ("status", "overview")]
-    assert [one["models"] for one in told] == [{"m": {"state": "ready", "failures": 0}}, {}]
+    assert told[0]["models"] == {"m": {"state": "ready", "failures": 0}}
+    assert told[1]["troubles"] == {}
 
 
 def test_overview_of_one_model() -> None:
@@ -325,7 +328,7 @@ def test_overview_of_one_model() -> None:
     out = fail(gateway, "z", Effect.OUT)
     for alias, troubled in (("m", {cold: ["m"]}), ("z", {out: [""]}), ("none", {})):
         told = answer_of(gateway, Request("overview", model=alias))
-        found = {one["client"]: [*one["models"]] for one in told["clients"] if one["models"]}
+        found = {one["client"]: [*one["troubles"]] for one in told["clients"] if one["troubles"]}
         assert {label: sorted(models)[:1] for label, models in found.items()} == troubled
         assert len(told["clients"]) == (2 if troubled else 0)
         assert told["models"] == ({alias: ""} if troubled else {})
@@ -346,7 +349,7 @@ def test_model_that_is_gone_troubles_nobody() -> None:
     fail(gateway, "m", Effect.COOL)
     gateway.adopt(load_config({"openai-compatibility": [provider("x", models=["n"])]}))
     told = answer_of(gateway, OVERVIEW)
-    assert [(one["offered"], one["models"]) for one in told["clients"]] == [("n", {})] * 2
+    assert [(one["offered"], one["troubles"]) for one in told["clients"]] == [("n", {})] * 2
 
 
 def test_orders_are_obeyed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
