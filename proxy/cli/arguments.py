@@ -12,9 +12,8 @@ import msgspec
 from ..config import Config, Seen, load_config, write_built_in
 from ..version import __version__
 from .checking import check
-from .running import health, order, reload, status
+from .running import health, order, reload, status, usage
 from .terminal import Exit, Failure
-from .usage import usage
 
 EPILOG = f"""\
 exit status:

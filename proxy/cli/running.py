@@ -1,11 +1,13 @@
-"""`poolproxy status`, `reload`, `disable`, `enable`, `health`: ask a running instance.
+"""`poolproxy status`, `reload`, `disable`, `enable`, `health`, `usage`: what an instance does.
 
 The first four ask all its workers over Unix sockets, `health` any one by HTTP, as callers do.
+`usage` reads the ledger, and no instance need run.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import difflib
 import http.client
 import os
@@ -15,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ..config import count, in_ascii, load_config, names
+from ..config import count, default_path, in_ascii, load_config, names
+from ..config.wording import printable
 from ..errors import ConfigError
 from ..server.control.sockets import ask_all
 from ..server.control.sockets import ports as running_ports
@@ -89,6 +92,38 @@ def health(args: argparse.Namespace) -> int:
     if status != http.client.OK:
         raise Failure(f"{host}, port {port}: {path} says {status}")
     print("ok")
+    return Exit.OK
+
+
+def usage(args: argparse.Namespace) -> int:
+    """Print the sums that are asked for; raises Failure, ConfigError."""
+    from ..ledger import FILE, SUMS, default_dirs, report  # SQLite: no other command needs it
+
+    by, wrong = args.by.split(","), None
+    try:
+        config = load_config(args.file, or_built_in=True)
+        places = [config.state_dir] if config.state_dir else default_dirs(config.path)
+    except ConfigError as error:  # of variables that the server has, and who asks has not
+        wrong, places = error, default_dirs(args.file or default_path())
+    found = [place for place in places if os.path.exists(os.path.join(place, FILE))]
+    if not found:
+        raise wrong or Failure(f"there is no ledger in {', '.join(places)}: is `usage` on?")
+    try:
+        rows = report(found[0], since=args.since, by=by)
+    except (OSError, ValueError) as error:
+        is_asked_wrong = isinstance(error, ValueError)
+        raise Failure(str(error), Exit.CONFIG if is_asked_wrong else Exit.FAILED) from error
+    columns = [*by, *SUMS]
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+    elif args.csv:
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        head = [name.removesuffix("_tokens").replace("_", " ") for name in columns]
+        cells = [[printable(str(row[name])) or "-" for name in columns] for row in rows]
+        print(table(head, cells, right=range(len(by), len(columns))))
     return Exit.OK
 
 
