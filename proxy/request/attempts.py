@@ -322,6 +322,7 @@ class Attempts:
                     raise
                 except UpstreamError:
                     continue  # the first one says how long it lasts
+            self._attempt.model, self._attempt.status = lease.model, failure.status
         raise failure
 
     def _request(self, lease: Lease) -> ChatRequest:

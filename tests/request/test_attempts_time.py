@@ -164,6 +164,15 @@ def test_time_that_runs_out_with_a_preview_is_told(monkeypatch: pytest.MonkeyPat
     assert stage.now_s == 30
 
 
+def test_attempt_is_the_one_whose_quota_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no preview helped: its status and its model, as its reason is."""
+    stage = Stage([error(429), error(503), error(400)], request_retry=0)
+    monkeypatch.setattr(stage["a"], "substitutes", lambda model: ["preview"])
+    stage.refused()
+    told = stage.record.attempts[0]
+    assert (told.model, told.status) == ("a-m", 429)
+
+
 @pytest.mark.parametrize("body", [[b": wait\n\n", Pause(1)] * 99, [HANG]])
 def test_first_event_of_a_stream_is_due_within_idle_timeout(body: list[Step]) -> None:
     """Comments are no progress: the first event is due `idle-timeout` after the head."""
