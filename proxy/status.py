@@ -143,6 +143,7 @@ def added_up(workers: Answers) -> dict[str, Any]:
     for name, one in (item for each in told for item in each):
         old = troubles.get(name, one)
         troubles[name] = max(old, one, key=lambda it: (_RANKS[it["state"]], it["until"]))
+    errors = [one["last_error"] for one in workers if one["last_error"]]
     rank, permits = max(ranks), [one["permits"] for one in workers]
     most = sum(permits) if all(permits) else None  # None: no limit
     state = _STATES[rank]
@@ -152,31 +153,38 @@ def added_up(workers: Answers) -> dict[str, Any]:
         state = "in use (max-concurrency)"
     elif min(ranks) < rank:
         state += f" in {ranks.count(rank)} of {len(ranks)} workers"
-    return found | {
+    found |= {
         "rank": -rank,  # the worse, the lower
         "state": state,
         "models": max(one["offered"] for one in workers),  # "": none of them knows
         "permits": most,
         "disabled_in_workers": ranks.count(_DISABLED),
         "troubles": troubles,
-        "why": [*_causes(found["client"], troubles.items())],
-        "last_error": max(
-            (one["last_error"] for one in workers if one["last_error"]), default=None
-        ),
+        "last_error": max(errors, default=None),
     }
+    return found | {"why": [*_causes([found])]}
 
 
-def _causes(label: str, troubles: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[str]:
-    """Why a client cannot be used, and for what; models that are alike are one."""
-    groups = defaultdict[tuple[str, str], dict[str, dict[str, Any]]](dict)
-    for name, one in troubles:
-        if one["cause"]:
-            groups[one["state"], one["cause"]][name] = one
+def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
+    """Why they cannot be used, and for what, or what of it an operator has to know.
+
+    What is alike in state and cause is one line, of however many clients and models.
+    """
+    groups = defaultdict[tuple[str, str], list[tuple[str, str, dict[str, Any]]]](list)
+    for client in clients:
+        for name, one in client["troubles"].items():
+            if one["cause"] and _is_grave(one) >= is_grave:
+                groups[one["state"], one["cause"]].append((client["client"], name, one))
     for (state, cause), group in groups.items():
-        whose = label if "" in group else f"{label} ({printable(names(list(group)))})"
-        last = max(group.values(), key=itemgetter("until"))
-        until = f" until {moment(last['until'])}" if last["until"] else ""
-        yield f"{whose}: {state} since {moment(last['since'])}{until}: {printable(cause)}"
+        models = defaultdict[str, list[str]](list)
+        for label, name, _ in group:
+            models[label].append(name)
+        whose = [
+            it if "" in its else f"{it} ({printable(names(its))})" for it, its in models.items()
+        ]
+        since, last = min(one["since"] for *_, one in group), max(one["until"] for *_, one in group)
+        until = f" until {moment(last)}" if last else ""
+        yield f"{names(whose)}: {state} since {moment(since)}{until}: {printable(cause)}"
 
 
 def overview(answers: Answers) -> dict[str, Any]:
@@ -226,8 +234,7 @@ def _wrong(answers: Answers, models: dict[str, str], clients: Answers) -> Iterat
     for client in clients:
         if client["disabled_in_workers"]:
             yield f"{client['client']}: {client['state']} by hand"
-        grave = [item for item in client["troubles"].items() if _is_grave(item[1])]
-        yield from _causes(client["client"], grave)
+    yield from _causes(clients, is_grave=True)
 
 
 def _minutes(told: Iterable[list[int]]) -> list[list[int]]:

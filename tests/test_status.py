@@ -175,6 +175,15 @@ def test_what_lasts_is_wrong() -> None:
     ]
 
 
+def test_clients_that_are_alike_are_one_line() -> None:
+    """From when the first of them was so until the last one returns."""
+    long, longer = facts(m=("cooling down", 60)), other(m=("cooling down", 90))
+    longer["troubles"]["m"]["since"] = round(NOW - 7)
+    assert wrong(answer(long, longer))[-1] == (
+        f"{LABEL} (m), beta (m): cooling down since {clock(-7)} until {clock(90)}: {CAUSE}"
+    )
+
+
 def test_model_is_unserved_when_no_worker_has_a_client_for_it() -> None:
     """Disabling one counts, too. Those of the same clients are one line."""
     down = {"a": "x, y", "b": "", "c": "x, y", "d": "z"}
