@@ -61,6 +61,22 @@ def test_another_client_under_the_same_label_is_not_the_same() -> None:
     assert desk.facts("a")["failed"] == 0
 
 
+def test_how_long_requests_take_stays_known() -> None:
+    """A hint under the new configuration is by leases of before."""
+    desk = Desk(make_client("a"), queue_timeout_s=30)
+    for _ in range(60):
+        lease = desk.take()
+        desk.clock.now += 8
+        lease.release()
+    held = desk.take()
+    desk.adopt(make_client("a"))
+    with pytest.raises(NoClientFree) as caught:
+        desk.wait(desk.ticket())
+    assert caught.value.hint is not None
+    assert caught.value.hint.after_s == pytest.approx(8, rel=0.05)
+    held.release()
+
+
 def test_waiters_keep_their_order() -> None:
     """Also before those who come afterwards."""
     desk = Desk(make_client("a"))

@@ -87,6 +87,7 @@ def test_bytes_behind_the_answer_are_refused() -> None:
     ("host", "address"),
     [
         ("h", b"\x03\x01h"),
+        ("h" * 255, b"\x03\xff" + b"h" * 255),
         ("10.0.0.1", b"\x01\x0a\x00\x00\x01"),
         ("::1", b"\x04" + bytes(15) + b"\x01"),
     ],

@@ -170,6 +170,8 @@ def test_unknown_parameter_is_refused_by_name() -> None:
     """Whether dropping it is harmless can't be known."""
     error = refused(repetition_penalty=1.1)
     assert (type(error), error.param) == (UnsupportedParameter, "repetition_penalty")
+    assert error.message.endswith(": Gemini has nothing like it")
+    assert refused(functions=[{"name": "f"}]).message.endswith(": use tools")
     nothing: list[Any] = [None, False, 0, "", [], {}]
     assert [translate(repetition_penalty=each) for each in nothing] == [translate()] * 6
 
