@@ -496,7 +496,7 @@ MUTANTS = [
        "wire/chat/test_names.py", "-k", "streamed"),
     _m("a piece of a name goes out", "wire/chat/names.py", "if is_begun and not is_last",
        "if False and not is_last", "wire/chat/test_names.py", "-k", "pieces"),
-    _m("a changed name goes to the caller", "wire/gemini/names.py",
+    _m("a changed name goes to the caller", "wire/chat/asked.py",
        "self._names.get(wire, wire) if may", "wire if may", "wire/gemini/test_names.py"),
     _m("all calls are given though one was asked for", "wire/gemini/choice.py",
        "if self._ids and self._asked.one_call:", "if False:", "wire/gemini/test_names.py"),

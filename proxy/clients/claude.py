@@ -10,7 +10,6 @@ from ..net.transport import Transport
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.claude import api, errors, native
-from ..wire.claude.names import CallersNames
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_count, to_request
 from ..wire.claude.stream import ChatStream
@@ -55,8 +54,8 @@ class ClaudeClient(RemoteClient):
         if request.speech != wire.HUB:
             native.read_count(body)
             return body, None
-        names = CallersNames(lambda: request.body)
-        chat = to_chat(body, model=request.model, created=int(self._wall()), names=names)
+        asked, created = request.body, int(self._wall())
+        chat = to_chat(body, model=request.model, created=created, request=asked)
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
@@ -66,7 +65,7 @@ class ClaudeClient(RemoteClient):
             model=request.model,
             created=int(self._wall()),
             include_usage=request.wants_usage,
-            names=CallersNames(lambda: request.body),
+            request=request.body,
         )
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:

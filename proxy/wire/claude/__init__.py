@@ -3,7 +3,6 @@
     request.py    chat request -> Messages request: what becomes of every parameter
     messages.py   its conversation: turns, tool calls and results
     parts.py      what is in a message: text, images, files
-    names.py      names that Claude does not take, and how they come back
     schema.py     JSON Schema of tools and of structured outputs
     reply.py      Message -> chat.completion
     stream.py     event stream -> chat.completion.chunk

@@ -6,7 +6,7 @@ and no blank text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
@@ -27,7 +27,6 @@ from ..history import (
 from ..made_names import plain_name
 from ..reasoning import BLOCKS, loop_thinks
 from ..tool_calls import ToolCall, calls_of
-from .names import rename_keys
 from .parts import content_blocks, text_block
 from .thinking import ThinkingBlock, unpack
 
@@ -55,14 +54,12 @@ class Conversation(msgspec.Struct):
 class Turns(History[Block]):
     """A result is what is in a `tool_result` besides the call's id.
 
-    `system_inside`: the model takes messages of the system among the others. `properties`: by name
-    of tool, its properties that Claude knows by other names.
+    `system_inside`: the model takes messages of the system among the others.
     """
 
-    def __init__(self, *, system_inside: bool, properties: Mapping[str, dict[str, str]]) -> None:
+    def __init__(self, *, system_inside: bool) -> None:
         super().__init__()
         self._system_inside = system_inside
-        self._properties = properties
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
         self._used_ids: set[str] = set()
 
@@ -131,12 +128,11 @@ class Turns(History[Block]):
     def _call(self, call: ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
         function = function_of(call, path)
         bare, carried = unpack(call.id or "")
-        changed = self._properties.get(function.name, {})
         block: Block = {
             "type": "tool_use",
             "id": plain_id(bare, self._used_ids, "call_"),
             "name": plain_name(function.name),
-            "input": msgspec.Raw(rename_keys(function.as_object(), changed)),
+            "input": msgspec.Raw(function.as_object()),
         }
         return block, carried
 

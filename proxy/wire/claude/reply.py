@@ -16,9 +16,10 @@ import msgspec
 
 from ...errors import UpstreamInvalid
 from ..chat import Usage, usage_object
+from ..chat.asked import Asked
+from ..made_names import plain_name
 from ..reasoning import BLOCKS
 from .errors import UNREADABLE, hidden_refusal
-from .names import CallersNames, rename_keys
 from .thinking import ThinkingBlock, carry
 
 
@@ -124,8 +125,8 @@ class Ending(msgspec.Struct):
 class Said:
     """What an answer said up to now, as far as what follows depends on it."""
 
-    def __init__(self, names: CallersNames) -> None:
-        self.names = names
+    def __init__(self, request: bytes) -> None:
+        self._asked = Asked(request, plain_name)
         self.text_chars = 0
         self.calls = 0
         self._thinking: list[ThinkingBlock] = []
@@ -151,7 +152,7 @@ class Said:
         carried = self._thinking[self._carried :]
         self._carried = len(self._thinking)
         self.calls += 1
-        function = {"name": self.names.tool(block.name or ""), "arguments": ""}
+        function = {"name": self._asked.name(block.name or ""), "arguments": ""}
         return {"id": carry(block.id or "", carried), "type": "function", "function": function}
 
     def cite(self, citations: Iterable[Citation], start: int) -> Iterator[dict[str, Any]]:
@@ -178,8 +179,8 @@ class _Message(Ending, kw_only=True):
 _decode = msgspec.json.Decoder(_Message).decode
 
 
-def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None = None) -> bytes:
-    """The chat.completion for `body`; `created` is in Unix seconds.
+def to_chat(body: bytes, *, model: str, created: int, request: bytes = b"{}") -> bytes:
+    """The chat.completion for `body`, to a chat request; `created` is in Unix seconds.
 
     Services that look like Anthropic's have been seen to send null for content and usage.
 
@@ -189,7 +190,7 @@ def to_chat(body: bytes, *, model: str, created: int, names: CallersNames | None
         message = _decode(body)
         if message.type != "message":
             raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}")
-        said = Said(names or CallersNames())
+        said = Said(request)
         choice = {
             "index": 0,
             "message": _chat_message(message, said),
@@ -228,8 +229,7 @@ def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
             thinking.append(said.think(block))
         elif block.type == "tool_use":
             call = said.call(block)
-            properties = said.names.properties(block.name or "")
-            call["function"]["arguments"] = rename_keys(block.arguments(), properties).decode()
+            call["function"]["arguments"] = block.arguments().decode()
             calls.append(call)
     refusal = message.refusal()
     extras = {

@@ -20,8 +20,7 @@ from ..effort import BUDGETS, effort_of, wanted
 from ..made_names import plain_name
 from .families import Family, family_of
 from .messages import Conversation, Turns
-from .names import changed_properties, rename_schema
-from .schema import close_schema, flat_schema
+from .schema import close_schema, flat_schema, taken_properties
 
 _LEAST_BUDGET = 1_024
 
@@ -89,12 +88,11 @@ def _wire(body: bytes, model: str) -> _Json:
     effort: str | None = asked.effort
     if effort is None and asked.is_on:
         effort = "medium" if asked.budget is None else effort_of(asked.budget)
-    properties = _changed_properties(request)
-    turns = Turns(system_inside=family.system_inside, properties=properties)
+    turns = Turns(system_inside=family.system_inside)
     turns.add(request.messages)
     talk = turns.build(prefill=family.prefill and effort in (None, "none"))
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
-    wire |= _tools(request, family, properties) or _tools_of_history(talk)
+    wire |= _tools(request, family) or _tools_of_history(talk)
     wire |= _thinking(effort, asked.budget, family, talk, wire)
     wire |= _sampling(request, family, wire.get("thinking", {}))
     _add_format(request, family, talk, wire)
@@ -124,13 +122,6 @@ def _encode(wire: _Json) -> bytes:
         return msgspec.json.encode(wire)
     except (OverflowError, RecursionError) as error:  # a schema with an integer past 64 bits
         raise InvalidRequest(f"the request can't be translated: {error}") from error
-
-
-def _changed_properties(request: chat.Request) -> dict[str, dict[str, str]]:
-    """By name of tool, what of its properties Claude does not take."""
-    functions = [tool.function for tool in request.tools or () if tool.function is not None]
-    # Of two with the same name the first is the one that is declared.
-    return {each.name: changed_properties(each.parameters) for each in reversed(functions)}
 
 
 def _limit_cache_marks(wire: _Json) -> None:
@@ -176,7 +167,7 @@ def _tool_choice(request: chat.Request, family: Family) -> tuple[_Json, set[str]
     return wire, allowed
 
 
-def _tools(request: chat.Request, family: Family, properties: dict[str, dict[str, str]]) -> _Json:
+def _tools(request: chat.Request, family: Family) -> _Json:
     """`tools` and `tool_choice`, which the API takes only together."""
     choice, allowed = _tool_choice(request, family)
     tools: dict[str, _Json] = {}  # by name: the API refuses two of the same
@@ -189,8 +180,7 @@ def _tools(request: chat.Request, family: Family, properties: dict[str, dict[str
                 param=path,
             )
         if allowed is None or tool.function.name in allowed:
-            changed = properties.get(tool.function.name, {})
-            made = _tool(tool.function, family, changed, f"{path}.function.parameters")
+            made = _tool(tool.function, family, f"{path}.function.parameters")
             if mark := tool.cache_control or tool.function.cache_control:
                 made["cache_control"] = mark
             tools.setdefault(made["name"], made)
@@ -209,8 +199,8 @@ def _tools_of_history(talk: Conversation) -> _Json:
     return {"tools": tools, "tool_choice": {"type": "none"}}
 
 
-def _tool(function: chat.Function, family: Family, changed: dict[str, str], path: str) -> _Json:
-    schema, hint = flat_schema(rename_schema(function.parameters or {"properties": {}}, changed))
+def _tool(function: chat.Function, family: Family, path: str) -> _Json:
+    schema, hint = flat_schema(taken_properties(function.parameters or {"properties": {}}))
     wire: _Json = {"name": plain_name(function.name)}
     description = f"{function.description or ''}\n\n{hint}".strip()
     if description:

@@ -8,6 +8,7 @@ moves to the description, where the model still reads it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,6 +26,30 @@ _MAX_VARIANTS = 200
 
 _Json = dict[str, Any]
 _UNIONS = ("allOf", "anyOf", "oneOf")
+
+# The API's rule for names of properties: one bad name refuses the whole request
+# (anthropics/claude-code#79418, home-assistant/core#147760).
+_PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+# Their values are no schemas.
+_DATA = frozenset(("const", "default", "enum", "example", "examples"))
+
+
+def taken_properties(schema: Any) -> Any:
+    """The schema; properties with names that the API refuses are told in words, at any depth."""
+    if isinstance(schema, list):
+        return list(map(taken_properties, schema))
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: one if key in _DATA else taken_properties(one) for key, one in schema.items()}
+    if isinstance(properties := schema.get("properties"), dict):
+        taken = {name: one for name, one in properties.items() if _PROPERTY.fullmatch(name)}
+        made["properties"] = {name: taken_properties(one) for name, one in taken.items()}
+        if untaken := {name: one for name, one in properties.items() if name not in taken}:
+            made["required"] = [name for name in _required(schema) if name in taken]
+            made.pop("additionalProperties", None)
+            told = f"It also has the properties {msgspec.json.encode(untaken).decode()}"
+            made["description"] = f"{made.get('description') or ''}\n\n{told}".strip()
+    return made
 
 
 def flat_schema(schema: _Json) -> tuple[_Json, str]:

@@ -9,7 +9,6 @@ one whose last event is missing (seen at Anthropic, tombii/better-ccflare#307) i
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,7 +19,6 @@ from ..chat.made import ChunkMaker
 from ..reasoning import BLOCKS
 from ..sse import DONE
 from .errors import UNREADABLE, refusal_of_event
-from .names import CallersNames, rename_keys
 from .reply import Block, Citation, Counts, Ending, Said, StopDetails
 
 
@@ -48,17 +46,12 @@ class _Event(msgspec.Struct):
 
 
 class _Open(msgspec.Struct):
-    """A block that has started. `start`: where its text begins; `call`: the index of its call.
-
-    `properties`: those that the caller knows by other names, so that the arguments wait till they
-    are whole.
-    """
+    """A block that has started. `start`: where its text begins; `call`: the index of its call."""
 
     block: Block
     start: int
     call: int
     thoughts: list[str]
-    properties: dict[str, str] = {}
     citations: list[Citation] = []
     has_arguments: bool = False
 
@@ -69,13 +62,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChatStream(ChunkMaker):
-    """`names`: those that the caller has for what Claude calls."""
+    """`request`: the body of the chat request that it answers."""
 
     def __init__(
-        self, *, model: str, created: int, include_usage: bool, names: CallersNames | None = None
+        self, *, model: str, created: int, include_usage: bool, request: bytes = b"{}"
     ) -> None:
         super().__init__(model=model, created=created, include_usage=include_usage)
-        self._said = Said(names or CallersNames())
+        self._said = Said(request)
         self._message_id: str | None = None
         self._counts: Counts | None = None
         self._open: dict[int, _Open] = {}
@@ -154,10 +147,7 @@ class ChatStream(ChunkMaker):
         if delta.type == "input_json_delta":
             # Of a call on the server's side (`server_tool_use`, `mcp_tool_use`) nothing is shown.
             if delta.partial_json and opened.block.type == "tool_use":
-                if opened.properties:
-                    opened.thoughts.append(delta.partial_json)
-                else:
-                    self._add_arguments(opened, delta.partial_json, chunks)
+                self._add_arguments(opened, delta.partial_json, chunks)
         elif delta.type == "thinking_delta":
             if delta.thinking:
                 opened.thoughts.append(delta.thinking)
@@ -177,7 +167,6 @@ class ChatStream(ChunkMaker):
         elif block.type == "thinking" and block.thinking:
             self._add({"reasoning_content": block.thinking}, chunks)
         elif block.type == "tool_use":
-            opened.properties = said.names.properties(block.name or "")
             call = {"index": opened.call, **said.call(block)}
             self._add({"tool_calls": [call]}, chunks)
 
@@ -190,10 +179,7 @@ class ChatStream(ChunkMaker):
             block.thinking = "".join(opened.thoughts)
             self._add({"thinking_blocks": [self._said.think(block)]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:
-            whole = "".join(opened.thoughts).encode() or block.arguments()
-            with suppress(*UNREADABLE):  # cut off by max_tokens: the caller sees what there is
-                whole = rename_keys(whole, opened.properties)
-            self._add_arguments(opened, whole.decode(), chunks)
+            self._add_arguments(opened, block.arguments().decode(), chunks)
         elif block.type == "text":
             citations = (block.citations or []) + opened.citations
             for cited in self._said.cite(citations, opened.start):

@@ -13,10 +13,11 @@ from typing import Any, Final
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
 from ..chat import objects
+from ..chat.asked import Asked
 from ..chat.usage import as_object
 from . import calls
 from .events import Candidate, FunctionCall, Part, PromptFeedback, Response, TokenLogprob
-from .names import Asked
+from .family import wire_name
 from .open_calls import NO_ARGS, OpenCall
 
 Delta = dict[str, Any]
@@ -43,7 +44,7 @@ class Choices:
 
     def __init__(self, request: bytes, reply_id: str) -> None:
         self.by_index: dict[int, Choice] = {}
-        self._asked = Asked(request)
+        self._asked = Asked(request, wire_name)
         self._reply_id = reply_id
 
     def add(self, response: Response) -> Iterator[tuple[Choice, Delta, dict[str, Any] | None]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from ..effort import Effort
+from ..made_names import fitting
 
 _NAME: Final = re.compile(r"gemini-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.])(?:-(pro|flash-lite|flash))?")
 
@@ -88,6 +89,17 @@ class Family:
         return config | {
             "thinkingLevel": "LOW" if level == "MINIMAL" and not takes_minimal else level
         }
+
+
+# A function's name (ai.google.dev/gemini-api/docs/function-calling, 2026-11; some models take
+# colons too). Names of properties stay: the rule for them is that of `parameters`.
+_TAKEN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_UNTAKEN: Final = re.compile(r"[^A-Za-z0-9_.-]|^(?![A-Za-z_])")
+
+
+def wire_name(name: str) -> str:
+    """The name that Gemini knows a function by: the caller's, or one made for it."""
+    return fitting(name, _TAKEN, _UNTAKEN)
 
 
 def family_of(model: str) -> Family:

@@ -16,8 +16,7 @@ from ..chat import shapes as chat
 from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
 from ..tool_calls import ToolCall, calls_of
 from . import calls, media
-from .family import Family
-from .names import wire_name
+from .family import Family, wire_name
 
 Content = dict[str, Any]
 

@@ -12,9 +12,10 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.chat.asked import Asked
 from proxy.wire.claude.families import family_of
-from proxy.wire.claude.names import CallersNames, rename_keys
 from proxy.wire.claude.request import KNOWN, to_request
+from proxy.wire.made_names import plain_name
 from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request
 from tests.support.pages import table
@@ -675,9 +676,9 @@ def test_name_of_a_tool_that_claude_does_not_take(name: str) -> None:
     assert violations(wire) == []
     sent = wire["tools"][0]["name"]
     assert sent == wire["tool_choice"]["name"] == wire["messages"][1]["content"][0]["name"]
-    names = CallersNames(lambda: json.dumps(chat).encode())
-    assert names.tool(sent) == name
-    assert (names.tool("plain"), names.tool("other")) == ("plain", "other")
+    asked = Asked(json.dumps(chat).encode(), plain_name)
+    assert asked.name(sent) == name
+    assert (asked.name("plain"), asked.name("other")) == ("plain", "other")
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": name}}]}
     chat["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
     assert [tool["name"] for tool in translate(chat)["tools"]] == [sent]
@@ -701,27 +702,18 @@ _ODATA = {
 
 
 def test_names_of_properties_that_claude_does_not_take() -> None:
-    """Others in schema and history, the caller's own in the answer; values as they came."""
-    arguments = '{"$filter": 1.50, "page": {"user name": "$filter"}, "list": [{"%s": null}]}'
-    arguments %= "x" * 70
+    """They are told where they are, so that the model can use them by the caller's own names."""
+    arguments = '{"$filter": 1.50, "page": {"user name": "$filter"}}'
     call = {"id": "a", "type": "function", "function": {"name": "f.g", "arguments": arguments}}
-    chat = {
-        **say(USER, {"role": "assistant", "tool_calls": [call]}),
-        "tools": [_tool("f.g", _ODATA)],
-    }
-    body = json.dumps(chat).encode()
-    wire = translate(chat)
+    messages = say(USER, {"role": "assistant", "tool_calls": [call]})
+    wire = translate({**messages, "tools": [_tool("f.g", _ODATA)]})
     assert violations(wire) == []
-    (tool,) = wire["tools"]
-    changed = next(iter(tool["input_schema"]["properties"]))
-    assert tool["input_schema"]["required"] == [changed, "page"]
-    assert "'$filter'" in tool["input_schema"]["properties"][changed]["description"]
-    sent = wire["messages"][1]["content"][0]["input"]
-    assert sent[changed] == 1.5
-    assert b"1.50" in to_request(body, model="claude-opus-5", stream=False)
-    names = CallersNames(lambda: body)
-    back = rename_keys(json.dumps(sent).encode(), names.properties(tool["name"]))
-    assert json.loads(back) == json.loads(arguments)
+    schema = wire["tools"][0]["input_schema"]
+    assert schema["required"] == ["page"]
+    assert '{"$filter":{"type":"string","description":"What to find."}}' in schema["description"]
+    assert '"user name"' in schema["properties"]["page"]["description"]
+    assert "x" * 70 in schema["properties"]["list"]["items"]["description"]
+    assert wire["messages"][1]["content"][0]["input"] == json.loads(arguments)
 
 
 @pytest.mark.parametrize("text", [rb"a\ud83db", rb"\ude00", rb"\ud83d\ud83d\ude00"])
