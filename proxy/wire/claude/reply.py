@@ -9,7 +9,6 @@ version, and clients have to read over those that they don't know (docs/en/api/v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -21,13 +20,6 @@ from ..made_names import plain_name
 from ..reasoning import BLOCKS
 from .errors import UNREADABLE, hidden_refusal
 from .thinking import ThinkingBlock, carry
-
-
-class Citation(msgspec.Struct):
-    """Of a page on the web if it has a `url`: the only kind that OpenAI has a place for."""
-
-    url: str | None = None
-    title: str | None = None
 
 
 class Block(msgspec.Struct):
@@ -44,8 +36,6 @@ class Block(msgspec.Struct):
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
-    citations: list[Citation] | None = None
-    citation: Citation | None = None
     partial_json: str | None = None
 
     def arguments(self) -> bytes:
@@ -131,7 +121,6 @@ class Said:
         self.calls = 0
         self._thinking: list[ThinkingBlock] = []
         self._carried = 0  # so many of _thinking are in the id of a call
-        self._citations = 0
 
     def think(self, block: Block) -> ThinkingBlock:
         """The block, whole, as it goes to the caller."""
@@ -154,19 +143,6 @@ class Said:
         self.calls += 1
         function = {"name": self._asked.name(block.name or ""), "arguments": ""}
         return {"id": carry(block.id or "", carried), "type": "function", "function": function}
-
-    def cite(self, citations: Iterable[Citation], start: int) -> Iterator[dict[str, Any]]:
-        """The citations of pages, for the text from `start` on."""
-        for citation in citations:
-            if citation.url:
-                cited = {
-                    "start_index": start,
-                    "end_index": self.text_chars,
-                    "title": citation.title or citation.url,
-                    "url": citation.url,
-                }
-                yield {"index": self._citations, "type": "url_citation", "url_citation": cited}
-                self._citations += 1
 
 
 class _Message(Ending, kw_only=True):
@@ -215,15 +191,12 @@ def to_chat(body: bytes, *, model: str, created: int, request: bytes = b"{}") ->
 def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
     """The assistant's message, without the blocks of server tools and others unknown to OpenAI."""
     text = reasoning = ""
-    annotations: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     thinking: list[ThinkingBlock] = []
     for block in message.content or ():
         if block.type == "text":
-            start = said.text_chars
             text += block.text or ""
             said.text_chars = len(text)
-            annotations += said.cite(block.citations or (), start)
         elif block.type in BLOCKS:
             reasoning += block.thinking or ""
             thinking.append(said.think(block))
@@ -232,12 +205,7 @@ def _chat_message(message: _Message, said: Said) -> dict[str, Any]:
             call["function"]["arguments"] = block.arguments().decode()
             calls.append(call)
     refusal = message.refusal()
-    extras = {
-        "annotations": annotations,
-        "tool_calls": calls,
-        "reasoning_content": reasoning,
-        "thinking_blocks": thinking,
-    }
+    extras = {"tool_calls": calls, "reasoning_content": reasoning, "thinking_blocks": thinking}
     return {
         "role": "assistant",
         "content": text or (None if calls or refusal else ""),

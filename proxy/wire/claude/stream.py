@@ -19,7 +19,7 @@ from ..chat.made import ChunkMaker
 from ..reasoning import BLOCKS
 from ..sse import DONE
 from .errors import UNREADABLE, refusal_of_event
-from .reply import Block, Citation, Counts, Ending, Said, StopDetails
+from .reply import Block, Counts, Ending, Said, StopDetails
 
 
 class _Start(Ending):
@@ -46,13 +46,11 @@ class _Event(msgspec.Struct):
 
 
 class _Open(msgspec.Struct):
-    """A block that has started. `start`: where its text begins; `call`: the index of its call."""
+    """A block that has started. `call`: the index of its call."""
 
     block: Block
-    start: int
     call: int
     thoughts: list[str]
-    citations: list[Citation] = []
     has_arguments: bool = False
 
 
@@ -154,13 +152,11 @@ class ChatStream(ChunkMaker):
                 self._add({"reasoning_content": delta.thinking}, chunks)
         elif delta.type == "signature_delta":
             opened.block.signature = (opened.block.signature or "") + (delta.signature or "")
-        elif delta.type == "citations_delta" and delta.citation is not None:
-            opened.citations.append(delta.citation)
 
     def _start_block(self, index: int, block: Block, chunks: list[bytes]) -> None:
         self._stop_block(index, chunks)
         said = self._said
-        opened = _Open(block, said.text_chars, said.calls, [block.thinking or ""])
+        opened = _Open(block, said.calls, [block.thinking or ""])
         self._open[index] = opened
         if block.type == "text" and block.text:
             self._add_text(block.text, chunks)
@@ -180,10 +176,6 @@ class ChatStream(ChunkMaker):
             self._add({"thinking_blocks": [self._said.think(block)]}, chunks)
         elif block.type == "tool_use" and not opened.has_arguments:
             self._add_arguments(opened, block.arguments().decode(), chunks)
-        elif block.type == "text":
-            citations = (block.citations or []) + opened.citations
-            for cited in self._said.cite(citations, opened.start):
-                self._add({"annotations": [cited]}, chunks)
 
     def _add_arguments(self, opened: _Open, text: str, chunks: list[bytes]) -> None:
         opened.has_arguments = True

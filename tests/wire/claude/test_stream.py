@@ -257,7 +257,6 @@ def test_delta_without_its_content_says_nothing(delta: Json | None) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        {"type": "citations_delta", "citation": 5},
         {"type": "text_delta", "text": 5},
         5,
         {"type": "input_json_delta", "partial_json": {}},
@@ -438,15 +437,6 @@ def test_input_of_a_server_side_tool_is_no_callers_call(kind: str) -> None:
     assert len(joined["choices"][0]["message"]["tool_calls"]) == 1
 
 
-def test_citation_of_a_page_becomes_an_annotation() -> None:
-    """url_citation with the range of the cited text in the content."""
-    message = unary(claude.ANSWERS["cited"])["choices"][0]["message"]
-    (shown,) = message["annotations"]
-    where = shown["url_citation"]
-    assert message["content"][where["start_index"] : where["end_index"]] == "water is wet"
-    assert (where["url"], where["title"]) == ("https://example.org/w", "Wet")
-
-
 def test_unknown_events_blocks_and_deltas_are_read_over() -> None:
     """The API may add types within a version."""
     events = claude.events(claude.ANSWERS["text"])
@@ -528,7 +518,6 @@ def test_unreadable_event_is_an_invalid_answer(bad: bytes) -> None:
         b'{"type":"message","id":"x","usage":{}}',
         b'{"type":"message","id":"x","content":[5]}',
         b'{"type":"message","id":"x","content":{}}',
-        b'{"type":"message","id":"x","content":[{"type":"text","citations":[5]}]}',
         b"\xff",
         b'{"type":"message","id":"m","usage":{},"content":[{"type":"tool_use","input":{"\xff":1}}]}',
         b"[" * 100_000,
