@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -77,123 +77,6 @@ class _Listing:
         return is_free and now >= self.due_at
 
 
-class Lists:
-    """The lists of those clients whose models the configuration does not tell.
-
-    What the lists of the configuration `before` have fetched counts on. Whoever has lists fetched
-    gives `changed`, which a helper thread calls when a list has other names than before.
-    """
-
-    def __init__(
-        self,
-        clients: Iterable[Client],
-        *,
-        secrets: Secrets,
-        clock: Clock,
-        before: Lists | None = None,
-    ) -> None:
-        self._secrets = secrets
-        self._clock = clock
-        listings: dict[tuple[str, str], _Listing] = {}
-        for client in clients:
-            config = client.config
-            if config.models is None:
-                key = (config.provider, config.base_url + config.api_version)
-                listings.setdefault(key, _Listing()).clients.append(client)
-        self._by_provider = listings
-        self._listings = tuple(listings.values())
-        for key, listing in listings.items():
-            if before and (known := before._by_provider.get(key)) and known.is_known:
-                listing.names, listing.is_known = known.names, True
-                listing.due_at = known.due_at
-        self._beginning = threading.Lock()  # guards that a listing has one fetch at a time
-
-    def names(self) -> dict[Client, tuple[str, ...]]:
-        """The names in each client's list, as far as it has been there."""
-        return {client: listing.names for listing in self._listings for client in listing.clients}
-
-    def fault(self, alias: str) -> ProxyError | None:
-        """The error for a model that is in no list: why one is missing; None: none is."""
-        missing = [listing for listing in self._listings if not listing.is_known]
-        for listing in missing:
-            if (want := listing.want) is not None:
-                return OutOfResources(want.message, hint=want.hint)
-        told = f"the model {alias!r} is not configured, and a provider's model list cannot be had"
-        return ModelsUnknown(told, hint=RetryHint(RETRY_S)) if missing else None
-
-    def renew(self, clients: Iterable[Client], changed: Callable[[], None]) -> None:
-        """Begin to fetch those due lists that these clients share, not those of others."""
-        now = self._clock.monotonic()
-        due = [each for each in self._listings if each.is_known and each.is_due(now)]
-        sharers = set(clients) if due else set()
-        for listing in due:
-            if not sharers.isdisjoint(listing.clients):
-                self._begin_fetch(listing, changed)
-
-    def begin_first(self, changed: Callable[[], None]) -> list[Fetch]:
-        """Begin to fetch all due lists; the fetches of those that have never been there."""
-        now = self._clock.monotonic()
-        for listing in self._listings:
-            if listing.is_due(now):
-                self._begin_fetch(listing, changed)
-        fetches = [listing.fetch for listing in self._listings if not listing.is_known]
-        return [fetch for fetch in fetches if fetch is not None and now < fetch.until]
-
-    def wait(self, fetches: list[Fetch], caller: CallerConnection, until: float) -> bool:
-        """Wait until a fetch has ended, or has had its time; False if `until` came first."""
-        give_up_at = min(until, *(fetch.until for fetch in fetches))
-        return wait_any(fetches, give_up_at, caller, self._clock) or self._clock.monotonic() < until
-
-    def _begin_fetch(self, listing: _Listing, changed: Callable[[], None]) -> None:
-        """Have a thread fetch the list, unless another request was quicker."""
-        now = self._clock.monotonic()
-        until = now + FETCH_TIMEOUT_S
-        fetch = Fetch(partial(self._fetch, listing, until, changed), until)
-        # Critical section: one request begins the fetch.
-        with self._beginning:
-            if not listing.is_due(now):
-                return
-            listing.fetch = fetch
-        try:
-            _threads.start(fetch)
-        except RuntimeError as error:
-            self._end_fetch(listing, want=shortage.recognised(error))
-
-    def _end_fetch(
-        self, listing: _Listing, *, kept_s: float = RETRY_S, want: OutOfResources | None = None
-    ) -> None:
-        listing.want = want
-        # In this order, so that `is_due` holds at no moment between.
-        listing.due_at = self._clock.monotonic() + (WANT_S if want else kept_s)
-        listing.fetch = None
-
-    def _fetch(self, listing: _Listing, until: float, changed: Callable[[], None]) -> None:
-        """In a helper thread: get the list, by the first key that can."""
-        for client in listing.clients:
-            try:
-                names = tuple(client.list_models(caller=_NOBODY, deadline=until))
-            except (UpstreamError, ShuttingDown) as error:
-                error.hide(self._secrets)
-                log.warning("%s: no model list: %s", client.label, error)
-            except Exception as error:  # the thread's last frame of ours: nobody else would tell
-                want = error if isinstance(error, OutOfResources) else shortage.recognised(error)
-                if want is not None:  # another key would not help
-                    self._end_fetch(listing, want=want)
-                    return
-                log.exception("%s: no model list", client.label)
-            else:
-                if names != listing.names:
-                    listing.names = names
-                    changed()
-                # In this order, so that no request believes in a list that it cannot see yet.
-                listing.is_known = True
-                self._end_fetch(listing, kept_s=KEPT_S)
-                return
-            if self._clock.monotonic() >= until:
-                break
-        self._end_fetch(listing)
-
-
 class Route(NamedTuple):
     """A client that offers a model, and the upstream's name for it."""
 
@@ -210,7 +93,10 @@ class Entry(NamedTuple):
 
 
 class Registry:
-    """Finds models. Its table is replaced whole when a list has changed: readers need no lock."""
+    """Finds models. Its table is replaced whole when a list has changed: readers need no lock.
+
+    Providers' lists that the registry `before` has fetched are taken over.
+    """
 
     def __init__(
         self,
@@ -220,14 +106,22 @@ class Registry:
         clock: Clock = CLOCK,
         before: Registry | None = None,
     ) -> None:
-        """Providers' lists that the registry `before` has fetched are taken over."""
         self.created: int = before.created if before else int(clock.wall())
         self._clients = clients
-        self._by_identity = {client.identity: client for client in self._clients}
-        old: Lists | None = before._lists if before else None
-        self._lists: Lists = Lists(clients, secrets=secrets, clock=clock, before=old)
-        self._has_lists = bool(self._lists.names())
-        self._building = threading.Lock()  # one rebuild at a time, so that no older one wins
+        self._by_identity = {client.identity: client for client in clients}
+        self._secrets = secrets
+        self._clock = clock
+        self._by_provider: dict[tuple[str, str], _Listing] = {}
+        for client in clients:
+            config = client.config
+            if config.models is None:
+                key = (config.provider, config.base_url + config.api_version)
+                self._by_provider.setdefault(key, _Listing()).clients.append(client)
+        for key, listing in self._by_provider.items():
+            if before and (old := before._by_provider.get(key)) and old.is_known:
+                listing.names, listing.is_known, listing.due_at = old.names, True, old.due_at
+        self._listings = tuple(self._by_provider.values())
+        self._lock = threading.Lock()  # guards `fetch` of listings, and that no older table wins
         self.table: dict[str, Entry] = {}  # by alias
         self.fixed: dict[str, Entry] = {}  # the same, unless providers' lists have a say
         self._rebuild()
@@ -239,19 +133,19 @@ class Registry:
         if a list could not be had that may have it.
         """
         while (entry := self.table.get(alias)) is None:
-            awaited = self._lists.begin_first(self._rebuild)
-            fault = self._lists.fault(alias)
+            awaited, fault = self._begin_first(), self._fault(alias)
             # Looked for after these two: what a list brought meanwhile is in the table.
             if (entry := self.table.get(alias)) is not None:
                 break
             if not awaited:
-                raise fault or ModelNotFound(
-                    f"the model {alias!r} does not exist; see /v1/models", param="model"
-                )
-            if not self._lists.wait(awaited, caller, until):
+                raise fault
+            if not self._wait(awaited, caller, until):
                 return None
-        if self._has_lists:
-            self._lists.renew((route.client for route in entry.routes), self._rebuild)
+        now = self._clock.monotonic() if self._listings else 0.0
+        for listing in self._listings:
+            is_old = listing.is_known and listing.is_due(now)
+            if is_old and not {one.client for one in entry.routes}.isdisjoint(listing.clients):
+                self._begin_fetch(listing)
         return entry
 
     def own(self, client: Client) -> Client:
@@ -263,16 +157,88 @@ class Registry:
 
         Waits for lists that have never been there, up to the moment `until`.
         """
-        while (awaited := self._lists.begin_first(self._rebuild)) and self._lists.wait(
-            awaited, caller, until
-        ):
+        while (awaited := self._begin_first()) and self._wait(awaited, caller, until):
             pass
         return list(self.table.values())
 
+    def _fault(self, alias: str) -> ProxyError:
+        """The error for a model that is in no list, or in one that is missing."""
+        missing = [listing for listing in self._listings if not listing.is_known]
+        for want in [listing.want for listing in missing if listing.want]:
+            return OutOfResources(want.message, hint=want.hint)
+        if missing:
+            told = (
+                f"the model {alias!r} is not configured, and a provider's model list cannot be had"
+            )
+            return ModelsUnknown(told, hint=RetryHint(RETRY_S))
+        return ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
+
+    def _begin_first(self) -> list[Fetch]:
+        """Begin to fetch all due lists; the fetches of those that have never been there."""
+        now = self._clock.monotonic()
+        for listing in self._listings:
+            if listing.is_due(now):
+                self._begin_fetch(listing)
+        fetches = [listing.fetch for listing in self._listings if not listing.is_known]
+        return [fetch for fetch in fetches if fetch is not None and now < fetch.until]
+
+    def _wait(self, fetches: list[Fetch], caller: CallerConnection, until: float) -> bool:
+        """Wait until a fetch has ended, or has had its time; False if `until` came first."""
+        give_up_at = min(until, *(fetch.until for fetch in fetches))
+        return wait_any(fetches, give_up_at, caller, self._clock) or self._clock.monotonic() < until
+
+    def _begin_fetch(self, listing: _Listing) -> None:
+        """Have a thread fetch the list, unless another request was quicker."""
+        now = self._clock.monotonic()
+        fetch = Fetch(partial(self._fetch, listing, now + FETCH_TIMEOUT_S), now + FETCH_TIMEOUT_S)
+        # Critical section: one request begins the fetch.
+        with self._lock:
+            if not listing.is_due(now):
+                return
+            listing.fetch = fetch
+        try:
+            _threads.start(fetch)
+        except RuntimeError as error:
+            self._end_fetch(listing, want=shortage.recognised(error))
+
+    def _end_fetch(
+        self, listing: _Listing, *, kept_s: float = RETRY_S, want: OutOfResources | None = None
+    ) -> None:
+        listing.want = want
+        # In this order, so that `is_due` holds at no moment between.
+        listing.due_at = self._clock.monotonic() + (WANT_S if want else kept_s)
+        listing.fetch = None
+
+    def _fetch(self, listing: _Listing, until: float) -> None:
+        """In a helper thread: get the list, by the first key that can."""
+        for client in listing.clients:
+            try:
+                names = tuple(client.list_models(caller=_NOBODY, deadline=until))
+            except (UpstreamError, ShuttingDown) as error:
+                error.hide(self._secrets)
+                log.warning("%s: no model list: %s", client.label, error)
+            except Exception as error:  # the thread's last frame of ours: nobody else would tell
+                want = error if isinstance(error, OutOfResources) else shortage.recognised(error)
+                if want is not None:  # another key would not help
+                    self._end_fetch(listing, want=want)
+                    return
+                log.exception("%s: no model list", client.label)
+            else:
+                if names != listing.names:
+                    listing.names = names
+                    self._rebuild()
+                # In this order, so that no request believes in a list that it cannot see yet.
+                listing.is_known = True
+                self._end_fetch(listing, kept_s=KEPT_S)
+                return
+            if self._clock.monotonic() >= until:
+                break
+        self._end_fetch(listing)
+
     def _rebuild(self) -> None:
-        with self._building:
+        with self._lock:
             routes: dict[str, dict[Client, Route]] = {}
-            names = self._lists.names()
+            names = {client: one.names for one in self._listings for client in one.clients}
             for client in self._clients:
                 if client.config.models is None:
                     pairs = [(name, name) for name in names[client]]
@@ -288,4 +254,4 @@ class Registry:
                 old = self.table.get(alias)
                 table[alias] = old if old == entry and old is not None else entry
             self.table = table
-            self.fixed = {} if self._has_lists else table
+            self.fixed = {} if self._listings else table

@@ -103,7 +103,7 @@ class Desk:
 
     def settle(self) -> None:
         """Block until no list is being fetched."""
-        for fetch in [each.fetch for each in self.registry._lists._listings]:
+        for fetch in [each.fetch for each in self.registry._listings]:
             assert fetch is None or fetch.wait(time.monotonic() + PATIENCE_S, ANYBODY)
 
 
