@@ -5,22 +5,17 @@ By its signals the application follows its calls.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from contextvars import Context
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from blinker import Signal
 from flask import Flask, has_app_context
 from flask.globals import app_ctx
 
-from .api.auth import Authenticate, Doorkeeper
+from .api.auth import Authenticate, Doorkeeper, LogIn
 from .api.blueprint import make_blueprint
 from .calls import PythonCall, Stream, to_json
 from .config import Caller, Config, ConfigSource, load_config, names
@@ -28,20 +23,14 @@ from .dialects.chat import CHAT
 from .dialects.embeddings import EMBEDDINGS
 from .errors import ConfigError
 from .gateway import Gateway
-from .net.helpers import HelperThreads, Task
-from .record.record import Attempt, Record
+from .record.signals import CallSignals
 
 if TYPE_CHECKING:
     from .metrics import Metrics
 
-log = logging.getLogger("proxy")
-
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 
 _Function = TypeVar("_Function", bound=Authenticate)
-
-# For streams that nobody closed: one thread, so that a call's signals come in order.
-_HELPER = HelperThreads("proxy-signals", 1)
 
 
 class Proxy:
@@ -82,13 +71,13 @@ class Proxy:
             config, app = None, config
         self.name = name
         self._url_prefix = url_prefix
-        self._authenticate = authenticate
+        self._log_in = LogIn(authenticate)
         self._source = config
         self._auto_reload = auto_reload
-        self._signals = signals = CallSignals()
-        self.call_started = signals.call_started
-        self.attempt_ended = signals.attempt_ended
-        self.call_ended = signals.call_ended
+        self._signals = CallSignals()
+        self.call_started = self._signals.call_started
+        self.attempt_ended = self._signals.attempt_ended
+        self.call_ended = self._signals.call_ended
         self._collector: Metrics | None = None  # once it was asked for
         self._own = None if config is None else self._make_gateway(None)
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
@@ -107,7 +96,7 @@ class Proxy:
         gateway = self._own or self._make_gateway(app)
         given = self._url_prefix if url_prefix is None else url_prefix
         prefix = f"/{given.strip('/')}".rstrip("/")
-        doorkeeper = Doorkeeper(gateway, lambda: self._authenticate)
+        doorkeeper = Doorkeeper(gateway, self._log_in)
         app.register_blueprint(make_blueprint(doorkeeper, self.name), url_prefix=prefix)
         self._gateways[app] = gateway
         instances[self.name] = self
@@ -120,7 +109,7 @@ class Proxy:
         it raises is a 500. The application then vouches for its callers: `api-keys` are not used,
         any `Host` is taken, CORS is the application's affair.
         """
-        self._authenticate = function
+        self._log_in.authenticate = function
         return function
 
     def gateway_of(self, app: Flask) -> Gateway:
@@ -304,43 +293,3 @@ def _check_place(config: Config) -> Config:
         text = "a limit per day needs a `state-dir` in an application: usage is kept there"
         raise ConfigError([f"{config.path or 'config'}: api-keys: {names(limited)}: {text}"])
     return config
-
-
-class CallSignals:
-    """The signals of calls, which records have sent. No `Call` is made while nobody listens.
-
-    The sender is the application that a call came through, or None. Each receiver runs in a context
-    of the application's and of no request, also where a request's thread runs it.
-    """
-
-    def __init__(self) -> None:
-        self.call_started = Signal("A call is about to be served. Receivers take `call`.")
-        self.attempt_ended = Signal("An attempt is over. Receivers take `call` and `attempt`.")
-        self.call_ended = Signal("A call is over, one that was refused too. Receivers take `call`.")
-
-    def tell(self, name: str, record: Record, attempt: Attempt | None) -> None:
-        """Send the signal of this name: of a record, or of an attempt in it."""
-        signal: Signal = getattr(self, name)
-        if not signal.receivers:
-            return
-        told: dict[str, object] = {"call": record.call()}
-        if attempt is not None:
-            told["attempt"] = replace(attempt)
-        for receiver in signal.receivers_for(record.host):
-            tell = partial(_tell, receiver, record.host, told)
-            if record.is_lost:
-                _HELPER.start(Task(tell))
-            else:
-                tell()
-
-
-def _tell(receiver: Callable[..., Any], app: object, told: dict[str, object]) -> None:
-    def call() -> None:
-        with app.app_context() if isinstance(app, Flask) else nullcontext():
-            receiver(app, **told)
-
-    try:
-        # Empty: in the present one there may be a request, which is over for whoever listens.
-        Context().run(call)
-    except Exception:  # whatever it is, no caller's answer may depend on it
-        log.exception("a receiver of a signal failed")

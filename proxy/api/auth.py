@@ -16,6 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from werkzeug.exceptions import HTTPException
@@ -30,6 +31,14 @@ log = logging.getLogger("proxy")
 
 # An application's own log-in: a caller, or its name; None: nobody that it knows.
 Authenticate: TypeAlias = Callable[[], "Caller | str | None"]
+
+
+@dataclass
+class LogIn:
+    """What an application has to tell who calls; None: nothing yet."""
+
+    authenticate: Authenticate | None = None
+
 
 # What a browser's script may read besides the safelisted headers: all of them, as no cookies go
 # with its requests (fetch.spec.whatwg.org, "CORS protocol"). Old browsers take what is named only.
@@ -54,22 +63,20 @@ _PASSED_ON = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA
 
 
 class Doorkeeper:
-    """Says who calls a gateway. `log_in` returns the application's own way to tell, if it has one.
+    """Says who calls a gateway.
 
     An application vouches for its callers: its log-in may be a cookie, `Authorization` is its own.
     """
 
-    def __init__(
-        self, gateway: Gateway, log_in: Callable[[], Authenticate | None] = lambda: None
-    ) -> None:
+    def __init__(self, gateway: Gateway, log_in: LogIn | None = None) -> None:
         self.gateway = gateway
-        self._log_in = log_in
+        self._log_in = log_in or LogIn()
         self._known: tuple[Config, list[tuple[bytes, Caller]]] | None = None
 
     def admit(self, environ: Mapping[str, str]) -> Caller:
         """Who calls, by the configuration or by the application's log-in; raises CallerError."""
         config = self.gateway.config
-        authenticate = self._log_in()
+        authenticate = self._log_in.authenticate
         if self._known is None or self._known[0] is not config:
             self._known = config, [(digest_of(one.key), one) for one in config.callers]
             if authenticate is not None and config.callers:
@@ -92,10 +99,9 @@ class Doorkeeper:
         return found[0]
 
     def admit_operator(self, environ: Mapping[str, str]) -> Caller:
-        """Who calls, if it may see and change how the gateway is; raises CallerError.
+        """Who calls, if it is an operator (`admin`); raises CallerError.
 
-        It is known to be an operator (`admin`). Before an open gateway it is whoever is on this
-        machine and calls by one of its own names, without a proxy in between.
+        Before an open gateway that is whoever is on this machine, without a proxy in between.
         """
         caller = self.admit(environ)
         if not caller.admin and (caller is not ANYONE or not _is_here(environ)):
@@ -106,13 +112,12 @@ class Doorkeeper:
         return caller
 
     def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What lets a page of another origin read the answer; none of an application's own pages.
+        """What lets a page of another origin read the answer, by `cors`.
 
-        By `cors`: callers with keys may be on any page, or on those that are listed there. An
-        application's log-in goes with the application's own CORS.
+        An application's log-in goes with the application's own CORS.
         """
         origin = environ.get("HTTP_ORIGIN")
-        if origin is None or self._log_in() is not None:
+        if origin is None or self._log_in.authenticate is not None:
             return []
         config = self.gateway.config
         if ANY_ORIGIN in config.cors:
@@ -159,10 +164,7 @@ def _check_asked(environ: Mapping[str, str]) -> None:
 
 
 def check_own_page(environ: Mapping[str, str]) -> None:
-    """Raise Refused unless a page of the very origin that was asked sent the request.
-
-    Its browser says so: any other may send along what the user has logged in with.
-    """
+    """Raise Refused unless a page of the very origin that was asked sent the request."""
     is_own = _is_own_page(environ.get("HTTP_ORIGIN", ""), environ.get("HTTP_HOST"))
     if not is_own or environ.get("HTTP_SEC_FETCH_SITE", "same-origin") != "same-origin":
         raise Refused("orders are taken from the status page itself only; `poolproxy` has them too")

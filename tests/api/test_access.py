@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy import create_app
-from proxy.api.auth import Doorkeeper
+from proxy.api.auth import Doorkeeper, LogIn
 from proxy.config import Caller, load_config
 from proxy.errors import InvalidKey, Refused
 from proxy.gateway import Gateway
@@ -375,7 +375,7 @@ def test_operator_has_a_key_for_it() -> None:
 def test_operator_is_whom_the_application_says() -> None:
     """By its log-in alone: who is on this machine may be any of its users."""
     users: list[Caller | str] = [Caller("boss", admin=True), Caller("user"), "name"]
-    door = Doorkeeper(Gateway(load_config({"demo": [{}]})), lambda: lambda: users.pop(0))
+    door = Doorkeeper(Gateway(load_config({"demo": [{}]})), LogIn(lambda: users.pop(0)))
     assert door.admit_operator({"REMOTE_ADDR": "10.0.0.1"}).name == "boss"
     for _ in range(2):
         with pytest.raises(Refused):
