@@ -99,6 +99,8 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
         its = {} if client["leaving"] else offered[client["client"]]
         known, all_ = {"", *its.values()}, client.pop("models").items()
         client["offered"] = printable(names(list(its)))
+        if error := client["last_error"]:
+            client["last_error"] = round(time.time() - error["age_s"]), error["cause"]
         client["troubles"] = {
             name: _trouble(it) for name, it in all_ if name in known and it["state"] != "ready"
         }

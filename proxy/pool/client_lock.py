@@ -37,7 +37,7 @@ class ClientLock:
         self.served = 0  # leases that have ended
         self.answered = 0  # those of them that ended with a whole answer
         self.failed = 0
-        self.last_error: tuple[float, str] | None = None  # Unix time, and the upstream's words
+        self.last_error: tuple[float, str] | None = None  # when, and the upstream's words
 
     @property
     def is_free(self) -> bool:
@@ -76,6 +76,7 @@ class ClientLock:
             models[name] = facts
         if self.is_disabled:
             models[""] = {"state": "disabled", "failures": 0}
+        at, cause = self.last_error or (now, "")
         return {
             "client": self.client.label,
             "kind": self.client.config.kind,
@@ -86,7 +87,7 @@ class ClientLock:
             "served": self.served,
             "answered": self.answered,
             "failed": self.failed,
-            "last_error": self.last_error,
+            "last_error": {"age_s": round(now - at, 3), "cause": cause} if cause else None,
             "waiting": waiting,
             "models": models,
             "leases": [

@@ -369,7 +369,7 @@ class ClientPool:
                 _settle(line)
                 self._unpark_locked(line, now, rung)
             else:
-                lock.failed, lock.last_error = lock.failed + 1, (self._clock.wall(), cause)
+                lock.failed, lock.last_error = lock.failed + 1, (now, cause)
                 after = health.standing(now), lock.service.standing(now)
                 if after != before and effect is not Effect.REST:
                     of_model = line.offers_by_name.get(lease.model, [])

@@ -361,7 +361,7 @@ def test_the_snapshot() -> None:
             "served": 1,
             "answered": 0,
             "failed": 1,
-            "last_error": (1_760_000_000.0, "429 x: Wait"),
+            "last_error": {"age_s": 3.5, "cause": "429 x: Wait"},
             "waiting": 1,
             "models": {
                 "m": {
