@@ -30,8 +30,8 @@ _UNIONS = ("allOf", "anyOf", "oneOf")
 # The API's rule for names of properties: one bad name refuses the whole request
 # (anthropics/claude-code#79418, home-assistant/core#147760).
 _PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-# Their values are no schemas.
-_DATA = frozenset(("const", "default", "enum", "example", "examples"))
+# Their values are no schemas; those of `properties` have names before them.
+_OTHERS = frozenset(("const", "default", "enum", "example", "examples", "properties"))
 
 
 def taken_properties(schema: Any) -> Any:
@@ -40,7 +40,7 @@ def taken_properties(schema: Any) -> Any:
         return list(map(taken_properties, schema))
     if not isinstance(schema, dict):
         return schema
-    made = {key: one if key in _DATA else taken_properties(one) for key, one in schema.items()}
+    made = {key: one if key in _OTHERS else taken_properties(one) for key, one in schema.items()}
     if isinstance(properties := schema.get("properties"), dict):
         taken = {name: one for name, one in properties.items() if _PROPERTY.fullmatch(name)}
         made["properties"] = {name: taken_properties(one) for name, one in taken.items()}

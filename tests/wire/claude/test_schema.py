@@ -99,6 +99,23 @@ def test_properties_that_claude_does_not_take_are_told(schema: Json, expected: J
     assert taken_properties(schema) == expected
 
 
+def test_deep_schema_costs_what_it_holds() -> None:
+    """Each level is read once: a schema may be as deep as a body may."""
+    leaf: Json = {"type": "object", "properties": {"$a": {}}}
+    schema = leaf
+    for _ in range(60):
+        schema = {"type": "object", "properties": {"a": schema, "properties": {}}}
+    found = taken_properties(schema)
+    for _ in range(60):
+        found = found["properties"]["a"]
+    assert found == {
+        "type": "object",
+        "properties": {},
+        "required": [],
+        "description": 'It also has the properties {"$a":{}}',
+    }
+
+
 def digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
