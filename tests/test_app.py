@@ -13,6 +13,7 @@ from flask import Flask, request, session, url_for
 from proxy import create_app
 from proxy.config import Config, ConfigSource, load_config
 from proxy.gateway import Gateway
+from tests.e2e.test_endpoints import PATHS
 
 DEMO = {"demo": [{"name": "demo"}]}
 
@@ -122,19 +123,7 @@ def test_what_it_tells_whoever_asks() -> None:
     told = caller.get("/").get_json()
     assert told.keys() == {"name", "version", "endpoints"}
     assert told["name"] == "poolproxy"
-    assert told["endpoints"] == [
-        "/v1/models",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/responses",
-        "/v1/responses/input_tokens",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-    ]
+    assert told["endpoints"] == PATHS
     for path in told["endpoints"]:
         assert caller.get(path).status_code in (200, 405), path
     assert caller.get("/healthz").data == b'{"status":"ok"}'

@@ -7,6 +7,20 @@ import pytest
 from tests.support.gateway import Gateway, Lot
 from tests.support.upstream import Upstream, error
 
+PATHS = [
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/responses",
+    "/v1/responses/input_tokens",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+]
+
 
 def test_index_lists_endpoints(gateway: Gateway) -> None:
     """`GET /` tells name, version and endpoints as JSON."""
@@ -15,19 +29,7 @@ def test_index_lists_endpoints(gateway: Gateway) -> None:
     about = answer.json()
     assert about["name"] == "poolproxy"
     assert about["version"]
-    assert about["endpoints"] == [
-        "/v1/models",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/responses",
-        "/v1/responses/input_tokens",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-    ]
+    assert about["endpoints"] == PATHS
 
 
 def test_models_are_listed_in_the_order_of_the_configuration(
