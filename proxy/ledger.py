@@ -232,8 +232,12 @@ class Ledger:
                 fcntl.flock(self._share, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OSError("another instance keeps its own there") from None
-            self._share.truncate(0)
-            self._share.write(names[0])
+            try:
+                self._share.truncate(0)
+                self._share.write(names[0])
+            except OSError:  # a full disk: of this instance all may try
+                fcntl.flock(self._share, fcntl.LOCK_UN)
+                raise
         fcntl.flock(self._share, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _today(self) -> int:

@@ -24,7 +24,8 @@ from typing import Any
 
 import pytest
 
-from proxy.ledger import FILE, FLUSH_S, report
+from proxy.ledger import FILE, FLUSH_S, Ledger, report
+from proxy.net.watch import Clock
 from tests.e2e.test_surroundings import JUMPING
 from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, COMMAND, PATIENCE_S, ROOT, Gateway, asked, environment
@@ -170,7 +171,7 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:
@@ -201,8 +202,29 @@ def test_full_disk(folder: Path) -> None:
             (folder / "filler").unlink()
             wait_for_total(folder, asked_for)
         said = [line for line in warnings(gateway) if "as long as this lasts" in line]
-        assert all("disk" in line or "space" in line for line in said)
+        assert all("disk" in line or "space" in line for line in said), said
         assert len(said) <= 2 * WORKERS
+
+
+def test_name_of_the_instance_that_finds_no_room(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever could not write it keeps none of the instance's other workers from trying."""
+    disk = folder.parent / "disk"
+    with small_disk(disk):
+        (disk / "instance").touch()
+        fill(disk / "filler")
+        folder.mkdir()
+        (folder / "instance").symlink_to(disk / "instance")
+        workers = [Ledger(str(folder), 400, Clock()) for _ in range(2)]
+        for worker in workers:
+            worker.flush()
+            assert "No space left" in caplog.messages[-1]
+        (disk / "filler").unlink()
+        for worker in workers:
+            worker.flush()
+            worker.close()
+    assert [message.endswith("again") for message in caplog.messages] == [False] * 2 + [True] * 2
 
 
 @pytest.mark.long
