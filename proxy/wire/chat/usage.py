@@ -23,6 +23,8 @@ _CHATS = {
 # Past it JSON's numbers are not exact (RFC 8259, section 6): no count of tokens.
 _MAX_COUNT = 2**53
 
+_NOTHING_TOLD = (None,) * 5
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -54,19 +56,21 @@ def read_usage(told: Any) -> Usage | None:
     api-docs.deepseek.com/guides/kv_cache, platform.moonshot.ai/docs/api/chat, read 2026-11.
     """
     fields = as_object(told)
-    fields = {chats: fields.get(theirs) for theirs, chats in _CHATS.items()} | fields
+    if "prompt_tokens" not in fields:
+        fields = {chats: fields.get(theirs) for theirs, chats in _CHATS.items()} | fields
     prompt = as_object(fields.get("prompt_tokens_details"))
     completion = as_object(fields.get("completion_tokens_details"))
-    hits = fields.get("prompt_cache_hit_tokens")
-    cached = map(_count, (prompt.get("cached_tokens"), hits, fields.get("cached_tokens")))
-    found = Usage(
+    cached = _count(prompt.get("cached_tokens"))
+    for name in ("prompt_cache_hit_tokens", "cached_tokens"):
+        cached = _count(fields.get(name)) if cached is None else cached
+    counts = (
         _count(fields.get("prompt_tokens")),
         _count(fields.get("completion_tokens")),
-        next((count for count in cached if count is not None), None),
+        cached,
         _count(prompt.get("cache_write_tokens")),
         _count(completion.get("reasoning_tokens")),
     )
-    return None if found == Usage() else found
+    return None if counts == _NOTHING_TOLD else Usage(*counts)
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def as_text(value: Any) -> str:
 
 def _count(value: Any) -> int | None:
     """Some send them as floats."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = type(value) in (int, float)  # and no boolean, which `isinstance` takes for one
     return int(value) if is_number and 0 <= value <= _MAX_COUNT else None
 
 
