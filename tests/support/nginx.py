@@ -79,24 +79,19 @@ class Nginx:
             assert bad not in self.log, self.log
 
     def _start(self) -> subprocess.Popen[str]:
-        """Whoever else takes the free port between our look and nginx's bind costs a new look."""
-        while True:
-            self.port = free_port()
-            self._write_files()
-            check = subprocess.run(
-                self._command("-t"), capture_output=True, text=True, timeout=PATIENCE_S, check=False
-            )
-            if "Address already in use" in check.stderr:
-                continue
-            assert check.returncode == 0, check.stderr
-            process = subprocess.Popen(self._command(), stderr=subprocess.PIPE, text=True)
-            if self._wait_ready(process):
-                self._reader = threading.Thread(target=self._read_log, args=(process,))
-                self._reader.start()
-                return process
+        self.port = free_port()
+        self._write_files()
+        check = subprocess.run(
+            self._command("-t"), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        assert check.returncode == 0, check.stderr
+        process = subprocess.Popen(self._command(), stderr=subprocess.PIPE, text=True)
+        if not self._wait_ready(process):
             _, rest = process.communicate(timeout=PATIENCE_S)
-            if "Address already in use" not in self.log + rest:
-                raise RuntimeError(self.log + rest)
+            raise RuntimeError(self.log + rest)
+        self._reader = threading.Thread(target=self._read_log, args=(process,))
+        self._reader.start()
+        return process
 
     def _wait_ready(self, process: subprocess.Popen[str]) -> bool:
         """Whether it came to serve: its socket is bound before its worker starts."""

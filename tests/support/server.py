@@ -36,10 +36,17 @@ class Readable(Protocol):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens at."""
-    with socket.create_server((host, 0), family=_family(host)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens at, until a server that is told of it does.
+
+    It stays bound while this process lives, or the kernel would give it to somebody else meanwhile.
+    That keeps no server from it: they ask for SO_REUSEADDR, as is done here.
+    """
+    sock = socket.socket(_family(host))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, 0))
+    port: int = sock.getsockname()[1]
+    sock.detach()
+    return port
 
 
 def _family(host: str) -> socket.AddressFamily:

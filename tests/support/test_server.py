@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.rude import Dribble, RudeUpstream
-from tests.support.server import PATIENCE_S, FakeServer
+from tests.support.server import PATIENCE_S, FakeServer, free_port
 from tests.support.upstream import Upstream
 
 FAKES: list[Callable[[], FakeServer]] = [
@@ -33,3 +33,16 @@ def test_end_leaves_neither_thread_nor_connection(make: Callable[[], FakeServer]
         assert peer.recv(1) == b""
     assert server.connections_open == 0
     assert set(threading.enumerate()) <= before
+
+
+def test_free_port_is_nobodys_but_a_servers() -> None:
+    """No other socket is given it, nobody answers there, and a server may have it, repeatedly."""
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)) as server:
+            socket.create_connection(("127.0.0.1", port)).close()
+            server.accept()[0].close()
