@@ -40,8 +40,8 @@ from tests.support.upstream import (
 
 KEEP_ALIVE = b": keep-alive\n\n"
 COMMIT_AFTER_S = 0.4
-QUEUE_TIMEOUT_S = 1.0
-IDLE_TIMEOUT_S = 1.5
+QUEUE_TIMEOUT_S = 2.0
+IDLE_TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +59,28 @@ def trio(lots: Lots) -> Lot:
     return lots.take(3)
 
 
-@pytest.fixture(scope="module")
-def gateway(lots: Lots) -> Iterator[Gateway]:
+def bridging(lots: Lots, **more: float) -> Gateway:
+    """It speaks soon when there is silence."""
     config = {
         "request-retry": 2,
-        "queue-timeout": QUEUE_TIMEOUT_S,
-        "idle-timeout": IDLE_TIMEOUT_S,
         "streaming": {"keepalive-seconds": 0.1, "commit-after-seconds": COMMIT_AFTER_S},
         "openai-compatibility": lots.providers,
     }
-    with Gateway(config) as running:
+    return Gateway({**config, **more})
+
+
+@pytest.fixture(scope="module")
+def gateway(lots: Lots) -> Iterator[Gateway]:
+    """It waits as long as tests take, however slow the machine is."""
+    with bridging(lots) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty(lots: Lots) -> Iterator[Gateway]:
+    """Its patience comes to an end."""
+    timeouts = {"queue-timeout": QUEUE_TIMEOUT_S, "idle-timeout": IDLE_TIMEOUT_S}
+    with bridging(lots, **timeouts) as running:
         yield running
 
 
@@ -153,10 +165,12 @@ def test_final_failure_after_the_comment_is_an_error_event(
     gateway: Gateway, upstream: Upstream, trio: Lot, failure: Reply, code: str
 ) -> None:
     """With the status in `code`, and no `[DONE]`: the SDK raises."""
+    gate = Gate()
     for key in trio.keys:
-        upstream.always(key, failure.after(Pause(COMMIT_AFTER_S + 0.1)))
+        upstream.always(key, failure.after(Hold(gate)))
     with gateway.sdk() as sdk:
         answer = sdk.chat.completions.create(model=trio.model, messages=MESSAGES, stream=True)
+        gate.set()
         with pytest.raises(openai.APIError, match=r"No\.") as raised:
             next(iter(answer))
     assert raised.value.code == code
@@ -177,49 +191,50 @@ def test_waiting_in_the_queue_is_bridged_too(
         assert text_of(data_of(first.read())) == "first"
 
 
-def test_all_clients_busy(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
+@pytest.mark.long
+def test_all_clients_busy(hasty: Gateway, upstream: Upstream, lot: Lot) -> None:
     """503 after `queue-timeout`, with an estimate; a committed stream says it in its event."""
     reached = Reached()
     upstream.reply(lot.key, raw(reached.hold()))
-    with gateway.open("POST", CHAT, asked(lot.model, stream=True)):
+    with hasty.open("POST", CHAT, asked(lot.model, stream=True)):
         reached.wait_reached()
         asked_at = time.monotonic()
-        refused = gateway.chat(lot.model)
+        refused = hasty.chat(lot.model)
         assert time.monotonic() - asked_at >= QUEUE_TIMEOUT_S
         assert refused.status == 503
         assert refused.error["code"] == "no_client_free"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.headers["x-should-retry"] == "true"
-        streamed = gateway.chat(lot.model, stream=True)
+        streamed = hasty.chat(lot.model, stream=True)
     assert streamed.status == 200
     assert json.loads(streamed.data[-1])["error"]["code"] == "503"
 
 
-def test_silence_for_too_long_in_mid_stream(gateway: Gateway, upstream: Upstream, lot: Lot) -> None:
+def test_silence_for_too_long_in_mid_stream(hasty: Gateway, upstream: Upstream, lot: Lot) -> None:
     """`idle-timeout` after the last event: comments of either side are no progress."""
     reached = Reached()
-    chatter: list[Step] = [b": still here\n\n", Pause(0.1)] * 60
+    chatter: list[Step] = [b": still here\n\n", Pause(0.1)] * 300
     upstream.reply(lot.key, events(chunk({"content": "a"}), *chatter, reached.hold()))
     asked_at = time.monotonic()
-    answer = gateway.chat(lot.model, stream=True)
-    assert IDLE_TIMEOUT_S <= time.monotonic() - asked_at < 5
+    answer = hasty.chat(lot.model, stream=True)
+    assert IDLE_TIMEOUT_S <= time.monotonic() - asked_at < 20
     assert json.loads(answer.data[-1])["error"]["code"] == "upstream_timeout"
     assert upstream.received(lot.key)[0].wait_ended().aborted
 
 
-def test_mere_comments_are_no_beginning(gateway: Gateway, upstream: Upstream, trio: Lot) -> None:
+def test_mere_comments_are_no_beginning(hasty: Gateway, upstream: Upstream, trio: Lot) -> None:
     """An upstream that only ever comments is left after `idle-timeout`, for another."""
     chatter: list[Step] = [b": still here\n\n", Pause(0.1)] * 100
     upstream.reply(None, events(*chatter), stream("Hi"))
-    assert gateway.chat(trio.model, stream=True).text == "Hi"
+    assert hasty.chat(trio.model, stream=True).text == "Hi"
 
 
-def test_unary_answer_that_stalls(gateway: Gateway, upstream: Upstream, trio: Lot) -> None:
+def test_unary_answer_that_stalls(hasty: Gateway, upstream: Upstream, trio: Lot) -> None:
     """A time-out is tried once more at most: the caller has waited long enough."""
     stalled = raw(json_reply({"choices": []}).wire_bytes()[:-3], Reached().hold())
     for key in trio.keys:
         upstream.always(key, stalled)
-    answer = gateway.chat(trio.model)
+    answer = hasty.chat(trio.model)
     assert answer.status == 504
     assert answer.error["code"] == "upstream_timeout"
     assert answer.headers["x-proxy-attempts"] == "2"
@@ -233,7 +248,7 @@ def test_unary_answer_that_stalls(gateway: Gateway, upstream: Upstream, trio: Lo
     [pytest.param(False, id="unary", marks=pytest.mark.long), pytest.param(True, id="stream")],
 )
 def test_caller_that_does_not_read_is_cut(
-    gateway: Gateway, upstream: Upstream, lot: Lot, is_stream: bool
+    hasty: Gateway, upstream: Upstream, lot: Lot, is_stream: bool
 ) -> None:
     """After `idle-timeout` without progress, or what is told of it; it has no whole answer."""
     cut_after_s = max(IDLE_TIMEOUT_S, MIN_WRITE_TIMEOUT_S)
@@ -242,11 +257,11 @@ def test_caller_that_does_not_read_is_cut(
     body = json.dumps(asked(lot.model, stream=is_stream)).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += f"x-request-id: {lot.model}\r\nContent-Length: {len(body)}\r\n\r\n"
-    with gateway.connect() as sock:
+    with hasty.connect() as sock:
         sock.sendall(head.encode() + body)
         (received,) = upstream.wait_for(1, lot.key)
         assert received.wait_ended(cut_after_s + 10).aborted is is_stream
-        end = gateway.record_of(lot.model)["end"]
+        end = hasty.record_of(lot.model)["end"]
         assert end == ("caller_gone" if is_stream else "ok")
         if not is_stream:  # the gateway has the answer whole: nobody but the caller can tell
             time.sleep(cut_after_s + 2)
@@ -257,4 +272,4 @@ def test_caller_that_does_not_read_is_cut(
         except ConnectionResetError:
             pass
     assert 0 < got < len(text) * 300
-    assert gateway.chat(lot.model).status == 200
+    assert hasty.chat(lot.model).status == 200
