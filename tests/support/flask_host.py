@@ -10,10 +10,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,6 +20,7 @@ from urllib.parse import urlencode
 import shop
 
 from tests.support.gateway import PATIENCE_S, ROOT, environment
+from tests.support.printed import Printed
 
 FOLDER = ROOT / "examples" / "flask_host"
 USER, PASSWORD = "ann", "secret"
@@ -53,20 +53,16 @@ class FlaskHost:
         program, *arguments = command
         address = _ADDRESS[program]
         where = [*arguments, *address] if program == "flask" else [*address, *arguments]
-        self._grown = threading.Condition()  # guards _lines and _is_over; notified of every change
-        self._lines: list[str] = []
-        self._is_over = False
         self._process = subprocess.Popen(
             [_path(program), *where],
             cwd=FOLDER,
             env=self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        assert self._process.stdout is not None
+        self._printed = Printed(self._process.stdout)
         try:
             line = self.wait_for_line(r"(?:Running|Serving) on http|Listening at: http")
         except BaseException:
@@ -94,27 +90,15 @@ class FlaskHost:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self._reader.join()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+            self._printed.close()
 
     @property
     def log(self) -> str:
-        with self._grown:
-            return "".join(self._lines)
+        return self._printed.text
 
     def wait_for_line(self, pattern: str) -> str:
         """Block until it prints a line with this in it; raises TimeoutError."""
-        until = time.monotonic() + PATIENCE_S
-        with self._grown:
-            while True:
-                for line in self._lines:
-                    if re.search(pattern, line):
-                        return line
-                left_s = until - time.monotonic()
-                if self._is_over or left_s <= 0:
-                    raise TimeoutError(f"no {pattern} in the log:\n{''.join(self._lines)}")
-                self._grown.wait(left_s)
+        return self._printed.wait_for(partial(re.search, pattern), PATIENCE_S)
 
     def log_in(self) -> None:
         """Have the session's cookie sent from now on."""
@@ -159,16 +143,6 @@ class FlaskHost:
             capture_output=True,
             timeout=PATIENCE_S,
         )
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._grown:
-                self._lines.append(line)
-                self._grown.notify_all()
-        with self._grown:
-            self._is_over = True
-            self._grown.notify_all()
 
 
 def _path(program: str) -> str:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 import openai
 
 from tests.support.leaks import death_in, key_in
+from tests.support.printed import Printed
 from tests.support.upstream import Hold
 
 ROOT = Path(__file__).parents[2]
@@ -247,10 +247,6 @@ class Gateway:
         self.killed: set[int] = set()  # workers that a test has killed
         self._secret = re.compile("|".join(map(re.escape, known)) or r"(?!)")
         settings = {"PROXY_CONFIG": str(path), "WEB_CONCURRENCY": str(workers), **(env or {})}
-        self._grown = threading.Condition()  # guards _lines and _is_over; notified of every change
-        self._lines: list[str] = []
-        self._counts: dict[str, tuple[int, int]] = {}  # by part: lines looked at, found
-        self._is_over = False
         # A session of its own, so that workers cannot outlive a killed master.
         self._process = subprocess.Popen(
             command,
@@ -261,8 +257,8 @@ class Gateway:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        self._reader = threading.Thread(target=self._read_log, name="gateway log", daemon=True)
-        self._reader.start()
+        assert self._process.stdout is not None
+        self._printed = Printed(self._process.stdout)
         try:
             line = self.wait_for_line(lambda line: "poolproxy on http" in line)
             found = re.search(r"http://([\w.:\[\]]+):(\d+)", line)
@@ -285,23 +281,11 @@ class Gateway:
     @property
     def log(self) -> str:
         """All that it has printed so far."""
-        with self._grown:
-            return "".join(self._lines)
+        return self._printed.text
 
     def wait_for_line(self, fits: Callable[[str], bool]) -> str:
         """Block until it prints a line that fits, or did; raises TimeoutError."""
-        looked_at = 0
-        until = time.monotonic() + PATIENCE_S
-        with self._grown:
-            while True:
-                for line in self._lines[looked_at:]:
-                    if fits(line):
-                        return line
-                looked_at = len(self._lines)
-                left_s = until - time.monotonic()
-                if self._is_over or left_s <= 0:
-                    raise TimeoutError("no such line in the log:\n" + "".join(self._lines))
-                self._grown.wait(left_s)
+        return self._printed.wait_for(fits, PATIENCE_S)
 
     def records(self) -> list[dict[str, str]]:
         """The log's lines on requests, as fields."""
@@ -409,11 +393,7 @@ class Gateway:
 
     def count_lines(self, part: str) -> int:
         """How many lines of its log so far hold these words."""
-        with self._grown:
-            looked_at, count = self._counts.get(part, (0, 0))
-            count += sum(part in line for line in self._lines[looked_at:])
-            self._counts[part] = len(self._lines), count
-        return count
+        return self._printed.count(part)
 
     # Its end
 
@@ -447,20 +427,8 @@ class Gateway:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._printed.close()
         self._directory.cleanup()
-
-    def _read_log(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._grown:
-                self._lines.append(line.decode())
-                self._grown.notify_all()
-        with self._grown:
-            self._is_over = True
-            self._grown.notify_all()
 
     def _check_secrets(self, text: str) -> None:
         found = self._secret.search(text)
