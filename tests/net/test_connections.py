@@ -350,7 +350,7 @@ def test_forked_child_opens_its_own_connection(upstream: Upstream, ca_bundle: Pa
 def test_slow_answer_is_no_connect_timeout(upstream: Upstream, make_way: Maker) -> None:
     """connect-timeout ends with the connection."""
     gate = Gate()
-    upstream.reply("k", raw(Pause(0.3), stream("a").wire_bytes(), Hold(gate)))
-    way = make_way(upstream.url, connect_timeout_s=0.2)
+    upstream.reply("k", raw(Pause(1.2), stream("a").wire_bytes(), Hold(gate)))
+    way = make_way(upstream.url, connect_timeout_s=1.0)
     assert fetch(way)[0] == 200
     gate.set()
