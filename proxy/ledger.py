@@ -191,10 +191,10 @@ class Ledger:
                     _merge(self._rows, rows)
                 if self._is_asked and (failure is None or self._spent is None):
                     self._spent = _spend(found, self._rows)
-        if self._is_failing != (failure is not None):
-            self._is_failing = failure is not None
-            how = f" as long as this lasts: {failure}" if failure else " again"
-            log.warning("usage is %skept in %s%s", "not " if failure else "", self.folder, how)
+            if self._is_failing != (failure is not None):  # the last word has who wrote last
+                self._is_failing = failure is not None
+                how = f" as long as this lasts: {failure}" if failure else " again"
+                log.warning("usage is %skept in %s%s", "not " if failure else "", self.folder, how)
 
     def _store(self, rows: _Rows) -> _Spent:
         """One transaction; returns what is spent, if it is asked. Raises OSError, sqlite3.Error."""

@@ -375,6 +375,44 @@ def test_what_cannot_be_written_waits(
     assert len(caplog.records) == 2
 
 
+class Overtaken:
+    """A lock at whose first release another thread has its turn before whoever had it goes on."""
+
+    def __init__(self, turn: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._turns = [threading.Thread(target=turn)]
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if self._turns:
+            turn = self._turns.pop()
+            turn.start()
+            turn.join()
+
+
+def test_who_writes_last_has_the_last_word(
+    make: Callable[..., Ledger],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One whose write failed does not say so after another's came through."""
+    folder = tmp_path / "file" / "state"
+    folder.parent.write_text("in the way")
+    one = make(folder=folder)
+
+    def write() -> None:
+        folder.parent.unlink()
+        one.flush()
+
+    monkeypatch.setattr(ledger, "_no_fork", Overtaken(write))
+    one.flush()
+    assert [message.endswith("again") for message in caplog.messages] == [False, True]
+
+
 def test_it_is_tried_again_without_a_request(
     make: Callable[..., Ledger], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
