@@ -150,10 +150,10 @@ class Soak:
         self, gateway: Gateway, callers: Callers, trouble: Trouble, accounts: Accounts
     ) -> None:
         """The log has one line for each request, and it says what the caller saw."""
-        kept = [  # a worker that is killed takes its lines with it
+        kept = [  # a worker that is killed takes its lines with it: a stream's comes after its end
             one
             for one in callers.outcomes
-            if not trouble.happened({"kill"}, one.began - 1.0, one.ended)
+            if not trouble.happened({"kill"}, one.began - 1.0, one.ended + 1.0)
         ]
         asked = {one.nonce for one in kept if one.end not in ("left", "broken")}
         lines: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
