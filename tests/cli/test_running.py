@@ -8,6 +8,7 @@ import re
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +232,12 @@ def test_disabled_client_stays_so_in_workers_that_start_later() -> None:
 
     def orders_of(worker: int) -> bytes:
         """What is in its files without a name."""
-        files = Path(f"/proc/{worker}/fd").iterdir()
-        nameless = [path for path in files if os.readlink(path).endswith(" (deleted)")]
-        return b"".join(path.read_bytes() for path in nameless)
+        found = []
+        for path in Path(f"/proc/{worker}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                if os.readlink(path).endswith(" (deleted)"):
+                    found.append(path.read_bytes())
+        return b"".join(found)
 
     with Upstream() as upstream, Shell(config_of("p")) as shell:
         with serving(shell) as running:
