@@ -15,11 +15,9 @@ import pytest
 
 from tests.support.callers import LEAVE, chat_request, fin, half_close
 from tests.support.certificates import Authority
+from tests.support.clock import NOTICED_S
 from tests.support.gateway import Gateway, Lot, Lots, Reached
 from tests.support.upstream import Pause, Reply, Step, Upstream, chunk, endless, error, events, raw
-
-# What the contract allows.
-NOTICED_S = 1.0
 
 CASES_PER_UPSTREAM = 90
 

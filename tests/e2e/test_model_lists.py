@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import NOTICED_S, SLACK_S
 from tests.support.gateway import CHAT, Gateway, Response, asked, data_of, text_of
 from tests.support.upstream import (
     HANG,
@@ -28,14 +29,12 @@ from tests.support.upstream import (
     stream,
 )
 
-REQUEST_TIMEOUT_S = 3.0
+REQUEST_TIMEOUT_S = 4.0
 # What the time-out may be late by, and what a request needs that waits for nothing.
-LATEST_S = REQUEST_TIMEOUT_S * 1.1 + 0.3
-AT_ONCE_S = 2.0
-# How soon it is noticed that a caller left.
-NOTICED_S = 1.0
+LATEST_S = REQUEST_TIMEOUT_S * 1.1 + SLACK_S
+AT_ONCE_S = 3.5
 # A fetch has 10 s: what ends sooner has not waited for it.
-SOON_S = 6.0
+SOON_S = 8.0
 
 COMMENT = b": keep-alive\n\n"
 LISTED = json_reply({"object": "list", "data": [{"id": "listed", "object": "model"}]})

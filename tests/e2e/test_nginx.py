@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Authority
+from tests.support.clock import NOTICED_S
 from tests.support.commandline import wait_for
 from tests.support.gateway import (
     CHAT,
@@ -54,9 +55,6 @@ from tests.support.upstream import (
 )
 
 require_nginx()
-
-# What the contract allows.
-NOTICED_S = 1.0
 
 DEFAULTS = """
 server {{
@@ -292,7 +290,9 @@ def test_caller_leaves_nginx(
     assert received.ended - left_at < NOTICED_S
     again = front.post(CHAT, asked(lot.model))
     assert again.status == 200
-    assert int(front.gateway.record_of(again.headers["x-request-id"])["waited_ms"]) < 1000
+    assert (
+        int(front.gateway.record_of(again.headers["x-request-id"])["waited_ms"]) < NOTICED_S * 1000
+    )
 
 
 def ended(upstream: Upstream, lot: Lot) -> Received:
@@ -510,7 +510,7 @@ def test_connections_to_the_gateway_are_reused(shipped_front: Front, lot: Lot) -
     for stream in (False, True) * 3:
         assert shipped_front.post(CHAT, asked(lot.model, stream=stream)).status == 200
         assert shipped_front.post("/none", b"").status == 404
-    assert ports_to(shipped_front.gateway.port) == before
+    assert ports_to(shipped_front.gateway.port) <= before  # some may be forgotten meanwhile
 
 
 def ports_to(port: int) -> set[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import threading
 import time
@@ -20,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from proxy.server.control.sockets import ask_all
+from tests.support.clock import NOTICED_S, SLACK_S
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, asked
 from tests.support.rude import Dribble, FullBacklog
 from tests.support.upstream import Upstream
-
-# A deadline holds within a tenth of itself and this; beside other tests the cores are not ours.
-SLACK_S = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 0.3
-NOTICED_S = 1.0
 
 # The names that the gateway's resolver says nothing about, and that have eight dead addresses.
 SILENT, DEAD = "silent.test", "dead.test"

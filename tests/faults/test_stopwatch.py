@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.stopwatch import SLACK_S, Cell, Deadline, Watch, all_cells, check
+from tests.faults.stopwatch import Cell, Deadline, Watch, all_cells, check
+from tests.support.clock import SLACK_S
 
 # What needs nothing of all this.
 WELL_S = 2.0

@@ -15,10 +15,10 @@ from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection
 from tests.support.calls import WAIT_S, fetch, read_all, send
 from tests.support.certificates import Authority
+from tests.support.clock import NOTICED_S
 from tests.support.rude import RudeUpstream
 from tests.support.upstream import Gate, Hold, Reply, Step, Upstream, raw
 
-NOTICED_S = 1.0
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

@@ -17,9 +17,10 @@ from proxy.net.exchange import SocketReply
 from proxy.net.names import Names
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection, Clock, Poll
-from tests.net.test_caller_gone import NOTICED_S, Leaving
+from tests.net.test_caller_gone import Leaving
 from tests.support.calls import fetch, read_all, send
 from tests.support.certificates import Authority
+from tests.support.clock import NOTICED_S, SLACK_S
 from tests.support.name_server import NameServer
 from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.rude import Dribble, FullBacklog, RudeUpstream
@@ -28,8 +29,6 @@ from tests.support.upstream import CUT, Upstream, error, raw
 Maker = Callable[..., Transport]
 DEAD = [f"127.0.0.{number}" for number in range(1, 9)]
 LIMIT_S = 0.5
-# A deadline holds within a tenth of itself and this.
-SLACK_S = 0.3
 
 
 @pytest.fixture
