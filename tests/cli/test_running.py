@@ -20,7 +20,7 @@ from proxy.config import load_config
 from proxy.errors import ConfigError
 from tests.support.commandline import Instance, Shell, provider, serving, wait_for
 from tests.support.gateway import Gateway, run_python
-from tests.support.upstream import MODEL, Upstream, error
+from tests.support.upstream import HANG, MODEL, Upstream, chunk, error, events
 
 GOOD = "sk-good-0123456789-aaaa"
 BAD = "sk-bad-0123456789-bbbb"
@@ -202,11 +202,13 @@ def test_file_that_is_wrong_names_no_port(
 
 
 @pytest.mark.long
-def test_clients_that_leave_are_told_of(instance: Instance) -> None:
+def test_clients_that_leave_are_told_of(instance: Instance, upstream: Upstream) -> None:
     """Until their last request has ended; nobody can disable one any more."""
+    upstream.default = events(chunk({"content": "a"}), HANG)
     text = instance.shell.read()
     config = yaml.safe_load(text)
-    config["demo"] = [{"name": "slow", "delay-ms": 1000, "models": [{"name": "slow"}]}]
+    del config["demo"]
+    config["openai-compatibility"].append(provider("slow", upstream.url, models=[{"name": "slow"}]))
     instance.shell.write(config)
     assert instance.command("reload").status == 0
     with instance.open_stream("slow"):
