@@ -372,7 +372,7 @@ def test_a_call_may_have_a_time_of_its_own(upstream: Upstream, make: Any, call: 
     upstream.default = chat("late").after(HANG)
     serve = getattr(make(), call)
     with pytest.raises(package.UpstreamTimeout, match="within") as late:
-        next(iter(serve(model=MODEL, messages=HI, timeout=0.2)))
+        next(iter(serve(model=MODEL, messages=HI, timeout=1.0)))
     assert late.value.status == 504
     assert upstream.received()[0].wait_ended().aborted
 

@@ -91,6 +91,7 @@ def test_old_answer_waits_a_moment_for_its_renewal(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be somebody else's address by now. Once the renewal hangs, nobody waits again."""
+    monkeypatch.setattr(names, "RENEWAL_S", PATIENCE_S)
     known = Names(fresh_s=0, at_once_s=0)
     result(known.find("a.test"))
     server.answers["a.test"] = ["127.0.0.2"]

@@ -277,10 +277,8 @@ def test_bell_is_a_threads_own_and_not_inherited() -> None:
 
 def test_bells_leave_no_descriptors(bell: Bell) -> None:
     """Freed with their thread."""
-    count = len(os.listdir("/proc/self/fd"))
-    for _ in range(10):
-        Bell()
-    assert len(os.listdir("/proc/self/fd")) == count
+    # Other threads may open and close some meanwhile, which a count of all would tell of.
+    assert len({Bell().fd for _ in range(100)}) < 50
 
 
 def test_clock_waits_at_most_until_its_moment() -> None:

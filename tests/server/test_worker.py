@@ -68,7 +68,8 @@ MOVED = {
 
 def moved_gunicorn(where: Path, edits: list[tuple[str, str]]) -> None:
     """A copy of the installed gunicorn in `where`, with texts replaced in all its files."""
-    shutil.copytree(Path(gunicorn.__file__).parent, where / "gunicorn")
+    compiled = shutil.ignore_patterns("__pycache__")  # a server that starts may write there
+    shutil.copytree(Path(gunicorn.__file__).parent, where / "gunicorn", ignore=compiled)
     for pattern, text in edits:
         count = 0
         for path in (where / "gunicorn").rglob("*.py"):
