@@ -18,28 +18,8 @@ from .source import SERVED, SETTLE_S, ConfigSource, Seen, stamp
 from .wording import count, in_ascii, names
 
 __all__ = [
-    "BUILT_IN",
-    "SERVED",
-    "SETTLE_S",
-    "Caller",
-    "ClientConfig",
-    "Config",
-    "ConfigSource",
-    "Model",
-    "Secret",
-    "Secrets",
-    "Seen",
-    "changes",
-    "count",
-    "default_path",
-    "digest_of",
-    "in_ascii",
-    "is_loopback",
-    "is_secret_name",
-    "json_schema",
-    "load_config",
-    "mask",
-    "names",
-    "stamp",
+    "BUILT_IN", "SERVED", "SETTLE_S", "Caller", "ClientConfig", "Config", "ConfigSource", "Model",
+    "Secret", "Secrets", "Seen", "changes", "count", "default_path", "digest_of", "in_ascii",
+    "is_loopback", "is_secret_name", "json_schema", "load_config", "mask", "names", "stamp",
     "write_built_in",
-]
+]  # fmt: skip

@@ -244,23 +244,18 @@ def _converted(value: Any, bare: inspect.Type) -> Any:
     if isinstance(bare, inspect.BoolType):
         return value if isinstance(value, bool) else None
     if isinstance(bare, (inspect.IntType, inspect.FloatType)):
-        accepted = int if isinstance(bare, inspect.IntType) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, accepted) or not _within(value, bare):
+        whole = isinstance(bare, inspect.IntType)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             return None
-        return float(value) if isinstance(bare, inspect.FloatType) else value
-    if not isinstance(value, str) or (
-        isinstance(bare, inspect.LiteralType) and value not in bare.values
-    ):
+        least, above = bare.ge is None or value >= bare.ge, bare.gt is None or value > bare.gt
+        if not (least and above and value < math.inf and (bare.le is None or value <= bare.le)):
+            return None
+        return value if whole else float(value)
+    if not isinstance(value, str):
         return None
+    if isinstance(bare, inspect.LiteralType):
+        return value if value in bare.values else None
     return Secret(value.strip()) if isinstance(bare, inspect.CustomType) else value
-
-
-def _within(value: float, bare: inspect.IntType | inspect.FloatType) -> bool:
-    """False for NaN, too."""
-    least = -math.inf if bare.ge is None else bare.ge
-    above = -math.inf if bare.gt is None else bare.gt
-    most = math.inf if bare.le is None else bare.le
-    return above < value < math.inf and least <= value <= most
 
 
 def expected(bare: inspect.Type, rules: Rules) -> str:
