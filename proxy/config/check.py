@@ -4,10 +4,10 @@ It walks over the types that msgspec knows of the Structs. A value that does not
 default or a blank, so that the rest is seen too; a result with `Notes.problems` must not be used.
 
 In a string, `${NAME}` and `${NAME:-default}` stand for what is in the environment, `${file:PATH}`
-for a file's text. As in a shell, the default holds if the variable is unset or empty; it must not
-contain braces. Of a file's text (Docker and Kubernetes mount secrets so) the line ends behind it
-are left out; its path may begin with a variable, such as systemd's `$CREDENTIALS_DIRECTORY`. `$${`
-stands for `${`. Filling in comes after parsing, so that no value can add to the structure.
+for a file's text without the line ends behind it. As in a shell, the default holds if the variable
+is unset or empty; it has no braces. A path may begin with a variable, such as systemd's
+`$CREDENTIALS_DIRECTORY`. `$${` stands for `${`. Filling in comes after parsing: no value can add to
+the structure.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeAlias, cast
 import msgspec
 from msgspec import inspect
 
+from .cliproxyapi import IGNORED
 from .document import REFERENCE, plain_value
 from .schema import File
 from .secrets import Secret
@@ -112,7 +113,7 @@ class _Walk:
 
     def _stray(self, key: Any, value: Any, known: Iterable[str], section: type, at: str) -> None:
         """A key that the section does not have: CLIProxyAPI's, or a mistake."""
-        if key in getattr(section, "foreign", ()):
+        if key in IGNORED.get(section.__name__, ()):
             self._notes.ignored[_join(at, key)] = value
             return
         alike = str(key).lower().replace("_", "-")

@@ -39,13 +39,19 @@ STREAMING = _keys("bootstrap-retries")
 _CREDENTIAL = _keys("disable-cooling prefix request-retry request-scoped-errors")
 PROVIDER = _CREDENTIAL | {"support-prompt-cache-key"}
 GEMINI = _CREDENTIAL | {"excluded-models"}
-CLAUDE = GEMINI | _keys(
-    "cloak experimental-cch-signing fingerprint-profile rebuild-mid-system-message"
-)
+CLAUDE = GEMINI | _keys("""
+    cloak experimental-cch-signing fingerprint-profile rebuild-mid-system-message
+""")
 MODEL = _keys("""
     display-name force-mapping image input-modalities is-compat max-context-length
     output-modalities thinking
 """)
+
+# What each section of `schema` may have besides, by its name.
+IGNORED = {
+    "File": TOP, "QuotaExceeded": QUOTA_EXCEEDED, "Streaming": STREAMING, "ModelEntry": MODEL,
+    "ProviderEntry": PROVIDER, "GeminiEntry": GEMINI, "ClaudeEntry": CLAUDE,
+}  # fmt: skip
 
 # Of all of them those by which CLIProxyAPI would serve other accounts or models, others first, or
 # other callers.

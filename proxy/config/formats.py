@@ -70,12 +70,9 @@ def _makes(make: Callable[[str], object], text: str) -> bool:
 def is_base_url(text: str) -> bool:
     """No query or fragment: paths are appended. No user: it would end in logs."""
     url = _split(text)
-    return (
-        url is not None
-        and url.scheme in ("http", "https")
-        and "@" not in url.netloc
-        and not set("?#") & set(text)
-    )
+    if url is None or "@" in url.netloc or set("?#") & set(text):
+        return False
+    return url.scheme in DEFAULT_PORTS
 
 
 def is_cors(text: str) -> bool:
@@ -83,12 +80,10 @@ def is_cors(text: str) -> bool:
     if text in (ANY_ORIGIN, NO_ORIGIN):
         return True
     url = _split(text)
-    return (
-        url is not None
-        and text == f"{url.scheme}://{url.netloc}".lower()
-        and not set("@*") & set(text)
-        and (url.port is None or url.port != DEFAULT_PORTS.get(url.scheme))
-    )
+    if url is None or set("@*") & set(text):
+        return False
+    names_default = url.port is not None and url.port == DEFAULT_PORTS.get(url.scheme)
+    return text == f"{url.scheme}://{url.netloc}".lower() and not names_default
 
 
 def is_proxy_url(text: str) -> bool:

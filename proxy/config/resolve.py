@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -72,25 +72,16 @@ class _Clients:
         _report_repeats(names, self._notes)
         for at, provider in providers:
             self._add_provider(provider, at)
-        gemini = [
-            *_numbered("gemini-api-key", file.gemini_api_key),
-            *_numbered("generative-language-api-key", file.generative_language_api_key),
-        ]
+        gemini = list(_numbered("gemini-api-key", file.gemini_api_key))
+        gemini += _numbered("generative-language-api-key", file.generative_language_api_key)
         claude = list(_numbered("claude-api-key", file.claude_api_key))
         for kind, entries in (("gemini", gemini), ("claude", claude)):
             clients = [(at, self._of(entry, at, kind, entry.api_key)) for at, entry in entries]
             self._add_keyed(kind, clients)
         for at, demo in demos:
-            client = ClientConfig(
-                kind="demo",
-                provider=demo.name,
-                max_concurrency=demo.max_concurrency,
-                weight=demo.weight,
-                priority=demo.priority,
-                models=self._models(demo.models, at),
-                delay_s=demo.delay_ms / 1000,
-            )
-            self.found.append(client)
+            models, delay_s = self._models(demo.models, at), demo.delay_ms / 1000
+            own = {"provider": demo.name, "models": models, "delay_s": delay_s, **_turns(demo)}
+            self.found.append(ClientConfig(kind="demo", **own))
 
     def _add_provider(self, provider: ProviderEntry, at: str) -> None:
         is_openais = urlsplit(provider.base_url).hostname == "api.openai.com"
@@ -103,22 +94,15 @@ class _Clients:
         if provider.disabled:
             self.off.append((provider.name, "disabled: true"))
             return
-        entries = [
-            *_numbered(f"{at}.api-keys", provider.api_keys),
-            *_numbered(f"{at}.api-key-entries", provider.api_key_entries),
-        ]
+        entries = list(_numbered(f"{at}.api-keys", provider.api_keys))
+        entries += _numbered(f"{at}.api-key-entries", provider.api_key_entries)
         if not entries:
             self._add(common, at)
         clients = []
         for key_at, entry in entries:
-            own = {name: getattr(entry, name) for name in ("max_concurrency", "weight", "priority")}
-            client = msgspec.structs.replace(
-                common,
-                key=entry.api_key or Secret(""),
-                proxy_url=self._proxy(entry.proxy_url, provider.proxy_url),
-                **{name: value for name, value in own.items() if value is not None},
-            )
-            clients.append((key_at, client))
+            proxy_url = self._proxy(entry.proxy_url, provider.proxy_url)
+            own = {"key": entry.api_key or Secret(""), "proxy_url": proxy_url, **_turns(entry)}
+            clients.append((key_at, msgspec.structs.replace(common, **own)))
         self._add_keyed(provider.name, clients)
 
     def _add_keyed(self, provider: str, clients: list[tuple[str, ClientConfig]]) -> None:
@@ -143,13 +127,11 @@ class _Clients:
             key=key or Secret(""),
             base_url=base_url.removesuffix(version).rstrip("/"),
             api_version=version,
-            max_concurrency=entry.max_concurrency,
-            weight=entry.weight,
-            priority=entry.priority,
             models=self._models(entry.models, at),
             proxy_url=self._proxy(entry.proxy_url),
             ca_bundle=self._ca_bundle(entry.ca_bundle, f"{at}.ca-bundle"),
             headers=self._headers(entry.headers, f"{at}.headers"),
+            **_turns(entry),
         )
 
     def _add(self, client: ClientConfig, at: str) -> None:
@@ -238,6 +220,12 @@ def _named(clients: Iterable[ClientConfig]) -> tuple[ClientConfig, ...]:
         label, identity = _unique(label, labels), _unique(identity, identities)
         named.append(msgspec.structs.replace(client, label=label, identity=identity))
     return tuple(named)
+
+
+def _turns(entry: object) -> dict[str, Any]:
+    """What an entry says of how much its client serves."""
+    told = {name: getattr(entry, name) for name in ("max_concurrency", "weight", "priority")}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _unique(base: str, taken: Counter[str]) -> str:

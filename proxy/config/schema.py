@@ -4,9 +4,8 @@ A field has the key's name, type, range, unit, default and help. The check of a 
 Schema, the tables in docs/configuration.md and the list of `poolproxy check` follow from them. The
 help of a number goes on from its unit: "s to wait for a free client".
 
-Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what holds then. The keys in
-a Struct's `foreign` are ignored with a warning. Where `shorthand` names a field, a bare string
-stands for a mapping with only that key.
+Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what holds then. Where
+`shorthand` names a field, a bare string stands for a mapping with only that key.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from . import cliproxyapi, formats
+from . import formats
 from .secrets import Secret
 
 _DAY_S = 86_400  # no wait is meant to be longer, and poll(2) counts ms in 32 bits
@@ -60,13 +59,10 @@ UpstreamKey = Annotated[
     formats.meta("a key of visible ASCII characters", formats.is_key, private=True),
     says("what the upstream knows the account by; empty: the entry is left out"),
 ]
+_CALLERS_KEY = "a key of visible ASCII characters, not empty, or sha256: and 64 hex digits"
 CallersKey = Annotated[
     Secret,
-    formats.meta(
-        "a key of visible ASCII characters, not empty, or sha256: and 64 hex digits",
-        formats.is_caller_key,
-        private=True,
-    ),
+    formats.meta(_CALLERS_KEY, formats.is_caller_key, private=True),
     says("what the caller sends, or its SHA-256"),
 ]
 Origin = Annotated[str, formats.meta("an origin, such as https://app.example", formats.is_cors)]
@@ -83,7 +79,6 @@ def _key(attribute: str) -> str:
 
 
 class _Section(Struct, frozen=True, kw_only=True, rename=_key, forbid_unknown_fields=True):
-    foreign: ClassVar[frozenset[str]] = frozenset()
     shorthand: ClassVar[str] = ""
 
 
@@ -106,7 +101,6 @@ class CallerEntry(_Section, frozen=True, kw_only=True):
 class ModelEntry(_Section, frozen=True, kw_only=True):
     """A model; `alias` is what callers call it."""
 
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.MODEL
     shorthand: ClassVar[str] = "name"
 
     name: Annotated[ModelName, says("what the upstream calls it")]
@@ -148,7 +142,6 @@ class ProviderEntry(_Upstream, frozen=True, kw_only=True):
     """An upstream that speaks OpenAI's dialect. Without keys: one client that sends none."""
 
     kind: ClassVar[Literal["openai"]] = "openai"
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.PROVIDER
 
     name: Annotated[Name, says("what its clients are called, in the log and in headers")]
     base_url: BaseUrl
@@ -169,7 +162,6 @@ class GeminiEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Google's Gemini API."""
 
     kind: ClassVar[Literal["gemini"]] = "gemini"
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.GEMINI
     shorthand: ClassVar[str] = "api-key"
 
     api_key: UpstreamKey | None = None
@@ -180,7 +172,6 @@ class ClaudeEntry(_Upstream, frozen=True, kw_only=True):
     """One key for Anthropic's Messages API."""
 
     kind: ClassVar[Literal["claude"]] = "claude"
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.CLAUDE
     shorthand: ClassVar[str] = "api-key"
 
     api_key: UpstreamKey | None = None
@@ -203,16 +194,12 @@ class DemoEntry(_Section, frozen=True, kw_only=True):
 class QuotaExceeded(_Section, frozen=True, kw_only=True):
     """What to do when an upstream answers 429."""
 
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.QUOTA_EXCEEDED
-
     switch_project: Annotated[bool, says("on 429 go on with another client")] = True
     switch_preview_model: Annotated[bool, says("Gemini: try the model's preview variant")] = True
 
 
 class Streaming(_Section, frozen=True, kw_only=True):
     """What a streaming caller gets while its upstream is silent."""
-
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.STREAMING
 
     keepalive_seconds: Annotated[SecondsOrZero, says("of silence, then a comment; 0: none")] = 15
     commit_after_seconds: Annotated[
@@ -343,8 +330,6 @@ class Settings(_Section, frozen=True, kw_only=True):
 
 class File(Settings, frozen=True, kw_only=True):
     """A configuration file of Poolproxy."""
-
-    foreign: ClassVar[frozenset[str]] = cliproxyapi.TOP
 
     api_keys: Annotated[tuple[CallerEntry, ...], says("callers' keys; none: open")] = ()
     proxy_url: ProxyUrl = ""
