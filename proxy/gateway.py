@@ -105,10 +105,9 @@ class Gateway:
         return now
 
     def adopt(self, config: Config) -> int:
-        """Serve requests that come from now on under this configuration.
+        """Serve requests that come from now on under this configuration. For one thread at a time.
 
-        Those that have begun end under theirs, with clients that are still configured. Returns how
-        many of them have a client that is not. For one thread at a time.
+        Returns how many of those that have begun have a client that is no more configured.
         """
         old = self.generation
         new = Generation.of(config, self.clock, old)
@@ -152,8 +151,7 @@ class Gateway:
     ) -> None:
         """Close the record when `held` ends, with what was raised meanwhile as its end.
 
-        Whoever follows requests is told then and before by it (`tell`). The file that
-        `request-log` asks for, the record's `transcript`, ends behind it.
+        Its `transcript`, the file that `request-log` asks for, ends behind it.
         """
         log = self.generation.request_log
         if log is not None:

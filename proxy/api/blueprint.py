@@ -85,10 +85,7 @@ class _Below(Rule):
 
 
 class _Others:
-    """Answers for all other paths under the prefix, and for known ones by other methods.
-
-    A blueprint's error handlers do not see errors of routing, so these must be none.
-    """
+    """Answers for all else under the prefix: a blueprint's handlers see no errors of routing."""
 
     def __init__(self, doorkeeper: Doorkeeper, known: Map) -> None:
         self._known = known.bind("")

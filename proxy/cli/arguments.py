@@ -125,15 +125,11 @@ that runs the instance, or as root. What it did within the last 2 s may be
 missing. `partial` are answers that were cut off, and may have cost more."""
 
 RELOAD = f"""\
-It does so by itself within 2 s of a change. What is wrong is printed, and
-changes nothing.
+It does so by itself within 2 s of a change. What is wrong changes nothing.
 
 {CONTROL}"""
 
-RESET = f"""\
-Requests that wait for the client get it at once, if it is free.
-
-{CONTROL}"""
+RESET = f"Requests that wait for the client get it at once, if it is free.\n\n{CONTROL}"
 
 DISABLE = f"""\
 Requests in flight go on; it gets no new ones until it is enabled or the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -52,11 +52,14 @@ def _report(config: Config) -> Iterator[str]:
     where = f"{config.host or 'all interfaces'}, port {config.port or 'any free one'}"
     yield f"{config.path}: valid; would listen on {where}"
     yield f"\nclients ({len(config.clients)})"
-    yield _client_table(config.clients) if config.clients else "  none: nothing can be served"
+    head: tuple[str, ...] = ("  client", "upstream", "at once per worker", "weight", "models")
+    rows = [_client_row(client) for client in config.clients]
+    yield table(head, rows, right=(2, 3)) if rows else "  none: nothing can be served"
     yield from (f"  {provider}: off, {reason}" for provider, reason in config.providers_off)
     yield f"\ncallers ({len(config.callers) or 'no keys'})"
     if config.callers:
-        yield _caller_table(config.callers)
+        head = ("  caller", "key", "limits, per worker", "models")
+        yield table(head, [_caller_row(caller) for caller in config.callers])
     elif config.allow_unauthenticated:
         yield "  open to everybody who can connect (allow-unauthenticated)"
     else:
@@ -70,35 +73,22 @@ def _report(config: Config) -> Iterator[str]:
         yield from (f"  {warning}" for warning in config.warnings)
 
 
-def _client_table(clients: Sequence[ClientConfig]) -> str:
-    head = ("  client", "upstream", "at once per worker", "weight", "models")
-    rows = []
-    for client in clients:
-        models = client.models
-        shown = "the upstream's own" if models is None else names([_model(each) for each in models])
-        permits = _at_once(client.max_concurrency)
-        where = client.base_url or "in-process"
-        turns = f"{client.weight}" + (f", priority {client.priority}" if client.priority else "")
-        rows.append((f"  {client.label}", where, permits, turns, shown))
-    return table(head, rows, right=(2, 3))
-
-
-def _caller_table(callers: Sequence[Caller]) -> str:
-    head = ("  caller", "key", "limits, per worker", "models")
-    rows = []
-    for caller in callers:
-        models = "all" if caller.models is None else names(list(caller.models))
-        name, limits = caller.name or "(unnamed)", caller.limits() or "none"
-        rows.append((f"  {name}", str(caller.key), limits, models))
-    return table(head, rows)
-
-
-def _at_once(permits: int) -> str:
-    return str(permits) if permits else "no limit"
+def _client_row(client: ClientConfig) -> tuple[str, ...]:
+    own = client.models
+    models = "the upstream's own" if own is None else names([_model(each) for each in own])
+    turns = f"{client.weight}" + (f", priority {client.priority}" if client.priority else "")
+    permits, where = client.max_concurrency or "no limit", client.base_url or "in-process"
+    return f"  {client.label}", where, str(permits), turns, models
 
 
 def _model(model: Model) -> str:
     return model.alias if model.alias == model.name else f"{model.alias} (its {model.name})"
+
+
+def _caller_row(caller: Caller) -> tuple[str, ...]:
+    models = "all" if caller.models is None else names(list(caller.models))
+    name, limits = caller.name or "(unnamed)", caller.limits() or "none"
+    return f"  {name}", str(caller.key), limits, models
 
 
 def _amount(number: float, unit: str) -> str:

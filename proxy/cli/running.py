@@ -146,10 +146,7 @@ def _ask(args: argparse.Namespace, request: dict[str, str]) -> tuple[int, str, A
 
 
 def _place(args: argparse.Namespace) -> tuple[int, str]:
-    """The port and the `control-dir` that are meant.
-
-    A file that is wrong names neither: then the only instance is meant.
-    """
+    """The port and the `control-dir` of the file; if that is wrong, of the only instance."""
     if args.port is not None and args.file is None:
         return args.port, ""
     try:

@@ -153,10 +153,7 @@ class Registry:
         return self._by_identity.get(client.identity, client)
 
     def entries(self, caller: CallerConnection, until: float) -> list[Entry]:
-        """All models, by the order of the configuration; raises CallerGone.
-
-        Waits for lists that have never been there, up to the moment `until`.
-        """
+        """All models, in order; waits for first lists until then. Raises CallerGone."""
         while (awaited := self._begin_first()) and self._wait(awaited, caller, until):
             pass
         return list(self.table.values())

@@ -171,10 +171,7 @@ class Secrets:
         return tree
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Mask a piece of a stream. Returns what is certain, and a rest that may begin a secret.
-
-        The rest belongs before the next piece.
-        """
+        """Mask a piece of a stream: what is certain, and a rest that belongs before the next."""
         cut = len(data) - self._begun(data)
         for found in self._any.finditer(data):
             if found.start() < cut < found.end():

@@ -12,14 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from ..errors import (
-    OutOfResources,
-    ProxyError,
-    ShuttingDown,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamReset,
-)
+from .. import errors
 from ..wire.http.answer import AnswerReader
 from ..wire.http.content_coding import Inflater, inflater
 from . import shortage
@@ -110,7 +103,7 @@ class SocketReply:
             return
         try:
             self._inflater = inflater(coding)
-        except UpstreamInvalid:
+        except errors.UpstreamInvalid:
             if self.status < 300:
                 raise
             # An error's status counts, even if its body cannot be read.
@@ -118,18 +111,18 @@ class SocketReply:
     def _renew(self, error: OSError | None) -> None:
         """Take a fresh connection if the old one had merely gone stale."""
         broken = self._broken("closed the connection without a whole answer", error)
-        is_ours = isinstance(broken, OutOfResources)
+        is_ours = isinstance(broken, errors.OutOfResources)
         if is_ours or not self._is_reused or self._reader.started:
             raise broken from error
         self.close()
         self._take(fresh=True)
 
-    def _broken(self, what: str, error: OSError | None) -> ProxyError:
+    def _broken(self, what: str, error: OSError | None) -> errors.ProxyError:
         """The caller's error for a connection that ended: the upstream's fault, or our own want."""
         want = None if error is None else shortage.recognised(error)
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
         told = f" ({reason})" if reason else ""
-        return want or UpstreamReset(f"{self._transport.host} {what}{told}")
+        return want or errors.UpstreamReset(f"{self._transport.host} {what}{told}")
 
     def _converse(self, until: float) -> bytes | None:
         """As `_receive`, while the rest of the request goes out."""
@@ -229,7 +222,7 @@ class SocketReply:
         assert undo is not None
         try:
             return undo.feed(data)
-        except UpstreamError:
+        except errors.UpstreamError:
             if self.status < 300:
                 raise
             self._inflater = None  # the rest of an error's body is taken as it is
@@ -273,6 +266,6 @@ class SocketReply:
         now = self._transport.clock.monotonic
         until = now() + linger_s
         # After an error the connection is closed; all that counts of the answer came before.
-        with contextlib.suppress(UpstreamError, ShuttingDown):
+        with contextlib.suppress(errors.UpstreamError, errors.ShuttingDown):
             while now() < until and self.read(until):
                 pass

@@ -39,32 +39,38 @@ _MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 section 5.1
 _TIMEVAL = struct.Struct("ll")  # C's struct timeval
 
 
+def limit_io(sock: socket.socket, timeout_s: float, *, receive_until: float = math.inf) -> None:
+    """Limit reads and writes to `timeout_s` without progress, a `TimedSocket`'s to a moment too.
+
+    TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window. A
+    time-out of Python's holds for a whole write, and each would poll first; TLS has nothing else:
+    one for each record, and for reads.
+    """
+    if is_timed := isinstance(sock, TimedSocket):
+        sock.receive_until, sock.receive_timeout_s = receive_until, timeout_s
+        if sock.write_timeout_s == timeout_s:
+            return
+        sock.write_timeout_s = timeout_s
+    write_s = max(timeout_s, MIN_WRITE_TIMEOUT_S)
+    if _LOWAT is not None and sock.family in _TCP_FAMILIES:
+        sock.setsockopt(socket.IPPROTO_TCP, _LOWAT, MAX_UNSENT_BYTES)
+    if isinstance(sock, SSLSocket):
+        sock.settimeout(write_s)
+        if type(sock) is SSLSocket:
+            sock.__class__ = LimitedTLSSocket
+        return
+    set_timeout(sock, socket.SO_SNDTIMEO, write_s)
+    if not is_timed:
+        set_timeout(sock, socket.SO_RCVTIMEO, timeout_s)
+    if type(sock) is socket.socket:
+        sock.__class__ = LimitedSocket
+
+
 def set_timeout(sock: socket.socket, option: int, timeout_s: float) -> None:
     """Set SO_RCVTIMEO or SO_SNDTIMEO (socket(7))."""
     left_ms = max(1, math.ceil(timeout_s * 1000))  # 0 would be none
     value = _TIMEVAL.pack(left_ms // 1000, left_ms % 1000 * 1000)
     sock.setsockopt(socket.SOL_SOCKET, option, value)
-
-
-def limit_writes(sock: socket.socket, timeout_s: float) -> bool:
-    """Have a write fail if the peer takes nothing for `timeout_s`.
-
-    TCP_USER_TIMEOUT would count on while the next segment does not fit into the peer's window. A
-    time-out of Python's holds for a whole write, and each would poll first. False for TLS: it has
-    one of Python's for each record, and for reads.
-    """
-    timeout_s = max(timeout_s, MIN_WRITE_TIMEOUT_S)
-    if _LOWAT is not None and sock.family in _TCP_FAMILIES:
-        sock.setsockopt(socket.IPPROTO_TCP, _LOWAT, MAX_UNSENT_BYTES)
-    if isinstance(sock, SSLSocket):
-        sock.settimeout(timeout_s)
-        if type(sock) is SSLSocket:
-            sock.__class__ = LimitedTLSSocket
-        return False
-    set_timeout(sock, socket.SO_SNDTIMEO, timeout_s)
-    if type(sock) is socket.socket:
-        sock.__class__ = LimitedSocket
-    return True
 
 
 class LimitedSocket(socket.socket):
@@ -142,14 +148,6 @@ class TimedSocket(LimitedSocket):
 
     def setblocking(self, flag: bool, /) -> None:
         self._timeout_s = None if flag else 0.0
-
-    def limit(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
-        """Limit what is received as said above, and writes as `limit_writes` does."""
-        self.receive_until = receive_until
-        self.receive_timeout_s = timeout_s
-        if self.write_timeout_s != timeout_s:
-            self.write_timeout_s = timeout_s
-            limit_writes(self, timeout_s)
 
     def hold_head(self) -> None:
         """Keep the next write, a response's head, until the one behind it or `flush`.

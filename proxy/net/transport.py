@@ -93,10 +93,7 @@ class Transport:
         return SocketReply(self, parts, caller=caller, deadline=deadline)
 
     def take(self, *, caller: CallerConnection, deadline: float, fresh: bool) -> Channel | Opening:
-        """An idle connection, or, where there is none or it has to be `fresh`, an opening one.
-
-        Raises UpstreamUnreachable, UpstreamTimeout.
-        """
+        """An idle connection, else an opening one; raises UpstreamUnreachable, UpstreamTimeout."""
         left_s = deadline - self.clock.monotonic()
         if left_s <= 0:
             raise UpstreamTimeout(f"no time was left to connect to {self.host}")

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from ..errors import CallerGone
 from .lost import LOST
-from .timed_socket import TimedSocket, limit_writes, set_timeout
+from .timed_socket import limit_io
 
 # Linux and FreeBSD report a peer's half-close as an event of its own; elsewhere (macOS) the socket
 # only becomes readable, and a peek tells its end from bytes of a next, pipelined request.
@@ -142,17 +142,9 @@ class CallerConnection:
             return True
 
     def limit_io(self, timeout_s: float, *, receive_until: float = math.inf) -> None:
-        """Limit reads from and writes to the caller to `timeout_s` without any progress.
-
-        Where the server's sockets are ours, reads also fail at the moment `receive_until`.
-        """
-        sock = self._sock
-        if sock is None:
-            return
-        if isinstance(sock, TimedSocket):
-            sock.limit(timeout_s, receive_until=receive_until)
-        elif limit_writes(sock, timeout_s):
-            set_timeout(sock, socket.SO_RCVTIMEO, timeout_s)
+        """Limit reads from and writes to the caller, as `limit_io` of sockets does."""
+        if self._sock is not None:
+            limit_io(self._sock, timeout_s, receive_until=receive_until)
 
 
 class SocketWatch:

@@ -106,10 +106,7 @@ class Call:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Record:
-    """The facts of one request. Moments are monotonic seconds, sizes are bytes.
-
-    `end` is `ok`, `caller_gone`, or the code of the error that ended the request.
-    """
+    """The facts of one request, as a `Call` has them. Moments are monotonic seconds."""
 
     # Whether lines of the log bring the call: not where nobody would look at it.
     logs_call: ClassVar[bool] = True

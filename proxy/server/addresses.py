@@ -37,10 +37,7 @@ def check_servable(config: Config, *hosts: str) -> None:
 
 
 def in_force(started: Config, new: Config) -> Config:
-    """What of `new` takes effect in a server that started with another; a warning names the rest.
-
-    Raises ConfigError if a server must not listen with it where this one does.
-    """
+    """What of `new` a running server can take on; a warning names the rest. Raises ConfigError."""
     check_servable(new, *_bound)
     kept: dict[str, Any] = {
         name: getattr(started, name) for name in ("host", "port", "control_dir")

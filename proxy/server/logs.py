@@ -75,10 +75,7 @@ def set_up_logs(*, debug: bool, as_json: bool = False) -> None:
 
 
 def unblock_gunicorns_logs() -> None:
-    """Have gunicorn's loggers that write to a standard stream write as ours does.
-
-    To be called whenever gunicorn has set them up: at the start, and at each reload.
-    """
+    """Have gunicorn's loggers, when it has set them up, write to standard streams as ours does."""
     for name in ("gunicorn.error", "gunicorn.access"):
         log = logging.getLogger(name)
         for old in log.handlers[:]:

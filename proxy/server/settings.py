@@ -46,8 +46,7 @@ log = logging.getLogger("proxy.serving")
 def load_or_exit() -> Config:
     """The configuration to serve. At a start, prints every problem and exits with status 2.
 
-    gunicorn reads its own file again at the SIGHUP of an application that is not ours: then a
-    configuration that cannot be served changes nothing.
+    At the SIGHUP of an application that is not ours, one that cannot be served changes nothing.
     """
     try:
         if SERVED:

@@ -19,10 +19,7 @@ _addresses: list[str] = []  # of systemd's socket; none: nobody wants to know
 
 
 def expect_workers(server: Any) -> None:
-    """Before the arbiter `server` starts: be the one who tells systemd, in gunicorn's place.
-
-    gunicorn says READY before there is a worker.
-    """
+    """Tell systemd in place of gunicorn, which says READY before there is a worker."""
     address = os.environ.pop("NOTIFY_SOCKET", "")
     if not address:
         return

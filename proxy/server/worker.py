@@ -35,8 +35,7 @@ from ..errors import InvalidRequest, ProxyError
 from ..gateway import Gateway, gateways
 from ..net import shortage
 from ..net.lost import LOST
-from ..net.timed_socket import TimedSocket
-from ..net.watch import CallerConnection
+from ..net.timed_socket import TimedSocket, limit_io
 from ..wire.chat import error_body
 
 # `Worker` knows the insides of these versions, as `setup.cfg` says: the first, up to the second.
@@ -397,10 +396,7 @@ def _is_whole(head: bytes) -> bool:
 
 def _limit(sock: Any) -> None:
     """Keep the last endpoint's limit on writes until this request's endpoint sets its own."""
-    if isinstance(sock, TimedSocket):
-        sock.limit(sock.write_timeout_s or WRITE_TIMEOUT_S)
-    else:
-        CallerConnection(sock).limit_io(WRITE_TIMEOUT_S)
+    limit_io(sock, getattr(sock, "write_timeout_s", None) or WRITE_TIMEOUT_S)
 
 
 def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from proxy.net import timed_socket
-from proxy.net.timed_socket import MAX_JOINED_BYTES, TimedSocket
+from proxy.net.timed_socket import MAX_JOINED_BYTES, TimedSocket, limit_io
 from proxy.net.watch import CallerConnection
 from proxy.server.control.sockets import ask_all
 from proxy.server.settings import SPARE_THREADS
@@ -103,7 +103,7 @@ def test_limit_of_writes_is_none_of_reads(ends: tuple[TimedSocket, socket.socket
     """Also where it is a time-out of Python's, as with these Unix sockets."""
     ours, theirs = ends
     began = time.monotonic()
-    ours.limit(PATIENCE_S, receive_until=began + 0.05)
+    limit_io(ours, PATIENCE_S, receive_until=began + 0.05)
     theirs.send(b"x")
     assert ours.recv(10) == b"x"
     with pytest.raises(TimeoutError):
@@ -224,7 +224,7 @@ def test_caller_who_takes_nothing_of_a_stream_is_cut(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(timed_socket, "MIN_WRITE_TIMEOUT_S", 0.05)
     ours, theirs = tcp_pair()
     with TimedSocket.from_socket(ours) as timed, theirs:
-        timed.limit(0.05)
+        limit_io(timed, 0.05)
         with pytest.raises(TimeoutError):
             send_for_ever(timed, b"x" * 1000, most=300)
 

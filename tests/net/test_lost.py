@@ -31,7 +31,7 @@ from proxy import Proxy
 from proxy.errors import ShuttingDown
 from proxy.net.bell import Bell
 from proxy.net.lost import LOST, Lost
-from proxy.net.timed_socket import TimedSocket
+from proxy.net.timed_socket import TimedSocket, limit_io
 from proxy.net.watch import CLOCK, CallerConnection
 from proxy.pool import Lease
 from tests.support.gateway import CHAT, PATIENCE_S, asked
@@ -282,7 +282,7 @@ def test_body_that_does_not_come_is_not_waited_for_when_the_process_ends(
     monkeypatch.setattr("proxy.net.timed_socket.LOST", lost)
     ours, theirs = socket.socketpair()
     sock = TimedSocket.from_socket(ours)
-    sock.limit(0.05, receive_until=time.monotonic() + PATIENCE_S if is_body else math.inf)
+    limit_io(sock, 0.05, receive_until=time.monotonic() + PATIENCE_S if is_body else math.inf)
     lost.stop()
     with sock, theirs, pytest.raises(ShuttingDown if is_body else TimeoutError):
         sock.recv(1)

@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 
 from proxy.net.received import RECV_BYTES
-from proxy.net.timed_socket import TimedSocket
+from proxy.net.timed_socket import TimedSocket, limit_io
 from proxy.net.transport import Transport
 from tests.support.calls import WAIT_S, send
 from tests.support.gateway import PATIENCE_S
@@ -51,7 +51,7 @@ def test_of_a_caller() -> None:
     """In the pieces of gunicorn, and in larger ones."""
     ours, peer = socket.socketpair()
     timed = TimedSocket.from_socket(ours)
-    timed.limit(PATIENCE_S)
+    limit_io(timed, PATIENCE_S)
     with timed, peer:
         for size in (RECV_BYTES, 8192, RECV_BYTES):
             peer.sendall(b"abc")

@@ -15,7 +15,7 @@ import pytest
 
 from proxy.net import timed_socket
 from proxy.net.received import RECV_BYTES
-from proxy.net.timed_socket import LimitedSocket, TimedSocket, limit_writes, set_timeout
+from proxy.net.timed_socket import LimitedSocket, TimedSocket, limit_io, set_timeout
 from tests.support.gateway import PATIENCE_S
 
 Pair = tuple[TimedSocket, socket.socket]
@@ -26,7 +26,7 @@ def pair() -> Iterator[Pair]:
     """The server's end, and the caller's."""
     ours, theirs = socket.socketpair()
     timed = TimedSocket.from_socket(ours)
-    timed.limit(PATIENCE_S)
+    limit_io(timed, PATIENCE_S)
     with timed, theirs:
         yield timed, theirs
 
@@ -148,23 +148,23 @@ def test_limit_is_one_of_the_kernels(given_s: float, set_to: tuple[int, int]) ->
 def test_writes_of_another_servers_socket_are_limited(family: int) -> None:
     """No shorter than kernels acknowledge, and without megabytes that wait unseen."""
     with socket.socket(family) as sock:
-        assert limit_writes(sock, 1.0)
+        limit_io(sock, 1.0)
         assert timeval(sock, socket.SO_SNDTIMEO) == (6, 0)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 64 * 1024
         assert type(sock) is LimitedSocket
-        limit_writes(sock, 9.0)
+        limit_io(sock, 9.0)
         assert timeval(sock, socket.SO_SNDTIMEO) == (9, 0)
 
 
 def test_limit_is_set_anew_when_it_changes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request sets its own, and most are the same; that of reads is only noted."""
     asked: list[float] = []
-    monkeypatch.setattr(timed_socket, "limit_writes", lambda _, timeout_s: asked.append(timeout_s))
+    monkeypatch.setattr(timed_socket, "set_timeout", lambda *given: asked.append(given[-1]))
     ours, _ = pair
-    ours.limit(PATIENCE_S, receive_until=1.0)
+    limit_io(ours, PATIENCE_S, receive_until=1.0)
     assert (ours.receive_timeout_s, ours.receive_until) == (PATIENCE_S, 1.0)
-    ours.limit(7.0)
-    ours.limit(7.0)
+    limit_io(ours, 7.0)
+    limit_io(ours, 7.0)
     assert (ours.receive_timeout_s, ours.receive_until) == (7.0, math.inf)
     assert asked == [7.0]
 

@@ -36,7 +36,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from proxy.errors import ProxyError
-from proxy.net.timed_socket import TimedSocket
+from proxy.net.timed_socket import TimedSocket, limit_io
 from proxy.server import worker as module
 from proxy.server.worker import (
     GUNICORNS,
@@ -391,7 +391,7 @@ def test_writes_have_a_limit_before_an_endpoint_sets_its_own(
     conn, peer = pair
     _limit(conn.sock)
     assert conn.sock.write_timeout_s == 30.0
-    conn.sock.limit(7.0)
+    limit_io(conn.sock, 7.0)
     _limit(conn.sock)
     assert conn.sock.write_timeout_s == 7.0
     _limit(peer)
