@@ -1,10 +1,9 @@
 """Who may call: by the callers' keys, or as the application says that we are a part of.
 
-Where there are neither, this machine only:
-An open proxy on loopback is in reach of every web page in the user's browser, by a plain POST or by
-DNS rebinding. So a request with a foreign `Origin` or `Host` is refused there. One that is open to
-everybody (`allow-unauthenticated`) does not know its own names: any `Host` is taken, and an
-`Origin` that names the same one, as pages of an embedding application send it.
+Where there are neither, this machine only. An open proxy on loopback is in reach of every web page
+in the user's browser, by a plain POST or by DNS rebinding: a foreign `Origin` or `Host` is refused.
+One that is open to everybody (`allow-unauthenticated`) does not know its own names: any `Host` is
+taken, and an `Origin` that names the same one.
 """
 
 from __future__ import annotations
@@ -226,9 +225,7 @@ def _given_key(environ: Mapping[str, str]) -> bytes | None:
 def _place(value: str) -> tuple[str, str, str]:
     """Scheme, name or address, and port of an `Origin` or a `Host`; each "" if it has none."""
     found = _PLACE.fullmatch(value)
-    if found is None:
-        return "", "", ""
-    scheme, address, name, port = found.groups("")
+    scheme, address, name, port = found.groups("") if found else ("", "", "", "")
     name = (address or name).lower()
     with suppress(ValueError):
         name = str(ipaddress.ip_address(name))  # written in its one way

@@ -156,11 +156,10 @@ def _answer(exchange: Exchange) -> Response:
         gateway.keep(record, held, exchange.environ)
         caller = exchange.doorkeeper.admit(exchange.environ)
         gateway.admit(caller, record, held)
-        ask = exchange.dialect.read(
-            exchange.read_body(), exchange.upstream_headers(), exchange.query()
-        )
+        body = exchange.read_body()
+        ask = exchange.dialect.read(body, exchange.upstream_headers(), exchange.query())
         ask.session = exchange.session() or ask.session
-        body, headers = gateway.serve(ask, caller, exchange.connection, record=record, held=held)
-        if isinstance(body, bytes) or body.is_opened:
+        found, headers = gateway.serve(ask, caller, exchange.connection, record=record, held=held)
+        if isinstance(found, bytes) or found.is_opened:
             headers = {**headers, **exchange.attempt_headers()}
-        return exchange.reply(body, headers=headers)
+        return exchange.reply(found, headers=headers)

@@ -38,10 +38,8 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 # A unary answer leaves in pieces of this size, so that the caller's time to take it counts anew.
 PIECE_BYTES = 256 * 1024
 
-_STREAM_HEADERS = [
-    ("Cache-Control", "no-cache"),
-    ("X-Accel-Buffering", "no"),  # nginx: pass each event on at once
-]
+# The latter tells nginx to pass each event on at once.
+_STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
 _NO_QUERY = re.compile(r"[^!$-~]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")

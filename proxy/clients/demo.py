@@ -47,7 +47,7 @@ class DemoClient(Client):
         deadline: float,
     ) -> DemoReply:
         asked = wire.read_object(request.body)
-        return DemoReply(asked, model, caller, self.config.delay_s, self._clock)
+        return DemoReply(asked, model, self.config.delay_s, caller, self._clock)
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         raise AssertionError("the demo provider always answers 200")
@@ -72,12 +72,7 @@ class DemoReply:
     is_whole = True
 
     def __init__(
-        self,
-        asked: dict[str, Any],
-        model: str,
-        caller: CallerConnection,
-        delay_s: float,
-        clock: Clock,
+        self, asked: Any, model: str, delay_s: float, caller: CallerConnection, clock: Clock
     ) -> None:
         is_stream = asked.get("stream") is True
         self.headers = {"content-type": "text/event-stream" if is_stream else "application/json"}

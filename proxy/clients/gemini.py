@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
@@ -48,23 +49,17 @@ class GeminiClient(RemoteClient):
             return reply.to_count(body), None
         if request.speech == HUB_EMBED:
             return embed.to_hub(body, request=request.body, model=request.model)
-        chat = reply.to_chat(
-            body,
-            request=request.body,
-            model=request.model,
-            created=int(self._wall()),
-            reply_id=_new_id(),
-        )
+        chat = reply.to_chat(body, request=request.body, **self._made(request))
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
-        return ChatStream(
-            request=request.body,
-            model=request.model,
-            created=int(self._wall()),
-            include_usage=request.wants_usage,
-            reply_id=_new_id(),
-        )
+        usage, made = request.wants_usage, self._made(request)
+        return ChatStream(request=request.body, include_usage=usage, **made)
+
+    def _made(self, request: wire.ChatRequest) -> dict[str, Any]:
+        """What an answer is to say that its upstream does not."""
+        new_id = f"chatcmpl-{uuid.uuid4().hex}"
+        return {"model": request.model, "created": int(self._wall()), "reply_id": new_id}
 
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         names = super().list_models(caller=caller, deadline=deadline)
@@ -76,8 +71,3 @@ class GeminiClient(RemoteClient):
         refusal = facts.refusal()
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal
-
-
-def _new_id() -> str:
-    """For answers that have no id of their own."""
-    return f"chatcmpl-{uuid.uuid4().hex}"

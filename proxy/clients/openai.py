@@ -55,11 +55,9 @@ class OpenAIClient(RemoteClient):
         self.speaks = self._paths.keys()
 
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
-        if request.is_made and self._is_openais:
-            request = _for_openai(request)
         may_ask = self._may_ask(request)
-        if request.is_made and not may_ask:
-            request = _without_options(request)
+        if request.is_made and (self._is_openais or not may_ask):
+            request = _made_for(request, is_openais=self._is_openais, may_ask=may_ask)
         body = request.for_model(model, asks_usage=may_ask and self.config.ask_usage)
         if self._strips_ids and request.speech == wire.HUB:
             body = call_ids.strip(body)
@@ -116,18 +114,15 @@ class OpenAIClient(RemoteClient):
             log.warning("%s ends streams with [DONE] but without any finish_reason", self.label)
 
 
-def _for_openai(request: wire.ChatRequest) -> wire.ChatRequest:
-    """A request made of another dialect in the words of OpenAI's own API, which refuses those of
-    servers like it (platform.openai.com/docs/api-reference/chat/create, read 2026-11).
+def _made_for(request: wire.ChatRequest, *, is_openais: bool, may_ask: bool) -> wire.ChatRequest:
+    """A request made of another dialect. OpenAI's own API refuses words of servers like it
+    (platform.openai.com/docs/api-reference/chat/create, read 2026-11).
     """
     fields = wire.read_fields(request.body)
-    if (most := fields.pop("max_tokens", None)) is not None:
-        fields["max_completion_tokens"] = most
-    fields.pop("top_k", None)
-    return msgspec.structs.replace(request, body=encode(fields))
-
-
-def _without_options(request: wire.ChatRequest) -> wire.ChatRequest:
-    fields = wire.read_fields(request.body)
-    fields.pop("stream_options", None)
+    if is_openais:
+        if (most := fields.pop("max_tokens", None)) is not None:
+            fields["max_completion_tokens"] = most
+        fields.pop("top_k", None)
+    if not may_ask:
+        fields.pop("stream_options", None)
     return msgspec.structs.replace(request, body=encode(fields))

@@ -1,12 +1,10 @@
 """Which models there are, and which clients offer each under which name: aliases to routes.
 
-Models are told by the configuration or, where it is silent, by the provider's own list. That is
-fetched at first need and kept for a while. A provider's clients share it: a key that may not use a
-model of it is passed over when the upstream says `model_not_found`.
+Models are told by the configuration or, where it is silent, by the provider's own list, which its
+clients share: a key that may not use a model of it is passed over at `model_not_found`.
 
 Helper threads of the process fetch the lists, side by side. A request waits for one only if no list
-at hand has its model and that one has never been there; all others use what is known, while an old
-list is renewed behind their backs.
+at hand has its model and that one has never been there; all others use what is known meanwhile.
 """
 
 from __future__ import annotations

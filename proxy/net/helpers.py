@@ -1,8 +1,7 @@
 """Work that blocks and cannot be polled for, done by a few threads of the process.
 
-A request has one thread, and each of its waits watches the caller and the clock. Some calls cannot
-be waited for in this way: `getaddrinfo` has no descriptor, and many requests want the same model
-list. Such a call is a `Task`: a helper thread runs it, and any number of requests wait for it.
+`getaddrinfo` has no descriptor, and many requests want the same model list. Such a call is a
+`Task`: a helper thread runs it, and any number of requests wait for it.
 """
 
 from __future__ import annotations

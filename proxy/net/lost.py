@@ -1,10 +1,9 @@
 """Notes that finalizers make of what is still to be given back, and of the process's own end.
 
-A finalizer runs wherever the garbage collector does, also in a thread that holds some lock. If it
-took one, that thread could wait for itself. So it only makes a note, and rings a bell that is in
-the poll set of every wait of a request (`CallerConnection.join`): the request that wakes does what
-was noted. If none waits, the next one that asks the pool for a client does it. The same bell ends
-all waits when the process is about to end (`stop`).
+A finalizer runs wherever the garbage collector does, also in a thread that holds some lock. So it
+only makes a note, and rings a bell that is in the poll set of every wait of a request
+(`CallerConnection.join`): the request that wakes does what was noted, else the next one that asks
+the pool for a client. The same bell ends all waits when the process is about to end (`stop`).
 """
 
 from __future__ import annotations

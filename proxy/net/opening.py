@@ -111,16 +111,14 @@ def connect_error(error: Exception, host: str, timeout_s: float) -> UpstreamErro
     if isinstance(error, TimeoutError):
         detail = f": {error}" if str(error) and error.errno is None else ""
         return UpstreamTimeout(f"connecting to {host} took longer than {timeout_s:.3g} s{detail}")
+    reason = getattr(error, "strerror", None) or type(error).__name__
     if isinstance(error, socket.gaierror):
         reason = "its name cannot be resolved"
-    elif isinstance(error, ssl.SSLError):
-        # Why a certificate is refused, OpenSSL says best.
+    elif isinstance(error, ssl.SSLError):  # why a certificate is refused, OpenSSL says best
         why = getattr(error, "verify_message", None) or getattr(error, "reason", None)
         reason = f"TLS failed: {why or 'handshake'}"
     elif isinstance(error, TunnelRefused):
         reason = str(error)
-    else:
-        reason = getattr(error, "strerror", None) or type(error).__name__
     return UpstreamUnreachable(f"cannot connect to {host}: {reason}")
 
 
@@ -147,10 +145,7 @@ class Opening:
         self._steps = self._open()
 
     def advance(self, until: float) -> bool:
-        """Whether the connection is open; False: not yet at the monotonic moment `until`.
-
-        Raises CallerGone, UpstreamUnreachable, UpstreamTimeout.
-        """
+        """Whether the connection is open by then; raises CallerGone, UpstreamError."""
         try:
             for due_at in self._steps:
                 came = self._wait(min(until, due_at, self._deadline))
@@ -299,9 +294,8 @@ class Opening:
         if isinstance(channel, ssl.SSLSocket):
             secured: NestedTls | ssl.SSLSocket = NestedTls(channel, context, host)
         else:
-            secured = context.wrap_socket(
-                cast("socket.socket", channel), server_hostname=host, do_handshake_on_connect=False
-            )
+            bare = cast("socket.socket", channel)
+            secured = context.wrap_socket(bare, do_handshake_on_connect=False, server_hostname=host)
         self._channel = secured
         yield from self._do(secured.do_handshake, select.POLLIN)
 

@@ -73,10 +73,8 @@ class CallerConnection:
         """
         if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
             return cls(None)
-        return cls(
-            environ.get("gunicorn.socket") or environ.get("werkzeug.socket"),
-            environ.get("waitress.client_disconnected"),
-        )
+        sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+        return cls(sock, environ.get("waitress.client_disconnected"))
 
     def poll(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
         """The events of `poller`, or none at the monotonic moment `until`; `check` is for them.

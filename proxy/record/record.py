@@ -213,8 +213,7 @@ class Record:
         )
         if self.attempts:
             # Labels are the configuration's: printable ASCII, without a key.
-            clients = json.dumps("; ".join(map(str, self.attempts)))
-            line += f" clients={clients}"
+            line += f" clients={json.dumps('; '.join(map(str, self.attempts)))}"
         if self.first_event is not None:
             line += f" first_ms={(self.first_event - self.arrived) * 1000:.0f}"
         if self.ended is not None:

@@ -24,8 +24,7 @@ _HELPER = HelperThreads("proxy-signals", 1)
 class CallSignals:
     """The signals, which records have sent. No `Call` is made while nobody listens.
 
-    The sender is the application that a call came through, or None. Each receiver runs in a context
-    of the application's and of no request, also where a request's thread runs it.
+    The sender is the application that a call came through, or None, in whose context receivers run.
     """
 
     def __init__(self) -> None:

@@ -39,9 +39,7 @@ def check_servable(config: Config, *hosts: str) -> None:
 def in_force(started: Config, new: Config) -> Config:
     """What of `new` a running server can take on; a warning names the rest. Raises ConfigError."""
     check_servable(new, *_bound)
-    kept: dict[str, Any] = {
-        name: getattr(started, name) for name in ("host", "port", "control_dir")
-    }
+    kept: dict[str, Any] = {key: getattr(started, key) for key in ("host", "port", "control_dir")}
     # Each has a thread, and there are as many as at the start.
     kept["max_requests_in_flight"] = min(new.max_requests_in_flight, started.max_requests_in_flight)
     if started.status_page is False:  # it has no such path

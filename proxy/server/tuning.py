@@ -26,12 +26,10 @@ LOOKS_PER_S = 5_000
 MIN_SWITCH_INTERVAL_S = 0.05
 MAX_SWITCH_INTERVAL_S = 1.0
 
-# glibc's malloc.h: bodies and answers up to the largest threshold that it takes come from the heap,
-# not from fresh pages each time, and the heap keeps as much; threads share arenas, which idle ones
-# would each hold on to.
-_M_TRIM_THRESHOLD = -1, 64 * 1024 * 1024
-_M_MMAP_THRESHOLD = -3, 32 * 1024 * 1024
-_M_ARENA_MAX = -8, 2
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h: bodies and answers come
+# from the heap, not from fresh pages each time, and the heap keeps as much; threads share arenas,
+# which idle ones would each hold on to.
+_MALLOC = {-1: 64 * 1024 * 1024, -3: 32 * 1024 * 1024, -8: 2}
 
 log = logging.getLogger("proxy.tuning")
 
@@ -55,13 +53,11 @@ def free_core(
 def settle() -> None:
     """Before a fork, exempt all that is loaded from further garbage collections.
 
-    A collection writes to what it looks at, and a page that a worker writes to is no longer shared
-    with its master. Workers inherit the settings of malloc.
+    A collection writes to what it looks at, and workers no longer share a page that is written to.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc, with thresholds of its own
-        mallopt = ctypes.CDLL(None).mallopt
-        for name, value in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX):
-            mallopt(name, value)
+        for name, value in _MALLOC.items():
+            ctypes.CDLL(None).mallopt(name, value)
     gc.collect()
     gc.freeze()
 
