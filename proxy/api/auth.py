@@ -111,10 +111,7 @@ class Doorkeeper:
         return caller
 
     def cors_headers(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What lets a page of another origin read the answer, by `cors`.
-
-        An application's log-in goes with the application's own CORS.
-        """
+        """What lets pages of other origins read the answer, by `cors`; beside a log-in nothing."""
         origin = environ.get("HTTP_ORIGIN")
         if origin is None or self._log_in.authenticate is not None:
             return []

@@ -67,8 +67,7 @@ _SERVING = _keys("""
 def warnings(ignored: Mapping[str, Any]) -> Iterator[str]:
     """Up to two warnings about ignored keys; those that change who is served come first.
 
-    Keys are named by path, without the index in a list. A key that is off in the file (`false`, 0,
-    nothing) changes nothing.
+    Keys are named by path, without the index in a list. One that is off (`false`, 0) changes none.
     """
     serving: dict[str, None] = {}
     others: dict[str, None] = {}

@@ -142,10 +142,7 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
         return secrets_of(self)
 
     def listen_problems(self, *others: str) -> list[str]:
-        """The reasons why a server must not listen at `host` or `others`; empty if it may.
-
-        Not part of loading, because an embedding application listens by itself.
-        """
+        """Why a server must not listen at `host` or `others`. An application listens by itself."""
         hosts = [host for host in (self.host, *others) if not is_loopback(host)]
         known = [f"api-keys[{i}]" for i, one in enumerate(self.callers) if is_placeholder(one.key)]
         if self.allow_unauthenticated or (self.callers and not known) or not hosts:

@@ -68,10 +68,9 @@ def load_config(
 
 
 def write_built_in(path: str | None) -> str:
-    """Write the built-in default to a new file, and return its path; raises OSError.
+    """Write the built-in default to a new file that only its owner may read, as keys will be in it.
 
-    Where `path` is None, it is the file that `load_config` would look for. As keys will be in it,
-    only its owner may read it.
+    Returns its path, which is `load_config`'s where `path` is None; raises OSError.
     """
     where = path or default_path()
     with open(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

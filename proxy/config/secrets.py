@@ -192,10 +192,7 @@ class Secrets:
 
 
 def _any_of(words: Sequence[bytes]) -> bytes:
-    """A pattern for sorted words, the longest at a place; a thousand cost as much as one.
-
-    What they begin with alike is in it once, so that each byte of a text is looked at once.
-    """
+    """A pattern for sorted words, the longest at a place. What begins alike is in it once."""
     alike = [*map(operator.eq, words[0], words[-1]), False].index(False)
     begin, rests = words[0][:alike], [word[alike:] for word in words]
     groups = groupby(filter(None, rests), key=lambda rest: rest[:1])

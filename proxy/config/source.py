@@ -66,10 +66,7 @@ class ConfigSource:
         return self.config
 
     def has_changed(self) -> bool:
-        """Whether files are not as they were when they were read, and stay so for SETTLE_S.
-
-        Blocks for as long if one of them is not.
-        """
+        """Whether files are not as they were read, and stay so for SETTLE_S: then it blocks."""
         stamps = self._stamps()
         if stamps == self.seen:
             return False

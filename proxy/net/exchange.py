@@ -30,8 +30,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 class SocketReply:
     """One exchange on a connection: its opening, the request's way out, the answer's way in.
 
-    The upstream may have closed a connection while it was idle. So one that has served before, and
-    ends before any byte of the answer, is replaced once by a fresh one.
+    A connection that has served before, and ends before any byte of the answer, is replaced once.
     """
 
     status = 0

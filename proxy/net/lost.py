@@ -24,7 +24,6 @@ class Lost:
     """The notes of one process, and the descriptor that reports them.
 
     Opens nothing before the first wait. A forked child starts with no notes: its parent has them.
-    A request looks at `notes` and calls `give_back` only if there are any.
     """
 
     def __init__(self) -> None:

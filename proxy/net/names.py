@@ -75,10 +75,7 @@ class _Known:
 
 
 class Names:
-    """Looks up names, and keeps the answers, but no failures.
-
-    A stale answer is better than none: it is used as long as its renewal fails or hangs.
-    """
+    """Looks up names, and keeps answers, but no failures: a stale answer is better than none."""
 
     def __init__(
         self, max_threads: int = MAX_THREADS, fresh_s: float = FRESH_S, at_once_s: float = AT_ONCE_S
@@ -137,8 +134,7 @@ class Names:
 def resolve(host: str, flags: int = 0) -> list[Address]:
     """The addresses of a name in the order to try them; raises OSError, UnicodeError. Blocks.
 
-    Families take turns (RFC 8305 section 4), so that one without a route holds up the other by one
-    head start only.
+    Families take turns (RFC 8305 section 4): one may have no route.
     """
     told = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     found = dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in told)

@@ -67,10 +67,7 @@ class Transport:
         weakref.finalize(self, _close_all, self._idle).atexit = False
 
     def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
-        """The request line and header lines that all requests to this path share.
-
-        Without the blank line, so that more lines can follow.
-        """
+        """The request line and header lines that all requests to this path share, or begin with."""
         target = self.base_path + path
         lines = {"Host": self.host}
         if self._is_forwarded:  # RFC 9112 section 3.2.2: a proxy takes the whole URL

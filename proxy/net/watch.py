@@ -67,10 +67,7 @@ class CallerConnection:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> CallerConnection:
-        """The caller of a WSGI request under gunicorn, werkzeug or waitress.
-
-        Requests over HTTP/2 share one socket, whose end says nothing about one of them.
-        """
+        """The caller of a WSGI request; of one over HTTP/2 none, as many share a socket."""
         if environ.get("SERVER_PROTOCOL", "").startswith("HTTP/2"):
             return cls(None)
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
@@ -104,10 +101,7 @@ class CallerConnection:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 
     def check(self, events: list[tuple[int, int]], poller: Poll) -> None:
-        """Raise CallerGone or ShuttingDown if these events of `poller` say so.
-
-        Gives back what was lost.
-        """
+        """Raise CallerGone or ShuttingDown if these events say so; give back what was lost."""
         for fd, event in events:
             if fd == LOST.fd:
                 LOST.answer()

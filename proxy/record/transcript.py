@@ -124,10 +124,7 @@ class RequestLog:
 
 
 class Transcript:
-    """The file of one request, written by the thread that serves it. Making it writes nothing.
-
-    A unary answer is written when its lease is given back, an error, which is made later, at once.
-    """
+    """The file of one request, written by the thread that serves it. Making it writes nothing."""
 
     def __init__(self, owner: RequestLog, record: Record, environ: Mapping[str, Any]) -> None:
         self.body = b""  # the request's, as far as it came

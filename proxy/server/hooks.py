@@ -97,8 +97,7 @@ class Hooks:
         """At the first SIGTERM, in the master: callers are told, and taken until a delay is over.
 
         gunicorn's own handler, `end`, closes the listeners at once, while a proxy in front still
-        believes in this server. A second SIGTERM does, too. Until then the server works on as ever,
-        and replaces a worker that dies.
+        believes in this server. A second SIGTERM does, too.
         """
         server.handle_term = end
         systemd.stops(server)

@@ -96,14 +96,11 @@ class _LineHandler(logging.Handler):
         self._lines = _lines_to(fd)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        self.emit(record)
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:  # as logging's own handlers: never the request's matter
             self.handleError(record)
+        return True
 
 
 class _Lines:

@@ -139,19 +139,13 @@ def _ask(path: str, request: dict[str, str], timeout_s: float) -> dict[str, Any]
 
 
 def unlink(path: str) -> None:
-    """Remove a file that may be gone already. Folders are not ours, and stay.
-
-    A home's group may not remove what is in it: the next worker does.
-    """
+    """Remove a file, unless it is gone already, a folder, or another user's to remove."""
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
         os.unlink(path)
 
 
 def _homes(control_dir: str) -> dict[str, bool]:
-    """The homes, by preference, and whether each is this user's own or the service's.
-
-    A question looks into all of them, as the server may have another environment.
-    """
+    """The homes, by preference, and whether each is this user's own. A question looks into all."""
     own = f"poolproxy-{os.geteuid()}"
     shared = "/tmp"  # noqa: S108 (whose the directory in it is gets checked)
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), shared]
