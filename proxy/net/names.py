@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .helpers import HelperThreads, Task
@@ -64,16 +63,6 @@ class Lookup(NamedTuple):
         return self.known
 
 
-@dataclass(eq=False)
-class _Known:
-    """What is known of a name. Guarded by the lock of its `Names`."""
-
-    answer: list[Address] = field(default_factory=list)  # of the last lookup that succeeded
-    answered_at: float = -math.inf
-    pending: Task[list[Address]] | None = None
-    pending_since: float = 0.0
-
-
 class Names:
     """Looks up names, and keeps answers, but no failures: a stale answer is better than none."""
 
@@ -87,8 +76,9 @@ class Names:
 
     def forget(self) -> None:
         """Begin anew, as a forked child has to: its parent's lookups never end there."""
-        self._lock = threading.Lock()  # guards _known and what is in it
-        self._known: dict[str, _Known] = {}
+        self._lock = threading.Lock()  # guards _answers, _pending
+        self._answers: dict[str, tuple[list[Address], float]] = {}  # and when each came
+        self._pending: dict[str, tuple[Task[list[Address]], float]] = {}  # and when each began
 
     def find(self, host: str) -> Lookup:
         """What is known of a name; starts a lookup if that is not fresh.
@@ -99,25 +89,20 @@ class Names:
         # Critical section: decides who looks the name up. Handing it to a thread is part of it,
         # because others may wait for the lookup from then on.
         with self._lock:
-            known = self._known.get(host)
-            if known is None:
-                if len(self._known) >= MAX_NAMES:
-                    del self._known[next(iter(self._known))]
-                known = self._known[host] = _Known()
-            if known.pending is None and now >= known.answered_at + self._fresh_s:
+            answer, answered_at = self._answers.get(host, ([], -math.inf))
+            task, began = self._pending.get(host, (None, now))
+            if task is None and now >= answered_at + self._fresh_s:
                 try:
-                    known.pending = self._threads.start(Task(lambda: self._look_up(host, known)))
+                    task = self._threads.start(Task(lambda: self._look_up(host)))
+                    self._pending[host] = task, began
                 except RuntimeError:
-                    if not known.answer:
+                    if not answer:
                         raise
-                known.pending_since = now
-            if known.pending is None or now < known.answered_at + self._at_once_s:
-                usable_at = now
-            else:
-                usable_at = known.pending_since + RENEWAL_S if known.answer else math.inf
-            return Lookup(known.answer, usable_at, known.pending)
+            if task is None or now < answered_at + self._at_once_s:
+                return Lookup(answer, now, task)
+            return Lookup(answer, began + RENEWAL_S if answer else math.inf, task)
 
-    def _look_up(self, host: str, known: _Known) -> list[Address]:
+    def _look_up(self, host: str) -> list[Address]:
         """Called by a helper thread."""
         found: list[Address] = []
         try:
@@ -126,9 +111,10 @@ class Names:
         finally:
             with self._lock:
                 if found:
-                    known.answer = found
-                    known.answered_at = time.monotonic()
-                known.pending = None
+                    if host not in self._answers and len(self._answers) >= MAX_NAMES:
+                        del self._answers[next(iter(self._answers))]
+                    self._answers[host] = found, time.monotonic()
+                self._pending.pop(host, None)
 
 
 def resolve(host: str, flags: int = 0) -> list[Address]:
