@@ -95,9 +95,8 @@ class Proxy:
             raise RuntimeError(f"a Proxy named {self.name!r} is mounted already: give it a name=")
         gateway = self._own or self._make_gateway(app)
         given = self._url_prefix if url_prefix is None else url_prefix
-        prefix = f"/{given.strip('/')}".rstrip("/")
-        doorkeeper = Doorkeeper(gateway, self._log_in)
-        app.register_blueprint(make_blueprint(doorkeeper, self.name), url_prefix=prefix)
+        blueprint = make_blueprint(Doorkeeper(gateway, self._log_in), self.name)
+        app.register_blueprint(blueprint, url_prefix=f"/{given.strip('/')}".rstrip("/"))
         self._gateways[app] = gateway
         instances[self.name] = self
 

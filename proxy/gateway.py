@@ -149,10 +149,7 @@ class Gateway:
     def keep(
         self, record: Record, held: ExitStack, environ: Mapping[str, Any] | None = None
     ) -> None:
-        """Close the record when `held` ends, with what was raised meanwhile as its end.
-
-        Its `transcript`, the file that `request-log` asks for, ends behind it.
-        """
+        """Close the record when `held` ends, by what was raised meanwhile; then its transcript."""
         log = self.generation.request_log
         if log is not None:
             record.transcript = Transcript(log, record, environ or {})
@@ -245,8 +242,7 @@ class Gateway:
         """
         generation = self.generation  # the request keeps it, whatever is adopted meanwhile
         record.mask = generation.config.secrets.mask
-        record.model = ask.model
-        record.stream = ask.stream
+        record.model, record.stream = ask.model, ask.stream
         if record.transcript is not None:
             record.transcript.begin()
         check_model(caller, ask.model)
@@ -263,9 +259,7 @@ class Gateway:
         held.callback(attempts.close)
         if writer is None:
             body = ask.whole(attempts.answers())
-            record.status = 200
-            record.end = "ok"
-            record.bytes_out = len(body)
+            record.status, record.end, record.bytes_out = 200, "ok", len(body)
             if caller.is_metered:  # the answer's headers say what is left
                 self.limits.charge(caller, record)
             return Served(body, attempts.headers)

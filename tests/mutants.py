@@ -404,7 +404,7 @@ MUTANTS = [
        "            self._is_stopping = True\n", "",
        "pool/test_pool_waits.py", "-k", "process_ends"),
     _m("only the first wait ends with the process", "net/lost.py",
-       "            self._bell.ring()\n            raise ShuttingDown",
+       "            self._bell.ring()  # for all others\n            raise ShuttingDown",
        "            raise ShuttingDown",
        "net/test_lost.py", "-k", "every_wait", "--timeout", "25"),
     _m("the log does not tell that a client is back", "pool/pool.py",

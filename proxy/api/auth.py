@@ -62,10 +62,7 @@ _PASSED_ON = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA
 
 
 class Doorkeeper:
-    """Says who calls a gateway.
-
-    An application vouches for its callers: its log-in may be a cookie, `Authorization` is its own.
-    """
+    """Says who calls a gateway: by its keys, or by the log-in of an application, which vouches."""
 
     def __init__(self, gateway: Gateway, log_in: LogIn | None = None) -> None:
         self.gateway = gateway

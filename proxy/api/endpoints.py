@@ -63,7 +63,7 @@ def routes(gateway: Gateway) -> list[Route]:
     """Those of a gateway. In an application with paths of its own there are none for operators."""
     return [
         Route("/", ("GET",), _about),
-        Route("/healthz", ("GET",), _healthz),
+        Route("/healthz", ("GET",), lambda exchange: exchange.reply(b'{"status":"ok"}')),
         Route("/readyz", ("GET",), _readyz),
         Route("/v1/models", ("GET",), _list_models),
         Route("/v1/models/<path:alias>", ("GET",), _show_model),
@@ -80,10 +80,6 @@ def _about(exchange: Exchange) -> Response:
     paths += ["/metrics"] if exchange.gateway.is_standalone else []
     told = {"name": "poolproxy", "version": __version__, "endpoints": paths}
     return exchange.reply(msgspec.json.encode(told))
-
-
-def _healthz(exchange: Exchange) -> Response:
-    return exchange.reply(b'{"status":"ok"}')
 
 
 def _readyz(exchange: Exchange) -> Response:

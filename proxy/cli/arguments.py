@@ -52,8 +52,8 @@ def parser() -> ArgumentParser:
     top.set_defaults(command=show_help)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Command, what: str, more: str = "", **flags: str) -> ArgumentParser:
-        about = f"{what[0].upper()}{what[1:]}.\n\n{more}".strip()
+    def add(name: str, command: Command, what: str, *more: str, **flags: str) -> ArgumentParser:
+        about = "\n\n".join([f"{what[0].upper()}{what[1:]}.", *filter(None, more)])
         sub = commands.add_parser(name, help=what, description=about, **style)
         sub.set_defaults(command=command)
         for flag, said in flags.items():
@@ -71,22 +71,24 @@ def parser() -> ArgumentParser:
     which.add_argument("--probe", action="store_true", help="ask each upstream for its models")
     said = "print a JSON Schema of FILE, for editors, and end"
     which.add_argument("--schema", action="store_true", help=said)
-    add("init", init, "write the built-in configuration to FILE, to be edited", INIT)
+    add("init", init, "write the built-in configuration to a new FILE, to be edited")
     ready, own = "ask whether it has a client in service, too", "every worker's own facts, as JSON"
     asking = [
         add("health", health, "ask a running instance whether it serves", HEALTH, ready=ready),
         add("status", status, "print the state of a running instance's clients", CONTROL, json=own),
-        add("reload", reload, "have a running instance read its configuration now", RELOAD),
+        add(
+            "reload", reload, "have a running instance read its configuration now", RELOAD, CONTROL
+        ),
     ]
     asking[1].add_argument(
         "model", nargs="?", metavar="MODEL", help="only its clients, and why not"
     )
     for verb, what, more in (
         ("disable", "take a client of a running instance out of service", DISABLE),
-        ("enable", "put a disabled client back into service", CONTROL),
+        ("enable", "put a disabled client back into service", ""),
         ("reset", "end a client's cooldowns and times out of service", RESET),
     ):
-        sub = add(verb, partial(order, verb=verb), what, more)
+        sub = add(verb, partial(order, verb=verb), what, more, CONTROL)
         sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
         if verb == "reset":
             sub.add_argument("model", nargs="?", metavar="MODEL", help="of this model alone")
@@ -117,25 +119,18 @@ HEALTH = """\
 For checks of containers: prints `ok`, or why not and ends with status 1. Asks
 at FILE's host and port over HTTP; with --port alone, at 127.0.0.1."""
 
-INIT = "A file that is there already stays as it is."
-
 USAGE = """\
 Reads the ledger that `usage: true` keeps in `state-dir`. Run this as the user
 that runs the instance, or as root. What it did within the last 2 s may be
 missing. `partial` are answers that were cut off, and may have cost more."""
 
-RELOAD = f"""\
-It does so by itself within 2 s of a change. What is wrong changes nothing.
+RELOAD = "It does so by itself within 2 s of a change. What is wrong changes nothing."
 
-{CONTROL}"""
+RESET = "Requests that wait for the client get it at once, if it is free."
 
-RESET = f"Requests that wait for the client get it at once, if it is free.\n\n{CONTROL}"
-
-DISABLE = f"""\
+DISABLE = """\
 Requests in flight go on; it gets no new ones until it is enabled or the
-instance is restarted. A reload and new workers don't change that.
-
-{CONTROL}"""
+instance is restarted. A reload and new workers don't change that."""
 
 
 def serve(args: Namespace) -> int:

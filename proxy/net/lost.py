@@ -61,15 +61,12 @@ class Lost:
         return True
 
     def answer(self) -> None:
-        """Do what was noted after a poll reported `fd`; the first that wakes hushes the bell.
-
-        Raises ShuttingDown after `stop`, and leaves the bell rung for all others.
-        """
+        """Do what was noted after a poll reported `fd`; raises ShuttingDown after `stop`."""
         assert self._bell is not None
-        self._bell.hush()  # first, so that no later note goes unseen
+        self._bell.hush()  # at first, so that no later note goes unseen
         self.give_back()
         if self.is_stopping:
-            self._bell.ring()
+            self._bell.ring()  # for all others
             raise ShuttingDown
 
     def give_back(self) -> None:

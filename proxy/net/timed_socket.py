@@ -150,10 +150,7 @@ class TimedSocket(LimitedSocket):
         self._timeout_s = None if flag else 0.0
 
     def hold_head(self) -> None:
-        """Keep the next write, a response's head, until the one behind it or `flush`.
-
-        Both go out as one: servers write them apart, and the caller would wake up twice.
-        """
+        """Keep the next write, a response's head, to go out with the next one, or at `flush`."""
         self.sendall = self._keep_head  # type: ignore[method-assign]
 
     def flush(self) -> None:

@@ -31,8 +31,7 @@ MAX_JOINED_BYTES = 64 * 1024
 class Transport:
     """The way to one upstream: its origin, the proxy in front of it, the CA that vouches for it.
 
-    Shared by its clients and by threads. Opens nothing before the first exchange, and a forked
-    child starts with no connection of its parent's.
+    Shared by its clients and by threads. Opens nothing before the first exchange.
     """
 
     def __init__(

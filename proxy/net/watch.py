@@ -74,10 +74,7 @@ class CallerConnection:
         return cls(sock, environ.get("waitress.client_disconnected"))
 
     def poll(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
-        """The events of `poller`, or none at the monotonic moment `until`; `check` is for them.
-
-        Raises CallerGone if the server says so meanwhile.
-        """
+        """The events of `poller`, for `check`, or none at the moment `until`; raises CallerGone."""
         if self._is_gone is None:
             return clock.poll(poller, until)
         while True:
@@ -91,10 +88,7 @@ class CallerConnection:
                 return events
 
     def join(self, poller: Poll) -> None:
-        """Have `poller` report the caller's end too, and notes of what was lost.
-
-        Without a descriptor for notes, a note waits for whoever next asks the pool.
-        """
+        """Have `poller` report the caller's end too, and notes of what was lost, where it can."""
         if LOST.fd >= 0 or LOST.open():
             poller.register(LOST.fd, select.POLLIN)
         if self._fd >= 0:

@@ -66,10 +66,7 @@ class Hooks:
             check_addresses(server.cfg.address, shared=server.cfg.reuse_port)
 
     def _hang_up(self, server: Any) -> None:
-        """At SIGHUP, in the master: have the workers read the configuration and reopen logs.
-
-        They go on, with all that they hold. Each of them reads by itself, and logs what is wrong.
-        """
+        """At SIGHUP, in the master: have the workers, who go on, read the configuration again."""
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._read(server)
         server.log.reopen_files()
@@ -145,8 +142,7 @@ class Hooks:
     def post_fork(self, server: Any, worker: Any) -> None:
         """Obey signals to end in the worker, until gunicorn has set its handlers.
 
-        The master's handlers would put such a signal into a queue that nobody in a worker reads,
-        and it is sent only once. What a worker is told by other signals waits for its handlers.
+        The master's would put such a signal, which comes only once, into a queue that nobody reads.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         for number in _ENDINGS:

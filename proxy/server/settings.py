@@ -112,8 +112,7 @@ def run(read: Callable[[Seen], Config], *, workers: int | None = None) -> None:
     """Serve until a signal ends it; needs no file of this project's but the package.
 
     `read` is called at the start, and whenever the files that it notes have changed; raises what it
-    raises at the start only.
-    Settings in `$GUNICORN_CMD_ARGS` win over ours, `workers` over both.
+    raises at the start only. Settings in `$GUNICORN_CMD_ARGS` win over ours, `workers` over both.
     """
     # At SIGUSR2 the server starts itself anew by the words of its own command line.
     sys.argv = sys.orig_argv[1:]

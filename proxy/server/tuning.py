@@ -51,10 +51,7 @@ def free_core(
 
 
 def settle() -> None:
-    """Before a fork, exempt all that is loaded from further garbage collections.
-
-    A collection writes to what it looks at, and workers no longer share a page that is written to.
-    """
+    """Before a fork, exempt what is loaded from collections, which write to shared pages."""
     with contextlib.suppress(OSError, AttributeError):  # another libc, with thresholds of its own
         for name, value in _MALLOC.items():
             ctypes.CDLL(None).mallopt(name, value)

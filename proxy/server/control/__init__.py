@@ -5,11 +5,8 @@ Each worker has a pool of its own. So each has a socket, and a question goes to 
     $XDG_RUNTIME_DIR, else $TMPDIR, else /tmp/poolproxy-<uid>/<port>-<pid>.sock
 
 An HTTP endpoint would reach any one worker, and need a key of its own. Here the directory is its
-user's alone (mode 0700), and that is the authentication. A service has a directory of its own in
-place of `poolproxy-<uid>`, which may let root and a group in (`sockets`).
-
-One line of JSON each way, then the connection ends. A crash leaves sockets at which nobody listens:
-whoever finds one removes it.
+user's alone (mode 0700), and that is the authentication; a service has one of its own (`sockets`).
+One line of JSON each way, then the connection ends. Whoever finds a dead socket removes it.
 
 sockets   where they are, and whose; the command line's end
 listener  a worker's end
