@@ -182,8 +182,7 @@ class Gateway:
     def facts(self) -> dict[str, Any]:
         """How it stands now, as plain data."""
         facts = {"clients": self.pool.snapshot(), "queues": self.pool.queue_facts()}
-        counts = self.metrics.shared if self.metrics else ""
-        return {**facts, "in_flight": self._places.taken(None), "counts": counts}
+        return {**facts, "in_flight": self._places.taken(None)}
 
     def admit(self, caller: Caller, record: Record, held: ExitStack) -> None:
         """Take a place among the requests in flight, and among the caller's if those are limited.

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
-from operator import add
+from operator import add, attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -91,23 +91,55 @@ _TOKENS = {
     "input": "prompt_tokens", "output": "completion_tokens", "input_cached": "cached_tokens",
     "input_cache_write": "cache_write_tokens", "output_reasoning": "reasoning_tokens",
 }  # fmt: skip
+_counts = attrgetter(*_TOKENS.values())
 
-# By name and labels: one number, or those in each bucket, beyond all, and their sum.
+# By name and labels: a number (tokens: one of each type), or those in each bucket, beyond all, and
+# their sum.
 Key: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = dict[Key, list[float]]
-# Of each label those that it has had: the first ones stay, those that come later are `other`.
-Values: TypeAlias = dict[str, dict[str, None]]
-
-# A call or an attempt is one addition to the row of all that are like it in these. `_told` makes
-# metrics of a row: how many there were, what they took, and what else is told of them.
-_CALL = "endpoint model caller status end stream to sticky limit provider"
-_ATTEMPT = "client model outcome caller stream operation"
-_KINDS = {"call": _CALL.split(), "attempt": _ATTEMPT.split(), "reload": ["result"]}
-_TOOK, _REST, _FIRST = 1, 1 + len(_DOUBLING_S) + 2, 1 + 2 * (len(_DOUBLING_S) + 2)
-_SIZE = _FIRST + len(_FIRST_S) + 2
-_STICKY = {None: "", True: "kept", False: "moved"}
 
 log = logging.getLogger("proxy")
+
+
+class Table(Rows):
+    """Counts, each row made when it is first asked for.
+
+    Of each label the first values stay (`seen`), and those that come later are `other`: so a row
+    may have another key than was asked for. `mask` hides secrets in new ones.
+    """
+
+    def __init__(self, rows: Rows, seen: dict[str, dict[str, None]]) -> None:
+        super().__init__(rows)
+        self.seen = seen
+        self.mask: Callable[[str], str] = str
+
+    def __missing__(self, key: Key) -> list[float]:
+        name, *values = key
+        for at, (label, given) in enumerate(zip(LABELS[name], key[1:], strict=False)):
+            # A name of an upstream's making may be long, or have half a surrogate: no text.
+            value = self.mask(given).encode(errors="replace").decode()[:MAX_MODEL_CHARS]
+            seen = self.seen.setdefault(label, {})
+            most = MOST_CALLERS if label == "caller" else MOST_VALUES
+            if value != OTHER and (value in seen or len(seen) < most):
+                seen[value] = None
+            else:
+                value = OTHER
+            values[at] = value
+        size = len(BOUNDS[name]) + 2 if name in BOUNDS else len(_TOKENS)
+        return self.setdefault((name, *values), [0] * size)
+
+    def observe(self, key: Key, took_s: float | None, bounds: Any = _DOUBLING_S) -> None:
+        """Add to a histogram, if it came to that."""
+        if took_s is not None:
+            row = self[key]
+            row[bisect_left(bounds, took_s)] += 1
+            row[-1] += took_s
+
+    def add(self, more: Rows) -> None:
+        """Add these rows to its own."""
+        for key, numbers in more.items():
+            row = self[key]
+            row[:] = map(add, row, numbers)
 
 
 class Metrics:
@@ -119,15 +151,13 @@ class Metrics:
 
     def __init__(self, ask: Callable[[], Iterable[dict[str, Any]]]) -> None:
         self.ask = ask
-        self.shared = ""  # what tells the file from others, once there is one
-        self._fd = -1
-        self._lock = threading.Lock()  # guards _rows, _values
-        self._rows: Rows = {}  # by _KINDS; what is in the file is zero here
-        self._values: Values = {}
+        self._fd = -1  # of the file, once there is one
+        self._lock = threading.Lock()  # guards _table
+        self._table = Table({}, {})  # of what is not in the file
 
     def share(self, fd: int) -> None:
         """Tell from now on what all processes have kept in this file."""
-        self._fd, self.shared = fd, str(os.fstat(fd).st_ino)
+        self._fd = fd
 
     def keep(self) -> float:
         """Add what is new to the file; returns the monotonic moment at which to do so again.
@@ -137,14 +167,13 @@ class Metrics:
         began = time.monotonic()
         if self._fd >= 0:
             with self._lock:
-                new = {kind: row for kind, row in self._rows.items() if row[0]}
-                self._rows |= {kind: [0] * _SIZE for kind in new}
+                new, self._table = self._table, Table({}, self._table.seen)
             try:
                 if new:
                     _add_to(self._fd, new)
             except OSError as error:
                 with self._lock:
-                    _add(self._rows, new, self._values)
+                    self._table.add(new)
                 log.warning("/metrics lags behind: %s", error)
                 return began + RETRY_S
         now = time.monotonic()
@@ -153,57 +182,65 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """Count a reading of the configuration: `ok` or `failed`."""
         with self._lock:
-            self._row_locked(str, "reload", result)[0] += 1
+            self._table["poolproxy_reloads_total", result][0] += 1
 
     def call(self, record: Record, models: Container[str]) -> None:
         """Count a call that is over, or was refused before it was one. `models`: all known ones."""
-        attempts, mask = record.attempts, record.mask
+        attempts, caller, end = record.attempts, record.caller, record.end
         model = record.model if attempts or record.model in models else record.model and OTHER
         path, operation = _asked(record.endpoint)
-        stream = "stream" if record.stream else ""
-        provider = _provider(attempts[-1].client) if attempts else ""
         with self._lock:
-            row = self._row_locked(
-                mask, "call", path, model, record.caller, str(record.status), record.end, stream,
-                record.fallback, _STICKY[record.is_kept], record.limit, provider,
-            )  # fmt: skip
-            row[0] += 1
-            _observe(row, _TOOK, record.since_arrival(record.ended))
-            _observe(row, _REST, record.waited_s if attempts or record.waited_s else None)
-            _observe(row, _FIRST, record.since_arrival(record.first_event), _FIRST_S)
+            rows = self._table
+            rows.mask = record.mask
+            rows["poolproxy_requests_total", path, model, caller, str(record.status), end][0] += 1
+            if attempts or record.waited_s:
+                rows.observe(("poolproxy_queue_wait_seconds",), record.waited_s)
+            if record.stream:
+                rows["poolproxy_stream_ends_total", end][0] += 1
+            if record.fallback:
+                rows["poolproxy_fallbacks_total", model, record.fallback][0] += 1
+            if record.is_kept is not None:
+                rows["poolproxy_sticky_total", "kept" if record.is_kept else "moved"][0] += 1
+            if record.limit:
+                rows["poolproxy_limit_refusals_total", caller, record.limit][0] += 1
+            if operation:
+                provider = _provider(attempts[-1].client) if attempts else ""
+                error, since = "" if end == "ok" else end, record.since_arrival
+                key = "gen_ai_server_request_duration_seconds", operation, provider, model, error
+                rows.observe(key, since(record.ended))
+                if record.stream:
+                    key = "gen_ai_server_time_to_first_token_seconds", *key[1:]
+                    rows.observe(key, since(record.first_event), _FIRST_S)
             for one in attempts:
+                client, model = one.client, one.model
                 outcome = str(one.status) if one.reason == "error" else one.reason
-                row = self._row_locked(
-                    mask, "attempt", one.client, one.model, outcome, record.caller, stream,
-                    operation,
-                )  # fmt: skip
-                row[0] += 1
-                _observe(row, _TOOK, one.seconds)
-                _observe(row, _REST, one.first_event_s)
+                rows["poolproxy_attempts_total", client, model, outcome][0] += 1
+                provider, error = _provider(client), "" if outcome == "ok" else outcome
+                key = "gen_ai_client_operation_duration_seconds", operation, provider, model, error
+                rows.observe(key, one.seconds)
+                if record.stream:
+                    key = "gen_ai_client_operation_time_to_first_chunk_seconds", *key[1:]
+                    rows.observe(key, one.first_event_s)
                 if (usage := one.usage) is not None:
-                    for at, name in enumerate(_TOKENS.values(), _FIRST):
-                        row[at] += getattr(usage, name) or 0
-
-    def _row_locked(self, mask: Callable[[str], str], *kind: str) -> list[float]:
-        """The numbers of this kind, with no more values of a label than there may be."""
-        row = self._rows.get(kind)
-        if row is None:
-            row = self._rows.setdefault(_known(self._values, kind, mask), [0] * _SIZE)
-        return row
+                    row = rows["poolproxy_tokens_total", caller, client, model]
+                    for at, count in enumerate(_counts(usage)):
+                        if count:
+                            row[at] += count
 
     def rows(self) -> Rows:
         """All metrics, by name and labels. Asks other processes; raises OSError."""
-        # Who did not answer, or is another server's, has nothing to tell.
-        facts = [one for one in self.ask() if one.get("counts", "") == self.shared]
+        facts = [one for one in self.ask() if "error" not in one]
         with self._lock:
-            rows = {kind: [*row] for kind, row in self._rows.items()}
+            rows = {key: [*row] for key, row in self._table.items()}
         if self._fd >= 0:
-            _, rows, _ = _read(self._fd)
-        sums: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
-        for kind, row in rows.items():
-            for key, numbers in _told(kind, row):
-                sums[key] = [*map(add, sums[key], numbers)] if key in sums else numbers
-        return sums | _standing(facts)
+            rows = _read(self._fd)[1]
+        told: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
+        for key, row in rows.items():
+            if key[0] == "poolproxy_tokens_total":
+                told |= {(*key, kind): [n] for kind, n in zip(_TOKENS, row, strict=True) if n}
+            else:
+                told[key] = row
+        return told | _standing(facts)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as `prometheus-client` has them. Asks other processes; raises OSError."""
@@ -224,68 +261,6 @@ class Metrics:
                 told = list(zip(marks, accumulate(numbers), strict=False)), numbers[-1]
             found[name].add_metric(labels, *told)
         yield from found.values()
-
-
-def _observe(row: list[float], at: int, took_s: float | None, bounds: Any = _DOUBLING_S) -> None:
-    """Add to the histogram at this place in a row, if it came to that."""
-    if took_s is not None:
-        row[at + bisect_left(bounds, took_s)] += 1
-        row[at + len(bounds) + 1] += took_s
-
-
-def _known(values: Values, kind: Key, mask: Callable[[str], str] = str) -> Key:
-    """The kind of the row that is meant, with no more values of a label than there may be."""
-    found = [kind[0]]
-    for label, given in zip(_KINDS[kind[0]], kind[1:], strict=True):
-        # A name of an upstream's making may be long, or have half a surrogate, which is no text.
-        value = mask(given).encode(errors="replace").decode()[:MAX_MODEL_CHARS]
-        seen = values.setdefault(label, {})
-        most = MOST_CALLERS if label == "caller" else MOST_VALUES
-        if value != OTHER and (value in seen or len(seen) < most):
-            seen[value] = None
-        else:
-            value = OTHER
-        found.append(value)
-    return tuple(found)
-
-
-def _add(rows: Rows, more: Rows, values: Values) -> None:
-    """Add these rows to others, which have no more than these values of labels."""
-    for kind, numbers in more.items():
-        key = _known(values, kind)
-        rows[key] = [*map(add, rows[key], numbers)] if key in rows else numbers
-
-
-def _told(kind: Key, row: list[float]) -> Iterator[tuple[Key, list[float]]]:
-    """What is told of this row: numbers by name and labels."""
-    took, rest, first = row[_TOOK:_REST], row[_REST:_FIRST], row[_FIRST:]
-    match kind:
-        case "call", path, model, caller, status, end, stream, to, sticky, limit, provider:
-            yield ("poolproxy_requests_total", path, model, caller, status, end), row[:1]
-            yield ("poolproxy_queue_wait_seconds",), rest
-            if stream:
-                yield ("poolproxy_stream_ends_total", end), row[:1]
-            if to:
-                yield ("poolproxy_fallbacks_total", model, to), row[:1]
-            if sticky:
-                yield ("poolproxy_sticky_total", sticky), row[:1]
-            if limit:
-                yield ("poolproxy_limit_refusals_total", caller, limit), row[:1]
-            if operation := OPERATIONS.get(path):
-                labels = operation, provider, model, "" if end == "ok" else end
-                yield ("gen_ai_server_request_duration_seconds", *labels), took
-                if stream:
-                    yield ("gen_ai_server_time_to_first_token_seconds", *labels), first
-        case "attempt", client, model, outcome, caller, stream, operation:
-            yield ("poolproxy_attempts_total", client, model, outcome), row[:1]
-            labels = operation, _provider(client), model, "" if outcome == "ok" else outcome
-            yield ("gen_ai_client_operation_duration_seconds", *labels), took
-            if stream:
-                yield ("gen_ai_client_operation_time_to_first_chunk_seconds", *labels), rest
-            for at, kind_of in enumerate(_TOKENS):
-                yield ("poolproxy_tokens_total", caller, client, model, kind_of), first[at : at + 1]
-        case "reload", result:
-            yield ("poolproxy_reloads_total", result), row[:1]
 
 
 @lru_cache(maxsize=64)  # strangers ask for others, which nothing keeps
@@ -314,11 +289,8 @@ def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
             if client["leaving"]:
                 continue
             found["poolproxy_client_permits", label].append(client["permits"] or math.inf)
-            models = {**client["models"]}
-            if client["disabled"]:
-                models[""] = {"state": "disabled"}
-            for model, own in models.items():
-                health = models.get("", own)  # what holds for an account as a whole holds for each
+            for model, own in client["models"].items():
+                health = client["models"].get("", own)  # what holds for all holds for each
                 found["poolproxy_client_state", label, model, health["state"]].append(1)
                 if health["state"] == "cooling down":
                     found["poolproxy_cooldown_seconds", label, model].append(health.get("for_s", 0))
@@ -330,16 +302,17 @@ def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
 
 # Where in the file its rows and values are, how long, and how often they were written.
 _HEAD = struct.Struct("3Q")
+_Kept: TypeAlias = tuple[Rows, dict[str, dict[str, None]]]
 
 
-def _read(fd: int) -> tuple[tuple[int, int, int], Rows, Values]:
-    """The file's head, rows and values, whoever writes others beside them meanwhile."""
+def _read(fd: int) -> tuple[tuple[int, int, int], Table]:
+    """The file's head and what is in it, whoever writes beside that meanwhile."""
     while head := os.pread(fd, _HEAD.size, 0):
         begin, size, turn = _HEAD.unpack(head)
         data = os.pread(fd, size, begin)
         if head == os.pread(fd, _HEAD.size, 0):
-            return (begin, size, turn), *msgspec.msgpack.decode(data, type=tuple[Rows, Values])
-    return (_HEAD.size, 0, 0), {}, {}
+            return (begin, size, turn), Table(*msgspec.msgpack.decode(data, type=_Kept))
+    return (_HEAD.size, 0, 0), Table({}, {})
 
 
 def _add_to(fd: int, new: Rows) -> None:
@@ -349,9 +322,9 @@ def _add_to(fd: int, new: Rows) -> None:
     """
     fcntl.lockf(fd, fcntl.LOCK_EX)
     try:
-        (begin, size, turn), rows, values = _read(fd)
-        _add(rows, new, values)
-        data = msgspec.msgpack.encode((rows, values))
+        (begin, size, turn), table = _read(fd)
+        table.add(new)
+        data = msgspec.msgpack.encode((dict(table), table.seen))
         # Before what is there, or behind it.
         begin = _HEAD.size if len(data) <= begin - _HEAD.size else begin + size
         if os.pwrite(fd, data, begin) < len(data):
