@@ -19,7 +19,6 @@ import struct
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -235,12 +234,16 @@ class Metrics:
         if self._fd >= 0:
             rows = _read(self._fd)[1]
         told: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
+        for key, number in _standing(facts):
+            (before,) = told.get(key, [0])
+            is_sum = key[0] != "poolproxy_cooldown_seconds"
+            told[key] = [before + number if is_sum else max(before, number)]
         for key, row in rows.items():
             if key[0] == "poolproxy_tokens_total":
                 told |= {(*key, kind): [n] for kind, n in zip(_TOKENS, row, strict=True) if n}
             else:
                 told[key] = row
-        return told | _standing(facts)
+        return told
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as `prometheus-client` has them. Asks other processes; raises OSError."""
@@ -277,27 +280,23 @@ def _provider(client: str) -> str:
     return _PROVIDERS.get(name, name)
 
 
-def _standing(facts: Iterable[dict[str, Any]]) -> Rows:
+def _standing(facts: Iterable[dict[str, Any]]) -> Iterator[tuple[Key, float]]:
     """How things stand, by the facts of each process."""
-    found = defaultdict[Key, list[float]](list, {("poolproxy_build_info", __version__): [1]})
+    yield ("poolproxy_build_info", __version__), 1
     for one in facts:
-        found["poolproxy_requests_in_flight",].append(one["in_flight"])
-        found["poolproxy_requests_waiting",] += [q["waiting"] for q in one["queues"].values()]
+        yield ("poolproxy_requests_in_flight",), one["in_flight"]
+        yield ("poolproxy_requests_waiting",), sum(q["waiting"] for q in one["queues"].values())
         for client in one["clients"]:
-            label = client["client"]
-            found["poolproxy_client_in_flight", label].append(client["in_flight"])
+            label, models = client["client"], client["models"]
+            yield ("poolproxy_client_in_flight", label), client["in_flight"]
             if client["leaving"]:
                 continue
-            found["poolproxy_client_permits", label].append(client["permits"] or math.inf)
-            for model, own in client["models"].items():
-                health = client["models"].get("", own)  # what holds for all holds for each
-                found["poolproxy_client_state", label, model, health["state"]].append(1)
+            yield ("poolproxy_client_permits", label), client["permits"] or math.inf
+            for model, own in models.items():
+                health = models.get("", own)  # what holds for an account as a whole holds for each
+                yield ("poolproxy_client_state", label, model, health["state"]), 1
                 if health["state"] == "cooling down":
-                    found["poolproxy_cooldown_seconds", label, model].append(health.get("for_s", 0))
-    return {
-        key: [max(told) if key[0] == "poolproxy_cooldown_seconds" else sum(told)]
-        for key, told in found.items()
-    }
+                    yield ("poolproxy_cooldown_seconds", label, model), health.get("for_s", 0)
 
 
 # Where in the file its rows and values are, how long, and how often they were written.
