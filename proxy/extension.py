@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -78,7 +78,6 @@ class Proxy:
         self.call_started = self._signals.call_started
         self.attempt_ended = self._signals.attempt_ended
         self.call_ended = self._signals.call_ended
-        self._collector: Metrics | None = None  # once it was asked for
         self._own = None if config is None else self._make_gateway(None)
         self._gateways: WeakKeyDictionary[Flask, Gateway] = WeakKeyDictionary()
         if app is not None:
@@ -219,7 +218,7 @@ class Proxy:
     def _all(self) -> set[Gateway]:
         return {one for one in (self._own, *self._gateways.values()) if one is not None}
 
-    @property
+    @cached_property
     def collector(self) -> Metrics:
         """Metrics of this process's calls, for a registry of the package `prometheus-client`:
 
@@ -227,13 +226,12 @@ class Proxy:
 
         Calls are counted from the first time on that this is asked for.
         """
-        if self._collector is None:
-            from .metrics import Metrics  # nobody else needs it
+        from .metrics import Metrics  # nobody else needs it
 
-            self._collector = Metrics(lambda: [gateway.facts() for gateway in self._all()])
-            for gateway in self._all():
-                gateway.follow(self._collector)
-        return self._collector
+        found = Metrics(lambda: [gateway.facts() for gateway in self._all()])
+        for gateway in self._all():
+            gateway.follow(found)
+        return found
 
     def usage(
         self, *, since: date | str = "", by: Sequence[str] = ("day", "caller", "model", "client")
@@ -280,8 +278,8 @@ class Proxy:
             source = ConfigSource(lambda seen: _check_place(read(seen)))
         gateway = Gateway(source, auto_reload=self._auto_reload)
         gateway.tell = self._signals.tell
-        if self._collector is not None:
-            gateway.follow(self._collector)
+        if "collector" in vars(self):
+            gateway.follow(self.collector)
         return gateway
 
 

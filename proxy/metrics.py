@@ -145,18 +145,14 @@ class Metrics:
     """What was counted, and how things stand: a collector for a registry of `prometheus-client`.
 
     Any thread may call. `ask` returns the facts of each process (`Gateway.facts`). Counts are those
-    of this process, until `share`.
+    of this process, while there is no `fd`.
     """
 
     def __init__(self, ask: Callable[[], Iterable[dict[str, Any]]]) -> None:
         self.ask = ask
-        self._fd = -1  # of the file, once there is one
+        self.fd = -1  # of the file in which all processes keep theirs, once there is one
         self._lock = threading.Lock()  # guards _table
         self._table = Table({}, {})  # of what is not in the file
-
-    def share(self, fd: int) -> None:
-        """Tell from now on what all processes have kept in this file."""
-        self._fd = fd
 
     def keep(self) -> float:
         """Add what is new to the file; returns the monotonic moment at which to do so again.
@@ -164,12 +160,12 @@ class Metrics:
         For one thread. Blocks while another process does the same.
         """
         began = time.monotonic()
-        if self._fd >= 0:
+        if self.fd >= 0:
             with self._lock:
                 new, self._table = self._table, Table({}, self._table.seen)
             try:
                 if new:
-                    _add_to(self._fd, new)
+                    _add_to(self.fd, new)
             except OSError as error:
                 with self._lock:
                     self._table.add(new)
@@ -231,8 +227,8 @@ class Metrics:
         facts = [one for one in self.ask() if "error" not in one]
         with self._lock:
             rows = {key: [*row] for key, row in self._table.items()}
-        if self._fd >= 0:
-            rows = _read(self._fd)[1]
+        if self.fd >= 0:
+            rows = _read(self.fd)[1]
         told: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
         for key, number in _standing(facts):
             (before,) = told.get(key, [0])

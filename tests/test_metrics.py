@@ -78,7 +78,7 @@ def fd() -> Iterator[int]:
 
 def worker(fd: int) -> Metrics:
     made = Metrics(nobody)
-    made.share(fd)
+    made.fd = fd
     return made
 
 
@@ -100,7 +100,7 @@ from proxy import metrics
 from proxy.record.record import Record
 
 one = metrics.Metrics(list)
-one.share(int(sys.argv[1]))
+one.fd = int(sys.argv[1])
 for _ in range(2):
     one.call(Record("req", endpoint="", arrived=0, model="m"), {"m"})
     one.keep()
@@ -136,7 +136,7 @@ from proxy.metrics import Metrics
 from proxy.record.record import Record
 
 one = Metrics(list)
-one.share(int(sys.argv[1]))
+one.fd = int(sys.argv[1])
 sys.stdin.read()
 for number in range(300):
     one.call(Record("req", endpoint="", arrived=0, model="m"), {"m"})

@@ -77,7 +77,7 @@ class Control:
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
         if gateway.metrics is not None and gateway.is_standalone:
-            gateway.metrics.share(orders.opened(orders.COUNTS))
+            gateway.metrics.fd = orders.opened(orders.COUNTS)
             if self._path:
                 gateway.metrics.ask = partial(ask, {"do": "status"}, timeout_s=FACTS_TIMEOUT_S)
         # The socket listens already, so that an order given now is in the file or comes by it.
