@@ -152,7 +152,7 @@ class Metrics:
         self.ask = ask
         self.fd = -1  # of the file in which all processes keep theirs, once there is one
         self._lock = threading.Lock()  # guards _table
-        self._table = Table({}, {})  # of what is not in the file
+        self._table = Table({}, {})  # what is in the file is zero here
 
     def keep(self) -> float:
         """Add what is new to the file; returns the monotonic moment at which to do so again.
@@ -162,7 +162,8 @@ class Metrics:
         began = time.monotonic()
         if self.fd >= 0:
             with self._lock:
-                new, self._table = self._table, Table({}, self._table.seen)
+                new = {key: row for key, row in self._table.items() if any(row)}
+                self._table |= {key: [0] * len(row) for key, row in new.items()}
             try:
                 if new:
                     _add_to(self.fd, new)

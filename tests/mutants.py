@@ -80,7 +80,7 @@ MUTANTS = [
        "else begin + size", "else begin",
        "test_metrics.py::test_counts_of_a_dead_worker_stay"),
     _m("what is kept is kept again", "metrics.py",
-       "new, self._table = self._table, Table({}, self._table.seen)", "new = self._table",
+       "                self._table |= {key: [0] * len(row) for key, row in new.items()}\n", "",
        "test_metrics.py::test_any_worker_tells_what_all_have_kept"),
     _m("workers write at the same time", "metrics.py",
        "fcntl.lockf(fd, fcntl.LOCK_EX)", "pass",
