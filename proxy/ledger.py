@@ -61,8 +61,8 @@ _PRUNE = """DELETE FROM usage WHERE day < (
 _SPENT = f"""SELECT caller, sum(requests), sum(prompt_tokens + completion_tokens) FROM usage
     WHERE day = {_DAY} AND client <> '' GROUP BY caller"""  # noqa: S608
 
-_Rows: TypeAlias = "dict[tuple[int, str, str, str, str], list[int]]"  # days since 1970
-_Spent: TypeAlias = "dict[tuple[int, str], tuple[int, int]]"  # by day and caller
+_Rows: TypeAlias = dict[tuple[int, str, str, str, str], list[int]]  # days since 1970
+_Spent: TypeAlias = dict[tuple[int, str], tuple[int, int]]  # by day and caller
 
 log = logging.getLogger("proxy.ledger")
 
@@ -97,8 +97,7 @@ class Ledger:
     def _begin(self) -> None:
         self._lock = threading.Lock()  # guards _rows, _spent
         self._rows: _Rows = {}  # not written yet
-        self._is_asked = False  # what callers have spent
-        self._spent: _Spent | None = None  # by the file and _rows, once it is asked
+        self._spent: _Spent | None = None  # by the file and _rows, once somebody has asked
         self._task: object = None  # of the thread that writes, while there is one
 
     def add(self, record: Record, known: Collection[str]) -> None:
@@ -129,7 +128,6 @@ class Ledger:
         Requests that came to no client do not count. The first call in a process reads the file,
         and those beside it wait for that. From then on a helper thread does, each FLUSH_S.
         """
-        self._is_asked = True
         with self._lock:
             is_first = self._spent is None
         if is_first:
@@ -156,48 +154,49 @@ class Ledger:
             self.flush(task)
             time.sleep(FLUSH_S)
             with self._lock:
-                if self._task is task and not (self._rows or self._is_asked):
+                if self._task is task and not self._rows and self._spent is None:
                     self._task = None
 
     def close(self) -> None:
         """Write what there is, and leave the instance. Who comes later begins again."""
         with self._lock:
             is_behind = self._rows or self._task
-            self._task, self._is_asked, self._spent = None, False, None
+            self._task = None
         if is_behind:
             self.flush()
         if self._share is not None:
             self._share.close()
-            self._share = None
+        with self._lock:
+            self._share = self._spent = None
 
     def flush(self, task: object = None, *, is_first: bool = False) -> None:
         """Add the rows to the file; if that fails they stay. Blocks.
 
         Does nothing if another `task` writes by then, or `is_first` and it is read already.
         """
-        failure: Exception | None = None
         with _no_fork:  # one at a time
             with self._lock:
                 if task not in (None, self._task) or (is_first and self._spent is not None):
                     return
                 rows, self._rows = self._rows, {}
-            found: _Spent = {}
+                asks = is_first or self._spent is not None
+            found, failure = _Spent(), ""
             try:
-                found = self._store(rows)
+                found = self._store(rows, asks=asks)
             except (OSError, sqlite3.Error) as error:
-                failure = error
+                failure = f" as long as this lasts: {error}"
             with self._lock:
-                if failure is not None:
+                if failure:
                     _merge(self._rows, rows)
-                if self._is_asked and (failure is None or self._spent is None):
+                if asks and not (failure and self._spent):
                     self._spent = _spend(found, self._rows)
-            if self._is_failing != (failure is not None):  # the last word has who wrote last
-                self._is_failing = failure is not None
-                how = f" as long as this lasts: {failure}" if failure else " again"
-                log.warning("usage is %skept in %s%s", "not " if failure else "", self.folder, how)
+            if self._is_failing != bool(failure):  # the last word has who wrote last
+                self._is_failing = bool(failure)
+                is_kept, how = ("not kept", failure) if failure else ("kept", " again")
+                log.warning("usage is %s in %s%s", is_kept, self.folder, how)
 
-    def _store(self, rows: _Rows) -> _Spent:
-        """One transaction; returns what is spent, if it is asked. Raises OSError, sqlite3.Error."""
+    def _store(self, rows: _Rows, *, asks: bool) -> _Spent:
+        """One transaction; returns what is spent, if it `asks`. Raises OSError, sqlite3.Error."""
         os.makedirs(self.folder, 0o700, exist_ok=True)
         with suppress(FileExistsError):  # for nobody else to read
             os.close(os.open(os.path.join(self.folder, FILE), os.O_CREAT | os.O_EXCL, 0o600))
@@ -213,7 +212,7 @@ class Ledger:
             if today != self._pruned_on:
                 file.execute(_PRUNE, [self.days])
                 self._pruned_on = today
-            found = file.execute(_SPENT, [today]) if self._is_asked else ()
+            found = file.execute(_SPENT, [today]) if asks else ()
             return {(today, caller): (requests, tokens) for caller, requests, tokens in found}
 
     def _join(self) -> None:
