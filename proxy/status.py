@@ -32,9 +32,8 @@ Answers = list[dict[str, Any]]
 ORDERS = ("disable", "enable", "reset")
 
 # Of a client in a worker: the worse, the later. A trial is one whether or not it is under way.
-_STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "disabled")
-_RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2}
-_SHUT, _DISABLED = _RANKS["cooling down"], _RANKS["disabled"]
+_STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "disabled by hand")
+_RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2, "disabled": 5}
 _COUNTED = ("in_flight", "waiting", "answered", "failed")
 
 # A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
@@ -81,20 +80,13 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
     facts, table, reloader = gateway.facts(), gateway.generation.registry.table, gateway.reloader
     if model:
         table = {model: table[model]} if model in table else {}
-    shut = {
-        (client["client"], name)  # the upstream's for the model; "": whatever the model
-        for client in facts["clients"]
-        for name, health in client["models"].items()
-        if not client["leaving"] and _RANKS[health["state"]] >= _SHUT
-    }
     offered = defaultdict[str, dict[str, str]](dict)  # by client, upstreams' names by alias
     models = dict[str, str]()
     for alias, entry in table.items():
-        routes = [(route.client.label, route.name) for route in entry.routes]
-        is_served = any(shut.isdisjoint([(label, ""), (label, name)]) for label, name in routes)
-        models[alias] = "" if is_served else names([label for label, _ in routes])
-        for label, name in routes:
-            offered[label][alias] = name
+        is_served = gateway.pool.cooled_in(alias, entry.routes) == 0
+        models[alias] = "" if is_served else names([one.client.label for one in entry.routes])
+        for route in entry.routes:
+            offered[route.client.label][alias] = route.name
     for client in facts["clients"]:
         its = {} if client["leaving"] else offered[client["client"]]
         known, all_ = {"", *its.values()}, client.pop("models").items()
@@ -116,10 +108,7 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
 
 
 def _trouble(health: dict[str, Any]) -> dict[str, Any]:
-    """Why a client cannot be used for a model; moments in Unix time, 0: not known.
-
-    A trial is one whether or not it is under way.
-    """
+    """Why a client cannot be used for a model; moments in Unix time, 0: not known."""
     now, state = time.time(), _STATES[_RANKS[health["state"]]]
     until = math.ceil(now + health["for_s"]) if "for_s" in health else 0
     since = math.floor(now - health.get("since_s", now))
@@ -160,7 +149,6 @@ def added_up(workers: Answers) -> dict[str, Any]:
         "state": state,
         "models": max(one["offered"] for one in workers),  # "": none of them knows
         "permits": most,
-        "disabled_in_workers": ranks.count(_DISABLED),
         "troubles": troubles,
         "last_error": max(errors, default=None),
     }
@@ -175,7 +163,7 @@ def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
     groups = defaultdict[tuple[str, str], list[tuple[str, str, dict[str, Any]]]](list)
     for client in clients:
         for name, one in client["troubles"].items():
-            if one["cause"] and _is_grave(one) >= is_grave:
+            if _is_grave(one) >= is_grave:
                 groups[one["state"], one["cause"]].append((client["client"], name, one))
     for (state, cause), group in groups.items():
         models = defaultdict[str, list[str]](list)
@@ -184,9 +172,11 @@ def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
         whose = [
             it if "" in its else f"{it} ({printable(names(its))})" for it, its in models.items()
         ]
-        since, last = min(one["since"] for *_, one in group), max(one["until"] for *_, one in group)
+        first, last = min(one["since"] for *_, one in group), max(one["until"] for *_, one in group)
+        since = f" since {moment(first)}" if first else ""
         until = f" until {moment(last)}" if last else ""
-        yield f"{names(whose)}: {state} since {moment(since)}{until}: {printable(cause)}"
+        why = f": {printable(cause)}" if cause else ""
+        yield f"{names(whose)}: {state}{since}{until}{why}"
 
 
 def overview(answers: Answers) -> dict[str, Any]:
@@ -233,9 +223,6 @@ def _wrong(answers: Answers, models: dict[str, str], clients: Answers) -> Iterat
     for unable in dict.fromkeys(filter(None, models.values())):
         unserved = names([printable(alias) for alias, whose in models.items() if whose == unable])
         yield f"not served: {unserved}, as {unable} cannot be used"
-    for client in clients:
-        if client["disabled_in_workers"]:
-            yield f"{client['client']}: {client['state']} by hand"
     yield from _causes(clients, is_grave=True)
 
 

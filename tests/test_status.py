@@ -49,7 +49,7 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         for name, (state, for_s) in models.items()
     }
     if disabled:
-        troubles[""] = {"state": "disabled", "until": 0, "since": 0, "cause": ""}
+        troubles[""] = {"state": "disabled by hand", "until": 0, "since": 0, "cause": ""}
     return {
         "client": LABEL,
         "kind": "openai",
@@ -76,8 +76,8 @@ def facts(*, permits: int = 1, disabled: bool = False, **models: Any) -> dict[st
         ([facts(m=("cooling down", 9)), facts()], "cooling down in 1 of 2 workers"),
         ([facts(m=("cooling down", 9), o=("out of service", 60.5))], "out of service"),
         ([facts(m=("on trial", 0)), facts(m=("on trial", 0))], "on trial"),
-        ([facts(disabled=True, m=("resting", 9)), facts(disabled=True)], "disabled"),
-        ([facts(disabled=True), facts()], "disabled in 1 of 2 workers"),
+        ([facts(disabled=True, m=("resting", 9)), facts(disabled=True)], "disabled by hand"),
+        ([facts(disabled=True), facts()], "disabled by hand in 1 of 2 workers"),
     ],
 )
 def test_state_is_the_worst_of_all_workers(workers: list[dict[str, Any]], said: str) -> None:
@@ -93,7 +93,7 @@ def test_sums_as_plain_data() -> None:
         "client": LABEL,
         "kind": "openai",
         "models": "a, b",
-        "state": "disabled in 1 of 3 workers",
+        "state": "disabled by hand in 1 of 3 workers",
         "rank": -5,
         "permits": 3,
         "in_flight": 3,
@@ -101,11 +101,13 @@ def test_sums_as_plain_data() -> None:
         "answered": 9,
         "failed": 3,
         "leaving": False,
-        "disabled_in_workers": 1,
-        "why": [f"{LABEL} (m): cooling down since {clock(-1)} until {clock(2)}: {CAUSE}"],
+        "why": [
+            f"{LABEL} (m): cooling down since {clock(-1)} until {clock(2)}: {CAUSE}",
+            f"{LABEL}: disabled by hand",
+        ],
         "troubles": {
             "m": trouble("cooling down", round(NOW + 2)),
-            "": trouble("disabled", 0, NOW, ""),
+            "": trouble("disabled by hand", 0, NOW, ""),
         },
         "last_error": (7.0, CAUSE),
     }
