@@ -17,9 +17,6 @@ from ..net.bell import Bell
 from ..net.watch import CallerConnection
 from .health import OUT_S, Breaker, Effect, Health, Standing, State
 
-# How a model stands with which nothing was ever wrong, or nothing any more.
-WELL: dict[str, Any] = {"state": State.READY.value, "failures": 0}
-
 
 class ClientLock:
     """A client's lock: its permits, the leases that hold them, and its health by model.
@@ -63,17 +60,16 @@ class ClientLock:
         models: dict[str, dict[str, Any]] = {}
         # Under "" what is wrong with the client as a whole.
         for name, health in [("", Health(self.service)), *self.health.items()]:
-            if health.is_well:
-                if name:
-                    models[name] = WELL
-                continue
-            standing = health.standing(now)
-            facts: dict[str, Any] = {"state": standing.state.value, "failures": health.failures}
-            if math.isfinite(standing.until):
-                facts["for_s"] = round(standing.until - now, 3)
-            if breaker := health.shut_by(now):
-                facts |= {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
-            models[name] = facts
+            facts: dict[str, Any] = {"state": State.READY.value, "failures": health.failures}
+            if facts["failures"]:  # else nothing was ever wrong, or nothing is any more
+                standing = health.standing(now)
+                facts["state"] = standing.state.value
+                if math.isfinite(standing.until):
+                    facts["for_s"] = round(standing.until - now, 3)
+                if breaker := health.shut_by(now):
+                    facts |= {"since_s": round(now - breaker.since, 3), "cause": breaker.cause}
+            if name or facts["failures"]:
+                models[name] = facts
         if self.is_disabled:
             models[""] = {"state": "disabled", "failures": 0}
         at, cause = self.last_error or (now, "")

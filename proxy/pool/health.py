@@ -221,14 +221,6 @@ class Health:
         return next((one for one in breakers if one.standing(now).state is state), None)
 
     @property
-    def is_well(self) -> bool:
-        """Whether it is ready, and has not failed since the last success."""
-        for one in (self._rest, *self._breakers):
-            if one.failures or one.state is not State.READY:
-                return False
-        return True
-
-    @property
     def is_out(self) -> bool:
         """Whether the log has told that it is out of service, and not yet that it is back."""
         return any(breaker.is_long for breaker in self._breakers)
