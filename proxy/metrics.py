@@ -119,11 +119,8 @@ class Table(Rows):
             value = self.mask(given).encode(errors="replace").decode()[:MAX_MODEL_CHARS]
             seen = self.seen.setdefault(label, {})
             most = MOST_CALLERS if label == "caller" else MOST_VALUES
-            if value != OTHER and (value in seen or len(seen) < most):
-                seen[value] = None
-            else:
-                value = OTHER
-            values[at] = value
+            values[at] = value if value in seen or len(seen) < most else OTHER
+            seen[values[at]] = None
         size = len(BOUNDS[name]) + 2 if name in BOUNDS else len(_TOKENS)
         return self.setdefault((name, *values), [0] * size)
 

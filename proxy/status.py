@@ -115,12 +115,6 @@ def _trouble(health: dict[str, Any]) -> dict[str, Any]:
     return {"state": state, "until": until, "since": since, "cause": health.get("cause", "")}
 
 
-def _is_grave(one: dict[str, Any]) -> bool:
-    """Whether an operator has to know. After a cooldown it is well, as far as anybody knows."""
-    is_over = one["state"] == "on trial" and one["cause"].startswith("429")
-    return not is_over and (one["until"] or time.time()) - one["since"] >= _LONG_S
-
-
 def added_up(workers: Answers) -> dict[str, Any]:
     """One client in all workers, each of which has told facts of it.
 
@@ -163,7 +157,10 @@ def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
     groups = defaultdict[tuple[str, str], list[tuple[str, str, dict[str, Any]]]](list)
     for client in clients:
         for name, one in client["troubles"].items():
-            if _is_grave(one) >= is_grave:
+            lasts_s = (one["until"] or time.time()) - one["since"]
+            # After a cooldown it is well, as far as anybody knows.
+            is_well = one["state"] == "on trial" and one["cause"].startswith("429")
+            if not is_grave or (lasts_s >= _LONG_S and not is_well):
                 groups[one["state"], one["cause"]].append((client["client"], name, one))
     for (state, cause), group in groups.items():
         models = defaultdict[str, list[str]](list)
@@ -199,15 +196,12 @@ def overview(answers: Answers) -> dict[str, Any]:
     hours = summed(recent["clients"] for recent in recents)
     requests = [request for recent in recents for request in recent["requests"]]
     requests.sort(key=lambda request: request["times"]["arrived"], reverse=True)
-    about = ("pid", "instance", "version", "error")
+    path, about = good[0]["path"] if good else "", ("pid", "instance", "version", "error")
+    read_at = min((round(one["read_at"]) for one in good), default=None)
     return {
         "wrong": list(_wrong(answers, models, clients)),
         "workers": [{key: one[key] for key in about if key in one} for one in answers],
-        "configuration": {
-            "path": good[0]["path"] if good else "",
-            "read_at": min((round(one["read_at"]) for one in good), default=None),
-            "problems": problems_of(answers),
-        },
+        "configuration": {"path": path, "read_at": read_at, "problems": problems_of(answers)},
         "waiting": dict(+waiting),
         "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
         "clients": [{**one, "hour": hours.get(one["client"], NOTHING)} for one in clients],
