@@ -245,10 +245,8 @@ class Metrics:
 
         found: dict[str, Any] = {}
         for name, (_, text) in FAMILIES.items():
-            kind: Any = core.GaugeMetricFamily
-            if name in BOUNDS:
-                kind = core.HistogramMetricFamily
-            elif name.endswith("_total"):
+            kind: Any = core.HistogramMetricFamily if name in BOUNDS else core.GaugeMetricFamily
+            if name.endswith("_total"):
                 kind = core.CounterMetricFamily
             found[name] = kind(name, f"{text}.", labels=LABELS[name])
         for (name, *labels), numbers in self.rows().items():

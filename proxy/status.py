@@ -15,13 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from operator import add, itemgetter
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .config import names
 from .config.wording import printable
-from .record.recent import MINUTES, MOST_REQUESTS, NOTHING, summed
+from .record.recent import MINUTES, MOST_REQUESTS
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -193,9 +194,14 @@ def overview(answers: Answers) -> dict[str, Any]:
             workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
     clients = sorted(map(added_up, workers.values()), key=itemgetter("leaving", "rank"))
     recents = [one["recent"] for one in good if one["recent"]]
-    hours = summed(recent["clients"] for recent in recents)
     requests = [request for recent in recents for request in recent["requests"]]
     requests.sort(key=lambda request: request["times"]["arrived"], reverse=True)
+    firsts = defaultdict[str, list[float]](list)  # by client, s to the first events of streams
+    for one in (attempt for request in requests for attempt in request["attempts"]):
+        if one["first_event_s"] is not None:
+            firsts[one["client"]].append(one["first_event_s"])
+    for one in clients:
+        one["first_event_s"] = fmean(found) if (found := firsts[one["client"]]) else None
     path, about = good[0]["path"] if good else "", ("pid", "instance", "version", "error")
     read_at = min((round(one["read_at"]) for one in good), default=None)
     return {
@@ -204,7 +210,7 @@ def overview(answers: Answers) -> dict[str, Any]:
         "configuration": {"path": path, "read_at": read_at, "problems": problems_of(answers)},
         "waiting": dict(+waiting),
         "minutes": _minutes(minute for recent in recents for minute in recent["minutes"]),
-        "clients": [{**one, "hour": hours.get(one["client"], NOTHING)} for one in clients],
+        "clients": clients,
         "models": {alias: not unable for alias, unable in models.items()},  # whether it is served
         "requests": requests[:MOST_REQUESTS],
     }

@@ -14,17 +14,19 @@ from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.pool import Effect
-from proxy.record.recent import NOTHING
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
 from proxy.status import Request, added_up, overview
 from proxy.status import answer as answer_of
 from tests.support.upstream import Upstream, json_reply
 
-HOUR = {"good": 3, "failed": 1, "first_events": 2, "first_s": 1.0}
 LABEL = "alpha/sk-...abcd"
 NOW = 1_800_000_000.0
 CAUSE = "429 busy: Wait"
+TRIED = [
+    {"client": label, "first_event_s": s} for label, s in ((LABEL, 0.5), (LABEL, None), ("b", 9))
+]
+TRIED += [{"client": LABEL, "first_event_s": 1.5}]
 
 
 def clock(in_s: float) -> str:
@@ -225,8 +227,7 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
     def recent(*began: float) -> dict[str, Any]:
         return {
             "minutes": [(41, 1, 0, 10), (100, 2, 1, 20), (40, 7, 7, 7), (101, 7, 7, 7)],
-            "requests": [{"times": {"arrived": at}} for at in began],
-            "clients": {LABEL: HOUR},
+            "requests": [{"times": {"arrived": at}, "attempts": TRIED} for at in began],
         }
 
     told = overview(
@@ -240,16 +241,10 @@ def test_facts_of_the_last_hour_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(minute[1] for minute in told["minutes"]) == 6
     assert [one["times"]["arrived"] for one in told["requests"]][:2] == [69, 68]
     assert len(told["requests"]) == 50
-    (client,) = told["clients"]
-    assert client["hour"] == {
-        "good": 6,
-        "failed": 2,
-        "first_events": 4,
-        "first_s": 2.0,
-    }
+    assert told["clients"][0]["first_event_s"] == 1.0
     assert told["configuration"]["read_at"] == round(NOW - 9)
     (client,) = overview([answer(facts())])["clients"]
-    assert client["hour"] == NOTHING
+    assert client["first_event_s"] is None
 
 
 def test_clients_in_trouble_come_first() -> None:

@@ -28,9 +28,6 @@ from ..gateway import Gateway, check_model
 from ..version import __version__
 from .exchange import Exchange
 
-# prometheus.io/docs/instrumenting/exposition_formats, 2026-11
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
@@ -91,13 +88,13 @@ def _readyz(exchange: Exchange) -> Response:
 
 
 def _metrics(exchange: Exchange) -> Response:
-    from prometheus_client import generate_latest  # nobody else needs it
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # nobody else needs it
 
     metrics: Any = exchange.gateway.metrics
     if not exchange.gateway.config.metrics.public:
         exchange.doorkeeper.admit_operator(exchange.environ)
     answer = exchange.reply(generate_latest(metrics))
-    answer.content_type = TEXT
+    answer.content_type = CONTENT_TYPE_LATEST
     return answer
 
 

@@ -313,7 +313,7 @@ def test_requests_are_told_with_their_attempts() -> None:
     assert [(one["client"], one["reason"]) for one in first["attempts"]] == [("demo", "ok")]
     assert first["usage"]["completion_tokens"] > 0
     assert sum(minute[1] for minute in facts["minutes"]) == 2
-    assert facts["clients"][0]["hour"]["good"] == 2
+    assert facts["clients"][0]["answered"] == 2
 
 
 def test_facts_are_the_same_while_nothing_happens() -> None:

@@ -106,8 +106,8 @@ def test_status_of_a_model_says_why(instance: Instance) -> None:
     finally:
         instance.command("enable", "bbbb")
     assert (status, err) == (0, "")
-    assert re.findall(r"^(\w+)/[^:\s]+ +(ready|disabled) ", out, re.M) == [
-        ("alpha", "disabled"),
+    assert re.findall(r"^(\w+)/[^:\s]+ +(ready|disabled by hand) ", out, re.M) == [
+        ("alpha", "disabled by hand"),
         ("alpha", "ready"),
     ]
     assert "demo" not in out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from proxy.record.recent import MOST_REQUESTS, NOTHING, Recent
+from proxy.record.recent import MOST_REQUESTS, Recent
 from proxy.record.record import Attempt, Record
 from proxy.wire.chat import Usage
 from tests.support.clock import VirtualClock
@@ -46,7 +46,7 @@ def test_sums_of_a_minute() -> None:
     book.end(bad(500, "x"), end="upstream_error")
     book.end(end="caller_gone")
     minute = int(book.clock.monotonic() // 60)
-    assert book.recent.facts()["minutes"] == [(minute, 3, 1, 7)]
+    assert book.recent.facts()["minutes"] == [[minute, 3, 1, 7]]
 
 
 def test_an_hour_is_remembered_and_no_more() -> None:
@@ -57,35 +57,10 @@ def test_an_hour_is_remembered_and_no_more() -> None:
         book.clock.sleep(60)
     book.clock.now -= 60
     told = book.recent.facts()
-    assert sum(counts[1] for counts in told["minutes"]) == told["clients"]["a"]["good"] == 60
+    assert sum(counts[1] for counts in told["minutes"]) == 60
     book.clock.sleep(30 * 60)
     assert sum(counts[1] for counts in book.recent.facts()["minutes"]) == 30
     assert len(book.recent._minutes) == 60
-
-
-def test_client_is_blamed_for_its_own_faults_only() -> None:
-    """Not for a caller who asked wrongly or left, nor for our end."""
-    book = Book()
-    for status, reason in ((429, "rate"), (401, "key"), (500, "x"), (0, "upstream_timeout")):
-        book.end(bad(status, reason), good("b"))
-    for status, reason in ((400, "x"), (404, "x"), (200, "caller_gone")):
-        book.end(bad(status, reason))
-    for reason in ("server_shutting_down", "server_out_of_resources"):
-        book.end(bad(0, reason))
-    clients = book.recent.facts()["clients"]
-    assert (clients["a"]["good"], clients["a"]["failed"]) == (0, 4)
-    assert clients["b"] == {**NOTHING, "good": 4}
-
-
-def test_time_to_the_first_event_is_the_clients_own() -> None:
-    """From when it was asked; nothing is said of it where nothing is streamed."""
-    book = Book()
-    book.end(bad(500, "x", "b"), good(first_event_s=0.5))
-    book.end(good(first_event_s=1.0))
-    book.end(good())
-    clients = book.recent.facts()["clients"]
-    assert (clients["a"]["first_events"], clients["a"]["first_s"]) == (2, 1.5)
-    assert clients["b"]["first_events"] == 0
 
 
 def test_the_last_requests_are_kept_whole() -> None:

@@ -194,17 +194,15 @@ class Control:
 
     def _answer_to(self, line: bytes) -> bytes:
         try:
-            answer = self._answer(line)
+            answer = self._answer(msgspec.json.decode(line, type=Request))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            answer = {"error": f"not a control request: {error}"}
         except Exception:
             log.exception("a control request failed")
             answer = {"error": "internal error: see the server's log"}
         return msgspec.json.encode(answer | {"instance": self._instance}, enc_hook=str) + b"\n"
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = msgspec.json.decode(line, type=Request)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return {"error": f"not a control request: {error}"}
+    def _answer(self, request: Request) -> dict[str, Any]:
         if request.do == "status":
             self._keep_counts()
         if request.do == "reload":
