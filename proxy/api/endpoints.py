@@ -88,13 +88,14 @@ def _readyz(exchange: Exchange) -> Response:
 
 
 def _metrics(exchange: Exchange) -> Response:
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # nobody else needs it
+    from prometheus_client import generate_latest  # nobody else needs it
 
     metrics: Any = exchange.gateway.metrics
     if not exchange.gateway.config.metrics.public:
         exchange.doorkeeper.admit_operator(exchange.environ)
     answer = exchange.reply(generate_latest(metrics))
-    answer.content_type = CONTENT_TYPE_LATEST
+    # prometheus.io/docs/instrumenting/exposition_formats, 2026-11
+    answer.content_type = "text/plain; version=0.0.4; charset=utf-8"
     return answer
 
 
