@@ -216,10 +216,9 @@ class Ledger:
             return {(today, caller): (requests, tokens) for caller, requests, tokens in found}
 
     def _join(self) -> None:
-        """Be of the one instance that writes here; raises OSError if that is another one.
+        """Be of the one instance that writes here; raises OSError. In a transaction: one at a time.
 
-        In a transaction, so that nobody else decides it now. Processes of one parent are one, and
-        forks of the process that made this object.
+        Processes of one parent are one, and forks of the process that made this object.
         """
         if self._share is None:
             self._share = open(os.path.join(self.folder, "instance"), "a+b", buffering=0)  # noqa: SIM115

@@ -101,10 +101,9 @@ log = logging.getLogger("proxy")
 
 
 class Table(Rows):
-    """Counts, each row made when it is first asked for.
+    """Counts, each row made when it is first asked for, with secrets in its labels hidden (`mask`).
 
-    Of each label the first values stay (`seen`), and those that come later are `other`: so a row
-    may have another key than was asked for. `mask` hides secrets in new ones.
+    Of each label the first values stay (`seen`), and those that come later are `other`.
     """
 
     def __init__(self, rows: Rows, seen: dict[str, dict[str, None]]) -> None:
@@ -152,10 +151,7 @@ class Metrics:
         self._table = Table({}, {})  # what is in the file is zero here
 
     def keep(self) -> float:
-        """Add what is new to the file; returns the monotonic moment at which to do so again.
-
-        For one thread. Blocks while another process does the same.
-        """
+        """Add what is new to the file, for one thread; returns when to do so again (monotonic)."""
         began = time.monotonic()
         if self.fd >= 0:
             with self._lock:
@@ -201,9 +197,8 @@ class Metrics:
                 error, since = "" if end == "ok" else end, record.since_arrival
                 key = "gen_ai_server_request_duration_seconds", operation, provider, model, error
                 rows.observe(key, since(record.ended))
-                if record.stream:
-                    key = "gen_ai_server_time_to_first_token_seconds", *key[1:]
-                    rows.observe(key, since(record.first_event), _FIRST_S)
+                key = "gen_ai_server_time_to_first_token_seconds", *key[1:]
+                rows.observe(key, since(record.first_event), _FIRST_S)
             for one in attempts:
                 client, model = one.client, one.model
                 outcome = str(one.status) if one.reason == "error" else one.reason
@@ -211,9 +206,8 @@ class Metrics:
                 provider, error = _provider(client), "" if outcome == "ok" else outcome
                 key = "gen_ai_client_operation_duration_seconds", operation, provider, model, error
                 rows.observe(key, one.seconds)
-                if record.stream:
-                    key = "gen_ai_client_operation_time_to_first_chunk_seconds", *key[1:]
-                    rows.observe(key, one.first_event_s)
+                key = "gen_ai_client_operation_time_to_first_chunk_seconds", *key[1:]
+                rows.observe(key, one.first_event_s)
                 if (usage := one.usage) is not None:
                     row = rows["poolproxy_tokens_total", caller, client, model]
                     for at, count in enumerate(_counts(usage)):
@@ -309,7 +303,7 @@ def _read(fd: int) -> tuple[tuple[int, int, int], Table]:
 def _add_to(fd: int, new: Rows) -> None:
     """Add these rows to those in the file: whoever dies meanwhile leaves it as it was.
 
-    Raises OSError. Who is stopped with the lock is killed by the server before long.
+    Blocks while another process does the same; raises OSError.
     """
     fcntl.lockf(fd, fcntl.LOCK_EX)
     try:

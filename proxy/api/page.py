@@ -41,6 +41,7 @@ _HEADERS = {
 
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
 _TEMPLATES.filters |= {"moment": moment, "thousands": "{:,}".format}
+_TEMPLATES.globals |= {"time": time, "token": _TOKEN}
 
 
 def routes(gateway: Gateway) -> list[Route]:
@@ -69,10 +70,7 @@ def _page(exchange: Exchange) -> Response:
         errors=errors,
         # One of several workers, which cannot be asked together.
         is_alone=not exchange.gateway.ask_workers and exchange.environ["wsgi.multiprocess"],
-        token=_TOKEN,
         nonce=nonce,
-        now=time.time(),
-        zone=time.strftime("%Z"),
     )
     headers = {**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
     return Response(page, 409 if errors else 200, headers, mimetype="text/html")
