@@ -611,9 +611,9 @@ def test_status_as_a_person_reads_it(runtime: Path, capsys: pytest.CaptureFixtur
     assert rest == [
         f"not served: n, as {LABEL} cannot be used",
         f"{LABEL}: disabled by hand",
-        "client            state     in flight  waiting  answered  failed  models",
-        "alpha/sk-...abcd  disabled        0/1        0         0       0  n",
-        "demo              ready           0/∞        0         0       0  demo",
+        "client            state             in flight  waiting  answered  failed  models",
+        "alpha/sk-...abcd  disabled by hand        0/1        0         0       0  n",
+        "demo              ready                   0/∞        0         0       0  demo",
     ]
 
 

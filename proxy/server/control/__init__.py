@@ -7,8 +7,4 @@ Each worker has a pool of its own. So each has a socket, and a question goes to 
 An HTTP endpoint would reach any one worker, and need a key of its own. Here the directory is its
 user's alone (mode 0700), and that is the authentication; a service has one of its own (`sockets`).
 One line of JSON each way, then the connection ends. Whoever finds a dead socket removes it.
-
-sockets   where they are, and whose; the command line's end
-listener  a worker's end
-orders    clients disabled by hand, for workers that start later
 """
