@@ -29,7 +29,7 @@ from proxy.wire.chat import stream as chat_stream
 from proxy.wire.claude import thinking
 from proxy.wire.completions import request as completions
 from proxy.wire.gemini import calls
-from proxy.wire.gemini import errors as gemini_errors
+from proxy.wire.gemini import events as gemini_errors
 from proxy.wire.http import answer, content_coding
 
 KB, MB = 1024, 1024 * 1024

@@ -13,9 +13,8 @@ from ..net.watch import CallerConnection
 from ..wire import call_ids
 from ..wire import chat as wire
 from ..wire.chat.request import HUB_EMBED
-from ..wire.gemini import embed, errors, models, reply
+from ..wire.gemini import answer, embed, events, models
 from ..wire.gemini.request import path, to_count, to_request
-from ..wire.gemini.stream import ChatStream
 from ..wire.http.headers import merged, passed_with_hints
 from .base import ChunkTranslator, RemoteClient, Reply
 
@@ -46,15 +45,15 @@ class GeminiClient(RemoteClient):
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech == wire.HUB_COUNT:
-            return reply.to_count(body), None
+            return answer.to_count(body), None
         if request.speech == HUB_EMBED:
             return embed.to_hub(body, request=request.body, model=request.model)
-        chat = reply.to_chat(body, request=request.body, **self._made(request))
+        chat = answer.to_chat(body, request=request.body, **self._made(request))
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         usage, made = request.wants_usage, self._made(request)
-        return ChatStream(request=request.body, include_usage=usage, **made)
+        return answer.ChatStream(request=request.body, include_usage=usage, **made)
 
     def _made(self, request: wire.ChatRequest) -> dict[str, Any]:
         """What an answer is to say that its upstream does not."""
@@ -67,7 +66,7 @@ class GeminiClient(RemoteClient):
         return names
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        facts = errors.read_error(reply.status, reply.headers, body, now_s=self._wall())
+        facts = events.read_error(reply.status, reply.headers, body, now_s=self._wall())
         refusal = facts.refusal()
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal

@@ -28,7 +28,7 @@ from proxy.server.settings import SPARE_THREADS
 from proxy.wire.chat import ChunkStream
 from proxy.wire.claude import stream as claude
 from proxy.wire.claude.native import MessageEvents
-from proxy.wire.gemini import stream as gemini
+from proxy.wire.gemini import answer as gemini
 from proxy.wire.responses.native import ResponseEvents
 from tests.support.commandline import wait_for
 from tests.support.dialects import BY_KIND, Said

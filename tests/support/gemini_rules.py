@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.wire.gemini.family import family_of
+from proxy.wire.gemini.models import family_of
 
 Json = dict[str, Any]
 

@@ -22,10 +22,10 @@ from proxy.wire.claude import errors as claude_errors
 from proxy.wire.claude.reply import to_chat as claude_chat
 from proxy.wire.claude.stream import ChatStream as ClaudeStream
 from proxy.wire.completions.answers import TextAnswers
-from proxy.wire.gemini import errors as gemini_errors
+from proxy.wire.gemini import events as gemini_errors
 from proxy.wire.gemini import models as gemini_models
-from proxy.wire.gemini.reply import to_chat as gemini_chat
-from proxy.wire.gemini.stream import ChatStream as GeminiStream
+from proxy.wire.gemini.answer import ChatStream as GeminiStream
+from proxy.wire.gemini.answer import to_chat as gemini_chat
 from tests.wire.completions.requests import completion_of
 
 NOW_S = 1_760_000_000

@@ -3,22 +3,146 @@
 A unary reply is a stream of one piece. OpenAI has no field for `reasoning_content` (summaries of
 thoughts), `images` (OpenRouter's list of data URLs) and `extra_content` (calls.py). List entries of
 a delta have an `index`, without which the openai SDK can't join them.
+
+Calls may arrive in several parts (google-genai 3.4, types.FunctionCall and PartialArg, 2026-11): a
+part with the name opens one; parts without a name continue it, by id or else the last one. Each of
+its `partialArgs` puts one value at a JSON Path (RFC 9535, names and places only); text at the same
+path is joined. The call ends with a part that does not say `willContinue`, often an empty one. It
+is given to the caller when it is whole: values come in any order, so what came first need not be
+the beginning of the JSON text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from io import StringIO
+from itertools import pairwise
 from typing import Any, Final
+
+import msgspec
 
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..call_ids import THOUGHT
 from ..chat import objects
 from ..chat.asked import Asked
 from ..chat.usage import as_object
-from . import calls
-from .events import Candidate, FunctionCall, Part, PromptFeedback, Response, TokenLogprob
-from .family import wire_name
-from .open_calls import NO_ARGS, OpenCall
+from . import calls, events
+from .models import wire_name
+
+_NO_ARGS: Final = (b"", b"null")
+
+_STEP: Final = re.compile(
+    r"""\[(\d{1,6})\]|\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]"""
+)
+_PATH: Final = re.compile(rf"\$(?:{_STEP.pattern})+")
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
+class _OpenCall:
+    """A call that has begun. `is_whole`: no further part of it was announced."""
+
+    def __init__(self, first: events.FunctionCall, signature: str | None) -> None:
+        self.name = first.name or ""
+        self.id = first.id
+        self.signature = signature
+        self._args = b""  # as they came, while nothing else did
+        self._tree: dict[str, Any] | None = None
+        self.is_whole = False
+        self.add(first, signature)
+        # A name alone may be the beginning of a call by a service that does not say so.
+        self.is_whole = self.is_whole and bool(self._args or self._tree is not None)
+
+    def is_continued_by(self, part: events.FunctionCall) -> bool:
+        """Whether `part` goes on with this call; another call's has another id or a name."""
+        if self.is_whole:
+            return False
+        if part.id and self.id:
+            return part.id == self.id
+        return not part.name or (part.name == self.name and self._is_announced)
+
+    def add(self, part: events.FunctionCall, signature: str | None) -> None:
+        """Raises UpstreamInvalid for arguments that have no place in the call."""
+        self.signature = self.signature or signature
+        self.id = self.id or part.id
+        self._is_announced = part.will_continue is True
+        self.is_whole = not self._is_announced
+        args = bytes(part.args).strip()
+        if args not in _NO_ARGS:
+            if not self._args and self._tree is None:
+                self._args = args
+            else:
+                self._grown().update(_object(args))
+        for piece in part.partial_args or ():
+            self._put(piece)
+
+    def end_if_unannounced(self) -> None:
+        """Another call begins: what was a name alone is a call without arguments."""
+        self.is_whole = not self._is_announced
+
+    def arguments(self) -> str:
+        """The JSON object without white space; numbers as they came, if they came in one piece."""
+        if self._tree is not None:
+            return msgspec.json.encode(self._tree, enc_hook=StringIO.getvalue).decode()
+        try:
+            text = msgspec.json.format(self._args or b"{}", indent=-1).decode()
+        except (ValueError, RecursionError) as error:
+            raise UpstreamInvalid(f"Gemini sent arguments that are no JSON: {error}") from error
+        if not text.startswith("{"):
+            raise UpstreamInvalid(f"Gemini sent arguments that are no object for {self.name!r}")
+        return text
+
+    def _grown(self) -> dict[str, Any]:
+        if self._tree is None:
+            self._tree = _object(self._args) if self._args else {}
+        return self._tree
+
+    def _put(self, piece: events.PartialArg) -> None:
+        steps = _steps(piece.json_path)
+        node: Any = self._grown()
+        for step, following in pairwise(steps):
+            node = _below(node, step, [] if isinstance(following, int) else {})
+        last = steps[-1]
+        if piece.string_value is not None:
+            text = _below(node, last, StringIO())
+            if not isinstance(text, StringIO):
+                raise UpstreamInvalid(f"Gemini sent text where a value is, at {piece.json_path}")
+            text.write(piece.string_value)
+            return
+        value = piece.bool_value if piece.number_value is None else piece.number_value
+        if value is None and piece.null_value is msgspec.UNSET:
+            return
+        _below(node, last, value)
+        node[last] = value
+
+
+def _object(args: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(args, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise UpstreamInvalid(f"Gemini sent arguments that are no object: {error}") from error
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    if _PATH.fullmatch(path):
+        for place, name, *quoted in _STEP.findall(path):
+            steps.append(int(place) if place else name or _ESCAPED.sub(r"\1", "".join(quoted)))
+    if not steps or isinstance(steps[0], int):
+        raise UpstreamInvalid(f"Gemini sent arguments at {path[:200]!r}, which is no place")
+    return steps
+
+
+def _below(node: Any, step: str | int, made: Any) -> Any:
+    """What stands there, `made` put there if there is nothing."""
+    if isinstance(node, dict) and isinstance(step, str):
+        return node.setdefault(step, made)
+    if isinstance(node, list) and isinstance(step, int) and step <= len(node):
+        if step == len(node):
+            node.append(made)
+        return node[step]
+    raise UpstreamInvalid(f"Gemini sent arguments that contradict each other, at {step!r}")
+
 
 Delta = dict[str, Any]
 
@@ -47,7 +171,9 @@ class Choices:
         self._asked = Asked(request, wire_name)
         self._reply_id = reply_id
 
-    def add(self, response: Response) -> Iterator[tuple[Choice, Delta, dict[str, Any] | None]]:
+    def add(
+        self, response: events.Response
+    ) -> Iterator[tuple[Choice, Delta, dict[str, Any] | None]]:
         """What it adds to which choice, and its `logprobs`; raises as `Choice.add` does."""
         for place, candidate in enumerate(response.candidates or ()):
             choice = self._choice(place if candidate.index is None else candidate.index)
@@ -76,10 +202,10 @@ class Choice:
         self._text: list[str] = []
         self._ids: set[str] = set()
         self._is_refused = False
-        self._open: list[OpenCall] = []
+        self._open: list[_OpenCall] = []
         self._images = 0
         self._signature: str | None = None
-        self._server_parts: list[Part] = []
+        self._server_parts: list[events.Part] = []
         self._annotated: set[tuple[Any, ...]] = set()
 
     @property
@@ -107,14 +233,14 @@ class Choice:
             delta["extra_content"] = calls.extra_content(self._signature, self._server_parts)
         return delta
 
-    def block(self, feedback: PromptFeedback) -> Delta:
+    def block(self, feedback: events.PromptFeedback) -> Delta:
         """The prompt was refused before anything was made."""
         self._reason = "PROHIBITED_CONTENT"
         self._is_refused = True
         said = f": {feedback.block_reason_message}" if feedback.block_reason_message else ""
         return {"refusal": f"Gemini blocked the prompt: {feedback.block_reason}{said}"}
 
-    def add(self, candidate: Candidate) -> Delta:
+    def add(self, candidate: events.Candidate) -> Delta:
         """What this piece adds; raises UpstreamInvalid if the model failed."""
         delta: Delta = {}
         parts = candidate.content.parts if candidate.content is not None else None
@@ -137,7 +263,7 @@ class Choice:
             self._finish(candidate, delta)
         return delta
 
-    def _say(self, part: Part, delta: Delta) -> None:
+    def _say(self, part: events.Part, delta: Delta) -> None:
         if part.text:
             self._text.append(part.text)
             delta["content"] = delta.get("content", "") + part.text
@@ -149,7 +275,7 @@ class Choice:
             self._images += 1
             delta.setdefault("images", []).append(image)
 
-    def _take_call(self, part: FunctionCall, signature: str | None, delta: Delta) -> None:
+    def _take_call(self, part: events.FunctionCall, signature: str | None, delta: Delta) -> None:
         """A call, the beginning of one, or a part of one that has begun."""
         call = next((c for c in reversed(self._open) if c.is_continued_by(part)), None)
         if call is not None:
@@ -157,14 +283,14 @@ class Choice:
         elif part.name:
             if self._open:
                 self._open[-1].end_if_unannounced()
-            self._open.append(OpenCall(part, signature))
-        elif part.partial_args or bytes(part.args).strip() not in (*NO_ARGS, b"{}"):
+            self._open.append(_OpenCall(part, signature))
+        elif part.partial_args or bytes(part.args).strip() not in (*_NO_ARGS, b"{}"):
             raise UpstreamInvalid("Gemini sent arguments of a call that it never began")
         # In order: a call is not given before those that began ahead of it.
         while self._open and self._open[0].is_whole:
             self._give(self._open.pop(0), delta)
 
-    def _give(self, call: OpenCall, delta: Delta) -> None:
+    def _give(self, call: _OpenCall, delta: Delta) -> None:
         if self._ids and self._asked.one_call:
             return
         place = len(self._ids)
@@ -179,7 +305,7 @@ class Choice:
             made["extra_content"] = calls.extra_content(call.signature)
         delta.setdefault("tool_calls", []).append(made)
 
-    def _cite(self, candidate: Candidate, delta: Delta) -> None:
+    def _cite(self, candidate: events.Candidate, delta: Delta) -> None:
         # A later piece may repeat what an earlier one cited.
         for annotation in _annotations_of(candidate, "".join(self._text)):
             key = tuple(annotation["url_citation"].values())
@@ -188,7 +314,7 @@ class Choice:
                 self._annotated.add(key)
                 delta.setdefault("annotations", []).append(annotation)
 
-    def _finish(self, candidate: Candidate, delta: Delta) -> None:
+    def _finish(self, candidate: events.Candidate, delta: Delta) -> None:
         reason = candidate.finish_reason
         why = f"{reason}: {candidate.finish_message}" if candidate.finish_message else reason
         # A call that Gemini found unexpected is the caller's to judge, if it is there.
@@ -203,7 +329,7 @@ class Choice:
         self._reason = reason
 
 
-def _logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
+def _logprobs_of(candidate: events.Candidate) -> dict[str, Any] | None:
     """`logprobs` of a choice (openai types/chat/chat_completion_token_logprob.py)."""
     result = candidate.logprobs_result
     if result is None:
@@ -216,12 +342,12 @@ def _logprobs_of(candidate: Candidate) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
+def _logprob(token: events.TokenLogprob) -> dict[str, Any]:
     spelt = list(token.token.encode())
     return {"token": token.token, "bytes": spelt, "logprob": token.log_probability}
 
 
-def _annotations_of(candidate: Candidate, text: str) -> Iterator[Delta]:
+def _annotations_of(candidate: events.Candidate, text: str) -> Iterator[Delta]:
     """The `url_citation`s of what `candidate` cites; `text` is its choice's, all up to now.
 
     OpenAI counts characters of the message, Gemini bytes of its UTF-8 (google-genai types.Segment,

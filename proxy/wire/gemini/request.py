@@ -20,7 +20,7 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..effort import wanted
 from . import schema
-from .family import Family, family_of, wire_name
+from .models import Family, family_of, wire_name
 from .turns import Turns
 
 # What has no counterpart, and changes no answer: docs/parameters.md says why.

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from proxy.wire.gemini.reply import to_chat
-from proxy.wire.gemini.stream import ChatStream
+from proxy.wire.gemini.answer import ChatStream, to_chat
 
 Json = dict[str, Any]
 

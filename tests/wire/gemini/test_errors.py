@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.wire.chat import ErrorFacts, error_body
-from proxy.wire.gemini.errors import read_error, read_status
+from proxy.wire.gemini.events import read_error, read_status
 from tests.support import gemini_upstream as upstream
 
 NOON_UTC_S = 1_790_000_000 // 86_400 * 86_400 + 12 * 3600.0

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from proxy.wire.effort import Effort
-from proxy.wire.gemini.family import Family, family_of
+from proxy.wire.gemini.models import Family, family_of
 
 
 @pytest.mark.parametrize(

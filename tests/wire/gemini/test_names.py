@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.wire.gemini.family import wire_name
+from proxy.wire.gemini.models import wire_name
 from tests.support import gemini_upstream as upstream
 from tests.support.gemini_rules import NAME, violations
 from tests.wire.gemini.chat import Json, chat_of, chunks_of, join

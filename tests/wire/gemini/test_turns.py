@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from proxy.wire.gemini import calls
-from proxy.wire.gemini.family import wire_name
+from proxy.wire.gemini.models import wire_name
 from tests.support import gemini_upstream as upstream
 from tests.support.gemini_rules import violations
 from tests.wire.gemini.requests import (
