@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
 from ..net.transport import Transport
-from ..wire import call_ids
 from ..wire import chat as wire
-from ..wire.claude import api, errors, native
+from ..wire import reasoning
+from ..wire.claude import api, native
 from ..wire.claude.reply import to_chat
 from ..wire.claude.request import to_count, to_request
 from ..wire.claude.stream import ChatStream
@@ -43,7 +43,7 @@ class ClaudeClient(RemoteClient):
         path = api.COUNT_PATH if operation == "count" else api.MESSAGES_PATH
         if dialect == "messages":
             return f"{path}?{request.query}" if request.query else path, request.for_model(model)
-        chat = call_ids.strip(request.body, [call_ids.THOUGHT])
+        chat = reasoning.strip(request.body, [reasoning.THOUGHT])
         if operation == "count":
             return path, to_count(chat, model=model)
         return path, to_request(chat, model=model, stream=request.stream)
@@ -69,8 +69,8 @@ class ClaudeClient(RemoteClient):
         )
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
-        facts = errors.read_error(reply.status, reply.headers, body, now_s=self._wall())
+        facts = api.read_error(reply.status, reply.headers, body, now_s=self._wall())
         refusal = facts.refusal()
-        refusal.as_sent = errors.as_sent(body)
+        refusal.as_sent = api.as_sent(body)
         refusal.passed_headers = passed_with_hints(reply.headers, refusal.retry_after_s)
         return refusal

@@ -10,8 +10,8 @@ from ..config import ClientConfig
 from ..errors import UpstreamRefusal
 from ..net.transport import Transport
 from ..net.watch import CallerConnection
-from ..wire import call_ids
 from ..wire import chat as wire
+from ..wire import reasoning
 from ..wire.chat.request import HUB_EMBED
 from ..wire.gemini import answer, embed, events, models
 from ..wire.gemini.request import path, to_count, to_request
@@ -37,7 +37,7 @@ class GeminiClient(RemoteClient):
     def _asked(self, request: wire.ChatRequest, model: str) -> tuple[str, bytes]:
         if request.speech == HUB_EMBED:
             return path(model, "batchEmbedContents"), embed.to_request(request.body, model=model)
-        chat = call_ids.strip(request.body, [call_ids.THINKING])
+        chat = reasoning.strip(request.body, [reasoning.THINKING])
         if request.speech == wire.HUB_COUNT:
             return path(model, "countTokens"), to_count(chat, model=model)
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"

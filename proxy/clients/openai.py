@@ -10,10 +10,10 @@ import msgspec
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
 from ..net.transport import Transport
-from ..wire import call_ids
 from ..wire import chat as wire
+from ..wire import reasoning
 from ..wire.chat.request import EMBED
-from ..wire.completions.request import SPEECH as COMPLETIONS
+from ..wire.completions import SPEECH as COMPLETIONS
 from ..wire.http import headers as header_fields
 from ..wire.lenient_json import encode
 from ..wire.model_list import ModelPage, read_list, read_text
@@ -60,7 +60,7 @@ class OpenAIClient(RemoteClient):
             request = _made_for(request, is_openais=self._is_openais, may_ask=may_ask)
         body = request.for_model(model, asks_usage=may_ask and self.config.ask_usage)
         if self._strips_ids and request.speech == wire.HUB:
-            body = call_ids.strip(body)
+            body = reasoning.strip(body)
         return self._paths[request.speech], body
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..wire.chat import ChatRequest, error_body, read_request
-from ..wire.completions.answers import TextAnswers
-from ..wire.completions.request import SPEECH, read_completion
+from ..wire.completions import SPEECH, TextAnswers, read_completion
 from ..wire.sse import DONE, encode
 from .base import Answer, Ask, Dialect
 from .chat import ChatWriter

@@ -12,9 +12,8 @@ from ..wire.chat.fields import too_deep
 from ..wire.chat.request import check_filled, read_outer
 from ..wire.claude import native as claude
 from ..wire.messages import native
-from ..wire.messages.answer import error_body, error_event, events_of
+from ..wire.messages.answer import MessageStream, error_body, error_event, events_of, to_message
 from ..wire.messages.request import MessagesRequest
-from ..wire.messages.stream import MessageStream, to_message
 from ..wire.sse import encode_named, named
 from .base import Answer, Ask, Dialect, Writer, estimated
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from ..errors import InvalidRequest
-from .call_ids import bare
 from .chat.shapes import Message
+from .reasoning import bare
 from .tool_calls import CallResults, FunctionCall, ToolCall
 
 Block = dict[str, Any]

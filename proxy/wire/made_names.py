@@ -1,6 +1,6 @@
-"""Names made for those that a vendor does not take, the same every time.
+"""Names and ids made for those that a vendor does not take, the same every time.
 
-Up to 55 characters that are taken, `_`, and 8 hex digits of the name's SHA-256. Nothing is kept
+A name has up to 55 characters that are taken, `_`, and 8 hex digits of its SHA-256. Nothing is kept
 between a request and its answer: which name was meant is found in the request.
 """
 
@@ -37,3 +37,15 @@ def are_plain(names: Iterable[str]) -> bool:
 def may_be_made(name: str) -> bool:
     """Whether it looks like made by `fitting`: few others do."""
     return _MADE.fullmatch(name) is not None
+
+
+def plain_id(given: str, used: set[str], prefix: str) -> str:
+    """An id that every vendor takes, the same every time, and unlike those `used` before it."""
+    if not _PLAIN.fullmatch(given):
+        given = prefix + hashlib.sha256(given.encode()).hexdigest()[:24]
+    made, again = given, len(used)  # counted from 1, thousands of equal ids would take minutes
+    while made in used:
+        again += 1
+        made = f"{given[:56]}_{again}"
+    used.add(made)
+    return made

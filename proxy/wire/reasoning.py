@@ -1,15 +1,21 @@
-"""Containers in which signed reasoning travels through a caller whose dialect is another vendor's.
+"""How signed reasoning travels through callers whose dialect is another vendor's. No state is here.
 
 A model's vendor wants its own signatures back, and refuses those of others. So a signature goes out
-in a text that says which kind of client made it, and comes back to that kind alone. The caller
-keeps it with the conversation; here is no state. The text is base64 as real signatures are: of
-`poolproxy`, a version, the kind, and a payload that only that kind's translators read.
+in a text that says which kind of client made it, and comes back to that kind alone: a container,
+which the caller keeps with the conversation. It is base64 as real signatures are: of `poolproxy`, a
+version, the kind, and a payload that only that kind's translators read.
+
+Chat has no place for containers, but every caller returns the id of a call: there Claude's thinking
+and Gemini's thought signatures travel behind a mark in it (`claude.thinking`, `gemini.calls`). To
+another kind of upstream they mean nothing, and make the id longer than it may take (40 characters
+at OpenAI's own API, 64 at Anthropic's).
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 # The types of Anthropic's blocks that hold reasoning.
@@ -62,3 +68,31 @@ def loop_thinks(turns: Sequence[tuple[bool, Sequence[str]]]) -> bool:
         if not is_user and "tool_use" in types and types[0] not in BLOCKS:
             return False
     return True
+
+
+# <id>__thinking__<deflated JSON in base64url>; eJ is how zlib's data begins (RFC 1950, 2.2).
+THINKING = "__thinking__"
+# <id>__thought__<base64url>
+THOUGHT = "__thought__"
+
+# Within a JSON string a quote has a backslash before it: these are members, never quoted text.
+_MEMBER = rb'("(?:tool_call_)?id"\s*:\s*"[^"\\]{1,256}?)'
+_LOADS = {
+    THINKING: re.compile(_MEMBER + THINKING.encode() + rb'eJ[A-Za-z0-9_-]*(?=")'),
+    THOUGHT: re.compile(_MEMBER + THOUGHT.encode() + rb'[A-Za-z0-9_-]+(?=")'),
+}
+
+
+def strip(body: bytes, marks: Iterable[str] = tuple(_LOADS)) -> bytes:
+    """A chat request whose ids carry nothing behind these marks, every other byte as it came."""
+    for mark in marks:
+        if mark.encode() in body:
+            body = _LOADS[mark].sub(rb"\1", body)
+    return body
+
+
+def bare(call_id: str) -> str:
+    """An id without what it carries."""
+    for mark in _LOADS:
+        call_id = call_id.partition(mark)[0] or call_id
+    return call_id

@@ -29,12 +29,11 @@ from proxy.wire.chat import (
     read_named_error,
     read_request,
 )
-from proxy.wire.claude.errors import read_error as read_claude_error
+from proxy.wire.claude.api import read_error as read_claude_error
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
-from proxy.wire.completions.answers import TextAnswers
-from proxy.wire.completions.request import read_completion
+from proxy.wire.completions import TextAnswers, read_completion
 from proxy.wire.http.answer import AnswerReader
 from proxy.wire.http.content_coding import inflater
 from proxy.wire.http.headers import passed, read_retry_after

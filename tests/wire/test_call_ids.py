@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire import call_ids
+from proxy.wire import reasoning
 from proxy.wire.claude.thinking import ThinkingBlock, carry
 from proxy.wire.gemini.calls import make_id
 
@@ -23,20 +23,20 @@ def body(call_id: str, text: str = "") -> bytes:
 
 def test_ids_of_calls_and_results_lose_what_they_carry() -> None:
     """Both kinds, unless one is to be kept."""
-    assert call_ids.strip(body(SIGNED)) == body("call_1")
-    assert call_ids.strip(body(THOUGHTFUL)) == body("toolu_1")
-    assert call_ids.strip(body(SIGNED), [call_ids.THINKING]) == body(SIGNED)
-    assert call_ids.strip(body(THOUGHTFUL), [call_ids.THOUGHT]) == body(THOUGHTFUL)
+    assert reasoning.strip(body(SIGNED)) == body("call_1")
+    assert reasoning.strip(body(THOUGHTFUL)) == body("toolu_1")
+    assert reasoning.strip(body(SIGNED), [reasoning.THINKING]) == body(SIGNED)
+    assert reasoning.strip(body(THOUGHTFUL), [reasoning.THOUGHT]) == body(THOUGHTFUL)
 
 
 def test_what_was_said_is_left_alone() -> None:
     """Arguments and results that quote such an id, in JSON or not."""
     for quoted in (SIGNED, THOUGHTFUL, f'{{"id": "{SIGNED}", "tool_call_id":"{THOUGHTFUL}"}}'):
-        assert call_ids.strip(body("call_1", quoted)) == body("call_1", quoted)
+        assert reasoning.strip(body("call_1", quoted)) == body("call_1", quoted)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_bodies_without_marks_are_the_same_object(call_id: str, text: str) -> None:
     """Nothing is copied."""
     made = body(call_id, text)
-    assert call_ids.strip(made) is made
+    assert reasoning.strip(made) is made

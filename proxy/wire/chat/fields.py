@@ -14,8 +14,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
-from ..call_ids import strip
 from ..lenient_json import decode_any, decode_object, decoder, encode
+from ..reasoning import strip
 
 _items = decoder(list[Raw])
 

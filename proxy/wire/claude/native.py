@@ -11,7 +11,7 @@ from ...errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from ..chat import Speech, Usage
 from ..native import NativeStream
 from ..sse import named
-from .errors import UNREADABLE, hidden_refusal, refusal_of_event
+from .api import UNREADABLE, hidden_refusal, refusal_of_event
 from .reply import Counts
 
 MESSAGES: Speech = ("chat", "messages")

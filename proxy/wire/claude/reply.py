@@ -15,10 +15,10 @@ import msgspec
 
 from ...errors import UpstreamInvalid
 from ..chat import Usage, usage_object
-from ..chat.asked import Asked
+from ..chat.made import Asked
 from ..made_names import plain_name
 from ..reasoning import BLOCKS
-from .errors import UNREADABLE, hidden_refusal
+from .api import UNREADABLE, hidden_refusal
 from .thinking import ThinkingBlock, carry
 
 

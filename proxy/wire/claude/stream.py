@@ -18,7 +18,7 @@ from ..chat import Usage
 from ..chat.made import ChunkMaker
 from ..reasoning import BLOCKS
 from ..sse import DONE
-from .errors import UNREADABLE, refusal_of_event
+from .api import UNREADABLE, refusal_of_event
 from .reply import Block, Counts, Ending, Said, StopDetails
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from ..call_ids import THINKING
+from ..reasoning import THINKING
 
 # Each id appears twice in every later request (call and result), and callers store ids in columns.
 MAX_CARRIED_BYTES = 32_768

@@ -21,8 +21,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ..call_ids import THOUGHT
 from ..chat import objects
+from ..reasoning import THOUGHT
 
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
 MAX_SIGNATURE_IN_ID: Final = 8192

@@ -23,10 +23,10 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UpstreamInvalid, UpstreamRefusal
-from ..call_ids import THOUGHT
 from ..chat import objects
-from ..chat.asked import Asked
+from ..chat.made import Asked
 from ..chat.usage import as_object
+from ..reasoning import THOUGHT
 from . import calls, events
 from .models import wire_name
 

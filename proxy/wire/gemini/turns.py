@@ -19,10 +19,10 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import msgspec
 
 from ...errors import UnsupportedParameter
-from ..call_ids import plain_id
 from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
 from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
+from ..made_names import plain_id
 from ..tool_calls import ToolCall, calls_of
 from . import calls
 from .models import Family, wire_name

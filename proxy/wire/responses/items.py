@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import UnsupportedParameter
-from ..call_ids import plain_id
 from ..chat import objects, read_object
 from ..history import NOT_RUN, result_without_call
 from ..lenient_json import encode
+from ..made_names import plain_id
 from ..reasoning import unpack
 from ..tool_calls import CallResults
 from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of, odd

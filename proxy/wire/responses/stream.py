@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from ...errors import ProxyError
-from .. import call_ids
+from .. import reasoning
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
 from ..chat.usage import as_object
@@ -267,7 +267,7 @@ class Events(DeltaReader):
             self._write(text)
 
     def _call_id(self, call: Call) -> str:
-        return call_ids.bare(call.id) or f"call_{self._token}_{len(self._output)}"
+        return reasoning.bare(call.id) or f"call_{self._token}_{len(self._output)}"
 
 
 def _apart(delta: Json) -> Iterator[Json]:

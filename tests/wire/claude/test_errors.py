@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from proxy.errors import UpstreamInvalid
-from proxy.wire.claude.api import headers, read_page
-from proxy.wire.claude.errors import read_error, refusal_of_event
+from proxy.wire.claude.api import headers, read_error, read_page, refusal_of_event
 from proxy.wire.claude.families import FAMILIES, STRANGER, family_of
 from proxy.wire.claude.thinking import (
     MAX_CARRIED_BYTES,

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import InvalidRequest, UpstreamError, UpstreamInvalid
-from proxy.wire.claude.api import read_page
-from proxy.wire.claude.errors import read_error
+from proxy.wire.claude.api import read_error, read_page
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import KNOWN, to_request
 from proxy.wire.claude.stream import ChatStream

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire import call_ids
+from proxy.wire import reasoning
 from proxy.wire.chat import read_request
 from proxy.wire.claude.families import family_of
 from proxy.wire.claude.reply import to_chat
@@ -152,6 +152,6 @@ def test_what_was_given_out_is_taken_back(message: Json) -> None:
         body = json.dumps(chat).encode()
         for model in MODELS + BOUND:
             translated(chat, model)
-        read_request(call_ids.strip(body))
+        read_request(reasoning.strip(body))
         for model in ("gemini-2.5-flash", "gemini-3.5-flash") if message not in _PARTS else ():
-            to_gemini(call_ids.strip(body, [call_ids.THINKING]), model=model, stream=True)
+            to_gemini(reasoning.strip(body, [reasoning.THINKING]), model=model, stream=True)

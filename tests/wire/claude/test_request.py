@@ -12,7 +12,7 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
-from proxy.wire.chat.asked import Asked
+from proxy.wire.chat.made import Asked
 from proxy.wire.claude.families import family_of
 from proxy.wire.claude.request import KNOWN, to_request
 from proxy.wire.made_names import plain_name

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from proxy.wire.chat import read_request
-from proxy.wire.completions.request import Completion, read_completion
+from proxy.wire.completions import Completion, read_completion
 
 
 def asked(**fields: Any) -> bytes:

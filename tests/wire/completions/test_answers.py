@@ -13,7 +13,7 @@ from openai.types import Completion as SdkCompletion
 
 from proxy.errors import CallerError, ProxyError, UpstreamInvalid
 from proxy.wire.chat import chunks_of
-from proxy.wire.completions.answers import TextAnswers
+from proxy.wire.completions import TextAnswers
 from tests.support.upstream import Json, chunk
 from tests.wire.completions.requests import JSON, REQUESTS, asked, objects, read
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import CallerError, InvalidRequest, UnsupportedParameter
-from proxy.wire.completions.request import (
+from proxy.wire.completions import (
     EMPTY_PROMPT,
     MAX_PROMPTS,
     MAX_REPEATED_BYTES,

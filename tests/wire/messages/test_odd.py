@@ -12,8 +12,7 @@ from proxy.dialects.messages import COUNT_TOKENS, MESSAGES
 from proxy.errors import CallerError, UnsupportedParameter, UpstreamError
 from proxy.wire.chat import chunks_of
 from proxy.wire.lenient_json import encode
-from proxy.wire.messages.answer import Asked, events_of
-from proxy.wire.messages.stream import MessageStream
+from proxy.wire.messages.answer import Asked, MessageStream, events_of
 from proxy.wire.reasoning import pack
 from tests.support import claude_upstream as claude
 from tests.wire.test_odd_types import variants

@@ -12,9 +12,8 @@ from proxy.wire.chat.request import Outer
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
-from proxy.wire.messages.answer import Asked, events_of
+from proxy.wire.messages.answer import Asked, MessageStream, events_of, to_message
 from proxy.wire.messages.request import MessagesRequest
-from proxy.wire.messages.stream import MessageStream, to_message
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
 

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamInvalid
-from proxy.wire.call_ids import bare, plain_id
 from proxy.wire.chat import Usage
 from proxy.wire.lenient_json import encode
-from proxy.wire.messages.answer import Asked, events_of, opening, usage_of
-from proxy.wire.messages.stream import MessageStream, to_message
-from proxy.wire.reasoning import MAX_CHARS, pack
+from proxy.wire.made_names import plain_id
+from proxy.wire.messages.answer import (
+    Asked,
+    MessageStream,
+    events_of,
+    opening,
+    to_message,
+    usage_of,
+)
+from proxy.wire.reasoning import MAX_CHARS, bare, pack
 from proxy.wire.sse import encode_named
 from tests.support.claude_upstream import joined
 
