@@ -21,13 +21,12 @@ from proxy.record import record, transcript
 from proxy.request import attempts, failures
 from proxy.server import addresses, hooks, settings, tuning, worker
 from proxy.server.control import listener, sockets
-from proxy.wire import native, reasoning
+from proxy.wire import completions, native, reasoning
 from proxy.wire.chat import errors as chat_errors
 from proxy.wire.chat import reply as chat_reply
 from proxy.wire.chat import request as chat_request
 from proxy.wire.chat import stream as chat_stream
 from proxy.wire.claude import thinking
-from proxy.wire.completions import request as completions
 from proxy.wire.gemini import calls
 from proxy.wire.gemini import events as gemini_errors
 from proxy.wire.http import answer, content_coding

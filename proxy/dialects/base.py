@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import msgspec
-
-from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
-from ..wire import estimate
+from ..errors import ProxyError
 from ..wire.chat import HUB, ChatRequest, Speech, chunks_of
-from ..wire.lenient_json import decode_any, encode
 
 
 class Answer(NamedTuple):
@@ -135,19 +131,3 @@ class Dialect(NamedTuple):
     headers: tuple[str, ...] = ()
     id_header: str = ""
     below: str = ""
-
-
-def estimated(error: ProxyError, prompt: Mapping[str, Any]) -> tuple[Answer, dict[str, str]]:
-    """A count of tokens where no client counts any, look-alikes included; else raises the error.
-
-    `prompt`: what a model reads of the request.
-    """
-    has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
-    if not (has_none or isinstance(error, UnsupportedParameter)):
-        raise error
-    body = encode(prompt)
-    try:
-        tokens = estimate.tokens(decode_any(body))
-    except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
-        tokens = estimate.tokens(body.decode())
-    return Answer(b'{"input_tokens":%d}' % tokens, is_native=True), {"x-proxy-estimated": "true"}

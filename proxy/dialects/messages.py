@@ -2,96 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
 from ..errors import ProxyError
-from ..wire.chat import HUB, HUB_COUNT, ChatRequest, Speech
-from ..wire.chat.fields import too_deep
-from ..wire.chat.request import check_filled, read_outer
+from ..wire.chat import HUB_COUNT, ChatRequest, Speech
+from ..wire.chat.request import check_filled
 from ..wire.claude import native as claude
 from ..wire.messages import native
-from ..wire.messages.answer import MessageStream, error_body, error_event, events_of, to_message
+from ..wire.messages.answer import MessageStream, error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.sse import encode_named, named
-from .base import Answer, Ask, Dialect, Writer, estimated
+from .base import Dialect
+from .translated import TranslatedAsk, TranslatedWriter
 
 _HEADERS = ("anthropic-version", "anthropic-beta")
 
 
-class MessagesAsk(Ask):
-    """Its own and only prompt."""
-
+class MessagesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = claude.MESSAGES
+    native_events = staticmethod(events_of)
+    read = ("system", "messages", "tools")
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        outer = read_outer(body)
-        check_filled(outer.fields, "messages")
         general = {name: value for name, value in headers.items() if name not in _HEADERS}
-        stream = outer.stream and self.hub_speech == HUB
-        super().__init__(outer.model, general, stream=stream, session=outer.session)
+        super().__init__(body, general, query)
+        check_filled(self.outer.fields, "messages")
         self.native_headers = headers
-        self._outer = outer
-        self._body = body
-        self._query = query
-        # By kind of client, and plainness.
-        self._hubs: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}
 
     @cached_property
-    def request_read(self) -> MessagesRequest:
+    def _asked(self) -> MessagesRequest:
         """The request's members; raises InvalidRequest."""
-        return MessagesRequest(self._outer._replace(stream=self.stream), self.hub_speech)
+        return MessagesRequest(self.outer._replace(stream=self.stream))
 
-    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
-        return self._form(kind, natively, plain=False)
+    def native_body(self, *, plain: bool) -> bytes:
+        return (native.without_thoughts if plain else native.without_containers)(self.body)
 
-    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
-        return self._form(kind, natively, plain=True)
+    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
+        return self._asked.to_chat(kind, plain=plain)
 
-    def _form(self, kind: str, natively: bool, *, plain: bool) -> ChatRequest:
-        if natively:
-            body = (native.without_thoughts if plain else native.without_containers)(self._body)
-            return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
-        if (kind, plain) not in self._hubs:
-            try:
-                self._hubs[kind, plain] = self.request_read.to_chat(kind, plain=plain)
-            except RecursionError as error:
-                raise too_deep() from error
-        request, self.dropped = self._hubs[kind, plain]
-        return request
-
-    def whole(self, answers: Sequence[Answer]) -> bytes:
-        (answer,) = answers
-        if answer.is_native:
-            return answer.body
-        return to_message(answer.body, self.request_read.asked(answer.kind, self.model))
-
-    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
-        return (events_of(answer.body), True) if answer.is_native else super().streamed(answer)
+    def events(self, kind: str = "") -> MessageStream:
+        return MessageStream(self._asked.asked(kind, self.model))
 
     def writer(self) -> MessagesWriter:
         return MessagesWriter(self)
 
 
-class MessagesWriter(Writer):
-    """Claude's own events, or those made of chat."""
-
+class MessagesWriter(TranslatedWriter):
     keep_alive = encode_named([named(b'{"type": "ping"}', b"ping")])
-
-    def __init__(self, ask: MessagesAsk) -> None:
-        self._ask = ask
-        self._made: MessageStream | None = None  # of chat
-
-    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
-        if is_native:
-            self.feed = encode_named
-        else:
-            self._made = MessageStream(self._ask.request_read.asked(kind, self._ask.model))
-            self.feed = self._made.feed
-
-    def end(self) -> bytes:
-        return b"" if self._made is None else self._made.end()
 
     def fail(self, error: ProxyError) -> bytes:
         return error_event(error, self._ask.headers.get("x-request-id", ""))
@@ -102,13 +61,6 @@ class CountAsk(MessagesAsk):
 
     speech: ClassVar[Speech] = claude.COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
-
-    def whole(self, answers: Sequence[Answer]) -> bytes:
-        return answers[0].body
-
-    def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
-        fields, read = self._outer.fields, ("system", "messages", "tools")
-        return estimated(error, {name: fields[name] for name in read if name in fields})
 
 
 MESSAGES = Dialect(MessagesAsk, error_body, _HEADERS, "request-id")

@@ -6,115 +6,74 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
-import msgspec
-
-from ..errors import ProxyError, UpstreamRefusal
-from ..wire.chat import HUB_COUNT, ChatRequest, Speech, chunks_of, error_body, read_object
+from ..errors import InvalidRequest, ProxyError, UpstreamRefusal
+from ..wire.chat import HUB_COUNT, ChatRequest, Speech, error_body, read_object
 from ..wire.chat.errors import stream_message
-from ..wire.chat.request import read_outer
 from ..wire.lenient_json import encode
 from ..wire.responses import native
 from ..wire.responses.answer import error_of
-from ..wire.responses.request import COUNT, SPEECH, Translation, kept_by_the_vendor, to_chat
+from ..wire.responses.request import COUNT, SPEECH, kept_by_the_vendor, to_chat
 from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, encode_named, named
-from .base import Answer, Ask, Dialect, Writer, estimated
-
-# What of a request a model reads: its tokens are counted.
-_PROMPT = ("instructions", "input", "tools")
+from .base import Answer, Dialect
+from .translated import TranslatedAsk, TranslatedWriter
 
 
-class ResponsesAsk(Ask):
-    """Its own and only prompt."""
-
+class ResponsesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = SPEECH
+    native_events = staticmethod(native.events_of)
+    read = ("instructions", "input", "tools")
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        outer = read_outer(body)
-        stream = outer.stream and self.speech == SPEECH
-        super().__init__(outer.model, headers, stream=stream, session=outer.session)
-        self._fields = outer.fields
-        self._body = body
-        self._made: dict[str, Translation] = {}  # by kind of client
-        self._tools = Tools("")  # of the last of them
+        super().__init__(body, headers)
+        self._tools: dict[str, Tools] = {}  # by kind of client
 
     def prompts(self, *, natively: bool) -> int:
         # Which of several clients has the conversation, nobody knows.
-        refusal = kept_by_the_vendor(self._fields)
+        refusal = kept_by_the_vendor(self.outer.fields)
         if refusal and not (natively and self.clients == 1):
             raise refusal
         return 1
 
-    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
-        if natively:
-            return self._native(native.without_containers(self._body))
-        return self._translated(kind).request
-
     def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
-        if natively:
-            body = native.without_reasoning(self._body)
-            return None if body is None else self._native(body)
-        with suppress(RecursionError):
-            if plain := self._translated(kind).plain():
-                self.dropped = plain.dropped
-                return plain.request
+        with suppress(InvalidRequest):  # nested too deeply to be looked through
+            usual = self.body if natively else self._form(kind, natively, plain=False).body
+            plain = self._form(kind, natively, plain=True)
+            return None if plain.body == usual else plain
         return None
 
-    def _native(self, body: bytes) -> ChatRequest:
-        return ChatRequest(body, self.model, self.stream, speech=self.speech)
+    def native_body(self, *, plain: bool) -> bytes:
+        without = plain and native.without_reasoning(self.body)
+        return without or native.without_containers(self.body)
 
-    def _translated(self, kind: str) -> Translation:
-        if kind not in self._made:
-            made = to_chat(self._body, kind, model=self.model, stream=self.stream)
-            request = msgspec.structs.replace(made.request, speech=self.hub_speech)
-            self._made[kind] = made._replace(request=request)
-        made = self._made[kind]
-        self._tools, self.dropped = made.tools, made.dropped
-        return made
+    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, Sequence[str]]:
+        made = to_chat(self.body, kind, model=self.model, stream=self.stream, plain=plain)
+        self._tools[kind] = made.tools
+        return made.request, made.dropped
 
     def events(self, kind: str = "") -> Events:
-        """What makes the answer of chat's, or of a failure before there was any."""
-        return Events(self.model, self._fields, self._tools, kind)
-
-    def whole(self, answers: Sequence[Answer]) -> bytes:
-        (answer,) = answers
-        if answer.is_native:
-            return answer.body
-        return self.events(answer.kind).whole(chunks_of(answer.body))
-
-    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
-        is_native = answer.is_native
-        return (native.events_of(answer.body), True) if is_native else super().streamed(answer)
+        return Events(self.model, self.outer.fields, self._tools.get(kind) or Tools(kind), kind)
 
     def writer(self) -> ResponsesWriter:
         return ResponsesWriter(self)
 
 
-class ResponsesWriter(Writer):
-    """The upstream's own events, or those made of chat."""
-
+class ResponsesWriter(TranslatedWriter):
     keep_alive = KEEP_ALIVE
-
-    def __init__(self, ask: ResponsesAsk) -> None:
-        self._ask = ask
-        self._events: Events | None = None  # of chat
-        self._first = self._last = b""  # of the upstream's own events
+    _ask: ResponsesAsk
+    _made: Events | None
+    _first = _last = b""  # of the upstream's own events
 
     def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        super().begin(at, is_native=is_native, kind=kind)
         if is_native:
             self.feed = self._pass
-        else:
-            self._events = self._ask.events(kind)
-            self.feed = self._events.feed
 
     def _pass(self, chunks: Sequence[bytes]) -> bytes:
         if chunks:
             self._first, self._last = self._first or chunks[0], chunks[-1]
         return encode_named(chunks)
-
-    def end(self) -> bytes:
-        return b"" if self._events is None else self._events.end()
 
     def fail(self, error: ProxyError) -> bytes:
         """`response.failed`, or the upstream's own event."""
@@ -124,7 +83,7 @@ class ResponsesWriter(Writer):
             return encode_named([named(sent, name.encode())])
         response = read_object(self._first).get("response")
         if not isinstance(response, dict):
-            return (self._events or self._ask.events()).fail(error, message)
+            return (self._made or self._ask.events()).fail(error, message)
         number = read_object(self._last).get("sequence_number")
         event = {
             "type": "response.failed",
@@ -141,13 +100,12 @@ class CountAsk(ResponsesAsk):
     hub_speech: ClassVar[Speech] = HUB_COUNT
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
-        counted = read_object(answers[0].body)
-        return encode({"object": "response.input_tokens", **counted})
+        return encode({"object": "response.input_tokens", **read_object(super().whole(answers))})
 
     def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
-        if kept_by_the_vendor(self._fields) is not None:
+        if kept_by_the_vendor(self.outer.fields) is not None:
             raise error
-        return estimated(error, {name: self._fields.get(name) for name in _PROMPT})
+        return super().unserved(error)
 
 
 RESPONSES = Dialect(

@@ -45,20 +45,29 @@ class Call(msgspec.Struct, eq=False):
 
 
 class DeltaReader(ABC):
-    """One answer: its first choice. A subclass writes, into `_out`, what it hears.
+    """One answer: its first choice. A subclass writes, into `_out`, what it hears."""
 
-    `usage`: as the last chunk told it; `_ending`: the choice that had a `finish_reason`.
-    """
+    answer: Json  # the whole of it, in the end
 
     def __init__(self) -> None:
-        self.usage: Usage | None = None
-        self._ending: Json = {}
+        self.usage: Usage | None = None  # as the last chunk told it
+        self._ending: Json = {}  # the choice that had a `finish_reason`
         self._out: list[bytes] = []
         self._is_begun = False
         self._calls: dict[int, Call] = {}  # the latest of each number
         self._waiting: list[Call] = []
         self._turn: Call | None = None
         self._late: list[Callable[[], None]] = []  # what a turn keeps from being written
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """The events that are due at the end of an answer that is whole."""
+
+    def whole(self, chunks: Sequence[bytes]) -> bytes:
+        """The answer in one piece, which the events come to; raises UpstreamInvalid."""
+        self.feed(chunks)
+        self.end()
+        return encode(self.answer)
 
     @abstractmethod
     def _start(self, chunk: Json) -> None:

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from ...errors import ProxyError, UpstreamRefusal
 from .. import reasoning
-from ..chat import Usage, chunks_of, objects, read_object
+from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
 from ..chat.errors import bounded, stream_message
 from ..lenient_json import encode
@@ -160,9 +160,8 @@ def error_body(error: ProxyError, request_id: str = "", *, message: str = "") ->
 
 
 class MessageStream(DeltaReader):
-    """One answer. `feed` the chunks, then `end` once: what is written then comes to `message`."""
+    """The events of a Message, and the Message, which is there from the first chunk on."""
 
-    message: Json  # from its first chunk on
     _pieces: list[str]  # of the open block
     _delta: bytes  # what its deltas begin with
 
@@ -175,7 +174,6 @@ class MessageStream(DeltaReader):
         self._signed: object = None  # what signs the text
 
     def end(self) -> bytes:
-        """The events still due where the answer is whole."""
         self._begin({})
         self._end_turns()
         self._close()
@@ -184,14 +182,14 @@ class MessageStream(DeltaReader):
             self._close(self._signed)
         told = _ending(self._ending, has_calls=bool(self._calls), stops=self._asked.stops)
         usage = usage_of(self.usage)
-        self.message |= {**told, "usage": usage}
+        self.answer |= {**told, "usage": usage}
         self._send("message_delta", delta=told, usage=usage)
         self._send("message_stop")
         return self._written()
 
     def _start(self, chunk: Json) -> None:
-        self.message = opening(chunk.get("id"), self._asked)
-        self._send("message_start", message=self.message)
+        self.answer = opening(chunk.get("id"), self._asked)
+        self._send("message_start", message=self.answer)
 
     # Thoughts and text
 
@@ -244,7 +242,7 @@ class MessageStream(DeltaReader):
 
     def _open(self, block: Json) -> None:
         self._close()
-        content = self.message["content"]
+        content = self.answer["content"]
         self._send("content_block_start", index=len(content), content_block=block)
         self._delta = (
             b"event: content_block_delta\n"
@@ -263,7 +261,7 @@ class MessageStream(DeltaReader):
         block, self._block = self._block, None
         if block is None:
             return
-        index, text = len(self.message["content"]) - 1, "".join(self._pieces)
+        index, text = len(self.answer["content"]) - 1, "".join(self._pieces)
         if block["type"] == "tool_use":
             block["input"] = Raw(FunctionCall("", Raw(msgspec.json.encode(text))).as_object())
         else:
@@ -274,11 +272,3 @@ class MessageStream(DeltaReader):
             delta = {"type": "signature_delta", "signature": made}
             self._send("content_block_delta", index=index, delta=delta)
         self._send("content_block_stop", index=index)
-
-
-def to_message(body: bytes, asked: Asked) -> bytes:
-    """The Message for a chat completion that was checked: what its stream would come to."""
-    stream = MessageStream(asked)
-    stream.feed(chunks_of(body))
-    stream.end()
-    return encode(stream.message)

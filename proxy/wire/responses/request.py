@@ -60,17 +60,6 @@ class Translation(NamedTuple):
     tools: Tools
     dropped: tuple[str, ...]
 
-    def plain(self) -> Translation | None:
-        """The same without what it says of reasoning, asked for or had; None: that is nothing."""
-        fields = read_fields(self.request.body)
-        dropped = ("reasoning.effort",) if fields.pop("reasoning_effort", None) else ()
-        body = encode(fields) if dropped else self.request.body
-        body = without_reasoning(body) or body
-        if body is self.request.body:
-            return None
-        request = msgspec.structs.replace(self.request, body=body)
-        return Translation(request, self.tools, self.dropped + dropped)
-
 
 def kept_by_the_vendor(fields: Mapping[str, Raw]) -> UnsupportedParameter | None:
     """The error for a request that needs what only its vendor keeps, if it does."""
@@ -85,18 +74,21 @@ def _is_set(fields: Mapping[str, Raw], name: str) -> bool:
     return name in fields and bytes(fields[name]) not in _NOTHING
 
 
-def to_chat(body: bytes, kind: str, *, model: str, stream: bool) -> Translation:
+def to_chat(
+    body: bytes, kind: str, *, model: str, stream: bool, plain: bool = False
+) -> Translation:
     """The request in a checked body as chat, for a client of this `kind`.
 
-    Raises InvalidRequest, UnsupportedParameter, whose `param` is a path in the caller's body.
+    `plain`: without what it says of reasoning, asked for or had. Raises InvalidRequest, whose
+    `param` is a path in the caller's body.
     """
     try:
-        return _translated(body, kind, model, stream)
+        return _translated(body, kind, model, stream, plain)
     except RecursionError as error:
         raise too_deep() from error
 
 
-def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation:
+def _translated(body: bytes, kind: str, model: str, stream: bool, plain: bool) -> Translation:
     fields = read_fields(body)
     if refusal := kept_by_the_vendor(fields):
         raise refusal
@@ -111,6 +103,7 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
         talk.add([{"role": "system", "content": asked.instructions}])
     talk.add(asked.input)
     reasoning, text = asked.reasoning or {}, asked.text or {}
+    effort = reasoning.get("effort")
     has_logprobs = asked.top_logprobs or _LOGPROBS in (asked.include or ())
     choice = tools.choice(asked.tool_choice)
     chat: Json = {
@@ -118,7 +111,7 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
         "messages": talk.messages(),
         **{name: fields[name] for name in _AS_THEY_ARE if _is_set(fields, name)},
         "max_tokens": asked.max_output_tokens,
-        "reasoning_effort": reasoning.get("effort"),
+        "reasoning_effort": None if plain else effort,
         "verbosity": text.get("verbosity"),
         "response_format": _format(text.get("format")),
         "logprobs": True if has_logprobs else None,
@@ -131,10 +124,12 @@ def _translated(body: bytes, kind: str, model: str, stream: bool) -> Translation
         "stream_options": {"include_usage": True} if stream else None,
     }
     made = encode({name: value for name, value in chat.items() if value is not None})
+    made = (plain and without_reasoning(made)) or made
     unknown = [name for name in fields if name not in _KNOWN]
     lost = sorted(name for name in reasoning.keys() - _READ if reasoning[name] is not None)
     unknown += [f"reasoning.{name}" for name in lost]
-    dropped = tuple(dict.fromkeys([*unknown, *tools.dropped, *talk.dropped]))
+    unasked = ["reasoning.effort"] if plain and effort is not None else []
+    dropped = tuple(dict.fromkeys([*unknown, *tools.dropped, *talk.dropped, *unasked]))
     return Translation(ChatRequest(made, model, stream, is_made=True), tools, dropped)
 
 

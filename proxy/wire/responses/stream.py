@@ -7,7 +7,7 @@ at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -68,8 +68,8 @@ class Events(DeltaReader):
     def __init__(self, model: str, fields: dict[str, Raw], tools: Tools, kind: str = "") -> None:
         super().__init__()
         self._token = os.urandom(16).hex()
-        self._response = opening(model, fields, self._token)
-        self._output: list[Json] = self._response["output"]
+        self.answer = opening(model, fields, self._token)
+        self._output: list[Json] = self.answer["output"]
         self._tools = tools
         self._client = kind
         self._number = 0  # of the next event
@@ -79,27 +79,6 @@ class Events(DeltaReader):
         self._kind = ""  # of its text that is open
 
     def end(self) -> bytes:
-        """The end of an answer that is whole."""
-        self._finish()
-        self._send(self._response["status"], response=self._response)
-        return self._written()
-
-    def fail(self, error: ProxyError, message: str) -> bytes:
-        """The end of one that is not."""
-        self._begin({})
-        usage = None if self.usage is None else usage_of(self.usage)
-        self._response |= {"status": "failed", "error": error_of(error, message), "usage": usage}
-        self._send("failed", response=self._response)
-        return self._written()
-
-    def whole(self, chunks: Sequence[bytes]) -> bytes:
-        """A unary answer of all chunks; raises UpstreamInvalid."""
-        self.feed(chunks)
-        self._finish()
-        return encode(self._response)
-
-    def _finish(self) -> None:
-        """End all that is open, and the Response."""
         self._begin({})
         why = INCOMPLETE.get(str(self._ending.get("finish_reason")))
         self._status = "incomplete" if why else "completed"
@@ -109,7 +88,17 @@ class Events(DeltaReader):
         self._close()
         usage = usage_of(self.usage or Usage())  # SDKs do not do without
         details = {"reason": why} if why else None
-        self._response |= {"status": self._status, "incomplete_details": details, "usage": usage}
+        self.answer |= {"status": self._status, "incomplete_details": details, "usage": usage}
+        self._send(self._status, response=self.answer)
+        return self._written()
+
+    def fail(self, error: ProxyError, message: str) -> bytes:
+        """The end of one that is not whole."""
+        self._begin({})
+        usage = None if self.usage is None else usage_of(self.usage)
+        self.answer |= {"status": "failed", "error": error_of(error, message), "usage": usage}
+        self._send("failed", response=self.answer)
+        return self._written()
 
     def _send(self, name: str, **members: Any) -> None:
         super()._send(f"response.{name}", **members, sequence_number=self._number)
@@ -117,9 +106,9 @@ class Events(DeltaReader):
 
     def _start(self, chunk: Json) -> None:
         created = chunk.get("created")
-        self._response["created_at"] = created if isinstance(created, (int, float)) else 0
+        self.answer["created_at"] = created if isinstance(created, (int, float)) else 0
         for name in ("created", "in_progress"):
-            self._send(name, response=self._response)
+            self._send(name, response=self.answer)
 
     # What chunks say
 

@@ -112,7 +112,7 @@ def test_answers() -> None:
             chunks = chunks_of(json.dumps(odd).encode())
             stream = MessageStream(Asked("m", [], True, True, "gemini"))
             found = claude.joined(stream.feed(chunks) + stream.end())
-            assert json.loads(encode(stream.message)) == found
+            assert json.loads(encode(stream.answer)) == found
 
 
 def test_native_answers() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.wire.chat import chunks_of
 from proxy.wire.chat.request import Outer
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
-from proxy.wire.messages.answer import Asked, MessageStream, events_of, to_message
+from proxy.wire.messages.answer import Asked, MessageStream, events_of
 from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
@@ -105,14 +106,16 @@ def answers(draw: st.DrawFn) -> Json:
 def test_answers(message: Json) -> None:
     """Message -> chat -> Message, unary and streamed."""
     chat = to_chat(json.dumps(message).encode(), model="m", created=1)
-    assert json.loads(to_message(chat, ASKED)) == message
+    assert json.loads(MessageStream(ASKED).whole(chunks_of(chat))) == message
 
 
 @given(message=answers(), size=st.integers(1, 9))
 def test_streams(message: Json, size: int) -> None:
     """Events -> chunks -> events: whatever the pieces, the same message comes of them."""
     whole = json.loads(
-        to_message(to_chat(json.dumps(message).encode(), model="m", created=1), ASKED)
+        MessageStream(ASKED).whole(
+            chunks_of(to_chat(json.dumps(message).encode(), model="m", created=1))
+        )
     )
     blocks = [{"citations": None, **block} for block in message["content"]]
     details = {"stop_details": None, "content": blocks}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamInvalid
-from proxy.wire.chat import Usage
+from proxy.wire.chat import Usage, chunks_of
 from proxy.wire.lenient_json import encode
 from proxy.wire.made_names import plain_id
 from proxy.wire.messages.answer import (
@@ -16,7 +16,6 @@ from proxy.wire.messages.answer import (
     MessageStream,
     events_of,
     opening,
-    to_message,
     usage_of,
 )
 from proxy.wire.reasoning import MAX_CHARS, bare, pack
@@ -55,7 +54,7 @@ def message(*chunks: bytes, about: Asked | None = None) -> Json:
     assert written[0] == written[1]
     check_order(written[0])
     found = joined(written[0])
-    assert {**json.loads(encode(stream.message)), "id": found["id"]} == found
+    assert {**json.loads(encode(stream.answer)), "id": found["id"]} == found
     return found
 
 
@@ -111,7 +110,7 @@ def test_events_are_those_of_the_documentation() -> None:
         expected.append({"type": "content_block_stop", "index": at})
     expected.append({"type": "message_delta", "delta": ending, "usage": usage})
     expected.append({"type": "message_stop"})
-    for whole in (written, encode_named(events_of(encode(stream.message)))):
+    for whole in (written, encode_named(events_of(encode(stream.answer)))):
         lines = [event.split("\n") for event in whole.decode().split("\n\n")[:-1]]
         told = [json.loads(data.removeprefix("data: ")) for _, data in lines]
         assert told == expected
@@ -364,7 +363,7 @@ def test_unary_answer_is_what_its_stream_comes_to() -> None:
     said = {"content": None, "reasoning_content": "Hm."}
     said["tool_calls"] = [call(None, "null", id="functions.f:0", name="f")]  # type: ignore[assignment]
     body = {"choices": [{"message": said, "finish_reason": "tool_calls"}], "usage": None}
-    found = json.loads(to_message(json.dumps(body).encode(), asked()))
+    found = json.loads(MessageStream(asked()).whole(chunks_of(json.dumps(body).encode())))
     ((made, name, given),) = uses(found)
     assert (made[:6], name, given) == ("toolu_", "f", {})
     assert found["stop_reason"] == "tool_use"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.wire.estimate import tokens
+from proxy.dialects.translated import estimated_tokens as tokens
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""What the dialects share that some clients speak themselves, and others get by way of chat."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
+from ..wire.chat import HUB, HUB_COUNT, ChatRequest, chunks_of
+from ..wire.chat.deltas import DeltaReader
+from ..wire.chat.fields import too_deep
+from ..wire.chat.request import read_outer
+from ..wire.lenient_json import decode_any, encode
+from ..wire.sse import encode_named
+from .base import Answer, Ask, Writer
+
+BYTES_PER_TOKEN: Final = 4
+MEDIUM_TOKENS: Final = 1600
+
+
+class TranslatedAsk(Ask):
+    """A request in a dialect that some clients speak. Its own and only prompt."""
+
+    read: ClassVar[tuple[str, ...]]  # the members that a model reads
+    native_events: Callable[[bytes], list[bytes]]  # of a stream, for a whole answer of its own
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
+        self.outer = read_outer(body)
+        stream = self.outer.stream and self.hub_speech == HUB
+        super().__init__(self.outer.model, headers, stream=stream, session=self.outer.session)
+        self.body = body
+        self._query = query
+        # In the hub's form, by kind of client and plainness: and what that leaves out.
+        self._made: dict[tuple[str, bool], tuple[ChatRequest, Sequence[str]]] = {}
+
+    @abstractmethod
+    def native_body(self, *, plain: bool) -> bytes:
+        """The body for a client that speaks the dialect. `plain`: without earlier reasoning."""
+
+    @abstractmethod
+    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, Sequence[str]]:
+        """The request as chat, and what that leaves out; raises InvalidRequest, RecursionError."""
+
+    @abstractmethod
+    def events(self, kind: str = "") -> DeltaReader:
+        """What makes the answer of that of a client of this kind."""
+
+    def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
+        return self._form(kind, natively, plain=False)
+
+    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
+        return self._form(kind, natively, plain=True)
+
+    def _form(self, kind: str, natively: bool, *, plain: bool) -> ChatRequest:
+        if natively:
+            body = self.native_body(plain=plain)
+            return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
+        if (kind, plain) not in self._made:
+            try:
+                made, dropped = self.to_chat(kind, plain=plain)
+            except RecursionError as error:
+                raise too_deep() from error
+            made = msgspec.structs.replace(made, speech=self.hub_speech)
+            self._made[kind, plain] = made, dropped
+        request, self.dropped = self._made[kind, plain]
+        return request
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        (answer,) = answers
+        if answer.is_native or self.hub_speech != HUB:
+            return answer.body
+        return self.events(answer.kind).whole(chunks_of(answer.body))
+
+    def streamed(self, answer: Answer) -> tuple[list[bytes], bool]:
+        is_native = answer.is_native
+        return (self.native_events(answer.body), True) if is_native else super().streamed(answer)
+
+    def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:
+        """A count of tokens where no client counts any, look-alikes included."""
+        has_none = isinstance(error, UpstreamRefusal) and error.status in (404, 405, 501)
+        is_none = has_none or isinstance(error, UnsupportedParameter)
+        if self.hub_speech != HUB_COUNT or not is_none:
+            raise error
+        fields = self.outer.fields
+        body = encode({name: fields[name] for name in self.read if name in fields})
+        try:
+            tokens = estimated_tokens(decode_any(body))
+        except (msgspec.DecodeError, RecursionError):  # a number out of all range, for one
+            tokens = estimated_tokens(body.decode())
+        answer = Answer(b'{"input_tokens":%d}' % tokens, is_native=True)
+        return answer, {"x-proxy-estimated": "true"}
+
+
+class TranslatedWriter(Writer):
+    """The upstream's own events, or those made of chat."""
+
+    def __init__(self, ask: TranslatedAsk) -> None:
+        self._ask = ask
+        self._made: DeltaReader | None = None
+
+    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
+        self._made = None if is_native else self._ask.events(kind)
+        self.feed = encode_named if self._made is None else self._made.feed
+
+    def end(self) -> bytes:
+        return b"" if self._made is None else self._made.end()
+
+
+def estimated_tokens(prompt: Any) -> int:
+    """How many tokens a model may read in this data: a quarter of the bytes of compact JSON in
+    UTF-8, rounded up, and 1,600 for each image or file, whose data does not count.
+
+    English prose has four characters a token, other scripts more bytes and fewer characters; 1,600
+    is about what the largest image takes at Anthropic (build-with-claude/vision, read 2026-11).
+    """
+    media = 0
+
+    def without_media(found: Any, is_data: bool = False) -> Any:
+        nonlocal media
+        if isinstance(found, list):
+            return [without_media(item) for item in found]
+        if isinstance(found, dict):
+            has_data = found.get("type") == "base64"
+            return {
+                name: without_media(value, is_data=has_data and name in ("data", "file_data"))
+                for name, value in found.items()
+            }
+        if isinstance(found, str) and (is_data or found[:5].lower() == "data:"):
+            media += 1
+            return ""
+        return found
+
+    size = len(encode(without_media(prompt)))
+    return -(-size // BYTES_PER_TOKEN) + MEDIUM_TOKENS * media
