@@ -131,7 +131,11 @@ class CallerError(ProxyError, status=400, type="invalid_request_error"):
     """The caller's request is at fault: trying it again as it is would not help."""
 
 
-class InvalidRequest(CallerError, code="invalid_request"): ...
+class InvalidRequest(CallerError, code="invalid_request"):
+    @classmethod
+    def at(cls, path: str, why: str) -> InvalidRequest:
+        """The error for what stands at this path of the request's body."""
+        return cls(f"{path}: {why}", param=path)
 
 
 class UnsupportedParameter(InvalidRequest, code="unsupported_parameter"): ...

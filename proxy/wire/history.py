@@ -96,19 +96,15 @@ class History(ABC, Generic[_Result]):
                 self._say_as_system(self._blocks(message, path, text_only=True))
             elif message.role == "user":
                 if not (blocks := self._blocks(message, path)):
-                    path = f"{path}.content"
-                    raise InvalidRequest(f"{path}: the message is empty", param=path)
+                    raise InvalidRequest.at(f"{path}.content", "the message is empty")
                 self._say_as_user(blocks)
             elif message.role == "assistant":
                 self._assistant(message, path)
             elif message.role in ("tool", "function"):
                 self._take_result(message, path)
             else:
-                raise InvalidRequest(
-                    f"{path}.role: expected system, developer, user, assistant, tool or function, "
-                    f"got {message.role!r}",
-                    param=f"{path}.role",
-                )
+                expected = "expected system, developer, user, assistant, tool or function"
+                raise InvalidRequest.at(f"{path}.role", f"{expected}, got {message.role!r}")
 
     def _say_as_system(self, blocks: list[Block]) -> None:
         """In place, so that the beginning stays as it is in the vendor's cache."""
@@ -171,8 +167,6 @@ def function_of(call: ToolCall, path: str) -> FunctionCall:
     """What is called; raises InvalidRequest if it is neither a function nor a custom tool."""
     function = call.as_function()
     if function is None:
-        raise InvalidRequest(
-            f"{path}: expected a call of a function or custom tool, got type {call.type!r}",
-            param=path,
-        )
+        expected = "expected a call of a function or custom tool"
+        raise InvalidRequest.at(path, f"{expected}, got type {call.type!r}")
     return function

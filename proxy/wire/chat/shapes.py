@@ -74,6 +74,10 @@ class Function(msgspec.Struct):
     cache_control: Any = None
 
 
+# What a caller of a vendor without them can do.
+CUSTOM_TOOLS: Final = "a custom tool can be declared as a function with one string parameter"
+
+
 class Tool(msgspec.Struct):
     type: str = "function"
     function: Function | None = None
@@ -159,11 +163,6 @@ def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
         raise misfit(error) from error
 
 
-def invalid(param: str, why: str) -> InvalidRequest:
-    """The 400 for what is wrong at this path in the request."""
-    return InvalidRequest(f"{param}: {why}", param=param)
-
-
 # What an assistant says, at OpenAI's two APIs.
 _SAID: Final = frozenset({"text", "output_text", "refusal"})
 
@@ -195,7 +194,8 @@ def choice_of(choice: str | ToolChoice) -> tuple[str, set[str] | None]:
         tools = choice.allowed_tools.tools
         names = {tool.function.name for tool in tools if tool.function is not None}
         return ("required" if choice.allowed_tools.mode == "required" else "auto"), names
-    raise invalid("tool_choice", "expected none, auto, required, a function or allowed_tools")
+    expected = "expected none, auto, required, a function or allowed_tools"
+    raise InvalidRequest.at("tool_choice", expected)
 
 
 def no_part(part: Part, path: str) -> InvalidRequest:

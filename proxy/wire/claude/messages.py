@@ -80,7 +80,7 @@ class Turns(History[Block]):
             # OpenAI answers a lone system message; here it has to be what the user says.
             self._say_as_user([self._system.pop()])
         if not self._turns:
-            raise InvalidRequest("messages: there is no text to answer", param="messages")
+            raise InvalidRequest.at("messages", "there is no text to answer")
         self._place_held()
         woven = list(self._woven(_CONTINUE))
         turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
@@ -115,9 +115,7 @@ class Turns(History[Block]):
 
     def _assistant(self, message: chat.Message, path: str) -> None:
         if message.audio:
-            raise UnsupportedParameter(
-                f"{path}.audio: Claude has no such thing", param=f"{path}.audio"
-            )
+            raise UnsupportedParameter.at(f"{path}.audio", "Claude has no such thing")
         text = "".join(chat.said(message.content)) or message.refusal or ""
         made = calls_of(message.tool_calls, message.function_call)
         blocks: list[Block] = []
@@ -212,7 +210,7 @@ def _content_blocks(content: chat.Content, path: str, *, text_only: bool = False
         if text is not None:
             blocks += _text_block(text, **_cache_control(part))
         elif text_only:
-            raise UnsupportedParameter(f"{at}: only text can stand here", param=at)
+            raise UnsupportedParameter.at(at, "only text can stand here")
         else:
             blocks.append(_part_to_block(part, at))
     return blocks
@@ -238,7 +236,7 @@ def _part_to_block(part: chat.Part, path: str) -> Block:
     elif part.type == "file" and part.file is not None:
         block = _document(part.file, f"{path}.file")
     elif part.type == "input_audio":
-        raise UnsupportedParameter(f"{path}: Claude takes no audio", param=path)
+        raise UnsupportedParameter.at(path, "Claude takes no audio")
     else:
         raise chat.no_part(part, path)
     return {**block, **_cache_control(part)}
@@ -253,9 +251,8 @@ def _image_source(url: str, path: str) -> Block:
     return {"type": "base64", "media_type": media_type, "data": data}
 
 
-def _untaken(path: str, taken: str, media_type: str) -> UnsupportedParameter:
-    told = f"{path}: Claude takes {taken}, not {media_type[:80]!r}"
-    return UnsupportedParameter(told, param=path)
+def _untaken(path: str, taken: str, media_type: str) -> InvalidRequest:
+    return UnsupportedParameter.at(path, f"Claude takes {taken}, not {media_type[:80]!r}")
 
 
 def _is_web_address(text: str) -> bool:
@@ -266,7 +263,7 @@ def _split_data_url(url: str, path: str) -> tuple[str, str]:
     """Media type and base64 data."""
     match = _DATA_URL.match(url)
     if match is None or match[2] is None:
-        raise InvalidRequest(f"{path}: expected an http(s) URL or a base64 data URL", param=path)
+        raise InvalidRequest.at(path, "expected an http(s) URL or a base64 data URL")
     media_type = match[1].strip().lower()
     return _MISSPELT.get(media_type, media_type), _base64(url[match.end() :], path)
 
@@ -275,16 +272,15 @@ def _base64(text: str, path: str) -> str:
     """Base64 in one piece; what is in it is Claude's to judge."""
     data = joined(text)
     if not _BASE64.fullmatch(data):
-        raise InvalidRequest(f"{path}: the data is not valid base64", param=path)
+        raise InvalidRequest.at(path, "the data is not valid base64")
     return data
 
 
 def _document(file: chat.File, path: str) -> Block:
     told = file.file_data
     if not told:
-        raise UnsupportedParameter(
-            f"{path}: Claude can't see files uploaded elsewhere; send file_data", param=path
-        )
+        why = "Claude can't see files uploaded elsewhere; send file_data"
+        raise UnsupportedParameter.at(path, why)
     path = f"{path}.file_data"
     if _is_web_address(told):  # of a PDF: Claude fetches no other
         source = {"type": "url", "url": told}
@@ -309,7 +305,7 @@ def _text(data: str, path: str) -> str:
     try:
         text = b64decode(data, validate=True).decode()
     except ValueError as error:
-        raise InvalidRequest(f"{path}: expected UTF-8 text in base64", param=path) from error
+        raise InvalidRequest.at(path, "expected UTF-8 text in base64") from error
     if not text.strip():
-        raise InvalidRequest(f"{path}: there is no text in it", param=path)
+        raise InvalidRequest.at(path, "there is no text in it")
     return text

@@ -82,7 +82,7 @@ def _wire(body: bytes, model: str) -> _Json:
     request, present = chat.read(body)
     _check(present)
     if request.modalities not in (None, ["text"]):
-        raise UnsupportedParameter("modalities: Claude answers in text", param="modalities")
+        raise UnsupportedParameter.at("modalities", "Claude answers in text")
     family = family_of(model)
     asked = wanted(request.reasoning_effort, request.reasoning, request.thinking)
     effort: str | None = asked.effort
@@ -114,7 +114,7 @@ def _check(fields: Mapping[str, msgspec.Raw]) -> None:
             continue
         if read_any(value):
             reason = _REFUSED.get(name, "Claude has nothing like it")
-            raise UnsupportedParameter(f"{name}: {reason}", param=name)
+            raise UnsupportedParameter.at(name, reason)
 
 
 def _encode(wire: _Json) -> bytes:
@@ -142,7 +142,7 @@ def _max_tokens(request: chat.Request, family: Family) -> int:
         value: int | None = getattr(request, name)
         if value is not None:
             if value < 1:
-                raise InvalidRequest(f"{name}: expected at least 1", param=name)
+                raise InvalidRequest.at(name, "expected at least 1")
             return value
     return family.max_tokens
 
@@ -158,10 +158,8 @@ def _tool_choice(request: chat.Request, family: Family) -> tuple[_Json, set[str]
             wire = {"type": "tool", "name": plain_name(*allowed)}
             allowed = None
         if mode in ("required", "function") and not family.forced_tools:
-            raise UnsupportedParameter(
-                "tool_choice: this model can't be made to call a tool; send auto",
-                param="tool_choice",
-            )
+            why = "this model can't be made to call a tool; send auto"
+            raise UnsupportedParameter.at("tool_choice", why)
     if request.parallel_tool_calls is False and wire.get("type") != "none":
         wire = {"type": "auto", **wire, "disable_parallel_tool_use": True}
     return wire, allowed
@@ -174,11 +172,8 @@ def _tools(request: chat.Request, family: Family) -> _Json:
     for index, tool in enumerate(request.tools or ()):
         path = f"tools[{index}]"
         if tool.function is None:
-            raise UnsupportedParameter(
-                f"{path}: Claude takes functions only; a custom tool can be declared as a "
-                "function with one string parameter",
-                param=path,
-            )
+            why = f"Claude takes functions only; {chat.CUSTOM_TOOLS}"
+            raise UnsupportedParameter.at(path, why)
         if allowed is None or tool.function.name in allowed:
             made = _tool(tool.function, family, f"{path}.function.parameters")
             if mark := tool.cache_control or tool.function.cache_control:
@@ -216,7 +211,7 @@ def _closed(schema: _Json, path: str) -> _Json:
     try:
         return close_schema(schema)
     except ValueError as error:
-        raise InvalidRequest(f"{path}: {error}", param=path) from error
+        raise InvalidRequest.at(path, str(error)) from error
 
 
 def _thinking(
@@ -263,7 +258,7 @@ def _sampling(request: chat.Request, family: Family, thinking: _Json) -> _Json:
     for name, most in (("temperature", 2), ("top_p", 1)):
         value: float | None = getattr(request, name)
         if value is not None and not 0 <= value <= most:
-            raise InvalidRequest(f"{name}: expected 0 to {most}", param=name)
+            raise InvalidRequest.at(name, f"expected 0 to {most}")
     if thinking.get("type") in ("adaptive", "enabled") or not family.sampling:
         return {}
     wire: _Json = {} if request.top_k is None else {"top_k": request.top_k}
@@ -279,14 +274,12 @@ def _add_format(request: chat.Request, family: Family, talk: Conversation, wire:
     if wanted is None or wanted.type == "text":
         return
     if wanted.type not in ("json_object", "json_schema"):
-        raise InvalidRequest(
-            f"response_format.type: expected text, json_object or json_schema, got {wanted.type!r}",
-            param="response_format.type",
-        )
+        expected = f"expected text, json_object or json_schema, got {wanted.type!r}"
+        raise InvalidRequest.at("response_format.type", expected)
     path = "response_format.json_schema.schema"
     schema = wanted.json_schema.schema if wanted.json_schema else None
     if wanted.type == "json_schema" and schema is None:
-        raise InvalidRequest(f"{path}: expected a JSON Schema", param=path)
+        raise InvalidRequest.at(path, "expected a JSON Schema")
     if schema is not None and wanted.type == "json_schema" and family.structured:
         wanted_format = {"type": "json_schema", "schema": _closed(schema, path)}
         wire["output_config"] = {**wire.get("output_config", {}), "format": wanted_format}
@@ -300,12 +293,12 @@ def _add_format(request: chat.Request, family: Family, talk: Conversation, wire:
 def _rest(request: chat.Request) -> _Json:
     wire: _Json = {}
     if request.n not in (None, 1):
-        raise UnsupportedParameter("n: Claude gives one answer per request", param="n")
+        raise UnsupportedParameter.at("n", "Claude gives one answer per request")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     for index, stop in enumerate(stops):
         if stop and not stop.strip():
             path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
-            raise UnsupportedParameter(f"{path}: Claude takes no blank stop sequence", param=path)
+            raise UnsupportedParameter.at(path, "Claude takes no blank stop sequence")
     if any(stops):
         wire["stop_sequences"] = [stop for stop in stops if stop]
     if user := str(request.user or request.safety_identifier or ""):

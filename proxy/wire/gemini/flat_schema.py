@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..chat.shapes import invalid
+from ...errors import InvalidRequest
 from ..references import References
 
 # How often one $ref may occur on the way from the root to a leaf.
@@ -57,7 +57,7 @@ class Reader:
         self._steps += steps
         if self._steps > MAX_STEPS:
             why = f"more than {MAX_STEPS} steps to read it with its $refs inlined"
-            raise invalid(self._param, f"the schema is too large: it takes {why}")
+            raise InvalidRequest.at(self._param, f"the schema is too large: it takes {why}")
 
     def both(self, one: Schema, other: Schema) -> Schema:
         """One flat schema for two that have to hold at once."""
@@ -139,7 +139,8 @@ class Reader:
         found = self._references.target(ref, base)
         if found is None:
             why = "only references within it (#/$defs/...) can be followed"
-            raise invalid(self._param, f"$ref {ref!r} points to nothing in this schema; {why}")
+            told = f"$ref {ref!r} points to nothing in this schema"
+            raise InvalidRequest.at(self._param, f"{told}; {why}")
         target, base = found
         unrolled = seen.get(id(target), 0)
         if unrolled >= MAX_UNROLLED:

@@ -114,7 +114,7 @@ def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
         return {"responseMimeType": "application/json"}
     if asked.type != "json_schema" or asked.json_schema is None:
         what = "type text, json_object or json_schema (with `json_schema`)"
-        raise chat.invalid("response_format", f"expected {what}, got {asked.type!r}")
+        raise InvalidRequest.at("response_format", f"expected {what}, got {asked.type!r}")
     at = "response_format.json_schema.schema"
     cleaned = schema.clean(asked.json_schema.schema or {}, param=at)
     if asked.json_schema.description:
@@ -156,11 +156,8 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
 def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
     at = f"tools[{place}]"
     if tool.type != "function" or tool.function is None:
-        raise UnsupportedParameter(
-            f"{at}: only functions are possible with Gemini, got type {tool.type!r}; a custom tool "
-            "can be declared as a function with one string parameter",
-            param=at,
-        )
+        why = f"only functions are possible with Gemini, got type {tool.type!r}"
+        raise UnsupportedParameter.at(at, f"{why}; {chat.CUSTOM_TOOLS}")
     declaration: dict[str, Any] = {"name": wire_name(tool.function.name)}
     if tool.function.description:
         declaration["description"] = tool.function.description
@@ -178,13 +175,13 @@ def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[s
     if chosen is not None:
         names = set(map(wire_name, chosen))
         if not names or not names <= declared:
-            raise chat.invalid("tool_choice", "it has to name functions among `tools`")
+            raise InvalidRequest.at("tool_choice", "it has to name functions among `tools`")
         # VALIDATED is AUTO that keeps to the allowed names.
         mode = "VALIDATED" if mode == "auto" else "ANY"
         return {"mode": mode, "allowedFunctionNames": sorted(names)}
     if mode == "required":
         if not declared:
-            raise chat.invalid("tool_choice", "there are no tools to choose")
+            raise InvalidRequest.at("tool_choice", "there are no tools to choose")
         return {"mode": "ANY"}
     return {"mode": "NONE"} if mode == "none" and declared else None
 
@@ -231,7 +228,7 @@ def _candidates(n: int | None, family: Family) -> int | None:
     if n is None or n == 1:
         return None
     if n < 1:
-        raise chat.invalid("n", "it has to be at least 1")
+        raise InvalidRequest.at("n", "it has to be at least 1")
     if not family.many_candidates:
         raise _unsupported("n", "Gemini 3 and later give one answer per request")
     return n

@@ -18,7 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import msgspec
 
-from ...errors import UnsupportedParameter
+from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
 from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
@@ -68,7 +68,7 @@ class Turns(History[_Result]):
         if not self._turns:
             # A chat of system messages alone is possible at OpenAI, not at Gemini.
             if not self._system:
-                raise chat.invalid("messages", "there is nothing to answer")
+                raise InvalidRequest.at("messages", "there is nothing to answer")
             return [], [{"role": "user", "parts": self._system}]
         if self._family.validates_signatures:
             self._sign()
@@ -161,9 +161,8 @@ def _texts(content: chat.Content, param: str) -> list[str]:
     """The texts of a message that may hold nothing else; empty ones are left out."""
     for number, part in enumerate(_parts_of(content)):
         if part.type not in ("text", "refusal"):
-            raise chat.invalid(
-                f"{param}[{number}]", f"only text is possible here, got {part.type!r}"
-            )
+            why = f"only text is possible here, got {part.type!r}"
+            raise InvalidRequest.at(f"{param}[{number}]", why)
     return list(filter(None, (part.text or part.refusal for part in _parts_of(content))))
 
 
@@ -215,17 +214,14 @@ def _file(file: chat.File, param: str, family: Family) -> Block:
     at = f"{param}.file"
     if file.file_data is None:
         at += "" if file.file_id is None else ".file_id"
-        raise UnsupportedParameter(
-            f"{at}: the model is served by Gemini, which knows no files uploaded to OpenAI; "
-            "send the file itself as `file_data`",
-            param=at,
-        )
+        why = "the model is served by Gemini, which knows no files uploaded to OpenAI"
+        raise UnsupportedParameter.at(at, f"{why}; send the file itself as `file_data`")
     if ":" in file.file_data:  # a data URL or a link: base64 has no colon
         return _linked(file.file_data, param, family)
     kind = mimetypes.guess_type(file.filename or "")[0]
     if kind is None:
         remedy = "send `file_data` as a data URL or a `filename` with a known extension"
-        raise chat.invalid(at, f"the type of the file is unknown; {remedy}")
+        raise InvalidRequest.at(at, f"the type of the file is unknown; {remedy}")
     return _inline(kind, file.file_data, param)
 
 
@@ -236,11 +232,11 @@ def _linked(url: str, param: str, family: Family) -> Block:
     if scheme != "https" or not family.fetches_urls:
         what = "public https URLs and data URLs" if family.fetches_urls else "data URLs"
         remedy = "send the file as a data URL (data:<type>;base64,...)"
-        raise chat.invalid(param, f"this Gemini model takes {what} only; {remedy}")
+        raise InvalidRequest.at(param, f"this Gemini model takes {what} only; {remedy}")
     try:
         kind = mimetypes.guess_type(urlsplit(url).path)[0]
     except ValueError as error:
-        raise chat.invalid(param, f"not a URL: {error}") from error
+        raise InvalidRequest.at(param, f"not a URL: {error}") from error
     return {"fileData": {"fileUri": url} | ({"mimeType": _registered(kind)} if kind else {})}
 
 
@@ -249,7 +245,8 @@ def _data_url(url: str, param: str) -> Block:
     head, comma, data = url[len("data:") :].partition(",")
     kind, *options = [field.strip() for field in head.split(";")]
     if not comma or "/" not in kind:
-        raise chat.invalid(param, "expected a data URL with a type (data:image/png;base64,...)")
+        why = "expected a data URL with a type (data:image/png;base64,...)"
+        raise InvalidRequest.at(param, why)
     if "base64" not in map(str.lower, options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     elif "%" in data:
@@ -267,7 +264,7 @@ def _inline(kind: str, data: str, param: str) -> Block:
         try:
             base64.b64decode(data, validate=True)
         except ValueError as error:
-            raise chat.invalid(param, f"the data is not valid base64: {error}") from error
+            raise InvalidRequest.at(param, f"the data is not valid base64: {error}") from error
     return {"inlineData": {"mimeType": _registered(kind), "data": data}}
 
 

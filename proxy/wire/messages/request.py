@@ -96,11 +96,8 @@ def _parts_of(block: Block, path: str, kind: str) -> list[Json]:
         return _parts(_content_of(block, path), f"{path}.content", kind)
     if block.type in ("tool_addition", "tool_removal", "mcp_tool_listing"):
         return []  # they are about the request's tools, all of which count as declared
-    raise _unsupported(path, f"only Claude itself takes a block of type {block.type[:80]!r}")
-
-
-def _unsupported(path: str, why: str) -> UnsupportedParameter:
-    return UnsupportedParameter(f"{path}: {why}", param=path)
+    why = f"only Claude itself takes a block of type {block.type[:80]!r}"
+    raise UnsupportedParameter.at(path, why)
 
 
 def _text(text: str) -> list[Json]:
@@ -114,7 +111,7 @@ def _address(source: _Source, path: str) -> str:
     if source.type == "url":
         return source.url
     why = f"only Claude itself takes a source of type {source.type[:80]!r}"
-    raise _unsupported(f"{path}.source", why)
+    raise UnsupportedParameter.at(f"{path}.source", why)
 
 
 def _document(block: Block, path: str, kind: str) -> list[Json]:
@@ -123,7 +120,8 @@ def _document(block: Block, path: str, kind: str) -> list[Json]:
         body = source.data if source.type == "text" else _told(source.content)
         return _text("\n".join(filter(None, [block.title, body])))
     if source.type == "url" and kind == "openai":  # platform.openai.com/docs/guides/pdf-files
-        raise _unsupported(f"{path}.source", "OpenAI's chat takes no file by URL; send its data")
+        why = "OpenAI's chat takes no file by URL; send its data"
+        raise UnsupportedParameter.at(f"{path}.source", why)
     name = block.title or "document.pdf"
     return [{"type": "file", "file": {"filename": name, "file_data": _address(source, path)}}]
 
@@ -237,8 +235,8 @@ class MessagesRequest:
         """
         asked = self._asked
         if asked.mcp_servers:
-            why = "mcp_servers: no client for this model can call them"
-            raise UnsupportedParameter(why, param="mcp_servers")
+            why = "no client for this model can call them"
+            raise UnsupportedParameter.at("mcp_servers", why)
         dropped = [*self._unknown, *(["thinking"] if plain else [])]
         made: Json = {
             "model": self._outer.model,
@@ -318,7 +316,7 @@ class _Messages:
             else:
                 self._user(turn, path)
         if not self._made:
-            raise InvalidRequest("messages: there is no text to answer", param="messages")
+            raise InvalidRequest.at("messages", "there is no text to answer")
         return self._made
 
     def _say(self, role: str, said: list[Json]) -> None:

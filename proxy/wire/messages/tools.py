@@ -116,8 +116,8 @@ def tools_of(
             dropped.append(tool.type or "")
             lost.add(tool.name)
     if chosen in lost or (choice.type == "any" and not (functions or made)):
-        why = "tool_choice: no client for this model can run that tool"
-        raise UnsupportedParameter(why, param="tool_choice")
+        why = "no client for this model can run that tool"
+        raise UnsupportedParameter.at("tool_choice", why)
     if functions:
         made["tools"] = functions
         if choice.type != "auto":

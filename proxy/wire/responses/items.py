@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ...errors import UnsupportedParameter
+from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import objects, read_object
 from ..history import NOT_RUN, result_without_call
 from ..lenient_json import encode
 from ..made_names import plain_id
 from ..reasoning import unpack
 from ..tool_calls import CallResults
-from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of, odd
+from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
@@ -112,10 +112,10 @@ class Conversation:
         if isinstance(items, str):
             items = [{"role": "user", "content": items}]
         if not isinstance(items, list):
-            raise odd("input", "expected a string or an array of items")
+            raise InvalidRequest.at("input", "expected a string or an array of items")
         for at, item in enumerate(items):
             if not isinstance(item, dict):
-                raise odd(f"input[{at}]", "expected an object")
+                raise InvalidRequest.at(f"input[{at}]", "expected an object")
             self._add(item, _kind(item), f"input[{at}]")
 
     def messages(self) -> list[Json]:
@@ -136,7 +136,7 @@ class Conversation:
             if media:
                 found.append({"role": "user", "content": media})
         if not found:
-            raise odd("input", "there is nothing to answer")
+            raise InvalidRequest.at("input", "there is nothing to answer")
         return found
 
     def _add(self, item: Json, kind: str, path: str) -> None:
@@ -152,10 +152,11 @@ class Conversation:
         elif kind in ("tool_search_output", "additional_tools"):
             self._tools.add(item.get("tools"), f"{path}.tools")
         elif kind == "item_reference":
-            raise odd(path, "item_reference: no items are kept here; send the whole input")
+            why = "item_reference: no items are kept here; send the whole input"
+            raise InvalidRequest.at(path, why)
         elif kind in ("compaction", "compaction_trigger"):
-            said = f"{path}: {kind}: only a client that speaks Responses itself can read it"
-            raise UnsupportedParameter(said, param=path)
+            why = f"{kind}: only a client that speaks Responses itself can read it"
+            raise UnsupportedParameter.at(path, why)
         elif kind != "image_generation_call" and (text := "\n".join(_told(item))):
             self._say("user", result_without_call(text))
         else:
@@ -186,14 +187,14 @@ class Conversation:
             self._say("user", _joined(parts, "") if len(parts) == 1 else parts)
         else:
             said = f"expected user, assistant, system or developer, got {role!r:.80}"
-            raise odd(f"{path}.role", said)
+            raise InvalidRequest.at(f"{path}.role", said)
 
     def _parts(self, content: Any, path: str) -> list[Json]:
         """A content as parts of chat; raises InvalidRequest, UnsupportedParameter."""
         if isinstance(content, str):
             return [_text(content)]
         if not _is_content(content):
-            raise odd(path, "expected a string or an array of parts")
+            raise InvalidRequest.at(path, "expected a string or an array of parts")
         return [_part(part, f"{path}[{at}]", self._kind) for at, part in enumerate(content)]
 
     def _said(self, parts: list[Json]) -> None:
@@ -306,7 +307,7 @@ def _part(part: Json, path: str, client: str) -> Json:
     elif kind == "input_audio":
         made = {"type": kind, "input_audio": part.get("input_audio")}
     else:
-        raise odd(path, f"there is no part of type {kind!r:.80}")
+        raise InvalidRequest.at(path, f"there is no part of type {kind!r:.80}")
     if mark := part.get("prompt_cache_breakpoint"):
         made["prompt_cache_breakpoint"] = mark
     return made
@@ -318,9 +319,9 @@ def _address(part: Json, path: str, wanted: str) -> str:
         return found
     for name in ("file_id", "file_url"):
         if part.get(name):
-            said = f"{path}.{name}: no client of this model can read it; send `{wanted}`"
-            raise UnsupportedParameter(said, param=f"{path}.{name}")
-    raise odd(path, f"expected `{wanted}`")
+            why = f"no client of this model can read it; send `{wanted}`"
+            raise UnsupportedParameter.at(f"{path}.{name}", why)
+    raise InvalidRequest.at(path, f"expected `{wanted}`")
 
 
 def _joined(parts: list[Json], between: str) -> Any:

@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from ...errors import UnsupportedParameter
+from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import ChatRequest, Speech, read_fields, without_reasoning
 from ..chat.fields import misfit, too_deep
 from ..lenient_json import decoder, encode
 from .items import Conversation
-from .tools import Json, Tools, odd
+from .tools import Json, Tools
 
 SPEECH: Speech = ("chat", "responses")
 COUNT: Speech = ("count", "responses")
@@ -61,12 +61,12 @@ class Translation(NamedTuple):
     dropped: tuple[str, ...]
 
 
-def kept_by_the_vendor(fields: Mapping[str, Raw]) -> UnsupportedParameter | None:
+def kept_by_the_vendor(fields: Mapping[str, Raw]) -> InvalidRequest | None:
     """The error for a request that needs what only its vendor keeps, if it does."""
     for name in _KEPT:
         if _is_set(fields, name):
-            said = f"{name}: no conversations are kept here; send the whole input"
-            return UnsupportedParameter(said, param=name)
+            why = "no conversations are kept here; send the whole input"
+            return UnsupportedParameter.at(name, why)
     return None
 
 
@@ -141,6 +141,6 @@ def _format(form: Any) -> Json | None:
     if kind == "json_object":
         return {"type": kind}
     if kind != "json_schema" or not isinstance(form, dict):
-        raise odd("text.format.type", "expected text, json_schema or json_object")
+        raise InvalidRequest.at("text.format.type", "expected text, json_schema or json_object")
     names = ("name", "description", "schema", "strict")
     return {"type": kind, kind: {name: form[name] for name in names if form.get(name) is not None}}

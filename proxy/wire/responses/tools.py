@@ -98,7 +98,7 @@ class Tools:
         for at, tool in enumerate(tools if isinstance(tools, list) else ()):
             place = f"{path}[{at}]"
             if not isinstance(tool, dict):
-                raise odd(place, "expected an object")
+                raise InvalidRequest.at(place, "expected an object")
             kind = str(tool.get("type") or "function")
             own = {"namespace": namespace} if namespace else {}
             runs_in = as_object(tool.get("environment")).get("type", "local")
@@ -165,22 +165,17 @@ class Tools:
         return {"type": "function", "function": {"name": name}} if is_known else None
 
 
-def _refusal(wanted: str) -> UnsupportedParameter:
-    said = f"tool_choice: {wanted!r} asks for a tool that no client of this model can run"
-    return UnsupportedParameter(said, param="tool_choice")
+def _refusal(wanted: str) -> InvalidRequest:
+    why = f"{wanted!r} asks for a tool that no client of this model can run"
+    return UnsupportedParameter.at("tool_choice", why)
 
 
 def name_of(tool: Json, path: str) -> str:
     """The name of a tool or call; raises InvalidRequest if it has none."""
     name = tool.get("name")
     if not isinstance(name, str) or not name:
-        raise odd(f"{path}.name", "expected a name")
+        raise InvalidRequest.at(f"{path}.name", "expected a name")
     return name
-
-
-def odd(path: str, said: str) -> InvalidRequest:
-    """The error for what stands at this path of the request."""
-    return InvalidRequest(f"{path}: {said}", param=path)
 
 
 def _described(tool: Json) -> str | None:
