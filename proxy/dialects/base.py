@@ -38,10 +38,7 @@ class Writer(ABC):
 
     @abstractmethod
     def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
-        """The answer to a prompt follows, counted from 0: its own events, or chunks of chat.
-
-        `kind`: that of the client that gives it.
-        """
+        """A prompt's answer follows: its own events, or chunks of chat of this `kind` of client."""
 
     @abstractmethod
     def end(self) -> bytes:

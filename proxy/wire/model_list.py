@@ -24,10 +24,7 @@ class ModelPage(NamedTuple):
 
 
 def read_list(body: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The objects in a list of models, and the object around it, which is empty for a bare list.
-
-    Raises UpstreamInvalid if `body` is no JSON.
-    """
+    """The objects in a list of models, and the object around it, if any; raises UpstreamInvalid."""
     try:
         found = decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

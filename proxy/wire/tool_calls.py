@@ -75,10 +75,7 @@ class LegacyCall(msgspec.Struct):
 
 
 def calls_of(tools: list[ToolCall] | None, legacy: LegacyCall | None) -> Sequence[ToolCall]:
-    """The calls of an assistant's message.
-
-    That of before there were tools has its function's name for an id: its result tells no other.
-    """
+    """An assistant's calls; one of before there were tools has its function's name for an id."""
     if tools or legacy is None or not legacy.name:
         return tools or ()
     return [ToolCall(legacy.name, function=FunctionCall(legacy.name, legacy.arguments))]

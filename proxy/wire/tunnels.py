@@ -61,10 +61,7 @@ def http_connect(host: str, port: int, headers: Mapping[str, str]) -> Handshake:
 
 
 def socks5(host: str, port: int, login: tuple[str, str]) -> Handshake:
-    """RFC 1928, with a login RFC 1929. `host`: a name or an address; raises TunnelRefused.
-
-    Raises ValueError for a login or a name that is longer than the protocol can say.
-    """
+    """RFC 1928 and 1929; raises TunnelRefused, ValueError for what is longer than they can say."""
     offered = bytes([NO_LOGIN, WITH_LOGIN] if all(login) else [NO_LOGIN])
     version, method = yield from _ask(b"\x05" + _counted(offered), 2)
     if version != 5:

@@ -21,30 +21,8 @@ from .request import HUB, HUB_COUNT, ChatRequest, Speech, read_request
 from .stream import ChunkStream
 from .usage import Usage, usage_object
 
-__all__ = [
-    "HUB",
-    "HUB_COUNT",
-    "CallersNames",
-    "ChatRequest",
-    "ChunkStream",
-    "ErrorFacts",
-    "Speech",
-    "Usage",
-    "choices_asked",
-    "chunks_of",
-    "envelope",
-    "error_body",
-    "error_event",
-    "objects",
-    "read_answer",
-    "read_any",
-    "read_error",
-    "read_fields",
-    "read_named_error",
-    "read_object",
-    "read_request",
-    "read_retry_info",
-    "unlisted",
-    "usage_object",
-    "without_reasoning",
-]
+__all__ = ["HUB", "HUB_COUNT", "CallersNames", "ChatRequest", "ChunkStream", "ErrorFacts", "Speech"]
+__all__ += ["Usage", "choices_asked", "chunks_of", "envelope", "error_body", "error_event"]
+__all__ += ["objects", "read_answer", "read_any", "read_error", "read_fields", "read_named_error"]
+__all__ += ["read_object", "read_request", "read_retry_info", "unlisted", "usage_object"]
+__all__ += ["without_reasoning"]

@@ -77,10 +77,7 @@ class ErrorFacts(NamedTuple):
 
 
 def error_body(error: ProxyError, request_id: str = "") -> bytes:
-    """An error's answer: of an upstream's own refusal the bytes that it sent.
-
-    OpenAI's object has no place for the request's id.
-    """
+    """An error's answer: of an upstream's own refusal the bytes that it sent."""
     if isinstance(error, UpstreamRefusal) and error.body is not None:
         return error.body
     return envelope(error.message, type=error.type, param=error.param, code=error.code)
@@ -96,9 +93,8 @@ def error_event(error: ProxyError, *, code: str | None) -> bytes:
 
 
 def stream_message(error: ProxyError) -> str:
-    """What an error in mid-stream says, in any dialect.
-
-    There is no status any more: agents know a fault that passes by words, and try again.
+    """What an error in mid-stream says, in any dialect. There is no status any more: agents know a
+    fault that passes by words, and try again.
     """
     fault = _passing_fault(error)
     return f"upstream {fault}: {error.message}" if fault else error.message

@@ -58,10 +58,7 @@ class Asked:
 
 
 class ChunkMaker(ABC):
-    """One answer (a `ChunkTranslator`). `is_over`: the upstream's own end came, nothing follows.
-
-    After an exception it is of no more use.
-    """
+    """One answer (a `ChunkTranslator`). `is_over`: the upstream's own end came, nothing follows."""
 
     _head: bytes  # of each chunk, up to its choices: once the answer's id is known
 

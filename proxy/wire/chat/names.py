@@ -30,10 +30,7 @@ _CALLERS_KINDS = (None, "function", "custom")
 
 
 def made_names(fields: Mapping[str, Raw], messages: Iterable[Message]) -> dict[str, str]:
-    """The names that go out, by the caller's names of functions; none if no name changes.
-
-    `fields`: the top-level members of a request; `messages`: what was read of those among them.
-    """
+    """The names that go out, by the caller's names of functions; none if no name changes."""
     tools: list[Tool] = []
     found: set[str | None] = set()
     with suppress(msgspec.DecodeError, RecursionError):  # the upstream answers for what is odd

@@ -143,10 +143,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 
 
 def read_error(status: int, body: bytes) -> UpstreamRefusal:
-    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded.
-
-    `retry_after_s` is what the body asks for.
-    """
+    """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded."""
     body, error = _enveloped(body)
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(error, dict):

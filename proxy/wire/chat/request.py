@@ -77,10 +77,7 @@ class ChatRequest(Struct, frozen=True):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the caller of a stream asked for a last chunk with the usage.
-
-        Other dialects always tell it.
-        """
+        """Whether a stream's caller asked for its usage. Other dialects always tell it."""
         return self.is_made or is_asked(self._options())
 
     def _options(self) -> Raw | None:

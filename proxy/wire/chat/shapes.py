@@ -150,10 +150,7 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
-    """The typed request, and every top-level value that is not null as it came.
-
-    Raises InvalidRequest; its `param` is the path of what is wrong.
-    """
+    """The typed request, and each value at its top that is not null; raises InvalidRequest."""
     try:
         body = without_lone(body)
         members = _members(body).items()
@@ -181,10 +178,7 @@ def said(content: Content) -> list[str]:
 
 
 def choice_of(choice: str | ToolChoice) -> tuple[str, set[str] | None]:
-    """`tool_choice`: none, auto, required or function, and which functions alone are meant.
-
-    Raises InvalidRequest.
-    """
+    """`tool_choice` (none, auto, required, function), its functions; raises InvalidRequest."""
     if isinstance(choice, str):
         if choice in ("none", "auto", "required"):
             return choice, None

@@ -37,10 +37,7 @@ _Members = dict[str, Raw]
 
 
 def respelled(fields: _Members, messages: Iterable[Message]) -> _Members:
-    """The top-level members of a request that need another spelling, respelled; mostly none.
-
-    `messages`: what was read of the messages among them.
-    """
+    """The top-level members of a request that need another spelling, respelled; mostly none."""
     changed: _Members = {}
     stop = fields.get("stop")
     # The upstream answers for what is not as chat has it.

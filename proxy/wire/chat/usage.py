@@ -102,10 +102,7 @@ def usage_object(told: Usage, **more_of_prompt: int) -> dict[str, Any]:
 
 
 def is_asked(options: Raw | None) -> bool:
-    """Whether a request with these `stream_options` asks for a last chunk with the usage.
-
-    Where they make no sense it is not for us to say that it does not.
-    """
+    """Whether a request with these `stream_options`, if they make sense, asks for the usage."""
     if options is None:
         return False
     try:
@@ -115,10 +112,7 @@ def is_asked(options: Raw | None) -> bool:
 
 
 def asking_usage(body: bytes, options: Raw | None) -> bytes:
-    """A stream's request that asks for the usage now, and says all else as it did.
-
-    `options`: its `stream_options`, if it has any.
-    """
+    """A stream's request that asks for the usage now, and says all else as it did."""
     if options is None:
         at = body.rindex(b"}")
         view = memoryview(body)  # of 200 kB, slices and `%` would take 270 us, and this 4

@@ -58,10 +58,7 @@ def headers(api_key: str, more: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_page(body: bytes) -> ModelPage:
-    """The models that can be asked for: a retired one stays in the list, but requests for it fail.
-
-    Raises UpstreamInvalid if `body` is no JSON.
-    """
+    """The models that can be asked for: requests for a retired one fail. Raises UpstreamInvalid."""
     entries, around = read_list(body)
     served = [entry for entry in entries if entry.get("lifecycle") != "retired"]
     ids = [name for entry in served if (name := read_text(entry, "id", "name"))]
@@ -102,10 +99,7 @@ _MAX_MESSAGE_CHARS = 2_000
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: float) -> ErrorFacts:
-    """The facts of an error answer, whatever its body is.
-
-    `headers` have lower-case names; `now_s` is Unix time, for headers that hold dates.
-    """
+    """The facts of an error answer; `headers` by lower-case name, `now_s` is Unix time."""
     text = body[: 4 * _MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
     facts = _facts(_answer(body).get("error", text), status)
     retry_after_s = _retry_after(status, headers, now_s)
@@ -166,10 +160,7 @@ def _type_of(status: int) -> str:
 
 
 def _retry_after(status: int, headers: Mapping[str, str], now_s: float) -> float | None:
-    """Seconds to wait.
-
-    `retry-after` decides; without it, a 429 waits for the last reset of the limits that are at 0.
-    """
+    """Seconds to wait by `retry-after`, else for a 429 until the last reset of limits at 0."""
     asked_s = read_retry_after(headers, now_s=now_s)
     if asked_s is None and status == 429:
         resets = [

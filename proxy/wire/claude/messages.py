@@ -63,10 +63,7 @@ class Conversation(msgspec.Struct):
 
 
 class Turns(History[Block]):
-    """A result is what is in a `tool_result` besides the call's id.
-
-    `system_inside`: the model takes messages of the system among the others.
-    """
+    """Claude's turns. `system_inside`: the model takes messages of the system among the others."""
 
     def __init__(self, *, system_inside: bool) -> None:
         super().__init__()
@@ -197,10 +194,7 @@ def _marked(blocks: list[Block], message: chat.Message) -> list[Block]:
 
 
 def _content_blocks(content: chat.Content, path: str, *, text_only: bool = False) -> list[Block]:
-    """The blocks of a content, without blank text. `path`: of its message, which errors name.
-
-    Raises InvalidRequest or UnsupportedParameter.
-    """
+    """The blocks of a content, without blank text; raises InvalidRequest that names `path`."""
     if content is None or isinstance(content, str):
         return _text_block(content or "")
     blocks: list[Block] = []

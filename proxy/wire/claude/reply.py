@@ -23,10 +23,7 @@ from .thinking import ThinkingBlock, carry
 
 
 class Block(msgspec.Struct):
-    """A content block; also the delta of one, whose text is in a field by the delta's type.
-
-    Look-alikes send null for what a block does not have.
-    """
+    """A content block, or the delta of one; look-alikes send null for what it does not have."""
 
     type: str | None = None
     text: str | None = None
@@ -156,11 +153,8 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def to_chat(body: bytes, *, model: str, created: int, request: bytes = b"{}") -> bytes:
-    """The chat.completion for `body`, to a chat request; `created` is in Unix seconds.
-
-    Services that look like Anthropic's have been seen to send null for content and usage.
-
-    Raises UpstreamInvalid if `body` is no Message, and UpstreamRefusal if it is an error object.
+    """The chat.completion for `body`, to a chat request; `created` is in Unix seconds. Look-alikes
+    send null for content and usage. Raises UpstreamInvalid, UpstreamRefusal for an error object.
     """
     try:
         message = _decode(body)

@@ -63,10 +63,7 @@ KNOWN = {*chat.Request.__struct_fields__, "model", "stream", *_DROPPED, *_REFUSE
 
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
-    """The body for `POST /v1/messages` with the upstream's own `model`.
-
-    Raises InvalidRequest or UnsupportedParameter; its `param` is a path in the caller's body.
-    """
+    """The body for the upstream's `model`; raises InvalidRequest by paths of the caller's body."""
     wire = _wire(body, model)
     if stream:
         wire["stream"] = True

@@ -38,10 +38,7 @@ def to_count(body: bytes) -> bytes:
 def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: str) -> bytes:
     """The chat.completion; its id is Gemini's `responseId`, `reply_id` where there is none.
 
-    `request`: the body of the chat request that it answers.
-
-    Raises UpstreamInvalid if it is no whole GenerateContentResponse or the model failed, and
-    UpstreamRefusal if it is an error object after all.
+    Raises UpstreamInvalid if it is not whole or the model failed, UpstreamRefusal for an error.
     """
     response = events.read(body)
     made = list(Choices(request, reply_id).add(response))
@@ -77,10 +74,7 @@ def _as_chat(choice: Choice, delta: Delta, logprobs: dict[str, Any] | None) -> d
 
 
 class ChatStream(ChunkMaker):
-    """`request`: the body of the chat request that it answers.
-
-    The chunks' id is Gemini's `responseId`, `reply_id` where there is none.
-    """
+    """The chunks' id is Gemini's `responseId`, `reply_id` where there is none."""
 
     def __init__(
         self, *, request: bytes, model: str, created: int, include_usage: bool, reply_id: str

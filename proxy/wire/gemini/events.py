@@ -195,10 +195,7 @@ _Shape = TypeVar("_Shape", bound=Answer)
 
 
 def reader(shape: type[_Shape], what: str) -> Callable[[bytes], _Shape]:
-    """A reader of answers; an array of one, as errors of the streaming method come, is opened.
-
-    It raises UpstreamInvalid if there is no such answer, and UpstreamRefusal for an error object.
-    """
+    """A reader of answers, which opens an array of one; raises UpstreamInvalid, UpstreamRefusal."""
     decode = msgspec.json.Decoder(shape).decode
 
     def read(body: bytes) -> _Shape:

@@ -119,10 +119,8 @@ _SERVED: Final = {"generateContent", "embedContent"}
 
 
 def read_page(body: bytes) -> ModelPage:
-    """The models that answer or embed, without `models/`.
-
-    Google says of each what it does; a list that does not is another's, of models to chat with.
-    Raises UpstreamInvalid if `body` is no JSON.
+    """The models that answer or embed, without `models/`. Google says of each what it does; a list
+    that does not is another's, of models to chat with. Raises UpstreamInvalid.
     """
     entries, around = read_list(body)
     ids = [read_text(entry, "name", "id").removeprefix("models/") for entry in entries]

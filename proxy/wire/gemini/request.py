@@ -50,10 +50,7 @@ def path(model: str, method: str) -> str:
 
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
-    """Raises InvalidRequest or UnsupportedParameter, with `param` the path to what is wrong.
-
-    `model` is the upstream's name for it; `stream` changes the path alone.
-    """
+    """The body for the upstream's `model`; raises InvalidRequest with the path to what is wrong."""
     asked, present = chat.read(body)
     family = family_of(model)
     _refuse_unknown(present)
@@ -82,10 +79,7 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
 
 
 def to_count(body: bytes, *, model: str) -> bytes:
-    """A request for `countTokens` (ai.google.dev/api/tokens, 2026-11).
-
-    With a whole request in it the system instruction and the tools count too.
-    """
+    """A request for `countTokens`, with a whole one in it (ai.google.dev/api/tokens, 2026-11)."""
     named = msgspec.json.encode(resource(model))
     request = to_request(body, model=model, stream=False)
     return b'{"generateContentRequest":{"model":%b,%b}' % (named, request[1:])

@@ -182,10 +182,7 @@ def _result(content: chat.Content, param: str, family: Family) -> _Result:
 
 
 def _parts(content: chat.Content, param: str, family: Family) -> list[Block]:
-    """The parts of a message; empty texts, which Gemini refuses, are left out.
-
-    Raises InvalidRequest or UnsupportedParameter naming the part (`messages[2].content[0]`).
-    """
+    """The parts of a message without empty texts, which Gemini refuses; raises InvalidRequest."""
     return [
         _part(part, f"{param}[{number}]", family)
         for number, part in enumerate(_parts_of(content))

@@ -212,10 +212,8 @@ class MessageStream(DeltaReader):
         self._open({"type": "thinking", "thinking": "", "signature": ""})
 
     def _settle_thoughts(self, signed: object, *, for_call: bool = False) -> None:
-        """End the thoughts that came before a block, which they may sign.
-
-        Where they are not shown, a block of them is due only if the caller knows thinking, or if
-        the upstream wants to have them back with a call.
+        """End the thoughts that came before a block, which they may sign. Where they are not shown,
+        a block is due only if the caller knows thinking, or the upstream wants it with a call.
         """
         is_wanted = self._asked.thinks or (for_call and self._asked.kind != "gemini")
         is_due = signed is not None or (self._thoughts and is_wanted)

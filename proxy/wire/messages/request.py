@@ -73,10 +73,7 @@ def _content_of(block: Block, path: str) -> list[Block]:
 
 
 def _parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
-    """What a user, the system or a tool says as parts of chat for a kind of client.
-
-    Raises InvalidRequest.
-    """
+    """What a user, the system or a tool says as parts of chat for a kind of client."""
     return [p for at, block in enumerate(blocks) for p in _parts_of(block, f"{path}[{at}]", kind)]
 
 
@@ -229,10 +226,7 @@ class MessagesRequest:
         return Asked(model, self._asked.stop_sequences or (), thinks, shows, kind)
 
     def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:
-        """The chat request for a kind of client, and what of the caller's it leaves out.
-
-        `plain`: without reasoning. Raises InvalidRequest, RecursionError.
-        """
+        """The chat request for a kind of client, and what it leaves out. `plain`: no reasoning."""
         asked = self._asked
         if asked.mcp_servers:
             why = "no client for this model can call them"

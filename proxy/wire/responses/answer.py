@@ -33,10 +33,7 @@ INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_f
 
 
 def opening(model: str, fields: dict[str, Raw], token: str) -> Json:
-    """A Response without any output, to a request with these `fields`.
-
-    `token`: what all its ids are made of.
-    """
+    """A Response without output, to a request with these `fields`; its ids are made of `token`."""
     return {
         "id": f"resp_{token}",
         "object": "response",

@@ -45,10 +45,7 @@ class _Turn(msgspec.Struct):
 
 
 class _Thoughts:
-    """Reasoning of earlier turns that waits for what it led to, for a client of this `kind`.
-
-    What its `encrypted_content` holds, `packed` of `stream` says.
-    """
+    """Reasoning that waits for what it led to; `packed` of `stream` says how it is sealed."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind

@@ -34,10 +34,7 @@ def without_containers(body: bytes) -> bytes:
 
 
 def without_reasoning(body: bytes, mark: str = "") -> bytes | None:
-    """The request without reasoning of earlier turns; None: there is none.
-
-    `mark`: only that whose `encrypted_content` begins with it.
-    """
+    """The request without reasoning whose `encrypted_content` begins with `mark`; None: no such."""
     with suppress(*_UNREADABLE, KeyError):  # the upstream answers for what is odd
         fields = decode_object(body)
         items = _read_items(fields["input"])

@@ -54,10 +54,7 @@ _IDS |= {"image_generation_call": "ig"}
 
 
 class Events(DeltaReader):
-    """One answer. What is written are whole events, numbered without a gap.
-
-    `kind`: that of the client that answers.
-    """
+    """One answer, in whole events that are numbered without a gap, of a client of this `kind`."""
 
     # Of the text that is open: what has it, what is told of it in all its events, and its pieces.
     _part: Json

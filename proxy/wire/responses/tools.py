@@ -136,10 +136,7 @@ class Tools:
         return self._meant.get(name) or Meant("function", {"name": name})
 
     def choice(self, choice: Any) -> Any:
-        """`tool_choice` as chat's; None: it goes without saying.
-
-        Raises UnsupportedParameter if it asks for a tool that nobody here can run.
-        """
+        """`tool_choice` as chat's, None: it goes without saying; raises UnsupportedParameter."""
         if not isinstance(choice, dict):
             if choice == "required" and not self.declared and self.dropped:
                 raise _refusal(choice)
