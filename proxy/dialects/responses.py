@@ -11,9 +11,8 @@ from ..wire.chat import HUB_COUNT, ChatRequest, Speech, error_body, read_object
 from ..wire.chat.errors import stream_message
 from ..wire.lenient_json import encode
 from ..wire.responses import native
-from ..wire.responses.answer import error_of
+from ..wire.responses.answer import Events, error_of
 from ..wire.responses.request import COUNT, SPEECH, kept_by_the_vendor, to_chat
-from ..wire.responses.stream import Events
 from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, encode_named, named
 from .base import Answer, Dialect

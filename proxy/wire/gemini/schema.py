@@ -17,12 +17,41 @@ that what the schema accepts stays accepted:
 
 from __future__ import annotations
 
+import math
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from ...errors import InvalidRequest
-from .flat_schema import TYPES, WORDS, Reader, Schema, encoded, key_of
+from ..references import References
+
+# How often one $ref may occur on the way from the root to a leaf.
+MAX_UNROLLED: Final = 2
+# Of schemas to read, join or write: inlining can grow one exponentially, and so can unions. Far
+# above what a model can use.
+MAX_STEPS: Final = 20_000
+
+_WORDS: Final = ("title", "description")
+_PLAIN: Final = frozenset(("type", "format", *_WORDS))
+_TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "null")
+
+_REFS: Final = ("$ref", "$dynamicRef", "$recursiveRef")
+_UNIONS: Final = ("anyOf", "oneOf")
+# Beside these OpenAPI's `nullable` is another option, and not one more type.
+_NOT_NULL: Final = frozenset((*_REFS, *_UNIONS, "allOf", "enum", "const"))
+_EXCLUSIVE: Final = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
+_TOLD: Final = (
+    *("pattern", "minLength", "maxLength", "multipleOf", "contentEncoding", "contentMediaType"),
+    *("uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
+    *("minProperties", "maxProperties", "patternProperties", "propertyNames", "dependencies"),
+    *("dependentRequired", "dependentSchemas", "unevaluatedProperties"),
+    *("not", "if", "then", "else", "default"),
+)
+
+Schema = dict[str, Any]
 
 _BESIDE: Final = {
     "string": ("format",),
@@ -41,8 +70,8 @@ def clean(schema: Schema, *, param: str) -> Schema:
     Raises InvalidRequest for a `$ref` that leads nowhere, for a schema that is too large or that
     accepts nothing.
     """
-    writer = _Writer(schema, param)
-    cleaned = writer.clean(writer.read(schema, schema, {}))
+    cleaner = Cleaner(schema, param)
+    cleaned = cleaner.clean(cleaner.read(schema, schema, {}))
     if cleaned is None:
         raise InvalidRequest(f"{param} accepts nothing", param=param)
     return cleaned
@@ -55,7 +84,7 @@ def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
     cleaned = clean(schema, param=param)
     objects = [one for one in cleaned.get("anyOf", ()) if one.get("type", "object") == "object"]
     if objects:
-        cleaned = _one_object(objects, {key: cleaned[key] for key in WORDS if key in cleaned})
+        cleaned = _one_object(objects, {key: cleaned[key] for key in _WORDS if key in cleaned})
     kind = "anyOf" if "anyOf" in cleaned else cleaned.setdefault("type", "object")
     if isinstance(kind, list) and "object" in kind:
         cleaned["type"] = kind = "object"
@@ -64,15 +93,125 @@ def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
     return cleaned if len(cleaned.keys() - {"title", "description"}) > 1 else None
 
 
-class _Writer(Reader):
-    """Writes flat schemas in Gemini's terms; None: nothing fits one."""
+class Cleaner:
+    """Reads one schema, `root`, and writes it in Gemini's terms; `param` names it in errors.
+
+    In between it is *flat*: a dict without references, `allOf` and `const`, with all that has to
+    hold at once in one place. Its `type` is a set, its `unions` are lists of options (`anyOf`,
+    `oneOf`), and `told` is, by keyword, what Gemini can only be told in words. One that nothing
+    fits has an empty `enum`.
+    """
+
+    def __init__(self, root: Schema, param: str) -> None:
+        self._root = root
+        self._param = param
+        self._steps = 0
+        self._references = References(root)
+
+    def step(self, steps: int = 1) -> None:
+        """Raises InvalidRequest if there were too many."""
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            why = f"more than {MAX_STEPS} steps to read it with its $refs inlined"
+            raise InvalidRequest.at(self._param, f"the schema is too large: it takes {why}")
+
+    def both(self, one: Schema, other: Schema) -> Schema:
+        """One flat schema for two that have to hold at once."""
+        if not one or not other:
+            return one or other
+        self.step()
+        made = {**other, **one}
+        for key in one.keys() & other.keys() & _JOINED.keys():
+            if key not in _NARROWER:
+                self.step((len(one[key]) + len(other[key])) // 64)
+            made[key] = _JOINED[key](one[key], other[key])
+        if (found := other.get("format")) and found != made["format"]:
+            made["told"] = {**made.get("told", {}), "format": _encoded(found)}
+        for named, rest in (("properties", "additionalProperties"), ("prefixItems", "items")):
+            if named in made:
+                mine, others = one.get(named, {}), other.get(named, {})
+                names = {**mine, **others}
+                self.step(len(names))
+                made[named] = {
+                    name: self.both(
+                        mine.get(name, one.get(rest, {})), others.get(name, other.get(rest, {}))
+                    )
+                    for name in names
+                }
+            if rest in made:
+                made[rest] = self.both(one.get(rest, {}), other.get(rest, {}))
+        return made
+
+    def read(self, schema: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
+        """The flat schema; `base`: what `#` means here; `seen`: how often each $ref led here.
+
+        Raises InvalidRequest for a `$ref` to nowhere, and as `step` does.
+        """
+        self.step()
+        if not isinstance(schema, dict):
+            return {"enum": []} if schema is False else {}
+        if schema.keys() <= _PLAIN and schema.get("type") in _TYPES:  # most are
+            texts = {key: value for key, value in schema.items() if isinstance(value, str)}
+            return {**texts, "type": frozenset((schema["type"],))}
+        if "$id" in schema and schema is not self._root:
+            base = schema
+
+        def inner(value: object) -> Schema:
+            return self.read(value, base, seen)
+
+        flat: Schema = {key: schema[key] for key in _WORDS if _is_text(schema.get(key))}
+        if schema.get("nullable") is True and not _NOT_NULL.isdisjoint(schema):
+            rest = {key: schema[key] for key in schema if key not in ("nullable", *_WORDS)}
+            return {**flat, "unions": [[inner(rest), {"type": frozenset(("null",))}]]}
+        flat |= _values_of(schema)
+        properties, patterns = schema.get("properties"), schema.get("patternProperties")
+        if isinstance(properties, dict):
+            flat["properties"] = {name: inner(value) for name, value in properties.items()}
+        others = schema.get("additionalProperties")
+        if others is True:
+            flat["additionalProperties"] = {}
+        elif others is not None:
+            # Patterns are not tried: they are the caller's, and may take for ever.
+            matching = [*patterns.values()] if isinstance(patterns, dict) else []
+            if found := inner({"anyOf": [others, *matching]} if matching else others):
+                flat["additionalProperties"] = found
+        items, first = schema.get("items", True), _listed(schema, "prefixItems")
+        if isinstance(items, list):  # the tuples of drafts before 2020-12
+            first, items = items, schema.get("additionalItems", True)
+        if first:
+            flat["prefixItems"] = {place: inner(one) for place, one in enumerate(first)}
+        if items is not True:
+            flat["items"] = inner(items)
+        if unions := list(filter(None, (_listed(schema, key) for key in _UNIONS))):
+            flat["unions"] = [list(map(inner, options)) for options in unions]
+        for key in _REFS:
+            if key in schema:
+                flat = self.both(flat, self._target(schema[key], base, seen))
+        for one in _listed(schema, "allOf"):
+            flat = self.both(flat, inner(one))
+        return flat
+
+    def _target(self, ref: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
+        found = self._references.target(ref, base)
+        if found is None:
+            why = "only references within it (#/$defs/...) can be followed"
+            told = f"$ref {ref!r} points to nothing in this schema"
+            raise InvalidRequest.at(self._param, f"{told}; {why}")
+        target, base = found
+        unrolled = seen.get(id(target), 0)
+        if unrolled >= MAX_UNROLLED:
+            # The cycle is cut here: what kind of value stands here, not what is in it.
+            kept = ("type", "description", "nullable")
+            return self.read({key: target[key] for key in kept if key in target}, base, {})
+        return self.read(target, base, {**seen, id(target): unrolled + 1})
 
     def clean(self, flat: Schema) -> Schema | None:
+        """The flat schema in Gemini's terms; None: nothing fits it."""
         self.step()
         if "unions" in flat:
             first, *others = flat["unions"]
             # What is said in words stays with the one that has all options.
-            beside = {key: flat[key] for key in flat if key not in ("told", "unions", *WORDS)}
+            beside = {key: flat[key] for key in flat if key not in ("told", "unions", *_WORDS)}
             if others:
                 beside["unions"] = others
             made = _any_of([self.clean(self.both(beside, option)) for option in first])
@@ -82,18 +221,18 @@ class _Writer(Reader):
             made = self._by_type(flat)
         if made is None:
             return None
-        words: Schema = {key: flat[key] for key in WORDS if key in flat}
+        words: Schema = {key: flat[key] for key in _WORDS if key in flat}
         return _told({**made, **words}, flat.get("told", {}))
 
     def _by_type(self, flat: Schema) -> Schema | None:
         if "type" not in flat:
             made = self._typed(None, flat)
-            kinds = [kind for kind in TYPES if kind not in ("object", "integer")]
+            kinds = [kind for kind in _TYPES if kind not in ("object", "integer")]
             return _any_of([self._typed(kind, flat) for kind in kinds]) if made is None else made
         types: frozenset[str] = flat["type"]
         if len(types) == 1:
             return self._typed(next(iter(types)), flat)
-        kinds = [kind for kind in TYPES if kind in types]
+        kinds = [kind for kind in _TYPES if kind in types]
         if "number" in types and "integer" in types:
             kinds.remove("integer")
         found = {kind: self._typed(kind, flat) for kind in kinds}
@@ -117,7 +256,7 @@ class _Writer(Reader):
         """Options that together are the enum: Gemini reads those of strings and of numbers."""
         types, by_kind = flat.get("type"), dict[str, list[Any]]()
         self.step(len(flat["enum"]) // 64)
-        for value in {key_of(value): value for value in flat["enum"]}.values():
+        for value in {_key_of(value): value for value in flat["enum"]}.values():
             kind = "null" if value is None else _KINDS.get(type(value), "object")
             kinds = {kind, "integer"} if kind == "number" and value % 1 == 0 else {kind}
             if (types is None or not types.isdisjoint(kinds)) and (
@@ -134,7 +273,7 @@ class _Writer(Reader):
             if kind in ("string", "number") and "" not in found:
                 option["enum"] = found
             elif kind != "null" and not (kind == "boolean" and len(found) > 1):
-                option = _told(option, {"enum": encoded(found)})
+                option = _told(option, {"enum": _encoded(found)})
             options.append(option)
         return options
 
@@ -170,7 +309,7 @@ class _Writer(Reader):
             elif name in required:
                 return None
             elif others is not None:
-                made = _told(made, {"without": encoded(name)})
+                made = _told(made, {"without": _encoded(name)})
         if properties or "properties" in flat:
             made["properties"] = properties
         for key in ("required", "propertyOrdering"):
@@ -178,8 +317,97 @@ class _Writer(Reader):
                 made[key] = found
         if any(name not in properties for name in required):
             # Of no use to anybody, and taken by other vendors: a name that no property may have.
-            made = _told(made, {"required": encoded(list(required))})
+            made = _told(made, {"required": _encoded(list(required))})
         return made
+
+
+def _values_of(schema: Schema) -> Schema:
+    """What a schema says of values themselves, not of what is in them."""
+    flat: Schema = {"format": schema["format"]} if _is_text(schema.get("format")) else {}
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    named = schema.get("type")
+    names = named if isinstance(named, list) else [named]
+    types = frozenset(name.lower() if isinstance(name, str) else "" for name in names)
+    if types and types <= set(_TYPES):
+        # In OpenAPI's style an enum with null in it allows null, whatever the type says.
+        has_null = schema.get("nullable") is True or (isinstance(values, list) and None in values)
+        flat["type"] = types | {"null"} if has_null else types
+    if schema.get("not") in ({}, True):
+        values = []
+    if isinstance(values, list):
+        flat["enum"] = values
+    flat |= {key: schema[key] for key in _NARROWER if _is_number(schema.get(key))}
+    told = {}
+    for key, bound in _EXCLUSIVE.items():
+        value: Any = schema.get(key)
+        if value is True:  # of drafts before 6: the bound itself is left out
+            told[key] = "true"
+        elif _is_number(value):
+            if types == {"integer"} and abs(value) < 2**53:
+                value = math.floor(value) + 1 if bound == "minimum" else math.ceil(value) - 1
+            else:
+                told[key] = _encoded(value)
+            flat[bound] = _NARROWER[bound](value, flat.get(bound, value))
+    has_branch = "then" in schema or "else" in schema
+    for key in filter(schema.__contains__, _TOLD):
+        if schema.get(key) is not None and (key != "if" or has_branch):
+            told[key] = _encoded(schema[key])
+    if len(_listed(schema, "oneOf")) > 1:
+        told["oneOf"] = "exactly one of these"
+    if told:
+        flat["told"] = told
+    for key in ("required", "propertyOrdering"):
+        if found := dict.fromkeys(filter(_is_text, _listed(schema, key))):
+            flat[key] = found
+    return flat
+
+
+def _common_types(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    """Integers are numbers."""
+    both = [types | {"integer"} if "number" in types else types for types in (one, other)]
+    return both[0] & both[1]
+
+
+def _common_values(one: list[Any], other: list[Any]) -> list[Any]:
+    allowed = set(map(_key_of, one))
+    return [value for value in other if _key_of(value) in allowed]
+
+
+# How two values of a keyword become one; where there is none the first is kept.
+_NARROWER: Final = {"minimum": max, "maximum": min, "minItems": max, "maxItems": min}
+_JOINED: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    **_NARROWER,
+    "type": _common_types,
+    "enum": _common_values,
+    "told": operator.or_,
+    "required": operator.or_,
+    "unions": operator.add,
+}
+
+
+def _listed(schema: Schema, key: str) -> list[Any]:
+    """The list there, or an empty one."""
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _key_of(value: Any) -> object:
+    """Equal for equal values: 1 is 1.0, and not true."""
+    return value if _is_number(value) else msgspec.json.encode(value, order="sorted")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number in JSON."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _encoded(value: object) -> str:
+    """The value as JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _any_of(options: Sequence[Schema | None]) -> Schema | None:
@@ -187,7 +415,7 @@ def _any_of(options: Sequence[Schema | None]) -> Schema | None:
     by_text: dict[str, Schema] = {}
     for option in [option for option in options if option is not None]:
         for one in option["anyOf"] if option.keys() == {"anyOf"} else [option]:
-            by_text.setdefault(encoded(one), one)
+            by_text.setdefault(_encoded(one), one)
     found = list(by_text.values())
     if {} in found:
         return {}
@@ -213,7 +441,7 @@ def _one_object(objects: Sequence[Schema], words: Schema) -> Schema:
     if all(one.get("additionalProperties") is False for one in objects):
         merged["additionalProperties"] = False
     told = [{key: one[key] for key in one if one[key] != merged.get(key)} for one in objects]
-    return _told({**merged, **words}, {"anyOf": encoded(told)} if any(told) else {})
+    return _told({**merged, **words}, {"anyOf": _encoded(told)} if any(told) else {})
 
 
 def _told(schema: Schema, told: Mapping[str, str]) -> Schema:

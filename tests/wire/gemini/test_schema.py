@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.wire.gemini.flat_schema import MAX_STEPS, Reader
-from proxy.wire.gemini.schema import clean, function_parameters
+from proxy.wire.gemini.schema import MAX_STEPS, Cleaner, clean, function_parameters
 from tests.support.gemini_rules import schema_violations
 from tests.wire.json_schema import accepts
 from tests.wire.schemas import schemas, values
@@ -664,7 +663,7 @@ def test_parameters_are_one_object(schema: dict[str, Any], expected: dict[str, A
 
 def test_number_of_steps_has_a_limit() -> None:
     """As many as that are taken."""
-    reader = Reader({}, "p")
+    reader = Cleaner({}, "p")
     for _ in range(MAX_STEPS):
         reader.step()
     with pytest.raises(InvalidRequest, match=f"more than {MAX_STEPS} steps"):

@@ -19,8 +19,8 @@ from proxy.errors import (
     UpstreamTruncated,
 )
 from proxy.wire.chat import chunks_of, read_fields
+from proxy.wire.responses.answer import Events
 from proxy.wire.responses.request import to_chat
-from proxy.wire.responses.stream import Events
 from tests.support.responses import read_events, read_response, replayed, shapes
 
 Json = dict[str, Any]
