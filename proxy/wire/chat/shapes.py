@@ -7,14 +7,15 @@ checks, is Any: a wrong type there is no reason for the others to refuse a reque
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from ...errors import InvalidRequest
 from ..effort import Effort, Reasoning, Thinking
 from ..lenient_json import without_lone
-from ..tool_calls import LegacyCall, ToolCall
 from .fields import misfit
 
 
@@ -47,6 +48,67 @@ class Part(msgspec.Struct):
 
 
 Content = str | list[Part] | None
+
+
+# Calls in the messages of a history, in whichever form OpenAI has had for them. Today's are
+# `tool_calls`, of functions or of custom tools, which take free text. Before there were tools a
+# message had one `function_call`, and its result a message of role `function` (platform.openai.com/
+# docs/api-reference/chat/create, "deprecated", read 2026-11). Agents send old conversations on, to
+# other vendors too: there all of them are calls of functions.
+
+
+class FunctionCall(msgspec.Struct):
+    """`arguments`: a string that holds JSON; some programs send the object itself."""
+
+    name: str
+    arguments: Raw = Raw(b"null")
+
+    def as_object(self) -> bytes:
+        """The arguments as they came if they are a JSON object, else an object that tells them.
+
+        What a model began and did not end, or another vendor's model left empty, stays in the
+        history for ever: it must not refuse every later request.
+        """
+        raw = bytes(self.arguments)
+        if raw[:1] == b'"':
+            raw = without_lone(msgspec.json.decode(raw, type=str).encode())
+        try:
+            found = msgspec.json.decode(raw) if raw.strip() else None
+        except (ValueError, RecursionError):
+            found = raw
+        if found is None:
+            return b"{}"
+        return raw if isinstance(found, dict) else msgspec.json.encode({"arguments": raw.decode()})
+
+
+class CustomCall(msgspec.Struct):
+    """A call of a tool that takes free text."""
+
+    name: str
+    input: Raw = Raw(b'""')
+
+
+class ToolCall(msgspec.Struct):
+    """`extra_content`: Google's."""
+
+    id: str | None = None
+    type: str | None = "function"
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+    extra_content: Any = None
+
+    def as_function(self) -> FunctionCall | None:
+        """What is called; a custom tool as a function with one parameter, `input`."""
+        if self.custom is None:
+            return self.function
+        return FunctionCall(self.custom.name, Raw(b'{"input":%b}' % bytes(self.custom.input)))
+
+
+class LegacyCall(msgspec.Struct):
+    """`name` is empty in what some programs keep of a message without a call."""
+
+    name: str = ""
+    arguments: Raw = Raw(b"null")
 
 
 class Message(msgspec.Struct):
@@ -146,10 +208,10 @@ class Request(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(Request).decode
-_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def read(body: bytes) -> tuple[Request, dict[str, msgspec.Raw]]:
+def read(body: bytes) -> tuple[Request, dict[str, Raw]]:
     """The typed request, and each value at its top that is not null; raises InvalidRequest."""
     try:
         body = without_lone(body)
@@ -175,6 +237,13 @@ def said(content: Content) -> list[str]:
     spoken = (part for part in content if part.type in _SAID)
     texts = [part.refusal if part.type == "refusal" else part.text for part in spoken]
     return [text for text in texts if text]
+
+
+def calls_of(tools: list[ToolCall] | None, legacy: LegacyCall | None) -> Sequence[ToolCall]:
+    """An assistant's calls; one of before there were tools has its function's name for an id."""
+    if tools or legacy is None or not legacy.name:
+        return tools or ()
+    return [ToolCall(legacy.name, function=FunctionCall(legacy.name, legacy.arguments))]
 
 
 def choice_of(choice: str | ToolChoice) -> tuple[str, set[str] | None]:

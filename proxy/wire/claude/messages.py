@@ -31,7 +31,6 @@ from ..history import (
 )
 from ..made_names import plain_id, plain_name
 from ..reasoning import BLOCKS, loop_thinks
-from ..tool_calls import ToolCall, calls_of
 from .thinking import ThinkingBlock, unpack
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -114,7 +113,7 @@ class Turns(History[Block]):
         if message.audio:
             raise UnsupportedParameter.at(f"{path}.audio", "Claude has no such thing")
         text = "".join(chat.said(message.content)) or message.refusal or ""
-        made = calls_of(message.tool_calls, message.function_call)
+        made = chat.calls_of(message.tool_calls, message.function_call)
         blocks: list[Block] = []
         carried: list[ThinkingBlock] = []
         for index, call in enumerate(made):
@@ -131,7 +130,7 @@ class Turns(History[Block]):
         for call, block in zip(made, blocks, strict=True):
             self._expect(turn, call.id or "", Call(block["name"], block["id"]))
 
-    def _call(self, call: ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
+    def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
         function = function_of(call, path)
         bare, carried = unpack(call.id or "")
         block: Block = {

@@ -23,7 +23,6 @@ from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
 from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
 from ..made_names import plain_id
-from ..tool_calls import ToolCall, calls_of
 from . import calls
 from .models import Family, wire_name
 
@@ -105,7 +104,7 @@ class Turns(History[_Result]):
             parts[-1]["thoughtSignature"] = signature
         if self._family.combines_tools:
             parts = calls.server_parts_in(message.extra_content) + parts
-        made = calls_of(message.tool_calls, message.function_call)
+        made = chat.calls_of(message.tool_calls, message.function_call)
         if not parts and not made:
             return
         turn = self._turn_of_model(speaks=bool(parts))
@@ -115,7 +114,7 @@ class Turns(History[_Result]):
             turn.content.append(part)
             self._expect(turn, call.id or "", record)
 
-    def _call(self, path: str, call: ToolCall) -> tuple[Block, Call[_Result]]:
+    def _call(self, path: str, call: chat.ToolCall) -> tuple[Block, Call[_Result]]:
         function = function_of(call, path)
         bare, signature = calls.parse_id(call.id or "")
         made: Call[_Result] = Call(

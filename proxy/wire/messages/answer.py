@@ -19,11 +19,11 @@ from .. import reasoning
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
 from ..chat.errors import bounded, stream_message
+from ..chat.shapes import FunctionCall
 from ..lenient_json import encode
 from ..made_names import plain_id
 from ..reasoning import bare
 from ..sse import encode_named, named
-from ..tool_calls import FunctionCall
 
 Json = dict[str, Any]
 

@@ -14,11 +14,10 @@ import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import objects, read_object
-from ..history import NOT_RUN, result_without_call
+from ..history import NOT_RUN, CallResults, result_without_call
 from ..lenient_json import encode
 from ..made_names import plain_id
 from ..reasoning import unpack
-from ..tool_calls import CallResults
 from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
