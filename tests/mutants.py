@@ -60,7 +60,7 @@ MUTANTS = [
     _m("a vendor's signature goes to another", "wire/messages/request.py",
        "found is None or found.kind != self._kind or self._plain", "found is None or self._plain",
        "wire/messages/test_request.py::test_thoughts_go_back_to_their_kind_alone"),
-    _m("containers reach Claude", "wire/messages/native.py",
+    _m("containers reach Claude", "wire/claude/native.py",
        "if _MARK in body else body", "if False else body",
        "wire/messages/test_native.py::test_containers_are_left_out"),
     _m("an early error ends a native stream", "wire/native.py",

@@ -9,8 +9,7 @@ from typing import ClassVar
 from ..errors import ProxyError
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech
 from ..wire.chat.request import check_filled
-from ..wire.claude import native as claude
-from ..wire.messages import native
+from ..wire.claude import native
 from ..wire.messages.answer import MessageStream, error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.sse import encode_named, named
@@ -21,7 +20,7 @@ _HEADERS = ("anthropic-version", "anthropic-beta")
 
 
 class MessagesAsk(TranslatedAsk):
-    speech: ClassVar[Speech] = claude.MESSAGES
+    speech: ClassVar[Speech] = native.MESSAGES
     native_events = staticmethod(events_of)
     read = ("system", "messages", "tools")
 
@@ -59,7 +58,7 @@ class MessagesWriter(TranslatedWriter):
 class CountAsk(MessagesAsk):
     """A request of which the tokens are counted: by Claude or Gemini, or roughly."""
 
-    speech: ClassVar[Speech] = claude.COUNT
+    speech: ClassVar[Speech] = native.COUNT
     hub_speech: ClassVar[Speech] = HUB_COUNT
 
 

@@ -33,11 +33,6 @@ CONTINUE: Final = "Continue."
 NOT_RUN: Final = "This call was not run, or its result is lost."
 
 
-def said_by_system(text: str) -> str:
-    """What the system says in a turn of the user."""
-    return f"<system>\n{text}\n</system>"
-
-
 def result_without_call(text: str) -> str:
     """What a call gave that was cut off with the beginning of the history."""
     return f"<result>\n{text}\n</result>"
@@ -141,9 +136,8 @@ class History(ABC, Generic[_Result]):
     def _say_as_system(self, blocks: list[Block]) -> None:
         """In place, so that the beginning stays as it is in the vendor's cache."""
         if self._turns:
-            self._say_as_user(
-                [{**block, "text": said_by_system(block["text"])} for block in blocks]
-            )
+            told = [{**each, "text": f"<system>\n{each['text']}\n</system>"} for each in blocks]
+            self._say_as_user(told)
         else:
             self._system += blocks
 

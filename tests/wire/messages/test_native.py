@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.wire.messages.native import without_containers, without_thoughts
+from proxy.wire.claude.native import without_containers, without_thoughts
 from proxy.wire.reasoning import MARK, pack
 
 Json = dict[str, Any]
