@@ -21,9 +21,9 @@ from ..net.lost import LOST
 from ..net.watch import CallerConnection
 from ..record.record import Record
 from ..request.stream import StreamBody
+from ..wire.chat.request import SESSION_HEADERS
 from ..wire.http.content_coding import read_coding, undo
 from ..wire.http.headers import FORWARDED, caller_address
-from ..wire.session import HEADERS
 from .auth import Doorkeeper
 from .faults import in_our_terms
 
@@ -51,7 +51,7 @@ def _key(name: str) -> str:
 
 
 _NONE: Mapping[str, str] = {}
-_SESSION = tuple(map(_key, HEADERS))
+_SESSION = tuple(map(_key, SESSION_HEADERS))
 _FORWARDED = tuple((name, _key(name)) for name in FORWARDED)
 
 

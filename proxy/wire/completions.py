@@ -77,7 +77,13 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
     except InvalidRequest as error:  # for upstreams that understand it as it is
         return Completion((PromptRequest(native, error),))
     if len(prompts) > 1:
-        _check_repeated(len(body) - len(fields["prompt"]), len(prompts))
+        size = len(body) - len(fields["prompt"])
+        if size * len(prompts) > MAX_REPEATED_BYTES:
+            raise InvalidRequest(
+                f"each of the {len(prompts)} strings in `prompt` is asked with all other fields, "
+                f"and {size} bytes of these are too many for so many ({MAX_REPEATED_BYTES} in all)",
+                param="prompt",
+            )
     n, logprobs = own.get("n"), own.get("logprobs")
     choices = n if isinstance(n, int) and n > 0 else 1
     # Those of the chosen tokens at least, which is what 0 asks for.
@@ -116,16 +122,6 @@ def _prompts(prompt: Any) -> tuple[str, ...]:
         problem = f"`prompt` must not hold more than {MAX_PROMPTS} strings"
         raise InvalidRequest(problem, param="prompt")
     return tuple(prompts) or ("",)
-
-
-def _check_repeated(size: int, times: int) -> None:
-    """Raise InvalidRequest where the fields beside the prompts would fill the memory."""
-    if size * times > MAX_REPEATED_BYTES:
-        raise InvalidRequest(
-            f"each of the {times} strings in `prompt` is asked with all other fields, and {size}"
-            f" bytes of these are too many for so many ({MAX_REPEATED_BYTES} in all)",
-            param="prompt",
-        )
 
 
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from ..errors import InvalidRequest
-from .chat.shapes import FunctionCall, Message, ToolCall
+from .chat.shapes import Message
 from .reasoning import bare
 
 Block = dict[str, Any]
@@ -187,12 +187,3 @@ class History(ABC, Generic[_Result]):
                 yield "user", apart
         if behind:
             yield "user", behind
-
-
-def function_of(call: ToolCall, path: str) -> FunctionCall:
-    """What is called; raises InvalidRequest if it is neither a function nor a custom tool."""
-    function = call.as_function()
-    if function is None:
-        expected = "expected a call of a function or custom tool"
-        raise InvalidRequest.at(path, f"{expected}, got type {call.type!r}")
-    return function

@@ -22,14 +22,8 @@ READ_BYTES = 4096
 NO_LOGIN, WITH_LOGIN = 0, 2
 _ADDRESS_BYTES = {1: 4, 4: 16}  # by type of address; type 3, a name, has its length before it
 _FAILURES = (
-    "",
-    "general failure",
-    "connection not allowed by ruleset",
-    "network unreachable",
-    "host unreachable",
-    "connection refused",
-    "TTL expired",
-    "command not supported",
+    *("", "general failure", "connection not allowed by ruleset", "network unreachable"),
+    *("host unreachable", "connection refused", "TTL expired", "command not supported"),
     "address type not supported",
 )
 

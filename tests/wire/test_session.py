@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.wire.chat import read_request
-from proxy.wire.chat.request import read_outer
-from proxy.wire.session import session_of
+from proxy.wire.chat.request import read_outer, session_of
 
 OLD = "user_1f0a_account_0b1c_session_5e2d-77"
 NEW = json.dumps({"device_id": "d", "account_uuid": "a", "session_id": "5e2d-77"})

@@ -10,17 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...errors import (
-    AllCoolingDown,
-    NoClientFree,
-    ProxyError,
-    ShuttingDown,
-    UpstreamAuthentication,
-    UpstreamError,
-    UpstreamRefusal,
-    UpstreamTimeout,
-    UpstreamTooLarge,
-)
+from ... import errors
 
 # What a caller or an upstream sent may be quoted in a message: megabytes of it are no help.
 MAX_MESSAGE_CHARS = 4000
@@ -66,8 +56,8 @@ class ErrorFacts(NamedTuple):
     param: str | None
     retry_after_s: float | None
 
-    def refusal(self) -> UpstreamRefusal:
-        return UpstreamRefusal(
+    def refusal(self) -> errors.UpstreamRefusal:
+        return errors.UpstreamRefusal(
             self.message,
             status=self.status,
             body=envelope(self.message, type=self.type, param=self.param, code=self.code),
@@ -76,14 +66,14 @@ class ErrorFacts(NamedTuple):
         )
 
 
-def error_body(error: ProxyError, request_id: str = "") -> bytes:
+def error_body(error: errors.ProxyError, request_id: str = "") -> bytes:
     """An error's answer: of an upstream's own refusal the bytes that it sent."""
-    if isinstance(error, UpstreamRefusal) and error.body is not None:
+    if isinstance(error, errors.UpstreamRefusal) and error.body is not None:
         return error.body
     return envelope(error.message, type=error.type, param=error.param, code=error.code)
 
 
-def error_event(error: ProxyError, *, code: str | None) -> bytes:
+def error_event(error: errors.ProxyError, *, code: str | None) -> bytes:
     """The event that ends a stream that failed, in a shape that makes the official SDKs raise.
 
     openai-python and openai-node raise on an event whose `error` is an object with a string
@@ -92,7 +82,7 @@ def error_event(error: ProxyError, *, code: str | None) -> bytes:
     return envelope(stream_message(error), type=error.type, code=code)
 
 
-def stream_message(error: ProxyError) -> str:
+def stream_message(error: errors.ProxyError) -> str:
     """What an error in mid-stream says, in any dialect. There is no status any more: agents know a
     fault that passes by words, and try again.
     """
@@ -100,20 +90,20 @@ def stream_message(error: ProxyError) -> str:
     return f"upstream {fault}: {error.message}" if fault else error.message
 
 
-def _passing_fault(error: ProxyError) -> str | None:
+def _passing_fault(error: errors.ProxyError) -> str | None:
     """Words that agents look for in errors (`isRetryable`, `shouldRetry` and the like of several,
     read 2026-11); None: to try again would be in vain.
     """
-    if isinstance(error, UpstreamRefusal):
+    if isinstance(error, errors.UpstreamRefusal):
         if error.status in (429, 503, 529) or "overloaded" in (error.code or ""):
             return "overloaded"
         if error.status in (408, 504):
             return "timeout"
         return "server error" if error.status >= 500 else None
-    if isinstance(error, UpstreamTimeout):
+    if isinstance(error, errors.UpstreamTimeout):
         return "timeout"
-    if isinstance(error, (AllCoolingDown, NoClientFree)):
+    if isinstance(error, (errors.AllCoolingDown, errors.NoClientFree)):
         return "overloaded"
-    is_lasting = isinstance(error, (UpstreamTooLarge, UpstreamAuthentication))
-    passes = isinstance(error, (UpstreamError, ShuttingDown)) and not is_lasting
+    is_lasting = isinstance(error, (errors.UpstreamTooLarge, errors.UpstreamAuthentication))
+    passes = isinstance(error, (errors.UpstreamError, errors.ShuttingDown)) and not is_lasting
     return "connection error" if passes else None

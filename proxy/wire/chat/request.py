@@ -7,18 +7,18 @@ in parts, calls, tools or a `stop`.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ...errors import InvalidRequest
 from ..lenient_json import encode, is_shielded, shield
-from ..session import session_of
 from .fields import read_fields, read_messages, read_text, too_deep, with_model
 from .names import made_names, rename
 from .spelling import respelled
-from .usage import asking_usage, is_asked
+from .usage import as_text, asking_usage, is_asked
 
 
 def _spelled(name: str) -> re.Pattern[bytes]:
@@ -225,3 +225,38 @@ def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
         whole, *inside = (sum(1 for _ in pattern.finditer(text)) for text in texts)
         if whole - sum(inside) > 1:
             raise InvalidRequest(f"`{name}` is given twice", param=name)
+
+
+# How callers name the session that a request is part of: headers and members that coding agents and
+# SDKs send, read 2026-11; `prompt_cache_key` is OpenAI's (platform.openai.com/docs/guides/
+# prompt-caching), `metadata.user_id` Anthropic's. The request's own id is none, nor is a user's.
+# gunicorn drops names with an underscore, such as Codex's `session_id`.
+SESSION_HEADERS = ("x-session-id", "x-claude-code-session-id", "session-id", "x-session-affinity")
+
+# Claude Code's `user_id`, before it was JSON: user_..._account_..._session_...
+_MARK = "_session_"
+
+
+class _Ids(Struct):
+    session_id: Any = None
+    user_id: Any = None
+
+    def named(self) -> str:
+        """The session; "": they name none. Raises DecodeError."""
+        session, user = as_text(self.session_id), as_text(self.user_id)
+        if session or not user.startswith("{"):
+            return session or user.partition(_MARK)[2]
+        return as_text(_read_ids(user.encode()).session_id)
+
+
+_read_any, _read_ids = msgspec.json.Decoder().decode, msgspec.json.Decoder(_Ids).decode
+
+
+def session_of(fields: Mapping[str, Raw]) -> str:
+    """The session that a body names, of which these are the members; "": none."""
+    try:
+        if "prompt_cache_key" in fields and (key := as_text(_read_any(fields["prompt_cache_key"]))):
+            return key
+        return _read_ids(fields["metadata"]).named() if "metadata" in fields else ""
+    except (msgspec.DecodeError, RecursionError):
+        return ""

@@ -97,11 +97,14 @@ class ToolCall(msgspec.Struct):
     custom: CustomCall | None = None
     extra_content: Any = None
 
-    def as_function(self) -> FunctionCall | None:
-        """What is called; a custom tool as a function with one parameter, `input`."""
-        if self.custom is None:
-            return self.function
-        return FunctionCall(self.custom.name, Raw(b'{"input":%b}' % bytes(self.custom.input)))
+    def as_function(self, path: str) -> FunctionCall:
+        """What is called, a custom tool as a function of one `input`; raises InvalidRequest."""
+        if self.custom is not None:
+            return FunctionCall(self.custom.name, Raw(b'{"input":%b}' % bytes(self.custom.input)))
+        if self.function is None:
+            expected = "expected a call of a function or custom tool"
+            raise InvalidRequest.at(path, f"{expected}, got type {self.type!r}")
+        return self.function
 
 
 class LegacyCall(msgspec.Struct):

@@ -88,8 +88,7 @@ _TYPES = {
 # A used-up account answers 400 to any request, the caller's is not at fault: it counts as 402.
 # `details.error_code` says so; the words are those of prepaid accounts and of limits set by hand.
 _SPENT_CODES = (
-    "contract_spend_limit_reached",
-    "enforced_spend_limit_reached",
+    *("contract_spend_limit_reached", "enforced_spend_limit_reached"),
     "linked_organization_billing_unavailable",
     "linked_organization_spend_limit_reached",
 )

@@ -19,16 +19,7 @@ from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..chat.fields import misfit
 from ..chat.spelling import MISSPELT, joined
-from ..history import (
-    CONTINUE,
-    NOT_RUN,
-    Block,
-    Call,
-    History,
-    Turn,
-    function_of,
-    result_without_call,
-)
+from ..history import CONTINUE, NOT_RUN, Block, Call, History, Turn, result_without_call
 from ..made_names import plain_id, plain_name
 from ..reasoning import BLOCKS, loop_thinks
 from .thinking import ThinkingBlock, unpack
@@ -131,7 +122,7 @@ class Turns(History[Block]):
             self._expect(turn, call.id or "", Call(block["name"], block["id"]))
 
     def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
-        function = function_of(call, path)
+        function = call.as_function(path)
         bare, carried = unpack(call.id or "")
         block: Block = {
             "type": "tool_use",

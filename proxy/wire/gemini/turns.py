@@ -21,7 +21,7 @@ import msgspec
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
 from ..chat.spelling import MISSPELT, joined
-from ..history import CONTINUE, NOT_RUN, Block, Call, History, function_of, result_without_call
+from ..history import CONTINUE, NOT_RUN, Block, Call, History, result_without_call
 from ..made_names import plain_id
 from . import calls
 from .models import Family, wire_name
@@ -115,7 +115,7 @@ class Turns(History[_Result]):
             self._expect(turn, call.id or "", record)
 
     def _call(self, path: str, call: chat.ToolCall) -> tuple[Block, Call[_Result]]:
-        function = function_of(call, path)
+        function = call.as_function(path)
         bare, signature = calls.parse_id(call.id or "")
         made: Call[_Result] = Call(
             wire_name(function.name), plain_id(bare, self._wire_ids, "call_")

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import re
 
-from httptools import (
-    HttpParserCallbackError,
-    HttpParserError,
-    HttpParserUpgrade,
-    HttpResponseParser,
-)
+import httptools
 
 from ...errors import UpstreamInvalid, UpstreamTruncated
 
@@ -40,7 +35,7 @@ class _Events:
 
     def on_message_begin(self) -> None:
         if self.is_whole:
-            raise HttpParserError("another answer behind the first")
+            raise httptools.HttpParserError("another answer behind the first")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
@@ -80,7 +75,7 @@ class AnswerReader:
         events = self._events
         try:
             _feed(self._parser, data)
-        except HttpParserError as error:
+        except httptools.HttpParserError as error:
             self.excess = events.is_whole
             if not self.excess:
                 self.fault = UpstreamInvalid(f"the upstream's chunk framing is broken: {error}")
@@ -126,7 +121,7 @@ class AnswerReader:
 
     def _read_head(self, head: bytes) -> None:
         self._events = _Events()
-        self._parser = parser = HttpResponseParser(self._events)
+        self._parser = parser = httptools.HttpResponseParser(self._events)
         parser.set_dangerous_leniencies(
             lenient_optional_cr_before_lf=True, lenient_chunked_length=True
         )
@@ -135,7 +130,7 @@ class AnswerReader:
             head = line + end + _FOLD.sub(b" ", fields)
         try:
             _feed(parser, head)
-        except (HttpParserError, HttpParserUpgrade) as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise UpstreamInvalid(f"the upstream's answer has a broken head: {error}") from error
         status = parser.get_status_code()
         if status // 100 == 1 and status != 101 and self._interim < MAX_INTERIM_HEADS:
@@ -161,10 +156,10 @@ class AnswerReader:
         self.keep_alive &= self.is_whole or is_framed
 
 
-def _feed(parser: HttpResponseParser, data: bytes) -> None:
+def _feed(parser: httptools.HttpResponseParser, data: bytes) -> None:
     try:
         parser.feed_data(data)
-    except HttpParserCallbackError as error:
+    except httptools.HttpParserCallbackError as error:
         if isinstance(error.__context__, MemoryError):  # a want of our own
             raise error.__context__ from None
         raise

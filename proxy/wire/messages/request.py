@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
-from ..chat import HUB, ChatRequest, Speech, read_object
+from ..chat import ChatRequest, read_object
 from ..chat.fields import misfit
 from ..chat.request import Outer
 from ..effort import effort_of
@@ -205,16 +205,15 @@ _decode = decoder(_Request)
 
 
 class MessagesRequest:
-    """A Messages request, read. `speech`: of what it is made."""
+    """A Messages request, read."""
 
-    def __init__(self, outer: Outer, speech: Speech = HUB) -> None:
+    def __init__(self, outer: Outer) -> None:
         """Raises InvalidRequest."""
         try:
             self._asked = _decode(outer.text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise misfit(error) from error
         self._outer = outer
-        self._speech = speech
         unknown = outer.fields.keys() - _KNOWN
         self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
 
@@ -248,7 +247,6 @@ class MessagesRequest:
             self._outer.model,
             self._outer.stream,
             {} if are_plain(names) else {name: plain_name(name) for name in names},
-            speech=self._speech,
             is_made=True,
         )
         return request, [*dict.fromkeys(dropped)]

@@ -38,10 +38,7 @@ class Choice(msgspec.Struct):
 _STRING: Final = {"type": "string"}
 _INTEGER: Final = {"type": "integer"}
 _EDITING: Final[Json] = {
-    "path": _STRING,
-    "file_text": _STRING,
-    "old_str": _STRING,
-    "new_str": _STRING,
+    **dict.fromkeys(("path", "file_text", "old_str", "new_str"), _STRING),
     "insert_line": _INTEGER,
     "insert_text": _STRING,
     "view_range": {"type": "array", "items": _INTEGER},
