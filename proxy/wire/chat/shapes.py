@@ -7,7 +7,7 @@ checks, is Any: a wrong type there is no reason for the others to refuse a reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec import Raw
 from ...errors import InvalidRequest
 from ..effort import Effort, Reasoning, Thinking
 from ..lenient_json import without_lone
-from .fields import misfit
+from .fields import misfit, read_any
 
 
 class Url(msgspec.Struct):
@@ -210,6 +210,14 @@ class Request(msgspec.Struct):
     web_search_options: dict[str, Any] | None = None
 
 
+# All that can be honoured; at the end what changes no answer, and has no counterpart elsewhere
+# (docs/parameters.md has a row for each parameter).
+KNOWN: Final = frozenset((*Request.__struct_fields__, "model", "stream", "stream_options")) | {
+    *("include_reasoning", "metadata", "models", "prediction", "preset", "prompt_cache_key"),
+    *("prompt_cache_options", "prompt_cache_retention", "provider", "reasoning_format", "route"),
+    *("transforms", "usage", "verbosity"),
+}
+
 _decode: Final = msgspec.json.Decoder(Request).decode
 _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -223,6 +231,11 @@ def read(body: bytes) -> tuple[Request, dict[str, Raw]]:
         return _decode(body), present
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise misfit(error) from error
+
+
+def unknown(present: Mapping[str, Raw], known: Collection[str]) -> Iterator[str]:
+    """Those that are not `known`, unless they ask for nothing: null, false, 0, "", [] or {}."""
+    return (name for name, value in present.items() if name not in known and read_any(value))
 
 
 # What an assistant says, at OpenAI's two APIs.

@@ -35,25 +35,14 @@ _CONTINUE: Block = {"type": "text", "text": CONTINUE}
 _NOT_RUN: Block = {"content": [{"type": "text", "text": NOT_RUN}], "is_error": True}
 
 
-class Conversation(msgspec.Struct):
-    """`system`: text blocks. `turns`: alternating, the user's first. `thinks`: blocks came back.
-
-    `loop_thinks`: every turn of the assistant in the tool loop that is going on has its thinking.
-    """
-
-    system: list[Block]
-    turns: list[Block]
-    thinks: bool
-    loop_thinks: bool
-
-    def drop_thinking(self) -> None:
-        """Leave out all thinking; something else is in every turn."""
-        for turn in self.turns:
-            turn["content"] = [b for b in turn["content"] if b["type"] not in BLOCKS]
-
-
 class Turns(History[Block]):
     """Claude's turns. `system_inside`: the model takes messages of the system among the others."""
+
+    # Once they are built. The turns alternate, the user's first.
+    system: list[Block]
+    turns: list[Block]
+    thinks = False  # some have thinking
+    loop_thinks = False  # every turn of the assistant in the tool loop that is going on has
 
     def __init__(self, *, system_inside: bool) -> None:
         super().__init__()
@@ -61,8 +50,8 @@ class Turns(History[Block]):
         self._held: list[Block] = []  # the system's words that wait for a place among the turns
         self._used_ids: set[str] = set()
 
-    def build(self, *, prefill: bool) -> Conversation:
-        """The conversation. `prefill`: the model takes a last turn of the assistant."""
+    def build(self, *, prefill: bool) -> None:
+        """All was added. `prefill`: the model takes a last turn of the assistant."""
         if not self._turns and self._system:
             # OpenAI answers a lone system message; here it has to be what the user says.
             self._say_as_user([self._system.pop()])
@@ -72,14 +61,20 @@ class Turns(History[Block]):
         woven = list(self._woven(_CONTINUE))
         turns: list[Block] = [{"role": role, "content": content} for role, content in woven]
         kinds = [(role == "user", [block["type"] for block in content]) for role, content in woven]
-        thinks = any(not set(BLOCKS).isdisjoint(types) for _, types in kinds)
+        self.loop_thinks = loop_thinks(kinds)
+        self.thinks = any(not set(BLOCKS).isdisjoint(types) for _, types in kinds)
         last = turns[-1]["content"][-1]
         if turns[-1]["role"] == "assistant":
             if prefill and last["type"] == "text":
                 last["text"] = last["text"].rstrip()  # the API refuses one that ends in space
             else:
                 turns.append({"role": "user", "content": [_CONTINUE]})
-        return Conversation(self._system, turns, thinks, loop_thinks(kinds))
+        self.system, self.turns = self._system, turns
+
+    def drop_thinking(self) -> None:
+        """Leave out all thinking; something else is in every turn."""
+        for turn in self.turns:
+            turn["content"] = [b for b in turn["content"] if b["type"] not in BLOCKS]
 
     def _say_as_system(self, blocks: list[Block]) -> None:
         if self._turns and self._system_inside:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import shapes as chat
-from ..chat.fields import read_any
 from ..effort import BUDGETS, effort_of, wanted
 from ..made_names import plain_name
 from .families import Family, family_of
-from .messages import Conversation, Turns
+from .messages import Turns
 from .schema import close_schema, flat_schema, taken_properties
 
 _LEAST_BUDGET = 1_024
@@ -39,12 +37,6 @@ _COUNTED = frozenset(
 
 _Json = dict[str, Any]
 
-# What has no counterpart, and changes no answer (docs/parameters.md has a row for each parameter).
-_DROPPED = (
-    *("include_reasoning", "metadata", "models", "prediction", "preset", "prompt_cache_key"),
-    *("prompt_cache_options", "prompt_cache_retention", "provider", "reasoning_format", "route"),
-    *("session_id", "stream_options", "trace", "transforms", "usage", "verbosity"),
-)
 # What the caller would miss. What is not known at all is a 400 as well.
 _REFUSED = {
     "audio": "Claude makes no audio",
@@ -59,7 +51,8 @@ _REFUSED = {
     "top_logprobs": "Claude gives none",
     "web_search_options": "no web search is offered",
 }
-KNOWN = {*chat.Request.__struct_fields__, "model", "stream", *_DROPPED, *_REFUSED}
+_TAKEN = {*chat.KNOWN, "session_id", "trace"} - _REFUSED.keys()
+KNOWN = {*_TAKEN, *_REFUSED}
 
 
 def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
@@ -77,7 +70,8 @@ def to_count(body: bytes, *, model: str) -> bytes:
 
 def _wire(body: bytes, model: str) -> _Json:
     request, present = chat.read(body)
-    _check(present)
+    for name in chat.unknown(present, _TAKEN):
+        raise UnsupportedParameter.at(name, _REFUSED.get(name, "Claude has nothing like it"))
     if request.modalities not in (None, ["text"]):
         raise UnsupportedParameter.at("modalities", "Claude answers in text")
     family = family_of(model)
@@ -85,9 +79,9 @@ def _wire(body: bytes, model: str) -> _Json:
     effort: str | None = asked.effort
     if effort is None and asked.is_on:
         effort = "medium" if asked.budget is None else effort_of(asked.budget)
-    turns = Turns(system_inside=family.system_inside)
-    turns.add(request.messages)
-    talk = turns.build(prefill=family.prefill and effort in (None, "none"))
+    talk = Turns(system_inside=family.system_inside)
+    talk.add(request.messages)
+    talk.build(prefill=family.prefill and effort in (None, "none"))
     wire: _Json = {"model": model, "max_tokens": _max_tokens(request, family)}
     wire |= _tools(request, family) or _tools_of_history(talk)
     wire |= _thinking(effort, asked.budget, family, talk, wire)
@@ -99,19 +93,6 @@ def _wire(body: bytes, model: str) -> _Json:
     wire["messages"] = talk.turns
     _limit_cache_marks(wire)
     return wire
-
-
-def _check(fields: Mapping[str, msgspec.Raw]) -> None:
-    """Raise UnsupportedParameter for what Claude can't honour, unless it asks for nothing.
-
-    That is null, false, 0, "", [] or {}.
-    """
-    for name, value in fields.items():
-        if name in KNOWN and name not in _REFUSED:
-            continue
-        if read_any(value):
-            reason = _REFUSED.get(name, "Claude has nothing like it")
-            raise UnsupportedParameter.at(name, reason)
 
 
 def _encode(wire: _Json) -> bytes:
@@ -181,7 +162,7 @@ def _tools(request: chat.Request, family: Family) -> _Json:
     return {"tools": list(tools.values()), **({"tool_choice": choice} if choice else {})}
 
 
-def _tools_of_history(talk: Conversation) -> _Json:
+def _tools_of_history(talk: Turns) -> _Json:
     """The API refuses calls and results of tools in a request that defines none."""
     blocks = [block for turn in talk.turns for block in turn["content"]]
     names = dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use")
@@ -212,7 +193,7 @@ def _closed(schema: _Json, path: str) -> _Json:
 
 
 def _thinking(
-    wanted: str | None, tokens: int | None, family: Family, talk: Conversation, wire: _Json
+    wanted: str | None, tokens: int | None, family: Family, talk: Turns, wire: _Json
 ) -> _Json:
     """`thinking`, and `output_config` with the effort. `tokens`: the caller's own budget."""
     # A demanded tool call and thinking exclude each other.
@@ -266,7 +247,7 @@ def _sampling(request: chat.Request, family: Family, thinking: _Json) -> _Json:
     return wire
 
 
-def _add_format(request: chat.Request, family: Family, talk: Conversation, wire: _Json) -> None:
+def _add_format(request: chat.Request, family: Family, talk: Turns, wire: _Json) -> None:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return

@@ -10,7 +10,6 @@ Sources: google-genai 3.4 (types.py, models.py), ai.google.dev/api/generate-cont
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -23,16 +22,8 @@ from . import schema
 from .models import Family, family_of, wire_name
 from .turns import Turns
 
-# What has no counterpart, and changes no answer: docs/parameters.md says why.
-_DROPPED: Final = (
-    *("cache_control", "include_reasoning", "metadata", "models", "prediction", "preset"),
-    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "provider"),
-    *("reasoning_format", "route", "safety_identifier", "transforms", "usage", "user", "verbosity"),
-)
-_KNOWN: Final = {*chat.Request.__struct_fields__, "model", "stream", "stream_options", *_DROPPED}
 _INSTEAD: Final = {"function_call": "use tool_choice", "functions": "use tools"}
 _MODALITIES: Final = {"text": "TEXT", "image": "IMAGE"}
-_NOTHING_SET: Final = (b"{}", b"[]", b"false", b"0", b'""')
 _NO_TIERS: Final = (None, "auto", "on_demand")  # the third is Groq's
 _TIERS: Final = {"default": "standard", "flex": "flex", "priority": "priority"}
 
@@ -53,7 +44,8 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
     """The body for the upstream's `model`; raises InvalidRequest with the path to what is wrong."""
     asked, present = chat.read(body)
     family = family_of(model)
-    _refuse_unknown(present)
+    for name in chat.unknown(present, chat.KNOWN):
+        raise _unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
     try:
         turns = Turns(family)
         turns.add(asked.messages)
@@ -90,14 +82,6 @@ def _unsupported(name: str, why: str) -> UnsupportedParameter:
     return UnsupportedParameter(
         f"{name} is not supported: the model is served by Gemini: {why}", param=name
     )
-
-
-def _refuse_unknown(present: Mapping[str, msgspec.Raw]) -> None:
-    for name, value in present.items():
-        if bytes(value).strip() in _NOTHING_SET:
-            continue
-        if name not in _KNOWN:
-            raise _unsupported(name, _INSTEAD.get(name, "Gemini has nothing like it"))
 
 
 def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
