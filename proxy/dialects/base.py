@@ -16,10 +16,7 @@ from ..wire.chat import HUB, ChatRequest, Speech, chunks_of
 
 
 class Answer(NamedTuple):
-    """A prompt's unary answer: in the caller's dialect if it `is_native`, else in the hub's.
-
-    `kind`: that of the client that gave it.
-    """
+    """A client's unary answer: in the caller's dialect if it `is_native`, else in the hub's."""
 
     body: bytes
     is_native: bool

@@ -10,13 +10,12 @@ from ..errors import ProxyError
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech
 from ..wire.chat.request import check_filled
 from ..wire.claude import native
+from ..wire.claude.api import VERSIONED
 from ..wire.messages.answer import MessageStream, error_body, error_event, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.sse import encode_named, named
 from .base import Dialect
 from .translated import TranslatedAsk, TranslatedWriter
-
-_HEADERS = ("anthropic-version", "anthropic-beta")
 
 
 class MessagesAsk(TranslatedAsk):
@@ -25,7 +24,7 @@ class MessagesAsk(TranslatedAsk):
     read = ("system", "messages", "tools")
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        general = {name: value for name, value in headers.items() if name not in _HEADERS}
+        general = {name: value for name, value in headers.items() if name not in VERSIONED}
         super().__init__(body, general, query)
         check_filled(self.outer.fields, "messages")
         self.native_headers = headers
@@ -62,5 +61,5 @@ class CountAsk(MessagesAsk):
     hub_speech: ClassVar[Speech] = HUB_COUNT
 
 
-MESSAGES = Dialect(MessagesAsk, error_body, _HEADERS, "request-id")
+MESSAGES = Dialect(MessagesAsk, error_body, VERSIONED, "request-id")
 COUNT_TOKENS = MESSAGES._replace(read=CountAsk)

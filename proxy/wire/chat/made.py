@@ -14,6 +14,8 @@ from ..lenient_json import without_lone
 from ..made_names import may_be_made
 from .fields import Message, Tool
 
+Json = dict[str, Any]
+
 
 class _Request(msgspec.Struct):
     messages: list[Message] = []
@@ -26,10 +28,7 @@ _decode: Final = msgspec.json.Decoder(_Request).decode
 
 
 class Asked:
-    """A request's body, which is read when an answer needs it first: most never do.
-
-    `wire_name`: the vendor's name for a function, by the caller's.
-    """
+    """A request's body, which is read when first needed. `wire_name`: a vendor's for a function."""
 
     def __init__(self, body: bytes, wire_name: Callable[[str], str]) -> None:
         self._body = body
@@ -55,6 +54,14 @@ class Asked:
             used += message.tool_calls or ()
         names = [tool.function.name for tool in used if tool.function is not None]
         return {self._wire_name(name): name for name in reversed(names) if name is not None}
+
+
+def completion(
+    answer_id: str, choices: list[Json], usage: Json, *, model: str, created: int
+) -> bytes:
+    """A whole answer."""
+    head = {"id": answer_id, "object": "chat.completion", "created": created, "model": model}
+    return _encode({**head, "choices": choices, "usage": usage})
 
 
 class ChunkMaker(ABC):
@@ -109,8 +116,8 @@ class ChunkMaker(ABC):
     def _set_id(self, chunk_id: str) -> None:
         self._head = _encode({"id": chunk_id, **self._common})[:-1] + b',"choices":['
 
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
+    def _chunk(self, choice: Json) -> bytes:
         return self._head + _encode(choice) + self._tail
 
-    def _usage_chunk(self, usage: dict[str, Any]) -> bytes:
+    def _usage_chunk(self, usage: Json) -> bytes:
         return self._head + b'],"usage":' + _encode(usage) + b"}"

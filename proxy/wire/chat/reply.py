@@ -73,10 +73,7 @@ def embeddings(vectors: list[Any], model: str, prompt_tokens: int | None) -> byt
 
 
 def unlisted(body: bytes) -> bytes:
-    """The object that is the only item of a list, as Google's services send errors, or the body.
-
-    Its OpenAI-compatible one and Gemini's streaming method do (googleapis/python-genai#1373).
-    """
+    """A list's only item, as Google sends errors (googleapis/python-genai#1373), or the body."""
     if body.lstrip()[:1] == b"[":
         with suppress(msgspec.DecodeError, RecursionError):
             items = _decode_items(body)

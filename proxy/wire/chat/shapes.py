@@ -243,11 +243,7 @@ _SAID: Final = frozenset({"text", "output_text", "refusal"})
 
 
 def said(content: Content) -> list[str]:
-    """The texts of an assistant's message.
-
-    What else an upstream gave out, Mistral's `thinking` parts for one, is left out: it means
-    nothing to another vendor.
-    """
+    """The texts of an assistant's message; other parts, such as Mistral's thinking, go."""
     if content is None or isinstance(content, str):
         return [content] if content else []
     spoken = (part for part in content if part.type in _SAID)

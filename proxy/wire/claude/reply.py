@@ -15,7 +15,7 @@ import msgspec
 
 from ...errors import UpstreamInvalid
 from ..chat import Usage, usage_object
-from ..chat.made import Asked
+from ..chat.made import Asked, completion
 from ..made_names import plain_name
 from ..reasoning import BLOCKS
 from .api import UNREADABLE, hidden_refusal
@@ -161,21 +161,10 @@ def to_chat(body: bytes, *, model: str, created: int, request: bytes = b"{}") ->
         if message.type != "message":
             raise UpstreamInvalid(f"the upstream answered with a {message.type[:80]!r}")
         said = Said(request)
-        choice = {
-            "index": 0,
-            "message": _chat_message(message, said),
-            "logprobs": None,
-            "finish_reason": message.finish_reason(has_calls=said.calls > 0),
-        }
-        completion = {
-            "id": f"chatcmpl-{message.id or ''}",
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": [choice],
-            "usage": (message.usage or Counts()).to_chat(),
-        }
-        return msgspec.json.encode(completion)
+        choice = {"index": 0, "message": _chat_message(message, said), "logprobs": None}
+        choice["finish_reason"] = message.finish_reason(has_calls=said.calls > 0)
+        usage, answer_id = (message.usage or Counts()).to_chat(), f"chatcmpl-{message.id or ''}"
+        return completion(answer_id, [choice], usage, model=model, created=created)
     except UNREADABLE as error:
         if (refusal := hidden_refusal(body)) is not None:
             raise refusal from error

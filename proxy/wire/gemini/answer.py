@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..chat import Usage
-from ..chat.made import ChunkMaker
+from ..chat.made import ChunkMaker, completion
 from ..sse import DONE
 from . import events
 from .choice import Choice, Choices, Delta
@@ -46,16 +44,10 @@ def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: 
         raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
     if not all(choice.finished for choice, *_ in made):
         raise UpstreamInvalid("Gemini's answer has a candidate without a finishReason")
-    return msgspec.json.encode(
-        {
-            "id": response.response_id or reply_id,
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": [_as_chat(*one) for one in sorted(made, key=lambda one: one[0].index)],
-            "usage": events.chat_usage(response.usage_metadata),
-        }
-    )
+    choices = [_as_chat(*one) for one in sorted(made, key=lambda one: one[0].index)]
+    usage = events.chat_usage(response.usage_metadata)
+    answer_id = response.response_id or reply_id
+    return completion(answer_id, choices, usage, model=model, created=created)
 
 
 def _as_chat(choice: Choice, delta: Delta, logprobs: dict[str, Any] | None) -> dict[str, Any]:
@@ -64,13 +56,8 @@ def _as_chat(choice: Choice, delta: Delta, logprobs: dict[str, Any] | None) -> d
     for field in ("tool_calls", "annotations"):
         for entry in message.get(field, ()):
             del entry["index"]
-    reason = choice.finish_reason
-    return {
-        "index": choice.index,
-        "message": message,
-        "logprobs": logprobs,
-        "finish_reason": reason,
-    }
+    made: Delta = {"index": choice.index, "message": message, "logprobs": logprobs}
+    return {**made, "finish_reason": choice.finish_reason}
 
 
 class ChatStream(ChunkMaker):
