@@ -7,14 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-from ...errors import (
-    BodyTooLarge,
-    InvalidRequest,
-    UnsupportedCoding,
-    UpstreamInvalid,
-    UpstreamTooLarge,
-    UpstreamTruncated,
-)
+from ... import errors
 
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
@@ -41,7 +34,7 @@ def read_coding(field: str) -> str:
     if not named:
         return ""
     if named[1:] or named[0] not in (*_GZIP, "deflate"):
-        raise UnsupportedCoding(
+        raise errors.UnsupportedCoding(
             f"the request body's Content-Encoding {field.strip()[:_MAX_SHOWN_CHARS]!r} is not "
             "supported: send it as gzip or deflate, or as it is"
         )
@@ -64,10 +57,10 @@ def undo(body: bytes, coding: str, *, max_bytes: int) -> bytes:
         while at < len(body):
             if inflate.eof:  # a further member, RFC 1952 section 2.2
                 if not is_gzip:
-                    raise InvalidRequest("bytes follow the end of the deflated request body")
+                    raise errors.InvalidRequest("bytes follow the end of the deflated request body")
                 members_left -= 1
                 if not members_left:
-                    raise InvalidRequest(
+                    raise errors.InvalidRequest(
                         f"the request body has more than {_MAX_MEMBERS} gzip members"
                     )
                 inflate = zlib.decompressobj(_GZIP_WINDOW)
@@ -77,14 +70,14 @@ def undo(body: bytes, coding: str, *, max_bytes: int) -> bytes:
             parts.append(part)
             left -= len(part)
             if left < 0:
-                raise BodyTooLarge(
+                raise errors.BodyTooLarge(
                     f"the request body is larger than {max_bytes} bytes (max-body-size) "
                     f"without its {coding}"
                 )
     except zlib.error as error:
-        raise InvalidRequest(f"the request body is no {coding} data") from error
+        raise errors.InvalidRequest(f"the request body is no {coding} data") from error
     if not inflate.eof:
-        raise InvalidRequest(f"the request body's {coding} data are cut off")
+        raise errors.InvalidRequest(f"the request body's {coding} data are cut off")
     return b"".join(parts)
 
 
@@ -136,13 +129,13 @@ class Inflater:
         try:
             content = inflate.decompress(data, most)
         except zlib.error as error:
-            raise UpstreamInvalid(_BROKEN) from error
+            raise errors.UpstreamInvalid(_BROKEN) from error
         taken = len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
         self._at += taken
         self._taken += taken
         self._given += len(content)
         if self._given > max(UNSUSPICIOUS_BYTES, MAX_RATIO * self._taken):
-            raise UpstreamTooLarge(
+            raise errors.UpstreamTooLarge(
                 f"the upstream's compressed answer is more than {MAX_RATIO} times as large as it"
                 " came"
             )
@@ -159,7 +152,7 @@ class Inflater:
         # Behind the end only a further gzip member may follow (RFC 1952 section 2.2).
         if start and not (_MEMBER.startswith(start) if self._is_gzip else self._is_first):
             if self._is_first:
-                raise UpstreamInvalid(_BROKEN)
+                raise errors.UpstreamInvalid(_BROKEN)
             self.excess = True
         if self.excess:
             self._at = len(self._fed)
@@ -175,7 +168,7 @@ class Inflater:
     def end(self) -> None:
         """The body ended; raises UpstreamTruncated if its content did not."""
         if self._inflate is not None or self._at < len(self._fed):
-            raise UpstreamTruncated("the upstream's compressed answer was cut off")
+            raise errors.UpstreamTruncated("the upstream's compressed answer was cut off")
 
 
 def inflater(field: str) -> Inflater | None:
@@ -185,4 +178,4 @@ def inflater(field: str) -> Inflater | None:
         return None
     if coding in (*_GZIP, "deflate"):
         return Inflater(coding)
-    raise UpstreamInvalid(f"the upstream's answer is encoded as {coding[:40]!r}")
+    raise errors.UpstreamInvalid(f"the upstream's answer is encoded as {coding[:40]!r}")
