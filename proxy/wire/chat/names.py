@@ -101,9 +101,7 @@ class CallersNames:
 
     def chunks(self, events: list[bytes]) -> list[bytes]:
         """Some chunks of a stream."""
-        return [
-            self._chunk(event) if self._held or b'"name"' in event else event for event in events
-        ]
+        return [self._chunk(one) if self._held or b'"name"' in one else one for one in events]
 
     def _chunk(self, event: bytes) -> bytes:
         chunk = read_object(event)

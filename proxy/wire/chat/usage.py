@@ -39,9 +39,8 @@ class Usage:
 
     def plus(self, other: Usage) -> Usage:
         """Both together, as far as they were told."""
-        sums: dict[str, Any] = {
-            name: _sum(count, getattr(other, name)) for name, count in vars(self).items()
-        }
+        counts = vars(self).items()
+        sums: dict[str, Any] = {name: _sum(count, getattr(other, name)) for name, count in counts}
         return Usage(**{**sums, "partial": self.partial or other.partial})
 
 

@@ -49,11 +49,8 @@ def headers(api_key: str, more: Mapping[str, str]) -> dict[str, str]:
 
     `more`: the provider's, which win; what it says in `anthropic-beta` is added to ours.
     """
-    ours = {
-        "x-api-key": api_key,
-        "anthropic-version": VERSION,
-        "anthropic-beta": ",".join([BETAS, *betas(more)]),
-    }
+    beta = ",".join([BETAS, *betas(more)])
+    ours = {"x-api-key": api_key, "anthropic-version": VERSION, "anthropic-beta": beta}
     return merged(ours, {n: value for n, value in more.items() if n.lower() != "anthropic-beta"})
 
 

@@ -31,9 +31,7 @@ _MAX_CACHE_MARKS = 4
 _JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no prose, no code fence."
 
 # What count_tokens takes (docs/en/api/messages-count-tokens, 2026-11).
-_COUNTED = frozenset(
-    ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
-)
+_COUNTED = {"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"}
 
 _Json = dict[str, Any]
 

@@ -227,7 +227,5 @@ def chat_usage(told: UsageMetadata | None) -> dict[str, Any]:
     """The object `usage` of a chat completion; `told`: None if the answer told none."""
     told = told or UsageMetadata()
     details = told.prompt_tokens_details or ()
-    return usage_object(
-        tokens(told),
-        audio_tokens=sum(each.token_count for each in details if each.modality == "AUDIO"),
-    )
+    audio = sum(each.token_count for each in details if each.modality == "AUDIO")
+    return usage_object(tokens(told), audio_tokens=audio)

@@ -79,9 +79,8 @@ def to_count(body: bytes, *, model: str) -> bytes:
 
 def _unsupported(name: str, why: str) -> UnsupportedParameter:
     """The 400 for what Gemini can't honour; `name` is the parameter's path."""
-    return UnsupportedParameter(
-        f"{name} is not supported: the model is served by Gemini: {why}", param=name
-    )
+    told = f"{name} is not supported: the model is served by Gemini: {why}"
+    return UnsupportedParameter(told, param=name)
 
 
 def _format(asked: chat.ResponseFormat | None) -> dict[str, Any]:
@@ -139,9 +138,8 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
     declaration: dict[str, Any] = {"name": wire_name(tool.function.name)}
     if tool.function.description:
         declaration["description"] = tool.function.description
-    parameters = schema.function_parameters(
-        tool.function.parameters, param=f"{at}.function.parameters"
-    )
+    param = f"{at}.function.parameters"
+    parameters = schema.function_parameters(tool.function.parameters, param=param)
     if parameters is not None:
         declaration["parametersJsonSchema"] = parameters
     return declaration
@@ -169,11 +167,8 @@ def _account(asked: chat.Request) -> dict[str, Any]:
     tier, google = asked.service_tier, asked.extra_body.google if asked.extra_body else None
     if tier not in (*_NO_TIERS, *_TIERS):
         raise _unsupported("service_tier", f"it has no tier {tier!r}")
-    found = {
-        "serviceTier": _TIERS.get(tier or ""),
-        "store": asked.store,
-        "cachedContent": None if google is None else google.cached_content,
-    }
+    cached = None if google is None else google.cached_content
+    found = {"serviceTier": _TIERS.get(tier or ""), "store": asked.store, "cachedContent": cached}
     return {name: value for name, value in found.items() if value is not None}
 
 

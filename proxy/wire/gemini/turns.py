@@ -38,9 +38,7 @@ class _Result(NamedTuple):
 
 
 # ai.google.dev/gemini-api/docs/function-calling, "Multimodal function responses", 2026-11
-_IN_RESULTS: Final = frozenset(
-    {"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"}
-)
+_IN_RESULTS: Final = ("image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain")
 _FROM_URL: Final = str.maketrans("-_", "+/")
 
 # Gemini refuses what it does not know; MP3 as in ai.google.dev/gemini-api/docs/audio.
@@ -117,9 +115,8 @@ class Turns(History[_Result]):
     def _call(self, path: str, call: chat.ToolCall) -> tuple[Block, Call[_Result]]:
         function = call.as_function(path)
         bare, signature = calls.parse_id(call.id or "")
-        made: Call[_Result] = Call(
-            wire_name(function.name), plain_id(bare, self._wire_ids, "call_")
-        )
+        wire_id = plain_id(bare, self._wire_ids, "call_")
+        made: Call[_Result] = Call(wire_name(function.name), wire_id)
         told: Content = {"name": made.name, "args": msgspec.Raw(function.as_object())}
         if self._family.matches_call_ids:
             told["id"] = made.wire_id

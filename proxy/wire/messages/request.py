@@ -226,40 +226,31 @@ class MessagesRequest:
 
     def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:
         """The chat request for a kind of client, and what it leaves out. `plain`: no reasoning."""
-        asked = self._asked
+        asked, model, stream = self._asked, self._outer.model, self._outer.stream
         if asked.mcp_servers:
             why = "no client for this model can call them"
             raise UnsupportedParameter.at("mcp_servers", why)
         dropped = [*self._unknown, *(["thinking"] if plain else [])]
         made: Json = {
-            "model": self._outer.model,
+            "model": model,
             "messages": _Messages(kind, plain).of(asked),
             **tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped),
             **({} if plain else _reasoning(asked, kind)),
             **_parameters(asked),
         }
-        if self._outer.stream:
+        if stream:
             made |= {"stream": True, "stream_options": {"include_usage": True}}
         names = {tool.name for tool in asked.tools or ()}
         names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}
-        request = ChatRequest(
-            encode(made),
-            self._outer.model,
-            self._outer.stream,
-            {} if are_plain(names) else {name: plain_name(name) for name in names},
-            is_made=True,
-        )
+        changed = {} if are_plain(names) else {name: plain_name(name) for name in names}
+        request = ChatRequest(encode(made), model, stream, changed, is_made=True)
         return request, [*dict.fromkeys(dropped)]
 
 
 def _parameters(asked: _Request) -> Json:
-    made: Json = {
-        "max_tokens": asked.max_tokens,
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "top_k": asked.top_k,
-        "stop": asked.stop_sequences or None,
-    }
+    as_they_are = ("max_tokens", "temperature", "top_p", "top_k")
+    made: Json = {name: getattr(asked, name) for name in as_they_are}
+    made["stop"] = asked.stop_sequences or None
     shape = asked.output_format or (asked.output_config or _Output()).format
     if shape is not None and shape.type == "json_schema":
         schema = {"name": "answer", "schema": shape.schema}
