@@ -60,13 +60,23 @@ class DeltaReader(ABC):
         self._late: list[Callable[[], None]] = []  # what a turn keeps from being written
 
     @abstractmethod
+    def _finish(self) -> None:
+        """End all that is open, and the answer, which is whole."""
+
+    @abstractmethod
+    def _send_last(self) -> None:
+        """Write the events that say so."""
+
     def end(self) -> bytes:
         """The events that are due at the end of an answer that is whole."""
+        self._finish()
+        self._send_last()
+        return self._written()
 
     def whole(self, chunks: Sequence[bytes]) -> bytes:
         """The answer in one piece, which the events come to; raises UpstreamInvalid."""
         self.feed(chunks)
-        self.end()
+        self._finish()
         return encode(self.answer)
 
     @abstractmethod

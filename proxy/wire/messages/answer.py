@@ -173,7 +173,7 @@ class MessageStream(DeltaReader):
         self._used: set[str] = set()  # ids
         self._signed: object = None  # what signs the text
 
-    def end(self) -> bytes:
+    def _finish(self) -> None:
         self._begin({})
         self._end_turns()
         self._close()
@@ -181,11 +181,12 @@ class MessageStream(DeltaReader):
             self._open_thoughts()
             self._close(self._signed)
         told = _ending(self._ending, has_calls=bool(self._calls), stops=self._asked.stops)
-        usage = usage_of(self.usage)
-        self.answer |= {**told, "usage": usage}
-        self._send("message_delta", delta=told, usage=usage)
+        self.answer |= {**told, "usage": usage_of(self.usage)}
+
+    def _send_last(self) -> None:
+        told = {name: self.answer[name] for name in ("stop_reason", "stop_sequence")}
+        self._send("message_delta", delta=told, usage=self.answer["usage"])
         self._send("message_stop")
-        return self._written()
 
     def _start(self, chunk: Json) -> None:
         self.answer = opening(chunk.get("id"), self._asked)

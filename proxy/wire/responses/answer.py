@@ -172,7 +172,7 @@ class Events(DeltaReader):
         self._item: Json | None = None  # that is open
         self._kind = ""  # of its text that is open
 
-    def end(self) -> bytes:
+    def _finish(self) -> None:
         self._begin({})
         why = INCOMPLETE.get(str(self._ending.get("finish_reason")))
         self._status = "incomplete" if why else "completed"
@@ -183,8 +183,9 @@ class Events(DeltaReader):
         usage = usage_of(self.usage or Usage())  # SDKs do not do without
         details = {"reason": why} if why else None
         self.answer |= {"status": self._status, "incomplete_details": details, "usage": usage}
+
+    def _send_last(self) -> None:
         self._send(self._status, response=self.answer)
-        return self._written()
 
     def fail(self, error: ProxyError, message: str) -> bytes:
         """The end of one that is not whole."""

@@ -44,7 +44,7 @@ class _Turn(msgspec.Struct):
 
 
 class _Thoughts:
-    """Reasoning that waits for what it led to; `packed` of `stream` says how it is sealed."""
+    """Reasoning that waits for what it led to; `packed` of `answer` says how it is sealed."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
