@@ -34,7 +34,6 @@ VERSION = "2023-06-01"
 # than refused (docs/en/build-with-claude/preserved-thinking); `request.to_request` makes use of it.
 BETAS = "thinking-binding-controls-2026-08-01"
 
-
 # Headers that say which API is meant: a caller who speaks it has its own.
 VERSIONED = ("anthropic-version", "anthropic-beta")
 

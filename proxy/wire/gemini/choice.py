@@ -30,6 +30,24 @@ from ..reasoning import THOUGHT
 from . import calls, events
 from .models import wire_name
 
+Delta = dict[str, Any]
+
+# types.FinishReason of google-genai 3.4; what is not named here (STOP, OTHER, IMAGE_OTHER,
+# NO_IMAGE and those to come) is an ordinary end.
+_LENGTH: Final = frozenset({"MAX_TOKENS", "CONTINUATION", "TOO_MANY_TOOL_CALLS"})
+_FILTERED: Final = frozenset(
+    (
+        *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
+        *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION"),
+        *("PUP_LIMITED_DISABLED", "MODEL_ARMOR"),
+    )
+)
+# The model's output could not be read: another attempt may do better.
+_UNEXPECTED: Final = "UNEXPECTED_TOOL_CALL"
+_FAILED: Final = frozenset({"MALFORMED_FUNCTION_CALL", _UNEXPECTED, "MALFORMED_RESPONSE"})
+_UNSIGNED: Final = "MISSING_THOUGHT_SIGNATURE"
+_UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
+
 _NO_ARGS: Final = (b"", b"null")
 
 _STEP: Final = re.compile(
@@ -142,25 +160,6 @@ def _below(node: Any, step: str | int, made: Any) -> Any:
             node.append(made)
         return node[step]
     raise UpstreamInvalid(f"Gemini sent arguments that contradict each other, at {step!r}")
-
-
-Delta = dict[str, Any]
-
-# types.FinishReason of google-genai 3.4; what is not named here (STOP, OTHER, IMAGE_OTHER,
-# NO_IMAGE and those to come) is an ordinary end.
-_LENGTH: Final = frozenset({"MAX_TOKENS", "CONTINUATION", "TOO_MANY_TOOL_CALLS"})
-_FILTERED: Final = frozenset(
-    (
-        *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
-        *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION"),
-        *("PUP_LIMITED_DISABLED", "MODEL_ARMOR"),
-    )
-)
-# The model's output could not be read: another attempt may do better.
-_UNEXPECTED: Final = "UNEXPECTED_TOOL_CALL"
-_FAILED: Final = frozenset({"MALFORMED_FUNCTION_CALL", _UNEXPECTED, "MALFORMED_RESPONSE"})
-_UNSIGNED: Final = "MISSING_THOUGHT_SIGNATURE"
-_UNFINISHED: Final = "FINISH_REASON_UNSPECIFIED"
 
 
 class Choices:

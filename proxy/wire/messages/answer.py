@@ -44,7 +44,6 @@ _ERROR_TYPES = {
     529: "overloaded_error",
 }
 
-
 # By the type of a block: that of its deltas, and the member with the pieces.
 _DELTAS: Final = {
     "text": (b"text_delta", b"text"),

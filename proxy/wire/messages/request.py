@@ -27,6 +27,9 @@ from .tools import Choice, Tool, tools_of
 
 Json = dict[str, Any]
 
+# OpenAI takes no longer id of a user; Claude Code's is a JSON object.
+_MAX_USER_CHARS = 64
+
 
 class _Source(msgspec.Struct):
     type: str = ""
@@ -143,10 +146,6 @@ def _told(found: Any) -> str:
             return ""
         found = [found[name] for name in _READ if name in found]
     return "\n".join(filter(None, map(_told, found))) if isinstance(found, list) else ""
-
-
-# OpenAI takes no longer id of a user; Claude Code's is a JSON object.
-_MAX_USER_CHARS = 64
 
 
 class _Turn(msgspec.Struct):
