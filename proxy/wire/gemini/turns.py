@@ -90,7 +90,12 @@ class Turns(History[_Result]):
     def _blocks(self, message: chat.Message, path: str, *, text_only: bool = False) -> list[Block]:
         path = f"{path}.content"
         if text_only:
-            return [{"text": text} for text in _texts(message.content, path)]
+            parts = _parts_of(message.content)
+            for number, part in enumerate(parts):
+                if part.type not in ("text", "refusal"):
+                    why = f"only text is possible here, got {part.type!r}"
+                    raise InvalidRequest.at(f"{path}[{number}]", why)
+            return [{"text": text} for part in parts if (text := part.text or part.refusal)]
         return _parts(message.content, path, self._family)
 
     def _assistant(self, message: chat.Message, path: str) -> None:
@@ -127,7 +132,19 @@ class Turns(History[_Result]):
         return part, made
 
     def _result(self, message: chat.Message, path: str) -> _Result:
-        return _result(message.content, f"{path}.content", self._family)
+        texts: list[str] = []
+        inside: list[Block] = []
+        behind: list[Block] = []
+        family = self._family
+        for part in _parts(message.content, f"{path}.content", family):
+            kind = part.get("inlineData", {}).get("mimeType")
+            if "text" in part:
+                texts.append(part["text"])
+            elif family.media_in_results and kind in _IN_RESULTS:
+                inside.append(part)
+            else:
+                behind.append(part)
+        return _Result("".join(texts), inside, behind)
 
     def _orphan(self, result: _Result) -> list[Block]:
         return [{"text": result_without_call(result.text)}, *result.inside, *result.behind]
@@ -151,30 +168,6 @@ class Turns(History[_Result]):
         if found is not None and found.inside:
             response["parts"] = found.inside
         return {"functionResponse": response}
-
-
-def _texts(content: chat.Content, param: str) -> list[str]:
-    """The texts of a message that may hold nothing else; empty ones are left out."""
-    for number, part in enumerate(_parts_of(content)):
-        if part.type not in ("text", "refusal"):
-            why = f"only text is possible here, got {part.type!r}"
-            raise InvalidRequest.at(f"{param}[{number}]", why)
-    return list(filter(None, (part.text or part.refusal for part in _parts_of(content))))
-
-
-def _result(content: chat.Content, param: str, family: Family) -> _Result:
-    """What a tool's message holds; raises as `_parts` does."""
-    found: list[str] = []
-    inside: list[Block] = []
-    behind: list[Block] = []
-    for part in _parts(content, param, family):
-        if "text" in part:
-            found.append(part["text"])
-        elif family.media_in_results and part.get("inlineData", {}).get("mimeType") in _IN_RESULTS:
-            inside.append(part)
-        else:
-            behind.append(part)
-    return _Result("".join(found), inside, behind)
 
 
 def _parts(content: chat.Content, param: str, family: Family) -> list[Block]:
