@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import shop
 
-from tests.support.gateway import PATIENCE_S, ROOT, environment
+from tests.support.gateway import PATIENCE_S, ROOT, START_S, environment
 from tests.support.printed import Printed
 
 FOLDER = ROOT / "examples" / "flask_host"
@@ -64,7 +64,8 @@ class FlaskHost:
         assert self._process.stdout is not None
         self._printed = Printed(self._process.stdout)
         try:
-            line = self.wait_for_line(r"(?:Running|Serving) on http|Listening at: http")
+            said = re.compile(r"(?:Running|Serving) on http|Listening at: http")
+            line = self._printed.wait_for(said.search, START_S)
         except BaseException:
             self.close()
             raise
@@ -141,7 +142,7 @@ class FlaskHost:
             env=self._env,
             check=True,
             capture_output=True,
-            timeout=PATIENCE_S,
+            timeout=START_S,
         )
 
 

@@ -36,6 +36,8 @@ MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 # A loaded machine may be slow: what takes longer than this hangs.
 PATIENCE_S = 20.0
+# A server imports a lot before it says anything, and several may start at once.
+START_S = 60.0
 
 # What the shipped configuration reads from the environment, and gunicorn by itself.
 _VARIABLES = (
@@ -260,7 +262,7 @@ class Gateway:
         assert self._process.stdout is not None
         self._printed = Printed(self._process.stdout)
         try:
-            line = self.wait_for_line(lambda line: "poolproxy on http" in line)
+            line = self._printed.wait_for(lambda line: "poolproxy on http" in line, START_S)
             found = re.search(r"http://([\w.:\[\]]+):(\d+)", line)
             assert found, line
             self.host, self.port = found[1].strip("[]"), int(found[2])
