@@ -201,7 +201,9 @@ class Gateway:
                 error = CallerLimitReached(text, hint=_SOON)
                 error.limit = record.limit = "max-concurrency"
                 raise error
-            held.callback(places.give_back, caller.identity)
+            place = held.enter_context(ExitStack())
+            place.callback(places.give_back, caller.identity)
+            record.leave = place.close
         if not places.take(None, most):
             text = f"{most} requests are in flight already (max-requests-in-flight)"
             raise TooManyInFlight(text, hint=_SOON)

@@ -120,6 +120,7 @@ class Record:
     # Sends the signal of this name. Called in the thread that serves the request, without a lock or
     # a lease that has ended. Must not raise.
     tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None
+    leave: Callable[[], object] = lambda: None  # gives back its caller's own place; idempotent
     transcript: Transcript | None = None  # by `request-log`
     began: float = field(default_factory=time.time)  # by the wall clock
     caller: str = ""

@@ -93,6 +93,22 @@ def test_key_has_so_many_streams_at_once(upstream: Upstream) -> None:
         stream.close()
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_place_is_free_when_the_last_bytes_leave(upstream: Upstream, is_whole: bool) -> None:
+    """Who has all of a stream may ask again, though its upstream has not ended its answer yet."""
+    gate = Gate()
+    http = served(upstream, **{"api-keys": [{**LIMITED, "max-concurrency": 1}]})
+    headers = {"x-api-key": KEY}
+    whole = events(chunk({"content": "a"}, finish="stop"), "[DONE]")
+    upstream.reply("sk-1", whole if is_whole else whole.then(Hold(gate)), chat("b"))
+    first = http.post(CHAT, json={**ASKED, "stream": True}, headers=headers)
+    assert first.data.endswith(b"data: [DONE]\n\n")
+    assert http.post(CHAT, json=ASKED, headers=headers).status_code == 200
+    gate.set()
+    first.close()
+    assert not http.application.extensions["proxy"]["proxy"].gateway._places._taken
+
+
 def test_key_has_so_many_unary_requests_at_once(upstream: Upstream) -> None:
     """Failed and refused ones give their place back as well."""
     gate = Gate()
