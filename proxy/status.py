@@ -117,7 +117,7 @@ def _trouble(health: dict[str, Any]) -> dict[str, Any]:
 
 
 def added_up(workers: Answers) -> dict[str, Any]:
-    """One client in all workers; of its troubles with a model (""; any) the worst."""
+    """One client in all workers; of its troubles with a model ("": any) the worst."""
     found = {name: workers[0][name] for name in ("client", "kind", "leaving")}
     found |= {name: sum(one[name] for one in workers) for name in _COUNTED}
     told = [one["troubles"].items() for one in workers]
