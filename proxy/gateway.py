@@ -250,7 +250,10 @@ class Gateway:
         record.tell("call_started", record, None)
         writer = ask.writer() if ask.stream else None
         config = generation.config
-        session = _scoped(caller, ask.session) if config.sticky and ask.session else b""
+        session = b""
+        if config.sticky and ask.session:  # told from those of others who name theirs alike
+            named = f"{caller.name or caller.key.reveal()}\0{ask.session}"
+            session = blake2b(named.encode(errors="surrogatepass"), digest_size=8).digest()
         call = Call(ask, writer, connection, record, timeout_s, session)
         if config.fallbacks:
             others = dict.fromkeys(config.fallbacks.get(ask.model, ()))
@@ -305,12 +308,6 @@ def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
     if caller.models is not None and not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
-
-
-def _scoped(caller: Caller, session: str) -> bytes:
-    """The session, told from those of other callers who name theirs alike."""
-    named = f"{caller.name or caller.key.reveal()}\0{session}"
-    return blake2b(named.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 # The wait to hint at: nobody knows when a request in flight will end, and most end soon.

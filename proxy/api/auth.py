@@ -21,7 +21,7 @@ from typing import TypeAlias
 from werkzeug.exceptions import HTTPException
 
 from ..config import Caller, Config, digest_of, is_loopback
-from ..config.formats import ANY_ORIGIN
+from ..config.formats import ANY_ORIGIN, DEFAULT_PORTS
 from ..errors import RETRY_HINTS, CallerError, InvalidKey, ProxyError, Refused
 from ..gateway import ANYONE, Gateway
 from .faults import of_http
@@ -50,9 +50,6 @@ _PLACE = re.compile(
     r"(?:([A-Za-z][0-9A-Za-z+.-]*)://)?"
     r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::([0-9]*))?"
 )
-
-# A browser leaves these out (RFC 9110 section 4.2), a proxy in front may not.
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 # Nearly all callers ask for this machine by one of these.
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -236,6 +233,7 @@ def _is_local(value: str, *, has_scheme: bool) -> bool:
 def _is_own_page(origin: str, host: str | None) -> bool:
     """Whether a page of the `host` that was asked sent the request."""
     scheme, name, port = _place(origin)
-    default = _DEFAULT_PORTS.get(scheme)
+    # A browser leaves the default out (RFC 9110 section 4.2), a proxy in front may not.
+    default = str(DEFAULT_PORTS.get(scheme, ""))
     asked = _place(host or "")
-    return default is not None and ("", name, port or default) == (*asked[:2], asked[2] or default)
+    return default != "" and ("", name, port or default) == (*asked[:2], asked[2] or default)

@@ -14,7 +14,7 @@ import msgspec
 
 from .check import unwrap
 from .schema import Settings
-from .secrets import Secret, Secrets, is_placeholder, secrets_of
+from .secrets import Secret, Secrets, in_header, in_url, is_placeholder
 from .wording import count, names, shown
 
 
@@ -139,7 +139,14 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
     @cached_property
     def secrets(self) -> Secrets:
         """Masks every secret of this configuration. Made once."""
-        return secrets_of(self)
+        found = {caller.key.reveal() for caller in self.callers}
+        found |= {client.key.reveal() for client in self.clients}
+        found |= {text.reveal() for text in self.files.values()}
+        for name, value in {pair for client in self.clients for pair in client.headers.items()}:
+            found.update(in_header(name, value))
+        for url in {client.proxy_url for client in self.clients}:
+            found.update(in_url(url))
+        return Secrets(found)
 
     def listen_problems(self, *others: str) -> list[str]:
         """Why a server must not listen at `host` or `others`. An application listens by itself."""

@@ -17,17 +17,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-if TYPE_CHECKING:
-    from .config import Config
-
 # A caller's key may be given as what `sha256sum` prints for it.
-HASHED = "sha256:"
-_HASHED = re.compile(HASHED + "([0-9A-Fa-f]{64})")
+HASHED = re.compile("sha256:([0-9A-Fa-f]{64})")
 
 # What may be a key wherever it stands: well-known prefixes, and long words with a digit in them.
 KEY_LIKE = re.compile(r"\b(?:sk-|AIza|xai-|gsk_|hf_)[\w-]+|(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}")
@@ -83,13 +79,8 @@ def mask(key: str) -> str:
 
 def digest_of(key: Secret) -> bytes:
     """SHA-256 of a caller's key, which may be given as that: `sha256:HEX`."""
-    hashed = _HASHED.fullmatch(key.reveal())
+    hashed = HASHED.fullmatch(key.reveal())
     return bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(key.reveal().encode()).digest()
-
-
-def is_hash(key: Secret) -> bool:
-    """Whether it is a digest in place of a caller's key."""
-    return _HASHED.fullmatch(key.reveal()) is not None
 
 
 def is_placeholder(key: Secret) -> bool:
@@ -201,24 +192,12 @@ def _any_of(words: Sequence[bytes]) -> bytes:
     return re.escape(begin) + (b"(?:%b)%b" % (others, is_word) if others else b"")
 
 
-def secrets_of(config: Config) -> Secrets:
-    """Collect the secrets of a configuration."""
-    found = {caller.key.reveal() for caller in config.callers}
-    found |= {client.key.reveal() for client in config.clients}
-    found |= {text.reveal() for text in config.files.values()}
-    for name, value in {pair for client in config.clients for pair in client.headers.items()}:
-        found.update(_in_header(name, value))
-    for url in {client.proxy_url for client in config.clients}:
-        found.update(_in_url(url))
-    return Secrets(found)
-
-
 def is_secret_name(name: str) -> bool:
     """Whether a header of this name carries credentials."""
     return _SECRET_NAME.search(name) is not None
 
 
-def _in_header(name: str, value: str) -> Iterator[str]:
+def in_header(name: str, value: str) -> Iterator[str]:
     """The credentials in a header's value: all of it, and its parts without the scheme."""
     scheme, _, rest = value.strip().partition(" ")
     has_scheme = bool(rest) and scheme.lower() in _SCHEMES
@@ -239,7 +218,7 @@ def _in_header(name: str, value: str) -> Iterator[str]:
         yield pair.partition(":")[2]
 
 
-def _in_url(url: str) -> Iterator[str]:
+def in_url(url: str) -> Iterator[str]:
     """The credentials in a URL: its user and password, also as RFC 7617 has them in a header.
 
     A user's name is none, unless it is the token, with no password or with `x` in its place.

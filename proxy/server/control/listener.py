@@ -12,20 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from ...errors import ConfigError
+from ...gateway import Gateway
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
 from ...status import ORDERS, Request, answer
 from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
-
-if TYPE_CHECKING:
-    from ...gateway import Gateway
 
 # The pause after a failure to accept, when no descriptor is free.
 _ACCEPT_PAUSE_S = 0.1
