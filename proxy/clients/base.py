@@ -155,11 +155,7 @@ class Collected:
 
 
 class RemoteClient(Client):
-    """One key at a provider. The key goes into a header, not the URL.
-
-    `headers` are those of the dialect and of the configuration, `defaults` those in whose place a
-    caller's own may stand.
-    """
+    """One key at a provider, sent in a header. A caller's own may stand in place of `defaults`."""
 
     models_path: ClassVar[str]
     transport: Transport

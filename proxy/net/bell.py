@@ -50,14 +50,12 @@ class Bell:
         poller = select.poll()
         poller.register(self.fd, select.POLLIN)
         caller.join(poller)
-        while True:
-            events = caller.poll(poller, until, clock)
-            if not events:
-                return False
+        while events := caller.poll(poller, until, clock):
             caller.check(events, poller)
             if any(fd == self.fd for fd, _ in events):
                 self.hush()
                 return True
+        return False
 
     def __del__(self) -> None:
         for fd in {self.fd, self._write_fd} - {-1}:

@@ -142,11 +142,6 @@ class Record:
     dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
     is_lost: bool = False  # nobody closed it: whoever came next does, and must not wait
 
-    def end_attempt(self, attempt: Attempt, now: float) -> None:
-        """Note that an attempt is over, after its lease was given back."""
-        attempt.seconds = now - self.arrived - attempt.began_s
-        self.tell("attempt_ended", self, attempt)
-
     def failed(self, error: ProxyError) -> None:
         """Note what it ended with, as the caller is told."""
         self.status, self.end = error.status, _word(error) or error.type

@@ -179,7 +179,9 @@ class Attempts:
         finally:
             if lease is not None:
                 lease.release()
-                self._call.record.end_attempt(self._attempt, self._waits.now())
+                record, attempt = self._call.record, self._attempt
+                attempt.seconds = self._waits.now() - record.arrived - attempt.began_s
+                record.tell("attempt_ended", record, attempt)
 
     def _close_reply(self, *, linger_s: float = 0.0) -> None:
         reply, self._reply, self._relay = self._reply, None, None
