@@ -88,9 +88,7 @@ class _Response(Response):
 class Exchange:
     """One HTTP request and its response; `dialect` is that of errors."""
 
-    def __init__(
-        self, doorkeeper: Doorkeeper, environ: Mapping[str, Any], dialect: Dialect
-    ) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, environ: WSGIEnvironment, dialect: Dialect) -> None:
         gateway = doorkeeper.gateway
         given = environ.get("HTTP_X_REQUEST_ID", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"

@@ -29,7 +29,7 @@ FILE is a configuration; by default $PROXY_CONFIG, else ./config.yaml, else a
 built-in one: the demo, and accounts whose keys are in the environment.
 """
 
-CONTROL = """\
+ASKS = """\
 Asks each worker of the instance on FILE's port over a Unix socket. Run this as
 the user that runs the instance, whose sockets are in $XDG_RUNTIME_DIR or the
 temporary directory. A service's are in its `control-dir`, or /run/poolproxy:
@@ -75,10 +75,8 @@ def parser() -> ArgumentParser:
     ready, own = "ask whether it has a client in service, too", "every worker's own facts, as JSON"
     asking = [
         add("health", health, "ask a running instance whether it serves", HEALTH, ready=ready),
-        add("status", status, "print the state of a running instance's clients", CONTROL, json=own),
-        add(
-            "reload", reload, "have a running instance read its configuration now", RELOAD, CONTROL
-        ),
+        add("status", status, "print the state of a running instance's clients", ASKS, json=own),
+        add("reload", reload, "have a running instance read its configuration now", RELOAD, ASKS),
     ]
     asking[1].add_argument(
         "model", nargs="?", metavar="MODEL", help="only its clients, and why not"
@@ -88,7 +86,7 @@ def parser() -> ArgumentParser:
         ("enable", "put a disabled client back into service", ""),
         ("reset", "end a client's cooldowns and times out of service", RESET),
     ):
-        sub = add(verb, partial(order, verb=verb), what, more, CONTROL)
+        sub = add(verb, partial(order, verb=verb), what, more, ASKS)
         sub.add_argument("client", metavar="CLIENT", help="its name in `status`, or a part of it")
         if verb == "reset":
             sub.add_argument("model", nargs="?", metavar="MODEL", help="of this model alone")

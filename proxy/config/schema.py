@@ -344,7 +344,6 @@ class File(Settings, frozen=True, kw_only=True):
     demo: Annotated[tuple[DemoEntry, ...], says("clients that answer without an upstream")] = ()
 
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SECRET = {"type": "string"}  # the only type of our own
 _REFERENCE = {"type": "string", "pattern": r"\$\{"}
 _FILLED_IN = ("integer", "number", "boolean")  # types whose place a `${NAME}` may take
@@ -357,7 +356,7 @@ def json_schema() -> dict[str, Any]:
     for name, definition in definitions.items():
         if globals()[name].shorthand:
             definitions[name] = {"anyOf": [{"type": "string"}, definition]}
-    made = {"$schema": _DIALECT, **_with_references(made)}
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_with_references(made)}
     return dict(msgspec.json.decode(msgspec.json.encode(made)))
 
 
