@@ -58,7 +58,7 @@ coverage: $(VENV)/test.done
 	rm -f .coverage .coverage.*
 	$(PYTEST) -m "not slow and not long" --cov --cov-report=term
 
-# PEERS=litellm,portkey measures those too, installed into a cache of their own.
+# PEERS=litellm,portkey,vllm-router measures those too, installed into a cache of their own.
 bench: $(VENV)/test.done
 	$(BIN)/python -m bench $(if $(PEERS),--peers $(PEERS))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import growth, peers, report
 from bench.limits import raise_open_files
-from bench.processes import BenchError, mock_upstream
+from bench.processes import BenchError, mock_upstream, tls_upstream
 from bench.rows import FULL, QUICK, Effort, Sample, measure_target
 from bench.targets import available
 
@@ -25,7 +25,7 @@ def _arguments() -> argparse.Namespace:
         "--targets", help="comma-separated; default: all that this machine has", metavar="NAMES"
     )
     parser.add_argument(
-        "--peers", default="", help="install and add: litellm, portkey", metavar="NAMES"
+        "--peers", default="", help=f"install and add: {', '.join(peers.NAMES)}", metavar="NAMES"
     )
     parser.add_argument("--rounds", type=int, help="instead of three")
     parser.add_argument(
@@ -67,9 +67,9 @@ def _table(options: argparse.Namespace) -> int:
     samples = _rounds(names, effort)
     took_s = time.monotonic() - start
     print(report.plain(report.table(samples, effort)))
-    print(f"\n{report.workers(samples) or ''}".rstrip())
+    print(f"\n{report.workers(samples)}".rstrip())
     for line in report.losses(samples):
-        print(f"lost: {line}")
+        print(f"not whole, right and in time: {line}")
     print(f"{took_s:.0f} s")
     out = options.out or (None if options.quick else _RESULTS)
     if out:
@@ -84,11 +84,11 @@ def _names(text: str) -> list[str]:
 def _rounds(names: list[str], effort: Effort) -> report.Samples:
     """Every target in every round, one after the other, so that a slow minute meets them all."""
     samples: dict[str, list[Sample]] = {name: [] for name in names}
-    with mock_upstream() as upstream:
+    with mock_upstream() as upstream, tls_upstream() as tls:
         for number in range(effort.rounds):
             for name in names:
                 print(f"round {number + 1} of {effort.rounds}: {name}", file=sys.stderr)
-                samples[name].append(measure_target(name, upstream, effort))
+                samples[name].append(measure_target(name, upstream, tls, effort))
     return samples
 
 

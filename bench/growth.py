@@ -243,7 +243,7 @@ def _flag(ratio: float) -> str:
 
 
 def run(*, rounds: int, quick: bool, million: bool) -> int:
-    """Ask all the questions; 1 if any answer was lost."""
+    """Ask all the questions; 1 if any answer was not whole, right and in time."""
     with mock_upstream() as (_, port):
         growth = Growth(port, rounds=rounds, quick=quick, million=million)
         for question in (
@@ -257,5 +257,5 @@ def run(*, rounds: int, quick: bool, million: bool) -> int:
             question()
             sys.stdout.flush()
     for why, count in growth.losses.most_common():
-        print(f"lost: {why}: {count:,}")
+        print(f"not whole, right and in time: {why}: {count:,}")
     return 1 if growth.losses else 0

@@ -2,7 +2,8 @@
 
 Every caller sends its next request when the answer before is whole. Every answer is checked to its
 last byte; one that is wrong, cut or missing is a loss, counted by its reason, and never counts as
-work done. `python -m bench.load` reads a `Scenario` as JSON from standard input and writes an
+work done. One that is not whole `give_up_s` after it was due is a loss, too, though it might have
+come later. `python -m bench.load` reads a `Scenario` as JSON from standard input and writes an
 `Outcome` as JSON to standard output.
 """
 
@@ -43,12 +44,18 @@ class Scenario:
     callers: int
     seconds: float = 0.0  # start no new request after this; 0 = no limit
     requests: int = 0  # at most so many; 0 = no limit
-    give_up_s: float = 60.0  # an answer that isn't whole by then is lost
+    due_s: float = 0.0  # what the upstream's pace makes all of it last
+    give_up_s: float = 20.0  # an answer that isn't whole so long after it was due is a loss
     body_bytes: int = 1024
     stream: bool = False
     chunks: int = 1
     dialect: str = messages.CHAT  # others of streams only
     headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def last_s(self) -> float:
+        """How long the run takes at most."""
+        return self.seconds + self.due_s + self.give_up_s
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Outcome:
     losses: dict[str, int]
     elapsed_s: float
     median_ms: float  # of whole answers, request sent to last byte
+    longest_ms: float  # the same
     first_event_ms: float  # median from request sent to first event; streams only
     peak_streams: int  # most streams that were running at once
     cpu_s: float  # of this process meanwhile
@@ -92,15 +100,16 @@ class Run:
         start, cpu_start_s = time.perf_counter(), time.process_time()
         if self.scenario.seconds:
             self._no_more_at = start + self.scenario.seconds
-        give_up_at = start + self.scenario.seconds + self.scenario.give_up_s
+        give_up_at = start + self.scenario.last_s
         for _ in range(self.scenario.callers):
             Caller(self).next_request()
         while self.callers and (left := give_up_at - time.perf_counter()) > 0:
             for fd, events in self.poll.poll(left):
                 if caller := self.callers.get(fd):
                     caller.ready(events)
+        self._no_more_at = 0.0
         for caller in list(self.callers.values()):
-            caller.lose("unfinished")
+            caller.lose(f"not finished within {self.scenario.give_up_s:g} s of its due time")
         cpu_s = time.process_time() - cpu_start_s
         return self._outcome(time.perf_counter() - start, cpu_s)
 
@@ -132,6 +141,7 @@ class Run:
             losses=dict(self.losses),
             elapsed_s=elapsed_s,
             median_ms=statistics.median(self.took_s or [0.0]) * 1000,
+            longest_ms=max(self.took_s, default=0.0) * 1000,
             first_event_ms=statistics.median(self.first_s or [0.0]) * 1000,
             peak_streams=self.peak_streams,
             cpu_s=cpu_s,
@@ -281,8 +291,7 @@ class Caller:
         self._run.losses[reason] += 1
         self._close_stream()
         self._disconnect()
-        if reason != "unfinished":
-            self.next_request()
+        self.next_request()
 
     def _close_stream(self) -> None:
         if self._first_at:

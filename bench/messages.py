@@ -14,7 +14,11 @@ UNARY = "bench-unary"
 BURST = "bench-burst"
 PACED_10_MS = "bench-paced-10"
 PACED_250_MS = "bench-paced-250"
-MODELS = (UNARY, BURST, PACED_10_MS, PACED_250_MS)
+MUTEX_10_MS = "bench-mutex-10"  # paced, and a key's second stream at once is refused
+MODELS = (UNARY, BURST, PACED_10_MS, PACED_250_MS, MUTEX_10_MS)
+# Bursts of upstreams that speak otherwise.
+CLAUDE = "bench-claude"
+GEMINI = "bench-gemini"
 
 CALLER_KEY = "sk-bench-caller-0123456789abcdef"
 # What a request is sent in: where it goes, the names of its length and of its conversation.
@@ -97,6 +101,67 @@ def _event(delta: dict[str, str], *, finish_reason: str | None) -> bytes:
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
     }
     return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+def claude_event(index: int) -> bytes:
+    """The same of Claude's; the first comes behind what begins a message."""
+    begin = b""
+    if index == 0:
+        message: dict[str, object] = {
+            "id": "msg_bench",
+            "type": "message",
+            "role": "assistant",
+            "model": "bench",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": 100, "output_tokens": 1},
+        }
+        begin = _named("message_start", message=message) + _named(
+            "content_block_start", index=0, content_block={"type": "text", "text": ""}
+        )
+    delta = {"type": "text_delta", "text": token(index)}
+    return begin + _named("content_block_delta", index=0, delta=delta)
+
+
+def claude_last_events() -> bytes:
+    """The end of the block and of the message."""
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    return (
+        _named("content_block_stop", index=0)
+        + _named("message_delta", delta=delta, usage={"output_tokens": 200})
+        + _named(_STOP)
+    )
+
+
+def _named(kind: str, **fields: object) -> bytes:
+    data = json.dumps({"type": kind, **fields}, separators=(",", ":"))
+    return f"event: {kind}\ndata: {data}\n\n".encode()
+
+
+def gemini_event(index: int) -> bytes:
+    """The same of Gemini's."""
+    return _candidate(token(index))
+
+
+def gemini_last_events() -> bytes:
+    """The event with the finish reason."""
+    return _candidate("", finishReason="STOP")
+
+
+def _candidate(text: str, **fields: str) -> bytes:
+    content = {"parts": [{"text": text}], "role": "model"}
+    event = {
+        "candidates": [{"content": content, "index": 0, **fields}],
+        "usageMetadata": {
+            "promptTokenCount": 100,
+            "candidatesTokenCount": 200,
+            "totalTokenCount": 300,
+        },
+        "modelVersion": "bench",
+        "responseId": "bench",
+    }
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\r\n\r\n"
 
 
 def _prose(size: int) -> str:

@@ -5,7 +5,8 @@ it knows the framing of requests (Content-Length and chunked) and nothing else o
 
 A burst is sent one chunk per `send`, going round all streams, never waiting: what arrives together
 is up to the kernel and the reader, as with a real upstream. `python -m bench.mock` prints its port
-and ends when its standard input does, so it never outlives the benchmark.
+and ends when its standard input does, so it never outlives the benchmark. With a PEM file of a
+certificate and its key as argument it speaks TLS.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import itertools
 import re
 import select
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +29,16 @@ _BACKLOG = 4096
 # Buffers are kept and read into: a `recv` of this size would map and unmap memory every time.
 _READ_BYTES = 1 << 18
 _BUFFER = bytearray(_READ_BYTES)
-_PLAN = re.compile(rb'"bench-(unary|burst|paced-(\d+))"')
-_CHUNKS = re.compile(rb'"max_tokens":\s*(\d+)')
+# Gemini has the model in the path.
+_PLAN = re.compile(rb'["/]bench-(unary|burst|claude|gemini|paced|mutex)(?:-(\d+))?[":]')
+_CHUNKS = re.compile(rb'"max(?:_t|OutputT)okens":\s*(\d+)')
+_KEY = re.compile(rb"\r\nauthorization:\s*([^\r]+)", re.IGNORECASE)
+# How an upstream's answer begins and ends, and what its requests' first line has.
+_SPEECH = {
+    b"claude": (messages.claude_event, messages.claude_last_events, b"/v1/messages"),
+    b"gemini": (messages.gemini_event, messages.gemini_last_events, b":streamGenerateContent"),
+}
+_CHAT_SPEECH = (messages.event, messages.last_events, b"/v1/chat/completions")
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
 _END_OF_PROMPT = messages.END_OF_PROMPT.encode()
@@ -38,6 +48,9 @@ _UNARY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_BODY)
 ) + _BODY
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+_TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"
+# Of a socket that is not ready, with TLS too.
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -47,14 +60,20 @@ def _http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_STREAM_END = _http_chunk(messages.last_events()) + b"0\r\n\r\n"
+class _Speech:
+    """Every chunk of an upstream's streams as it goes over the wire, made when first asked for."""
 
+    def __init__(
+        self, event: Callable[[int], bytes], last_events: Callable[[], bytes], path: bytes
+    ) -> None:
+        self.chunks: list[bytes] = []
+        self.end = _http_chunk(last_events()) + b"0\r\n\r\n"
+        self.path = path
+        self._event = event
 
-class _Chunks(list[bytes]):
-    """Every chunk of a stream as it goes over the wire, made when first asked for."""
-
-    def upto(self, count: int) -> _Chunks:
-        self.extend(_http_chunk(messages.event(index)) for index in range(len(self), count))
+    def upto(self, count: int) -> _Speech:
+        more = range(len(self.chunks), count)
+        self.chunks.extend(_http_chunk(self._event(index)) for index in more)
         return self
 
 
@@ -68,7 +87,8 @@ class Connection:
         self._filled = 0
         self._missing = 0  # bytes of the request that are surely still to come
         self._unsent = b""
-        self._chunks: list[bytes] = []
+        self._speech = mock.chat
+        self._key = b""  # of a stream that must be its only one
         self._sent_chunks = 0
         self._count = 0
         self._pace_s = 0.0
@@ -83,10 +103,11 @@ class Connection:
         """Send the stream's next chunk, and say when the one after it is due."""
         if self._sock.fileno() < 0:
             return
-        chunk = self._chunks[self._sent_chunks]
+        chunk = self._speech.chunks[self._sent_chunks]
         self._sent_chunks += 1
         if self._sent_chunks == self._count:
-            self._send(chunk + _STREAM_END)
+            self._let_key_go()
+            self._send(chunk + self._speech.end)
         elif self._send(chunk):
             self._schedule(now)
 
@@ -104,7 +125,7 @@ class Connection:
             target = memoryview(_BUFFER)
         try:
             count = self._sock.recv_into(target)
-        except BlockingIOError:
+        except _NOT_YET:
             return
         except OSError:
             count = 0
@@ -143,24 +164,46 @@ class Connection:
 
     def _answer(self, request: bytes | bytearray, end: int) -> None:
         plan = _PLAN.search(request, 0, end)
-        if plan is None or request.rfind(_END_OF_PROMPT, 0, end) < 0:
+        speech = self._mock.speech.get(plan[1], self._mock.chat) if plan else self._mock.chat
+        if request.startswith(b"GET /health "):  # of a router that looks whether it lives
+            self._send(_UNARY)
+        elif (
+            plan is None
+            or request.rfind(_END_OF_PROMPT, 0, end) < 0
+            or request.find(speech.path, 0, request.find(b"\r\n")) < 0
+        ):
             self._send(_BAD_REQUEST)
         elif plan[1] == b"unary":
             self._send(_UNARY)
+        elif plan[1] == b"mutex" and not self._take_key(request):
+            self._send(_TOO_MANY)
         else:
             count = _CHUNKS.search(request, 0, end)
             self._count = int(count[1]) if count else 1
             self._pace_s = int(plan[2] or 0) / 1000
-            self._chunks = self._mock.chunks.upto(self._count)
+            self._speech = speech.upto(self._count)
             self._sent_chunks = 0
             if self._send(_STREAM_HEAD):
                 self.tick(time.monotonic())
+
+    def _take_key(self, request: bytes | bytearray) -> bool:
+        """Whether this is the only stream of its key; it is until its last chunk is sent."""
+        key = _KEY.search(request)
+        if key is None or key[1] in self._mock.busy_keys:
+            return False
+        self._key = bytes(key[1])
+        self._mock.busy_keys.add(self._key)
+        return True
+
+    def _let_key_go(self) -> None:
+        self._mock.busy_keys.discard(self._key)
+        self._key = b""
 
     def _send(self, data: bytes) -> bool:
         """Send; False: the reader is slow, `_flush` goes on when it has caught up."""
         try:
             sent = self._sock.send(data)
-        except BlockingIOError:
+        except _NOT_YET:
             sent = 0
         except OSError:
             self.close()
@@ -179,6 +222,7 @@ class Connection:
                 self._schedule(time.monotonic())
 
     def close(self) -> None:
+        self._let_key_go()
         self._mock.forget(self._sock)
         self._sock.close()
 
@@ -186,8 +230,14 @@ class Connection:
 class Mock:
     """The event loop: readiness, due chunks of paced streams, and bursts in turn."""
 
-    def __init__(self) -> None:
-        self.chunks = _Chunks()
+    def __init__(self, certificate: str | None) -> None:
+        self.chat = _Speech(*_CHAT_SPEECH)
+        self.speech = {name: _Speech(*parts) for name, parts in _SPEECH.items()}
+        self.busy_keys: set[bytes] = set()
+        self._tls: ssl.SSLContext | None = None
+        if certificate:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
@@ -244,6 +294,8 @@ class Mock:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls:  # the first read shakes hands
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             self._handlers[sock.fileno()] = Connection(sock, self).ready
             self._epoll.register(sock, select.EPOLLIN)
 
@@ -251,7 +303,7 @@ class Mock:
 def main() -> None:
     raise_open_files()
     gc.disable()  # no cycles are made here, and a collection would delay every stream at once
-    mock = Mock()
+    mock = Mock(sys.argv[1] if len(sys.argv) > 1 else None)
     print(mock.port, flush=True)
     mock.run(until_closed=sys.stdin.fileno())
 

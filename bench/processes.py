@@ -8,9 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+
+import trustme
 
 from bench.load import Outcome, Scenario
 
@@ -45,10 +48,10 @@ def end(process: subprocess.Popen[bytes], *, by: signal.Signals = signal.SIGTERM
 
 
 @contextlib.contextmanager
-def mock_upstream() -> Iterator[tuple[int, int]]:
+def mock_upstream(*arguments: str) -> Iterator[tuple[int, int]]:
     """Run the mock; yields its process id and port."""
     process = subprocess.Popen(
-        [*_HARNESS, "bench.mock"],
+        [*_HARNESS, "bench.mock", *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -59,6 +62,19 @@ def mock_upstream() -> Iterator[tuple[int, int]]:
         yield process.pid, int(process.stdout.readline())
     finally:
         end(process)
+
+
+@contextlib.contextmanager
+def tls_upstream() -> Iterator[tuple[int, Path]]:
+    """Run the mock with TLS; yields its port, and a file of the authority that vouches for it."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        authority, certificate = Path(folder) / "authority.pem", Path(folder) / "server.pem"
+        made = trustme.CA()
+        made.cert_pem.write_to_path(str(authority))
+        server = made.issue_cert("localhost", "127.0.0.1")
+        server.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+        with mock_upstream(str(certificate)) as (_, port):
+            yield port, authority
 
 
 @contextlib.contextmanager
@@ -82,7 +98,7 @@ class LoadRun:
 
     def __init__(self, process: subprocess.Popen[bytes], scenario: Scenario) -> None:
         self._process = process
-        self._limit_s = scenario.seconds + scenario.give_up_s + _START_S
+        self._limit_s = scenario.last_s + _START_S
         assert process.stdin is not None
         process.stdin.write(json.dumps(asdict(scenario)).encode())
         process.stdin.close()

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bench.peers import LITELLM, PORTKEY
+from bench.peers import LITELLM, PORTKEY, VLLM_ROUTER
 from bench.processes import ROOT
-from bench.rows import Effort, Row, Sample, rows
+from bench.rows import OURS, Effort, Row, Sample, rows
 from bench.targets import find_nginx
 
 Samples = dict[str, list[Sample]]  # by target, one for each round
@@ -29,9 +29,16 @@ _EXPLANATION = """\
 Written by `make bench`. Medians of interleaved rounds; in brackets the ratio to `naive` of the same
 run (Flask, `requests.post`, `iter_lines`: `bench/naive.py`). CPU time and memory are those of a
 target's whole process tree, with one worker, everything on loopback. `direct` is the mock upstream
-without a gateway: its own times, which the added times of the others leave out. Responses and
-Messages are asked of poolproxy alone, which makes them of the mock's chat. The mock and the load
-generator are not pinned to a core: a target may pin itself, and must not meet them there."""
+without a gateway: its own times, which the added times of the others leave out. `unpinned` is
+poolproxy whose worker does not keep to a core of its own (`PROXY_PIN_WORKERS=0`). The mock and the
+load generator are not pinned to a core: a target may pin itself, and must not meet them there.
+
+Responses and Messages made of chat, and chat made of Gemini, are asked of poolproxy alone, chat
+made of Claude of LiteLLM and Portkey too. Clients that take one request at a time are known to
+poolproxy (`max-concurrency: 1`) and LiteLLM (`max_parallel_requests: 1`); the mock refuses a key's
+second stream at once. vllm-router is written in Rust; it balances servers, and passes the caller's
+key on. An answer that is not finished within 20 s of when the upstream's pace
+makes it due is not waited for: it may have come later."""
 
 
 def table(samples: Samples, effort: Effort) -> list[list[str]]:
@@ -84,23 +91,25 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}" if not math.isnan(value) else _NOTHING
 
 
-def workers(samples: Samples) -> str | None:
+def workers(samples: Samples) -> str:
     """What a second worker brings."""
-    one, two, most = (
-        _median(sample.values.get(key, math.nan) for sample in samples.get("poolproxy", []))
-        for key in ("one_worker", "two_workers", "two_workers_most")
-    )
-    if not one > 0:
-        return None
-    return (
-        f"poolproxy, 32 callers: one worker {one:,.0f} requests/s, "
-        f"two {two:,.0f} ({two / one:.2f}x; the cores, which mock and load generator share, "
-        f"have time for {most:,.0f})"
-    )
+    lines = []
+    for name in OURS:
+        one, two, most = (
+            _median(sample.values.get(key, math.nan) for sample in samples.get(name, []))
+            for key in ("one_worker", "two_workers", "two_workers_most")
+        )
+        if one > 0:
+            lines.append(
+                f"{name}, 32 callers: one worker {one:,.0f} requests/s, "
+                f"two {two:,.0f} ({two / one:.2f}x; the cores, which mock and load generator "
+                f"share, have time for {most:,.0f})"
+            )
+    return "\n\n".join(lines)
 
 
 def losses(samples: Samples) -> list[str]:
-    """Every answer that was wrong, cut or missing, by target, row and reason."""
+    """Every answer that was wrong, cut or not finished in time, by target, row and reason."""
     lines = []
     for name, rounds in samples.items():
         total: Counter[str] = sum((sample.losses for sample in rounds), Counter())
@@ -135,14 +144,14 @@ def page(samples: Samples, effort: Effort, *, took_s: float, load_before: float)
         "versions": ", ".join(_versions(samples)),
         "took": f"{took_s:.0f} s, {effort.rounds} rounds",
     }
-    lost = losses(samples) or ["none: every answer was whole and right"]
+    lost = losses(samples) or ["none: every answer was whole, right and in time"]
     parts = [
         "# Benchmark results",
         _EXPLANATION,
         "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
         markdown(table(samples, effort)),
-        workers(samples) or "",
-        "## Lost answers",
+        workers(samples),
+        "## Answers that were wrong, cut or not finished in time",
         "\n".join(f"- {line}" for line in lost),
         "## Lowest and highest round",
         markdown(spread(samples, effort)),
@@ -170,6 +179,7 @@ def _versions(samples: Samples) -> list[str]:
         "poolproxy": lambda: f"poolproxy {_output('git', 'describe', '--always', '--dirty')}",
         "nginx": lambda: _output(find_nginx() or "nginx", "-v").rpartition(": ")[2],
         "litellm": lambda: f"litellm {LITELLM}",
+        "vllm-router": lambda: f"vllm-router {VLLM_ROUTER}",
         "portkey": lambda: f"portkey {PORTKEY} (node {_output('node', '--version')})",
     }
     found = [f"Python {platform.python_version()} ({Path(sys.executable).name})"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from bench import measure, messages
 from bench.load import Outcome, Scenario
 from bench.processes import generate, generating
-from bench.targets import Running, running
+from bench.targets import Pool, Running, running
 
 _LARGE_BODY = 2 << 20
 _SETTLE_S = 0.05  # what a target does after its last answer belongs to the run
@@ -20,7 +24,17 @@ _UNARY_CALLERS = 16
 _MANY_CALLERS = 32
 _LARGE_CALLERS = 4
 _PACE_S = 0.25  # of messages.PACED_250_MS
-_SLOW_GRACE_S = 20.0  # for the many streams, over what they take at least
+_GIVE_UP_S = Scenario.give_up_s
+_MUTEX_CLIENTS = 4
+_MUTEX_CALLERS = 32
+_MUTEX_CHUNKS = 10
+_MUTEX_STREAM_S = (_MUTEX_CHUNKS - 1) * 0.01  # of messages.MUTEX_10_MS; the first comes at once
+
+OURS = ("poolproxy", "unpinned")
+# Who makes answers of chat out of a Claude upstream's here, and who can be told that a client takes
+# one request at a time.
+TRANSLATE = (*OURS, "litellm", "portkey")
+HAVE_LOCKS = (*OURS, "litellm")
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Effort:
     first_events: int = 40
     streams: int = 1000
     stream_chunks: int = 40
+    mutex_requests: int = 128
 
 
 FULL = Effort()
@@ -51,6 +66,7 @@ QUICK = Effort(
     first_events=5,
     streams=50,
     stream_chunks=3,
+    mutex_requests=16,
 )
 
 
@@ -68,18 +84,27 @@ class Row:
 def rows(effort: Effort) -> list[Row]:
     """The lines in their order."""
     many = f"{effort.streams:,} streams at once, a chunk each 250 ms"
+    in_time = f"finished within {_GIVE_UP_S:g} s of its due time"
+    locks = f"{_MUTEX_CLIENTS} clients of one request each, {_MUTEX_CALLERS} callers"
     return [
         Row("unary_ms", "CPU ms per request, 1 KB, 16 callers", 3),
         Row("p50_ms", "added p50 ms, one caller", 2, over_direct=True),
         Row("large_ms", "CPU ms, 2 MB request body, 4 callers", 1),
         Row("burst_us", "CPU us per chunk, 32 streams, burst", 1),
         Row("paced_us", "the same, a chunk each 10 ms", 1),
+        Row("tls_ms", "CPU ms per request, 1 KB, 16 callers, TLS upstream", 3),
+        Row("tls_burst_us", "CPU us per chunk, 32 streams, burst, TLS upstream", 1),
+        Row("claude_us", "the burst made into chat, from Claude", 1, compared=False),
+        Row("gemini_us", "the burst made into chat, from Gemini", 1, compared=False),
         Row("responses_us", "the burst made into Responses, from chat", 1, compared=False),
         Row("messages_us", "the burst made into Messages, from chat", 1, compared=False),
         Row("first_ms", "added time to first token, ms", 2, over_direct=True),
-        Row("streams", f"{many}: whole", 0, compared=False),
+        Row("streams", f"{many}: {in_time}", 0, compared=False),
         Row("streams_cpu_s", f"{many}: CPU s", 1),
         Row("streams_kb", f"{many}: KB per stream", 0),
+        Row("mutex_busy", f"{locks}: part of the time at work, %", 0, compared=False),
+        Row("mutex_longest", f"{locks}: longest answer / median", 2, compared=False),
+        Row("mutex_ms", f"{locks}: CPU ms per request", 2, compared=False),
         Row("boot_s", "boot, s", 2),
         Row("idle_mb", "idle, MB (proportional set size)", 0),
     ]
@@ -131,10 +156,10 @@ def stream_at_once(target: Running, *, streams: int, chunks: int) -> StreamCost:
         model=messages.PACED_250_MS,
         callers=streams,
         requests=streams,
-        give_up_s=at_least_s + _SLOW_GRACE_S,
+        due_s=at_least_s,
         stream=True,
         chunks=chunks,
-        headers=target.headers,
+        headers=target.headers_for(messages.PACED_250_MS),
     )
     before_kb, before_s = measure.pss_kb(target.pid), measure.cpu_s(target.pid)
     with generating(scenario) as load:
@@ -166,6 +191,7 @@ class Measurement:
             stream=True,
             chunks=2,
             seconds=0.0,
+            due_s=self._effort.first_events * 0.01,
             requests=self._effort.first_events,
         )
         self._set("first_ms", first.outcome.first_event_ms if first.outcome.whole else float("nan"))
@@ -177,19 +203,59 @@ class Measurement:
         large = {"callers": _LARGE_CALLERS, "body_bytes": _LARGE_BODY}
         self._cost("large_ms", requests=2 * _LARGE_CALLERS, **large)  # the heap grows to its size
         self._set("large_ms", self._cost("large_ms", **large).each(1e-3))
-        streams: dict[str, object] = {"callers": _STREAMS, "stream": True}
-        chunks = self._effort.burst_chunks
-        burst = self._cost("burst_us", model=messages.BURST, chunks=chunks, **streams)
-        self._set("burst_us", burst.each(1e-6, parts=chunks))
-        if self._target.name == "poolproxy":
+        self._burst("burst_us")
+        if self._target.name in OURS:
             for dialect in (messages.RESPONSES, messages.MESSAGES):
-                key, asked = f"{dialect}_us", {"dialect": dialect, "chunks": chunks, **streams}
-                made = self._cost(key, model=messages.BURST, **asked)
-                self._set(key, made.each(1e-6, parts=chunks))
+                self._burst(f"{dialect}_us", dialect=dialect)
         chunks = self._effort.paced_chunks
-        streams |= {"requests": _STREAMS, "seconds": 0.0}  # its pace says how long it takes
-        paced = self._cost("paced_us", model=messages.PACED_10_MS, chunks=chunks, **streams)
+        paced = self._cost(
+            "paced_us",
+            model=messages.PACED_10_MS,
+            callers=_STREAMS,
+            requests=_STREAMS,
+            seconds=0.0,  # its pace says how long it takes
+            due_s=chunks * 0.01,
+            stream=True,
+            chunks=chunks,
+        )
         self._set("paced_us", paced.each(1e-6, parts=chunks))
+
+    def tls(self) -> None:
+        """CPU time where the upstream speaks TLS."""
+        self._warm_up()
+        self._set("tls_ms", self._cost("tls_ms", callers=_UNARY_CALLERS).each(1e-3))
+        self._burst("tls_burst_us")
+
+    def translated(self) -> None:
+        """CPU time of chunks that other kinds of upstreams sent."""
+        self._warm_up()
+        self._burst("claude_us", model=messages.CLAUDE)
+        if self._target.name in OURS:
+            self._burst("gemini_us", model=messages.GEMINI)
+
+    def mutex(self) -> None:
+        """How well few clients that take one request at a time are shared by many callers.
+
+        The mock refuses a key's second stream at once: that would be a loss.
+        """
+        requests = self._effort.mutex_requests
+        at_least_s = requests * _MUTEX_STREAM_S / _MUTEX_CLIENTS
+        run = self._cost(
+            "mutex",
+            model=messages.MUTEX_10_MS,
+            callers=_MUTEX_CALLERS,
+            requests=requests,
+            seconds=0.0,
+            due_s=at_least_s,
+            stream=True,
+            chunks=_MUTEX_CHUNKS,
+        )
+        outcome = run.outcome
+        if outcome.whole:
+            at_work_s = outcome.whole * _MUTEX_STREAM_S / _MUTEX_CLIENTS
+            self._set("mutex_busy", 100 * at_work_s / outcome.elapsed_s)
+            self._set("mutex_longest", outcome.longest_ms / outcome.median_ms)
+            self._set("mutex_ms", run.each(1e-3))
 
     def idle(self) -> None:
         """Memory of a target that has only just started."""
@@ -224,6 +290,12 @@ class Measurement:
     def _warm_up(self) -> None:
         self._cost("warm-up", callers=_UNARY_CALLERS, seconds=self._effort.warm_up_s)
 
+    def _burst(self, key: str, **changes: object) -> None:
+        chunks = self._effort.burst_chunks
+        streams = {"callers": _STREAMS, "stream": True, "chunks": chunks}
+        run = self._cost(key, **{"model": messages.BURST, **streams, **changes})
+        self._set(key, run.each(1e-6, parts=chunks))
+
     def _cost(self, key: str, **changes: object) -> Cost:
         run = cost(self._target, self._scenario(**changes))
         self._lost(key, run.outcome)
@@ -234,7 +306,7 @@ class Measurement:
             "port": self._target.port,
             "model": messages.UNARY,
             "seconds": self._effort.seconds,
-            "headers": self._target.headers,
+            "headers": self._target.headers_for(str(changes.get("model"))),
         }
         return Scenario(**(settings | changes))  # type: ignore[arg-type]
 
@@ -245,25 +317,42 @@ class Measurement:
         self._sample.losses.update({f"{key}: {why}": n for why, n in outcome.losses.items()})
 
 
-def measure_target(name: str, upstream: tuple[int, int], effort: Effort) -> Sample:
+def measure_target(
+    name: str, upstream: tuple[int, int], tls: tuple[int, Path], effort: Effort
+) -> Sample:
     """One round of one target; the many streams get a fresh process, so that memory is theirs.
 
-    `upstream`: process id and port of the mock.
+    `upstream`: process id and port of the mock. `tls`: port of the one with TLS, and its authority.
     """
-    mock_pid, upstream_port = upstream
+    mock_pid, port = upstream
     sample = Sample()
-    with running(name, upstream_port) as target:
-        measurement = Measurement(target, effort, sample)
-        if target.pid:
+
+    @contextlib.contextmanager
+    def fresh(upstream_port: int = port, **settings: Any) -> Iterator[Measurement]:
+        with running(name, upstream_port, **settings) as target:
+            yield Measurement(target, effort, sample)
+
+    with fresh() as measurement:
+        if name != "direct":
             measurement.idle()
             measurement.costs()
         measurement.latencies()
-        if name == "poolproxy":
+        if name in OURS:
             measurement.throughput("one_worker", mock_pid)
-    if target.pid:
-        with running(name, upstream_port) as target:
-            Measurement(target, effort, sample).many_streams()
-    if name == "poolproxy":
-        with running(name, upstream_port, workers=2) as target:
-            Measurement(target, effort, sample).throughput("two_workers", mock_pid)
+    if name == "direct":
+        return sample
+    with fresh() as measurement:
+        measurement.many_streams()
+    tls_port, authority = tls
+    with fresh(tls_port, authority=authority) as measurement:
+        measurement.tls()
+    if name in TRANSLATE:
+        with fresh(pool=Pool(translates=True)) as measurement:
+            measurement.translated()
+    if name in HAVE_LOCKS:
+        with fresh(pool=Pool(clients=_MUTEX_CLIENTS, permits=1)) as measurement:
+            measurement.mutex()
+    if name in OURS:
+        with fresh(workers=2) as measurement:
+            measurement.throughput("two_workers", mock_pid)
     return sample

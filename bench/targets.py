@@ -30,12 +30,18 @@ _POLL_S = 0.002
 
 @dataclass(frozen=True)
 class Pool:
-    """The pool that poolproxy is given: as an operator with a few keys would have it."""
+    """The pool that a gateway is given: as an operator with a few keys would have it."""
 
     clients: int = 8
     permits: int = 256  # each client's; together more than the callers of any row
     in_flight: int = 1024  # requests that the worker takes at once
     aliases: int = 1  # names for each of the mock's models, the first being its own
+    translates: bool = False  # there are accounts of Claude's and Gemini's, too
+
+    @property
+    def keys(self) -> list[str]:
+        """The clients', for the upstream."""
+        return [f"sk-bench-upstream-{index:06}" for index in range(self.clients)]
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,11 @@ class Site:
     directory: Path  # its own, removed afterwards
     workers: int = 1
     pool: Pool = Pool()
+    authority: Path | None = None  # of the upstream's certificate; None: it doesn't speak TLS
 
     @property
     def upstream(self) -> str:
-        return f"http://127.0.0.1:{self.upstream_port}"
+        return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.upstream_port}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Launch:
     cwd: Path = ROOT
     ready_path: str = "/healthz"
     headers: dict[str, str] = field(default_factory=dict)
+    model_headers: dict[str, dict[str, str]] = field(default_factory=dict)  # further ones
     stop: signal.Signals = signal.SIGTERM
 
 
@@ -74,6 +82,11 @@ class Running:
     pid: int = 0
     boot_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    model_headers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def headers_for(self, model: str) -> dict[str, str]:
+        """What callers of this model send."""
+        return self.headers | self.model_headers.get(model, {})
 
 
 Recipe = Callable[[Site], Launch]
@@ -112,18 +125,43 @@ def poolproxy(site: Site) -> Launch:
     )
 
 
+def unpinned(site: Site) -> Launch:
+    """Poolproxy, whose workers do not keep to a core of their own."""
+    launch = poolproxy(site)
+    launch.env["PROXY_PIN_WORKERS"] = "0"
+    return launch
+
+
 def _poolproxy_config(site: Site) -> dict[str, object]:
     pool = site.pool
     models = [{"name": name} for name in messages.MODELS]
     models += [
         {"name": messages.UNARY, "alias": alias_of(index)} for index in range(1, pool.aliases)
     ]
+    trust = {"ca-bundle": str(site.authority)} if site.authority else {}
     provider = {
         "name": "mock",
         "base-url": f"{site.upstream}/v1",
-        "api-keys": [f"sk-bench-upstream-{index:06}" for index in range(pool.clients)],
+        "api-keys": pool.keys,
         "max-concurrency": pool.permits,
         "models": models,
+        **trust,
+    }
+    others = {
+        kind: [
+            {
+                "api-key": f"sk-{model}-0123456789",
+                "base-url": site.upstream,
+                "max-concurrency": pool.permits,
+                "models": [{"name": model}],
+                **trust,
+            }
+        ]
+        for kind, model in (
+            ("claude-api-key", messages.CLAUDE),
+            ("gemini-api-key", messages.GEMINI),
+        )
+        if pool.translates
     }
     return {
         "host": "127.0.0.1",
@@ -131,6 +169,7 @@ def _poolproxy_config(site: Site) -> dict[str, object]:
         "max-requests-in-flight": pool.in_flight,
         "api-keys": [messages.CALLER_KEY],
         "openai-compatibility": [provider],
+        **others,
     }
 
 
@@ -141,7 +180,9 @@ def alias_of(index: int) -> str:
 
 def nginx(site: Site) -> Launch:
     config = site.directory / "nginx.conf"
-    config.write_text(_NGINX.format(site=site))
+    trust = _NGINX_TRUST.format(site=site) if site.authority else ""
+    scheme = site.upstream.partition(":")[0]
+    config.write_text(_NGINX.format(site=site, scheme=scheme, trust=trust))
     argv = [find_nginx() or "nginx", "-p", str(site.directory), "-c", str(config)]
     return Launch([*argv, "-e", str(site.directory / "error.log")])
 
@@ -176,7 +217,7 @@ http {{
         listen 127.0.0.1:{site.port} backlog=4096;
         location = /healthz {{ return 200; }}
         location / {{
-            proxy_pass http://mock;
+            proxy_pass {scheme}://mock;{trust}
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Authorization "Bearer sk-bench-upstream";
@@ -187,7 +228,17 @@ http {{
 }}
 """
 
-RECIPES: dict[str, Recipe] = {"naive": naive, "nginx": nginx, "poolproxy": poolproxy}
+_NGINX_TRUST = """
+            proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate {site.authority};
+            proxy_ssl_name localhost;"""
+
+RECIPES: dict[str, Recipe] = {
+    "naive": naive,
+    "nginx": nginx,
+    "poolproxy": poolproxy,
+    "unpinned": unpinned,
+}
 
 
 def available() -> list[str]:
@@ -196,13 +247,18 @@ def available() -> list[str]:
     if find_nginx():
         found.append("nginx")
     if (ROOT / "gunicorn.conf.py").exists():
-        found.append("poolproxy")
+        found += ["poolproxy", "unpinned"]
     return found
 
 
 @contextlib.contextmanager
 def running(
-    name: str, upstream_port: int, *, workers: int = 1, pool: Pool | None = None
+    name: str,
+    upstream_port: int,
+    *,
+    workers: int = 1,
+    pool: Pool | None = None,
+    authority: Path | None = None,
 ) -> Iterator[Running]:
     """Start a target, yield it once it has answered 200, and end it."""
     if name == "direct":
@@ -210,14 +266,17 @@ def running(
         return
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        site = Site(_free_port(), upstream_port, directory, workers, pool or Pool())
+        site = Site(free_port(), upstream_port, directory, workers, pool or Pool(), authority)
         launch = RECIPES[name](site)
+        # What OpenSSL, requests and Node trust, in this order.
+        trusting = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+        trust = dict.fromkeys(trusting, str(authority)) if authority else {}
         log = stack.enter_context((directory / "output.log").open("wb"))
         start = time.perf_counter()
         process = subprocess.Popen(
             launch.argv,
             cwd=launch.cwd,
-            env=environment(launch.env),
+            env=environment(launch.env | trust),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -229,7 +288,8 @@ def running(
                 output = (directory / "output.log").read_text(errors="replace")
                 raise BenchError(f"{name} did not start; its output:\n{output[-3000:]}")
             time.sleep(_POLL_S)
-        yield Running(name, site.port, process.pid, time.perf_counter() - start, launch.headers)
+        boot_s = time.perf_counter() - start
+        yield Running(name, site.port, process.pid, boot_s, launch.headers, launch.model_headers)
 
 
 def _answers(port: int, path: str) -> bool:
@@ -243,7 +303,7 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
