@@ -218,6 +218,51 @@ def test_tables_of_keys() -> None:
     assert renewed(page) == page
 
 
+def section(title: str) -> str:
+    """What stands below this heading."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_first_screen() -> None:
+    """Three sentences, two commands and one curl; what it costs, and what sets it apart."""
+    first, _, rest = README.partition("\n## ")
+    said = " ".join(first.splitlines()[1:]).strip()
+    assert len(re.findall(r"\.(?: |$)", said)) == 3
+    for words in (
+        "per-account locks",
+        "order of arrival",
+        "honest streams",
+        "mounts in your Flask app",
+    ):
+        assert f"**{words}**" in said or f"**in {words}**" in said
+    assert re.findall(r"^## (.+)", f"## {rest}", re.MULTILINE)[:4] == [
+        "Start",
+        "What it costs",
+        "What sets it apart",
+        "Where to read on",
+    ]
+    commands = re.findall(r"^```sh\n(.*?)^```$", section("Start"), re.MULTILINE | re.DOTALL)
+    assert [len(block.replace("\\\n", "").splitlines()) for block in commands] == [2, 1]
+    shown = next(line for line in README.splitlines() if line.startswith("| measured "))
+    assert {"naive", "nginx", "poolproxy", "litellm", "portkey"} <= set(
+        re.findall(r"[\w-]+", shown)
+    )
+
+
+def test_what_sets_it_apart_can_be_repeated() -> None:
+    """Each of four has a command, or an example, and the place it names is there."""
+    ways = re.findall(
+        r"^- \*\*.*?To repeat: (.*?)(?=^- |\Z)", section("What sets it apart"), re.M | re.S
+    )
+    assert len(ways) == 4
+    for way in ways:
+        commands = re.findall(r"`([^`]+)`", way)
+        words = " ".join(commands).split()
+        paths = [word for word in words if word.startswith(("tests/", "examples/"))]
+        assert paths or commands[0].startswith("make ")
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_figures_are_measured() -> None:
     """They are those of `make bench`; if not, `make readme` renews them."""
     results = figures.RESULTS.read_text()
