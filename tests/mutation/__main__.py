@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     *("proxy", "tests", "bench", "docs", "deploy", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
     *("Makefile", "LICENSE", "config.yaml", "constraints.txt", "gunicorn.conf.py", "setup.cfg"),
-    *("pyproject.toml", "poolproxy.py", "examples"),
+    *("pyproject.toml", "poolproxy.py", "examples", "SECURITY.md", "MANIFEST.in"),
 )
 NOTICED_SHARE = 0.96
 
