@@ -10,7 +10,7 @@ PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow test-programs test-storm test-further check lint types layers coverage bench bench-growth map fuzz soak mutants \
+.PHONY: run test test-slow test-programs test-storm test-further check lint types layers coverage bench bench-growth map dist fuzz soak mutants \
 	mutants-random readme audit constraints clean
 
 run: $(VENV)/run.done
@@ -68,6 +68,12 @@ bench-growth: $(VENV)/test.done
 # The modules that one streamed request goes through, printed and put into docs/ARCHITECTURE.md.
 map: $(VENV)/test.done
 	@$(BIN)/python -m bench.map docs/ARCHITECTURE.md
+
+# What is handed out, in dist/: an sdist with all that the repository has, and a wheel made of it.
+dist: $(BIN)/pip
+	rm -rf dist
+	$(BIN)/pip install -q --disable-pip-version-check build
+	$(BIN)/python -m build
 
 # N examples for each input that comes from outside.
 fuzz: $(VENV)/test.done

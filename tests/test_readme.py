@@ -26,7 +26,7 @@ from proxy.config import load_config, mask
 from proxy.config.load import BUILT_IN
 from proxy.record.record import Attempt, Record
 from proxy.wire.chat import Usage
-from tests.support import figures
+from tests.support import checkout, figures
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment, run_python
 from tests.support.key_tables import PAGE, renewed
 from tests.support.leaks import death_in
@@ -115,22 +115,8 @@ def check_curl(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone would have, in a fresh directory: no virtual environment, no caches."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode:
-        pytest.skip("not in a git checkout")
-    target = tmp_path_factory.mktemp("clone")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
+    """In a fresh directory: no virtual environment, no caches."""
+    return checkout.clone(tmp_path_factory.mktemp("clone"))
 
 
 @contextmanager

@@ -1,20 +1,22 @@
-"""From a built wheel to the first answer: installed, in an empty folder, with each Python.
+"""From what is handed out to the first answer: installed, in an empty folder, with each Python.
 
-The wheel is built once, of a copy, so that nothing of the checkout is there when it is used.
+It is made once, of a copy, so that nothing of the checkout is there when it is used.
 """
 
 from __future__ import annotations
 
+import email
 import glob
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,8 +27,10 @@ import pydantic
 import pytest
 
 from proxy.version import __version__
+from tests.support import checkout
 from tests.support.gateway import PATIENCE_S, ROOT, environment
 from tests.support.leaks import death_in, key_in
+from tests.support.pages import first_column
 
 # For a package index and a slow machine.
 INSTALL_S = 400
@@ -82,17 +86,22 @@ def install(*command: str | Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as it is handed out."""
-    place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"
-    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "proxy", source / "proxy", ignore=left_out)
-    for name in ("poolproxy.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    install(*pip, "--wheel-dir", place, source)
-    (built,) = place.glob("*.whl")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make dist` makes in a clone."""
+    source = checkout.clone(tmp_path_factory.mktemp("dist"))
+    install("make", "-C", source, "dist", f"PYTHON={sys.executable}")
+    return source / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(dist: Path) -> Path:
+    (built,) = dist.glob("*.tar.gz")
     return built
 
 
@@ -271,8 +280,56 @@ def test_first_start_in_a_fresh_environment(version: str, wheel: Path, tmp_path:
     python = interpreter(version)
     if python is None:
         pytest.skip(f"there is no Python {version}")
-    install(python, "-m", "venv", tmp_path / "venv")
-    pip = tmp_path / "venv" / "bin" / "pip"
-    install(pip, "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+    check_in_fresh_environment(python, wheel, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_first_start_of_the_sdist_in_a_fresh_environment(sdist: Path, tmp_path: Path) -> None:
+    """pip makes the same of it."""
+    check_in_fresh_environment(sys.executable, sdist, tmp_path)
+
+
+def check_in_fresh_environment(python: str, package: Path, place: Path) -> None:
+    """Install the package with what it needs and nothing else, and start it."""
+    install(python, "-m", "venv", place / "venv")
+    pip = place / "venv" / "bin" / "pip"
+    install(pip, "install", "--quiet", "-c", ROOT / "constraints.txt", package)
     with empty_folder() as (folder, env):
-        check_first_start(Installed(tmp_path / "venv" / "bin" / "poolproxy", folder, env))
+        check_first_start(Installed(place / "venv" / "bin" / "poolproxy", folder, env))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_sdist_has_all_that_the_repository_has(sdist: Path) -> None:
+    """And of the package's folders the wheel has all but what only a checkout uses."""
+    with tarfile.open(sdist) as archive:
+        held = {name for it in archive if it.isfile() for name in [it.name.partition("/")[2]]}
+    made = {name for name in held if name == "PKG-INFO" or name.startswith("poolproxy.egg-info/")}
+    assert held - made == set(checkout.files())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_wheel_has_the_package_and_says_what_it_is(wheel: Path) -> None:
+    """Its files, and what a package index shows of it."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        said = email.message_from_bytes(archive.read(metadata))
+    information = metadata.partition("/")[0]
+    shipped = {name for name in checkout.files() if name.startswith("proxy/")} | {"poolproxy.py"}
+    assert {name for name in names if not name.startswith(information)} == shipped
+    assert (said["Name"], said["Version"]) == ("poolproxy", __version__)
+    assert said["License-Expression"] == "MIT"
+    assert said.get_all("License-File") == ["LICENSE"]
+    assert {url.partition(",")[0] for url in said.get_all("Project-URL", [])} >= {
+        "Homepage",
+        "Source",
+        "Changelog",
+    }
+    assert {"Framework :: Flask", "Typing :: Typed"} <= set(said.get_all("Classifier", []))
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    extras = first_column(page, "| extra | what it brings | for |")
+    assert [f"poolproxy[{extra}]" for extra in said.get_all("Provides-Extra", [])] == extras
+    assert said.get_payload().startswith("# Poolproxy\n")  # type: ignore[union-attr]
