@@ -8,6 +8,7 @@ their targets are looked at, not run.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from proxy.cli import main
 from proxy.config import load_config, mask
 from proxy.config.load import BUILT_IN
 from proxy.record.record import Attempt, Record
+from proxy.version import __version__
 from proxy.wire.chat import Usage
 from tests.support import checkout, figures
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment, run_python
@@ -32,6 +34,7 @@ from tests.support.key_tables import PAGE, renewed
 from tests.support.leaks import death_in
 
 README = (ROOT / "README.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = "http://127.0.0.1:8317"
 
@@ -259,6 +262,14 @@ def test_figures_are_measured() -> None:
 
 
 # The rest
+
+
+def test_changelog_begins_with_this_version() -> None:
+    """And its date, unless it is still being made."""
+    begun = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d|unreleased)\)$", CHANGELOG, re.MULTILINE)
+    assert begun
+    assert begun[1] == __version__
+    assert begun[2] == "unreleased" or datetime.date.fromisoformat(begun[2])
 
 
 def test_flask_snippet(tmp_path: Path) -> None:
