@@ -37,8 +37,8 @@ Responses and Messages made of chat, and chat made of Gemini, are asked of poolp
 made of Claude of LiteLLM and Portkey too. Clients that take one request at a time are known to
 poolproxy (`max-concurrency: 1`) and LiteLLM (`max_parallel_requests: 1`); the mock refuses a key's
 second stream at once. vllm-router is written in Rust; it balances servers, and passes the caller's
-key on. An answer that is not finished within 20 s of when the upstream's pace
-makes it due is not waited for: it may have come later."""
+key on. An answer is not waited for longer than 20 s after the upstream's pace made it due: it may
+have come later."""
 
 
 def table(samples: Samples, effort: Effort) -> list[list[str]]:
