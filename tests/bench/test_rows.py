@@ -80,6 +80,7 @@ def test_every_row_counts(name: str, upstream: Upstream, tls: tuple[int, Path]) 
     check(name, measure_target(name, upstream, tls, LEAST))
 
 
+@pytest.mark.slow
 @pytest.mark.further
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", peers.NAMES)
