@@ -81,13 +81,20 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
     facts, table, reloader = gateway.facts(), gateway.generation.registry.table, gateway.reloader
     if model:
         table = {model: table[model]} if model in table else {}
+    shut = {
+        (client["client"], name)  # the upstream's for the model; "": whatever the model
+        for client in facts["clients"]
+        for name, health in client["models"].items()
+        if not client["leaving"] and _RANKS[health["state"]] >= _RANKS["cooling down"]
+    }
     offered = defaultdict[str, dict[str, str]](dict)  # by client, upstreams' names by alias
     models = dict[str, str]()
     for alias, entry in table.items():
-        is_served = gateway.pool.cooled_in(alias, entry.routes) == 0
-        models[alias] = "" if is_served else names([one.client.label for one in entry.routes])
-        for route in entry.routes:
-            offered[route.client.label][alias] = route.name
+        routes = [(route.client.label, route.name) for route in entry.routes]
+        is_served = any(shut.isdisjoint([(label, ""), (label, name)]) for label, name in routes)
+        models[alias] = "" if is_served else names([label for label, _ in routes])
+        for label, name in routes:
+            offered[label][alias] = name
     for client in facts["clients"]:
         its = {} if client["leaving"] else offered[client["client"]]
         known, all_ = {"", *its.values()}, client.pop("models").items()
