@@ -12,7 +12,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -165,8 +164,7 @@ class Stream(Iterator[dict[str, Any]]):
 
     def __del__(self) -> None:
         if self._body is not None and not (self._is_over or self._is_closed):
-            text = "a stream was neither closed nor read to its end"
-            LOST.note(partial(warnings.warn, text, ResourceWarning))  # the body notes the rest
+            LOST.note(_warn_of_loss)  # the body notes the rest
         for line in self._line:
             line.close()
 
@@ -236,6 +234,10 @@ class Stream(Iterator[dict[str, Any]]):
                 raise _closed() from error
         found: dict[str, Any] = json.loads(self._written.chunks.popleft())
         return found
+
+
+def _warn_of_loss() -> None:
+    warnings.warn("a stream was neither closed nor read to its end", ResourceWarning, stacklevel=2)
 
 
 def _closed() -> CallerGone:
