@@ -34,7 +34,6 @@ from .request.waits import Waits
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .metrics import Metrics
-    from .record.recent import Recent
 
 # The caller of a gateway without keys.
 ANYONE = Caller("")
@@ -78,8 +77,9 @@ class Gateway:
         self.clock = clock
         self.tell: Callable[[str, Record, Attempt | None], None] = lambda *_: None  # as a record's
         self.metrics: Metrics | None = None  # what counts calls, if anything does
-        # For the status page: what remembers calls, and how to ask all workers.
-        self.recent: Recent | None = None
+        # For the status page: what remembers calls, how to ask it, and all workers.
+        self.remember: Callable[[Record], None] | None = None
+        self.recent: Callable[[], dict[str, Any]] | None = None
         self.ask_workers: Callable[[dict[str, str]], list[dict[str, Any]]] | None = None
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
@@ -163,8 +163,8 @@ class Gateway:
                     record.failed(known)
             record.close(self.clock.monotonic())
             self.count(record)
-            if self.recent is not None:
-                self.recent.add(record)
+            if self.remember is not None:
+                self.remember(record)
             if self.ledger is not None:
                 self.ledger.add(record, self.generation.registry.table)
 

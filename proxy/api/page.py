@@ -19,8 +19,7 @@ from jinja2 import Environment, FileSystemLoader
 from ..config import Caller
 from ..errors import InvalidKey, InvalidRequest, PathNotFound, Refused
 from ..gateway import Gateway
-from ..record.recent import Recent
-from ..status import ORDERS, Answers, Request, answer, moment, overview
+from ..status import ORDERS, Answers, Recent, Request, answer, moment, overview
 from .auth import check_own_page
 from .endpoints import Route
 from .exchange import JSON, Exchange
@@ -46,7 +45,9 @@ _TEMPLATES.globals |= {"time": time, "token": _TOKEN}
 
 def routes(gateway: Gateway) -> list[Route]:
     """The page's own, for a gateway that remembers its calls from now on."""
-    gateway.recent = gateway.recent or Recent(gateway.clock)
+    if gateway.recent is None:
+        recent = Recent(gateway.clock)
+        gateway.remember, gateway.recent = recent.add, recent.facts
     return [Route("/status", ("GET", "POST"), _page), Route("/status.json", ("GET",), _facts)]
 
 
