@@ -197,8 +197,9 @@ class Metrics:
                 error, since = "" if end == "ok" else end, record.since_arrival
                 key = "gen_ai_server_request_duration_seconds", operation, provider, model, error
                 rows.observe(key, since(record.ended))
-                key = "gen_ai_server_time_to_first_token_seconds", *key[1:]
-                rows.observe(key, since(record.first_event), _FIRST_S)
+                if record.stream:
+                    key = "gen_ai_server_time_to_first_token_seconds", *key[1:]
+                    rows.observe(key, since(record.first_event), _FIRST_S)
             for one in attempts:
                 client, model = one.client, one.model
                 outcome = str(one.status) if one.reason == "error" else one.reason
@@ -206,8 +207,9 @@ class Metrics:
                 provider, error = _provider(client), "" if outcome == "ok" else outcome
                 key = "gen_ai_client_operation_duration_seconds", operation, provider, model, error
                 rows.observe(key, one.seconds)
-                key = "gen_ai_client_operation_time_to_first_chunk_seconds", *key[1:]
-                rows.observe(key, one.first_event_s)
+                if record.stream:
+                    key = "gen_ai_client_operation_time_to_first_chunk_seconds", *key[1:]
+                    rows.observe(key, one.first_event_s)
                 if (usage := one.usage) is not None:
                     row = rows["poolproxy_tokens_total", caller, client, model]
                     for at, count in enumerate(_counts(usage)):
