@@ -70,9 +70,8 @@ def test_a_request_pays_little_for_it(stream: bool) -> None:
             with proxy.stream(**asked) as chunks:
                 return sum(1 for _ in chunks)
 
-        took = dict.fromkeys((True, False), math.inf)
-
         def measure() -> float:
+            took = dict.fromkeys((True, False), math.inf)
             for number in range(400 if not stream else 40):
                 is_counted = bool(number % 2)
                 gateway.metrics = metrics if is_counted else None
