@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import shop
 
-from tests.support.gateway import PATIENCE_S, ROOT, START_S, environment
+from tests.support.gateway import PATIENCE_S, ROOT, START_S, environment, first_status
 from tests.support.printed import Printed
 
 FOLDER = ROOT / "examples" / "flask_host"
@@ -66,12 +66,13 @@ class FlaskHost:
         try:
             said = re.compile(r"(?:Running|Serving) on http|Listening at: http")
             line = self._printed.wait_for(said.search, START_S)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            assert found, line
+            self.port = int(found[1])
+            assert first_status("127.0.0.1", self.port, "/nowhere") == 404
         except BaseException:
             self.close()
             raise
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, line
-        self.port = int(found[1])
         self.origin = f"http://127.0.0.1:{self.port}"
         self.cookie = ""
 

@@ -267,7 +267,7 @@ class Gateway:
             assert found, line
             self.host, self.port = found[1].strip("[]"), int(found[2])
             self.url = f"http://{found[1]}:{self.port}"
-            assert self.call("GET", "/healthz").status == 200
+            assert first_status(self.host, self.port, "/healthz") == 200
         except BaseException:
             self._kill()
             raise
@@ -435,6 +435,17 @@ class Gateway:
     def _check_secrets(self, text: str) -> None:
         found = self._secret.search(text)
         assert not found, f"a key is shown: {text[max(0, found.start() - 200) : found.end()]}"
+
+
+def first_status(host: str, port: int, path: str) -> int:
+    """What a server answers that has begun to listen: a worker has to be there for that."""
+    connection = http.client.HTTPConnection(host, port, timeout=START_S)
+    try:
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.status
+    finally:
+        connection.close()
 
 
 def asked(model: str, **fields: Any) -> dict[str, Any]:
