@@ -28,7 +28,7 @@ from proxy.errors import ConfigError
 from proxy.server.addresses import _why_not_unix
 from proxy.server.hooks import summary
 from tests.support.commandline import COMMAND, Instance, Shell, provider, serving, wait_for
-from tests.support.gateway import PATIENCE_S, ROOT
+from tests.support.gateway import PATIENCE_S, ROOT, START_S
 from tests.support.key_tables import fields_of
 from tests.support.server import free_port
 from tests.support.upstream import MODEL, Received, Reply, Upstream, json_reply
@@ -668,7 +668,7 @@ def test_reader_that_has_seen_enough_is_no_error_to_print(shell: Shell) -> None:
             env=shell.environment(),
             stdout=closed,
             stderr=subprocess.PIPE,
-            timeout=PATIENCE_S,
+            timeout=START_S,
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"")
@@ -699,7 +699,7 @@ def test_serve_and_gunicorn_have_the_same_settings(shell: Shell) -> None:
         env=shell.environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=START_S,
         check=False,
     )
     assert (done.stdout.split(), done.stderr) == (["config"], "")

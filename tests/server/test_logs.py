@@ -18,7 +18,7 @@ from gunicorn.http.errors import InvalidRequestLine, NoMoreData  # type: ignore[
 
 from proxy.server import logs as module
 from proxy.server.logs import _FORMATTER, _is_ours_to_tell, _Lines
-from tests.support.gateway import PATIENCE_S, ROOT, environment
+from tests.support.gateway import ROOT, START_S, environment
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -37,7 +37,7 @@ def test_log_has_one_line_for_a_record(debug: bool) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=START_S,
         check=False,
     )
     assert done.stdout == ""
@@ -174,7 +174,7 @@ def test_gunicorns_logs_go_where_they_went() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=START_S,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("access\n", "error\n")

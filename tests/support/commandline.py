@@ -26,7 +26,7 @@ from unittest import mock
 import yaml
 
 from proxy.cli import main
-from tests.support.gateway import PATIENCE_S, environment
+from tests.support.gateway import PATIENCE_S, START_S, environment
 from tests.support.leaks import death_in, key_in
 
 COMMAND = [sys.executable, "-W", "error", "-m", "proxy"]
@@ -81,7 +81,7 @@ class Shell:
             env=self.environment(**env),
             capture_output=True,
             text=True,
-            timeout=2 * PATIENCE_S,
+            timeout=START_S,
             check=False,
         )
         self.check_output(done.stdout + done.stderr)
@@ -211,7 +211,7 @@ def serving(shell: Shell, *arguments: str, workers: int = 2) -> Iterator[Instanc
 
 def wait_for(fulfilled: Callable[[], bool], explain: Callable[[], str] = str) -> None:
     """Look until it is so, at other processes that cannot tell us; raises TimeoutError."""
-    until = time.monotonic() + 2 * PATIENCE_S
+    until = time.monotonic() + START_S
     pause = threading.Event()
     while not fulfilled():
         if time.monotonic() > until:

@@ -36,7 +36,7 @@ MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 # A loaded machine may be slow: what takes longer than this hangs.
 PATIENCE_S = 20.0
-# A server imports a lot before it says anything, and several may start at once.
+# A program imports a lot before it does anything, and several may start at once.
 START_S = 60.0
 
 # What the shipped configuration reads from the environment, and gunicorn by itself.
@@ -67,7 +67,7 @@ def run_to_end(
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=START_S,
         check=False,
     )
 
@@ -414,7 +414,7 @@ class Gateway:
         if self._process.returncode is None:
             self.terminate()
             try:
-                self._process.wait(PATIENCE_S)
+                self._process.wait(START_S)
             finally:
                 self._kill()
         self._check_secrets(self.log)
