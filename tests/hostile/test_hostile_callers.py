@@ -21,6 +21,7 @@ from tests.hostile.place import (
     facts,
 )
 from tests.support.callers import DEMO, Others
+from tests.support.clock import BUSY_S
 from tests.support.commandline import wait_for
 from tests.support.gateway import Gateway, Lots
 from tests.support.upstream import Upstream
@@ -115,6 +116,6 @@ def test_nobody_else_notices(place: Place, case: str, capsys: pytest.CaptureFixt
             f"\n{case}: {took_s:.1f} s of {LIMITS_S[case]:.0f}; {len(others.took_s)} others: "
             f"p95 {others.p95_s * 1000:.0f} ms, worst {others.took_s[-1] * 1000:.0f} ms"
         )
-    assert took_s < LIMITS_S[case]
+    assert took_s < LIMITS_S[case] + BUSY_S
     assert others.p95_s < OTHERS_P95_S
     wait_for(lambda: not any(one["leases"] or one["waiting"] for one in facts(place.gateway)))
