@@ -11,12 +11,19 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from proxy.net.transport import Transport
 from tests.support import calls
 from tests.support.certificates import Authority
 from tests.support.leaks import key_in
 from tests.support.upstream import Upstream
+
+# How long an example takes says how busy the machine is.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -88,14 +88,13 @@ def test_file_that_cannot_be_read_is_a_config_error(name: str, tmp_path: Path) -
     assert problem.startswith(f"{path}: cannot be read: ")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("ab:- \n\t[]{},#&*!|>'\"%@`?<=~$0.\\\u2028\ufeff"), max_size=40))
 def test_any_text_is_read_or_unreadable(text: str) -> None:
     """The parser's own errors, whatever their class, do not come through."""
     assert not any("\n" in problem for problem in problems_of(text.encode()))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_unreadable(data: bytes) -> None:
     """Encodings too."""

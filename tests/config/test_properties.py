@@ -37,7 +37,7 @@ TREES = st.recursive(
 
 
 @pytest.mark.long
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(NAMES, TREES, max_size=8), st.dictionaries(st.just("A"), st.text()))
 def test_any_tree_loads_or_raises_config_error(tree: Any, environ: dict[str, str]) -> None:
     """Nothing that a file can hold ends in a traceback, nor shows a key."""

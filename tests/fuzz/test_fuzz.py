@@ -70,7 +70,7 @@ def test_seeds_and_their_beginnings_raise_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutated_seeds_raise_nothing(name: str, data: st.DataObject) -> None:
     """Errors of our own are suppressed by the targets; all else is a finding."""
@@ -78,7 +78,7 @@ def test_mutated_seeds_raise_nothing(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(data=st.lists(WORDS | st.binary(max_size=30), max_size=30).map(b"".join))
 def test_any_bytes_raise_nothing(name: str, data: bytes) -> None:
     """Nothing of a seed in them."""

@@ -553,7 +553,6 @@ class PoolMachine(RuleBasedStateMachine):
 _SETTINGS = settings(
     max_examples=50,
     stateful_step_count=60,
-    deadline=None,
     database=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),

@@ -127,7 +127,7 @@ STEPS = st.sampled_from([
 
 
 @pytest.mark.long
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     scripts=st.lists(st.lists(STEPS, min_size=9, max_size=9), min_size=1, max_size=3),
     pause_s=st.sampled_from([0.0625, 0.5, 1, 2.5]),

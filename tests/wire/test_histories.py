@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from tests.wire.histories import Json, conversations
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(conversations())
 def test_conversations_are_chat_requests(request: Json) -> None:
     """JSON, with messages, of which one at least can be answered."""

@@ -124,7 +124,7 @@ DEFINITIONS = {"node": NODE, "unit": {"enum": ["C", "F"], "type": "string"}}
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(objects(TREES))
 def test_sample_fits_what_vendors_take(schema: dict[str, Any]) -> None:
     """Types, enums, constants, unions, references, lists, ranges, lengths, formats."""
@@ -135,7 +135,7 @@ def test_sample_fits_what_vendors_take(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(schemas() | SCALARS | st.lists(SCALARS))
 def test_any_schema_has_a_sample_or_none(schema: Any) -> None:
     """Whatever tools write, and what is no schema at all."""

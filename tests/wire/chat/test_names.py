@@ -136,7 +136,7 @@ def test_names_of_the_upstreams_own_tools_stay(is_declared: bool) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(conversations())
 def test_conversations_go_out_with_names_that_are_taken(request: Json) -> None:
     """None breaks the rule, and with the names put back each is what it was."""

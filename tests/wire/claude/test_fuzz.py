@@ -140,14 +140,14 @@ def _check_stream(batches: list[list[bytes]]) -> None:
         ChatCompletionChunk.model_validate_json(chunk)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(request=mutated(_REQUEST), model=_MODELS)
 def test_mutated_requests_are_translated_or_refused(request: Json, model: str) -> None:
     """InvalidRequest or a request."""
     _check_request(_encode(request), model)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     parameters=st.dictionaries(st.sampled_from(sorted(KNOWN)), _JSON, max_size=5),
     model=_MODELS,
@@ -158,7 +158,7 @@ def test_arbitrary_parameters_are_translated_or_refused(parameters: Json, model:
     _check_request(_encode({"messages": messages, **parameters}), model)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(body=st.binary(max_size=200) | _JSON.map(_encode), model=_MODELS)
 def test_arbitrary_bytes_raise_only_our_errors(body: bytes, model: str) -> None:
     """For every reader of foreign bytes."""
@@ -170,7 +170,7 @@ def test_arbitrary_bytes_raise_only_our_errors(body: bytes, model: str) -> None:
         read_page(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     events=st.sampled_from(list(claude.ANSWERS.values())).flatmap(
         lambda answer: mutated(claude.events(answer))
@@ -183,7 +183,7 @@ def test_mutated_streams_give_valid_chunks_or_our_errors(events: Json, single: b
     _check_stream([[payload] for payload in payloads] if single else [payloads])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(answer=st.sampled_from(list(claude.ANSWERS.values())).flatmap(mutated))
 def test_mutated_answers_give_valid_completions_or_our_errors(answer: Json) -> None:
     """What does come out is what the official SDK reads."""
@@ -194,7 +194,7 @@ def test_mutated_answers_give_valid_completions_or_our_errors(answer: Json) -> N
     ChatCompletion.model_validate_json(chat)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     status=st.integers(300, 599),
     headers=st.dictionaries(

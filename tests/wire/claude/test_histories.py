@@ -60,7 +60,7 @@ _EFFORTS = st.sampled_from([None, None, "none", "low", "max"])
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(chat=conversations(), model=st.sampled_from(MODELS + BOUND), effort=_EFFORTS)
 def test_no_conversation_is_refused_or_breaks_a_rule(
     chat: Json, model: str, effort: str | None
@@ -71,7 +71,7 @@ def test_no_conversation_is_refused_or_breaks_a_rule(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(chat=conversations(), model=st.sampled_from(MODELS + BOUND), effort=_EFFORTS)
 def test_none_of_many_conversations_is_refused_or_breaks_a_rule(
     chat: Json, model: str, effort: str | None
@@ -80,7 +80,7 @@ def test_none_of_many_conversations_is_refused_or_breaks_a_rule(
     _judge(chat, model, effort)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(chat=conversations())
 def test_translation_depends_on_the_request_alone(chat: Json) -> None:
     """Equal beginnings stay equal, so that the cache of prompts holds."""

@@ -39,7 +39,7 @@ _INPUTS = st.dictionaries(st.sampled_from(NAMES), values, max_size=3)
 
 
 @pytest.mark.long
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(schema=schemas(), inputs=st.lists(_INPUTS, min_size=1, max_size=5))
 def test_schema_accepts_what_it_accepted(schema: Json, inputs: list[Json]) -> None:
     """Of objects; a union at the top, and names that Claude does not take, are told instead."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Completion as SdkCompletion
 
@@ -329,7 +329,6 @@ CHUNK = st.fixed_dictionaries(
 
 
 @pytest.mark.long
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(CHUNK, st.integers(0, 1)), max_size=5), REQUESTS)
 def test_any_chunk_is_translated_or_refused(chunks: list[tuple[Json, int]], fields: Json) -> None:
     """By ProxyError and nothing else; what leaves is a completion's."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import CallerError, InvalidRequest, UnsupportedParameter
@@ -215,7 +215,6 @@ def test_request_that_either_kind_may_serve() -> None:
 # Whatever comes
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(REQUESTS, st.booleans())
 def test_any_request_is_read_or_refused(fields: Json, is_native: bool) -> None:
     """By CallerError and nothing else; what is read makes JSON with one message each."""
@@ -228,7 +227,6 @@ def test_any_request_is_read_or_refused(fields: Json, is_native: bool) -> None:
                 assert message["role"] == "user"
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON | st.binary(max_size=30))
 def test_any_body_is_read_or_refused(value: Any) -> None:
     """Also what is no object, or no JSON."""

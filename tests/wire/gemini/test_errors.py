@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.chat import ErrorFacts, error_body
@@ -189,7 +189,6 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(300, 599),
     st.binary(max_size=30) | st.builds(lambda error: upstream.unary({"error": error}), _json),

@@ -25,7 +25,7 @@ def check(request: Json, model: str) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(conversations(), st.sampled_from(MODELS))
 def test_conversations_are_taken(request: Json, model: str) -> None:
     """None is refused, and none breaks a rule."""
@@ -34,7 +34,7 @@ def test_conversations_are_taken(request: Json, model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(conversations(), st.sampled_from(MODELS))
 def test_many_conversations_are_taken(request: Json, model: str) -> None:
     """The same, for longer; `make fuzz N=10000` is for long."""

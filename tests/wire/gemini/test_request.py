@@ -14,7 +14,7 @@ import pytest
 from google import genai
 from google.genai import _common, types
 from google.genai import models as sdk_models
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import completion_create_params as openai_params
 
@@ -561,7 +561,6 @@ def _requests(draw: st.DrawFn) -> bytes:
     return json.dumps(made).encode()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_requests() | st.binary(max_size=20), st.sampled_from(["gemini-2.5-pro", FLASH, "x"]))
 def test_any_request_is_translated_or_refused(body: bytes, model: str) -> None:
     """What is sent is a Gemini request; what can't be is an error of the proxy's tree."""

@@ -726,7 +726,7 @@ def compare(schema: dict[str, Any], found: list[Any]) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(schemas(), st.lists(values, min_size=5, max_size=10))
 def test_schema_keeps_its_meaning(schema: dict[str, Any], found: list[Any]) -> None:
     """What it accepted it accepts; what it refused it refuses, or words say so."""
@@ -735,7 +735,7 @@ def test_schema_keeps_its_meaning(schema: dict[str, Any], found: list[Any]) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(schemas(), st.lists(values, min_size=5, max_size=10))
 def test_many_schemas_keep_their_meaning(schema: dict[str, Any], found: list[Any]) -> None:
     """The same, for longer; `make fuzz N=10000` is for long."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
@@ -322,9 +322,6 @@ def test_failed_model_is_no_clean_end(reason: str) -> None:
         new_stream().feed([upstream.payload(event)])
 
 
-# Generating is slow on a busy machine; that says nothing about the code.
-_patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -353,7 +350,6 @@ def _replace(value: Any, draw: st.DrawFn) -> Any:
     return draw(_json)
 
 
-@_patient
 @given(st.lists(_mutated() | st.binary(max_size=20), max_size=4))
 def test_broken_events_raise_only_our_errors(payloads: list[bytes]) -> None:
     """Whatever an upstream sends, chunks are valid and failures are of the proxy's tree."""
@@ -363,7 +359,6 @@ def test_broken_events_raise_only_our_errors(payloads: list[bytes]) -> None:
         validated(stream.finish())
 
 
-@_patient
 @given(_mutated() | st.binary(max_size=20))
 def test_broken_answers_raise_only_our_errors(body: bytes) -> None:
     """The same for unary answers."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest, UnsupportedParameter
@@ -360,7 +360,7 @@ _ITEMS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(st.lists(_ITEMS, max_size=10), st.sampled_from(KINDS))
 def test_any_history_is_taken_by_every_kind_of_upstream(items: list[Json], kind: str) -> None:
     """And nothing that a caller or a model said is lost on the way to chat."""

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import CallerError, InvalidRequest, UpstreamInvalid
@@ -131,7 +131,7 @@ def odd(draw: st.DrawFn, whole: Any) -> bytes:
     return json.dumps(whole).encode()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.sampled_from(REQUESTS).flatmap(odd), st.sampled_from(KINDS))
 def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
     """By an error that names what it is about."""
@@ -145,7 +145,7 @@ def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(odd(ANSWER), st.sampled_from(KINDS))
 def test_any_answer_is_translated_or_refused(body: bytes, kind: str) -> None:
     """Whatever an upstream that looks like OpenAI's sends."""

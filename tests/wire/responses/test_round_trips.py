@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.wire.chat import chunks_of
@@ -94,7 +94,7 @@ _DECLARED = [
 
 
 @pytest.mark.long
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(_messages())
 def test_claude_gets_back_what_it_said(message: Json) -> None:
     """Text, thinking and calls in the order in which they were made."""
@@ -117,7 +117,7 @@ def _joined(blocks: list[Json]) -> list[Json]:
     return made
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(_messages(), st.sampled_from(["openai", "gemini"]))
 def test_other_kinds_get_all_but_the_thinking(message: Json, kind: str) -> None:
     """Not one byte of a foreign signature."""

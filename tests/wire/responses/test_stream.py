@@ -462,7 +462,7 @@ _DELTAS = st.one_of(
 
 
 @pytest.mark.long
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(_DELTAS, max_size=12), st.sampled_from(["stop", "length", "tool_calls"]))
 def test_any_stream_adds_up(deltas: list[Json], finish: str) -> None:
     """To its last Response, whichever way the chunks come: alone, all at once, or unary."""
