@@ -46,7 +46,13 @@ MAX_QUEUES = 1000
 
 
 class ClientPool:
-    """All clients, and all requests that wait for one. Implements the protocol `Pool`."""
+    """All clients, and all requests that wait for one. Implements the protocol `Pool`.
+
+    The waiting loop is `acquire`; the books are asked by `_ask`, and told by `_release` and
+    `_report`. They are this process's own here: another pool may override these.
+    """
+
+    _new_queue: Callable[..., ModelQueue] = ModelQueue
 
     def __init__(self, clients: Iterable[Client] = (), *, clock: Clock = CLOCK) -> None:
         self._clock = clock
@@ -112,31 +118,37 @@ class ClientPool:
     ) -> ClientLease | None:
         if LOST.notes:
             LOST.give_back()
-        while True:
-            rung: list[Bell] = []
-            try:
-                with self._lock:
-                    # Critical section: take what was handed over or is free, else join the queue.
-                    now = self._clock.monotonic()
-                    queue = self._queue_locked(ticket, routes, now, rung)
-                    lease = self._take_locked(queue, ticket, now, rung)
-                    if lease is None:
-                        wait_until = self._wait_until_locked(queue, ticket, now)
-                        ticket.wakes_at = wait_until
-                        ticket.bell = bell = my_bell()
-                        queue.join(ticket)
-            finally:
-                if rung:
-                    _ring(rung)
-            if lease is not None:
-                return lease
-            if now >= until:
+        while (lease := self._ask(ticket, routes)) is None:
+            if self._clock.monotonic() >= until:
                 return None
+            assert ticket.bell is not None
             try:
-                bell.wait(min(until, wait_until), ticket.caller, self._clock)
+                ticket.bell.wait(min(until, ticket.wakes_at), ticket.caller, self._clock)
             except BaseException:  # a worker's abort too must not strand what was handed over
                 self.withdraw(ticket)
                 raise
+        return lease
+
+    def _ask(self, ticket: Ticket, routes: tuple[Route, ...]) -> ClientLease | None:
+        """Ask the books for a lease. None: the ticket waits for its bell, or until `wakes_at`.
+
+        Raises what `acquire` raises, except CallerGone.
+        """
+        rung: list[Bell] = []
+        try:
+            with self._lock:
+                # Critical section: take what was handed over or is free, else join the queue.
+                now = self._clock.monotonic()
+                queue = self._queue_locked(ticket, routes, now, rung)
+                lease = self._take_locked(queue, ticket, now, rung)
+                if lease is None:
+                    ticket.wakes_at = self._wait_until_locked(queue, ticket, now)
+                    ticket.bell = my_bell()
+                    queue.join(ticket)
+        finally:
+            if rung:
+                _ring(rung)
+        return lease
 
     def _queue_locked(
         self, ticket: Ticket, routes: tuple[Route, ...], now: float, rung: list[Bell]
@@ -161,7 +173,7 @@ class ClientPool:
     ) -> ModelQueue:
         """A new queue, in the place of an old one if there is one."""
         old = self._queues.get(alias)
-        queue = self._queues[alias] = ModelQueue(alias, routes, self._offered_locked(routes))
+        queue = self._queues[alias] = self._new_queue(alias, routes, self._offered_locked(routes))
         if old is not None:
             rung += _bells(old.waiters)
             queue.take_over(old, now)
@@ -376,11 +388,8 @@ class ClientPool:
                     rung += _dim(line.offers if effect is Effect.OUT else of_model, now)
         _ring(rung)
         if is_out != was_out:
-            who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
-            if is_out:
-                log.warning("%s is out of service for %.0f s: %r", who, until - now, cause)
-            elif was_shut_by is not None:
-                log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
+            since = was_shut_by.since if was_shut_by else now
+            _log_service(lease, cause, is_out, until - now if is_out else now - since, is_whole)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
         return self._change(label, lambda line: setattr(line.lock, "is_disabled", disabled))
@@ -456,6 +465,16 @@ class ClientPool:
         LOST.give_back()
         with self._lock:
             return {alias: {"waiting": len(one.waiters)} for alias, one in self._queues.items()}
+
+
+def _log_service(
+    lease: ClientLease, cause: str, is_out: bool, for_s: float, is_whole: bool
+) -> None:
+    who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
+    if is_out:
+        log.warning("%s is out of service for %.0f s: %r", who, for_s, cause)
+    elif for_s:
+        log.warning("%s is back in service after %.0f s", who, for_s)
 
 
 def _settle(line: Line) -> None:
