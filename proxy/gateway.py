@@ -23,7 +23,7 @@ from .limits import Limits
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
-from .pool import ClientPool, Pool
+from .pool import ClientPool
 from .record.record import Attempt, Record
 from .record.transcript import RequestLog, Transcript
 from .reload import Reloader
@@ -83,7 +83,7 @@ class Gateway:
         self.ask_workers: Callable[[dict[str, str]], list[dict[str, Any]]] | None = None
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
-        self.pool: Pool = ClientPool(self.generation.clients, clock=clock)
+        self.pool = ClientPool(self.generation.clients, clock=clock)
         self._places = Places()  # of each limited caller by its identity, of all by None
         self.limits = Limits(clock, self.need_ledger)
         self.ledger: Ledger | None = None

@@ -6,7 +6,7 @@ waiter who could use it, so that nobody overtakes. The rest of the program impor
 
 The nouns, from the request inwards:
 
-- `Pool`, lends clients (here, `ClientPool`: to the threads of one process);
+- `ClientPool`, lends clients, to the threads of one process;
 - `Ticket`, a request's claim: its rank, and what it has tried;
 - `Lease`, the right to send one request with one client;
 - `ClientLock`, a client's permits, by the leases that hold them;
@@ -30,84 +30,9 @@ one mutex guards them all, so that a choice among them and the hand-off to a wai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
-
-from ..clients.base import Client
-from ..clients.registry import Entry, Route
-from ..config import Config
-from ..net.watch import CallerConnection
 from .client_lock import ClientLease as Lease
 from .client_lock import Ticket
 from .health import Effect, doubling
 from .pool import ClientPool
 
-__all__ = ["ClientPool", "Effect", "Lease", "Pool", "Ticket", "doubling"]
-
-
-class Pool(Protocol):
-    """Lends clients to requests. All methods may be called by any thread."""
-
-    def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> int:
-        """Take over a new configuration's clients, and its models by alias.
-
-        A client that stays, by `Client.identity`, keeps its lock: permits in use, health, counters.
-        Fewer permits come into force as leases end. A client that is gone is lent to nobody; its
-        leases end as they would have. Waiters keep their rank, and look again at once. Returns how
-        many leases of clients that are gone are still to end.
-        """
-
-    def ticket(
-        self,
-        alias: str,
-        caller: CallerConnection,
-        config: Config,
-        *,
-        holder: object = None,
-        rank: int | None = None,
-        session: bytes = b"",
-    ) -> Ticket:
-        """A place in the order of arrival, for one request; `holder` names it in the snapshot.
-
-        `rank`: the place of an earlier ticket of the same request, which waits no longer.
-        `session`: a digest of 8 bytes that tells its caller's session from all others; b"": none.
-        """
-
-    def acquire(self, ticket: Ticket, routes: tuple[Route, ...], until: float) -> Lease | None:
-        """The right to use the best client for this request; None when `until` came first.
-
-        After None the request still waits: call again, or `withdraw`. Blocks until a client is
-        free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
-        cooldown ends within what is left of `max-retry-interval`; NoClientInService; ModelNotFound
-        when a new configuration has left the model out; ShuttingDown.
-        """
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """End the request's wait, if it waits; what it was handed meanwhile goes to the next."""
-
-    def dismiss(self) -> None:
-        """Have all who wait, now or later, end with ShuttingDown: the process is about to end."""
-
-    def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
-        """Seconds until a client for this model is not cooling down; None: none is in service."""
-
-    def is_listed(self, routes: tuple[Route, ...]) -> bool:
-        """Whether a request for the model of these routes has a chance soon."""
-
-    def has_service(self) -> bool:
-        """Whether any client is in service."""
-
-    def set_disabled(self, label: str, disabled: bool) -> bool:
-        """Take a client out of service by hand, or put it back; whether there is one so named."""
-
-    def reset(self, label: str, alias: str = "") -> bool:
-        """End a client's cooldowns, rests and times out of service; whether there is one so named.
-
-        `alias`: those of this model alone, without what is wrong with the client as a whole.
-        """
-
-    def snapshot(self) -> list[dict[str, Any]]:
-        """The state of every client, as plain data: counts, seconds, states by model."""
-
-    def queue_facts(self) -> dict[str, dict[str, int]]:
-        """By alias: requests waiting now."""
+__all__ = ["ClientPool", "Effect", "Lease", "Ticket", "doubling"]

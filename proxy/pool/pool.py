@@ -66,6 +66,13 @@ class ClientPool:
         self.adopt(clients, {})
 
     def adopt(self, clients: Iterable[Client], entries: Mapping[str, Entry]) -> int:
+        """Take over a new configuration's clients, and its models by alias.
+
+        A client that stays, by `Client.identity`, keeps its lock: permits in use, health, counters.
+        Fewer permits come into force as leases end. A client that is gone is lent to nobody; its
+        leases end as they would have. Waiters keep their rank, and look again at once. Returns how
+        many leases of clients that are gone are still to end.
+        """
         rung: list[Bell] = []
         with self._lock:
             # Critical section: one configuration's clients take the place of another's.
@@ -109,6 +116,11 @@ class ClientPool:
         rank: int | None = None,
         session: bytes = b"",
     ) -> Ticket:
+        """A place in the order of arrival, for one request; `holder` names it in the snapshot.
+
+        `rank`: the place of an earlier ticket of the same request, which waits no longer.
+        `session`: a digest of 8 bytes that tells its caller's session from all others; b"": none.
+        """
         if rank is None:
             rank = next(self._ranks)
         return Ticket(rank, alias, caller, config, holder=holder, session=session)
@@ -116,6 +128,13 @@ class ClientPool:
     def acquire(
         self, ticket: Ticket, routes: tuple[Route, ...], until: float
     ) -> ClientLease | None:
+        """The right to use the best client for this request; None when `until` came first.
+
+        After None the request still waits: call again, or `withdraw`. Blocks until a client is
+        free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
+        cooldown ends within what is left of `max-retry-interval`; NoClientInService; ModelNotFound
+        when a new configuration has left the model out; ShuttingDown.
+        """
         if LOST.notes:
             LOST.give_back()
         while (lease := self._ask(ticket, routes)) is None:
@@ -283,6 +302,7 @@ class ClientPool:
         return end
 
     def withdraw(self, ticket: Ticket) -> None:
+        """End the request's wait, if it waits; what it was handed meanwhile goes to the next."""
         if ticket.bell is None:  # it neither waits, nor was handed anything unseen
             return
         rung: list[Bell] = []
@@ -296,6 +316,7 @@ class ClientPool:
         _ring(rung)
 
     def dismiss(self) -> None:
+        """Have all who wait, now or later, end with ShuttingDown: the process is about to end."""
         rung: list[Bell] = []
         with self._lock:
             self._is_stopping = True
@@ -392,9 +413,15 @@ class ClientPool:
             _log_service(lease, cause, is_out, until - now if is_out else now - since, is_whole)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
+        """Take a client out of service by hand, or put it back; whether there is one so named."""
         return self._change(label, lambda line: setattr(line.lock, "is_disabled", disabled))
 
     def reset(self, label: str, alias: str = "") -> bool:
+        """End a client's cooldowns, rests and times out of service; whether there is one so named.
+
+        `alias`: those of this model alone, without what is wrong with the client as a whole.
+        """
+
         def reset(line: Line) -> None:
             if not alias:
                 line.lock.service.open(began=math.inf)
@@ -421,6 +448,7 @@ class ClientPool:
         return bool(found)
 
     def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
+        """Seconds until a client for this model is not cooling down; None: none is in service."""
         with self._lock:
             now = self._clock.monotonic()
             queue = self._queues.get(alias)
@@ -437,10 +465,12 @@ class ClientPool:
         return min(waits_s, default=None)
 
     def is_listed(self, routes: tuple[Route, ...]) -> bool:
+        """Whether a request for the model of these routes has a chance soon."""
         cooled_in_s = self.cooled_in("", routes)
         return cooled_in_s is not None and cooled_in_s <= MAX_LISTED_COOLDOWN_S
 
     def has_service(self) -> bool:
+        """Whether any client is in service."""
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
@@ -450,6 +480,7 @@ class ClientPool:
             )
 
     def snapshot(self) -> list[dict[str, Any]]:
+        """The state of every client, as plain data: counts, seconds, states by model."""
         LOST.give_back()
         with self._lock:
             now = self._clock.monotonic()
@@ -462,6 +493,7 @@ class ClientPool:
         return found
 
     def queue_facts(self) -> dict[str, dict[str, int]]:
+        """By alias: requests waiting now."""
         LOST.give_back()
         with self._lock:
             return {alias: {"waiting": len(one.waiters)} for alias, one in self._queues.items()}

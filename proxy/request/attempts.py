@@ -31,7 +31,7 @@ from ..errors import (
     UpstreamRefusal,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool import Effect, Lease, Pool
+from ..pool import ClientPool, Effect, Lease
 from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest, Usage
 from ..wire.chat.fields import with_model
@@ -67,7 +67,7 @@ class Attempts:
     """The attempts for a request's prompts, in turn. Owns its lease and its reply until `close`."""
 
     def __init__(
-        self, call: Call, registry: Registry, pool: Pool, config: Config, clock: Clock
+        self, call: Call, registry: Registry, pool: ClientPool, config: Config, clock: Clock
     ) -> None:
         self.headers: dict[str, str] = {}  # of the upstream's, those that go back
         self._call = call
