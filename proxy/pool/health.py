@@ -59,6 +59,19 @@ class Effect(enum.Enum):
     OUT = "out"  # 401
 
 
+# The breakers of a health: service, payment, quota, rest. And what each effect makes of which.
+KINDS = "spqr"
+SAYS = {
+    Effect.NONE: ("", State.READY),
+    Effect.GOOD: (KINDS, State.READY),
+    Effect.BEGUN: ("spq", State.READY),
+    Effect.COOL: ("q", State.COOLING),
+    Effect.REST: ("r", State.RESTING),
+    Effect.OUT: ("s", State.OUT),
+    Effect.OUT_OF_MODEL: ("p", State.OUT),
+}
+
+
 def doubling(bounds: tuple[float, float], times: int) -> float:
     """`bounds[0]` doubled `times` times, at most `bounds[1]`."""
     first, most = bounds
@@ -73,7 +86,7 @@ class Breaker:
     (ten requests at once would make ten failures of one) nor opens again.
     """
 
-    _bounds: tuple[float, float]
+    bounds: tuple[float, float]
     state: State = State.READY
     until: float = -math.inf
     since: float = -math.inf  # when it shut that was open
@@ -127,7 +140,7 @@ class Breaker:
         wait_s = asked_s
         if began >= self._shut_at:
             if wait_s is None:
-                wait_s = doubling(self._bounds, self.failures)
+                wait_s = doubling(self.bounds, self.failures)
             self.failures += 1
             self._shut_at = now
         elif wait_s is None:
@@ -150,14 +163,12 @@ class Breaker:
 class Health:
     """One client's health for one model; `service` is the client's own, shared by its models."""
 
-    __slots__ = ("_breakers", "_payment", "_quota", "_rest", "_service")
+    __slots__ = ("_breakers", "_rest", "all")
 
     def __init__(self, service: Breaker) -> None:
-        self._service = service
-        self._payment = Breaker(OUT_S)
-        self._quota = Breaker(COOLDOWN_S)
+        self._breakers = service, Breaker(OUT_S), Breaker(COOLDOWN_S)
         self._rest = Breaker(REST_S)  # never half-open: it only puts behind others
-        self._breakers = (self._service, self._payment, self._quota)
+        self.all = (*self._breakers, self._rest)  # in the order of KINDS
 
     def standing(self, now: float) -> Standing:
         """What the client is fit for now."""
@@ -193,31 +204,26 @@ class Health:
 
         `asked_s`: the upstream's own wish; `most_s`: the longest that it may wish for.
         """
-        if effect in (Effect.GOOD, Effect.BEGUN):
-            for breaker in self._breakers:
+        kinds, state = SAYS[effect]
+        if effect is not Effect.COOL:
+            asked_s, most_s = None, math.inf
+        for breaker in [self.all[KINDS.index(kind)] for kind in kinds]:
+            if state is State.READY:
                 breaker.open(began=began, forgets=effect is Effect.GOOD)
-            if effect is Effect.GOOD:
-                self._rest.open(began=began)
-        elif effect is not Effect.NONE:
-            breaker, state = {
-                Effect.COOL: (self._quota, State.COOLING),
-                Effect.REST: (self._rest, State.RESTING),
-                Effect.OUT: (self._service, State.OUT),
-                Effect.OUT_OF_MODEL: (self._payment, State.OUT),
-            }[effect]
-            if effect is not Effect.COOL:
-                asked_s, most_s = None, math.inf
-            breaker.shut(state, began=began, now=now, asked_s=asked_s, most_s=most_s, cause=cause)
+            else:
+                breaker.shut(
+                    state, began=began, now=now, asked_s=asked_s, most_s=most_s, cause=cause
+                )
 
     def reset(self) -> None:
         """End what keeps the client from this model alone, and forget it."""
-        for breaker in (self._payment, self._quota, self._rest):
+        for breaker in self.all[1:]:
             breaker.open(began=math.inf)
 
     def shut_by(self, now: float) -> Breaker | None:
         """The breaker that tells why the client stands as it does; None: it is ready."""
         state = self.standing(now).state
-        breakers = (*self._breakers, self._rest) if state is not State.READY else ()
+        breakers = self.all if state is not State.READY else ()
         return next((one for one in breakers if one.standing(now).state is state), None)
 
     @property
@@ -232,7 +238,7 @@ class Health:
     @property
     def failures(self) -> int:
         """Failures in a row, of whatever kind."""
-        return sum([one.failures for one in (*self._breakers, self._rest)])
+        return sum([one.failures for one in self.all])
 
 
 _GRAVITY = {state: gravity for gravity, state in enumerate(State)}
