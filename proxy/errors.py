@@ -24,6 +24,7 @@ caller is its dialect's affair.
     │   ├── NoClientFree              503 no_client_free
     │   ├── NoClientInService         503 no_client_in_service
     │   ├── ModelsUnknown             503 models_unknown
+    │   ├── StateUnavailable          503 state_unavailable: what several processes share
     │   ├── TooManyInFlight           503 too_many_requests_in_flight
     │   └── CallerLimitReached        429 rate_limit_exceeded: a limit of one caller's own
     └── UpstreamError                 502 upstream_error
@@ -48,9 +49,9 @@ __all__ = [
     "AllCoolingDown", "CallerError", "CallerGone", "CallerLimitReached", "ConfigError",
     "InvalidRequest", "ModelNotFound", "ModelsUnknown", "NoClientFree", "NoClientInService",
     "OutOfResources", "PoolError", "ProxyError", "Refused", "RetryHint", "ShuttingDown",
-    "TooManyInFlight", "UnsupportedParameter", "UpstreamAuthentication", "UpstreamError",
-    "UpstreamInvalid", "UpstreamRefusal", "UpstreamReset", "UpstreamTimeout", "UpstreamTooLarge",
-    "UpstreamTruncated", "UpstreamUnreachable",
+    "StateUnavailable", "TooManyInFlight", "UnsupportedParameter", "UpstreamAuthentication",
+    "UpstreamError", "UpstreamInvalid", "UpstreamRefusal", "UpstreamReset", "UpstreamTimeout",
+    "UpstreamTooLarge", "UpstreamTruncated", "UpstreamUnreachable",
 ]  # fmt: skip
 
 # The official SDKs honour a Retry-After of at most 60 s (openai-node) or 120 s (openai-python);
@@ -213,6 +214,9 @@ class NoClientInService(PoolError, code="no_client_in_service"): ...
 
 
 class ModelsUnknown(PoolError, code="models_unknown"): ...
+
+
+class StateUnavailable(PoolError, code="state_unavailable"): ...
 
 
 class TooManyInFlight(PoolError, code="too_many_requests_in_flight"): ...

@@ -83,7 +83,13 @@ class Gateway:
         self.ask_workers: Callable[[dict[str, str]], list[dict[str, Any]]] | None = None
         self.reloader = Reloader(source, self.adopt, auto=auto_reload, clock=clock)
         self.generation = Generation.of(config, clock)
-        self.pool = ClientPool(self.generation.clients, clock=clock)
+        if config.state is None:
+            self.pool = ClientPool(self.generation.clients, clock=clock)
+        else:
+            from .pool.shared.books import SharedPool  # redis-py: for nobody else
+            from .pool.shared.connection import Server
+
+            self.pool = SharedPool(self.generation.clients, Server(config.state), clock=clock)
         self._places = Places()  # of each limited caller by its identity, of all by None
         self.limits = Limits(clock, self.need_ledger)
         self.ledger: Ledger | None = None
@@ -196,13 +202,14 @@ class Gateway:
             LOST.give_back()
         places, most = self._places, self.config.max_requests_in_flight
         if own := caller.max_concurrency:
-            if not places.take(caller.identity, own):
+            place, has_place = held.enter_context(ExitStack()), places.take(caller.identity, own)
+            if has_place:
+                place.callback(places.give_back, caller.identity)
+            if not has_place or not self.pool.enter(caller, place):
                 text = f"{own} requests of this caller are in flight already (its max-concurrency)"
                 error = CallerLimitReached(text, hint=_SOON)
                 error.limit = record.limit = "max-concurrency"
                 raise error
-            place = held.enter_context(ExitStack())
-            place.callback(places.give_back, caller.identity)
             record.leave = place.close
         if not places.take(None, most):
             text = f"{most} requests are in flight already (max-requests-in-flight)"
@@ -287,6 +294,7 @@ class Gateway:
     def close(self) -> None:
         """Close idle connections, and write what the ledger is to have."""
         LOST.give_back()
+        self.pool.close()
         for client in self.generation.clients:
             client.close()
         if self.ledger is not None:

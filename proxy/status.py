@@ -140,6 +140,9 @@ def added_up(workers: Answers) -> dict[str, Any]:
         troubles[name] = max(old, one, key=lambda it: (_RANKS[it["state"]], it["until"]))
     errors = [one["last_error"] for one in workers if one["last_error"]]
     rank, permits = max(ranks), [one["permits"] for one in workers]
+    if workers[0].get("elsewhere") is not None:  # all have one count
+        permits = permits[:1]
+        found["in_flight"] = max(one["in_flight"] + one["elsewhere"] for one in workers)
     most = sum(permits) if all(permits) else None  # None: no limit
     state = _STATES[rank]
     if found["leaving"]:  # not configured any more: only requests under way still use it

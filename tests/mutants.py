@@ -102,7 +102,7 @@ MUTANTS = [
        "del lock.leases[lease.number]", "pass",
        "pool/test_pool.py::test_a_lease_holds_one_permit_until_its_end"),
     _m("one permit too many", "pool/client_lock.py",
-       "len(self.leases) < self.permits", "len(self.leases) <= self.permits",
+       "in_use < self.permits", "in_use <= self.permits",
        "pool/test_pool.py::test_no_more_requests_than_permits"),
     _m("a disabled client is lent", "pool/client_lock.py", ") and not self.is_disabled", ")",
        "pool/test_pool.py::test_a_disabled_client_gets_no_more_requests"),
@@ -120,9 +120,9 @@ MUTANTS = [
        "            if rung:\n                _ring(rung)\n\n    def _report",
        "test_locks.py"),
     _m("a lock is held while waiting", "pool/pool.py",
-       "                bell.wait(min(until, wait_until), ticket.caller, self._clock)\n",
-       "                with self._lock:\n"
-       "                    bell.wait(min(until, wait_until), ticket.caller, self._clock)\n",
+       "            try:\n                ticket.bell.wait(min(until, ticket.wakes_at), ",
+       "            try:\n              with self._lock:\n"
+       "                ticket.bell.wait(min(until, ticket.wakes_at), ",
        "test_locks.py"),
     _m("an undecided trial keeps its place", "pool/pool.py",
        "            lease.end_trials(now)\n            _settle(line)\n        del lock",

@@ -62,6 +62,7 @@ KINDS: dict[type[errors.ProxyError], tuple[int, str, str]] = {
     errors.PoolError: (503, "server_error", "internal_error"),
     errors.AllCoolingDown: (429, "rate_limit_error", "rate_limit_exceeded"),
     errors.NoClientFree: (503, "server_error", "no_client_free"),
+    errors.StateUnavailable: (503, "server_error", "state_unavailable"),
     errors.NoClientInService: (503, "server_error", "no_client_in_service"),
     errors.ModelsUnknown: (503, "server_error", "models_unknown"),
     errors.TooManyInFlight: (503, "server_error", "too_many_requests_in_flight"),

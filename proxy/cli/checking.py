@@ -34,8 +34,14 @@ def check(args: argparse.Namespace) -> int:
     if problems := config.listen_problems():
         raise ConfigError(problems)
     print("\n".join(_report(config)), flush=True)
+    fault = None
+    if config.state:
+        from ..pool.shared.connection import survey
+
+        said, fault = survey(config.state)
+        print(f"\nstate\n  {'failed: ' if fault else ''}{printable(said)}")
     if not args.probe:
-        return Exit.OK
+        return Exit.FAILED if fault else Exit.OK
     print("\nupstreams")
     clients = make_clients(config)
     try:
@@ -45,21 +51,22 @@ def check(args: argparse.Namespace) -> int:
         for client in clients:
             client.close()
     print(table(("  client", "took", "result"), [row for row, _ in probes], right=(1,)))
-    return Exit.FAILED if any(failed for _, failed in probes) else Exit.OK
+    return Exit.FAILED if fault or any(failed for _, failed in probes) else Exit.OK
 
 
 def _report(config: Config) -> Iterator[str]:
     where = f"{config.host or 'all interfaces'}, port {config.port or 'any free one'}"
     yield f"{config.path}: valid; would listen on {where}"
     yield f"\nclients ({len(config.clients)})"
-    head: tuple[str, ...] = ("  client", "upstream", "at once per worker", "weight", "models")
+    at_once = "at once" if config.state else "at once per worker"
+    head: tuple[str, ...] = ("  client", "upstream", at_once, "weight", "models")
     rows = [_client_row(client) for client in config.clients]
     yield table(head, rows, right=(2, 3)) if rows else "  none: nothing can be served"
     yield from (f"  {provider}: off, {reason}" for provider, reason in config.providers_off)
     yield f"\ncallers ({len(config.callers) or 'no keys'})"
     if config.callers:
         head = ("  caller", "key", "limits, per worker", "models")
-        yield table(head, [_caller_row(caller) for caller in config.callers])
+        yield table(head, [_caller_row(caller, config.state) for caller in config.callers])
     elif config.allow_unauthenticated:
         yield "  open to everybody who can connect (allow-unauthenticated)"
     else:
@@ -85,9 +92,9 @@ def _model(model: Model) -> str:
     return model.alias if model.alias == model.name else f"{model.alias} (its {model.name})"
 
 
-def _caller_row(caller: Caller) -> tuple[str, ...]:
+def _caller_row(caller: Caller, state: object) -> tuple[str, ...]:
     models = "all" if caller.models is None else names(list(caller.models))
-    name, limits = caller.name or "(unnamed)", caller.limits() or "none"
+    name, limits = caller.name or "(unnamed)", caller.limits(one_pool=state is not None) or "none"
     return f"  {name}", str(caller.key), limits, models
 
 

@@ -109,12 +109,13 @@ class Caller(_Named, frozen=True, kw_only=True):
         """Whether its usage has to be kept, for a limit per day."""
         return bool(self.requests_per_day or self.tokens_per_day)
 
-    def limits(self, workers: int = 1) -> str:
+    def limits(self, workers: int = 1, *, one_pool: bool = False) -> str:
         """Its limits in words, and what they come to where each of some workers counts them."""
+        in_all = {"requests-per-day", "tokens-per-day", one_pool and "max-concurrency"}
         found = {name.replace("_", "-"): most for name in LIMITS if (most := getattr(self, name))}
         each = "" if workers == 1 else " ({} per worker)"
         return ", ".join(
-            f"{key} {n} in all" if key.endswith("day") else f"{key} {n * workers}{each.format(n)}"
+            f"{key} {n} in all" if key in in_all else f"{key} {n * workers}{each.format(n)}"
             for key, n in found.items()
         )
 
@@ -144,7 +145,8 @@ class Config(Settings, frozen=True, kw_only=True, dict=True):
         found |= {text.reveal() for text in self.files.values()}
         for name, value in {pair for client in self.clients for pair in client.headers.items()}:
             found.update(in_header(name, value))
-        for url in {client.proxy_url for client in self.clients}:
+        urls = {client.proxy_url for client in self.clients}
+        for url in urls | {self.state.url.reveal() if self.state else ""}:
             found.update(in_url(url))
         return Secrets(found)
 

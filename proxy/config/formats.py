@@ -18,6 +18,11 @@ is_absolute = re.compile(r"(?s:/.*)?").fullmatch  # a path from the root on, or 
 is_header_value = re.compile(r"[\t\x20-\x7e\xa0-\xff]*").fullmatch
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]*")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]*")
+# A socket's path, or a host; of Sentinel several, and the name of the service.
+_STATE_URL = re.compile(
+    r"unix://\S*/\S+|rediss?://[^\s/]+(/\S*)?"
+    r"|rediss?\+sentinel://(\S*@)?[\w.-]+:\d{1,5}(,[\w.-]+:\d{1,5})*/\S+"
+)
 _MAX_NAME_LENGTH = 64  # characters; names go into every log line and metric
 
 # Set by the HTTP library from the body it sends; a second opinion would break the framing.
@@ -92,6 +97,10 @@ def is_proxy_url(text: str) -> bool:
         return True
     url = _split(text)
     return url is not None and url.scheme in PROXY_SCHEMES
+
+
+def is_state_url(url: Secret) -> bool:
+    return _STATE_URL.fullmatch(url.reveal()) is not None
 
 
 def is_key(key: Secret) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -
         for text in cliproxyapi.warnings(notes.ignored):
             notes.warning("", text)
         config = resolve(file, notes, path=path)
+        if file.state and find_spec("redis") is None:  # which nobody else needs
+            notes.problem("state", "pip install 'poolproxy[redis]'")
     if notes.problems:
         raise ConfigError(_prefixed(path, notes.problems))
     return config

@@ -213,6 +213,21 @@ class Metrics(_Section, frozen=True, kw_only=True):
     public: Annotated[bool, says("`/metrics` for all, not for operators alone")] = False
 
 
+class State(_Section, frozen=True, kw_only=True):
+    """The Redis or Valkey in which several processes keep one pool."""
+
+    shorthand: ClassVar[str] = "url"
+
+    url: Annotated[
+        Secret,
+        formats.meta(
+            "a redis, rediss, unix or redis+sentinel URL", formats.is_state_url, private=True
+        ),
+        says("where it is, with user and password"),
+    ]
+    name: Annotated[Name, says("of the pool, where several share the server")] = "default"
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The keys that the program runs on as they are in the file."""
 
@@ -322,6 +337,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     status_page: Annotated[
         bool | None,
         says("a page for operators at `/status`; left out: true, in a Flask application false"),
+    ] = None
+    state: Annotated[
+        State | None, says("where all processes keep one pool; left out: each has its own")
     ] = None
     quota_exceeded: QuotaExceeded = QuotaExceeded()
     streaming: Streaming = Streaming()

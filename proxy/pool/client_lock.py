@@ -28,6 +28,7 @@ class ClientLock:
         self.client = client
         self.permits = client.config.max_concurrency
         self.leases: dict[int, ClientLease] = {}  # one a permit in use; by the lease's number
+        self.elsewhere: int | None = None  # permits in use by processes that share it; None: none
         self.is_disabled = False
         self.service = Breaker(OUT_S)
         self.health: dict[str, Health] = {}  # by the upstream's name of the model
@@ -39,7 +40,8 @@ class ClientLock:
     @property
     def is_free(self) -> bool:
         """Whether a permit is left."""
-        return (not self.permits or len(self.leases) < self.permits) and not self.is_disabled
+        in_use = len(self.leases) + (self.elsewhere or 0)
+        return (not self.permits or in_use < self.permits) and not self.is_disabled
 
     def standing(self, name: str, now: float) -> Standing:
         """What the client is fit for; `name` is the upstream's for the model."""
@@ -78,6 +80,7 @@ class ClientLock:
             "kind": self.client.config.kind,
             "permits": self.permits,
             "in_flight": len(self.leases),
+            "elsewhere": self.elsewhere,
             "disabled": self.is_disabled,
             "leaving": leaving,
             "served": self.served,
@@ -115,6 +118,9 @@ class Ticket:
         session: bytes = b"",
     ) -> None:
         self.rank = rank
+        self.number = 0  # of the shared books, while the request asks them
+        self.told = b""  # by them: what it was handed
+        self.ahead: int | None = None  # so many wait before it, where those books know
         self.session = session
         self.holder = holder
         self.alias = alias
@@ -164,6 +170,8 @@ class ClientLease:
     trials: tuple[Breaker, ...] = field(init=False)
     is_held: bool = True
     is_answered: bool = False
+    lent_us: int = 0  # on the clock of the shared books
+    watched: str = "-"  # there: whether a success says something, `t` on trial, `w` failed before
 
     def __post_init__(self) -> None:
         self.client = self.lock.client

@@ -159,6 +159,15 @@ class Breaker:
             if forgets:
                 self.failures = 0
 
+    def paint(self, said: str, *, clock: int, now: float) -> None:
+        """Look as the shared books say, whose `clock` showed so many us at the moment `now`."""
+        words = (said or "0 0 0 0 0 - 0 ").split(" ", 7)
+        state, until, since, failures, shut_at, trial, trial_began, self.cause = words
+        moments = [now + (int(us) - clock) / 1e6 for us in (until, since, shut_at, trial_began)]
+        self.state, self.failures = list(State)[int(state)], int(failures)
+        self.until, self.since, self._shut_at, self._trial_began = moments
+        self._trial = None if trial == "-" else 0
+
 
 class Health:
     """One client's health for one model; `service` is the client's own, shared by its models."""

@@ -10,12 +10,13 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from ..clients.base import Client
 from ..clients.registry import Entry, Route
-from ..config import Config
+from ..config import Caller, Config
 from ..errors import (
     AllCoolingDown,
     ModelNotFound,
@@ -46,17 +47,16 @@ MAX_QUEUES = 1000
 
 
 class ClientPool:
-    """All clients, and all requests that wait for one. Implements the protocol `Pool`.
+    """All clients, and all requests that wait for one. Public methods may be called by any thread.
 
-    The waiting loop is `acquire`; the books are asked by `_ask`, and told by `_release` and
-    `_report`. They are this process's own here: another pool may override these.
+    Its books are this process's own. `SharedPool` overrides those methods that lend.
     """
 
     _new_queue: Callable[..., ModelQueue] = ModelQueue
 
     def __init__(self, clients: Iterable[Client] = (), *, clock: Clock = CLOCK) -> None:
         self._clock = clock
-        self._ranks = itertools.count()
+        self._ranks: Iterator[int] = itertools.count()
         self._lease_numbers = itertools.count()
         self._lock = threading.Lock()  # guards all below, and whatever they hold
         self._lines: dict[str, Line] = {}  # of the configured clients, by their identity
@@ -133,7 +133,8 @@ class ClientPool:
         After None the request still waits: call again, or `withdraw`. Blocks until a client is
         free, or raises: CallerGone; NoClientFree after `queue-timeout`; AllCoolingDown when no
         cooldown ends within what is left of `max-retry-interval`; NoClientInService; ModelNotFound
-        when a new configuration has left the model out; ShuttingDown.
+        when a new configuration has left the model out; ShuttingDown; and of a pool that others
+        share StateUnavailable.
         """
         if LOST.notes:
             LOST.give_back()
@@ -224,8 +225,9 @@ class ClientPool:
             self._leave_locked(queue, ticket, now)
         return lease
 
-    def _leave_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> None:
-        queue.leave(ticket)
+    def _leave_locked(self, queue: ModelQueue | None, ticket: Ticket, now: float) -> None:
+        if queue is not None:
+            queue.leave(ticket)
         ticket.granted = ticket.bell = ticket.queued_at = None
         ticket.spend_retry_budget(now)
 
@@ -293,7 +295,8 @@ class ClientPool:
         ticket.queue_counts_from = max(ticket.queue_counts_from, ticket.queued_at, tried_since)
         end = ticket.queue_counts_from + ticket.queue_timeout_s
         if now >= end:
-            turns = (queue.position_of(ticket) + 1) / queue.permits(now)
+            ahead = queue.position_of(ticket) if ticket.ahead is None else ticket.ahead
+            turns = (ahead + 1) / queue.permits(now)
             raise NoClientFree(
                 f"all clients for {ticket.alias!r} were busy for {ticket.queue_timeout_s:.3g} s "
                 f"(queue-timeout){queue.why(now)}",
@@ -309,8 +312,7 @@ class ClientPool:
         with self._lock:
             now = self._clock.monotonic()
             lease = ticket.granted
-            if (queue := self._queues.get(ticket.alias)) is not None:
-                self._leave_locked(queue, ticket, now)
+            self._leave_locked(self._queues.get(ticket.alias), ticket, now)
             if lease is not None:
                 self._take_back_locked(lease, now, rung)
         _ring(rung)
@@ -409,8 +411,11 @@ class ClientPool:
                     rung += _dim(line.offers if effect is Effect.OUT else of_model, now)
         _ring(rung)
         if is_out != was_out:
-            since = was_shut_by.since if was_shut_by else now
-            _log_service(lease, cause, is_out, until - now if is_out else now - since, is_whole)
+            who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
+            if is_out:
+                log.warning("%s is out of service for %.0f s: %r", who, until - now, cause)
+            elif was_shut_by is not None:
+                log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
         """Take a client out of service by hand, or put it back; whether there is one so named."""
@@ -498,15 +503,18 @@ class ClientPool:
         with self._lock:
             return {alias: {"waiting": len(one.waiters)} for alias, one in self._queues.items()}
 
+    def enter(self, caller: Caller, held: ExitStack) -> bool:
+        """Whether one more request of the caller may be in flight; it counts until `held` ends.
 
-def _log_service(
-    lease: ClientLease, cause: str, is_out: bool, for_s: float, is_whole: bool
-) -> None:
-    who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
-    if is_out:
-        log.warning("%s is out of service for %.0f s: %r", who, for_s, cause)
-    elif for_s:
-        log.warning("%s is back in service after %.0f s", who, for_s)
+        Asked of those whose `max-concurrency` in this process is not reached.
+        """
+        return True
+
+    def open(self) -> None:
+        """Begin with what a process has to do for the pool beside requests. Idempotent."""
+
+    def close(self) -> None:
+        """End that, and give back all that the process holds. Idempotent."""
 
 
 def _settle(line: Line) -> None:

@@ -39,13 +39,16 @@ def check_servable(config: Config, *hosts: str) -> None:
 def in_force(started: Config, new: Config) -> Config:
     """What of `new` a running server can take on; a warning names the rest. Raises ConfigError."""
     check_servable(new, *_bound)
-    kept: dict[str, Any] = {key: getattr(started, key) for key in ("host", "port", "control_dir")}
+    names = "host", "port", "control_dir", "state"
+    kept: dict[str, Any] = {name: getattr(started, name) for name in names}
     # Each has a thread, and there are as many as at the start.
     kept["max_requests_in_flight"] = min(new.max_requests_in_flight, started.max_requests_in_flight)
     if started.status_page is False:  # it has no such path
         kept["status_page"] = False
     waiting = [
-        f"{name.replace('_', '-')} {getattr(started, name)} -> {getattr(new, name)}"
+        name  # its values have keys of their own
+        if name == "state"
+        else f"{name.replace('_', '-')} {getattr(started, name)} -> {getattr(new, name)}"
         for name, value in kept.items()
         if value != getattr(new, name)
     ]

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import BUILT_IN, Config, ConfigSource, count, names
 from ..errors import ConfigError
-from ..gateway import Gateway
+from ..gateway import Gateway, gateways
 from . import systemd
 from .addresses import check_addresses, check_servable, note_bound
 from .control import orders
@@ -123,6 +123,14 @@ class Hooks:
             server.halt(exit_status=EXIT_CONFIG)
         where = [str(listener) for listener in server.LISTENERS] or list(cfg.bind)
         said = summary(config, where, workers=cfg.workers, threads=cfg.threads)
+        if config.state:
+            from ..pool.shared.connection import Unfit, survey
+
+            told, fault = survey(config.state)
+            if isinstance(fault, Unfit):
+                print(f"state: {told}", file=sys.stderr)
+                server.halt(exit_status=EXIT_CONFIG)
+            said += f"\n  state: {told}"
         if config.log_format == "json":
             log.info(said)
             return
@@ -154,6 +162,8 @@ class Hooks:
     def post_worker_init(self, worker: Any) -> None:
         """Tune the worker and open its control socket, before it takes a request."""
         tune(worker.core, worker.cfg.threads)
+        for gateway in gateways:
+            gateway.pool.open()
         self._open_control(worker)
         if _is_ours(worker.app):
             signal.signal(signal.SIGHUP, self._control.wake if self._control else signal.SIG_IGN)
@@ -189,6 +199,8 @@ class Hooks:
             signal.signal(number, signal.SIG_IGN)
         if self._control is not None:
             self._control.close()
+        for gateway in gateways:
+            gateway.pool.close()
 
     def pre_exec(self, server: Any) -> None:
         """In the process that is about to become the new server (SIGUSR2)."""
@@ -206,19 +218,21 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     lines = [f"poolproxy on {', '.join(addresses)} ({access})"]
     if config.path == BUILT_IN:
         lines.append(f"  {BUILT_IN}, as there is no config.yaml: `poolproxy init` writes it")
+    pools = 1 if config.state else workers
     for provider in dict.fromkeys(client.provider for client in config.clients):
         clients = [client for client in config.clients if client.provider == provider]
         aliases = {model.alias for client in clients for model in client.models or ()}
         models = count(len(aliases), "model") if aliases else "the upstream's models"
         permits = [client.max_concurrency for client in clients]
-        at_once = "unlimited" if 0 in permits else str(sum(permits) * workers)
-        if workers > 1 and 0 not in permits:  # each has a pool of its own
+        at_once = "unlimited" if 0 in permits else str(sum(permits) * pools)
+        if pools > 1 and 0 not in permits:  # each has a pool of its own
             at_once += f" ({sum(permits)} per worker)"
         lines.append(f"  {provider}: {count(len(clients), 'client')}, {models}, {at_once} at once")
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     limited: dict[str, list[str]] = {}  # callers by what they may do
     for caller in config.callers:
-        limited.setdefault(caller.limits(workers), []).append(caller.name or str(caller.key))
+        limits = caller.limits(workers, one_pool=config.state is not None)
+        limited.setdefault(limits, []).append(caller.name or str(caller.key))
     lines += [f"  limits of {names(who)}: {limits}" for limits, who in limited.items() if limits]
     most = f"{config.max_requests_in_flight} requests in flight at most"
     lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")

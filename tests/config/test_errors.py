@@ -126,6 +126,22 @@ ONE_PROBLEM = [
         provider(name="n" * 70),
         f"{AT}.name: expected a name of 1 to 64 characters, got '{'n' * 60}…'",
     ),
+    (
+        {"state": "http://p"},
+        "state: expected a redis, rediss, unix or redis+sentinel URL, got a string",
+    ),
+    (
+        {"state": {"url": "redis+sentinel://h/x"}},
+        "state.url: expected a redis, rediss, unix or redis+sentinel URL, got a string",
+    ),
+    (
+        {"state": {"name": "x"}},
+        "state.url: missing: expected a redis, rediss, unix or redis+sentinel URL",
+    ),
+    (
+        {"state": "unix:"},
+        "state: expected a redis, rediss, unix or redis+sentinel URL, got a string",
+    ),
     ({"proxy-url": "ftp://p"}, f"proxy-url: expected {PROXY}, got 'ftp://p'"),
     ({"proxy-url": "$${x}"}, f"proxy-url: expected {PROXY}, got '$${{x}}'"),
     ({"proxy-url": "u:secret@p:1"}, f"proxy-url: expected {PROXY}, got '…@p:1'"),

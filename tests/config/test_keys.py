@@ -11,12 +11,13 @@ from msgspec import inspect
 
 from proxy.config import json_schema, load_config
 from proxy.config.check import unwrap
-from proxy.config.schema import File, Metrics, QuotaExceeded, Settings, Streaming
+from proxy.config.schema import File, Metrics, QuotaExceeded, Settings, State, Streaming
 from tests.support.key_tables import fields_of, sections
 
 SECTIONS: tuple[type[msgspec.Struct], ...] = (
     File,
     QuotaExceeded,
+    State,
     Streaming,
     Metrics,
     *sections(File),
@@ -83,12 +84,15 @@ def test_setting_goes_from_the_file_into_the_configuration(field: inspect.Field)
         other = ["10.0.0.0/8"] if field.name == "trusted_proxies" else ["https://app.example"]
     elif isinstance(bare, inspect.DictType):
         other = {"a": ["b"]}
+    elif field.name == "state":
+        other = {"url": "...", "name": "n"}  # as it is shown
     elif isinstance(bare, inspect.StructType):
         other = {key.encode_name: not key.default for key in bare.fields}
         other |= {key: 7.0 for key in other if key.endswith("seconds")}
     anything: Any = {"openai-compatibility": [{"name": "p", "base-url": "http://127.0.0.1/v1"}]}
-    config = load_config({field.encode_name: other, **anything}, environ={})
-    found = msgspec.to_builtins(getattr(config, field.name))
+    given = {"url": "unix:///s", "name": "n"} if field.name == "state" else other
+    config = load_config({field.encode_name: given, **anything}, environ={})
+    found = msgspec.to_builtins(getattr(config, field.name), enc_hook=str)
     assert msgspec.json.decode(msgspec.json.encode(found)) == other  # tuples are lists there
     default = {} if field.default is msgspec.NODEFAULT else field.default
     assert getattr(load_config({}, environ={}), field.name) == default

@@ -93,7 +93,7 @@ def test_left_out_and_empty_settings_have_the_defaults_of_the_contract(tmp_path:
         "max-answer-size": 268435456, "max-event-size": 16777216, "request-log": False,
         "request-log-dir": "", "request-log-max-bytes": 1073741824, "request-log-days": 7.0,
         "usage": False, "usage-days": 400, "state-dir": "",
-        "sticky": True, "fallbacks": {}, "status-page": None,
+        "sticky": True, "fallbacks": {}, "status-page": None, "state": None,
         "quota-exceeded": {"switch-project": True, "switch-preview-model": True},
         "streaming": {"keepalive-seconds": 15.0, "commit-after-seconds": 45.0},
         "metrics": {"public": False},

@@ -356,6 +356,7 @@ def test_the_snapshot() -> None:
             "kind": "demo",
             "permits": 1,
             "in_flight": 1,
+            "elsewhere": None,
             "disabled": False,
             "leaving": False,
             "served": 1,

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from proxy.errors import AllCoolingDown, NoClientFree, NoClientInService, PoolError
 from proxy.pool import Effect, Ticket
 from proxy.pool.client_lock import ClientLease as Lease
-from tests.support.pool import Desk, make_client
+from tests.support.pool import Desk, FakeClient, make_client
 
 QUEUE_TIMEOUT_S = 30.0
 MAX_RETRY_INTERVAL_S = 5.0
@@ -199,7 +199,7 @@ class PoolMachine(RuleBasedStateMachine):
     )
     def open(self, permits: list[int], weights: list[int], priorities: list[int]) -> None:
         labels = "abcd"[: len(permits)]
-        self.desk = Desk(
+        self.desk = self.make_desk(
             *[
                 make_client(label, permits=count, weight=weight, priority=priority, models=PAIRS)
                 for label, count, weight, priority in zip(
@@ -223,6 +223,41 @@ class PoolMachine(RuleBasedStateMachine):
     @property
     def now(self) -> float:
         return self.desk.clock.now
+
+    # What depends on who keeps the books.
+
+    def make_desk(self, *clients: FakeClient, **settings: Any) -> Desk:
+        return Desk(*clients, **settings)
+
+    def order(self, lease: Lease) -> int:
+        """The place of a lease in the order of lending."""
+        return lease.number
+
+    def is_on_trial(self, lease: Lease) -> bool:
+        return bool(lease.trials)
+
+    def see_adopted(self, in_order: bool) -> None:
+        """All who wait are served by then, if there is something for them."""
+
+    def pass_time(self, seconds: float) -> None:
+        self.desk.clock.now += seconds
+
+    def remembered(self) -> set[str]:
+        """The models of which the pool keeps what it knows of clients that are gone or ready."""
+        return set(self.desk.pool.queue_facts())
+
+    def forget(self, account: Account) -> None:
+        """A client is no longer configured, and its leases go on."""
+        for alias in self.remembered():
+            if account.state(alias, self.now)[0] == OK:
+                account.forget(alias)
+
+    def part_with(self, label: str, account: Account) -> None:
+        """A client is gone, and holds nothing any more."""
+
+    def returning(self, label: str) -> Account:
+        """One that was not configured, and holds nothing."""
+        return Account(0)
 
     # What the model thinks.
 
@@ -301,17 +336,20 @@ class PoolMachine(RuleBasedStateMachine):
     def replay_grants(self, before: int | None = None) -> None:
         """Take note of what was handed to those who wait, in the order in which it was lent."""
         granted = [
-            (lease.number, request, lease)
+            (self.order(lease), request, lease)
             for request in self.waiting
             if (lease := request.ticket.granted) is not None
-            and (before is None or lease.number < before)
+            and (before is None or self.order(lease) < before)
         ]
         for _, request, lease in sorted(granted, key=lambda grant: grant[0]):
             self.lend(request, lease)
 
     def ask(self, request: Request) -> None:
         if request.lease is not None:  # handed over in the meantime
-            assert self.desk.ask(request.ticket) is request.lease
+            taken = self.desk.ask(request.ticket)
+            assert taken is not None
+            assert taken.number == request.lease.number
+            request.lease = taken
             return
         if request in self.waiting:
             self.waiting.remove(request)
@@ -320,7 +358,7 @@ class PoolMachine(RuleBasedStateMachine):
             lease = self.desk.ask(request.ticket)
         except PoolError as error:
             refusal = type(error)
-        self.replay_grants(lease.number if lease else None)
+        self.replay_grants(self.order(lease) if lease else None)
         if lease is not None:
             wishes = [
                 self.preference(request, label)
@@ -331,7 +369,8 @@ class PoolMachine(RuleBasedStateMachine):
             self.lend(request, lease)
             self.replay_grants()
             return
-        assert self.verdict(request) is refusal
+        expected = self.verdict(request)
+        assert expected is refusal, (expected, refusal)
         if refusal is None:
             request.ticket.bell = FlagBell()  # type: ignore[assignment]
             self.waiting.append(request)
@@ -355,9 +394,9 @@ class PoolMachine(RuleBasedStateMachine):
         for barrier in request.barriers.with_trials:
             barrier.end(request.lease.number, self.now)
         if not request.account.held:
-            self.leaving = {
-                label: one for label, one in self.leaving.items() if one is not request.account
-            }
+            for label, one in list(self.leaving.items()):
+                if one is request.account:
+                    self.part_with(label, self.leaving.pop(label))
         self.holding.remove(request)
         if request.ticket.granted is not None:
             self.desk.pool.withdraw(request.ticket)
@@ -407,7 +446,7 @@ class PoolMachine(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(self.holding))
         lease, barriers = request.lease, request.barriers
         began = lease.began
-        if effect is Effect.GOOD or (effect is Effect.BEGUN and lease.trials):
+        if effect is Effect.GOOD or (effect is Effect.BEGUN and self.is_on_trial(lease)):
             for barrier in barriers.with_trials:
                 barrier.open(began)
                 barrier.end(lease.number, self.now)
@@ -449,7 +488,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0, 10.0, 70.0]), in_order=st.booleans())
     def time_passes(self, seconds: float, in_order: bool) -> None:
-        self.desk.clock.now += seconds
+        self.pass_time(seconds)
         self.wake(in_order)
 
     @precondition(lambda self: not any(one.is_disabled for one in self.accounts.values()))
@@ -473,7 +512,7 @@ class PoolMachine(RuleBasedStateMachine):
         """By hand; of a model nobody has asked for nothing is kept."""
         label = data.draw(st.sampled_from(list(self.accounts)))
         account = self.accounts[label]
-        for each in self.desk.pool.queue_facts().keys() & (alias or "mn"):
+        for each in self.remembered().intersection(alias or "mn"):
             for barrier in account.barriers[each][1:]:
                 barrier.open(math.inf)
                 barrier.forget(math.inf)
@@ -494,18 +533,20 @@ class PoolMachine(RuleBasedStateMachine):
     def adopt(
         self, permits: dict[str, int], weight: int, priorities: list[int], in_order: bool
     ) -> None:
-        asked_for = self.desk.pool.queue_facts()
         present, before = self.accounts, {**self.leaving, **self.accounts}
-        self.accounts = {label: before.pop(label, Account(0)) for label in permits}
+        self.accounts = {
+            label: before.pop(label) if label in before else self.returning(label)
+            for label in permits
+        }
         chosen = dict(zip("abcd", priorities, strict=True))
         for label, account in self.accounts.items():
             account.permits, account.most = permits[label], len(account.held)
             account.priority, account.weight = chosen[label], weight
         self.leaving = {label: account for label, account in before.items() if account.held}
+        for label in before.keys() - self.leaving.keys():
+            self.part_with(label, before[label])
         for label in self.leaving.keys() & present.keys():
-            for alias in asked_for:
-                if self.leaving[label].state(alias, self.now)[0] == OK:
-                    self.leaving[label].forget(alias)
+            self.forget(self.leaving[label])
         self.desk.adopt(
             *[
                 make_client(
@@ -515,6 +556,7 @@ class PoolMachine(RuleBasedStateMachine):
             ]
         )
         self.replay_grants()
+        self.see_adopted(in_order)
         self.assert_nobody_waits_in_vain()
         self.wake(in_order)
 

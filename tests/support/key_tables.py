@@ -39,6 +39,8 @@ def rows(section: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
     for field in fields_of(section):
         bare, rules = unwrap(field.type)
         if isinstance(bare, inspect.StructType):
+            if getattr(bare.cls, "shorthand", ""):
+                yield field.encode_name, f"| string or mapping | {rules['description']}"
             for name, cells in rows(bare.cls):
                 yield f"{field.encode_name}: {name}", cells
         else:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigError
+from ...errors import ConfigError, ProxyError
 from ...gateway import Gateway
 from ...net.watch import CallerConnection
 from ...reload import LOOK_S
@@ -108,6 +108,8 @@ class Control:
             self._stop.send(b"\0")
 
     def _obey_orders(self) -> None:
+        if self._gateway.config.state:  # which knows it, and what was ordered elsewhere
+            return
         try:
             labels = orders.read(self._orders_fd)
         except (OSError, msgspec.MsgspecError) as error:
@@ -195,6 +197,8 @@ class Control:
             answer = self._answer(msgspec.json.decode(line, type=Request))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             answer = {"error": f"not a control request: {error}"}
+        except ProxyError as error:
+            answer = {"error": error.message}
         except Exception:
             log.exception("a control request failed")
             answer = {"error": "internal error: see the server's log"}

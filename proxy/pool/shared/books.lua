@@ -1,0 +1,453 @@
+-- The books of a pool. All keys begin with KEYS[1]. ARGV: what to do, the process, the run id of the
+-- server that it talks to, the state that it knows, then an operation's own (see `ops`). Moments are
+-- us on the lease clock, which goes by the server's, at most 5 s since the last beat of any process
+-- and not back beyond it, so that a step of that one ends nothing.
+--   meta      the state's id and clock, the last rank, the end of the grace
+--   procs     processes, by when they expire
+--   p:PROCESS number -> a lease: client, when it began, its trials, rank, model; or an ask, which
+--             waits: ?, when it may have again what it tried, s (its session chooses), rank, roster,
+--             tried, excluded
+--   n         client -> in flight; "client KIND model" -> a breaker: s service, p payment, q quota,
+--             r rest; "client o": disabled
+--   m:ROSTER  "#TIER" -> its present turn; client -> permits step tier model; "client t" -> its turn,
+--             while it is not among rTIER:ROSTER, the ready ones by turn
+--   x: y:     ROSTER: who is shut, who rests, by its end
+--   w:ROSTER  asks that wait, by rank
+--   k:CLIENT  rosters that look at it again when it comes free, by a rank that none who waits there
+--             is before; found out when it matters
+--   un        asks that were served and do not know it yet, by when that is taken back
+--   rosters   by their last use
+local S, INF = 1e6, 1 / 0
+local TTL, GRACE, TRIAL, ACK, ROSTER = 12 * S, 3 * S, 2 * S, 2 * S, 3600 * S
+local MOST_AHEAD, MOST_LOOKS = 64, 64
+local READY, RESTING, ON_TRIAL, TRYING, COOLING = 0, 1, 2, 3, 4
+local call, P, A, me, meta, wall, clock, grace, last  -- of this call
+local ALWAYS, ops = {beat = true, processes = true, bury = true}, {}
+
+-- Whether the process has a part in the state, by the clock of now.
+local function enter()
+  local time = redis.call('TIME')
+  wall = time[1] * S + time[2]
+  meta = call('HMGET', P .. 'meta', 'id', 'run', 'wall', 'clock', 'grace', 'rank')
+  clock, grace, last = wall, tonumber(meta[5] or 0), tonumber(meta[6] or 0)
+  if meta[1] then clock = meta[4] + math.max(0, math.min(wall - meta[3], 5 * S)) end
+  return meta[1] == A[4] and meta[2] == A[3] and call('ZSCORE', P .. 'procs', me)
+end
+local function int(n) return string.format('%.0f', n) end
+local function id_of(process, number) return number .. '@' .. process end
+local function parts(id) return string.match(id, '^(%d+)@(.*)$') end
+local function has(list, c) return string.find(list, ',' .. c .. ',', 1, true) end
+
+local function read(text)  -- a breaker
+  local state, ends, since, failures, shut, trial, began, cause =
+    string.match(text or '0 0 0 0 0 - 0 ', '^(%d) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (.*)$')
+  return {state = tonumber(state), ends = tonumber(ends), since = since, cause = cause, trial = trial,
+    failures = tonumber(failures), shut = tonumber(shut), began = tonumber(began)}
+end
+local function write(field, b)
+  call('HSET', P .. 'n', field,
+    string.format('%d %.0f %s %d %.0f %s %.0f %s', b.state, b.ends, b.since, b.failures, b.shut, b.trial,
+      b.began, b.cause))
+end
+local function field_of(c, kind, model) return c .. ' ' .. kind .. (kind == 's' and '' or ' ' .. model) end
+local function open(field, b, state)  -- -1: and forget its failures
+  b.state, b.ends, b.trial = READY, 0, '-'
+  if state < READY then b.failures = 0 end
+  write(field, b)
+end
+local function stands(b)  -- see `Breaker.standing`
+  if not b or b.state == READY then return READY, INF end
+  if clock < b.ends then return b.state, b.ends end
+  if b.trial == '-' then return ON_TRIAL, INF end
+  if clock < b.began + TRIAL then return TRYING, b.began + TRIAL end
+  return READY, INF
+end
+
+-- An offer: how a client of a roster stands now, and whether it has a permit left.
+local function look(R, c)
+  local said = call('HMGET', P .. 'm:' .. R, c, c .. ' t')
+  if not said[1] then return nil end
+  local permits, step, tier, model = string.match(said[1], '^(%d+) (%d+) (%d+) (.*)$')
+  local h = call('HMGET', P .. 'n', c .. ' s', c .. ' p ' .. model, c .. ' q ' .. model,
+    c .. ' r ' .. model, c .. ' o', c)
+  local is_free = not h[5] and (permits == '0' or tonumber(h[6] or 0) < tonumber(permits))
+  local worst, ends, is_troubled, ready = READY, INF, false, P .. 'r' .. tier .. ':' .. R
+  for i = 1, 4 do
+    local b = h[i] and read(h[i])
+    local state, till = stands(b)
+    is_troubled = is_troubled or (b and (b.state ~= READY or b.failures > 0))
+    if b and i == 4 then  -- it only puts behind others
+      if clock < b.ends and worst <= ON_TRIAL then worst, ends = RESTING, b.ends end
+    elseif state > worst or (state == worst and till > ends) then
+      worst, ends = state, till
+    end
+  end
+  if clock < grace then worst, ends = COOLING, grace end  -- others may hold what is not known yet
+  return {c = c, R = R, step = tonumber(step), tier = tier, model = model, state = worst, ends = ends,
+    turn = tonumber(call('ZSCORE', ready, c) or said[2] or 0), is_free = is_free, ready = ready,
+    is_troubled = is_troubled, is_usable = is_free and (worst == READY or worst == ON_TRIAL),
+    is_lendable = is_free and worst <= ON_TRIAL}
+end
+local function present(o) return tonumber(call('HGET', P .. 'm:' .. o.R, '#' .. o.tier) or 0) end
+local function settle(o)  -- look at it again at its turn
+  call('ZADD', o.ready, 'NX', math.max(o.turn, present(o)), o.c)
+  call('ZREM', P .. 'x:' .. o.R, o.c)
+  call('ZREM', P .. 'y:' .. o.R, o.c)
+end
+local function park(o)  -- it is not to be had: put it where the change will be noticed
+  call('ZREM', o.ready, o.c)
+  call('HSET', P .. 'm:' .. o.R, o.c .. ' t', o.turn)
+  if o.ends < INF then call('ZADD', P .. (o.state == RESTING and 'y:' or 'x:') .. o.R, o.ends, o.c) end
+  call('ZADD', P .. 'k:' .. o.c, 0, o.R)
+end
+local function is_before(o, this, other, that)  -- by tiers, then by these
+  return not other or tonumber(o.tier) < tonumber(other.tier) or (o.tier == other.tier and this < that)
+end
+local function is_new(t, c) return not has(t.tried, c) and not has(t.excluded, c) end
+
+-- The best client that this ask can have now; see `ModelQueue.best`.
+local function best(t)
+  local R, found = t.R, nil
+  for tier = 1, t.tiers do
+    local key, at = P .. 'r' .. tier .. ':' .. R, 0
+    local c = call('ZRANGE', key, 0, 0)[1]
+    while c do
+      local o = look(R, c)
+      if not o.is_usable then
+        park(o)
+      elseif not is_new(t, o.c) then
+        at = at + 1
+      else
+        if t.prefer[1] and o.turn > present(o) then call('HSET', P .. 'm:' .. R, '#' .. tier, o.turn) end
+        for _, preferred in ipairs(t.prefer) do
+          local other = is_new(t, preferred) and look(R, preferred)
+          if other and other.tier == o.tier and other.is_usable then return other end
+        end
+        return o
+      end
+      c = call('ZRANGE', key, at, at)[1]
+    end
+  end
+  for _, c in ipairs(call('ZRANGE', P .. 'y:' .. R, 0, -1)) do
+    local o = is_new(t, c) and look(R, c)
+    if o and o.is_free and o.state == RESTING and is_before(o, o.ends, found, found and found.ends) then
+      found = o
+    end
+  end
+  for c in string.gmatch(not found and clock >= t.at and t.tried or '', '[^,]+') do
+    local o = not has(t.excluded, c) and look(R, c)
+    if o and o.is_lendable and is_before(o, o.turn, found, found and found.turn) then found = o end
+  end
+  return found
+end
+
+local function take(process, number, c, began, trials, rank, model)  -- a permit comes into use
+  call('HSET', P .. 'p:' .. process, number,
+    string.format('%s %.0f %s %.0f %s', c, began, trials, rank, model))
+  call('HINCRBY', P .. 'n', c, 1)
+end
+local function lend(o, t)
+  local now, at, trials, m = present(o), o.turn, '', P .. 'm:' .. o.R
+  if t.marks == 's' then at = math.min(at, now + MOST_AHEAD * o.step) end
+  if call('ZADD', o.ready, 'XX', 'CH', at + o.step, o.c) == 0 then call('HSET', m, o.c .. ' t', at + o.step) end
+  if t.marks ~= 's' and at > now then call('HSET', m, '#' .. o.tier, at) end
+  if o.is_troubled then
+    for kind in string.gmatch('spq', '.') do
+      local field = field_of(o.c, kind, o.model)
+      local b = read(call('HGET', P .. 'n', field))
+      if stands(b) == ON_TRIAL then
+        b.trial, b.began, trials = id_of(t.process, t.number), clock, trials .. kind
+        write(field, b)
+      end
+    end
+  end
+  local watched = trials ~= '' and 't' or o.is_troubled and 'w' or '-'
+  take(t.process, t.number, o.c, clock, trials .. watched, t.rank, o.model)
+  return {'G', t.rank, o.c, clock, watched, o.model}
+end
+-- What a process has under a number: a lease, or an ask, which has a roster.
+local function paper(process, number)
+  local said = call('HGET', P .. 'p:' .. process, number)
+  if not said then return nil end
+  local l = {process = process, number = number}
+  l.c, l.at, l.marks, l.rank, l.model = string.match(said, '^(%S+) (%d+) (%S+) (%d+) (.*)$')
+  l.at, l.rank = tonumber(l.at), tonumber(l.rank)
+  if l.c == '?' then l.R, l.tried, l.excluded = string.match(l.model, '^(%S+) (%S+) (%S+)$') end
+  return l
+end
+
+-- The first in rank who could take this client now, and its offer. Where nobody may have it that is
+-- free, newcomers may.
+local function first_waiter(c)
+  local k, at, found, offer = P .. 'k:' .. c, 0, nil, nil
+  while at < MOST_LOOKS do
+    local top = call('ZRANGE', k, at, at, 'WITHSCORES')
+    local R, least = top[1], tonumber(top[2])
+    if not R or (found and least >= found.rank) then break end
+    local head = call('ZRANGE', P .. 'w:' .. R, 0, 0, 'WITHSCORES')
+    if head[1] and tonumber(head[2]) > least then
+      call('ZADD', k, head[2], R)
+    else
+      local o, mine = look(R, c), nil
+      local id, i = o and o.is_lendable and head[1], 0
+      while id and i < MOST_LOOKS and not mine do
+        local number, process = parts(id)
+        local t = paper(process, number)
+        if not t then  -- nobody's: this should not be, and must not hold up others
+          call('ZREM', P .. 'w:' .. R, id)
+        elseif not has(t.excluded, c) and (clock >= t.at or not has(t.tried, c)) then
+          mine = t
+        end
+        i = i + 1
+        id = not mine and call('ZRANGE', P .. 'w:' .. R, i, i)[1]
+      end
+      if mine and (not found or mine.rank < found.rank) then found, offer = mine, o end
+      if o and not mine and (o.is_free or not head[1]) then settle(o) end
+      if head[1] then at = at + 1 else call('ZREM', k, R) end
+    end
+  end
+  return found, offer
+end
+-- End a lease, or an ask. The client whose permit it was.
+local function put_back(l)
+  call('HDEL', P .. 'p:' .. l.process, l.number)
+  if l.R then
+    call('ZREM', P .. 'w:' .. l.R, id_of(l.process, l.number))
+    return nil
+  end
+  call('HINCRBY', P .. 'n', l.c, -1)
+  for kind in string.gmatch(l.marks, '[spq]') do
+    local field = field_of(l.c, kind, l.model)
+    local b = read(call('HGET', P .. 'n', field))
+    if b.trial == id_of(l.process, l.number) then
+      if clock >= b.began + TRIAL then b.state = READY end
+      b.trial = '-'
+      write(field, b)
+    end
+  end
+  return l.c
+end
+-- Serve an ask that waits, and tell its process. False: that hears nothing now, and will ask again.
+local function hand_over(t, o)
+  local ear = P .. 'to:' .. t.process
+  local hears = call('PUBSUB', 'NUMSUB', ear)[2] > 0
+  put_back(t)
+  if hears then
+    local g = lend(o, t)
+    call('PUBLISH', ear, string.format('%s %.0f %s %.0f %s %s', t.number, g[2], g[3], g[4], g[5], g[6]))
+    call('ZADD', P .. 'un', clock + ACK, id_of(t.process, t.number))
+  end
+  return hears
+end
+-- Hand so many of the client's permits to those who wait for them, if they are free.
+local function serve(c, most)
+  while most > 0 do
+    local t, o = first_waiter(c)
+    if not t then return end
+    if hand_over(t, o) then most = most - 1 end
+  end
+end
+-- End all that a process has; of one that does not hear only what waits, until it asks again.
+local function bury(process, is_alive)
+  local freed = {}
+  for _, number in ipairs(call('HKEYS', P .. 'p:' .. process)) do
+    local l = paper(process, number)
+    if l.R or not is_alive then freed[#freed + 1] = put_back(l) end
+  end
+  if not is_alive then call('ZREM', P .. 'procs', process) end
+  for _, c in ipairs(freed) do serve(c, 1) end
+end
+-- Take back what was not taken up in time. The second look is for what a stall held up.
+local function revoke()
+  local late, silent = call('ZRANGEBYSCORE', P .. 'un', '-inf', clock, 'LIMIT', 0, 16), {}
+  for _, id in ipairs(late) do
+    local number, process, seen = string.match(id, '^(%d+)@([^!]+)(!?)$')
+    local l = seen == '!' and paper(process, number)
+    call('ZREM', P .. 'un', id)
+    if seen == '' then
+      call('ZADD', P .. 'un', clock + ACK / 2, id .. '!')
+    elseif l and not l.R then
+      if not silent[process] then bury(process, true) end
+      silent[process] = true
+      serve(put_back(l), 1)
+    end
+  end
+  return late[1]
+end
+local function drop(R)
+  for _, field in ipairs(call('HKEYS', P .. 'm:' .. R)) do
+    if string.sub(field, 1, 1) == '#' then call('DEL', P .. 'r' .. string.sub(field, 2) .. ':' .. R) end
+  end
+  call('DEL', P .. 'm:' .. R, P .. 'x:' .. R, P .. 'y:' .. R, P .. 'w:' .. R)
+  call('ZREM', P .. 'rosters', R)
+end
+
+-- Number, roster, its tiers, rank or '', back-off left, tried, excluded, then the clients that a
+-- session prefers. Idempotent by the number.
+function ops.acquire()
+  local number, R = A[5], A[6]
+  local id, old = id_of(me, number), paper(me, number)
+  if old and not old.R then
+    call('ZREM', P .. 'un', id, id .. '!')  -- it is taken up by this answer
+    return {'G', old.rank, old.c, old.at, string.sub(old.marks, -1), old.model}
+  end
+  if call('EXISTS', P .. 'm:' .. R) == 0 then return {'U'} end
+  call('ZADD', P .. 'rosters', clock, R)
+  for _, where in ipairs({'x:', 'y:'}) do
+    for _, c in ipairs(call('ZRANGEBYSCORE', P .. where .. R, '-inf', clock)) do settle(look(R, c)) end
+  end
+  local rank = tonumber(A[8]) or (old and old.rank)
+  local is_first = not rank
+  if is_first then
+    rank = math.max(last + 1, clock)
+    call('HSET', P .. 'meta', 'rank', rank)
+  end
+  local t = {process = me, number = number, R = R, tiers = tonumber(A[7]), rank = rank, tried = A[10],
+    excluded = A[11], at = clock + A[9], marks = A[12] and 's' or '-', prefer = {unpack(A, 12)}}
+  if old and old.R ~= R then put_back(old) end
+  local o = best(t)
+  while o do
+    local first, offer = first_waiter(o.c)
+    if not first or first.rank >= rank then
+      if old then call('ZREM', P .. 'w:' .. R, id) end
+      return lend(o, t)
+    end
+    hand_over(first, offer)
+    o = best(t)
+  end
+  call('HSET', P .. 'p:' .. me, number,
+    string.format('? %.0f %s %.0f %s %s %s', t.at, t.marks, rank, R, t.tried, t.excluded))
+  call('ZADD', P .. 'w:' .. R, rank, id)
+  local ahead = call('ZRANK', P .. 'w:' .. R, id)
+  if ahead == 0 and not is_first then
+    for _, c in ipairs(call('HKEYS', P .. 'm:' .. R)) do call('ZADD', P .. 'k:' .. c, 'XX', 'LT', rank, R) end
+  end
+  -- What it tried may still be among the ready, where others would overtake it.
+  for c in string.gmatch(t.tried, '[^,]+') do call('ZADD', P .. 'k:' .. c, 'NX', 0, R) end
+  if revoke() and not paper(me, number).R then return ops.acquire() end
+  return {'W', rank, math.max(0, grace - clock), ahead, clock, call('HGETALL', P .. 'n')}
+end
+
+-- What was handed over is in use.
+function ops.taken() call('ZREM', P .. 'un', id_of(me, A[5]), id_of(me, A[5]) .. '!') end
+
+-- Numbers of leases, and of asks that wait no longer. Idempotent. The usual one needs no clock.
+function ops.release()
+  for i = 5, #A do
+    local l = paper(me, A[i])
+    if l and (clock or l.R or l.marks == '-' or enter()) then
+      local c = put_back(l)
+      if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
+    end
+  end
+end
+
+-- Client, model, when the lease began, the kinds of breakers that it says something of, state (-1: it
+-- is well); of a failure then us: the first and the longest wait, at most, asked for or ''; and the
+-- cause. What is older than the last failure is no news. See `Health.apply`.
+function ops.report()
+  local c, began, state = A[5], tonumber(A[7]), tonumber(A[9])
+  for kind in string.gmatch(A[8], '.') do
+    local field = field_of(c, kind, A[6])
+    local said = call('HGET', P .. 'n', field)
+    local b = read(said)
+    local wait, is_news = tonumber(A[13]), began >= b.shut
+    if state <= READY and said and is_news then
+      open(field, b, state)
+    elseif state > READY and (wait or is_news) then
+      wait = wait or math.min(A[11], A[10] * 2 ^ math.min(b.failures, 32))
+      if is_news then b.failures, b.shut = b.failures + 1, clock end
+      if b.state == READY then b.since = int(clock) end
+      b.state, b.cause, b.trial = state, A[14], '-'
+      b.ends = math.max(b.ends, clock + math.min(wait, A[12]))
+      write(field, b)
+    end
+  end
+  if state <= READY then serve(c, MOST_LOOKS) end
+  if state > RESTING then call('PUBLISH', P .. 'all', '-' .. c) end
+end
+
+-- Client, whether it is disabled: 1, 0, or '' for no change; then kind and model of each breaker that
+-- is opened. All who wait look again.
+function ops.change()
+  if A[6] ~= '' then call('HSET', P .. 'n', A[5] .. ' o', 1) end
+  if A[6] == '0' then call('HDEL', P .. 'n', A[5] .. ' o') end
+  for i = 7, #A, 2 do
+    local field = field_of(A[5], A[i], A[i + 1])
+    open(field, read(call('HGET', P .. 'n', field)), -1)
+  end
+  serve(A[5], MOST_LOOKS)
+  call('PUBLISH', P .. 'all', '*')
+end
+
+-- Number, a caller, and how many of its requests may be in flight: 1 if this one may. Idempotent.
+function ops.place()
+  if paper(me, A[5]) then return 1 end
+  if tonumber(call('HGET', P .. 'n', A[6]) or 0) >= tonumber(A[7]) then return 0 end
+  take(me, A[5], A[6], clock, '-', 0, '')
+  return 1
+end
+
+-- Roster, its number of tiers, then six of each client: it, permits, step, tier, turn, model.
+function ops.roster()
+  local R = A[5]
+  if call('EXISTS', P .. 'm:' .. R) == 0 then
+    for i = 7, #A, 6 do
+      call('HSET', P .. 'm:' .. R, A[i], table.concat({A[i + 1], A[i + 2], A[i + 3], A[i + 5]}, ' '))
+      call('ZADD', P .. 'r' .. A[i + 3] .. ':' .. R, A[i + 4], A[i])
+    end
+    for tier = 1, A[6] do call('HSET', P .. 'm:' .. R, '#' .. tier, 0) end
+  end
+end
+
+-- The highest rank seen, us that the server is up, clients that are disabled, then five of each lease
+-- that the books may lack: number, client, age, rank, model. The process lives; the dead are buried.
+--
+-- What a server says that is not the one which wrote it is not trusted: it may be as old as its last
+-- save. Then nothing is lent for a grace, in which every process says what it holds; nor where a
+-- process knew of a state that is gone.
+function ops.beat()
+  local id = meta[1]
+  if not (id and meta[2] == A[3]) then
+    for _, process in ipairs(ops.processes()) do call('DEL', P .. 'p:' .. process) end
+    for _, R in ipairs(call('ZRANGE', P .. 'rosters', 0, -1)) do drop(R) end
+    call('DEL', P .. 'procs', P .. 'n', P .. 'un')
+    id = int(clock) .. ':' .. string.sub(A[3], 1, 8)
+    grace = tonumber(A[6]) < GRACE and clock + GRACE or 0
+  end
+  if A[4] ~= '' and A[4] ~= id then
+    grace = math.max(grace, string.match(id, '^%d+') + GRACE)
+    for c in string.gmatch(A[7], '[^,]+') do call('HSET', P .. 'n', c .. ' o', 1) end
+  end
+  call('HSET', P .. 'meta', 'id', id, 'run', A[3], 'grace', grace, 'wall', wall, 'clock', clock,
+    'rank', math.max(last, A[5]))
+  call('ZADD', P .. 'procs', clock + TTL, me)
+  for i = 8, #A, 5 do
+    if not paper(me, A[i]) then take(me, A[i], A[i + 1], clock - A[i + 2], '-', A[i + 3], A[i + 4]) end
+  end
+  for _, process in ipairs(call('ZRANGEBYSCORE', P .. 'procs', '-inf', clock)) do bury(process) end
+  revoke()
+  for _, R in ipairs(call('ZRANGEBYSCORE', P .. 'rosters', '-inf', clock - ROSTER, 'LIMIT', 0, 8)) do
+    if call('EXISTS', P .. 'w:' .. R) == 0 then drop(R) end
+  end
+  -- A breaker that opened long ago, and forgot its failures, says nothing about any lease.
+  local some = call('HRANDFIELD', P .. 'n', 8, 'WITHVALUES') or {}
+  for i = 1, #some, 2 do
+    local b = string.find(some[i], ' [spqr]') and read(some[i + 1])
+    if some[i + 1] == '0' or (b and b.state == READY and b.failures == 0 and b.shut < clock - ROSTER) then
+      call('HDEL', P .. 'n', some[i])
+    end
+  end
+  return {id, call('HKEYS', P .. 'p:' .. me), ops.processes(), clock, call('HGETALL', P .. 'n')}
+end
+
+-- Without a part in the state: names of processes, or the end of one.
+function ops.processes() return call('ZRANGE', P .. 'procs', 0, -1) end
+function ops.bury() bury(A[5]) end
+
+local function main(keys, args)
+  call, P, A, me, clock = redis.call, keys[1], args, args[2], nil
+  if not (A[1] == 'release' or A[1] == 'taken' or enter() or ALWAYS[A[1]]) then return {'S'} end
+  return ops[A[1]]() or 1
+end
+redis.register_function(NAME, main)

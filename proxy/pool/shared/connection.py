@@ -1,0 +1,233 @@
+"""The way to the server that keeps the books: calls of its functions, and what it tells a process.
+
+redis-py makes a connection, with its URLs, TLS, passwords and Sentinel. A call goes over it by
+hand, and is repeated at most once: whatever is sent may be sent twice.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from hashlib import sha1
+from pathlib import Path
+from queue import Empty, LifoQueue
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from ...config.schema import State
+
+# A call takes microseconds. A server that stalls for longer is away.
+CALL_S = 5.0
+CONNECT_S = 2.0
+
+# More would wait for the server's one thread all the same.
+MOST_LINKS = 32
+
+# Instances of different versions may use one server.
+_BOOKS = Path(__file__).with_name("books.lua").read_text()
+NAME = f"poolproxy_{sha1(_BOOKS.encode(), usedforsecurity=False).hexdigest()[:12]}"
+LIBRARY = f"#!lua name={NAME}\nlocal NAME = '{NAME}'\n{_BOOKS}"
+
+# CLIENT REPLY SKIP, as it goes over the wire: the next command has no answer.
+_SKIP = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n"
+
+
+class Away(redis.RedisError):
+    """The server cannot be asked, or does not do as it should; the message says why."""
+
+
+class Unfit(Away):
+    """It never will, as it is."""
+
+
+class Link:
+    """A connection to a server that will do. Raises RedisError, OSError."""
+
+    def __init__(self, raw: Any, prefix: str) -> None:
+        self.raw = raw
+        self.prefix = prefix
+        raw.connect()
+        said = self.ask("INFO").decode(errors="replace").splitlines()
+        info = dict(line.split(":", 1) for line in said if ":" in line)
+        if why := unfit(info):
+            raise Unfit(why)
+        try:
+            self.ask("FUNCTION", "LOAD", LIBRARY)
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+        self.run = info["run_id"]
+        self.started = time.monotonic() - int(info["uptime_in_seconds"])
+
+    def ask(self, *words: object) -> Any:
+        self.raw.send_packed_command(self.raw.pack_command(*words), check_health=False)
+        return self.raw.read_response()
+
+    def call(self, what: str, process: str, *words: object) -> Any:
+        return self.ask("FCALL", NAME, 1, self.prefix, what, process, self.run, *words)
+
+    def send(self, what: str, process: str, *words: object) -> None:
+        """As `call`, with no answer to come."""
+        about = "FCALL", NAME, 1, self.prefix, what, process, self.run, *words
+        packed = _SKIP + b"".join(self.raw.pack_command(*about))
+        self.raw.send_packed_command([packed], check_health=False)
+
+    def messages(self, for_s: float) -> Iterator[bytes]:
+        """What the process was told, as far as it is there, or comes before the time is over."""
+        while self.raw.can_read(max(0.0, for_s)):
+            yield self.raw.read_response()[2]
+            for_s = 0.0
+
+    def close(self) -> None:
+        self.raw.disconnect()
+
+
+class Server:
+    """The server of a `state`. Opens nothing before the first call."""
+
+    def __init__(self, state: State) -> None:
+        bare, _, query = state.url.reveal().partition("?")
+        options = dict(parse_qsl(query))
+        self.is_near = bare.startswith("unix:")  # what is written to that has arrived
+        self.prefix = f"{{pp:{options.pop('name', '') or state.name}}}:"
+        url = f"{bare}?{urlencode(options)}" if options else bare
+        self._pool = _pool(url)
+        self.started = -math.inf  # monotonic: the server that was connected to last
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew without connections, as a forked child has to."""
+        self._links: LifoQueue[Link | None] = LifoQueue()  # None: one may be opened
+        for _ in range(MOST_LINKS):
+            self._links.put(None)
+        self._unsent: deque[tuple[Any, ...]] = deque()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        idle = self._links
+        self.forget()
+        with suppress(Empty):
+            while True:
+                if (link := idle.get_nowait()) is not None:
+                    link.close()
+
+    def call(self, what: str, process: str, *words: object) -> Any:
+        """What the books say. Blocks for 5 s, where the server stalls; raises Away.
+
+        `words`: the state that the process knows, then the operation's own.
+        """
+        links = self._links
+        try:
+            link = links.get(timeout=CALL_S)
+        except Empty:
+            raise Away("no answer in time") from None
+        try:
+            if link is not None:
+                with suppress(redis.ConnectionError, redis.ResponseError):
+                    return link.call(what, process, *words)
+                link.close()  # it broke while it was idle, or is a primary's no more
+            link = self.connect()
+            return link.call(what, process, *words)
+        except BaseException as error:
+            if link is not None:
+                link.close()  # its answer may still come
+                link = None
+            if isinstance(error, Away) or not isinstance(error, (redis.RedisError, OSError)):
+                raise
+            raise Away(str(error)) from error
+        finally:
+            links.put(link)
+            self._flush()
+
+    def send(self, what: str, process: str, *words: object) -> bool:
+        """As `call`, and wait for nothing; False: no connection is free, the next call sends it."""
+        return self._flush((what, process, *words))
+
+    def _flush(self, *new: tuple[Any, ...]) -> bool:
+        self._unsent.extend(new)
+        is_sent = False
+        with suppress(Empty, IndexError, redis.RedisError, OSError):
+            while self._unsent:
+                # Where there is none, who has one looks here when it is back.
+                link = kept = self._links.get_nowait()
+                try:
+                    if link is None:
+                        break
+                    words, kept = self._unsent.popleft(), None  # it may break in the middle
+                    link.send(*words)
+                    kept, is_sent = link, is_sent or words in new
+                finally:
+                    self._links.put(kept)
+        return is_sent
+
+    def connect(self) -> Link:
+        """A new connection; raises RedisError, OSError."""
+        link = Link(self._pool.make_connection(), self.prefix)
+        self.started = link.started
+        return link
+
+    def subscribe(self, process: str) -> Link:
+        """A connection on which a process hears what it is told; raises RedisError, OSError."""
+        link = self.connect()
+        # Two answers, and no message between them.
+        link.ask("SUBSCRIBE", f"{self.prefix}to:{process}", f"{self.prefix}all")
+        link.raw.read_response()
+        return link
+
+
+def _pool(url: str) -> Any:
+    retry = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "retry": retry,
+        "socket_timeout": CALL_S,
+        "socket_connect_timeout": CONNECT_S,
+        "client_name": "poolproxy",
+        "max_connections": 2**31,  # it counts all there ever were
+    }
+    parts = urlsplit(url)
+    if not parts.scheme.endswith("+sentinel"):
+        return redis.ConnectionPool.from_url(url, **options)
+    hosts = [one.split(":") for one in parts.netloc.rpartition("@")[2].split(",")]
+    service, _, database = parts.path.strip("/").partition("/")
+    for word, given in (("username", parts.username), ("password", parts.password)):
+        options |= {word: unquote(given)} if given else {}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, port in hosts],
+        sentinel_kwargs={"socket_timeout": CONNECT_S, "retry": retry},
+        **options,
+    )
+    options |= {"db": int(database or 0), "ssl": parts.scheme.startswith("rediss")}
+    return SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
+
+
+def unfit(info: dict[str, str]) -> str:
+    """Why a server, of which this is INFO, cannot keep the books; "": it can."""
+    version = info.get("redis_version", "0")
+    if int(version.split(".")[0]) < 7:  # functions
+        return f"it is Redis {version}; 7.0 is the oldest that will do"
+    if (policy := info.get("maxmemory_policy", "")).startswith("allkeys"):
+        return f"by its maxmemory-policy, {policy}, it may forget permits in use: set noeviction"
+    is_replica = info.get("role") == "slave"
+    return "it is a replica; name the primary, or Sentinel" if is_replica else ""
+
+
+def survey(state: State) -> tuple[str, Away | None]:
+    """Where a state is, and how many have a part in it, or what is wrong. Blocks for seconds."""
+    url = urlsplit(state.url.reveal())  # shown without user, password and options
+    shown, fault = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}", None
+    try:
+        with closing(Server(state)) as server:
+            others = len(server.call("processes", "", ""))
+            told = f" ({others} other process{'' if others == 1 else 'es'})"
+    except Away as error:
+        told, fault = f": {error}", error
+    return shown + told, fault
