@@ -427,7 +427,7 @@ class Gateway:
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._printed.close()
         self._directory.cleanup()
