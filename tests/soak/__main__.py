@@ -1,6 +1,6 @@
 """`make soak`: the gateway under everything at once; status 1 if anything went wrong.
 
-python -m tests.soak [--seconds 600] [--seed N] [--workers 2] [--callers 40]
+python -m tests.soak [--seconds 600] [--seed N] [--workers 2] [--callers 40] [--state]
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--callers", type=int, default=40)
+    parser.add_argument("--state", action="store_true", help="one pool, by a Redis with trouble")
     options = parser.parse_args()
     print(f"soak of {options.seconds:g} s, seed {options.seed}", flush=True)
-    soak = Soak(options.seconds, options.seed, workers=options.workers, callers=options.callers)
+    soak = Soak(
+        options.seconds,
+        options.seed,
+        workers=options.workers,
+        callers=options.callers,
+        state=options.state,
+    )
     soak.run()
     print(json.dumps(soak.figures, indent=2))
     for problem in soak.problems[:50]:

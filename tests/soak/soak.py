@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.soak.trouble import (
 )
 from tests.support.commandline import wait_for
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment
+from tests.support.redis import RedisServer
 
 SAMPLE_S = 2.0
 
@@ -47,7 +48,10 @@ _BREAKS = {"kill", "famine"}
 
 
 class Soak:
-    """One run. `problems` has a line for each thing that must not be."""
+    """One run. `problems` has a line for each thing that must not be.
+
+    `state`: the workers share one, in a Redis that restarts now and then.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Soak:
         workers: int = 2,
         callers: int = 40,
         env: Mapping[str, str] | None = None,
+        state: bool = False,
     ) -> None:
         self.problems: list[str] = []
         self.figures: dict[str, Any] = {}
@@ -65,14 +70,16 @@ class Soak:
         self._workers = workers
         self._callers = callers
         self._env = env or {}
+        self._state = state
 
     def run(self) -> None:
         with (
             tempfile.TemporaryDirectory(prefix="soak-") as place,
             Accounts(self._seed) as accounts,
+            RedisServer() if self._state else nullcontext() as redis,
         ):
             path = Path(place, "config.yaml")
-            config, permits, _, _ = make_config(accounts.origin, random.Random(self._seed))
+            config, permits, _, _ = make_config(accounts.origin, random.Random(self._seed), redis)
             path.write_text(json.dumps({"port": 0, **config}))
             accounts.permit(permits)
             keys = [key for keys in KEYS.values() for key in keys]
@@ -82,9 +89,10 @@ class Soak:
                 workers=self._workers,
                 secrets=[*keys, STEADY_CALLER, *ROAMING_CALLERS],
             )
-            accounts.workers = gateway.workers
+            if not redis:
+                accounts.workers = gateway.workers
             try:
-                self._run(gateway, path, accounts, place)
+                self._run(gateway, path, accounts, place, redis)
             except FileNotFoundError:  # its folder in /proc
                 rest = [line for line in gateway.log.splitlines() if " proxy.request " not in line]
                 self.problems.append("the server ended:\n" + "\n".join(rest[-40:]))
@@ -94,9 +102,18 @@ class Soak:
                 except AssertionError as error:
                     self.problems.append(str(error)[:2000])
 
-    def _run(self, gateway: Gateway, path: Path, accounts: Accounts, place: str) -> None:
+    def _run(
+        self,
+        gateway: Gateway,
+        path: Path,
+        accounts: Accounts,
+        place: str,
+        redis: RedisServer | None,
+    ) -> None:
         descriptors = max(map(_descriptors, gateway.workers()))
-        trouble = Trouble(gateway, path, accounts, workers=self._workers, seed=self._seed)
+        trouble = Trouble(
+            gateway, path, accounts, workers=self._workers, seed=self._seed, redis=redis
+        )
         callers = Callers(gateway.port, self._seed, trouble.pick, self._callers)
         memory: list[tuple[float, float]] = []  # in all, and of threads
         until = time.monotonic() + self._seconds

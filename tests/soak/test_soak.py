@@ -9,6 +9,7 @@ import pytest
 
 from tests.soak.soak import Soak
 from tests.support.gateway import ROOT
+from tests.support.redis import require_redis
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 
@@ -69,6 +70,15 @@ Reloader._read = keeping
 def test_soak() -> None:
     """Everything at once, and nothing lost, crossed, or kept."""
     soak = Soak(SECONDS, seed=26)
+    soak.run()
+    assert not soak.problems, "\n".join(soak.problems[:20])
+
+
+@pytest.mark.further
+def test_soak_with_a_shared_state() -> None:
+    """The same with one pool for all workers, while its Redis restarts, stalls and forgets."""
+    require_redis()
+    soak = Soak(SECONDS, seed=27, state=True)
     soak.run()
     assert not soak.problems, "\n".join(soak.problems[:20])
 

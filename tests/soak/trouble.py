@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tests.soak.accounts import Accounts
 from tests.support.dialects import BY_KIND, configuration
 from tests.support.gateway import Gateway
+from tests.support.redis import RedisServer
 
 KEYS = {
     kind: tuple(f"sk-soak-{kind}-{number}-0123456789" for number in range(4)) for kind in BY_KIND
@@ -28,6 +29,8 @@ ROAMING_MODEL = "roaming"
 
 # The odds of what comes next, and every how many seconds something does.
 KINDS = {"reload": 60, "bad reload": 12, "kill": 6, "famine": 6, "full disk": 6, "rude": 10}
+# With a shared state these too.
+REDIS_KINDS = {"restart": 6, "stall": 6, "flush": 4}
 EVERY_S = 1.5
 
 
@@ -43,7 +46,14 @@ class Trouble:
     """A thread that makes trouble until `stop`; `lasted` tells what and when."""
 
     def __init__(
-        self, gateway: Gateway, path: Path, accounts: Accounts, *, workers: int, seed: int
+        self,
+        gateway: Gateway,
+        path: Path,
+        accounts: Accounts,
+        *,
+        workers: int,
+        seed: int,
+        redis: RedisServer | None = None,
     ) -> None:
         self.lasted: list[Lasting] = []
         self.counts: Counter[str] = Counter()
@@ -55,6 +65,8 @@ class Trouble:
         self._path = path
         self._accounts = accounts
         self._workers = workers
+        self._redis = redis
+        self._kinds = KINDS | (REDIS_KINDS if redis else {})
         self._chance = random.Random(seed)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trouble")
@@ -85,7 +97,7 @@ class Trouble:
     def _run(self) -> None:
         try:
             while not self._stopped.wait(self._chance.expovariate(1 / EVERY_S)):
-                (kind,) = self._chance.choices(list(KINDS), list(KINDS.values()))
+                (kind,) = self._chance.choices(list(self._kinds), list(self._kinds.values()))
                 began = time.monotonic()
                 getattr(self, f"_{kind.replace(' ', '_')}")()
                 self.counts[kind] += 1
@@ -96,7 +108,9 @@ class Trouble:
     # Each kind
 
     def _reload(self) -> None:
-        config, permits, callers, models = make_config(self._accounts.origin, self._chance)
+        config, permits, callers, models = make_config(
+            self._accounts.origin, self._chance, self._redis
+        )
         before = self.callers & callers, self.models & models
         self.callers, self.models = before
         self._accounts.permit(permits)
@@ -142,6 +156,19 @@ class Trouble:
             self._stopped.wait(self._chance.uniform(0.5, 2.0))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
+    def _restart(self) -> None:
+        assert self._redis is not None
+        self._redis.restart()
+
+    def _stall(self) -> None:
+        assert self._redis is not None
+        with self._redis.stalled():
+            self._stopped.wait(self._chance.uniform(0.3, 3.0))
+
+    def _flush(self) -> None:
+        assert self._redis is not None
+        self._redis.flush()
+
     def _rude(self) -> None:
         """Heads in pieces, half a body, silence, and a reset at the end."""
         there = []
@@ -163,9 +190,10 @@ class Trouble:
 
 
 def make_config(
-    origin: str, chance: random.Random
+    origin: str, chance: random.Random, redis: RedisServer | None = None
 ) -> tuple[dict[str, Any], dict[str, int], set[str], set[str]]:
-    """A configuration; what a worker may have in flight by key; its callers' keys; its models."""
+    """A configuration; what a worker, or all with `redis`, may have in flight by key; its callers'
+    keys; its models."""
     clients, permits, models = [], {}, {STEADY_MODEL}
     for kind, keys in KEYS.items():
         dialect = BY_KIND[kind]
@@ -214,6 +242,7 @@ def make_config(
             "max-retry-interval": 3,
             "request-log": chance.random() < 0.3,
             "streaming": {"keepalive-seconds": 1, "commit-after-seconds": chance.choice([0.5, 5])},
+            **({"state": redis.url} if redis else {}),
         },
     )
     return config, permits, callers, models
