@@ -10,7 +10,7 @@ PYTEST = $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Dependencies are those that were tested, whoever else may bring newer ones.
 INSTALL = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow test-programs test-storm test-further check lint types layers coverage bench bench-growth map dist fuzz soak mutants \
+.PHONY: run test test-slow test-programs test-storm test-further check lint types layers coverage bench bench-growth bench-scale map dist fuzz soak mutants \
 	mutants-random readme audit constraints clean
 
 run: $(VENV)/run.done
@@ -65,6 +65,10 @@ bench: $(VENV)/test.done
 bench-growth: $(VENV)/test.done
 	$(BIN)/python -m bench growth
 
+# What one pool over many processes costs; needs a redis-server.
+bench-scale: $(VENV)/test.done
+	$(BIN)/python -m bench scale
+
 # The modules that one streamed request goes through, printed and put into docs/ARCHITECTURE.md.
 map: $(VENV)/test.done
 	@$(BIN)/python -m bench.map docs/ARCHITECTURE.md
@@ -79,9 +83,9 @@ dist: $(BIN)/pip
 fuzz: $(VENV)/test.done
 	$(BIN)/python -m tests.fuzz $(N)
 
-# Everything at once for ten minutes, or for SOAK_SECONDS.
+# Everything at once for ten minutes, or for SOAK_SECONDS; STATE=1: with one pool for all workers.
 soak: $(VENV)/test.done
-	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak $(if $(STATE),--state)
 
 # Breaks the code in many places and shows that a test falls for each.
 mutants: $(VENV)/test.done

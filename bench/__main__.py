@@ -1,4 +1,4 @@
-"""`python -m bench`: the table. `python -m bench growth`: what grows with what."""
+"""`python -m bench`: the table; `growth`: what grows with what; `scale`: what `state` costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import growth, peers, report
+from bench import growth, peers, report, scale
 from bench.limits import raise_open_files
 from bench.processes import BenchError, mock_upstream, tls_upstream
 from bench.rows import FULL, QUICK, Effort, Sample, measure_target
@@ -20,7 +20,7 @@ _RESULTS = Path(__file__).with_name("RESULTS.md")
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["table", "growth"], default="table")
+    parser.add_argument("what", nargs="?", choices=["table", "growth", "scale"], default="table")
     parser.add_argument(
         "--targets", help="comma-separated; default: all that this machine has", metavar="NAMES"
     )
@@ -46,6 +46,8 @@ def main() -> int:
     try:
         if options.what == "growth":
             return growth.run(rounds=options.rounds or 3, quick=options.quick, million=options.full)
+        if options.what == "scale":
+            return scale.run(options.out or _RESULTS, rounds=options.rounds, quick=options.quick)
         return _table(options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -73,7 +75,9 @@ def _table(options: argparse.Namespace) -> int:
     print(f"{took_s:.0f} s")
     out = options.out or (None if options.quick else _RESULTS)
     if out:
-        out.write_text(report.page(samples, effort, took_s=took_s, load_before=load_before))
+        page = report.page(samples, effort, took_s=took_s, load_before=load_before)
+        kept = report.scale_of(out.read_text()) if out.exists() else ""
+        out.write_text(report.with_scale(page, kept))
     return 0
 
 

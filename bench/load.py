@@ -40,7 +40,7 @@ class Scenario:
     """What to send. `requests` and `seconds` both end the run, whichever comes first."""
 
     port: int
-    model: str
+    model: str  # of several models the name before their numbers
     callers: int
     seconds: float = 0.0  # start no new request after this; 0 = no limit
     requests: int = 0  # at most so many; 0 = no limit
@@ -50,6 +50,7 @@ class Scenario:
     stream: bool = False
     chunks: int = 1
     dialect: str = messages.CHAT  # others of streams only
+    models: int = 0  # that callers ask for in turn; 0: the one
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -67,6 +68,7 @@ class Outcome:
     elapsed_s: float
     median_ms: float  # of whole answers, request sent to last byte
     longest_ms: float  # the same
+    p99_ms: float
     first_event_ms: float  # median from request sent to first event; streams only
     peak_streams: int  # most streams that were running at once
     cpu_s: float  # of this process meanwhile
@@ -85,7 +87,7 @@ class Run:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.request = _request(scenario)
+        self.requests = [_request(scenario, model) for model in models_of(scenario)]
         self.losses: Counter[str] = Counter()
         self.took_s: list[float] = []
         self.first_s: list[float] = []
@@ -101,8 +103,8 @@ class Run:
         if self.scenario.seconds:
             self._no_more_at = start + self.scenario.seconds
         give_up_at = start + self.scenario.last_s
-        for _ in range(self.scenario.callers):
-            Caller(self).next_request()
+        for number in range(self.scenario.callers):
+            Caller(self, self.requests[number % len(self.requests)]).next_request()
         while self.callers and (left := give_up_at - time.perf_counter()) > 0:
             for fd, events in self.poll.poll(left):
                 if caller := self.callers.get(fd):
@@ -142,6 +144,7 @@ class Run:
             elapsed_s=elapsed_s,
             median_ms=statistics.median(self.took_s or [0.0]) * 1000,
             longest_ms=max(self.took_s, default=0.0) * 1000,
+            p99_ms=sorted(self.took_s or [0.0])[int(len(self.took_s) * 0.99)] * 1000,
             first_event_ms=statistics.median(self.first_s or [0.0]) * 1000,
             peak_streams=self.peak_streams,
             cpu_s=cpu_s,
@@ -151,8 +154,9 @@ class Run:
 class Caller:
     """One caller and its connection."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, request: bytes) -> None:
         self._run = run
+        self._request = request
         self._sock: socket.socket | None = None
         self._unsent = memoryview(b"")
         self._received = bytearray()
@@ -172,7 +176,7 @@ class Caller:
     def _begin(self) -> None:
         self._received.clear()
         self._head_end, self._end, self._first_at = 0, None, 0.0
-        self._unsent = memoryview(self._run.request)
+        self._unsent = memoryview(self._request)
         self._sent_at = time.perf_counter()
         if self._sock is None:
             self._connect()
@@ -202,7 +206,7 @@ class Caller:
 
     def _write(self) -> None:
         assert self._sock is not None
-        had_to_wait = len(self._unsent) < len(self._run.request) or not self._answers
+        had_to_wait = len(self._unsent) < len(self._request) or not self._answers
         try:
             sent = self._sock.send(self._unsent)
         except BlockingIOError:
@@ -311,10 +315,17 @@ def _dechunked(body: bytearray) -> bytes:
     return b""
 
 
-def _request(scenario: Scenario) -> bytes:
+def models_of(scenario: Scenario) -> list[str]:
+    """The models that a scenario asks for."""
+    if not scenario.models:
+        return [scenario.model]
+    return [f"{scenario.model}-{number:05}" for number in range(scenario.models)]
+
+
+def _request(scenario: Scenario, model: str) -> bytes:
     body = messages.request(
         scenario.dialect,
-        scenario.model,
+        model,
         stream=scenario.stream,
         chunks=scenario.chunks,
         body_bytes=scenario.body_bytes,

@@ -15,6 +15,7 @@ BURST = "bench-burst"
 PACED_10_MS = "bench-paced-10"
 PACED_250_MS = "bench-paced-250"
 MUTEX_10_MS = "bench-mutex-10"  # paced, and a key's second stream at once is refused
+SLOW = "bench-paced-5000"
 MODELS = (UNARY, BURST, PACED_10_MS, PACED_250_MS, MUTEX_10_MS)
 # Bursts of upstreams that speak otherwise.
 CLAUDE = "bench-claude"

@@ -23,6 +23,7 @@ from bench.targets import find_nginx
 Samples = dict[str, list[Sample]]  # by target, one for each round
 _NOTHING = "-"
 _REFERENCE = "naive"
+SCALE = "## One pool over many processes"
 _LIBRARIES = ("gunicorn", "flask", "werkzeug", "requests", "urllib3", "msgspec")
 
 _EXPLANATION = """\
@@ -136,19 +137,12 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def page(samples: Samples, effort: Effort, *, took_s: float, load_before: float) -> str:
-    """`RESULTS.md`."""
-    facts = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": _machine(),
-        "load average before": f"{load_before:.2f}",
-        "versions": ", ".join(_versions(samples)),
-        "took": f"{took_s:.0f} s, {effort.rounds} rounds",
-    }
+    """`RESULTS.md`, but for the section that `make bench-scale` writes."""
     lost = losses(samples) or ["none: every answer was whole, right and in time"]
     parts = [
         "# Benchmark results",
         _EXPLANATION,
-        "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
+        facts(samples, rounds=effort.rounds, took_s=took_s, load_before=load_before),
         markdown(table(samples, effort)),
         workers(samples),
         "## Answers that were wrong, cut or not finished in time",
@@ -157,6 +151,29 @@ def page(samples: Samples, effort: Effort, *, took_s: float, load_before: float)
         markdown(spread(samples, effort)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def facts(names: Iterable[str], *, rounds: int, took_s: float, load_before: float) -> str:
+    """When, where and with what these targets were measured."""
+    found = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": _machine(),
+        "load average before": f"{load_before:.2f}",
+        "versions": ", ".join(_versions(names)),
+        "took": f"{took_s:.0f} s, {rounds} rounds",
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in found.items())
+
+
+def with_scale(page: str, section: str) -> str:
+    """The page with this section at its end, in place of the one that it has."""
+    return page.partition(f"\n{SCALE}\n")[0] + (f"\n{section}" if section else "")
+
+
+def scale_of(page: str) -> str:
+    """The section that `make bench-scale` has written; "": none."""
+    _, heading, rest = page.partition(f"\n{SCALE}\n")
+    return heading.lstrip("\n") + rest
 
 
 def _machine() -> str:
@@ -174,17 +191,18 @@ def _field(path: str, name: str) -> str:
     return ""
 
 
-def _versions(samples: Samples) -> list[str]:
+def _versions(names: Iterable[str]) -> list[str]:
     known: dict[str, Callable[[], str]] = {
         "poolproxy": lambda: f"poolproxy {_output('git', 'describe', '--always', '--dirty')}",
         "nginx": lambda: _output(find_nginx() or "nginx", "-v").rpartition(": ")[2],
         "litellm": lambda: f"litellm {LITELLM}",
         "vllm-router": lambda: f"vllm-router {VLLM_ROUTER}",
         "portkey": lambda: f"portkey {PORTKEY} (node {_output('node', '--version')})",
+        "redis": lambda: _output("redis-server", "--version").partition(" sha=")[0],
     }
     found = [f"Python {platform.python_version()} ({Path(sys.executable).name})"]
     found += [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
-    return found + [known[name]() for name in samples if name in known]
+    return found + [known[name]() for name in names if name in known]
 
 
 def _output(*argv: str) -> str:

@@ -37,6 +37,8 @@ class Pool:
     in_flight: int = 1024  # requests that the worker takes at once
     aliases: int = 1  # names for each of the mock's models, the first being its own
     translates: bool = False  # there are accounts of Claude's and Gemini's, too
+    state: str = ""  # where it is shared by all processes
+    slow: int = 0  # models `slow-00000` and so on, each of a client with one permit
 
     @property
     def keys(self) -> list[str]:
@@ -163,13 +165,24 @@ def _poolproxy_config(site: Site) -> dict[str, object]:
         )
         if pool.translates
     }
+    slow = [
+        {
+            "name": f"slow-{index:05}",
+            "base-url": f"{site.upstream}/v1",
+            "api-keys": [f"sk-bench-slow-{index:06}"],
+            "models": [{"name": messages.SLOW, "alias": f"slow-{index:05}"}],
+        }
+        for index in range(pool.slow)
+    ]
     return {
         "host": "127.0.0.1",
         "port": site.port,
         "max-requests-in-flight": pool.in_flight,
         "api-keys": [messages.CALLER_KEY],
-        "openai-compatibility": [provider],
+        "openai-compatibility": [provider, *slow],
         **others,
+        **({"queue-timeout": 120} if slow else {}),
+        **({"state": pool.state} if pool.state else {}),
     }
 
 
