@@ -18,8 +18,8 @@ from .clients.base import Client
 from .clients.registry import Entry, Registry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
-from .errors import CallerLimitReached, ModelNotFound, ProxyError, RetryHint, TooManyInFlight
-from .limits import Limits
+from .errors import ModelNotFound, ProxyError, RetryHint, TooManyInFlight
+from .limits import Limits, SharedLimits, refusal
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
@@ -85,13 +85,14 @@ class Gateway:
         self.generation = Generation.of(config, clock)
         if config.state is None:
             self.pool = ClientPool(self.generation.clients, clock=clock)
+            self.limits = Limits(clock, self.need_ledger)
         else:
             from .pool.shared.books import SharedPool  # redis-py: for nobody else
             from .pool.shared.connection import Server
 
-            self.pool = SharedPool(self.generation.clients, Server(config.state), clock=clock)
+            pool = SharedPool(self.generation.clients, Server(config.state), clock=clock)
+            self.pool, self.limits = pool, SharedLimits(clock, self.need_ledger, pool)
         self._places = Places()  # of each limited caller by its identity, of all by None
-        self.limits = Limits(clock, self.need_ledger)
         self.ledger: Ledger | None = None
         self._needs_ledger = False
         self._ledger_lock = threading.Lock()  # held to replace it
@@ -200,23 +201,19 @@ class Gateway:
         record.caller, record.who = caller.name, caller
         if LOST.notes:
             LOST.give_back()
-        places, most = self._places, self.config.max_requests_in_flight
+        places, most, place = self._places, self.config.max_requests_in_flight, held
         if own := caller.max_concurrency:
-            place, has_place = held.enter_context(ExitStack()), places.take(caller.identity, own)
-            if has_place:
-                place.callback(places.give_back, caller.identity)
-            if not has_place or not self.pool.enter(caller, place):
-                text = f"{own} requests of this caller are in flight already (its max-concurrency)"
-                error = CallerLimitReached(text, hint=_SOON)
-                error.limit = record.limit = "max-concurrency"
-                raise error
+            if not places.take(caller.identity, own):
+                raise refusal(caller, record, "max-concurrency")
+            place = held.enter_context(ExitStack())
+            place.callback(places.give_back, caller.identity)
             record.leave = place.close
         if not places.take(None, most):
             text = f"{most} requests are in flight already (max-requests-in-flight)"
-            raise TooManyInFlight(text, hint=_SOON)
+            raise TooManyInFlight(text, hint=RetryHint(1.0))
         held.callback(places.give_back, None)
-        if caller.is_metered:
-            self.limits.enter(caller, record)
+        if caller.is_metered or (own and self.config.state):
+            self.limits.enter(caller, record, place)
             held.callback(self.limits.charge, caller, record)
 
     def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
@@ -316,10 +313,6 @@ def check_model(caller: Caller, alias: str) -> None:
     """Raise ModelNotFound for a model that this caller may not use."""
     if caller.models is not None and not caller.may_use(alias):
         raise ModelNotFound(f"the model {alias!r} does not exist; see /v1/models", param="model")
-
-
-# The wait to hint at: nobody knows when a request in flight will end, and most end soon.
-_SOON = RetryHint(1.0)
 
 
 class Places:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import Caller, Usage
@@ -20,9 +22,10 @@ from proxy.config.config import LIMITS
 from proxy.dialects.chat import CHAT
 from proxy.errors import CallerLimitReached, ModelNotFound
 from proxy.gateway import Gateway
-from proxy.limits import Cell, Limits
+from proxy.limits import Cell, Limits, SharedLimits
 from proxy.record.record import Attempt, Record
 from tests.support.clock import VirtualClock
+from tests.support.state import ModelPool, State, StateServer
 
 MS = Fraction(1, 1000)
 
@@ -147,7 +150,7 @@ class Desk:
     def enter(self, caller: Caller) -> float:
         """0 if it was let in, else the hint."""
         try:
-            self.limits.enter(caller, Record("r", endpoint="", arrived=0.0))
+            self.limits.enter(caller, Record("r", endpoint="", arrived=0.0), ExitStack())
         except CallerLimitReached as error:
             return (error.hint and error.hint.after_s) or -1.0
         return 0.0
@@ -159,38 +162,82 @@ class Desk:
     def charge(self, caller: Caller, prompt: int | None, completion: int | None = None) -> None:
         self.limits.charge(caller, record_of(Usage(prompt, completion)))
 
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
 
-def test_refused_requests_are_not_charged() -> None:
+
+_numbers = itertools.count(1)
+
+
+class SharedDesk(Desk):
+    """Limits in the books of a pool that processes share."""
+
+    def __init__(self, books: State | None = None) -> None:
+        self.clock = VirtualClock() if books is None else books.clock
+        self.books = books or State(self.clock)
+        server = StateServer(self.books, f"place-{next(_numbers)}-1-1")
+        self.pool = ModelPool([], server, clock=self.clock)
+        self.pool.beat()
+        self.limits = SharedLimits(self.clock, lambda: None, self.pool)
+
+    def enter(self, caller: Caller) -> float:
+        self.record = Record("r", endpoint="", arrived=0.0)
+        try:
+            with ExitStack() as held:
+                self.limits.enter(caller, self.record, held)
+        except CallerLimitReached as error:
+            return (error.hint and error.hint.after_s) or -1.0
+        return 0.0
+
+    def headers(self, caller: Caller) -> dict[str, str]:
+        """What the answer to the last one says."""
+        return self.limits.headers(caller, self.record)
+
+    def wait(self, seconds: float) -> None:
+        """The process lives on meanwhile."""
+        while seconds > 0:
+            self.clock.now += min(seconds, 4.0)
+            seconds -= 4.0
+            self.pool.beat()
+
+
+both = pytest.mark.parametrize("make", [Desk, SharedDesk])
+
+
+@both
+def test_refused_requests_are_not_charged(make: type[Desk]) -> None:
     """However often it asks; nor by one limit when another refuses."""
-    desk, ann = Desk(), Caller("ann", rpm=2, tpm=100)
+    desk, ann = make(), Caller("ann", rpm=2, tpm=100)
     assert [desk.enter(ann) for _ in range(9)] == [0, 0, *[30.0] * 7]
-    desk.clock.now += 30
+    desk.wait(30)
     assert [desk.enter(ann) for _ in range(2)] == [0, 30.0]
-    desk.clock.now += 60
+    desk.wait(60)
     desk.charge(ann, 150)
     assert [desk.enter(ann) for _ in range(3)] == [pytest.approx(30.6)] * 3
     assert desk.headers(ann)["x-ratelimit-remaining-requests"] == "2"
 
 
-def test_the_longest_wait_is_the_hint() -> None:
+@both
+def test_the_longest_wait_is_the_hint(make: type[Desk]) -> None:
     """And its limit is the one that is named: after it nothing else refuses."""
-    desk, ann = Desk(), Caller("ann", rpm=1, tpm=60)
+    desk, ann = make(), Caller("ann", rpm=1, tpm=60)
     assert desk.enter(ann) == 0
     desk.charge(ann, 60, 20)
     with pytest.raises(CallerLimitReached, match=r"has used up its rpm of 1$") as first:
-        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
+        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0), ExitStack())
     assert (first.value.hint, first.value.limit) == ((60.0,), "rpm")
     desk.charge(ann, 60)
     with pytest.raises(CallerLimitReached, match=r"has used up its tpm of 60$") as second:
-        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0))
+        desk.limits.enter(ann, Record("r", endpoint="", arrived=0.0), ExitStack())
     assert [*(second.value.hint or ())] == pytest.approx([81.0])
-    desk.clock.now += 81.0
+    desk.wait(81.0)
     assert desk.enter(ann) == 0
 
 
-def test_tokens_let_in_while_any_is_left() -> None:
+@both
+def test_tokens_let_in_while_any_is_left(make: type[Desk]) -> None:
     """What is used is known at the end: the last one may go over, and is paid for by waiting."""
-    desk, ann = Desk(), Caller("ann", tpm=60)
+    desk, ann = make(), Caller("ann", tpm=60)
     desk.charge(ann, 40, 19)
     assert desk.enter(ann) == 0
     desk.charge(ann, 500, None)
@@ -259,6 +306,94 @@ def test_threads_take_no_more_than_there_is() -> None:
     for thread in threads:
         thread.join()
     assert (len(taken), sum(taken)) == (400, 100)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    key=st.sampled_from(["rpm", "tpm"]),
+    most=st.integers(1, 500),
+    steps=st.lists(STEPS, max_size=15),
+)
+def test_books_know_the_algorithm(key: str, most: int, steps: list[tuple[str, int]]) -> None:
+    """By the same formulas as a cell, in another language: held against the same model."""
+    desk, model = SharedDesk(), Model(most)
+    ann = Caller("ann", rpm=most) if key == "rpm" else Caller("ann", tpm=most)
+    ms = 0
+    for step, number in steps:
+        if step == "pass":
+            ms += number
+            desk.wait(number / 1000)
+        now = ms * MS
+        if step == "charge" and key == "tpm":
+            desk.charge(ann, number)
+            model.charge(number, now)
+        for _ in range(number if step == "ask" else 0):
+            wait_s = model.wait_s(now)
+            assert desk.enter(ann) == pytest.approx(float(wait_s), abs=1e-4)
+            if key == "rpm" and not wait_s:
+                model.charge(1, now)
+            left = max(0, int((60 - max(Fraction(0), model.arrival - now)) / model.unit_s))
+            what = {"rpm": "requests", "tpm": "tokens"}[key]
+            assert desk.headers(ann)[f"x-ratelimit-remaining-{what}"] == str(left)
+
+
+def test_processes_share_what_is_spent_and_places() -> None:
+    """Whichever of them a request comes to; a place is left at the end."""
+    one = SharedDesk()
+    two = SharedDesk(one.books)
+    ann = Caller("ann", rpm=3, max_concurrency=1)
+    record = Record("r", endpoint="", arrived=0.0)
+    with ExitStack() as held:
+        one.limits.enter(ann, record, held)
+        with pytest.raises(CallerLimitReached, match="max-concurrency") as refused:
+            two.limits.enter(ann, record, ExitStack())
+        assert refused.value.limit == "max-concurrency"
+    assert [desk.enter(ann) for desk in (two, one)] == [0, 0]
+    assert two.enter(ann) == 20.0
+
+
+def test_a_day_of_all_processes() -> None:
+    """It ends at midnight, and a request that came to no client is not its."""
+    desk, ann = SharedDesk(), Caller("ann", requests_per_day=2, tokens_per_day=50)
+    assert desk.enter(ann) == 0
+    desk.limits.charge(ann, desk.record)  # nobody served it
+    assert [desk.enter(ann) for _ in range(3)] == [0, 0, DAY_S - desk.clock.wall() % DAY_S]
+    assert desk.headers(ann)["x-ratelimit-remaining-requests-day"] == "0"
+    desk.clock.now += DAY_S
+    desk.pool.beat()
+    assert desk.enter(ann) == 0
+    desk.charge(ann, 49)
+    assert desk.enter(ann) == 0
+    desk.charge(ann, 2)
+    assert desk.enter(ann) > 0
+    assert desk.headers(ann)["x-ratelimit-remaining-tokens-day"] == "0"
+
+
+def test_a_day_outlives_books_that_are_lost() -> None:
+    """What this instance's ledger knows counts at least; a minute begins anew."""
+    desk, ann = SharedDesk(), Caller("ann", requests_per_day=5, rpm=1)
+    desk.limits._ledger = lambda: SpentLedger((4, 100))  # type: ignore[assignment,return-value]
+    assert desk.enter(ann) == 0
+    desk.books.start()
+    assert desk.enter(ann) == 0
+    desk.books.start()
+    desk.limits._ledger = lambda: SpentLedger((5, 100))  # type: ignore[assignment,return-value]
+    assert desk.enter(ann) > 60
+
+
+def test_callers_come_in_while_the_books_are_away() -> None:
+    """They are lent nothing then; and nothing is said of what is left."""
+    desk, ann = SharedDesk(), Caller("ann", rpm=1, max_concurrency=1)
+    desk.pool._away = "gone"
+    assert [desk.enter(ann) for _ in range(3)] == [0, 0, 0]
+    assert desk.headers(ann) == {}
+
+
+class SpentLedger:
+    """One that knows what was spent."""
+
+    def __init__(self, spent: tuple[int, int]) -> None:
+        self.spent_today = lambda _: spent
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -406,7 +541,7 @@ def test_an_answer_counts_in_its_own_headers(make_day: Make) -> None:
     """Though the ledger has it later, when it is over; and not twice then."""
     day = make_day({"requests-per-day": 9, "tokens-per-day": 1000})
     record = Record("r", endpoint="", arrived=0.0)
-    day.gateway.limits.enter(day.ci, record)
+    day.gateway.limits.enter(day.ci, record, ExitStack())
     told = day.gateway.limits.headers(day.ci, record)
     assert told["x-ratelimit-remaining-requests-day"] == "8"
     assert told["x-ratelimit-remaining-tokens-day"] == "1000"

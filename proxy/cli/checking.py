@@ -65,8 +65,8 @@ def _report(config: Config) -> Iterator[str]:
     yield from (f"  {provider}: off, {reason}" for provider, reason in config.providers_off)
     yield f"\ncallers ({len(config.callers) or 'no keys'})"
     if config.callers:
-        head = ("  caller", "key", "limits, per worker", "models")
-        yield table(head, [_caller_row(caller, config.state) for caller in config.callers])
+        head = ("  caller", "key", "limits" if config.state else "limits, per worker", "models")
+        yield table(head, [_caller_row(caller) for caller in config.callers])
     elif config.allow_unauthenticated:
         yield "  open to everybody who can connect (allow-unauthenticated)"
     else:
@@ -92,9 +92,9 @@ def _model(model: Model) -> str:
     return model.alias if model.alias == model.name else f"{model.alias} (its {model.name})"
 
 
-def _caller_row(caller: Caller, state: object) -> tuple[str, ...]:
+def _caller_row(caller: Caller) -> tuple[str, ...]:
     models = "all" if caller.models is None else names(list(caller.models))
-    name, limits = caller.name or "(unnamed)", caller.limits(one_pool=state is not None) or "none"
+    name, limits = caller.name or "(unnamed)", caller.limits() or "none"
     return f"  {name}", str(caller.key), limits, models
 
 

@@ -109,13 +109,12 @@ class Caller(_Named, frozen=True, kw_only=True):
         """Whether its usage has to be kept, for a limit per day."""
         return bool(self.requests_per_day or self.tokens_per_day)
 
-    def limits(self, workers: int = 1, *, one_pool: bool = False) -> str:
+    def limits(self, workers: int = 1) -> str:
         """Its limits in words, and what they come to where each of some workers counts them."""
-        in_all = {"requests-per-day", "tokens-per-day", one_pool and "max-concurrency"}
         found = {name.replace("_", "-"): most for name in LIMITS if (most := getattr(self, name))}
         each = "" if workers == 1 else " ({} per worker)"
         return ", ".join(
-            f"{key} {n} in all" if key in in_all else f"{key} {n * workers}{each.format(n)}"
+            f"{key} {n} in all" if key.endswith("day") else f"{key} {n * workers}{each.format(n)}"
             for key, n in found.items()
         )
 

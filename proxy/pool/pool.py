@@ -11,12 +11,11 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from ..clients.base import Client
 from ..clients.registry import Entry, Route
-from ..config import Caller, Config
+from ..config import Config
 from ..errors import (
     AllCoolingDown,
     ModelNotFound,
@@ -502,13 +501,6 @@ class ClientPool:
         LOST.give_back()
         with self._lock:
             return {alias: {"waiting": len(one.waiters)} for alias, one in self._queues.items()}
-
-    def enter(self, caller: Caller, held: ExitStack) -> bool:
-        """Whether one more request of the caller may be in flight; it counts until `held` ends.
-
-        Asked of those whose `max-concurrency` in this process is not reached.
-        """
-        return True
 
     def open(self) -> None:
         """Begin with what a process has to do for the pool beside requests. Idempotent."""

@@ -139,6 +139,7 @@ class Record:
     ended: float | None = None
     end: str = ""
     charged: int | None = None  # tokens of its usage, to the caller's limits, if they let it in
+    spent: Sequence[float] = ()  # of those limits before it, where several processes share them
     dropped: Sequence[str] = ()  # of the request, what the client that answered was not told
     is_lost: bool = False  # nobody closed it: whoever came next does, and must not wait
 

@@ -231,8 +231,7 @@ def summary(config: Config, addresses: list[str], *, workers: int, threads: int)
     lines += [f"  {provider}: off, {reason}" for provider, reason in config.providers_off]
     limited: dict[str, list[str]] = {}  # callers by what they may do
     for caller in config.callers:
-        limits = caller.limits(workers, one_pool=config.state is not None)
-        limited.setdefault(limits, []).append(caller.name or str(caller.key))
+        limited.setdefault(caller.limits(pools), []).append(caller.name or str(caller.key))
     lines += [f"  limits of {names(who)}: {limits}" for limits, who in limited.items() if limits]
     most = f"{config.max_requests_in_flight} requests in flight at most"
     lines.append(f"  {count(workers, 'worker')} of {threads} threads: {most}, each")

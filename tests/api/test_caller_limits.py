@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_hints_are_true_in_every_dialect(upstream: Upstream, path: str) -> None:
     """Who does as they say is let in; a millisecond before it is still refused."""
     house = House(upstream, rpm=7)
     for _ in range(7):
-        house.gateway.limits.enter(house.gateway.config.callers[0], RECORD)
+        house.gateway.limits.enter(house.gateway.config.callers[0], RECORD, ExitStack())
     refused = house.ask(path)
     assert refused.status_code == 429
     told = refused.get_json()["error"]

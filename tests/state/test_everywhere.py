@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle, islice
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 LIMITED = "sk-limited-caller-0123456789"
 FEW = 2
+# Callers by one of their limits: so many requests, or tokens of which each answer takes 12.
+METERED = {"rpm": 3, "tpm": 30, "requests-per-day": 5, "tokens-per-day": 30}
 TRIAL_S = 2.0
 
 # Each test has accounts of its own, so that none meets another's cooldowns.
@@ -63,11 +66,19 @@ class Everywhere(Cluster):
         config = super().config(host)
         url = config["openai-compatibility"][0]["base-url"]
         config["api-keys"].append({"name": "few", "key": LIMITED, "max-concurrency": FEW})
+        config["api-keys"] += [
+            {"name": limit, "key": key_of(limit), limit: most} for limit, most in METERED.items()
+        ]
+        config["state-dir"] = self._held.enter_context(TemporaryDirectory(prefix="state-"))
         config["openai-compatibility"] += [
             {"name": name, "base-url": url, "models": [{"name": "up", "alias": name}], **lot}
             for name, lot in LOTS.items()
         ]
         return config
+
+
+def key_of(limit: str) -> str:
+    return f"sk-metered-caller-{limit}"
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +148,43 @@ def test_caller_has_so_many_requests_in_all_processes(cluster: Cluster) -> None:
         assert here[0].call().end == "whole"
         wait_for(lambda: everywhere(cluster, "spare", 1, key=LIMITED)[0].status == 200)
         streams.let_go(there)
+
+
+def test_a_caller_of_so_many_requests_a_minute(cluster: Cluster) -> None:
+    """At the same moment, by whatever process: one count of all of them."""
+    most, since = METERED["rpm"], time.monotonic()
+    with ThreadPoolExecutor(12) as callers:
+        asked = [
+            callers.submit(ask, gateway, "spare", f"{name}.rpm-{number}", key=key_of("rpm"))
+            for number in range(6)
+            for name, gateway in cluster.gateways.items()
+        ]
+        calls = [one.result() for one in asked]
+    back = math.floor((time.monotonic() - since) * most / 60)  # one each 20 s
+    served = [call for call in calls if call.end == "whole"]
+    assert most <= len(served) <= most + back
+    assert {call.name for call in served} == seen(cluster, calls)
+    assert {call.detail for call in calls if call not in served} == {"rate_limit_exceeded"}
+
+
+def test_a_caller_of_so_many_tokens_a_minute(cluster: Cluster) -> None:
+    """Charged by the process that served it, and known to the next one."""
+    calls = everywhere(cluster, "spare", 4, key=key_of("tpm"))
+    assert [call.status for call in calls[:3]] == [200] * 3
+    assert calls[3].status == 429
+
+
+@pytest.mark.parametrize(("limit", "most"), [("requests-per-day", 5), ("tokens-per-day", 3)])
+def test_a_caller_of_so_much_a_day(cluster: Cluster, limit: str, most: int) -> None:
+    """Though each instance has a ledger of its own."""
+    calls = everywhere(cluster, "spare", most + 3, key=key_of(limit))
+    assert [call.status for call in calls] == [200] * most + [429] * 3
+    assert len(seen(cluster, calls)) == most
+
+
+def seen(cluster: Cluster, calls: list[Call]) -> set[str]:
+    """The names of those that came to the upstream."""
+    return {call.name for call in calls} & {one.name for one in cluster.witness.begun()}
 
 
 def test_callers_places_come_back_from_a_dead_process(cluster: Cluster) -> None:

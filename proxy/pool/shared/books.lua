@@ -12,6 +12,7 @@
 --   m:ROSTER  "#TIER" -> its present turn; client -> permits step tier model; "client t" -> its turn,
 --             while it is not among rTIER:ROSTER, the ready ones by turn
 --   x: y:     ROSTER: who is shut, who rests, by its end
+--   caller:C  number of a limit -> what a caller has spent of it, and when
 --   w:ROSTER  asks that wait, by rank
 --   k:CLIENT  rosters that look at it again when it comes free, by a rank that none who waits there
 --             is before; found out when it matters
@@ -19,10 +20,11 @@
 --   rosters   by their last use
 local S, INF = 1e6, 1 / 0
 local TTL, GRACE, TRIAL, ACK, ROSTER = 12 * S, 3 * S, 2 * S, 2 * S, 3600 * S
+local DAY = 86400 * S
 local MOST_AHEAD, MOST_LOOKS = 64, 64
 local READY, RESTING, ON_TRIAL, TRYING, COOLING = 0, 1, 2, 3, 4
 local call, P, A, me, meta, wall, clock, grace, last  -- of this call
-local ALWAYS, ops = {beat = true, processes = true, bury = true}, {}
+local ALWAYS, ops = {beat = true, taken = true, processes = true, bury = true}, {}
 
 -- Whether the process has a part in the state, by the clock of now.
 local function enter()
@@ -380,12 +382,43 @@ function ops.change()
   call('PUBLISH', P .. 'all', '*')
 end
 
--- Number, a caller, and how many of its requests may be in flight: 1 if this one may. Idempotent.
-function ops.place()
-  if paper(me, A[5]) then return 1 end
-  if tonumber(call('HGET', P .. 'n', A[6]) or 0) >= tonumber(A[7]) then return 0 end
-  take(me, A[5], A[6], clock, '-', 0, '')
-  return 1
+-- What a caller has spent of a limit: 1 requests, 2 tokens a minute (see `limits.Cell`), 3 and 4 the
+-- same a day (UTC). All is forgotten when it has not come for a week.
+local function spent(c, i, most)
+  local n, at = string.match(call('HGET', P .. c, i) or '0 0', '^(%S+) (%d+)$')
+  if i > 2 then return wall - wall % DAY > tonumber(at) and 0 or tonumber(n) end
+  return math.max(0, n - (clock - at) / S * most / 60)
+end
+local function spend(c, i, most, n)
+  if most == 0 then return end
+  call('HSET', P .. c, i, string.format('%.17g %.0f', n, i > 2 and wall or clock))
+  call('EXPIRE', P .. c, 7 * DAY / S)
+end
+-- Number, a caller, how many of its requests may be in flight, its four limits (0: none), and what it
+-- had spent of them for sure. What was spent, and before it 0: no place is left; 1: a limit leaves
+-- nothing; 2: it has a place, and is charged.
+function ops.admit()
+  local c, places, found, is_known, is_in = A[6], tonumber(A[7]), {2}, paper(me, A[5]), true
+  if not is_known and places > 0 and tonumber(call('HGET', P .. 'n', c) or 0) >= places then return {0} end
+  for i = 1, 4 do
+    local most = tonumber(A[7 + i])
+    local n = math.max(spent(c, i, most), A[11 + i])
+    is_in = is_in and (most == 0 or most - n + (i > 2 and 0 or 1e-6 / (60 / most)) >= 1)
+    found[i + 1] = string.format('%.17g', n)
+  end
+  if is_known then return found end  -- it asks again
+  if not is_in then return {1, unpack(found, 2)} end
+  for i = 1, 4 do spend(c, i, tonumber(A[7 + i]), found[i + 1] + i % 2) end
+  if places > 0 then take(me, A[5], c, clock, '-', 0, '') end
+  return found
+end
+
+-- A caller, its four limits, and so many units more that it has spent of each.
+function ops.spend()
+  for i = 1, 4 do
+    local most = tonumber(A[5 + i])
+    if A[9 + i] ~= '0' then spend(A[5], i, most, spent(A[5], i, most) + A[9 + i]) end
+  end
 end
 
 -- Roster, its number of tiers, then six of each client: it, permits, step, tier, turn, model.
@@ -447,7 +480,7 @@ function ops.bury() bury(A[5]) end
 
 local function main(keys, args)
   call, P, A, me, clock = redis.call, keys[1], args, args[2], nil
-  if not (A[1] == 'release' or A[1] == 'taken' or enter() or ALWAYS[A[1]]) then return {'S'} end
+  if not (A[1] == 'release' or enter() or ALWAYS[A[1]]) then return {'S'} end
   return ops[A[1]]() or 1
 end
 redis.register_function(NAME, main)

@@ -25,6 +25,7 @@ from redis import RedisError
 from ...clients.base import Client
 from ...clients.registry import Route
 from ...config import Caller, digest_of
+from ...config.config import LIMITS
 from ...errors import NoClientFree, RetryHint, ShuttingDown, StateUnavailable
 from ...net.bell import Bell, my_bell
 from ...net.watch import CLOCK, Clock
@@ -275,17 +276,30 @@ class SharedPool(ClientPool):
 
     # By requests
 
-    def enter(self, caller: Caller, held: ExitStack) -> bool:
+    def admit(
+        self, caller: Caller, had: tuple[int, int], held: ExitStack
+    ) -> tuple[bool, list[float]]:
+        """Whether a caller's `max-concurrency` has a place, until `held` ends; what it has spent.
+
+        Of requests and tokens a minute, and a day (`had` at least); a request is charged if all
+        have some left. While the server is away: a place, and nothing.
+        """
         self.open()
-        named = caller.name.encode(errors="surrogatepass") or digest_of(caller.key)
-        key, number = f"caller:{sha256(named).hexdigest()[:24]}", next(self._numbers)
-        held.callback(self._leave, number)
-        is_in = True
-        with suppress(Away):  # who is let in then will be lent nothing
-            is_in = bool(self._away or self._call("place", number, key, caller.max_concurrency))
-        if is_in:
-            self._held[number] = (key, self._clock.monotonic(), 0, "")
-        return is_in
+        key, number = _named(caller), next(self._numbers)
+        limits = [getattr(caller, name) for name in LIMITS]
+        with suppress(Away):
+            if not self._away:
+                how, *spent = self._call("admit", number, key, *limits, 0, 0, *had)
+                if how == 2 and caller.max_concurrency:
+                    self._held[number] = (key, self._clock.monotonic(), 0, "")
+                    held.callback(self._leave, number)
+                return how > 0, list(map(float, spent))
+        return True, []
+
+    def spend(self, caller: Caller, *, requests: int = 0, tokens: int = 0) -> None:
+        """Charge limits once more: those of tokens, and that of requests a day."""
+        limits = [getattr(caller, name) for name in LIMITS[1:]]
+        self._send("spend", _named(caller), *limits, 0, tokens, requests, tokens)
 
     def _leave(self, number: int) -> None:
         if self._held.pop(number, None):
@@ -493,6 +507,11 @@ class SharedPool(ClientPool):
 
     def _serve_locked(self, line: Line, now: float, rung: list[Bell]) -> None:
         """The books do."""
+
+
+def _named(caller: Caller) -> str:
+    named = caller.name.encode(errors="surrogatepass") or digest_of(caller.key)
+    return f"caller:{sha256(named).hexdigest()[:24]}"
 
 
 def _parts(field: bytes) -> tuple[str, str, str]:

@@ -194,12 +194,12 @@ def test_a_callers_limit_holds_everywhere(members: tuple[Member, Member]) -> Non
     one, two = members
     caller = Caller("ann", max_concurrency=1)
     with ExitStack() as held:
-        assert one.pool.enter(caller, held)
+        assert one.pool.admit(caller, (0, 0), held)[0]
         with ExitStack() as refused:
-            assert not two.pool.enter(caller, refused)
+            assert not two.pool.admit(caller, (0, 0), refused)[0]
     one.pool.beat()  # the place is left without waiting, on another connection
     with ExitStack() as held:
-        assert two.pool.enter(caller, held)
+        assert two.pool.admit(caller, (0, 0), held)[0]
 
 
 @pytest.mark.long
