@@ -13,6 +13,7 @@ folder of the page's own, which has a `config.yaml` at the start: the one that i
 - `yaml` has to be a configuration without problems and warnings; a part of one will do. `${NAME}`
   and `${file:PATH}` have a value. `nginx` is served by nginx, `ini` is added to
   `deploy/poolproxy.service` and verified by systemd-analyze, `json` and `toml` are read.
+  `redis` is served by redis-server until the page ends; 6379 is its port in all blocks.
 - A second word after the language is a file's name: the block is also written to that file, as in
   "```yaml llm.yaml". For a python block this makes a module that later blocks can import.
 - A block without a language is a sample of output, and left alone.
@@ -35,8 +36,10 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -51,6 +54,8 @@ from tests.support.gateway import PATIENCE_S, ROOT, Gateway, environment
 from tests.support.leaks import death_in
 from tests.support.nginx import PROGRAM as NGINX
 from tests.support.nginx import Nginx
+from tests.support.redis import PROGRAM as REDIS
+from tests.support.redis import require_redis
 from tests.support.server import free_port
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,6 +78,7 @@ BLOCK = re.compile(
 ODD = re.compile(r"^\s*```|^<!-- (?:not run|status|\w+(?: [^\s>]+)?$)")
 SERVES = re.compile(r"^(?:\w+=\S* )*(?:poolproxy serve|gunicorn|flask .*\brun|waitress-serve)\b")
 PORTS = re.compile(r"\b(?:8317|8080|8000|5000)\b")
+REDIS_PORT = re.compile(r"\b6379\b")
 VARIABLE = re.compile(r"\$\{(\w+)")
 SECRET_FILE = re.compile(r"\$\{file:[^{}\n]+\}")
 
@@ -170,6 +176,8 @@ class Session:
         self.port = port
         self._server: subprocess.Popen[str] | None = None
         self._python: subprocess.Popen[str] | None = None
+        self._redis: subprocess.Popen[bytes] | None = None
+        self._redis_port = 0
         bin_folder = folder / ".bin"
         bin_folder.mkdir()
         places = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
@@ -194,6 +202,9 @@ class Session:
         text = block.text
         if block.language in ("sh", "python"):
             text = PORTS.sub(str(self.port), text)
+        if block.language in ("sh", "python", "yaml", "redis") and REDIS_PORT.search(text):
+            self._redis_port = self._redis_port or free_port()
+            text = REDIS_PORT.sub(str(self._redis_port), text)
         if block.name:
             (self.folder / block.name).write_text(text)
         act = getattr(
@@ -205,7 +216,12 @@ class Session:
 
     def close(self) -> None:
         """End what the page has started; raises Wrong if something ended badly."""
-        self._end_server()
+        try:
+            self._end_server()
+        finally:
+            if self._redis is not None:
+                self._redis.kill()
+                self._redis.wait()
         if self._python is not None:
             assert self._python.stdin is not None
             try:
@@ -345,6 +361,21 @@ class Session:
         with Nginx(re.sub(r"\blisten [^;]*;", "listen 127.0.0.1:{port};", text)):
             pass
 
+    def _do_redis(self, block: Block) -> None:
+        """Run it with this configuration, until the page ends."""
+        assert REDIS is not None
+        file = self.folder / ".redis.conf"
+        file.write_text(block.text)
+        with (self.folder / ".redis.log").open("w") as log:
+            self._redis = subprocess.Popen(
+                [REDIS, str(file)], cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + PATIENCE_S
+        while self._redis.poll() is None and time.monotonic() < until:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self._redis_port)):
+                return
+        raise Wrong((self.folder / ".redis.log").read_text())
+
     def _do_ini(self, block: Block) -> None:
         configparser.ConfigParser(strict=False, interpolation=None).read_string(block.text)
         program = shutil.which("systemd-analyze")
@@ -417,6 +448,8 @@ def problems_of(text: str, folder: Path, port: int) -> list[str]:
 def test_snippets(page: Path, runtime: Path, request: pytest.FixtureRequest) -> None:
     """See the top of this file."""
     text = page.read_text()
+    if any(block.language == "redis" for block in blocks_of(text)):
+        require_redis()
     runs = [block for block in blocks_of(text) if block.language in ("sh", "python")]
     if not runs or any(block.serves for block in runs):
         port = free_port()
