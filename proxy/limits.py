@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,9 @@ from .record.record import Record
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .pool.shared.books import SharedPool
+
+# The limits that are spent: of a minute, and of a day (UTC).
+_KEYS = ("rpm", "tpm", "requests-per-day", "tokens-per-day")
 
 # What floats may lose of a moment: a caller who comes when it was told to is not too early.
 _TOLERANCE_S = 1e-6
@@ -38,13 +41,6 @@ class Level(NamedTuple):
     reset_s: float
 
 
-def _level(most: int, spent: float) -> Level:
-    """How a limit per minute stands of which so much is spent."""
-    unit_s = 60 / most
-    left = int(max(0.0, most - spent + _TOLERANCE_S / unit_s))
-    return Level(most, left, 0.0 if left else (spent + 1 - most) * unit_s, spent * unit_s)
-
-
 class Cell:
     """A limit per minute by the generic cell rate algorithm: one unit each 60/n s, n at once.
 
@@ -54,19 +50,22 @@ class Cell:
 
     __slots__ = ("_at", "_spent", "empty_at")
 
-    def __init__(self) -> None:
-        self._spent = self._at = self.empty_at = 0.0
+    def __init__(self, spent: float = 0.0, at: float = 0.0) -> None:
+        self._spent, self._at, self.empty_at = spent, at, 0.0
 
     def level(self, most: int, now: float) -> Level:
         """How it stands."""
-        return _level(most, self._spent_at(now, most))
+        spent, unit_s = self.spent(most, now), 60 / most
+        left = int(max(0.0, most - spent + _TOLERANCE_S / unit_s))
+        return Level(most, left, 0.0 if left else (spent + 1 - most) * unit_s, spent * unit_s)
 
     def charge(self, units: int, most: int, now: float) -> None:
         """Spend so many units, more than are left if need be."""
-        self._spent, self._at = self._spent_at(now, most) + units, now
+        self._spent, self._at = self.spent(most, now) + units, now
         self.empty_at = now + self._spent * 60 / most
 
-    def _spent_at(self, now: float, most: int) -> float:
+    def spent(self, most: int, now: float) -> float:
+        """What has not drained yet."""
         return max(0.0, self._spent - (now - self._at) * most / 60)
 
 
@@ -97,10 +96,12 @@ class Limits:
 
     def _let_in(self, caller: Caller, record: Record, held: ExitStack) -> dict[str, Level]:
         """How its limits stand. If all have some left it is charged as a request."""
-        levels = self._days(caller)
-        if caller.has_day_limit and not levels:
+        levels = self._levels(caller, record)
+        if caller.has_day_limit and self._ledger() is None:
             raise RuntimeError("a limit per day needs a ledger of usage: set `state-dir`")
-        return levels | self._minutes(caller, enters=all(one.left for one in levels.values()))
+        if caller.rpm and all(one.left for one in levels.values()):
+            levels["rpm"] = self._charge(caller, "rpm", 1)
+        return levels
 
     def charge(self, caller: Caller, record: Record) -> None:
         """Charge the tokens of a request, as far as they are known, and were not charged before."""
@@ -109,11 +110,6 @@ class Limits:
             record.charged = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
             if record.charged != before:
                 self._spend(caller, record.charged - before)
-
-    def _spend(self, caller: Caller, tokens: int) -> None:
-        with self._lock:
-            if caller.tpm:
-                self._charge_locked(caller, "tpm", tokens)
 
     def headers(self, caller: Caller, record: Record) -> dict[str, str]:
         """How they stand, this request included, in the words of OpenAI's answers.
@@ -129,38 +125,46 @@ class Limits:
         return found
 
     def _levels(self, caller: Caller, record: Record) -> dict[str, Level]:
-        is_in = record.charged is not None and record.ended is None  # and not yet in the ledger
-        levels = self._days(caller, int(is_in), (is_in and record.charged) or 0)
-        return self._minutes(caller) | levels
-
-    def _minutes(self, caller: Caller, *, enters: bool = False) -> dict[str, Level]:
-        """How its limits per minute stand. Who `enters` is charged if all have some left."""
+        """How those of its limits stand of which it is known what was spent."""
+        rest_s = 86_400 - self._clock.wall() % 86_400  # first: the day may end now
         now, found = self._clock.monotonic(), dict[str, Level]()
+        for key, spent in zip(_KEYS, self._spent(caller, record, now), strict=False):
+            most = getattr(caller, key.replace("-", "_"))
+            if most and key.endswith("day"):
+                left = max(0, most - int(spent))
+                found[key] = Level(most, left, 0.0 if left else rest_s, rest_s)
+            elif most:
+                found[key] = Cell(spent, now).level(most, now)
+        return found
+
+    def _spent(self, caller: Caller, record: Record, now: float) -> Sequence[float]:
+        """What is spent of each limit, the record's request included, if it was let in."""
         with self._lock:
-            for key, most in (("rpm", caller.rpm), ("tpm", caller.tpm)):
-                if most:
-                    cell = self._cells.get((caller.identity, key)) or Cell()
-                    found[key] = cell.level(most, now)
-            if enters and caller.rpm and all(level.left for level in found.values()):
-                self._charge_locked(caller, "rpm", 1)
-        return found
+            cells = [self._cells.get((caller.identity, key)) or Cell() for key in _KEYS[:2]]
+            minute = [cells[0].spent(caller.rpm, now), cells[1].spent(caller.tpm, now)]
+        ledger = self._ledger() if caller.has_day_limit else None
+        if ledger is None:
+            return minute
+        is_in = record.charged is not None and record.ended is None  # and not yet in the ledger
+        requests, tokens = ledger.spent_today(caller)
+        return [*minute, requests + is_in, tokens + ((is_in and record.charged) or 0)]
 
-    def _charge_locked(self, caller: Caller, key: str, units: int) -> None:
-        now = self._clock.monotonic()
-        if len(self._cells) >= self._many:
-            self._cells = {of: cell for of, cell in self._cells.items() if cell.empty_at > now}
-            self._many = max(_MANY_CELLS, 2 * len(self._cells))
-        cell = self._cells.setdefault((caller.identity, key), Cell())
-        cell.charge(units, getattr(caller, key), now)
+    def _spend(self, caller: Caller, tokens: int) -> None:
+        if caller.tpm:
+            self._charge(caller, "tpm", tokens)
 
-    def _days(self, caller: Caller, requests: int = 0, tokens: int = 0) -> dict[str, Level]:
-        """How its limits per day (UTC) stand, by the ledger and these; none without a ledger."""
-        found = dict[str, Level]()
-        if caller.has_day_limit and (ledger := self._ledger()) is not None:
-            rest_s = 86_400 - self._clock.wall() % 86_400  # first: it may end now
-            spent = ledger.spent_today(caller)
-            found = _of_day(caller, rest_s, spent[0] + requests, spent[1] + tokens)
-        return found
+    def _charge(self, caller: Caller, key: str, units: int) -> Level:
+        """Charge a limit per minute, that of requests if one is left. How it stood."""
+        now, most = self._clock.monotonic(), getattr(caller, key)
+        with self._lock:
+            if len(self._cells) >= self._many:
+                self._cells = {of: cell for of, cell in self._cells.items() if cell.empty_at > now}
+                self._many = max(_MANY_CELLS, 2 * len(self._cells))
+            cell = self._cells.setdefault((caller.identity, key), Cell())
+            level = cell.level(most, now)
+            if key == "tpm" or level.left:
+                cell.charge(units, most, now)
+        return level
 
 
 class SharedLimits(Limits):
@@ -186,33 +190,14 @@ class SharedLimits(Limits):
         if caller.is_metered:
             super().charge(caller, record)
             if not record.attempts:  # at its end: it came to no client, and is not the day's
-                self._pool.spend(caller, requests=-1)
+                self._pool.spend(caller, 0, 0, -1, 0)
+
+    def _spent(self, caller: Caller, record: Record, now: float) -> Sequence[float]:
+        own = (0, 0) if record.charged is None else (1, record.charged)
+        return [had + more for had, more in zip(record.spent, own * 2, strict=False)]
 
     def _spend(self, caller: Caller, tokens: int) -> None:
-        self._pool.spend(caller, tokens=tokens)
-
-    def _levels(self, caller: Caller, record: Record) -> dict[str, Level]:
-        spent, rest_s = [*record.spent], 86_400 - self._clock.wall() % 86_400
-        if not spent:
-            return {}
-        if record.charged is not None:
-            spent = [had + (record.charged if n % 2 else 1) for n, had in enumerate(spent)]
-        minutes = {"rpm": (caller.rpm, spent[0]), "tpm": (caller.tpm, spent[1])}
-        levels = {key: _level(most, used) for key, (most, used) in minutes.items() if most}
-        return levels | _of_day(caller, rest_s, int(spent[2]), int(spent[3]))
-
-
-def _of_day(caller: Caller, rest_s: float, requests: int, tokens: int) -> dict[str, Level]:
-    """How the limits of a day stand that ends in so many seconds, and of which so much is spent."""
-    found = dict[str, Level]()
-    for key, most, used in (
-        ("requests-per-day", caller.requests_per_day, requests),
-        ("tokens-per-day", caller.tokens_per_day, tokens),
-    ):
-        if most:
-            left = max(0, most - used)
-            found[key] = Level(most, left, 0.0 if left else rest_s, rest_s)
-    return found
+        self._pool.spend(caller, 0, tokens, 0, tokens)
 
 
 def refusal(caller: Caller, record: Record, key: str, wait_s: float = 1.0) -> CallerLimitReached:

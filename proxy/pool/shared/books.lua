@@ -12,7 +12,7 @@
 --   m:ROSTER  "#TIER" -> its present turn; client -> permits step tier model; "client t" -> its turn,
 --             while it is not among rTIER:ROSTER, the ready ones by turn
 --   x: y:     ROSTER: who is shut, who rests, by its end
---   caller:C  number of a limit -> what a caller has spent of it, and when
+--   caller:C  what a caller has spent of each limit, and when; all is forgotten after a week
 --   w:ROSTER  asks that wait, by rank
 --   k:CLIENT  rosters that look at it again when it comes free, by a rank that none who waits there
 --             is before; found out when it matters
@@ -382,43 +382,29 @@ function ops.change()
   call('PUBLISH', P .. 'all', '*')
 end
 
--- What a caller has spent of a limit: 1 requests, 2 tokens a minute (see `limits.Cell`), 3 and 4 the
--- same a day (UTC). All is forgotten when it has not come for a week.
-local function spent(c, i, most)
-  local n, at = string.match(call('HGET', P .. c, i) or '0 0', '^(%S+) (%d+)$')
-  if i > 2 then return wall - wall % DAY > tonumber(at) and 0 or tonumber(n) end
-  return math.max(0, n - (clock - at) / S * most / 60)
-end
-local function spend(c, i, most, n)
-  if most == 0 then return end
-  call('HSET', P .. c, i, string.format('%.17g %.0f', n, i > 2 and wall or clock))
-  call('EXPIRE', P .. c, 7 * DAY / S)
-end
--- Number, a caller, how many of its requests may be in flight, its four limits (0: none), and what it
--- had spent of them for sure. What was spent, and before it 0: no place is left; 1: a limit leaves
--- nothing; 2: it has a place, and is charged.
-function ops.admit()
-  local c, places, found, is_known, is_in = A[6], tonumber(A[7]), {2}, paper(me, A[5]), true
-  if not is_known and places > 0 and tonumber(call('HGET', P .. 'n', c) or 0) >= places then return {0} end
+-- Number or '', a caller, how many of its requests may be in flight. Then four each of its limits, of
+-- requests and tokens a minute (see `limits.Cell`) and a day (UTC): how much, 0: no limit; what was
+-- spent of it for sure; what is spent now. What was spent before, and before it 2; where there is a
+-- number also 0: it is refused, as no place is left, or 1: as a limit leaves nothing.
+function ops.spend()
+  local c, places, is_known, is_in, found = A[6], tonumber(A[7]), paper(me, A[5]), true, {2}
+  local is_ask, said = A[5] ~= '' and not is_known, call('GET', P .. c) or '0 0 0 0 0 0'
+  if is_ask and places > 0 and tonumber(call('HGET', P .. 'n', c) or 0) >= places then return {0} end
+  local old = {string.match(said, '^(%S+) (%S+) (%S+) (%S+) (%d+) (%d+)$')}
+  local for_s, is_today = math.max(0, clock - old[5]) / S, old[6] - (wall - wall % DAY) >= 0
   for i = 1, 4 do
-    local most = tonumber(A[7 + i])
-    local n = math.max(spent(c, i, most), A[11 + i])
-    is_in = is_in and (most == 0 or most - n + (i > 2 and 0 or 1e-6 / (60 / most)) >= 1)
+    local most, n = tonumber(A[7 + i]), tonumber(old[i])
+    n = math.max(A[11 + i], i < 3 and n - for_s * most / 60 or i > 2 and is_today and n or 0)
+    is_in = is_in and (most == 0 or most - n + (i < 3 and 1e-6 / (60 / most) or 0) >= 1)
     found[i + 1] = string.format('%.17g', n)
+    old[i] = string.format('%.17g', most > 0 and n + A[15 + i] or 0)
   end
   if is_known then return found end  -- it asks again
-  if not is_in then return {1, unpack(found, 2)} end
-  for i = 1, 4 do spend(c, i, tonumber(A[7 + i]), found[i + 1] + i % 2) end
-  if places > 0 then take(me, A[5], c, clock, '-', 0, '') end
+  if is_ask and not is_in then return {1, unpack(found, 2)} end
+  old[5], old[6] = int(clock), int(wall)
+  call('SET', P .. c, table.concat(old, ' '), 'EX', 7 * DAY / S)
+  if is_ask and places > 0 then take(me, A[5], c, clock, '-', 0, '') end
   return found
-end
-
--- A caller, its four limits, and so many units more that it has spent of each.
-function ops.spend()
-  for i = 1, 4 do
-    local most = tonumber(A[5 + i])
-    if A[9 + i] ~= '0' then spend(A[5], i, most, spent(A[5], i, most) + A[9 + i]) end
-  end
 end
 
 -- Roster, its number of tiers, then six of each client: it, permits, step, tier, turn, model.

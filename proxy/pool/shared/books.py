@@ -285,21 +285,19 @@ class SharedPool(ClientPool):
         have some left. While the server is away: a place, and nothing.
         """
         self.open()
-        key, number = _named(caller), next(self._numbers)
-        limits = [getattr(caller, name) for name in LIMITS]
+        number, about = next(self._numbers), _limits(caller)
         with suppress(Away):
             if not self._away:
-                how, *spent = self._call("admit", number, key, *limits, 0, 0, *had)
+                how, *spent = self._call("spend", number, *about, 0, 0, *had, 1, 0, 1, 0)
                 if how == 2 and caller.max_concurrency:
-                    self._held[number] = (key, self._clock.monotonic(), 0, "")
+                    self._held[number] = (about[0], self._clock.monotonic(), 0, "")
                     held.callback(self._leave, number)
                 return how > 0, list(map(float, spent))
         return True, []
 
-    def spend(self, caller: Caller, *, requests: int = 0, tokens: int = 0) -> None:
-        """Charge limits once more: those of tokens, and that of requests a day."""
-        limits = [getattr(caller, name) for name in LIMITS[1:]]
-        self._send("spend", _named(caller), *limits, 0, tokens, requests, tokens)
+    def spend(self, caller: Caller, *units: int) -> None:
+        """Charge each of its limits so much more."""
+        self._send("spend", "", *_limits(caller), 0, 0, 0, 0, *units)
 
     def _leave(self, number: int) -> None:
         if self._held.pop(number, None):
@@ -509,9 +507,10 @@ class SharedPool(ClientPool):
         """The books do."""
 
 
-def _named(caller: Caller) -> str:
+def _limits(caller: Caller) -> list[Any]:
+    """What the books know a caller by, and its limits."""
     named = caller.name.encode(errors="surrogatepass") or digest_of(caller.key)
-    return f"caller:{sha256(named).hexdigest()[:24]}"
+    return [f"caller:{sha256(named).hexdigest()[:24]}", *[getattr(caller, it) for it in LIMITS]]
 
 
 def _parts(field: bytes) -> tuple[str, str, str]:
