@@ -18,6 +18,7 @@ from proxy.clients import make_clients
 from proxy.clients.registry import Route
 from proxy.config import load_config
 from proxy.net.watch import CallerConnection
+from proxy.pool import Ticket
 from proxy.pool.shared.books import SharedPool
 from proxy.pool.shared.connection import Server
 
@@ -35,7 +36,7 @@ def run(
     pool = SharedPool(clients, Server(config.state))
     routes = tuple(Route(client, "demo") for client in clients)
     caller = CallerConnection(None)
-    first = pool.acquire(pool.ticket("demo", caller, config), routes, math.inf)
+    first = pool.acquire(Ticket("demo", caller, config), routes, math.inf)
     assert first is not None
     first.release()
     time.sleep(max(0.0, begins_at - time.time()))
@@ -45,7 +46,7 @@ def run(
 
     def ask() -> None:
         while (began := time.monotonic()) < until:
-            lease = pool.acquire(pool.ticket("demo", caller, config), routes, math.inf)
+            lease = pool.acquire(Ticket("demo", caller, config), routes, math.inf)
             assert lease is not None
             waits.append(time.monotonic() - began)
             if hold_s:

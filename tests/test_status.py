@@ -13,7 +13,7 @@ import pytest
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
-from proxy.pool import Effect
+from proxy.pool import Effect, Ticket
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
 from proxy.status import Request, added_up, overview
@@ -309,7 +309,7 @@ def fail(gateway: Gateway, alias: str, effect: Effect) -> str:
     """Have an attempt at a model end so; returns the client's label."""
     record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
     routes = gateway.find(alias, CallerConnection(None), record).routes
-    ticket = gateway.pool.ticket(alias, CallerConnection(None), gateway.config)
+    ticket = Ticket(alias, CallerConnection(None), gateway.config)
     lease = gateway.pool.acquire(ticket, routes, record.arrived + 1)
     assert lease is not None
     lease.report(effect, cause="429: Wait")

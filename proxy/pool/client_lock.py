@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from ..clients.base import Client
@@ -100,46 +100,41 @@ class ClientLock:
         }
 
 
+@dataclass(eq=False, slots=True)
 class Ticket:
     """A request's claim: its rank, what it has tried, and the lease that it was handed.
 
-    The settings are those of the configuration under which the request began. `session`: 8 bytes
-    that tell its session from others; b"": it has none.
+    `config`: that under which the request began. `holder` names it in the snapshot. `rank`: that of
+    an earlier ticket of the same request, which waits no longer. `session`: 8 bytes that tell its
+    caller's session from all others; b"": none.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        alias: str,
-        caller: CallerConnection,
-        config: Config,
-        *,
-        holder: object,
-        session: bytes = b"",
-    ) -> None:
-        self.rank = rank
-        self.number = 0  # of the shared books, while the request asks them
-        self.told = b""  # by them: what it was handed
-        self.ahead: int | None = None  # so many wait before it, where those books know
-        self.session = session
-        self.holder = holder
-        self.alias = alias
-        self.caller = caller
-        self.retry_budget_s = config.max_retry_interval_s  # for waiting until a cooldown ends
-        self.queue_timeout_s = config.queue_timeout_s
-        self.max_cooldown_s = config.max_cooldown_s
-        self.has_asked = False
-        self.home: ClientLock | None = None  # of its session, where that was looked for
-        self.is_kept: bool | None = None  # whether the first client was that one; None: no session
-        self.tried: dict[ClientLock, None] = {}
-        self.excluded: set[ClientLock] = set()
-        self.tried_again_at = -math.inf  # back-off: before it no client is tried twice
-        self.cooling_since: float | None = None
-        self.queued_at: float | None = None
-        self.queue_counts_from = -math.inf
-        self.granted: ClientLease | None = None
-        self.bell: Bell | None = None  # while the request waits, or has not seen `granted`
-        self.wakes_at = math.inf  # when its wait ends by itself
+    alias: str
+    caller: CallerConnection
+    config: Config
+    _: KW_ONLY
+    holder: object = None
+    rank: int = -1  # in the order of arrival; -1: it has not come yet
+    session: bytes = b""
+    number: int = 0  # of the shared books, while the request asks them
+    told: bytes = b""  # by them: what it was handed
+    ahead: int | None = None  # so many wait before it, where those books know
+    retry_budget_s: float = field(init=False)  # for waiting until a cooldown ends
+    has_asked: bool = False
+    home: ClientLock | None = None  # of its session, where that was looked for
+    is_kept: bool | None = None  # whether the first client was that one; None: no session
+    tried: dict[ClientLock, None] = field(default_factory=dict)
+    excluded: set[ClientLock] = field(default_factory=set)
+    tried_again_at: float = -math.inf  # back-off: before it no client is tried twice
+    cooling_since: float | None = None
+    queued_at: float | None = None
+    queue_counts_from: float = -math.inf
+    granted: ClientLease | None = None
+    bell: Bell | None = None  # while the request waits, or has not seen `granted`
+    wakes_at: float = math.inf  # when its wait ends by itself
+
+    def __post_init__(self) -> None:
+        self.retry_budget_s = self.config.max_retry_interval_s
 
     def may_use(self, lock: ClientLock, now: float) -> bool:
         """Whether this request can be given this client now, as far as it is up to the request."""

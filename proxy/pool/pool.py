@@ -15,7 +15,6 @@ from typing import Any
 
 from ..clients.base import Client
 from ..clients.registry import Entry, Route
-from ..config import Config
 from ..errors import (
     AllCoolingDown,
     ModelNotFound,
@@ -27,7 +26,7 @@ from ..errors import (
 )
 from ..net.bell import Bell, my_bell
 from ..net.lost import LOST
-from ..net.watch import CLOCK, CallerConnection, Clock
+from ..net.watch import CLOCK, Clock
 from .client_lock import ClientLease, ClientLock, Ticket
 from .health import TRIAL_S, Effect, State
 from .queue import Line, ModelQueue, Offer
@@ -105,25 +104,6 @@ class ClientPool:
         _ring(rung)
         return draining
 
-    def ticket(
-        self,
-        alias: str,
-        caller: CallerConnection,
-        config: Config,
-        *,
-        holder: object = None,
-        rank: int | None = None,
-        session: bytes = b"",
-    ) -> Ticket:
-        """A place in the order of arrival, for one request; `holder` names it in the snapshot.
-
-        `rank`: the place of an earlier ticket of the same request, which waits no longer.
-        `session`: a digest of 8 bytes that tells its caller's session from all others; b"": none.
-        """
-        if rank is None:
-            rank = next(self._ranks)
-        return Ticket(rank, alias, caller, config, holder=holder, session=session)
-
     def acquire(
         self, ticket: Ticket, routes: tuple[Route, ...], until: float
     ) -> ClientLease | None:
@@ -175,6 +155,8 @@ class ClientPool:
         """The alias's queue. Only a new request may bring a new one: an old one's are outdated."""
         old = self._queues.get(ticket.alias)
         is_new, ticket.has_asked = not ticket.has_asked, True
+        if ticket.rank < 0:
+            ticket.rank = next(self._ranks)
         if old is not None:
             if not is_new or old.routes is routes or self._are_outdated_locked(routes):
                 return old
@@ -292,12 +274,12 @@ class ClientPool:
         if ticket.queued_at is None:
             ticket.queued_at = now
         ticket.queue_counts_from = max(ticket.queue_counts_from, ticket.queued_at, tried_since)
-        end = ticket.queue_counts_from + ticket.queue_timeout_s
-        if now >= end:
+        timeout_s = ticket.config.queue_timeout_s
+        if now >= (end := ticket.queue_counts_from + timeout_s):
             ahead = queue.position_of(ticket) if ticket.ahead is None else ticket.ahead
             turns = (ahead + 1) / queue.permits(now)
             raise NoClientFree(
-                f"all clients for {ticket.alias!r} were busy for {ticket.queue_timeout_s:.3g} s "
+                f"all clients for {ticket.alias!r} were busy for {timeout_s:.3g} s "
                 f"(queue-timeout){queue.why(now)}",
                 hint=RetryHint(min(60.0, max(1.0, queue.mean_lease_s * turns))),
             )
@@ -392,7 +374,7 @@ class ClientPool:
             line = self._lines.get(lock.client.identity) or Line(lock)
             before = health.standing(now), lock.service.standing(now)
             was_out, was_shut_by = health.is_out, health.shut_by(now)
-            most_s = lease.ticket.max_cooldown_s
+            most_s = lease.ticket.config.max_cooldown_s
             health.apply(
                 effect, began=lease.began, now=now, asked_s=asked_s, most_s=most_s, cause=cause
             )

@@ -31,7 +31,7 @@ from ..errors import (
     UpstreamRefusal,
 )
 from ..net.watch import CallerConnection, Clock
-from ..pool import ClientPool, Effect, Lease
+from ..pool import ClientPool, Effect, Lease, Ticket
 from ..record.record import Attempt, Record
 from ..wire.chat import HUB, ChatRequest, Usage
 from ..wire.chat.fields import with_model
@@ -82,9 +82,9 @@ class Attempts:
         self._reply: Reply | None = None
         self._relay: Relay | None = None  # of the present attempt, if it streams
         self._attempt = Attempt("")  # the present one's record
-        self._begin(rank=None)
+        self._begin()
 
-    def _begin(self, *, rank: int | None) -> None:
+    def _begin(self, *, rank: int = -1) -> None:
         call, config = self._call, self._config
         # A later prompt of a stream that has begun has a time of its own.
         is_first = call.record.first_event is None
@@ -94,10 +94,10 @@ class Attempts:
         self._pauses = self._run_all() if call.fallbacks and not self._at else self._run()
         self._take_ticket(rank)
 
-    def _take_ticket(self, rank: int | None) -> None:
+    def _take_ticket(self, rank: int) -> None:
         call = self._call
         self._failures: Failures | None = None  # until the first one
-        self._ticket = self._pool.ticket(
+        self._ticket = Ticket(
             call.ask.model,
             call.connection,
             self._config,

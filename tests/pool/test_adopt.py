@@ -11,7 +11,7 @@ import pytest
 from proxy.clients.registry import Entry, Route
 from proxy.config import load_config
 from proxy.errors import ModelNotFound, NoClientFree
-from proxy.pool import Effect
+from proxy.pool import Effect, Ticket
 from tests.support.pool import Desk, make_client
 
 BOTH = (("m", "m"), ("n", "n"))
@@ -272,7 +272,7 @@ def test_a_request_keeps_the_settings_under_which_it_began() -> None:
     held, early = desk.take(), desk.ticket()
     began = desk.clock.now
     desk.queue(early)
-    late = desk.pool.ticket("m", early.caller, load_config({"queue-timeout": 5}))
+    late = Ticket("m", early.caller, load_config({"queue-timeout": 5}))
     desk.queue(late)
     for ticket, waited_s in ((late, 5), (early, 30)):
         with pytest.raises(NoClientFree, match=f"{waited_s} s"):

@@ -11,7 +11,7 @@ from proxy.errors import (
     NoClientFree,
     NoClientInService,
 )
-from proxy.pool import Effect
+from proxy.pool import Effect, Ticket
 from tests.support.pool import ANYBODY, Desk, make_client
 
 
@@ -347,7 +347,7 @@ def test_the_snapshot() -> None:
     desk = Desk(make_client("a"))
     desk.fail("a", Effect.COOL, asked_s=2, cause="429 x: Wait")
     waiting = desk.ticket()
-    held = desk.wait(desk.pool.ticket("m", ANYBODY, desk.config, holder="req-7"))
+    held = desk.wait(Ticket("m", ANYBODY, desk.config, holder="req-7"))
     assert held is not None
     assert desk.wait(waiting, 1.5) is None
     assert desk.pool.snapshot() == [

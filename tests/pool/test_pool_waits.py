@@ -59,7 +59,7 @@ def test_a_freed_client_passes_over_who_cannot_use_it() -> None:
 def test_a_retry_keeps_its_rank() -> None:
     """It waits before those who arrived after its request, however long they have waited."""
     desk = Desk(make_client("a"))
-    retry, late, held = desk.ticket(), desk.ticket(), desk.take()
+    retry, late, held = desk.ticket(rank=0), desk.ticket(rank=1), desk.take()
     assert desk.ask(late) is None
     assert desk.ask(retry) is None
     held.release()
@@ -152,7 +152,7 @@ def test_waiters_of_all_models_share_one_line_for_a_client() -> None:
 def test_a_retry_is_known_to_the_line_that_other_models_wait_in() -> None:
     """Its rank is lower than that by which its model stands in the line."""
     desk = Desk(make_client("a", models=(("m", "m"), ("n", "n"))))
-    retry, other, late = desk.ticket("m"), desk.ticket("n"), desk.ticket("m")
+    retry, other, late = [desk.ticket(alias, rank=rank) for rank, alias in enumerate("mnm")]
     held = desk.take("m")
     desk.queue(late, other, retry)
     for alias, ticket in (("m", retry), ("n", other), ("m", late)):
@@ -415,7 +415,7 @@ def test_a_trial_of_a_resting_client_passes_too() -> None:
 def test_queue_timeout_counts_from_the_begin_of_a_trial() -> None:
     """Who waited long before has all of the time for it, and for what comes of it."""
     desk = Desk(make_client("a"), queue_timeout_s=3)
-    held, retry, waiting, began = desk.take(), desk.ticket(), desk.ticket(), desk.clock.now
+    held, retry, waiting, began = desk.take(), desk.ticket(rank=0), desk.ticket(), desk.clock.now
     assert desk.wait(waiting, 2) is None
     held.report(Effect.COOL, asked_s=0.5)
     held.release()
@@ -432,7 +432,7 @@ def test_queue_timeout_counts_from_the_begin_of_the_last_trial_waited_for() -> N
     """Of several that are under way, and with a time-out that is shorter than a trial."""
     desk = Desk(make_client("a"), make_client("b"), queue_timeout_s=1)
     held, trials, began = [desk.take(), desk.take()], [], desk.clock.now
-    retries, waiting = [desk.ticket(), desk.ticket()], desk.ticket()
+    retries, waiting = [desk.ticket(rank=0), desk.ticket(rank=1)], desk.ticket()
     desk.queue(waiting)
     for lease, cooled_at in zip(held, (2.5, 3.3), strict=True):
         lease.report(Effect.COOL, asked_s=cooled_at)
@@ -654,9 +654,9 @@ def test_lists_and_single_requests_are_served_in_the_order_of_arrival() -> None:
             serve(rank, lease)
 
     for rank in range(callers):
-        asked[rank] = desk.ticket()
-        assert asked[rank].rank == rank
+        asked[rank] = ticket = desk.ticket()
         look(rank)
+        assert ticket.rank == rank
     while under_way:
         desk.clock.now, rank, lease = heapq.heappop(under_way)
         lease.release()
@@ -664,7 +664,7 @@ def test_lists_and_single_requests_are_served_in_the_order_of_arrival() -> None:
             look(each)
         left[rank] -= 1
         if left[rank]:  # the next prompt is asked for when the one before is done
-            asked[rank] = desk.pool.ticket("m", ANYBODY, desk.config, rank=rank)
+            asked[rank] = Ticket("m", ANYBODY, desk.config, rank=rank)
             look(rank)
     assert not asked
     assert not refused & begun

@@ -176,7 +176,7 @@ def test_a_client_that_joins_later_begins_with_the_round() -> None:
     def turns(queue: ModelQueue, count: int) -> str:
         labels = ""
         for rank in range(count):
-            ticket = Ticket(rank, "m", ANYBODY, DEFAULTS, holder=None)
+            ticket = Ticket("m", ANYBODY, DEFAULTS, rank=rank)
             offer = queue.best(ticket, 0.0)
             assert offer is not None
             queue.chosen(offer, ticket)

@@ -387,7 +387,7 @@ class Simulation:
             if kind == "ask":
                 number, turn = what
                 session = named(number) if self.sticky else b""
-                ticket = self.pool.ticket("m", ANYBODY, DEFAULTS, session=session)
+                ticket = Ticket("m", ANYBODY, DEFAULTS, session=session)
                 self.waiting[ticket] = (number, turn)
                 self.ask(ticket, is_new=True)
             elif kind == "end":

@@ -22,6 +22,7 @@ from proxy.errors import (
 )
 from proxy.gateway import ANYONE
 from proxy.net.watch import CallerConnection
+from proxy.pool import Ticket
 from proxy.record.record import Record
 from proxy.request.stream import StreamBody
 from tests.support.attempts import Play, Stage
@@ -290,8 +291,7 @@ def test_a_fallback_waits_in_the_rank_of_its_request() -> None:
     stage = staged([], [OK], queue_timeout=10, fallbacks={"only-a": ["only-b"]})
     held = [stage.occupy("a"), stage.occupy("b")]
     entry = stage.entry("only-b")
-    late = stage.pool.ticket("only-b", CallerConnection(None), stage.config)
-    late.rank += 1000
+    late = Ticket("only-b", CallerConnection(None), stage.config, rank=1000)
     stage.clock.after(5, lambda: stage.pool.acquire(late, entry.routes, START_S))
     stage.clock.after(15, lambda: stage.free(held[1]))
     ask(stage, is_last=False)

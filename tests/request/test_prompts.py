@@ -128,7 +128,7 @@ def test_unary_answers_to_a_stream_are_told_apart_by_their_prompts() -> None:
 def another_waiting(stage: Stage) -> Iterator[Callable[[], Lease]]:
     """Another request in the queue for the only client; yields what it calls to get it."""
     entry = stage.entry("m")
-    ticket = stage.pool.ticket("m", CallerConnection(None), stage.config)
+    ticket = Ticket("m", CallerConnection(None), stage.config)
 
     def look() -> Lease | None:
         return stage.pool.acquire(ticket, entry.routes, stage.clock.monotonic())
@@ -355,7 +355,7 @@ def test_prompts_keep_the_rank_of_their_request(stream: bool) -> None:
 
     def come() -> None:
         for _ in range(2):
-            tickets.append(stage.pool.ticket("m", CallerConnection(None), stage.config))
+            tickets.append(Ticket("m", CallerConnection(None), stage.config))
             assert stage.pool.acquire(tickets[-1], entry.routes, 0.0) is None
 
     def be_served() -> None:

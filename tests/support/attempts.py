@@ -25,7 +25,7 @@ from proxy.errors import ProxyError, UpstreamRefusal, UpstreamReset
 from proxy.gateway import ANYONE, Gateway
 from proxy.net.transport import Transport
 from proxy.net.watch import CallerConnection, Clock
-from proxy.pool import ClientPool, Effect, Lease
+from proxy.pool import ClientPool, Effect, Lease, Ticket
 from proxy.record.record import Record
 from proxy.request.attempts import Attempts, Call
 from proxy.request.stream import StreamBody
@@ -300,7 +300,7 @@ class Stage:
         `alias`: "only" is the same model by a name of this client's own, "other" another model.
         """
         entry = self.entry(f"{alias}-{label}")
-        ticket = self.pool.ticket(entry.alias, CallerConnection(None), self.config)
+        ticket = Ticket(entry.alias, CallerConnection(None), self.config)
         lease = self.pool.acquire(ticket, entry.routes, self.clock.monotonic())
         assert lease is not None, f"{label} is not free"
         self._occupied.add(lease)

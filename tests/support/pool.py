@@ -207,9 +207,13 @@ class Desk:
         self.pool.adopt(clients, entries)
 
     def ticket(
-        self, alias: str = "m", caller: CallerConnection = ANYBODY, session: bytes = b""
+        self,
+        alias: str = "m",
+        caller: CallerConnection = ANYBODY,
+        session: bytes = b"",
+        rank: int = -1,
     ) -> Ticket:
-        return self.pool.ticket(alias, caller, self.config, session=session)
+        return Ticket(alias, caller, self.config, session=session, rank=rank)
 
     def ask(self, ticket: Ticket) -> ClientLease | None:
         """A lease if there is one now; else the request waits."""

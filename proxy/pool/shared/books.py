@@ -445,7 +445,7 @@ class SharedPool(ClientPool):
         if state is not State.READY:
             first_s, most_s = lease.health.all[KINDS.index(kinds)].bounds
             is_cool = effect is Effect.COOL
-            limit_s = lease.ticket.max_cooldown_s if is_cool else 1e9
+            limit_s = lease.ticket.config.max_cooldown_s if is_cool else 1e9
             waits = [first_s, most_s, limit_s, asked_s if is_cool else None]
             words += ["" if wait is None else round(US * wait) for wait in waits]
         self._send("report", *words, cause.encode("utf-8", "replace"))

@@ -158,7 +158,7 @@ class ProcessesMachine(RuleBasedStateMachine):
     def arrive(self, number: int, count: int) -> None:
         process = self.processes[number]
         for _ in range(count if process.silent_since is None else 0):
-            request = Request(process.pool.ticket("m", ANYBODY, DEFAULTS))
+            request = Request(Ticket("m", ANYBODY, DEFAULTS))
             process.requests.append(request)
             self.ask(process, request)
 
@@ -260,9 +260,7 @@ class ProcessesMachine(RuleBasedStateMachine):
         assert redis.keys("{pp:test}:w:*") == []
         process = self.processes[0]
         for _ in range(sum(PERMITS.values())):
-            assert process.pool.acquire(
-                process.pool.ticket("m", ANYBODY, DEFAULTS), process.routes, -1.0
-            )
+            assert process.pool.acquire(Ticket("m", ANYBODY, DEFAULTS), process.routes, -1.0)
         for process in self.processes:
             process.pool.close()
 

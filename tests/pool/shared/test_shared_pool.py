@@ -58,7 +58,7 @@ class Member:
         return lease
 
     def ticket(self) -> Ticket:
-        return self.pool.ticket("m", ANYBODY, DEFAULTS)
+        return Ticket("m", ANYBODY, DEFAULTS)
 
     def assert_nothing_is_free(self) -> None:
         ticket = self.ticket()
