@@ -181,9 +181,9 @@ class SharedLimits(Limits):
     def _let_in(self, caller: Caller, record: Record, held: ExitStack) -> dict[str, Level]:
         ledger = self._ledger() if caller.has_day_limit else None
         had = ledger.spent_today(caller) if ledger else (0, 0)
-        has_place, record.spent = self._pool.admit(caller, had, held)
-        if not has_place:
+        if (spent := self._pool.admit(caller, had, held)) is None:
             raise refusal(caller, record, "max-concurrency")
+        record.spent = spent
         return self._levels(caller, record)
 
     def charge(self, caller: Caller, record: Record) -> None:
@@ -201,10 +201,7 @@ class SharedLimits(Limits):
 
 
 def refusal(caller: Caller, record: Record, key: str, wait_s: float = 1.0) -> CallerLimitReached:
-    """What a caller is told that has reached a limit.
-
-    Nobody knows when a request in flight will end, and most end soon.
-    """
+    """What a caller is told that has reached a limit; most of what is in flight ends soon."""
     most = getattr(caller, key.replace("-", "_"))
     text = f"this caller has used up its {key} of {most}"
     if key == "max-concurrency":

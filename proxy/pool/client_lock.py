@@ -7,8 +7,10 @@ passes the time.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any
 
 from ..clients.base import Client
@@ -31,7 +33,8 @@ class ClientLock:
         self.elsewhere: int | None = None  # permits in use by processes that share it; None: none
         self.is_disabled = False
         self.service = Breaker(OUT_S)
-        self.health: dict[str, Health] = {}  # by the upstream's name of the model
+        # By the upstream's name of the model.
+        self.health: dict[str, Health] = defaultdict(partial(Health, self.service))
         self.served = 0  # leases that have ended
         self.answered = 0  # those of them that ended with a whole answer
         self.failed = 0
@@ -172,6 +175,7 @@ class ClientLease:
         self.client = self.lock.client
         self.health = self.lock.health[self.model]
         self.trials = self.health.begin_trials(self.number, self.began)
+        self.lock.leases[self.number], self.ticket.tried[self.lock] = self, None
 
     def report(self, effect: Effect, *, asked_s: float | None = None, cause: str = "") -> None:
         """Tell the client's health how it went.

@@ -86,7 +86,7 @@ class Breaker:
     (ten requests at once would make ten failures of one) nor opens again.
     """
 
-    bounds: tuple[float, float]
+    _bounds: tuple[float, float]
     state: State = State.READY
     until: float = -math.inf
     since: float = -math.inf  # when it shut that was open
@@ -111,10 +111,12 @@ class Breaker:
         """Whether it has shut for a long time, and has not opened since."""
         return self.state is not State.READY and self.until - self._shut_at >= LONG_S
 
-    def begin_trial(self, lease: int, now: float) -> None:
-        """Have the lease of this number decide."""
-        self._trial = lease
-        self._trial_began = now
+    def begins_trial(self, lease: int, now: float) -> bool:
+        """Have the lease of this number decide, if one may try."""
+        if self.standing(now).state is not State.ON_TRIAL:
+            return False
+        self._trial, self._trial_began = lease, now
+        return True
 
     def end_trial(self, lease: int, now: float) -> None:
         """It has passed by time, or its place is the next one's. Nothing, if it was decided."""
@@ -140,7 +142,7 @@ class Breaker:
         wait_s = asked_s
         if began >= self._shut_at:
             if wait_s is None:
-                wait_s = doubling(self.bounds, self.failures)
+                wait_s = doubling(self._bounds, self.failures)
             self.failures += 1
             self._shut_at = now
         elif wait_s is None:
@@ -164,7 +166,7 @@ class Breaker:
         words = (said or "0 0 0 0 0 - 0 ").split(" ", 7)
         state, until, since, failures, shut_at, trial, trial_began, self.cause = words
         moments = [now + (int(us) - clock) / 1e6 for us in (until, since, shut_at, trial_began)]
-        self.state, self.failures = list(State)[int(state)], int(failures)
+        self.state, self.failures = STATES[int(state)], int(failures)
         self.until, self.since, self._shut_at, self._trial_began = moments
         self._trial = None if trial == "-" else 0
 
@@ -191,13 +193,8 @@ class Health:
 
     def begin_trials(self, lease: int, now: float) -> tuple[Breaker, ...]:
         """A lease of this number begins; the breakers that it is on trial for."""
-        trials: tuple[Breaker, ...] = ()
-        for breaker in self._breakers:
-            if breaker.state is State.READY or breaker.standing(now).state is not State.ON_TRIAL:
-                continue
-            breaker.begin_trial(lease, now)
-            trials += (breaker,)
-        return trials
+        shut = [one for one in self._breakers if one.state is not State.READY]
+        return tuple([one for one in shut if one.begins_trial(lease, now)]) if shut else ()
 
     def apply(
         self,
@@ -250,8 +247,8 @@ class Health:
         return sum([one.failures for one in self.all])
 
 
-_GRAVITY = {state: gravity for gravity, state in enumerate(State)}
+STATES = list(State)  # in the shared books by their numbers
 
 
 def _gravity(standing: Standing) -> tuple[int, float]:
-    return _GRAVITY[standing.state], standing.until
+    return STATES.index(standing.state), standing.until

@@ -213,14 +213,11 @@ class ClientPool:
         ticket.spend_retry_budget(now)
 
     def _lend_locked(self, offer: Offer, ticket: Ticket, now: float) -> ClientLease:
-        lock = offer.lock
+        lock, number = offer.lock, next(self._lease_numbers)
         offer.queue.chosen(offer, ticket)
-        number = next(self._lease_numbers)
         lease = ClientLease(lock, ticket, offer.name, number, now, self._release, self._report)
         if lease.trials:  # who waits looks for when they pass, also where no permit is left
             _settle(offer.line)
-        lock.leases[number] = lease
-        ticket.tried[lock] = None
         return lease
 
     def _wait_until_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> float:
@@ -233,14 +230,14 @@ class ClientPool:
             if self._is_stopping:
                 raise ShuttingDown
             if queue.tried(ticket, now):
-                return min(ticket.tried_again_at, queue.changes_at)
+                return min(ticket.tried_again_at, queue.changes_at(now))
             if queue.is_busy(ticket, now):
                 passing = queue.trials_pass_at(ticket, now)
                 begun = max(passing, default=-math.inf) - TRIAL_S
                 end = self._queue_end(queue, ticket, now, tried_since=begun)
                 # One that it tried may come free, and find nobody who may have it, before that.
                 back_off_at = ticket.tried_again_at if ticket.tried_again_at > now else math.inf
-                return min(end, queue.changes_at, back_off_at, *passing)
+                return min(end, queue.changes_at(now), back_off_at, *passing)
             if not queue.offers:
                 raise ModelNotFound(
                     f"the model {ticket.alias!r} does not exist any more; see /v1/models",
@@ -265,7 +262,7 @@ class ClientPool:
             self._leave_locked(queue, ticket, now)
             raise
         ticket.cooling_since = now
-        return queue.changes_at
+        return queue.changes_at(now)
 
     def _queue_end(
         self, queue: ModelQueue, ticket: Ticket, now: float, *, tried_since: float
@@ -400,31 +397,29 @@ class ClientPool:
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
         """Take a client out of service by hand, or put it back; whether there is one so named."""
-        return self._change(label, lambda line: setattr(line.lock, "is_disabled", disabled))
+        return self._change(label, disabled)
 
     def reset(self, label: str, alias: str = "") -> bool:
         """End a client's cooldowns, rests and times out of service; whether there is one so named.
 
         `alias`: those of this model alone, without what is wrong with the client as a whole.
         """
+        return self._change(label, None, alias)
 
-        def reset(line: Line) -> None:
-            if not alias:
-                line.lock.service.open(began=math.inf)
-            for offer in line.offers:
-                if alias in ("", offer.queue.alias):
-                    offer.health.reset()
-
-        return self._change(label, reset)
-
-    def _change(self, label: str, change: Callable[[Line], None]) -> bool:
+    def _change(self, label: str, disabled: bool | None, alias: str = "") -> bool:
         """Change by hand how a client stands, and have all who wait for it look again."""
         rung: list[Bell] = []
         with self._lock:
             now = self._clock.monotonic()
             found = [one for one in self._lines.values() if one.lock.client.label == label]
             for line in found:
-                change(line)
+                if disabled is not None:
+                    line.lock.is_disabled = disabled
+                elif not alias:
+                    line.lock.service.open(began=math.inf)
+                for offer in line.offers if disabled is None else ():
+                    if alias in ("", offer.queue.alias):
+                        offer.health.reset()
                 _settle(line)
                 self._unpark_locked(line, now, rung)
                 # It may be on trial, or cooling down: those who wait did not reckon with it.

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..clients.registry import Route
 from .client_lock import ClientLock, Ticket
-from .health import Health, Standing, State
+from .health import Standing, State
 from .tier import Tier
 
 # So many clients an error says something of.
@@ -123,8 +123,6 @@ class Offer:
         self.step = 1 / self.lock.client.config.weight
         self.turn = turn * self.step
         self.entry = 0  # the number of its one valid entry in a heap; 0: parked; -1: retired
-        if name not in self.lock.health:
-            self.lock.health[name] = Health(self.lock.service)
         self.health = self.lock.health[name]
         line.offers_by_name.setdefault(name, []).append(self)
 
@@ -357,9 +355,8 @@ class ModelQueue:
             return None
         return next((ticket for ticket in self.waiters if ticket.may_use(lock, now)), None)
 
-    @property
-    def changes_at(self) -> float:
-        """The soonest end of a cooldown, a trial, or a time out of service."""
+    def changes_at(self, now: float) -> float:
+        """The soonest end of a cooldown, a trial, or a time out of service, since `revive`."""
         return self._shut[0][0] if self._shut else math.inf
 
     def is_busy(self, ticket: Ticket | None, now: float) -> bool:

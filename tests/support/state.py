@@ -22,8 +22,9 @@ from tests.support.pool import Desk, FakeClient
 # What the books ask for the time, and what they are told in its place; what they do when they lend,
 # and what is to be known of it.
 _TIME, _NOW = "redis.call('TIME')", "{0, redis.call('GET', 'now')}"
+_INFO, _UP = "call('INFO', 'server')", "call('GET', 'up')"
 _LEND = "call('HINCRBY', P .. 'n', c, 1)"
-_NOTE = _LEND + " call('RPUSH', 'order', id_of(process, number))"
+_NOTE = _LEND + " call('RPUSH', 'order', number .. '@' .. process)"
 
 # The last of what was told so far.
 _MARK = b"."
@@ -45,8 +46,10 @@ class State:
         self.redis.flushall()
         self.run = f"run{next(self._runs)}"
         self.started = self.clock.now
-        assert LIBRARY.count(_TIME) == LIBRARY.count(_LEND) == 1
-        books = LIBRARY.replace(_TIME, _NOW).replace(_LEND, _NOTE)
+        books = LIBRARY
+        for what, instead in ((_TIME, _NOW), (_INFO, _UP), (_LEND, _NOTE)):
+            assert books.count(what) == 1
+            books = books.replace(what, instead)
         self.redis.function_load(books, replace=True)
 
     def flush(self) -> None:
@@ -70,7 +73,6 @@ class StateServer(Server):
         self.fault = ""  # of the next call: its answer is `lost`, or it comes `twice`
         self.is_near = True  # as by a Unix socket: what is sent has arrived
         self.prefix = "{pp:test}:"
-        self.started = state.started
 
     def forget(self) -> None:
         """Nothing is open."""
@@ -80,8 +82,8 @@ class StateServer(Server):
 
     def call(self, what: str, process: str, *words: object) -> Any:
         state = self.state
-        self.started = state.started
-        state.redis.set("now", state.now_us())
+        up_s = int(state.clock.now - state.started)
+        state.redis.mset({"now": state.now_us(), "up": f"uptime_in_seconds:{up_s}"})
         given: list[Any] = [self.prefix, what, process, state.run, *words]
         fault, self.fault = self.fault, ""
         if fault == "twice":
@@ -91,9 +93,9 @@ class StateServer(Server):
             raise Away("the answer is lost")
         return answer
 
-    def send(self, what: str, process: str, *words: object) -> bool:
+    def send(self, *call: Any) -> bool:
         with suppress(Away):
-            self.call(what, process, *words)
+            self.call(*call)
         return True
 
 

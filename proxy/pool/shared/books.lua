@@ -22,9 +22,10 @@ local S, INF = 1e6, 1 / 0
 local TTL, GRACE, TRIAL, ACK, ROSTER = 12 * S, 3 * S, 2 * S, 2 * S, 3600 * S
 local DAY = 86400 * S
 local MOST_AHEAD, MOST_LOOKS = 64, 64
+local BOUNDS = {s = {60, 1800}, p = {60, 1800}, q = {1, 300}, r = {1, 60}}  -- see `health`
 local READY, RESTING, ON_TRIAL, TRYING, COOLING = 0, 1, 2, 3, 4
 local call, P, A, me, meta, wall, clock, grace, last  -- of this call
-local ALWAYS, ops = {beat = true, taken = true, processes = true, bury = true}, {}
+local ALWAYS, ops = {beat = true, processes = true, bury = true}, {}
 
 -- Whether the process has a part in the state, by the clock of now.
 local function enter()
@@ -36,8 +37,7 @@ local function enter()
   return meta[1] == A[4] and meta[2] == A[3] and call('ZSCORE', P .. 'procs', me)
 end
 local function int(n) return string.format('%.0f', n) end
-local function id_of(process, number) return number .. '@' .. process end
-local function parts(id) return string.match(id, '^(%d+)@(.*)$') end
+local function mine(number) return number .. '@' .. me end
 local function has(list, c) return string.find(list, ',' .. c .. ',', 1, true) end
 
 local function read(text)  -- a breaker
@@ -69,7 +69,7 @@ end
 local function look(R, c)
   local said = call('HMGET', P .. 'm:' .. R, c, c .. ' t')
   if not said[1] then return nil end
-  local permits, step, tier, model = string.match(said[1], '^(%d+) (%d+) (%d+) (.*)$')
+  local permits, step, tier, model = string.match(said[1], '^(%d+) (%d+) (%S+) (.*)$')
   local h = call('HMGET', P .. 'n', c .. ' s', c .. ' p ' .. model, c .. ' q ' .. model,
     c .. ' r ' .. model, c .. ' o', c)
   local is_free = not h[5] and (permits == '0' or tonumber(h[6] or 0) < tonumber(permits))
@@ -110,7 +110,7 @@ local function is_new(t, c) return not has(t.tried, c) and not has(t.excluded, c
 -- The best client that this ask can have now; see `ModelQueue.best`.
 local function best(t)
   local R, found = t.R, nil
-  for tier = 1, t.tiers do
+  for tier in string.gmatch(t.tiers, '[^,]+') do
     local key, at = P .. 'r' .. tier .. ':' .. R, 0
     local c = call('ZRANGE', key, 0, 0)[1]
     while c do
@@ -158,7 +158,7 @@ local function lend(o, t)
       local field = field_of(o.c, kind, o.model)
       local b = read(call('HGET', P .. 'n', field))
       if stands(b) == ON_TRIAL then
-        b.trial, b.began, trials = id_of(t.process, t.number), clock, trials .. kind
+        b.trial, b.began, trials = t.id, clock, trials .. kind
         write(field, b)
       end
     end
@@ -167,11 +167,12 @@ local function lend(o, t)
   take(t.process, t.number, o.c, clock, trials .. watched, t.rank, o.model)
   return {'G', t.rank, o.c, clock, watched, o.model}
 end
--- What a process has under a number: a lease, or an ask, which has a roster.
-local function paper(process, number)
-  local said = call('HGET', P .. 'p:' .. process, number)
+-- What NUMBER@PROCESS is: a lease, or an ask, which has a roster.
+local function paper(id)
+  local number, process = string.match(id, '^(%d+)@(.*)$')
+  local said = number and call('HGET', P .. 'p:' .. process, number)
   if not said then return nil end
-  local l = {process = process, number = number}
+  local l = {id = id, process = process, number = number}
   l.c, l.at, l.marks, l.rank, l.model = string.match(said, '^(%S+) (%d+) (%S+) (%d+) (.*)$')
   l.at, l.rank = tonumber(l.at), tonumber(l.rank)
   if l.c == '?' then l.R, l.tried, l.excluded = string.match(l.model, '^(%S+) (%S+) (%S+)$') end
@@ -190,21 +191,16 @@ local function first_waiter(c)
     if head[1] and tonumber(head[2]) > least then
       call('ZADD', k, head[2], R)
     else
-      local o, mine = look(R, c), nil
-      local id, i = o and o.is_lendable and head[1], 0
-      while id and i < MOST_LOOKS and not mine do
-        local number, process = parts(id)
-        local t = paper(process, number)
-        if not t then  -- nobody's: this should not be, and must not hold up others
-          call('ZREM', P .. 'w:' .. R, id)
-        elseif not has(t.excluded, c) and (clock >= t.at or not has(t.tried, c)) then
-          mine = t
-        end
-        i = i + 1
-        id = not mine and call('ZRANGE', P .. 'w:' .. R, i, i)[1]
+      local o, fit = look(R, c), nil
+      for i = 0, o and o.is_lendable and MOST_LOOKS - 1 or -1 do
+        local id = call('ZRANGE', P .. 'w:' .. R, i, i)[1]
+        local t = id and paper(id)
+        if t and not has(t.excluded, c) and (clock >= t.at or not has(t.tried, c)) then fit = t end
+        if id and not t then call('ZREM', P .. 'w:' .. R, id) end  -- this should not be
+        if fit or not id then break end
       end
-      if mine and (not found or mine.rank < found.rank) then found, offer = mine, o end
-      if o and not mine and (o.is_free or not head[1]) then settle(o) end
+      if fit and (not found or fit.rank < found.rank) then found, offer = fit, o end
+      if o and not fit and (o.is_free or not head[1]) then settle(o) end
       if head[1] then at = at + 1 else call('ZREM', k, R) end
     end
   end
@@ -214,14 +210,14 @@ end
 local function put_back(l)
   call('HDEL', P .. 'p:' .. l.process, l.number)
   if l.R then
-    call('ZREM', P .. 'w:' .. l.R, id_of(l.process, l.number))
+    call('ZREM', P .. 'w:' .. l.R, l.id)
     return nil
   end
   call('HINCRBY', P .. 'n', l.c, -1)
   for kind in string.gmatch(l.marks, '[spq]') do
     local field = field_of(l.c, kind, l.model)
     local b = read(call('HGET', P .. 'n', field))
-    if b.trial == id_of(l.process, l.number) then
+    if b.trial == l.id then
       if clock >= b.began + TRIAL then b.state = READY end
       b.trial = '-'
       write(field, b)
@@ -237,7 +233,7 @@ local function hand_over(t, o)
   if hears then
     local g = lend(o, t)
     call('PUBLISH', ear, string.format('%s %.0f %s %.0f %s %s', t.number, g[2], g[3], g[4], g[5], g[6]))
-    call('ZADD', P .. 'un', clock + ACK, id_of(t.process, t.number))
+    call('ZADD', P .. 'un', clock + ACK, t.id)
   end
   return hears
 end
@@ -253,7 +249,7 @@ end
 local function bury(process, is_alive)
   local freed = {}
   for _, number in ipairs(call('HKEYS', P .. 'p:' .. process)) do
-    local l = paper(process, number)
+    local l = paper(number .. '@' .. process)
     if l.R or not is_alive then freed[#freed + 1] = put_back(l) end
   end
   if not is_alive then call('ZREM', P .. 'procs', process) end
@@ -261,16 +257,14 @@ local function bury(process, is_alive)
 end
 -- Take back what was not taken up in time. The second look is for what a stall held up.
 local function revoke()
-  local late, silent = call('ZRANGEBYSCORE', P .. 'un', '-inf', clock, 'LIMIT', 0, 16), {}
+  local late = call('ZRANGEBYSCORE', P .. 'un', '-inf', clock, 'LIMIT', 0, 16)
   for _, id in ipairs(late) do
-    local number, process, seen = string.match(id, '^(%d+)@([^!]+)(!?)$')
-    local l = seen == '!' and paper(process, number)
+    local is_second = string.sub(id, -1) == '!'
+    local l = is_second and paper(string.sub(id, 1, -2))
     call('ZREM', P .. 'un', id)
-    if seen == '' then
-      call('ZADD', P .. 'un', clock + ACK / 2, id .. '!')
-    elseif l and not l.R then
-      if not silent[process] then bury(process, true) end
-      silent[process] = true
+    if not is_second then call('ZADD', P .. 'un', clock + ACK / 2, id .. '!') end
+    if l and not l.R then
+      bury(l.process, true)
       serve(put_back(l), 1)
     end
   end
@@ -284,13 +278,13 @@ local function drop(R)
   call('ZREM', P .. 'rosters', R)
 end
 
--- Number, roster, its tiers, rank or '', back-off left, tried, excluded, then the clients that a
--- session prefers. Idempotent by the number.
+-- Number, roster, its tiers in order, rank or '', back-off left, tried, excluded, then the clients that a
+-- session prefers. Idempotent by the number: what it was lent it has from now on, asked or told.
 function ops.acquire()
-  local number, R = A[5], A[6]
-  local id, old = id_of(me, number), paper(me, number)
+  local number, R, id = A[5], A[6], mine(A[5])
+  local old = paper(id)
   if old and not old.R then
-    call('ZREM', P .. 'un', id, id .. '!')  -- it is taken up by this answer
+    call('ZREM', P .. 'un', id, id .. '!')
     return {'G', old.rank, old.c, old.at, string.sub(old.marks, -1), old.model}
   end
   if call('EXISTS', P .. 'm:' .. R) == 0 then return {'U'} end
@@ -304,7 +298,7 @@ function ops.acquire()
     rank = math.max(last + 1, clock)
     call('HSET', P .. 'meta', 'rank', rank)
   end
-  local t = {process = me, number = number, R = R, tiers = tonumber(A[7]), rank = rank, tried = A[10],
+  local t = {id = id, process = me, number = number, R = R, tiers = A[7], rank = rank, tried = A[10],
     excluded = A[11], at = clock + A[9], marks = A[12] and 's' or '-', prefer = {unpack(A, 12)}}
   if old and old.R ~= R then put_back(old) end
   local o = best(t)
@@ -326,17 +320,14 @@ function ops.acquire()
   end
   -- What it tried may still be among the ready, where others would overtake it.
   for c in string.gmatch(t.tried, '[^,]+') do call('ZADD', P .. 'k:' .. c, 'NX', 0, R) end
-  if revoke() and not paper(me, number).R then return ops.acquire() end
+  if revoke() and not paper(id).R then return ops.acquire() end
   return {'W', rank, math.max(0, grace - clock), ahead, clock, call('HGETALL', P .. 'n')}
 end
-
--- What was handed over is in use.
-function ops.taken() call('ZREM', P .. 'un', id_of(me, A[5]), id_of(me, A[5]) .. '!') end
 
 -- Numbers of leases, and of asks that wait no longer. Idempotent. The usual one needs no clock.
 function ops.release()
   for i = 5, #A do
-    local l = paper(me, A[i])
+    local l = paper(mine(A[i]))
     if l and (clock or l.R or l.marks == '-' or enter()) then
       local c = put_back(l)
       if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
@@ -345,23 +336,23 @@ function ops.release()
 end
 
 -- Client, model, when the lease began, the kinds of breakers that it says something of, state (-1: it
--- is well); of a failure then us: the first and the longest wait, at most, asked for or ''; and the
--- cause. What is older than the last failure is no news. See `Health.apply`.
+-- is well), the cause, how long a cooldown may be, and how long the one was asked for, if it was. What
+-- is older than the last failure is no news. See `Health.apply`.
 function ops.report()
   local c, began, state = A[5], tonumber(A[7]), tonumber(A[9])
   for kind in string.gmatch(A[8], '.') do
     local field = field_of(c, kind, A[6])
     local said = call('HGET', P .. 'n', field)
     local b = read(said)
-    local wait, is_news = tonumber(A[13]), began >= b.shut
+    local wait, is_news = state == COOLING and A[12] and tonumber(A[12]), began >= b.shut
     if state <= READY and said and is_news then
       open(field, b, state)
     elseif state > READY and (wait or is_news) then
-      wait = wait or math.min(A[11], A[10] * 2 ^ math.min(b.failures, 32))
+      wait = wait or math.min(BOUNDS[kind][2], BOUNDS[kind][1] * 2 ^ math.min(b.failures, 32)) * S
       if is_news then b.failures, b.shut = b.failures + 1, clock end
       if b.state == READY then b.since = int(clock) end
-      b.state, b.cause, b.trial = state, A[14], '-'
-      b.ends = math.max(b.ends, clock + math.min(wait, A[12]))
+      b.state, b.cause, b.trial = state, A[10], '-'
+      b.ends = math.max(b.ends, clock + math.min(wait, state == COOLING and A[11] or INF))
       write(field, b)
     end
   end
@@ -369,17 +360,21 @@ function ops.report()
   if state > RESTING then call('PUBLISH', P .. 'all', '-' .. c) end
 end
 
--- Client, whether it is disabled: 1, 0, or '' for no change; then kind and model of each breaker that
--- is opened. All who wait look again.
+-- Client, whether it is disabled: 1, 0, or '' to open its breakers, all or those of the models that
+-- are named. Who waits for it looks again.
 function ops.change()
-  if A[6] ~= '' then call('HSET', P .. 'n', A[5] .. ' o', 1) end
-  if A[6] == '0' then call('HDEL', P .. 'n', A[5] .. ' o') end
-  for i = 7, #A, 2 do
-    local field = field_of(A[5], A[i], A[i + 1])
-    open(field, read(call('HGET', P .. 'n', field)), -1)
+  local c, is_named = A[5], {}
+  for i = 7, #A do is_named[A[i]] = true end
+  for _, field in ipairs(A[6] == '' and call('HKEYS', P .. 'n') or {}) do
+    local whose, kind, model = string.match(field, '^(%S+) ([spqr]) ?(.*)$')
+    if whose == c and (not A[7] or (is_named[model] and kind ~= 's')) then
+      open(field, read(call('HGET', P .. 'n', field)), -1)
+    end
   end
-  serve(A[5], MOST_LOOKS)
-  call('PUBLISH', P .. 'all', '*')
+  if A[6] == '1' then call('HSET', P .. 'n', c .. ' o', 1) end
+  if A[6] == '0' then call('HDEL', P .. 'n', c .. ' o') end
+  serve(c, MOST_LOOKS)
+  call('PUBLISH', P .. 'all', '-' .. c)
 end
 
 -- Number or '', a caller, how many of its requests may be in flight. Then four each of its limits, of
@@ -387,7 +382,7 @@ end
 -- spent of it for sure; what is spent now. What was spent before, and before it 2; where there is a
 -- number also 0: it is refused, as no place is left, or 1: as a limit leaves nothing.
 function ops.spend()
-  local c, places, is_known, is_in, found = A[6], tonumber(A[7]), paper(me, A[5]), true, {2}
+  local c, places, is_known, is_in, found = A[6], tonumber(A[7]), paper(mine(A[5])), true, {2}
   local is_ask, said = A[5] ~= '' and not is_known, call('GET', P .. c) or '0 0 0 0 0 0'
   if is_ask and places > 0 and tonumber(call('HGET', P .. 'n', c) or 0) >= places then return {0} end
   local old = {string.match(said, '^(%S+) (%S+) (%S+) (%S+) (%d+) (%d+)$')}
@@ -407,19 +402,17 @@ function ops.spend()
   return found
 end
 
--- Roster, its number of tiers, then six of each client: it, permits, step, tier, turn, model.
+-- Roster, then six of each client: it, permits, step, tier, turn, model.
 function ops.roster()
-  local R = A[5]
-  if call('EXISTS', P .. 'm:' .. R) == 0 then
-    for i = 7, #A, 6 do
-      call('HSET', P .. 'm:' .. R, A[i], table.concat({A[i + 1], A[i + 2], A[i + 3], A[i + 5]}, ' '))
-      call('ZADD', P .. 'r' .. A[i + 3] .. ':' .. R, A[i + 4], A[i])
-    end
-    for tier = 1, A[6] do call('HSET', P .. 'm:' .. R, '#' .. tier, 0) end
+  local m = P .. 'm:' .. A[5]
+  for i = 6, call('EXISTS', m) == 0 and #A or 0, 6 do
+    local about = table.concat({A[i + 1], A[i + 2], A[i + 3], A[i + 5]}, ' ')
+    call('HSET', m, A[i], about, '#' .. A[i + 3], 0)
+    call('ZADD', P .. 'r' .. A[i + 3] .. ':' .. A[5], A[i + 4], A[i])
   end
 end
 
--- The highest rank seen, us that the server is up, clients that are disabled, then five of each lease
+-- The highest rank seen, clients that are disabled, then five of each lease
 -- that the books may lack: number, client, age, rank, model. The process lives; the dead are buried.
 --
 -- What a server says that is not the one which wrote it is not trusted: it may be as old as its last
@@ -432,17 +425,18 @@ function ops.beat()
     for _, R in ipairs(call('ZRANGE', P .. 'rosters', 0, -1)) do drop(R) end
     call('DEL', P .. 'procs', P .. 'n', P .. 'un')
     id = int(clock) .. ':' .. string.sub(A[3], 1, 8)
-    grace = tonumber(A[6]) < GRACE and clock + GRACE or 0
+    local up_s = string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+    grace = up_s * S < GRACE and clock + GRACE or 0
   end
   if A[4] ~= '' and A[4] ~= id then
     grace = math.max(grace, string.match(id, '^%d+') + GRACE)
-    for c in string.gmatch(A[7], '[^,]+') do call('HSET', P .. 'n', c .. ' o', 1) end
+    for c in string.gmatch(A[6], '[^,]+') do call('HSET', P .. 'n', c .. ' o', 1) end
   end
   call('HSET', P .. 'meta', 'id', id, 'run', A[3], 'grace', grace, 'wall', wall, 'clock', clock,
     'rank', math.max(last, A[5]))
   call('ZADD', P .. 'procs', clock + TTL, me)
-  for i = 8, #A, 5 do
-    if not paper(me, A[i]) then take(me, A[i], A[i + 1], clock - A[i + 2], '-', A[i + 3], A[i + 4]) end
+  for i = 7, #A, 5 do
+    if not paper(mine(A[i])) then take(me, A[i], A[i + 1], clock - A[i + 2], '-', A[i + 3], A[i + 4]) end
   end
   for _, process in ipairs(call('ZRANGEBYSCORE', P .. 'procs', '-inf', clock)) do bury(process) end
   revoke()

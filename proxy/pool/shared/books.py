@@ -30,11 +30,10 @@ from ...errors import NoClientFree, RetryHint, ShuttingDown, StateUnavailable
 from ...net.bell import Bell, my_bell
 from ...net.watch import CLOCK, Clock
 from ..client_lock import ClientLease, Ticket
-from ..health import KINDS, SAYS, Effect, Health, State
+from ..health import KINDS, SAYS, STATES, Effect, State
 from ..pool import ClientPool, _bells, _dim, _ring
 from ..queue import Line, ModelQueue
-from . import is_dead, own_name
-from .connection import Away, Link, Server
+from .connection import Away, Link, Server, is_dead, own_name
 
 log = logging.getLogger("proxy.pool")
 
@@ -56,7 +55,6 @@ PATIENCE_S, AGAIN_S = 12.0, 5.0
 
 MOST_PREFERRED = 8
 US = 1e6
-_STATES = list(State)  # by their numbers in the books
 
 
 class SharedQueue(ModelQueue):
@@ -64,39 +62,34 @@ class SharedQueue(ModelQueue):
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
-        self.seen_at = -math.inf  # the moment of the picture by which a request waits
-        tiers = {place: number for number, place in enumerate(sorted(self._tiers), 1)}
-        words: list[object] = [len(tiers)]
+        words: list[object] = []
         for offer in self.offers.values():
             words += [offer.lock.client.identity, offer.lock.permits, round(US * offer.step)]
-            words += [tiers[offer.tier.place], round(US * offer.turn), offer.name]
+            words += [offer.tier.place, round(US * offer.turn), offer.name]
         said = "\0".join(map(str, [self.alias, *words])).encode(errors="surrogatepass")
         self.roster = sha256(said).hexdigest()[:20]
         self.upload = [self.roster, *words]
+        self.places = ",".join(map(str, sorted(self._tiers)))
 
     def words(self, ticket: Ticket, now: float) -> list[object]:
         """What the books are told by who asks."""
         rank = ticket.rank if ticket.rank >= 0 else ""
         back_off_us = round(US * max(0.0, min(ticket.tried_again_at - now, 1e6)))
-        tiers = [self._tiers[place] for place in sorted(self._tiers)]
-        words = [ticket.number, self.roster, len(tiers), rank, back_off_us]
+        words: list[object] = [ticket.number, self.roster, self.places, rank, back_off_us]
         words += [
             ",".join(["", *[lock.client.identity for lock in locks if lock in self.offers], ""])
             for locks in (ticket.tried, ticket.excluded)
         ]
-        for tier in tiers if ticket.session else ():
-            first = itertools.islice(
-                self._order(tier, ticket), max(1, MOST_PREFERRED // len(tiers))
-            )
+        most = max(1, MOST_PREFERRED // len(self._tiers))
+        for place in sorted(self._tiers) if ticket.session else ():
+            first = itertools.islice(self._order(self._tiers[place], ticket), most)
             words += [lock.client.identity for lock in first]
         return words
 
-    @property
-    def changes_at(self) -> float:
-        all_of_it = [offer.health.standing(self.seen_at) for offer in self.offers.values()]
-        return min(
-            [one.until for one in all_of_it if one.state is not State.RESTING], default=math.inf
-        )
+    def changes_at(self, now: float) -> float:
+        standings = [offer.health.standing(now) for offer in self.offers.values()]
+        moments = [one.until for one in standings if one.state is not State.RESTING]
+        return min(moments, default=math.inf)
 
     def trials_pass_at(self, ticket: Ticket, now: float) -> list[float]:
         others = [offer for lock, offer in self.offers.items() if lock not in ticket.excluded]
@@ -125,6 +118,7 @@ class SharedPool(ClientPool):
         self._listener: threading.Thread | None = None
         self._is_over = threading.Event()  # what it runs for
         self._link: Link | None = None  # on which it hears
+        self._is_deaf = False  # the books found that it does not
         self._numbers = itertools.count(1)
         # What this process holds, by number: client, since when, rank, model.
         self._held: dict[int, tuple[str, float, int, str]] = {}
@@ -142,9 +136,7 @@ class SharedPool(ClientPool):
             with self._lock:
                 if self._listener is None:
                     self._is_over.clear()
-                    self._listener = threading.Thread(
-                        target=self._run, name="pool-state", daemon=True
-                    )
+                    self._listener = threading.Thread(target=self._run, name="books", daemon=True)
                     self._listener.start()
 
     def close(self) -> None:
@@ -161,13 +153,14 @@ class SharedPool(ClientPool):
     # What the books are told and asked
 
     def _call(self, what: str, *words: object) -> Any:
-        """Ask, as a process that has a part in the state; raises Away."""
+        """Ask, as a process that lives, and has a part in the state; raises Away."""
         try:
             for _ in range(3):
                 answer = self._server.call(what, self._me, self._known, *words)
-                if answer != [b"S"]:
+                is_fresh = self._clock.monotonic() - self._beat_at < FRESH_S
+                if is_fresh and answer != [b"S"]:
                     return answer
-                self.beat(says_all=True)
+                self.beat()
             raise Away("its state is lost time and again")
         except Away as error:
             self.lost(error)
@@ -183,13 +176,13 @@ class SharedPool(ClientPool):
         while not self._is_over.is_set():
             try:
                 with closing(self._server.subscribe(self._me)) as self._link:
-                    # What it was told before is asked for again.
-                    is_heard, beats_at = self.beat(says_all=True), time.monotonic() + BEAT_S
-                    while is_heard and not self._is_over.is_set():
+                    self._is_deaf, beats_at = False, 0.0
+                    self.ring_all()  # what was told before is asked for again
+                    while not (self._is_deaf or self._is_over.is_set()):
                         self.hear(self._link.messages(beats_at - time.monotonic()))
                         if time.monotonic() >= beats_at:
                             beats_at = time.monotonic() + BEAT_S
-                            is_heard = self.beat()
+                            self.beat()
             except Exception as error:
                 if self._is_over.is_set():
                     return
@@ -199,21 +192,18 @@ class SharedPool(ClientPool):
                     log.exception("the shared pool's listener failed, and begins anew")
                 self._is_over.wait(RETRY_S)
 
-    def beat(self, *, says_all: bool = False) -> bool:
-        """Say that the process lives, and what it holds to who may not know; raises Away.
-
-        False: somebody waits of whom the books do not know, as they found that nobody hears.
-        """
+    def beat(self, *lost: int) -> None:
+        """Say that the process lives, and holds what the books have `lost`; raises Away."""
         with self._lock:
             now, known, before = self._clock.monotonic(), self._known, dict(self._held)
             told = {number for number, one in self._waiting.items() if one.ahead is not None}
             disabled = [key for key, line in self._lines.items() if line.lock.is_disabled]
         words: list[object] = []
-        for number, (client, since, *rest) in before.items() if says_all or not known else ():
+        for number in before.keys() & lost:
+            client, since, *rest = before[number]
             words += [number, client, round(US * (now - since)), *rest]
-        up_us = round(US * min(now - self._server.started, 1e6))
         state, numbers, others, *picture = self._server.call(
-            "beat", self._me, known, self._rank, up_us, ",".join(disabled), *words
+            "beat", self._me, known, self._rank, ",".join(disabled), *words
         )
         here = set(map(int, numbers))
         with self._lock:
@@ -221,34 +211,30 @@ class SharedPool(ClientPool):
             self._paint_locked(*picture)
             leaked = here - self._held.keys() - self._waiting.keys()
             again, self._leaked = leaked & self._leaked, leaked
-            lost = (self._held.keys() & before) - here
-            is_heard = told & self._waiting.keys() <= here
-            if says_all:  # what was handed over by books that are lost
-                for ticket in self._waiting.values():
-                    ticket.told = b""
-        if (known != self._known or lost) and not says_all:
-            return self.beat(says_all=True)
+            lost = tuple((self._held.keys() & before) - here)
+            # Asks end of which the books find that nobody hears; and with the books all of them.
+            is_deaf, is_new = bool(told & self._waiting.keys() - here), self._known != known
+            for ticket in self._waiting.values() if is_deaf or is_new else ():
+                ticket.told = b""
+        if self._away:
+            log.warning("the shared state is back after %.1f s", now - self._away_since)
+        if self._away or is_deaf or is_new:
+            self._away, self._is_deaf = "", is_deaf
+            self.ring_all()
         if again:
             self._send("release", *again)
         for process in filter(is_dead, map(bytes.decode, others)):
             log.warning("the process %s is dead: its permits are given back", process)
             self._server.call("bury", self._me, "", process)
-        if self._away:
-            away_s = self._clock.monotonic() - self._away_since
-            log.warning("the shared state is back after %.1f s", away_s)
-        if self._away or says_all:  # asks may be lost
-            self._away = ""
-            self.ring_all()
-        return is_heard or says_all
+        if lost:
+            self.beat(*lost)
 
     def hear(self, messages: Iterable[bytes]) -> None:
         """Ring who was served, and tell what it got; and who hopes for a `-client` that failed."""
         worse: list[Line] = []
         for message in messages:
             word = message.split(b" ", 1)[0]
-            if word == b"*":
-                self.ring_all()
-            elif word.startswith(b"-"):
+            if word.startswith(b"-"):
                 worse += [line] if (line := self._lines.get(word[1:].decode())) else []
             elif (ticket := self._waiting.get(int(word))) and (bell := ticket.bell):
                 ticket.told = message
@@ -276,13 +262,11 @@ class SharedPool(ClientPool):
 
     # By requests
 
-    def admit(
-        self, caller: Caller, had: tuple[int, int], held: ExitStack
-    ) -> tuple[bool, list[float]]:
-        """Whether a caller's `max-concurrency` has a place, until `held` ends; what it has spent.
+    def admit(self, caller: Caller, had: tuple[int, int], held: ExitStack) -> list[float] | None:
+        """What a caller has spent of its limits, at least `had` of the day's; it is charged.
 
-        Of requests and tokens a minute, and a day (`had` at least); a request is charged if all
-        have some left. While the server is away: a place, and nothing.
+        Unless one leaves nothing. Until `held` ends it has a place of its `max-concurrency`; None:
+        there is none. While the server is away nothing is known, and nobody refused.
         """
         self.open()
         number, about = next(self._numbers), _limits(caller)
@@ -292,8 +276,8 @@ class SharedPool(ClientPool):
                 if how == 2 and caller.max_concurrency:
                     self._held[number] = (about[0], self._clock.monotonic(), 0, "")
                     held.callback(self._leave, number)
-                return how > 0, list(map(float, spent))
-        return True, []
+                return list(map(float, spent)) if how else None
+        return []
 
     def spend(self, caller: Caller, *units: int) -> None:
         """Charge each of its limits so much more."""
@@ -327,19 +311,17 @@ class SharedPool(ClientPool):
                     if kind == b"U":
                         self._call("roster", *queue.upload)
                         continue
-                    if self._clock.monotonic() - self._beat_at > FRESH_S:
-                        self.beat()
-                        continue
                 except Away:
                     continue
                 with self._lock:
+                    now = self._clock.monotonic()
                     if kind == b"W":
-                        if self._wait_locked(ticket, *rest):
-                            return None
-                    elif lease := self._lent_locked(ticket, *rest):
+                        queue = self._queue_locked(ticket, routes, now, rung)
+                        self._wait_locked(queue, ticket, now, *rest)
+                        return None
+                    if lease := self._lent_locked(ticket, *rest):
                         return lease
-                if kind == b"G":  # a new configuration has left it out meanwhile
-                    self.withdraw(ticket)
+                self.withdraw(ticket)  # a new configuration has left it out meanwhile
         except BaseException:
             self.withdraw(ticket)
             raise
@@ -350,53 +332,40 @@ class SharedPool(ClientPool):
         """What it was told that it is lent, if it is sure that nobody has taken it back."""
         number, *grant = ticket.told.split(b" ", 5)
         is_mine = self._server.is_near and grant and int(number) == ticket.number
-        if is_mine and self._send("taken", ticket.number):
+        if is_mine and self._send("acquire", ticket.number, ""):
             with self._lock:
                 lent_at = self._beat_at + (int(grant[2]) - self._beat_us) / US
                 if 0 <= self._clock.monotonic() - lent_at < HANDED_S:
                     return self._lent_locked(ticket, *grant)
         return None
 
-    def _lent_locked(
-        self, ticket: Ticket, rank: Any, client: bytes, us: Any, watched: bytes, name: bytes
-    ) -> ClientLease | None:
+    def _lent_locked(self, ticket: Ticket, *grant: Any) -> ClientLease | None:
+        rank, client, us, watched, name = grant
         line, model = self._lines.get(client.decode()), name.decode()
         lock = line.lock if line else self._leaving.get(client.decode())
         if lock is None:
             return None
         now, number, ticket.rank = self._clock.monotonic(), ticket.number, int(rank)
-        if model not in lock.health:
-            lock.health[model] = Health(lock.service)
         lease = ClientLease(lock, ticket, model, number, now, self._release, self._report)
         lease.lent_us, lease.watched = int(us), watched.decode()
-        lock.leases[number] = lease
         if ticket.session and ticket.is_kept is None:
             ticket.is_kept = lock is ticket.home
-        ticket.tried[lock] = None
         self._held[number] = (lock.client.identity, now, ticket.rank, model)
         self._leave_locked(self._queues.get(ticket.alias), ticket, now)
         ticket.number = 0
         return lease
 
-    def _wait_locked(
-        self, ticket: Ticket, rank: int, grace_us: int, ahead: int, *picture: Any
-    ) -> bool:
-        """Wait, by what the books say; raises PoolError. False: its model has just gone."""
+    def _wait_locked(self, queue: ModelQueue, ticket: Ticket, now: float, *said: Any) -> None:
+        """Wait, by what the books say; raises PoolError."""
+        rank, grace_us, ahead, *picture = said
         self._paint_locked(*picture)
-        now = self._clock.monotonic()
-        queue = self._queues.get(ticket.alias)
-        if not isinstance(queue, SharedQueue):
-            return False
-        queue.seen_at = now
         ticket.rank, ticket.ahead, self._rank = rank, ahead, max(self._rank, rank)
         if grace_us:
-            wakes_at = self._queue_end(queue, ticket, now, tried_since=-math.inf)
-            wakes_at = min(wakes_at, now + grace_us / US)
+            end = self._queue_end(queue, ticket, now, tried_since=-math.inf)
         else:
-            wakes_at = self._wait_until_locked(queue, ticket, now)
-        ticket.wakes_at = min(wakes_at, now + LOOK_AGAIN_S)
+            end = self._wait_until_locked(queue, ticket, now)
+        ticket.wakes_at = min(end, now + (grace_us / US or LOOK_AGAIN_S))
         queue.join(ticket)
-        return True
 
     def _wait_away_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> None:
         if self._is_stopping:
@@ -417,11 +386,9 @@ class SharedPool(ClientPool):
         ticket.ahead, ticket.told = None, b""
 
     def withdraw(self, ticket: Ticket) -> None:
+        super().withdraw(ticket)
         if number := ticket.number:
-            with self._lock:
-                queue = self._queues.get(ticket.alias)
-                self._leave_locked(queue, ticket, self._clock.monotonic())
-                ticket.number = 0
+            ticket.number = 0
             self._send("release", number)
 
     def _release(self, lease: ClientLease) -> None:
@@ -440,15 +407,11 @@ class SharedPool(ClientPool):
             lease.watched = "w"
         super()._report(lease, effect, asked_s, cause)  # until the next picture
         kinds, state = SAYS[effect]
-        words: list[object] = [lease.client.identity, lease.model, lease.lent_us, kinds]
-        words.append(-1 if effect is Effect.GOOD else _STATES.index(state))
-        if state is not State.READY:
-            first_s, most_s = lease.health.all[KINDS.index(kinds)].bounds
-            is_cool = effect is Effect.COOL
-            limit_s = lease.ticket.config.max_cooldown_s if is_cool else 1e9
-            waits = [first_s, most_s, limit_s, asked_s if is_cool else None]
-            words += ["" if wait is None else round(US * wait) for wait in waits]
-        self._send("report", *words, cause.encode("utf-8", "replace"))
+        number = -1 if effect is Effect.GOOD else STATES.index(state)
+        waits = [lease.ticket.config.max_cooldown_s, *([] if asked_s is None else [asked_s])]
+        about = lease.client.identity, lease.model, lease.lent_us, kinds, number
+        said = cause.encode("utf-8", "replace")
+        self._send("report", *about, said, *[round(US * wait_s) for wait_s in waits])
 
     # What others see of it
 
@@ -460,7 +423,8 @@ class SharedPool(ClientPool):
             in_use = int(self._picture.get(identity.encode(), 0))
             line.lock.elsewhere = max(0, in_use - len(line.lock.leases))
         for field in before.keys() | self._picture.keys():
-            identity, kind, model = _parts(field)
+            identity, _, about = field.decode(errors="replace").partition(" ")
+            kind, model = about[:1], about[2:]
             value = self._picture.get(field, b"").decode(errors="replace")
             if not kind or (whose := self._lines.get(identity)) is None:
                 continue
@@ -471,37 +435,26 @@ class SharedPool(ClientPool):
             elif health := whose.lock.health.get(model):
                 health.all[KINDS.index(kind)].paint(value, clock=clock, now=now)
 
-    def dismiss(self) -> None:
-        super().dismiss()
-        self.ring_all()
-
-    def set_disabled(self, label: str, disabled: bool) -> bool:
-        return self._change_everywhere(label, "01"[disabled])
-
-    def reset(self, label: str, alias: str = "") -> bool:
-        return self._change_everywhere(label, "", alias)
-
-    def _change_everywhere(self, label: str, disabled: str, alias: str = "") -> bool:
-        """As `_change`; "": it is a reset. Raises StateUnavailable."""
+    def _change(self, label: str, disabled: bool | None, alias: str = "") -> bool:
+        """In all processes; raises StateUnavailable."""
         self.open()
+        with self._lock:
+            found = [line.lock.client for line in self._lines.values()]
+        found = [client for client in found if client.label == label]
         try:
-            self.beat()
-            with self._lock:
-                found = [one.lock.client for one in self._lines.values()]
-                fields = [] if disabled else list(map(_parts, self._picture))
-            found = [client for client in found if client.label == label]
             for client in found:
                 names = {one.name for one in client.config.models or () if one.alias == alias}
-                opened: list[str] = []
-                for identity, kind, model in fields:
-                    is_meant = not alias or model in (names or {alias})
-                    if identity == client.identity and kind in tuple(KINDS) and is_meant:
-                        opened += [kind, model]
-                self._call("change", client.identity, disabled, *opened)
+                models = (names or {alias}) if alias else ()
+                is_out = "" if disabled is None else int(disabled)
+                self._call("change", client.identity, is_out, *models)
             self.beat()
         except Away as error:
             raise StateUnavailable(f"the shared state is away: {error}") from error
         return bool(found)
+
+    def dismiss(self) -> None:
+        super().dismiss()
+        self.ring_all()
 
     def _serve_locked(self, line: Line, now: float, rung: list[Bell]) -> None:
         """The books do."""
@@ -511,9 +464,3 @@ def _limits(caller: Caller) -> list[Any]:
     """What the books know a caller by, and its limits."""
     named = caller.name.encode(errors="surrogatepass") or digest_of(caller.key)
     return [f"caller:{sha256(named).hexdigest()[:24]}", *[getattr(caller, it) for it in LIMITS]]
-
-
-def _parts(field: bytes) -> tuple[str, str, str]:
-    """Of a field of `n`: a client, a kind of what is said of it, or "", and for which model."""
-    client, _, about = field.decode(errors="replace").partition(" ")
-    return client, about[:1], about[2:]

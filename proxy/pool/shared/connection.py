@@ -1,13 +1,14 @@
 """The way to the server that keeps the books: calls of its functions, and what it tells a process.
 
 redis-py makes a connection, with its URLs, TLS, passwords and Sentinel. A call goes over it by
-hand, and is repeated at most once: whatever is sent may be sent twice.
+hand, and is repeated at most once: whatever is sent may be sent twice. Here is too which process is
+which, over all hosts, and which of this host's are dead.
 """
 
 from __future__ import annotations
 
-import math
-import time
+import os
+import secrets
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -15,10 +16,11 @@ from hashlib import sha1
 from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -59,13 +61,8 @@ class Link:
         info = dict(line.split(":", 1) for line in said if ":" in line)
         if why := unfit(info):
             raise Unfit(why)
-        try:
-            self.ask("FUNCTION", "LOAD", LIBRARY)
-        except redis.ResponseError as error:
-            if "already exists" not in str(error):
-                raise
+        self.ask("FUNCTION", "LOAD", "REPLACE", LIBRARY)  # by the same
         self.run = info["run_id"]
-        self.started = time.monotonic() - int(info["uptime_in_seconds"])
 
     def ask(self, *words: object) -> Any:
         self.raw.send_packed_command(self.raw.pack_command(*words), check_health=False)
@@ -100,7 +97,6 @@ class Server:
         self.prefix = f"{{pp:{options.pop('name', '') or state.name}}}:"
         url = f"{bare}?{urlencode(options)}" if options else bare
         self._pool = _pool(url)
-        self.started = -math.inf  # monotonic: the server that was connected to last
         self.forget()
 
     def forget(self) -> None:
@@ -145,14 +141,11 @@ class Server:
             raise Away(str(error)) from error
         finally:
             links.put(link)
-            self._flush()
+            self.send()
 
-    def send(self, what: str, process: str, *words: object) -> bool:
+    def send(self, *call: Any) -> bool:
         """As `call`, and wait for nothing; False: no connection is free, the next call sends it."""
-        return self._flush((what, process, *words))
-
-    def _flush(self, *new: tuple[Any, ...]) -> bool:
-        self._unsent.extend(new)
+        self._unsent.extend([call] if call else [])
         is_sent = False
         with suppress(Empty, IndexError, redis.RedisError, OSError):
             while self._unsent:
@@ -163,16 +156,14 @@ class Server:
                         break
                     words, kept = self._unsent.popleft(), None  # it may break in the middle
                     link.send(*words)
-                    kept, is_sent = link, is_sent or words in new
+                    kept, is_sent = link, is_sent or words == call
                 finally:
                     self._links.put(kept)
         return is_sent
 
     def connect(self) -> Link:
         """A new connection; raises RedisError, OSError."""
-        link = Link(self._pool.make_connection(), self.prefix)
-        self.started = link.started
-        return link
+        return Link(self._pool.make_connection(), self.prefix)
 
     def subscribe(self, process: str) -> Link:
         """A connection on which a process hears what it is told; raises RedisError, OSError."""
@@ -196,16 +187,15 @@ def _pool(url: str) -> Any:
     parts = urlsplit(url)
     if not parts.scheme.endswith("+sentinel"):
         return redis.ConnectionPool.from_url(url, **options)
-    hosts = [one.split(":") for one in parts.netloc.rpartition("@")[2].split(",")]
-    service, _, database = parts.path.strip("/").partition("/")
-    for word, given in (("username", parts.username), ("password", parts.password)):
-        options |= {word: unquote(given)} if given else {}
+    who, _, hosts = parts.netloc.rpartition("@")
+    ends = [one.split(":") for one in hosts.split(",")]
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port)) for host, port in hosts],
+        [(host, int(port)) for host, port in ends],
         sentinel_kwargs={"socket_timeout": CONNECT_S, "retry": retry},
-        **options,
     )
-    options |= {"db": int(database or 0), "ssl": parts.scheme.startswith("rediss")}
+    service, _, database = parts.path.strip("/").partition("/")
+    options |= parse_url(f"redis://{who}@/{database}")  # type: ignore[no-untyped-call]
+    options["ssl"] = parts.scheme.startswith("rediss")
     return SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
 
 
@@ -216,18 +206,50 @@ def unfit(info: dict[str, str]) -> str:
         return f"it is Redis {version}; 7.0 is the oldest that will do"
     if (policy := info.get("maxmemory_policy", "")).startswith("allkeys"):
         return f"by its maxmemory-policy, {policy}, it may forget permits in use: set noeviction"
-    is_replica = info.get("role") == "slave"
-    return "it is a replica; name the primary, or Sentinel" if is_replica else ""
+    return "it is a replica; name the primary, or Sentinel" if info.get("role") == "slave" else ""
 
 
 def survey(state: State) -> tuple[str, Away | None]:
     """Where a state is, and how many have a part in it, or what is wrong. Blocks for seconds."""
     url = urlsplit(state.url.reveal())  # shown without user, password and options
-    shown, fault = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}", None
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
     try:
         with closing(Server(state)) as server:
             others = len(server.call("processes", "", ""))
-            told = f" ({others} other process{'' if others == 1 else 'es'})"
     except Away as error:
-        told, fault = f": {error}", error
-    return shown + told, fault
+        return f"{shown}: {error}", error
+    return f"{shown} ({others} other process{'' if others == 1 else 'es'})", None
+
+
+def _proc(name: str) -> str:
+    """A file of the kernel's; "": there is none."""
+    try:
+        return Path("/proc", name).read_text()
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int | str) -> str:
+    """When the process began, in the kernel's ticks; "": there is none (proc(5), field 22).
+
+    The first thread of one that is killed may be a zombie while others still have its sockets.
+    """
+    stat = _proc(f"{pid}/stat").rpartition(")")[2].split() or ["X", *"0" * 19]
+    return "" if stat[0] in "ZX" and int(stat[17]) <= 1 else stat[19]
+
+
+# What pids belong to: this start of this host, and a namespace in it. Without /proc nobody can tell
+# that a process is dead: it expires.
+_boot = _proc("sys/kernel/random/boot_id")[:8]
+PLACE = f"{_boot}.{os.stat('/proc/self/ns/pid').st_ino:x}" if _boot else secrets.token_hex(8)
+
+
+def own_name(serial: int) -> str:
+    """The name of one of this process's pools."""
+    return f"{PLACE}-{os.getpid()}-{_start_of(os.getpid())}-{serial}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether it was one of this host's processes, and is no more."""
+    place, pid, start, _ = name.split("-")
+    return place == PLACE and bool(start) and _start_of(pid) != start

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.config import load_config
 from proxy.errors import ConfigError
-from proxy.pool.shared import PLACE, is_dead, own_name
+from proxy.pool.shared.connection import PLACE, is_dead, own_name
 from tests.support.commandline import wait_for
 from tests.support.gateway import run_python
 from tests.support.redis import RedisServer, require_redis

@@ -99,7 +99,7 @@ class ProcessesMachine(RuleBasedStateMachine):
         pool = ModelPool(clients, server, clock=self.clock)
         process = Process(pool, server, tuple(Route(client, "m") for client in clients))
         process.beats_at = self.clock.now
-        pool.beat(says_all=True)
+        pool.beat()
         return process
 
     def awake(self) -> list[Process]:
@@ -130,8 +130,7 @@ class ProcessesMachine(RuleBasedStateMachine):
     def beat(self, process: Process) -> None:
         process.beats_at = self.clock.now + 2.0
         try:
-            if not process.pool.beat():
-                process.pool.beat(says_all=True)
+            process.pool.beat()
         except Away as error:
             process.pool.lost(error)
             process.beats_at = self.clock.now + RETRY_S
