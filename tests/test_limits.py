@@ -56,6 +56,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(most=st.integers(1, 500), steps=st.lists(STEPS, max_size=25))
 def test_cell_is_the_generic_cell_rate_algorithm(most: int, steps: list[tuple[str, int]]) -> None:
     """It lets in what the model lets in, for as long a wait, whatever came before."""
@@ -84,6 +85,7 @@ def test_cell_is_the_generic_cell_rate_algorithm(most: int, steps: list[tuple[st
         assert level.most == most
 
 
+@settings(deadline=None)
 @given(most=st.integers(1, 10**6), spent=st.integers(0, 10**7), start=st.floats(0, 10**7))
 def test_hint_is_true(most: int, spent: int, start: float) -> None:
     """Who does as it says is let in; a millisecond before it is still refused."""
@@ -95,6 +97,7 @@ def test_hint_is_true(most: int, spent: int, start: float) -> None:
     assert cell.level(most, start + wait_s - 0.001).wait_s > 0
 
 
+@settings(deadline=None)
 @given(
     most=st.integers(1, 60),
     gaps_ms=st.lists(st.integers(0, 5_000), min_size=1, max_size=200),
