@@ -130,7 +130,7 @@ class Server:
                 with suppress(redis.ConnectionError, redis.ResponseError):
                     return link.call(what, process, *words)
                 link.close()  # it broke while it was idle, or is a primary's no more
-            link = self.connect()
+            link = Link(self._pool.make_connection(), self.prefix)
             return link.call(what, process, *words)
         except BaseException as error:
             if link is not None:
@@ -161,13 +161,9 @@ class Server:
                     self._links.put(kept)
         return is_sent
 
-    def connect(self) -> Link:
-        """A new connection; raises RedisError, OSError."""
-        return Link(self._pool.make_connection(), self.prefix)
-
     def subscribe(self, process: str) -> Link:
         """A connection on which a process hears what it is told; raises RedisError, OSError."""
-        link = self.connect()
+        link = Link(self._pool.make_connection(), self.prefix)
         # Two answers, and no message between them.
         link.ask("SUBSCRIBE", f"{self.prefix}to:{process}", f"{self.prefix}all")
         link.raw.read_response()

@@ -80,4 +80,4 @@ def test_process_may_connect_any_number_of_times() -> None:
     with RedisServer() as redis:
         server = Server(State(url=Secret(redis.unix_url)))
         for _ in range(150):
-            server.connect().close()
+            server.subscribe("place-1-1-1").close()
