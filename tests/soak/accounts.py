@@ -58,12 +58,13 @@ class Accounts(Witness):
         super().__init__(grace_s=GRACE_S)
         self.default = self._say
 
-    def _count(self, connection: Connection, flights: list[Flight]) -> int:
+    def _count(self, connection: Connection, flights: list[Flight]) -> tuple[int, str]:
         """While a worker has some left of a higher number, others take what is theirs."""
         if not flights or len(flights) < self._most(flights[0].key) or not self.workers():
-            return len(flights)
+            return len(flights), ""
         worker = self._worker_at(connection)
-        return sum(self._worker_at(one.connection) == worker for one in flights) if worker else 0
+        count = sum(self._worker_at(one.connection) == worker for one in flights) if worker else 0
+        return count, f" in worker {worker}"
 
     def _worker_at(self, connection: Connection) -> int:
         """The process at the other end, by Linux's /proc; 0: it has closed."""

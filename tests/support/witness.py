@@ -115,10 +115,12 @@ class Witness(Upstream):
             most = self._most(key)
             same = [one for one in living if not one.is_excused]
             # Its peer may have left before we came to read what it had sent.
-            if self._count(connection, same) >= most and not _has_left(connection):
+            count, where = self._count(connection, same)
+            if count >= most and not _has_left(connection):
                 names = ", ".join(one.name for one in living)
                 self.complaints.append(
-                    f"{received.path} {name}: {key[:10]} may have {most} in flight, and has {names}"
+                    f"{received.path} {name}: {key[:10]} may have {most} in flight{where},"
+                    f" and has {names}"
                 )
             flight = Flight(key, name, time.monotonic(), connection)
             self._in_flight[key][connection.number] = flight
@@ -129,9 +131,9 @@ class Witness(Upstream):
         finally:
             self._note_end(received)
 
-    def _count(self, connection: Connection, flights: list[Flight]) -> int:
-        """How many of those under way with a key count for what is permitted to this one."""
-        return len(flights)
+    def _count(self, connection: Connection, flights: list[Flight]) -> tuple[int, str]:
+        """How many of those under way with a key count for what is permitted to this one, where."""
+        return len(flights), ""
 
     def _living(self, key: str) -> list[Flight]:
         return [one for one in self._in_flight[key].values() if not _has_left(one.connection)]
