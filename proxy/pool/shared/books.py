@@ -375,10 +375,8 @@ class SharedPool(ClientPool):
             ticket.wakes_at = min(until, self._queue_end(queue, ticket, now, tried_since=-math.inf))
             if now < ticket.wakes_at:
                 return
-        raise StateUnavailable(
-            "the state that this server shares with others cannot be had now; try again",
-            hint=RetryHint(AGAIN_S),
-        )
+        text = "the state that this server shares with others cannot be had now; try again"
+        raise StateUnavailable(text, hint=RetryHint(AGAIN_S))
 
     def _leave_locked(self, queue: ModelQueue | None, ticket: Ticket, now: float) -> None:
         super()._leave_locked(queue, ticket, now)
@@ -439,8 +437,8 @@ class SharedPool(ClientPool):
         """In all processes; raises StateUnavailable."""
         self.open()
         with self._lock:
-            found = [line.lock.client for line in self._lines.values()]
-        found = [client for client in found if client.label == label]
+            clients = [line.lock.client for line in self._lines.values()]
+        found = [client for client in clients if client.label == label]
         try:
             for client in found:
                 names = {one.name for one in client.config.models or () if one.alias == alias}

@@ -172,14 +172,9 @@ class Server:
 
 def _pool(url: str) -> Any:
     retry = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {
-        "protocol": 2,
-        "retry": retry,
-        "socket_timeout": CALL_S,
-        "socket_connect_timeout": CONNECT_S,
-        "client_name": "poolproxy",
-        "max_connections": 2**31,  # it counts all there ever were
-    }
+    options: dict[str, Any] = {"protocol": 2, "retry": retry, "client_name": "poolproxy"}
+    options |= {"socket_timeout": CALL_S, "socket_connect_timeout": CONNECT_S}
+    options["max_connections"] = 2**31  # it counts all there ever were
     parts = urlsplit(url)
     if not parts.scheme.endswith("+sentinel"):
         return redis.ConnectionPool.from_url(url, **options)
