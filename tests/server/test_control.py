@@ -28,9 +28,10 @@ from proxy.server.control.sockets import ports as running_ports
 from proxy.status import overview
 from proxy.version import __version__
 from tests.support.commandline import wait_for
+from tests.support.server import free_port
 
-# Nobody listens on it. Of this process alone, because all look into /tmp, too.
-PORT = 1 + os.getpid() % 1000
+# Of this process alone, because all look into /tmp, too; and another.
+PORT, OTHER_PORT = free_port(), free_port()
 KEY = "sk-0123456789-abcd"
 LABEL = "alpha/sk-...abcd"
 INSTANCE = str(os.getppid())
@@ -282,7 +283,7 @@ def test_later_worker_of_the_server_obeys_what_was_ordered(runtime: Path, fd: in
         ask_all(PORT, {"do": "disable", "client": LABEL})
         ask_all(PORT, {"do": "disable", "client": "demo"})
         ask_all(PORT, {"do": "enable", "client": "demo"})
-    with worker(orders_fd=fd, port=PORT + 1) as gateway:
+    with worker(orders_fd=fd, port=OTHER_PORT) as gateway:
         assert clients_of(gateway)[LABEL]["disabled"]
         assert not clients_of(gateway)["demo"]["disabled"]
 
