@@ -317,6 +317,14 @@ def _answers(port: int, path: str) -> bool:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """A port that nobody listens at, until a target that is told of it does.
+
+    It stays bound while this process lives, or the kernel would give it to somebody else meanwhile.
+    That keeps no target from it: they ask for SO_REUSEADDR, as is done here.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    sock.detach()
     return port

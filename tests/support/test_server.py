@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from bench import targets
 from tests.support.outbound_proxies import HttpProxy, SocksProxy
 from tests.support.rude import Dribble, RudeUpstream
 from tests.support.server import PATIENCE_S, FakeServer, free_port
@@ -35,9 +36,10 @@ def test_end_leaves_neither_thread_nor_connection(make: Callable[[], FakeServer]
     assert set(threading.enumerate()) <= before
 
 
-def test_free_port_is_nobodys_but_a_servers() -> None:
+@pytest.mark.parametrize("find", [free_port, targets.free_port], ids=["fake", "target"])
+def test_free_port_is_nobodys_but_a_servers(find: Callable[[], int]) -> None:
     """No other socket is given it, nobody answers there, and a server may have it, repeatedly."""
-    port = free_port()
+    port = find()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
     for _ in range(2):
