@@ -34,7 +34,7 @@ log = logging.getLogger("proxy.serving")
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-# They would end a worker that has no handler for them yet.
+# They wait from a worker's fork until it has handlers for them.
 _HELD = (signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -54,6 +54,9 @@ class Hooks:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
         orders.opened(orders.ORDERS), orders.opened(orders.COUNTS)
+        os.register_at_fork(
+            after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _HELD)
+        )
         systemd.expect_workers(server)
         server.handle_term = partial(self._announce_stop, server, server.handle_term)
         if _is_ours(server.app):
@@ -146,13 +149,14 @@ class Hooks:
             # application is left to each worker: it may hold what does not survive a fork.
             server.app.wsgi()
         settle()
+        # Before the fork, or the worker would put such a signal into a queue that nobody reads.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Obey signals to end in the worker, until gunicorn has set its handlers.
 
         The master's would put such a signal, which comes only once, into a queue that nobody reads.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         for number in _ENDINGS:
             signal.signal(number, lambda *_: os._exit(0))
         while not server.SIG_QUEUE.empty():

@@ -395,11 +395,14 @@ def test_signal_to_end_reaches_a_worker_that_has_only_just_begun(
 
 
 @pytest.mark.usefixtures("handlers")
-def test_signals_wait_for_the_handlers_of_a_worker_that_has_only_just_begun() -> None:
+def test_signals_wait_for_the_handlers_of_a_worker_that_has_only_just_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """gunicorn sets all handlers to the default, to die, before it sets those of a worker."""
-    post_fork = settings(load_config({"demo": [{"name": "demo"}]}))["post_fork"]
-    server = SimpleNamespace(SIG_QUEUE=queue.SimpleQueue(), app=SimpleNamespace(app_uri="mine:app"))
-    post_fork(server, None)
+    monkeypatch.setattr("proxy.server.hooks.settle", lambda: None)
+    pre_fork = settings(load_config({"demo": [{"name": "demo"}]}))["pre_fork"]
+    cfg, app = SimpleNamespace(workers=1), SimpleNamespace(app_uri="mine:app")
+    pre_fork(SimpleNamespace(WORKERS={}, cfg=cfg, app=app), SimpleNamespace())
     for number in HELD:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)

@@ -263,6 +263,42 @@ def test_second_sigterm_ends_the_delay(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+# For gunicorn: a worker waits before its first hook, if there is a gate.
+WAITING = """
+import os
+from pathlib import Path
+
+exec(Path("gunicorn.conf.py").read_text())
+begin = post_fork
+
+def post_fork(server, worker):
+    if os.path.exists({gate!r}):
+        print("waits at the gate", flush=True)
+        Path({gate!r}).read_bytes()
+    begin(server, worker)
+"""
+
+
+@pytest.mark.long
+def test_worker_that_has_only_just_begun_hears_of_it(tmp_path: Path) -> None:
+    """Of a SIGTERM that the master gets when it has forked, and before the worker has handlers."""
+    path, gate = tmp_path / "conf.py", tmp_path / "gate"
+    path.write_text(WAITING.format(gate=str(gate)))
+    command = [sys.executable, "-m", "gunicorn", "-c", str(path)]
+    config = {"shutdown-delay": 3600, "demo": [{"name": "demo"}]}
+    with Gateway(config, command=command) as gateway:
+        (before,) = gateway.workers()
+        os.mkfifo(gate)
+        gateway.kill(before)
+        gateway.wait_for_line(lambda line: "waits at the gate" in line)
+        gateway.terminate()
+        gateway.wait_for_line(lambda line: "stopping: new callers are taken" in line)
+        gate.write_bytes(b"")
+        assert gateway.call("GET", "/readyz").status == 503
+        gateway.terminate()
+        assert gateway.wait_ended() == 0
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_quick_end_is_told(upstream: Upstream, number: signal.Signals) -> None:

@@ -84,6 +84,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -247,6 +248,7 @@ def test_worker_takes_orders_and_signals(monkeypatch: pytest.MonkeyPatch) -> Non
         unix = SimpleNamespace(getsockname=lambda: "/a/socket")
         worker = Worker(app, [unix, listener])
         hooks = of()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         hooks.post_fork(Arbiter(), worker)
         for number in HELD:
             signal.signal(number, signal.SIG_IGN)
