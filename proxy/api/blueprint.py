@@ -110,12 +110,11 @@ class _Others:
         methods = self._methods_of(f"/{rest}")
         if not methods:
             above = request.path.removesuffix(f"/{rest}")
-            hint = f"GET {above or '/'} lists the endpoints"
+            hint = exchange.dialect.below or f"GET {above or '/'} lists the endpoints"
             if meant := self._meant(rest):
                 hint = f"did you mean {above}{meant}?"
                 if meant.startswith("/v1/"):
                     hint += f" The base_url of an SDK ends in {above}/v1"
-            hint = exchange.dialect.below or hint
             # OpenAI's envelope has a code that tells it from an unknown model.
             what = "" if exchange.dialect.error is CHAT.error else "path "
             raise PathNotFound(f"there is no {what}{request.path}; {hint}")

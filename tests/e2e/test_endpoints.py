@@ -73,6 +73,8 @@ def test_unknown_model_is_404(gateway: Gateway, renamed: Lot) -> None:
     [
         ("/chat/completions", "/v1/chat/completions"),
         ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/responses", "/v1/responses"),
+        ("/v1/v1/responses", "/v1/responses"),
         ("/completions", "/v1/completions"),
         ("/models", "/v1/models"),
         ("/models/a/b", "/v1/models/a/b"),
