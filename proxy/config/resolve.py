@@ -149,7 +149,8 @@ class _Clients:
             return None
         models = tuple(Model(entry.name, entry.alias or entry.name) for entry in entries)
         aliases = [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)]
-        _report_repeats(aliases, self._notes, what="the same alias")
+        remedy = ": give it one of its own, which `fallbacks` may name"
+        _report_repeats(aliases, self._notes, what="the same alias", remedy=remedy)
         if self._aliases is not None:
             self._aliases.update(model.alias for model in models)
         return models
@@ -245,12 +246,14 @@ def _place(base_url: str) -> str:
     return url._replace(netloc=f"{url.hostname}:{port}").geturl()
 
 
-def _report_repeats(values: _Places, notes: Notes, *, what: str = "the same") -> None:
+def _report_repeats(
+    values: _Places, notes: Notes, *, what: str = "the same", remedy: str = ""
+) -> None:
     """A problem for each value that stands at an earlier path too; empty ones don't count."""
     first_at: dict[str, str] = {}
     for at, value in values:
         if value and first_at.setdefault(value, at) != at:
-            notes.problem(at, f"{what} as {first_at[value]}")
+            notes.problem(at, f"{what} as {first_at[value]}{remedy}")
 
 
 def _numbered(at: str, entries: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:

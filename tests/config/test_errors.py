@@ -219,7 +219,8 @@ ONE_PROBLEM = [
     ({**provider(), "demo": [{"name": "p"}]}, f"demo[0].name: the same as {AT}.name"),
     (
         provider(models=["m", {"name": "n", "alias": "m"}]),
-        f"{AT}.models[1]: the same alias as {AT}.models[0]",
+        f"{AT}.models[1]: the same alias as {AT}.models[0]: "
+        "give it one of its own, which `fallbacks` may name",
     ),
     ({"api-keys": [KEY, KEY]}, "api-keys[1]: the same key as api-keys[0]"),
     ({"api-keys": [KEY, HASH]}, "api-keys[1]: the same key as api-keys[0]"),
