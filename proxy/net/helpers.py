@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -54,7 +53,7 @@ def wait_any(
 
 
 class HelperThreads:
-    """At most `limit` threads, each started when a task finds all others busy.
+    """At most `limit` threads of the process, each started when a task finds all others busy.
 
     They are daemons, because nothing can end a call of `getaddrinfo`, and the process must not wait
     for one. A forked child starts without threads, and with an empty queue.
@@ -64,7 +63,7 @@ class HelperThreads:
         self._name = name
         self._limit = limit
         self._begin()
-        _all.add(self)
+        os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # guards _threads, _idle
@@ -111,14 +110,3 @@ class HelperThreads:
             with self._lock:
                 self._idle += 1
             task = tasks.get()
-
-
-_all: weakref.WeakSet[HelperThreads] = weakref.WeakSet()
-
-
-def _begin_all() -> None:
-    for threads in tuple(_all):
-        threads._begin()
-
-
-os.register_at_fork(after_in_child=_begin_all)
