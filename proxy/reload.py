@@ -15,7 +15,7 @@ from contextlib import suppress
 from .config import Config, ConfigSource, changes
 from .errors import ConfigError
 from .net.helpers import HelperThreads, Task
-from .net.watch import CallerConnection, Clock
+from .net.watch import Clock
 
 # The time between two looks: with SETTLE_S a change is in force within 2 s.
 LOOK_S = 1.0
@@ -67,9 +67,7 @@ class Reloader:
 
     def reload(self) -> str:
         """Read the files, changed or not, and tell what has changed once it is in force."""
-        task = self.begin()
-        task.wait(math.inf, CallerConnection(None))
-        return task.result()
+        return self.begin().result()
 
     def report(self) -> None:
         """Log what is wrong with the files."""

@@ -6,11 +6,12 @@ import contextlib
 import logging
 import math
 import os
-import select
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,6 @@ import msgspec
 
 from ...errors import ConfigError, ProxyError
 from ...gateway import Gateway
-from ...net.watch import CallerConnection
 from ...reload import LOOK_S
 from ...status import ORDERS, Request, answer
 from ..logs import set_up_logs
@@ -65,7 +65,9 @@ class Control:
         self._orders_fd = orders_fd
         self._generation = gateway.generation
         self._path = ""
-        self._listener: socket.socket | None = None
+        self._stopped, self._stop = socket.socketpair()
+        self._stop.setblocking(False)
+        self._listener = self._stop  # nobody asks there, where no other can be had
         ask = partial(ask_all, port, control_dir=control_dir)
         try:
             self._path, self._listener = listen(port, control_dir)
@@ -80,8 +82,6 @@ class Control:
                 gateway.metrics.ask = partial(ask, {"do": "status"}, timeout_s=FACTS_TIMEOUT_S)
         # The socket listens already, so that an order given now is in the file or comes by it.
         self._obey_orders()
-        self._stopped, self._stop = socket.socketpair()
-        self._stop.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         try:
             self._thread.start()
@@ -99,8 +99,7 @@ class Control:
             self._thread.join()
         self._stopped.close()
         self._keep_counts()
-        if self._listener is not None:
-            self._listener.close()
+        self._listener.close()
 
     def wake(self, *_: object) -> None:
         """Have `woken` called and the configuration read. A signal handler: takes no lock."""
@@ -132,16 +131,14 @@ class Control:
 
     def _run(self) -> None:
         """Answer each asker when its request is there, so that a silent one holds up nobody."""
-        poller = select.poll()
-        poller.register(self._stopped, select.POLLIN)
-        if self._listener is not None:
-            poller.register(self._listener, select.POLLIN)
-        askers: dict[int, socket.socket] = {}
+        poller, askers = selectors.PollSelector(), list[socket.socket]()  # takes no descriptor
+        for source in {self._stopped, self._listener}:
+            poller.register(source, selectors.EVENT_READ)
         looks_at = keeps_at = -math.inf
         while True:
             left_s = max(0.0, min(looks_at, keeps_at) - time.monotonic())
-            ready = {fd for fd, _ in poller.poll(left_s * 1000)}
-            if self._stopped.fileno() in ready:
+            ready = [key.fileobj for key, _ in poller.select(left_s)]
+            if self._stopped in ready:
                 if not self._stopped.recv(MAX_REQUEST_BYTES):
                     break
                 try:
@@ -149,28 +146,25 @@ class Control:
                     self._gateway.reloader.begin()
                 except Exception:  # no thread, no room for a file: the next look may find some
                     log.exception("not all of what was asked for could be done")
-            over = ready & askers.keys()
-            if self._listener is not None and self._listener.fileno() in ready:
-                if len(askers) == _MOST_SILENT:
-                    over.add(next(iter(askers)))
+            if self._listener in ready:
                 try:
-                    asker, _ = self._listener.accept()
+                    askers.append(self._listener.accept()[0])
                 except OSError:  # no descriptor is free
                     time.sleep(_ACCEPT_PAUSE_S)
                 else:
-                    askers[asker.fileno()] = asker
-                    poller.register(asker, select.POLLIN)
-            for fd in over:
-                poller.unregister(fd)
-                with askers.pop(fd) as asker:
-                    if fd in ready:
+                    poller.register(askers[-1], selectors.EVENT_READ)
+            for asker in [each for each in askers if each in ready] or askers[:-_MOST_SILENT]:
+                poller.unregister(asker)
+                askers.remove(asker)
+                with asker:
+                    if asker in ready:
                         self._serve(asker)
             if keeps_at <= time.monotonic():
                 keeps_at = self._keep_counts()
             if looks_at <= time.monotonic():
                 looks_at = time.monotonic() + LOOK_S
                 self._look()
-        for asker in askers.values():
+        for asker in askers:
             asker.close()
 
     def _look(self) -> None:
@@ -208,19 +202,13 @@ class Control:
         if request.do == "status":
             self._keep_counts()
         if request.do == "reload":
-            return self._reload()
+            try:
+                return {"changed": self._gateway.reloader.begin().result(REQUEST_TIMEOUT_S)}
+            except FutureTimeoutError:
+                return {"error": "the configuration is still being read: see the log"}
+            except ConfigError as error:
+                return {"problems": error.problems}
         told = answer(self._gateway, request)
         if request.do in ORDERS and "error" not in told and (why := self._keep_orders()):
             told["error"] = f"{request.do}: done, but {why}"
         return told
-
-    def _reload(self) -> dict[str, Any]:
-        """Read the configuration now. Nobody else is answered meanwhile."""
-        try:
-            task = self._gateway.reloader.begin()
-            until = time.monotonic() + REQUEST_TIMEOUT_S
-            if not task.wait(until, CallerConnection(None)):
-                return {"error": "the configuration is still being read: see the log"}
-            return {"changed": task.result()}
-        except ConfigError as error:
-            return {"problems": error.problems}
