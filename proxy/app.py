@@ -35,7 +35,8 @@ def create_app(
     app = _Application("poolproxy", static_folder=None)
     proxy = Proxy(config, auto_reload=True)
     _ = proxy.collector  # calls are counted from the first one on
-    proxy.gateway.stand_alone()
+    proxy.gateway.is_standalone = True
+    proxy.gateway.set_ledger()  # which has a place of its own now
     proxy.init_app(app)
     # What Flask finds wrong before it comes to a route, a malformed `Host` for one.
     app.register_error_handler(Exception, make_error_handler(Doorkeeper(proxy.gateway)))

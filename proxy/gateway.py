@@ -127,11 +127,6 @@ class Gateway:
         self.set_ledger()
         return draining
 
-    def stand_alone(self) -> None:
-        """Be the whole of an application."""
-        self.is_standalone = True
-        self.set_ledger()
-
     def need_ledger(self) -> Ledger | None:
         """The ledger, for a day limit: kept from now on, whatever `usage` says. None: nowhere."""
         self._needs_ledger = True
