@@ -35,10 +35,8 @@ FILE = "usage.sqlite"
 FLUSH_S = 2.0
 BUSY_S = 2.0  # for other processes' transactions: the worst of four took 258 ms
 
-# So many rows wait to be written. Past it models, clients and ends are "other".
-MAX_ROWS = 10_000
-# No answer has more, whatever an upstream says: sums stay far below 2**63.
-MAX_TOKENS = 2**40
+MAX_ROWS = 10_000  # that wait to be written; past it models, clients and ends are "other"
+MAX_TOKENS = 2**40  # of an answer, whatever an upstream says: sums stay far below 2**63
 
 # What a row is about, and what it sums. `partial`: answers that were cut off, whose upstreams may
 # count more tokens than they have told.
@@ -67,7 +65,6 @@ _Spent: TypeAlias = dict[tuple[int, str], tuple[int, int]]  # by day and caller
 log = logging.getLogger("proxy.ledger")
 
 _threads = HelperThreads("poolproxy-ledger", 4)
-
 _no_fork = threading.Lock()  # held while the file is open: SQLite's locks do not survive a fork
 
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Answers = list[dict[str, Any]]
 
 MINUTES, MOST_REQUESTS = 60, 50
-
 ORDERS = ("disable", "enable", "reset")
 
 # Of a client in a worker: the worse, the later. A trial is one whether or not it is under way.
@@ -42,8 +41,7 @@ _STATES = ("ready", "resting", "on trial", "cooling down", "out of service", "di
 _RANKS = {state: rank for rank, state in enumerate(_STATES)} | {"trying": 2, "disabled": 5}
 _COUNTED = ("in_flight", "waiting", "answered", "failed")
 
-# A shorter cooldown comes and goes with each burst of requests: nobody need do anything.
-_LONG_S = 30
+_LONG_S = 30  # shorter cooldowns come and go with each burst of requests: nobody need do anything
 
 log = logging.getLogger("proxy.control")
 

@@ -25,8 +25,7 @@ from ..server.control.sockets import ports as running_ports
 from ..status import Answers, moment, overview, problems_of
 from .terminal import Exit, Failure, table
 
-# For the answer to `health`. The gateway answers from memory, by a thread of its own.
-_TIMEOUT_S = 4.0
+_TIMEOUT_S = 4.0  # for `health`, which is answered from memory, by a thread of its own
 
 # Where an instance that listens at all addresses can be asked.
 _NEAR = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("proxy.request")
 
-# A name that a caller or an upstream chose is cut to this in the log.
-MAX_NAME_CHARS = 80
-# So many of what was dropped are named.
-MAX_DROPPED = 12
-# Of the model that a caller asked for a `Call` has this much: as long as any that is configured.
-MAX_MODEL_CHARS = 256
-# An upstream's words are kept until the request is over: no more of them than people read.
-MAX_MESSAGE_CHARS = 500
+MAX_NAME_CHARS = 80  # in the log, of a name that a caller or an upstream chose
+MAX_DROPPED = 12  # so many of what was dropped are named
+MAX_MODEL_CHARS = 256  # of a model's name in a `Call`: as long as any that is configured
+MAX_MESSAGE_CHARS = 500  # of an upstream's words, kept for the request: no more than people read
 
 # What needs no quotes: the name of most models, callers and clients.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/\-]+")

@@ -30,12 +30,10 @@ APPLICATION = "proxy.server.settings:application()"
 
 EXIT_CONFIG = 2
 
-log = logging.getLogger("proxy.serving")
-
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_HELD = (signal.SIGHUP, signal.SIGUSR2)  # they wait from a worker's fork until it has handlers
 
-# They wait from a worker's fork until it has handlers for them.
-_HELD = (signal.SIGHUP, signal.SIGUSR2)
+log = logging.getLogger("proxy.serving")
 
 
 def _is_ours(app: Any) -> bool:

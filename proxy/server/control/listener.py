@@ -25,17 +25,10 @@ from ..logs import set_up_logs
 from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
 
-# The pause after a failure to accept, when no descriptor is free.
-_ACCEPT_PAUSE_S = 0.1
-
-# Who does not say within this how it stands is left out of what metrics tell of that.
-FACTS_TIMEOUT_S = 0.5
-
-# Connections without a request. One more ends the oldest.
-_MOST_SILENT = 64
-
-# A request is a verb and a label, sent at once.
-MAX_REQUEST_BYTES = 4096
+_ACCEPT_PAUSE_S = 0.1  # after a failure to accept, when no descriptor is free
+FACTS_TIMEOUT_S = 0.5  # who says nothing within it is left out of how things stand in metrics
+_MOST_SILENT = 64  # connections without a request; one more ends the oldest
+MAX_REQUEST_BYTES = 4096  # a request is a verb and a label, sent at once
 
 log = logging.getLogger("proxy.control")
 

@@ -18,11 +18,8 @@ import msgspec
 
 _PATH = re.compile(r".*/(\d+)-\d+\.sock", re.DOTALL)
 
-# For a connection to be taken, and for the request on it to come.
-REQUEST_TIMEOUT_S = 2.0
-
-# For an answer to come, or more of it.
-ANSWER_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 2.0  # for a connection to be taken, and for the request on it to come
+ANSWER_TIMEOUT_S = 10.0  # for an answer to come, or more of it
 
 # systemd's for a service of our name. Only root can make it; who asks has not its environment.
 _SERVICE_HOME = "/run/poolproxy"
