@@ -248,10 +248,7 @@ def _minutes(told: Iterable[list[int]]) -> list[list[int]]:
 
 
 class Recent:
-    """What a process remembers of its calls: sums of each minute of an hour, and the last 50.
-
-    `add` is told of each call that is over.
-    """
+    """What a process remembers of its calls: sums of each minute of an hour, and the last 50."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -261,7 +258,7 @@ class Recent:
         self._last: deque[Callable[[], Call] | Call] = deque(maxlen=MOST_REQUESTS)
 
     def add(self, record: Record) -> None:
-        """Remember a call."""
+        """Remember a call that is over."""
         # Put into words only when somebody looks, unless a body or the like would be kept.
         is_small = record.transcript is None and len(record.model) <= MAX_MODEL_CHARS
         self._last.append(record.call if is_small else record.call())

@@ -51,11 +51,8 @@ _PLACE = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+?)\.?)(?::([0-9]*))?"
 )
 
-# Nearly all callers ask for this machine by one of these.
-_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-# What proxies add to a request that they pass on.
-_PASSED_ON = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})  # by which nearly all callers ask
+_PASSED_ON = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")  # by a proxy
 
 
 class Doorkeeper:

@@ -314,12 +314,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     request_log_days: Annotated[
         float, Meta(gt=0, le=36_500), unit("days"), says("that such a file is kept")
     ] = 7
-    usage: Annotated[
-        bool, says("keep the tokens of each day, by caller, model and client: `poolproxy usage`")
-    ] = False
-    usage_days: Annotated[
-        int, Meta(ge=1, le=36_500), unit("days"), says("with requests that are kept")
-    ] = 400
+    usage: Annotated[bool, says("tokens by day, caller, model, client: `poolproxy usage`")] = False
+    usage_days: Annotated[int, Meta(ge=1, le=36_500), unit("days"), says("that are kept")] = 400
     state_dir: Annotated[
         Directory,
         says(
@@ -335,8 +331,7 @@ class Settings(_Section, frozen=True, kw_only=True):
         says("by model, others that are tried in this order when none of its accounts can serve"),
     ] = {}
     status_page: Annotated[
-        bool | None,
-        says("a page for operators at `/status`; left out: true, in a Flask application false"),
+        bool | None, says("operators' `/status`; left out: true, in a Flask application false")
     ] = None
     state: Annotated[
         State | None, says("where all processes keep one pool; left out: each has its own")
