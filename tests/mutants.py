@@ -451,7 +451,7 @@ MUTANTS = [
        "why = None if isinstance(address, int) else _why_not_unix(address)", "why = None",
        "e2e/test_startup.py::test_unix_socket_in_use_is_one_line_and_status_3"),
     _m("an upgrade forgets what was disabled", "server/hooks.py",
-       "orders.hand_over(server.cfg.env_orig)", "pass",
+       "hand_over(server.cfg.env_orig)", "pass",
        "e2e/test_startup.py::test_unix_socket_left_from_a_crash_is_replaced"),
     _m("a log that nobody reads stops requests", "server/logs.py",
        "if stat.S_ISFIFO(mode) or os.isatty(self._fd):", "if False:",

@@ -20,8 +20,7 @@ from ..errors import ConfigError
 from ..gateway import Gateway, gateways
 from . import systemd
 from .addresses import check_addresses, check_servable, note_bound
-from .control import orders
-from .control.listener import Control
+from .control.listener import COUNTS, DISABLED, Control, hand_over, opened
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
 
@@ -51,7 +50,7 @@ class Hooks:
     def on_starting(self, server: Any) -> None:
         """Check the addresses before they are bound, unless they are inherited (USR2, systemd)."""
         unblock_gunicorns_logs()
-        orders.opened(orders.ORDERS), orders.opened(orders.COUNTS)
+        opened(DISABLED), opened(COUNTS)
         os.register_at_fork(
             after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _HELD)
         )
@@ -188,7 +187,7 @@ class Hooks:
                 gateway,
                 port=ports[0] if ports else self._source.config.port,
                 instance=str(worker.ppid),
-                orders_fd=orders.opened(orders.ORDERS),
+                orders_fd=opened(DISABLED),
                 control_dir=self._source.config.control_dir,
                 woken=worker.log.reopen_files,
             )
@@ -206,7 +205,7 @@ class Hooks:
 
     def pre_exec(self, server: Any) -> None:
         """In the process that is about to become the new server (SIGUSR2)."""
-        orders.hand_over(server.cfg.env_orig)
+        hand_over(server.cfg.env_orig)
 
 
 def summary(config: Config, addresses: list[str], *, workers: int, threads: int) -> str:

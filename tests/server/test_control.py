@@ -21,8 +21,13 @@ from proxy.cli import main
 from proxy.cli.running import _lines
 from proxy.config import Config, ConfigSource, Seen, load_config
 from proxy.gateway import Gateway
-from proxy.server.control import orders
-from proxy.server.control.listener import _MOST_SILENT, MAX_REQUEST_BYTES, Control
+from proxy.server.control.listener import (
+    _MOST_SILENT,
+    MAX_REQUEST_BYTES,
+    Control,
+    keep_disabled,
+    read_disabled,
+)
 from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
 from proxy.status import overview
@@ -292,7 +297,7 @@ def test_order_for_a_client_that_is_gone_is_told(
     runtime: Path, fd: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It holds no longer: a reload has taken the client away."""
-    orders.keep(fd, ["gone/sk-...0000"])
+    keep_disabled(fd, ["gone/sk-...0000"])
     with worker(orders_fd=fd):
         assert "gone/sk-...0000 was disabled by hand, and is no client any more" in caplog.text
 
@@ -437,7 +442,7 @@ def test_orders_follow_a_client_to_another_label(runtime: Path, fd: int) -> None
         path.write_text(path.read_text().replace("one", "two"))
         (answer,) = ask_all(PORT, {"do": "reload"})
         assert answer["changed"] == "1 client changed"
-        wait_for(lambda: orders.read(fd) == ["two"])
+        wait_for(lambda: read_disabled(fd) == ["two"])
         assert clients()["two"]["disabled"]
 
 

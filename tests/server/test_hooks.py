@@ -28,7 +28,7 @@ from proxy.errors import ConfigError
 from proxy.gateway import Gateway
 from proxy.server import addresses, systemd
 from proxy.server import hooks as module
-from proxy.server.control import orders
+from proxy.server.control.listener import COUNTS, DISABLED
 from proxy.server.control.sockets import ask_all
 from proxy.server.hooks import APPLICATION, EXIT_CONFIG, Hooks
 from tests.support.gateway import PATIENCE_S
@@ -332,7 +332,7 @@ def test_process_of_an_upgrade_inherits_orders_and_counts() -> None:
     """As open files, whose numbers its environment has."""
     arbiter = Arbiter()
     of().pre_exec(arbiter)
-    assert arbiter.cfg.env_orig.keys() == {orders.ORDERS, orders.COUNTS}
+    assert arbiter.cfg.env_orig.keys() == {DISABLED, COUNTS}
     assert all(os.get_inheritable(int(fd)) for fd in arbiter.cfg.env_orig.values())
 
 

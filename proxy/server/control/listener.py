@@ -1,4 +1,9 @@
-"""A worker's end of the control socket: one daemon thread that answers for its gateway."""
+"""A worker's end of the control socket: one daemon thread that answers for its gateway.
+
+Which clients were disabled by hand, for workers that start later, is in a file without a name, and
+what metrics count in another one. Each worker inherits them, and so does the server that takes this
+one's place in an upgrade (SIGUSR2): no other server sees them, and nothing is left of them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,12 @@ import math
 import os
 import selectors
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -21,14 +27,18 @@ from ...errors import ConfigError, ProxyError
 from ...gateway import Gateway
 from ...reload import LOOK_S
 from ...status import ORDERS, Request, answer
+from ...version import __version__
 from ..logs import set_up_logs
-from . import orders
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink
 
 _ACCEPT_PAUSE_S = 0.1  # after a failure to accept, when no descriptor is free
 FACTS_TIMEOUT_S = 0.5  # who says nothing within it is left out of how things stand in metrics
 _MOST_SILENT = 64  # connections without a request; one more ends the oldest
 MAX_REQUEST_BYTES = 4096  # a request is a verb and a label, sent at once
+
+# In an upgrade the old server tells the new one the files' descriptors in these variables. Another
+# version may count otherwise.
+DISABLED, COUNTS = "POOLPROXY_ORDERS", f"POOLPROXY_COUNTS_{__version__}"
 
 log = logging.getLogger("proxy.control")
 
@@ -70,7 +80,7 @@ class Control:
         except OSError as error:
             log.warning("`poolproxy status` will not find worker %s: %s", os.getpid(), error)
         if gateway.metrics is not None and gateway.is_standalone:
-            gateway.metrics.fd = orders.opened(orders.COUNTS)
+            gateway.metrics.fd = opened(COUNTS)
             if self._path:
                 gateway.metrics.ask = partial(ask, {"do": "status"}, timeout_s=FACTS_TIMEOUT_S)
         # The socket listens already, so that an order given now is in the file or comes by it.
@@ -103,7 +113,7 @@ class Control:
         if self._gateway.config.state:  # which knows it, and what was ordered elsewhere
             return
         try:
-            labels = orders.read(self._orders_fd)
+            labels = read_disabled(self._orders_fd)
         except (OSError, msgspec.MsgspecError) as error:
             log.warning("cannot read which clients are disabled: %s", error)
             return
@@ -115,7 +125,7 @@ class Control:
         """For workers that start later. Returns, and logs, why they will not know; "": they do."""
         labels = [facts["client"] for facts in self._gateway.pool.snapshot() if facts["disabled"]]
         try:
-            orders.keep(self._orders_fd, labels)
+            keep_disabled(self._orders_fd, labels)
         except (OSError, msgspec.MsgspecError) as error:
             why = f"workers that start later will not know who is disabled: {error}"
             log.warning("%s", why)
@@ -205,3 +215,34 @@ class Control:
         if request.do in ORDERS and "error" not in told and (why := self._keep_orders()):
             told["error"] = f"{request.do}: done, but {why}"
         return told
+
+
+@cache
+def opened(variable: str) -> int:
+    """The descriptor of a file. The first call, before any fork, opens it; raises OSError."""
+    if inherited := os.environ.pop(variable, ""):
+        return int(inherited)
+    if hasattr(os, "memfd_create"):  # Linux: there need be no directory that can be written to
+        return os.memfd_create(variable)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def hand_over(environ: MutableMapping[str, str]) -> None:
+    """Let the process that this one becomes have the files, with `environ`."""
+    for variable in (DISABLED, COUNTS):
+        os.set_inheritable(opened(variable), True)
+        environ[variable] = str(opened(variable))
+
+
+def read_disabled(fd: int) -> list[str]:
+    """The labels of the disabled clients; raises OSError, MsgspecError."""
+    lines = os.pread(fd, os.fstat(fd).st_size, 0).splitlines()
+    return msgspec.json.decode(lines[-1], type=list[str]) if lines else []
+
+
+def keep_disabled(fd: int, labels: list[str]) -> None:
+    """Keep these in place of those before; raises OSError, MsgspecError."""
+    if labels != read_disabled(fd):
+        # Appended, as all who write share the offset: whoever reads meanwhile sees whole lines.
+        os.write(fd, msgspec.json.encode(labels) + b"\n")
