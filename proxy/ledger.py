@@ -81,8 +81,7 @@ class Ledger:
     """A process's part in the ledger of a folder. Touches no disk before it is begun."""
 
     def __init__(self, folder: str, days: int, clock: Clock) -> None:
-        self.folder = folder
-        self.days = days  # that are kept
+        self.folder, self.days = folder, days  # that are kept
         self._wall: Callable[[], float] = clock.wall
         self._share: BinaryIO | None = None  # of the lock that the processes of an instance have
         self._maker = os.getpid(), os.getppid()
@@ -105,8 +104,8 @@ class Ledger:
         caller = str(record.who.identity) if record.who else ""
         told = self._today(), _text(caller), _text(model)
         client, end = attempts[-1].client if attempts else "", _text(record.mask(record.end))
-        first = [1, int(usage is not None and usage.partial), *(0 for _ in TOKENS)]
-        rows: _Rows = {(*told, client, end): first}
+        is_partial = usage is not None and usage.partial
+        rows: _Rows = {(*told, client, end): [1, int(is_partial), *(0 for _ in TOKENS)]}
         for attempt in attempts:
             if attempt.usage is not None:
                 counts = [getattr(attempt.usage, name) or 0 for name in TOKENS]

@@ -101,14 +101,11 @@ log = logging.getLogger("proxy")
 
 
 class Table(Rows):
-    """Counts, each row made when it is first asked for, with secrets in its labels hidden (`mask`).
-
-    Of each label the first values stay (`seen`), and those that come later are `other`.
-    """
+    """Counts: a row is made when it is first asked for, with no secret in its labels (`mask`)."""
 
     def __init__(self, rows: Rows, seen: dict[str, dict[str, None]]) -> None:
         super().__init__(rows)
-        self.seen = seen
+        self.seen = seen  # the first values of each label, which stay; later ones are `other`
         self.mask: Callable[[str], str] = str
 
     def __missing__(self, key: Key) -> list[float]:
@@ -303,11 +300,8 @@ def _read(fd: int) -> tuple[tuple[int, int, int], Table]:
 
 
 def _add_to(fd: int, new: Rows) -> None:
-    """Add these rows to those in the file: whoever dies meanwhile leaves it as it was.
-
-    Blocks while another process does the same; raises OSError.
-    """
-    fcntl.lockf(fd, fcntl.LOCK_EX)
+    """Add rows to the file's, which whoever dies meanwhile leaves as it was; raises OSError."""
+    fcntl.lockf(fd, fcntl.LOCK_EX)  # blocks while another process does the same
     try:
         (begin, size, turn), table = _read(fd)
         table.add(new)

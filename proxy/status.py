@@ -161,10 +161,8 @@ def added_up(workers: Answers) -> dict[str, Any]:
 
 
 def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
-    """Why they cannot be used, and for what, or what of it an operator has to know.
-
-    What is alike in state and cause is one line, of however many clients and models.
-    """
+    """Why they cannot be used, and for what; `is_grave`: what of it an operator has to know."""
+    # What is alike in state and cause is one line, of however many clients and models.
     groups = defaultdict[tuple[str, str], list[tuple[str, str, dict[str, Any]]]](list)
     for client in clients:
         for name, one in client["troubles"].items():
@@ -188,10 +186,7 @@ def _causes(clients: Answers, *, is_grave: bool = False) -> Iterator[str]:
 
 
 def overview(answers: Answers) -> dict[str, Any]:
-    """All that workers say (`worker.answer`); of the last hour nothing, where none remembers any.
-
-    Clients in trouble come first. Those that leave come last, and may have the name of another.
-    """
+    """What all workers say (`answer`). Clients in trouble come first, those that leave last."""
     good = [each for each in answers if "error" not in each]
     waiting = Counter[str]()  # by alias
     models: dict[str, str] = {}  # by alias the clients that none can use; "": some can
@@ -200,7 +195,7 @@ def overview(answers: Answers) -> dict[str, Any]:
         waiting.update({alias: queue["waiting"] for alias, queue in one["queues"].items()})
         for alias, unable in one["models"].items():
             models[alias] = unable and models.get(alias, unable)
-        for facts in one["clients"]:
+        for facts in one["clients"]:  # one that leaves may have the name of another
             workers.setdefault((facts["leaving"], facts["client"]), []).append(facts)
     clients = sorted(map(added_up, workers.values()), key=itemgetter("leaving", "rank"))
     recents = [one["recent"] for one in good if one["recent"]]
