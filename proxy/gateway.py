@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .metrics import Metrics
 
-# The caller of a gateway without keys.
-ANYONE = Caller("")
+ANYONE = Caller("")  # the caller of a gateway without keys
 
 
 class Generation(NamedTuple):

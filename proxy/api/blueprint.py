@@ -17,14 +17,11 @@ from . import endpoints
 from .auth import Doorkeeper
 from .exchange import Exchange, let_go, make_view
 
-# How long a browser may remember the answer to a preflight, s. Chromium caps it at two hours.
-PREFLIGHT_KEPT_S = "600"
+PREFLIGHT_KEPT_S = "600"  # that a browser may remember a preflight; Chromium: two hours at most
+ABOUT = "about"  # the endpoint of the prefix itself, with and without a slash at its end
 
 # So many folders may be too many before an endpoint: Azure's `openai/deployments/NAME`, for one.
 _MOST_TOO_MANY = 4
-
-# The endpoint of the prefix itself, with and without a slash at its end.
-ABOUT = "about"
 
 
 def make_blueprint(doorkeeper: Doorkeeper, name: str) -> Blueprint:

@@ -18,11 +18,8 @@ from ..errors import ConfigError, ProxyError
 from ..net.watch import CallerConnection
 from .terminal import Exit, table
 
-# An upstream that takes longer for its model list will not serve anybody well.
-PROBE_TIMEOUT_S = 15.0
-
-# Upstreams asked at the same time.
-MAX_PROBES = 32
+PROBE_TIMEOUT_S = 15.0  # who takes longer for its model list will not serve anybody well
+MAX_PROBES = 32  # upstreams asked at the same time
 
 
 def check(args: argparse.Namespace) -> int:

@@ -32,10 +32,9 @@ from .wording import kind_of, shown, shown_key
 _REFERENCE_OR_NOT = re.compile(rf"(?P<escaped>\$\$\{{)|{REFERENCE.pattern}|\$\{{")
 _FIRST_VARIABLE = re.compile(r"^\$(\w+)")
 
-Rules: TypeAlias = dict[str, Any]  # what the annotations of a field say, by name
+_MAX_FILE_BYTES = 65_536  # no secret is larger, and no file that was meant for one
 
-# No secret is larger, and no file that was meant for one.
-_MAX_FILE_BYTES = 65_536
+Rules: TypeAlias = dict[str, Any]  # what the annotations of a field say, by name
 
 
 class Notes:

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 # Device, inode, time of change in ns, and size. None: there is no such file.
 Stamp: TypeAlias = "tuple[int, int, int, int] | None"
 
+Seen: TypeAlias = dict[str, Stamp]  # by path, each file that was looked at, as it was then
+
 # A file must stay as it is for so long before it is read: whoever writes it may not be done.
 SETTLE_S = 0.25
-
-# By path, each file that was looked at, as it was then.
-Seen: TypeAlias = dict[str, Stamp]
 
 
 def stamp(path: str | os.PathLike[str]) -> Stamp:

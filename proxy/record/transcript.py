@@ -33,9 +33,7 @@ from .record import Record
 log = logging.getLogger("proxy")
 
 DIRECTORY = "request-logs"
-
-# While files cannot be written, the log says so this often, at most.
-WARNING_PAUSE_S = 60.0
+WARNING_PAUSE_S = 60.0  # so often the log says that files cannot be written, at most
 
 # Of the bytes that may be kept an eighth is left free, and a worker looks at the folder each time
 # that it has written an eighth of that: so many workers together stay within.

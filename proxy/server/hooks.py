@@ -24,9 +24,7 @@ from .control.listener import COUNTS, DISABLED, Control, hand_over, opened
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
 
-# The application that workers serve.
-APPLICATION = "proxy.server.settings:application()"
-
+APPLICATION = "proxy.server.settings:application()"  # that workers serve
 EXIT_CONFIG = 2
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

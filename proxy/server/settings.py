@@ -27,18 +27,13 @@ from .logs import set_up_logs
 # unseen in gthread's executor otherwise, and answer for health and models meanwhile.
 SPARE_THREADS = 32
 
-# Connections beyond the threads: idle ones of callers that keep theirs open.
-IDLE_CONNECTIONS = 4096
-
-# Files of a worker beside its connections: listeners, log, control socket, bells and the like.
-OTHER_FILES = 64
+IDLE_CONNECTIONS = 4096  # beyond the threads: of callers that keep theirs open
+OTHER_FILES = 64  # of a worker beside its connections: listeners, log, control socket, bells, ...
 
 # Longer than nginx keeps an idle upstream connection (60 s by default), so that nginx never sends a
 # request into a connection that we are closing.
 KEEP_ALIVE_S = 75
-
-# How long streams may go on after SIGTERM.
-GRACEFUL_TIMEOUT_S = 120
+GRACEFUL_TIMEOUT_S = 120  # that streams may go on for after SIGTERM
 
 log = logging.getLogger("proxy.serving")
 

@@ -14,8 +14,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 
-# "0" leaves the workers to the scheduler.
-PIN_VARIABLE = "PROXY_PIN_WORKERS"
+PIN_VARIABLE = "PROXY_PIN_WORKERS"  # "0" leaves the workers to the scheduler
 
 # How often all waiting threads together look whether the interpreter is free: each looks once in a
 # switch interval. With the default of 5 ms, two thousand threads on one core that had to wait once
