@@ -314,7 +314,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     request_log_days: Annotated[
         float, Meta(gt=0, le=36_500), unit("days"), says("that such a file is kept")
     ] = 7
-    usage: Annotated[bool, says("tokens by day, caller, model, client: `poolproxy usage`")] = False
+    usage: Annotated[bool, says("keep tokens by day, caller and so on: `poolproxy usage`")] = False
     usage_days: Annotated[int, Meta(ge=1, le=36_500), unit("days"), says("that are kept")] = 400
     state_dir: Annotated[
         Directory,
