@@ -71,11 +71,8 @@ _FIRST_S = (
     20.0, 40.0, 60.0,
 )  # fmt: skip
 # Those of a histogram's buckets.
-BOUNDS = {
-    name: _FIRST_S if name.endswith("first_token_seconds") else _DOUBLING_S
-    for name in FAMILIES
-    if name.startswith("gen_ai") or name.endswith("wait_seconds")
-}
+BOUNDS = {name: _DOUBLING_S for name in FAMILIES if name.startswith("gen_ai") or "_wait_" in name}
+BOUNDS["gen_ai_server_time_to_first_token_seconds"] = _FIRST_S
 
 # By the end of a path, or the name of a call from Python.
 OPERATIONS = {
@@ -222,9 +219,8 @@ class Metrics:
             rows = _read(self.fd)[1]
         told: Rows = {("poolproxy_reloads_total", result): [0] for result in ("ok", "failed")}
         for key, number in _standing(facts):
-            (before,) = told.get(key, [0])
-            is_sum = key[0] != "poolproxy_cooldown_seconds"
-            told[key] = [before + number if is_sum else max(before, number)]
+            together: Any = max if key[0] == "poolproxy_cooldown_seconds" else add
+            told[key] = [together(number, *told.get(key, [0]))]
         for key, row in rows.items():
             if key[0] == "poolproxy_tokens_total":
                 told |= {(*key, kind): [n] for kind, n in zip(_TOKENS, row, strict=True) if n}
