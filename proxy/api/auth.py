@@ -89,10 +89,7 @@ class Doorkeeper:
         return found[0]
 
     def admit_operator(self, environ: Mapping[str, str]) -> Caller:
-        """Who calls, if it is an operator (`admin`); raises CallerError.
-
-        Before an open gateway that is whoever is on this machine, without a proxy in between.
-        """
+        """Who calls, if it is an operator; raises CallerError, which says who is one."""
         caller = self.admit(environ)
         if not caller.admin and (caller is not ANYONE or not _is_here(environ)):
             raise Refused(

@@ -21,9 +21,6 @@ _PATH = re.compile(r".*/(\d+)-\d+\.sock", re.DOTALL)
 REQUEST_TIMEOUT_S = 2.0  # for a connection to be taken, and for the request on it to come
 ANSWER_TIMEOUT_S = 10.0  # for an answer to come, or more of it
 
-# systemd's for a service of our name. Only root can make it; who asks has not its environment.
-_SERVICE_HOME = "/run/poolproxy"
-
 
 def listen(port: int, control_dir: str = "") -> tuple[str, socket.socket]:
     """A socket of this process for a port, and where it is; raises OSError."""
@@ -148,7 +145,7 @@ def _homes(control_dir: str) -> dict[str, bool]:
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), shared]
     homes = dict.fromkeys([control_dir, os.environ.get("RUNTIME_DIRECTORY", "")], False)
     homes |= dict.fromkeys([os.path.join(place, own) for place in places], True)
-    homes |= {_SERVICE_HOME: False}
+    homes |= {"/run/poolproxy": False}  # systemd's for our name, which root alone can make
     return {home: is_own for home, is_own in homes.items() if os.path.isabs(home)}
 
 
