@@ -154,4 +154,5 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> str:
     if mark.line < len(lines) and lines[mark.line][: mark.column + 1].strip(" -").startswith("\t"):
         return f"{where}: a tab: YAML is indented with spaces"
     problem = _QUOTED_WORD.sub("…", getattr(error, "problem", None) or "")
-    return f"{where}: not YAML: {problem}"
+    hint = ": look at its indentation" if "<block end>" in problem else ""
+    return f"{where}: not YAML: {problem}{hint}"

@@ -25,6 +25,8 @@ BAD_TAG = "a tag or a number that is not understood"
         (b"a:\n  \tb: 1", ["line 2, column 3: a tab: YAML is indented with spaces"]),
         (b"port: 1\nhost: [a", ["line 2, column 9: not YAML: expected ',' or ']', "
                                 "but got '<stream end>'"]),
+        (b"a:\n  - b: 1\n   c: 2", ["line 3, column 4: not YAML: expected <block end>, but found "
+                                    "'<block mapping start>': look at its indentation"]),
         (b"a: b: c", ["line 1, column 5: not YAML: mapping values are not allowed here"]),
         (b"a: *" + SECRET.encode(), ["line 1, column 4: not YAML: found undefined alias …"]),
         (b"a: 1\n---\nb: 2", ["line 2, column 1: not YAML: but found another document"]),
