@@ -149,6 +149,13 @@ class Control:
                     self._gateway.reloader.begin()
                 except Exception:  # no thread, no room for a file: the next look may find some
                     log.exception("not all of what was asked for could be done")
+            most = _MOST_SILENT - (self._listener in ready)
+            for asker in [each for each in askers if each in ready] or askers[:-most]:
+                poller.unregister(asker)
+                askers.remove(asker)
+                with asker:
+                    if asker in ready:
+                        self._serve(asker)
             if self._listener in ready:
                 try:
                     askers.append(self._listener.accept()[0])
@@ -156,12 +163,6 @@ class Control:
                     time.sleep(_ACCEPT_PAUSE_S)
                 else:
                     poller.register(askers[-1], selectors.EVENT_READ)
-            for asker in [each for each in askers if each in ready] or askers[:-_MOST_SILENT]:
-                poller.unregister(asker)
-                askers.remove(asker)
-                with asker:
-                    if asker in ready:
-                        self._serve(asker)
             if keeps_at <= time.monotonic():
                 keeps_at = self._keep_counts()
             if looks_at <= time.monotonic():
