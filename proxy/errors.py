@@ -143,11 +143,7 @@ class UnsupportedParameter(InvalidRequest, code="unsupported_parameter"): ...
 
 
 class InvalidKey(CallerError, status=401, code="invalid_api_key"):
-    """Nobody knows who calls."""
-
-    def headers(self) -> dict[str, str]:
-        """With `x-should-retry: false`: else Claude Code tries again for minutes, and is silent."""
-        return {"x-should-retry": "false", **super().headers()}
+    """Without a retry hint: told `false`, Claude Code asks no `apiKeyHelper` for a new key."""
 
 
 class Refused(CallerError, status=403, code="forbidden"):

@@ -65,7 +65,7 @@ def test_caller_is_whom_the_application_names(caplog: pytest.LogCaptureFixture) 
     refused = mounted(by_session).post(CHAT, json=ASKED)
     assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
     assert "log in" in error_of(refused)["message"]
-    assert refused.headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in refused.headers  # a caller may have another token
     assert " caller=- " in caplog.messages[-1]
     assert " status=401 end=invalid_api_key " in caplog.messages[-1]
 
