@@ -95,13 +95,20 @@ def test_each_worker_counts_for_itself() -> None:
         assert (record["caller"], record["status"], record["attempts"]) == ("ci", "429", "0")
 
 
+# Planted into a gateway: it starts at noon (UTC).
+NOON = "import time\nreal = time.time\ntime.time = lambda: real() + {ahead_s}\n"
+
+
 @pytest.mark.long
 def test_a_day_is_one_for_all_workers_and_over_restarts(tmp_path: Path) -> None:
     """What ended in another worker is known within seconds; hints are for midnight."""
+    ahead_s = 43_200 - time.time() % 86_400
+    (tmp_path / "sitecustomize.py").write_text(NOON.format(ahead_s=ahead_s))
+    env = {"PYTHONPATH": str(tmp_path)}
     ci = {"name": "ci", "key": KEY, "requests-per-day": 5}
     config = {"demo": [{"delay-ms": 0}], "api-keys": [ci], "state-dir": str(tmp_path)}
     headers = {"Authorization": f"Bearer {KEY}"}
-    with Gateway(config, workers=2) as gateway:
+    with Gateway(config, workers=2, env=env) as gateway:
         gateway.wait_for_line(lambda line: line == "  limits of ci: requests-per-day 5 in all\n")
         answers = list[Response]()
         while len(answers) < 20 or {one.status for one in answers[-20:]} != {429}:
@@ -109,9 +116,9 @@ def test_a_day_is_one_for_all_workers_and_over_restarts(tmp_path: Path) -> None:
         statuses = [answer.status for answer in answers]
         assert 5 <= statuses.count(200) <= 10  # each may have let in all, before it knew
         refused = answers[-1]
-        rest_s = 86_400 - time.time() % 86_400
+        rest_s = 86_400 - (time.time() + ahead_s) % 86_400
         assert refused.headers["x-ratelimit-remaining-requests-day"] == "0"
         assert refused.headers["x-should-retry"] == "false"
         assert float(refused.headers["retry-after"]) == pytest.approx(rest_s, abs=PATIENCE_S)
-    with Gateway(config, workers=2) as gateway:
+    with Gateway(config, workers=2, env=env) as gateway:
         assert gateway.chat("demo", headers=headers).status == 429
