@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .pool.shared.books import SharedPool
 
-# The limits that are spent: of a minute, and of a day (UTC).
-_KEYS = ("rpm", "tpm", "requests-per-day", "tokens-per-day")
-
-# What floats may lose of a moment: a caller who comes when it was told to is not too early.
-_TOLERANCE_S = 1e-6
+_KEYS = ("rpm", "tpm", "requests-per-day", "tokens-per-day")  # days are UTC
+_TOLERANCE_S = 1e-6  # that floats may lose: a caller who comes when it was told to is not too early
 
 # When there are so many cells, or twice as many as were kept the last time, empty ones are dropped.
 _MANY_CELLS = 1024
@@ -112,11 +109,8 @@ class Limits:
                 self._spend(caller, record.charged - before)
 
     def headers(self, caller: Caller, record: Record) -> dict[str, str]:
-        """How they stand, this request included, in the words of OpenAI's answers.
-
-        platform.openai.com/docs/guides/rate-limits, "Rate limits in headers", read 2026-11.
-        """
-        found = {}
+        """How they stand, this request included, in the words of OpenAI's answers."""
+        found = {}  # platform.openai.com/docs/guides/rate-limits, read 2026-11
         for key, level in self._levels(caller, record).items():
             what = {"rpm": "requests", "tpm": "tokens"}.get(key) or key.replace("-per", "")
             found[f"x-ratelimit-limit-{what}"] = str(level.most)
