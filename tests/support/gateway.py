@@ -310,7 +310,7 @@ class Gateway:
         """An answer to be read as it comes. A body of bytes goes as it is, else as JSON."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=START_S)
         try:
             connection.request(method, path, body, dict(headers or {}))
             with connection.getresponse() as response:
