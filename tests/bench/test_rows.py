@@ -52,7 +52,9 @@ def tls() -> Iterator[tuple[int, Path]]:
 
 def check(name: str, sample: Sample) -> None:
     """Every row that the target has is there and counted something; no answer was amiss."""
-    assert sample.losses == {}
+    # What a peer sends a key beyond what it may have at once, the mock refuses.
+    amiss = {loss for loss in sample.losses if name in OURS or not loss.startswith("mutex")}
+    assert amiss == set()
     expected = {row.key for row in rows(LEAST) if name in OF_SOME.get(row.key, (name,))}
     if name == "direct":
         expected = {"p50_ms", "first_ms"}
@@ -67,7 +69,8 @@ def check(name: str, sample: Sample) -> None:
         assert values["streams"] == LEAST.streams
         assert values.get("mutex_busy", 0) <= 100
     page = report.page({name: [sample]}, LEAST, took_s=1.0, load_before=0.0)
-    assert "none: every answer was whole, right and in time" in page
+    is_well = "none: every answer was whole, right and in time" in page
+    assert is_well is not bool(sample.losses)
     assert all(f"\n| {row.title} | " in page for row in rows(LEAST))
     assert (f"{name}, 32 callers: one worker " in page) is (name in OURS)
 
