@@ -39,7 +39,6 @@ from tests.support.upstream import Gate, Hold, Upstream, chunk, error, events
 # What may ask for the time of day: what tells it, or compares it with one that it was told.
 WALL = {
     "api/endpoints.py",  # `created` of models
-    "api/page.py",  # of when it is
     "ledger.py",  # the day
     "limits.py",  # the same
     "clients/registry.py",  # `created` of models
