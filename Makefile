@@ -23,9 +23,12 @@ test coverage: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/test.done
 	@$(PYTEST) -m "not slow and not long"
 
-# Three at once, as they wait most of the time; those that measure run alone.
+# Three at once, as they wait most of the time. Those that start servers by the dozen have two
+# processes to themselves, and those that measure run alone.
 test-slow: $(VENV)/test.done
-	$(BIN)/pytest -q -n 3 --dist loadfile --timeout 600 -m "(slow or long) and not further" --ignore=tests/bench
+	$(BIN)/pytest -q -n 3 --dist loadfile --timeout 600 -m "(slow or long) and not further" \
+		--ignore=tests/bench --ignore=tests/state
+	$(BIN)/pytest -q -n 2 --dist loadfile --timeout 600 -m "(slow or long) and not further" tests/state
 	$(BIN)/pytest -q -m "(slow or long) and not further" tests/bench
 
 # Other people's programs that call the gateway, each over every kind of upstream.

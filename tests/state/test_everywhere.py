@@ -251,6 +251,7 @@ def test_one_request_of_all_processes_tries_a_client_after_its_cooldown(
         calls = [asked(0)]
         refused = cluster.witness.wait_begun(lambda one: one.key == key, PATIENCE_S)
         wait_for(lambda: refused.ended < math.inf)
+        wait_for(lambda: not cluster.leases())  # by then the books know of the cooldown
         calls += [asked(number) for number in range(1, 8)]
         wait_for(lambda: len(begun(cluster, key)) == 9)
         trial, after, *others = cluster.leases()
