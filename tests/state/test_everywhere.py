@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +17,7 @@ from tests.state.cluster import STEADY, Cluster, Placed, Streams, held
 from tests.state.crowd import WORDS, Call, ask
 from tests.state.hosts import Host
 from tests.support.commandline import wait_for
-from tests.support.gateway import PATIENCE_S, ROOT, environment
+from tests.support.gateway import PATIENCE_S, run_python
 from tests.support.redis import RedisServer, require_redis
 from tests.support.upstream import Gate, Hold, as_asked, chat, error
 from tests.support.witness import Flight
@@ -112,17 +110,7 @@ def everywhere(cluster: Cluster, model: str, many: int, **options: Any) -> list[
 
 def commanded(gateway: Placed, *arguments: str) -> str:
     """What a command for one of the gateways prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments, "--port", str(gateway.port)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_python("-m", "proxy", *arguments, "--port", str(gateway.port))
 
 
 def asked_for(cluster: Cluster, model: str, many: int, **options: Any) -> list[Flight]:

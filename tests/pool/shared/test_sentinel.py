@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from redis.sentinel import Sentinel
 
 from tests.pool.shared.test_shared_pool import Member
+from tests.support.commandline import wait_for
 from tests.support.redis import PROGRAM, RedisServer, require_redis
 from tests.support.server import PATIENCE_S, free_port
 
@@ -30,11 +31,9 @@ def test_the_next_primary_serves_after_a_failover(tmp_path: Path) -> None:
         command = [str(PROGRAM), str(conf), "--sentinel", "--logfile", str(tmp_path / "log")]
         sentinel = subprocess.Popen(command)
         member = Member(f"redis+sentinel://127.0.0.1:{port}/main/0", "sentinel")
+        knows = Sentinel([("127.0.0.1", port)])  # type: ignore[no-untyped-call]
         try:
-            knows = Sentinel([("127.0.0.1", port)])  # type: ignore[no-untyped-call]
-            until = time.monotonic() + PATIENCE_S
-            while not _has_replica(knows) and time.monotonic() < until:
-                time.sleep(0.1)
+            wait_for(partial(_has_replica, knows))
             held = member.take()
             first.stop()
             other = member.take()
@@ -44,6 +43,8 @@ def test_the_next_primary_serves_after_a_failover(tmp_path: Path) -> None:
                 held_there = client.hvals(f"{{pp:sentinel}}:p:{member.pool._me}")
             assert sum(not paper.startswith("?") for paper in held_there) == 2
         finally:
+            for client in knows.sentinels:
+                client.close()
             member.pool.close()
             sentinel.terminate()
             sentinel.wait(PATIENCE_S)
