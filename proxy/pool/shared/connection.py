@@ -213,7 +213,7 @@ def survey(state: State) -> tuple[str, Away | None]:
 
 
 def _proc(name: str) -> str:
-    """A file of the kernel's; "": there is none."""
+    """A file of the kernel's; "": it cannot be read, as where no descriptor is left."""
     try:
         return Path("/proc", name).read_text()
     except OSError:
@@ -221,12 +221,12 @@ def _proc(name: str) -> str:
 
 
 def _start_of(pid: int | str) -> str:
-    """When the process began, in the kernel's ticks; "": there is none (proc(5), field 22).
+    """When the process began, in the kernel's ticks (proc(5), field 22); "": that cannot be read.
 
-    The first thread of one that is killed may be a zombie while others still have its sockets.
+    A zombie may be the first thread of one that was killed while others still have its sockets.
     """
-    stat = _proc(f"{pid}/stat").rpartition(")")[2].split() or ["X", *"0" * 19]
-    return "" if stat[0] in "ZX" and int(stat[17]) <= 1 else stat[19]
+    stat = _proc(f"{pid}/stat").rpartition(")")[2].split()
+    return ("ended" if stat[0] in "ZX" and int(stat[17]) <= 1 else stat[19]) if stat else ""
 
 
 # What pids belong to: this start of this host, and a namespace in it. Without /proc nobody can tell
@@ -243,4 +243,12 @@ def own_name(serial: int) -> str:
 def is_dead(name: str) -> bool:
     """Whether it was one of this host's processes, and is no more."""
     place, pid, start, _ = name.split("-")
-    return place == PLACE and bool(start) and _start_of(pid) != start
+    if place != PLACE or not start:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _start_of(pid) not in ("", start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,20 @@ def test_a_process_is_not_dead_while_a_thread_of_it_lives() -> None:
         assert not is_dead(name)
         process.stdin.close()
         wait_for(lambda: is_dead(name))
+
+
+def test_a_process_is_not_dead_because_no_descriptor_is_left_to_look_at_it() -> None:
+    """Its permits would be lent while it uses them."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        start = Path(f"/proc/{other.pid}/stat").read_text().split()[21]
+        name = f"{PLACE}-{other.pid}-{start}-0"
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            was_dead = is_dead(name)
+            other.kill()
+            other.wait()
+            assert is_dead(name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not was_dead
