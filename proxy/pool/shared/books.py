@@ -123,6 +123,7 @@ class SharedPool(ClientPool):
         # What this process holds, by number: client, since when, rank, model.
         self._held: dict[int, tuple[str, float, int, str]] = {}
         self._leaked: set[int] = set()  # of which the books knew at the last beat, and we did not
+        self._asking: set[int] = set()  # of callers' requests
         self._waiting: dict[int, Ticket] = {}  # all who asked and got nothing yet
         self._rank = 0  # the highest that was given here
         self._away, self._away_since = "", 0.0  # why the server cannot be asked
@@ -209,7 +210,7 @@ class SharedPool(ClientPool):
         with self._lock:
             self._known, self._beat_at, self._beat_us = state.decode(), now, picture[0]
             self._paint_locked(*picture)
-            leaked = here - self._held.keys() - self._waiting.keys()
+            leaked = here - self._asking - self._held.keys() - self._waiting.keys()
             again, self._leaked = leaked & self._leaked, leaked
             lost = tuple((self._held.keys() & before) - here)
             # Asks end of which the books find that nobody hears; and with the books all of them.
@@ -270,6 +271,8 @@ class SharedPool(ClientPool):
         """
         self.open()
         number, about = next(self._numbers), _limits(caller)
+        self._asking.add(number)
+        held.callback(self._asking.discard, number)
         with suppress(Away):
             if not self._away:
                 how, *spent = self._call("spend", number, *about, 0, 0, *had, 1, 0, 1, 0)

@@ -193,6 +193,26 @@ def test_a_callers_limit_holds_everywhere(members: tuple[Member, Member]) -> Non
         assert two.pool.admit(caller, (0, 0), held) is not None
 
 
+def test_a_place_is_not_left_before_its_caller_knows_of_it(
+    members: tuple[Member, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the answer is on its way the process beats, time and again."""
+    one, two = members
+    caller, call = Caller("ann", max_concurrency=1), one.pool._server.call
+
+    def slow(what: str, *words: object) -> object:
+        answer = call(what, *words)
+        for _ in range(3 if what == "spend" else 0):
+            one.pool.beat()
+        return answer
+
+    monkeypatch.setattr(one.pool._server, "call", slow)
+    with ExitStack() as held, ExitStack() as refused:
+        assert one.pool.admit(caller, (0, 0), held) is not None
+        two.pool.beat()  # what was given back without waiting has arrived
+        assert two.pool.admit(caller, (0, 0), refused) is None
+
+
 @pytest.mark.long
 def test_while_the_state_is_away_nobody_is_lent_anything(
     monkeypatch: pytest.MonkeyPatch,
