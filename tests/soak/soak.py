@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from proxy.pool.shared.connection import MOST_LINKS
 from tests.soak.accounts import Accounts, links
 from tests.soak.callers import Callers, Outcome
 from tests.soak.trouble import (
@@ -242,6 +243,7 @@ class Soak:
         for pid in gateway.workers():
             # A thread that has ever waited keeps a bell.
             most = descriptors + accounts.connections_open + _threads(pid) + SPARE_DESCRIPTORS
+            most += MOST_LINKS if self._state else 0
             if (there := _descriptors(pid)) > most:
                 kinds = _kinds(pid)
                 held.append(f"{pid} has {there} descriptors, {descriptors} at its start: {kinds}")

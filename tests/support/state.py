@@ -12,6 +12,7 @@ import fakeredis
 
 from proxy.clients.base import Client
 from proxy.clients.registry import Route
+from proxy.errors import PoolError
 from proxy.pool import Ticket
 from proxy.pool.client_lock import ClientLease
 from proxy.pool.shared.books import SharedPool
@@ -163,8 +164,8 @@ class ModelPool(SharedPool):
                 number = message.split(b" ")[0]
                 if number.isdigit() and (ticket := self._waiting.get(int(number))):
                     bell = ticket.bell
-                    if (lease := self._ask(ticket, self.routes[ticket])) is not None:
-                        ticket.granted = lease
+                    with suppress(PoolError):  # its time may be over: it is told as it looks again
+                        ticket.granted = self._ask(ticket, self.routes[ticket])
                     ticket.bell = bell
 
     def order_of(self, number: int) -> int:
