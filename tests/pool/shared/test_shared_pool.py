@@ -200,8 +200,8 @@ def test_a_place_is_not_left_before_its_caller_knows_of_it(
     one, two = members
     caller, call = Caller("ann", max_concurrency=1), one.pool._server.call
 
-    def slow(what: str, *words: object) -> object:
-        answer = call(what, *words)
+    def slow(what: str, process: str, *words: object) -> object:
+        answer = call(what, process, *words)
         for _ in range(3 if what == "spend" else 0):
             one.pool.beat()
         return answer
