@@ -2,41 +2,47 @@
 -- server that it talks to, the state that it knows, then an operation's own (see `ops`). Moments are
 -- us on the lease clock, which goes by the server's, at most 5 s since the last beat of any process
 -- and not back beyond it, so that a step of that one ends nothing.
---   meta      the state's id and clock, the last rank, the end of the grace
+--   meta      state: run and id; times: wall, clock, the end of the grace; the last rank; @PROCESS,
+--             where it has a part in the state
 --   procs     processes, by when they expire
 --   p:PROCESS number -> a lease: client, when it began, its trials, rank, model; or an ask, which
 --             waits: ?, when it may have again what it tried, s (its session chooses), rank, roster,
 --             tried, excluded
 --   n         client -> in flight; "client KIND model" -> a breaker: s service, p payment, q quota,
---             r rest; "client o": disabled
+--             r rest; "client o": disabled; "client !": there are, or were, such
 --   m:ROSTER  "#TIER" -> its present turn; client -> permits step tier model; "client t" -> its turn,
---             while it is not among rTIER:ROSTER, the ready ones by turn
+--             while it is not among rTIER:ROSTER, the ready ones by turn; "#at": as in `rosters`
 --   x: y:     ROSTER: who is shut, who rests, by its end
 --   caller:C  what a caller has spent of each limit, and when; all is forgotten after a week
 --   w:ROSTER  asks that wait, by rank
 --   k:CLIENT  rosters that look at it again when it comes free, by a rank that none who waits there
 --             is before; found out when it matters
 --   un        asks that were served and do not know it yet, by when that is taken back
---   rosters   by their last use
+--   rosters   by when they were last used, but for the last minute
 local S, INF = 1e6, 1 / 0
 local TTL, GRACE, TRIAL, ACK, ROSTER = 12 * S, 3 * S, 2 * S, 2 * S, 3600 * S
-local DAY = 86400 * S
+local MINUTE, DAY = 60 * S, 86400 * S
 local MOST_AHEAD, MOST_LOOKS = 64, 64
 local BOUNDS = {s = {60, 1800}, p = {60, 1800}, q = {1, 300}, r = {1, 60}}  -- see `health`
 local READY, RESTING, ON_TRIAL, TRYING, COOLING = 0, 1, 2, 3, 4
-local call, P, A, me, meta, wall, clock, grace, last  -- of this call
+local call, P, A, me, meta, wall, clock, moment, grace, last, turns  -- of this call
 local ALWAYS, ops = {beat = true, processes = true, bury = true}, {}
 
 -- Whether the process has a part in the state, by the clock of now.
 local function enter()
   local time = redis.call('TIME')
   wall = time[1] * S + time[2]
-  meta = call('HMGET', P .. 'meta', 'id', 'run', 'wall', 'clock', 'grace', 'rank')
-  clock, grace, last = wall, tonumber(meta[5] or 0), tonumber(meta[6] or 0)
-  if meta[1] then clock = meta[4] + math.max(0, math.min(wall - meta[3], 5 * S)) end
-  return meta[1] == A[4] and meta[2] == A[3] and call('ZSCORE', P .. 'procs', me)
+  meta = call('HMGET', P .. 'meta', 'state', 'times', 'rank', '@' .. me)
+  local before, at, ends = string.match(meta[2] or '', '^(%d+) (%d+) (%d+)$')
+  clock, grace, last = wall, tonumber(ends or 0), tonumber(meta[3] or 0)
+  if at then clock = at + math.max(0, math.min(wall - before, 5 * S)) end
+  return meta[1] == A[3] .. ' ' .. A[4] and meta[4]
 end
-local function int(n) return string.format('%.0f', n) end
+local function int(n)
+  if n ~= clock then return string.format('%.0f', n) end
+  moment = moment or string.format('%.0f', n)
+  return moment
+end
 local function mine(number) return number .. '@' .. me end
 local function has(list, c) return string.find(list, ',' .. c .. ',', 1, true) end
 
@@ -47,7 +53,7 @@ local function read(text)  -- a breaker
     failures = tonumber(failures), shut = tonumber(shut), began = tonumber(began)}
 end
 local function write(field, b)
-  call('HSET', P .. 'n', field,
+  call('HSET', P .. 'n', string.match(field, '^%S+') .. ' !', 1, field,
     string.format('%d %.0f %s %d %.0f %s %.0f %s', b.state, b.ends, b.since, b.failures, b.shut, b.trial,
       b.began, b.cause))
 end
@@ -66,13 +72,16 @@ local function stands(b)  -- see `Breaker.standing`
 end
 
 -- An offer: how a client of a roster stands now, and whether it has a permit left.
-local function look(R, c)
-  local said = call('HMGET', P .. 'm:' .. R, c, c .. ' t')
+local function look(R, c, turn)
+  local said = turn and call('HMGET', P .. 'm:' .. R, c) or call('HMGET', P .. 'm:' .. R, c, c .. ' t')
   if not said[1] then return nil end
   local permits, step, tier, model = string.match(said[1], '^(%d+) (%d+) (%S+) (.*)$')
-  local h = call('HMGET', P .. 'n', c .. ' s', c .. ' p ' .. model, c .. ' q ' .. model,
-    c .. ' r ' .. model, c .. ' o', c)
-  local is_free = not h[5] and (permits == '0' or tonumber(h[6] or 0) < tonumber(permits))
+  local n, h = call('HMGET', P .. 'n', c, c .. ' !'), {}
+  if n[2] then
+    h = call('HMGET', P .. 'n', c .. ' s', c .. ' p ' .. model, c .. ' q ' .. model, c .. ' r ' .. model,
+      c .. ' o')
+  end
+  local is_free = not h[5] and (permits == '0' or tonumber(n[1] or 0) < tonumber(permits))
   local worst, ends, is_troubled, ready = READY, INF, false, P .. 'r' .. tier .. ':' .. R
   for i = 1, 4 do
     local b = h[i] and read(h[i])
@@ -86,11 +95,17 @@ local function look(R, c)
   end
   if clock < grace then worst, ends = COOLING, grace end  -- others may hold what is not known yet
   return {c = c, R = R, step = tonumber(step), tier = tier, model = model, state = worst, ends = ends,
-    turn = tonumber(call('ZSCORE', ready, c) or said[2] or 0), is_free = is_free, ready = ready,
+    turn = tonumber(turn or call('ZSCORE', ready, c) or said[2] or 0), is_free = is_free, ready = ready,
     is_troubled = is_troubled, is_usable = is_free and (worst == READY or worst == ON_TRIAL),
     is_lendable = is_free and worst <= ON_TRIAL}
 end
-local function present(o) return tonumber(call('HGET', P .. 'm:' .. o.R, '#' .. o.tier) or 0) end
+-- The present turn of its tier, also when that moves on.
+local function present(o, moved_to)
+  local key = o.R .. '#' .. o.tier
+  if moved_to then call('HSET', P .. 'm:' .. o.R, '#' .. o.tier, moved_to) end
+  turns[key] = moved_to or turns[key] or tonumber(call('HGET', P .. 'm:' .. o.R, '#' .. o.tier) or 0)
+  return turns[key]
+end
 local function settle(o)  -- look at it again at its turn
   call('ZADD', o.ready, 'NX', math.max(o.turn, present(o)), o.c)
   call('ZREM', P .. 'x:' .. o.R, o.c)
@@ -112,22 +127,22 @@ local function best(t)
   local R, found = t.R, nil
   for tier in string.gmatch(t.tiers, '[^,]+') do
     local key, at = P .. 'r' .. tier .. ':' .. R, 0
-    local c = call('ZRANGE', key, 0, 0)[1]
-    while c do
-      local o = look(R, c)
+    local top = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    while top[1] do
+      local o = look(R, top[1], top[2])
       if not o.is_usable then
         park(o)
       elseif not is_new(t, o.c) then
         at = at + 1
       else
-        if t.prefer[1] and o.turn > present(o) then call('HSET', P .. 'm:' .. R, '#' .. tier, o.turn) end
+        if t.prefer[1] and o.turn > present(o) then present(o, o.turn) end
         for _, preferred in ipairs(t.prefer) do
           local other = is_new(t, preferred) and look(R, preferred)
           if other and other.tier == o.tier and other.is_usable then return other end
         end
         return o
       end
-      c = call('ZRANGE', key, at, at)[1]
+      top = call('ZRANGE', key, at, at, 'WITHSCORES')
     end
   end
   for _, c in ipairs(call('ZRANGE', P .. 'y:' .. R, 0, -1)) do
@@ -144,15 +159,17 @@ local function best(t)
 end
 
 local function take(process, number, c, began, trials, rank, model)  -- a permit comes into use
-  call('HSET', P .. 'p:' .. process, number,
-    string.format('%s %.0f %s %.0f %s', c, began, trials, rank, model))
+  local about = c .. ' ' .. int(began) .. ' ' .. trials .. ' ' .. int(rank) .. ' ' .. model
+  call('HSET', P .. 'p:' .. process, number, about)
   call('HINCRBY', P .. 'n', c, 1)
 end
 local function lend(o, t)
-  local now, at, trials, m = present(o), o.turn, '', P .. 'm:' .. o.R
+  local now, at, trials = present(o), o.turn, ''
   if t.marks == 's' then at = math.min(at, now + MOST_AHEAD * o.step) end
-  if call('ZADD', o.ready, 'XX', 'CH', at + o.step, o.c) == 0 then call('HSET', m, o.c .. ' t', at + o.step) end
-  if t.marks ~= 's' and at > now then call('HSET', m, '#' .. o.tier, at) end
+  if call('ZADD', o.ready, 'XX', 'CH', at + o.step, o.c) == 0 then
+    call('HSET', P .. 'm:' .. o.R, o.c .. ' t', at + o.step)
+  end
+  if t.marks ~= 's' and at > now then present(o, at) end
   if o.is_troubled then
     for kind in string.gmatch('spq', '.') do
       local field = field_of(o.c, kind, o.model)
@@ -252,7 +269,10 @@ local function bury(process, is_alive)
     local l = paper(number .. '@' .. process)
     if l.R or not is_alive then freed[#freed + 1] = put_back(l) end
   end
-  if not is_alive then call('ZREM', P .. 'procs', process) end
+  if not is_alive then
+    call('ZREM', P .. 'procs', process)
+    call('HDEL', P .. 'meta', '@' .. process)
+  end
   for _, c in ipairs(freed) do serve(c, 1) end
 end
 -- Take back what was not taken up in time. The second look is for what a stall held up.
@@ -287,16 +307,23 @@ function ops.acquire()
     call('ZREM', P .. 'un', id, id .. '!')
     return {'G', old.rank, old.c, old.at, string.sub(old.marks, -1), old.model}
   end
-  if call('EXISTS', P .. 'm:' .. R) == 0 then return {'U'} end
-  call('ZADD', P .. 'rosters', clock, R)
-  for _, where in ipairs({'x:', 'y:'}) do
+  local m, tier = P .. 'm:' .. R, '#' .. string.match(A[7] or '', '^[^,]*')
+  local about = call('HMGET', m, '#at', tier)
+  if not about[1] then return {'U'} end
+  turns[R .. tier] = tonumber(about[2])
+  if clock >= about[1] + MINUTE then
+    call('HSET', m, '#at', int(clock))
+    call('ZADD', P .. 'rosters', clock, R)
+  end
+  local are_some_out = call('EXISTS', P .. 'x:' .. R, P .. 'y:' .. R) > 0
+  for _, where in ipairs(are_some_out and {'x:', 'y:'} or {}) do
     for _, c in ipairs(call('ZRANGEBYSCORE', P .. where .. R, '-inf', clock)) do settle(look(R, c)) end
   end
   local rank = tonumber(A[8]) or (old and old.rank)
   local is_first = not rank
   if is_first then
     rank = math.max(last + 1, clock)
-    call('HSET', P .. 'meta', 'rank', rank)
+    call('HSET', P .. 'meta', 'rank', int(rank))
   end
   local t = {id = id, process = me, number = number, R = R, tiers = A[7], rank = rank, tried = A[10],
     excluded = A[11], at = clock + A[9], marks = A[12] and 's' or '-', prefer = {unpack(A, 12)}}
@@ -316,7 +343,7 @@ function ops.acquire()
   call('ZADD', P .. 'w:' .. R, rank, id)
   local ahead = call('ZRANK', P .. 'w:' .. R, id)
   if ahead == 0 and not is_first then
-    for _, c in ipairs(call('HKEYS', P .. 'm:' .. R)) do call('ZADD', P .. 'k:' .. c, 'XX', 'LT', rank, R) end
+    for _, c in ipairs(call('HKEYS', m)) do call('ZADD', P .. 'k:' .. c, 'XX', 'LT', rank, R) end
   end
   -- What it tried may still be among the ready, where others would overtake it.
   for c in string.gmatch(t.tried, '[^,]+') do call('ZADD', P .. 'k:' .. c, 'NX', 0, R) end
@@ -324,14 +351,19 @@ function ops.acquire()
   return {'W', rank, math.max(0, grace - clock), ahead, clock, call('HGETALL', P .. 'n')}
 end
 
--- Numbers of leases, and of asks that wait no longer. Idempotent. The usual one needs no clock.
+-- Leases, and asks that wait no longer, as number and client, or '' where more is to be seen to.
+-- Idempotent. The usual one needs no clock.
 function ops.release()
-  for i = 5, #A do
-    local l = paper(mine(A[i]))
+  for i = 5, #A, 2 do
+    local c, l = A[i + 1], A[i + 1] == '' and paper(mine(A[i]))
     if l and (clock or l.R or l.marks == '-' or enter()) then
-      local c = put_back(l)
-      if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
+      c = put_back(l)
+    elseif c ~= '' and call('HDEL', P .. 'p:' .. me, A[i]) == 1 then
+      call('HINCRBY', P .. 'n', c, -1)
+    else
+      c = nil
     end
+    if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
   end
 end
 
@@ -371,7 +403,7 @@ function ops.change()
       open(field, read(call('HGET', P .. 'n', field)), -1)
     end
   end
-  if A[6] == '1' then call('HSET', P .. 'n', c .. ' o', 1) end
+  if A[6] == '1' then call('HSET', P .. 'n', c .. ' o', 1, c .. ' !', 1) end
   if A[6] == '0' then call('HDEL', P .. 'n', c .. ' o') end
   serve(c, MOST_LOOKS)
   call('PUBLISH', P .. 'all', '-' .. c)
@@ -407,8 +439,9 @@ function ops.roster()
   local m = P .. 'm:' .. A[5]
   for i = 6, call('EXISTS', m) == 0 and #A or 0, 6 do
     local about = table.concat({A[i + 1], A[i + 2], A[i + 3], A[i + 5]}, ' ')
-    call('HSET', m, A[i], about, '#' .. A[i + 3], 0)
+    call('HSET', m, A[i], about, '#' .. A[i + 3], 0, '#at', int(clock))
     call('ZADD', P .. 'r' .. A[i + 3] .. ':' .. A[5], A[i + 4], A[i])
+    call('ZADD', P .. 'rosters', clock, A[5])
   end
 end
 
@@ -419,21 +452,21 @@ end
 -- save. Then nothing is lent for a grace, in which every process says what it holds; nor where a
 -- process knew of a state that is gone.
 function ops.beat()
-  local id = meta[1]
-  if not (id and meta[2] == A[3]) then
+  local run, id = string.match(meta[1] or '', '^(%S+) (.*)$')
+  if run ~= A[3] then
     for _, process in ipairs(ops.processes()) do call('DEL', P .. 'p:' .. process) end
     for _, R in ipairs(call('ZRANGE', P .. 'rosters', 0, -1)) do drop(R) end
-    call('DEL', P .. 'procs', P .. 'n', P .. 'un')
+    call('DEL', P .. 'procs', P .. 'n', P .. 'un', P .. 'meta')
     id = int(clock) .. ':' .. string.sub(A[3], 1, 8)
     local up_s = string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
     grace = up_s * S < GRACE and clock + GRACE or 0
   end
   if A[4] ~= '' and A[4] ~= id then
     grace = math.max(grace, string.match(id, '^%d+') + GRACE)
-    for c in string.gmatch(A[6], '[^,]+') do call('HSET', P .. 'n', c .. ' o', 1) end
+    for c in string.gmatch(A[6], '[^,]+') do call('HSET', P .. 'n', c .. ' o', 1, c .. ' !', 1) end
   end
-  call('HSET', P .. 'meta', 'id', id, 'run', A[3], 'grace', grace, 'wall', wall, 'clock', clock,
-    'rank', math.max(last, A[5]))
+  call('HSET', P .. 'meta', 'state', A[3] .. ' ' .. id, 'rank', int(math.max(last, A[5])), '@' .. me, 1,
+    'times', int(wall) .. ' ' .. int(clock) .. ' ' .. int(grace))
   call('ZADD', P .. 'procs', clock + TTL, me)
   for i = 7, #A, 5 do
     if not paper(mine(A[i])) then take(me, A[i], A[i + 1], clock - A[i + 2], '-', A[i + 3], A[i + 4]) end
@@ -459,7 +492,7 @@ function ops.processes() return call('ZRANGE', P .. 'procs', 0, -1) end
 function ops.bury() bury(A[5]) end
 
 local function main(keys, args)
-  call, P, A, me, clock = redis.call, keys[1], args, args[2], nil
+  call, P, A, me, clock, moment, turns = redis.call, keys[1], args, args[2], nil, nil, {}
   if not (A[1] == 'release' or enter() or ALWAYS[A[1]]) then return {'S'} end
   return ops[A[1]]() or 1
 end

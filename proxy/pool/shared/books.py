@@ -223,7 +223,7 @@ class SharedPool(ClientPool):
             self._away, self._is_deaf = "", is_deaf
             self.ring_all()
         if again:
-            self._send("release", *again)
+            self._send("release", *[word for number in again for word in (number, "")])
         for process in filter(is_dead, map(bytes.decode, others)):
             log.warning("the process %s is dead: its permits are given back", process)
             self._server.call("bury", self._me, "", process)
@@ -286,9 +286,9 @@ class SharedPool(ClientPool):
         """Charge each of its limits so much more."""
         self._send("spend", "", *_limits(caller), 0, 0, 0, 0, *units)
 
-    def _leave(self, number: int) -> None:
-        if self._held.pop(number, None):
-            self._send("release", number)
+    def _leave(self, number: int, watched: str = "-") -> None:
+        if held := self._held.pop(number, None):
+            self._send("release", number, held[0] if watched == "-" else "")
 
     def _ask(self, ticket: Ticket, routes: tuple[Route, ...]) -> ClientLease | None:
         self.open()
@@ -390,13 +390,13 @@ class SharedPool(ClientPool):
         super().withdraw(ticket)
         if number := ticket.number:
             ticket.number = 0
-            self._send("release", number)
+            self._send("release", number, "")
 
     def _release(self, lease: ClientLease) -> None:
         held = self._held.get(lease.number)
         if held and held[1] == lease.began:  # else it is a parent's, as it was at the fork
             super()._release(lease)
-            self._leave(lease.number)
+            self._leave(lease.number, lease.watched)
 
     def _report(
         self, lease: ClientLease, effect: Effect, asked_s: float | None, cause: str
@@ -427,7 +427,7 @@ class SharedPool(ClientPool):
             identity, _, about = field.decode(errors="replace").partition(" ")
             kind, model = about[:1], about[2:]
             value = self._picture.get(field, b"").decode(errors="replace")
-            if not kind or (whose := self._lines.get(identity)) is None:
+            if kind in ("", "!") or (whose := self._lines.get(identity)) is None:
                 continue
             if kind == "o":
                 whose.lock.is_disabled = bool(value)

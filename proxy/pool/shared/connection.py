@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
@@ -64,8 +65,8 @@ class Link:
         self.ask("FUNCTION", "LOAD", "REPLACE", LIBRARY)  # by the same
         self.run = info["run_id"]
 
-    def ask(self, *words: object) -> Any:
-        self.raw.send_packed_command(self.raw.pack_command(*words), check_health=False)
+    def ask(self, *words: Any) -> Any:
+        self.raw.send_packed_command([pack_command(words)], check_health=False)
         return self.raw.read_response()
 
     def call(self, what: str, process: str, *words: object) -> Any:
@@ -73,9 +74,8 @@ class Link:
 
     def send(self, what: str, process: str, *words: object) -> None:
         """As `call`, with no answer to come."""
-        about = "FCALL", NAME, 1, self.prefix, what, process, self.run, *words
-        packed = _SKIP + b"".join(self.raw.pack_command(*about))
-        self.raw.send_packed_command([packed], check_health=False)
+        packed = pack_command(("FCALL", NAME, 1, self.prefix, what, process, self.run, *words))
+        self.raw.send_packed_command([_SKIP + packed], check_health=False)
 
     def messages(self, for_s: float) -> Iterator[bytes]:
         """What the process was told, as far as it is there, or comes before the time is over."""

@@ -147,7 +147,8 @@ class ProcessesMachine(RuleBasedStateMachine):
                 # Nor does it say what it holds to a server that has forgotten it.
                 since = process.silent_since
                 redis: Any = self.state.redis
-                is_unsaid = redis.hget("{pp:test}:meta", "id") != process.pool._known.encode()
+                state = redis.hget("{pp:test}:meta", "state") or b""
+                is_unsaid = state.split(b" ")[-1] != process.pool._known.encode()
                 if since is not None and (is_unsaid or self.clock.now - since > TTL_S - 2.5):
                     process.overlaps = [one for one in process.requests if one.lease]
 
@@ -229,6 +230,9 @@ class ProcessesMachine(RuleBasedStateMachine):
     def step_the_clock(self, hours: int) -> None:
         self.stepped_at = self.clock.now
         self.state.step_us += hours * 3600 * 10**6
+        for process in self.processes if hours > 0 else ():
+            if process.silent_since is not None:
+                process.silent_since -= 5.0
 
     @invariant()
     def assert_no_permit_is_lent_twice(self) -> None:
