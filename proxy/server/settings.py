@@ -96,6 +96,9 @@ def settings(config: Config) -> dict[str, Any]:
         # gunicorn by default takes SCRIPT_NAME from these addresses. With it any caller on this
         # machine could get another path served than the one that a proxy in front checked.
         "forwarder_headers": "",
+        # Where gunicorn_h1c is installed, gunicorn would take it. It lets a request line with two
+        # spaces pass, and closes without a word where a refused one has no end.
+        "http_parser": "python",
         "loglevel": "debug" if config.debug else "warning",
         "control_socket_disable": True,
         "proc_name": "poolproxy",

@@ -48,6 +48,7 @@ def test_all_that_differs_from_gunicorns_own(monkeypatch: pytest.MonkeyPatch) ->
         "graceful_timeout": 120,
         "forwarded_allow_ips": "10.0.0.1,::1",
         "forwarder_headers": "",
+        "http_parser": "python",
         "loglevel": "warning",
         "control_socket_disable": True,
         "proc_name": "poolproxy",
