@@ -87,7 +87,7 @@ class Ask(ABC):
         """
 
     def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
-        """The same without reasoning of earlier turns; None: there is none in it."""
+        """The same without reasoning of earlier turns; None, or an equal one: it has none."""
         return None
 
     def unserved(self, error: ProxyError) -> tuple[Answer, dict[str, str]]:

@@ -32,7 +32,7 @@ class MessagesAsk(TranslatedAsk):
     @cached_property
     def _asked(self) -> MessagesRequest:
         """The request's members; raises InvalidRequest."""
-        return MessagesRequest(self.outer._replace(stream=self.stream))
+        return MessagesRequest(self.outer)
 
     def native_body(self, *, plain: bool) -> bytes:
         return (native.without_thoughts if plain else native.without_containers)(self.body)

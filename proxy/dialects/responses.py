@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import ClassVar
 
-from ..errors import InvalidRequest, ProxyError, UpstreamRefusal
+from ..errors import ProxyError, UpstreamRefusal
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech, error_body, read_object
 from ..wire.chat.errors import stream_message
 from ..wire.lenient_json import encode
@@ -25,7 +24,7 @@ class ResponsesAsk(TranslatedAsk):
     read = ("instructions", "input", "tools")
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        super().__init__(body, headers)
+        super().__init__(body, headers, query)
         self._tools: dict[str, Tools] = {}  # by kind of client
 
     def prompts(self, *, natively: bool) -> int:
@@ -35,21 +34,13 @@ class ResponsesAsk(TranslatedAsk):
             raise refusal
         return 1
 
-    def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
-        with suppress(InvalidRequest):  # nested too deeply to be looked through
-            usual = self.body if natively else self._form(kind, natively, plain=False).body
-            plain = self._form(kind, natively, plain=True)
-            return None if plain.body == usual else plain
-        return None
-
     def native_body(self, *, plain: bool) -> bytes:
         without = plain and native.without_reasoning(self.body)
         return without or native.without_containers(self.body)
 
-    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, Sequence[str]]:
-        made = to_chat(self.body, kind, model=self.model, stream=self.stream, plain=plain)
-        self._tools[kind] = made.tools
-        return made.request, made.dropped
+    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
+        self._tools[kind] = tools = Tools(kind)
+        return to_chat(self.outer, tools, plain=plain)
 
     def events(self, kind: str = "") -> Events:
         return Events(self.model, self.outer.fields, self._tools.get(kind) or Tools(kind), kind)

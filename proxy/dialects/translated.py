@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from ..errors import ProxyError, UnsupportedParameter, UpstreamRefusal
+from ..errors import InvalidRequest, ProxyError, UnsupportedParameter, UpstreamRefusal
 from ..wire.chat import HUB, HUB_COUNT, ChatRequest, chunks_of
 from ..wire.chat.deltas import DeltaReader
 from ..wire.chat.fields import too_deep
@@ -28,20 +29,21 @@ class TranslatedAsk(Ask):
     native_events: Callable[[bytes], list[bytes]]  # of a stream, for a whole answer of its own
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        self.outer = read_outer(body)
-        stream = self.outer.stream and self.hub_speech == HUB
-        super().__init__(self.outer.model, headers, stream=stream, session=self.outer.session)
+        outer = read_outer(body)
+        stream = outer.stream and self.hub_speech == HUB
+        super().__init__(outer.model, headers, stream=stream, session=outer.session)
         self.body = body
+        self.outer = outer._replace(stream=stream)
         self._query = query
         # In the hub's form, by kind of client and plainness: and what that leaves out.
-        self._made: dict[tuple[str, bool], tuple[ChatRequest, Sequence[str]]] = {}
+        self._made: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}
 
     @abstractmethod
     def native_body(self, *, plain: bool) -> bytes:
         """The body for a client that speaks the dialect. `plain`: without earlier reasoning."""
 
     @abstractmethod
-    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, Sequence[str]]:
+    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
         """The request as chat, and what that leaves out; raises InvalidRequest, RecursionError."""
 
     @abstractmethod
@@ -52,7 +54,9 @@ class TranslatedAsk(Ask):
         return self._form(kind, natively, plain=False)
 
     def plain_request(self, at: int, kind: str, *, natively: bool) -> ChatRequest | None:
-        return self._form(kind, natively, plain=True)
+        with suppress(InvalidRequest):  # nested too deeply to be looked through
+            return self._form(kind, natively, plain=True)
+        return None
 
     def _form(self, kind: str, natively: bool, *, plain: bool) -> ChatRequest:
         if natively:

@@ -91,13 +91,12 @@ class _Thoughts:
 
 
 class Conversation:
-    """Grows item by item, for a client of this `kind`. `tools` take in those that items bring."""
+    """Grows item by item, for a client as `tools` are for, which take in those that items bring."""
 
-    def __init__(self, tools: Tools, kind: str) -> None:
+    def __init__(self, tools: Tools) -> None:
         self.dropped: dict[str, None] = {}
         self._tools = tools
-        self._kind = kind
-        self._thoughts = _Thoughts(kind)
+        self._thoughts = _Thoughts(tools.kind)
         self._turns: list[_Turn] = []
         self._loop = 0  # where the tool loop begins that is going on
         self._results: CallResults[_Turn, Json] = CallResults()
@@ -124,7 +123,7 @@ class Conversation:
             found += [message, *turn.results]
             for call, result in zip(message.get("tool_calls", ()), turn.results, strict=True):
                 content = result["content"]
-                if isinstance(content, list) and self._kind not in _SEE_ALL:
+                if isinstance(content, list) and self._tools.kind not in _SEE_ALL:
                     media.append(_text(f"From the result of {call['function']['name']}:"))
                     media += [part for part in content if part["type"] != "text"]
                     texts = [part["text"] for part in content if part["type"] == "text"]
@@ -191,7 +190,8 @@ class Conversation:
             return [_text(content)]
         if not _is_content(content):
             raise InvalidRequest.at(path, "expected a string or an array of parts")
-        return [_part(part, f"{path}[{at}]", self._kind) for at, part in enumerate(content)]
+        kind = self._tools.kind
+        return [_part(part, f"{path}[{at}]", kind) for at, part in enumerate(content)]
 
     def _said(self, parts: list[Json]) -> None:
         """What the assistant said."""

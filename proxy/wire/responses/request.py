@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
-from ..chat import ChatRequest, Speech, read_fields, without_reasoning
-from ..chat.fields import misfit, too_deep
+from ..chat import ChatRequest, Speech, without_reasoning
+from ..chat.fields import misfit
+from ..chat.request import Outer
 from ..lenient_json import decoder, encode
 from .items import Conversation
 from .tools import Json, Tools
@@ -53,14 +54,6 @@ _KNOWN = {*_Request.__struct_fields__, *_AS_THEY_ARE, *_KEPT, "client_metadata",
 _KNOWN |= {"metadata", "model", "store", "stream", "stream_options", "truncation"}
 
 
-class Translation(NamedTuple):
-    """A request as chat. `dropped`: what of it nobody will see."""
-
-    request: ChatRequest
-    tools: Tools
-    dropped: tuple[str, ...]
-
-
 def kept_by_the_vendor(fields: Mapping[str, Raw]) -> InvalidRequest | None:
     """The error for a request that needs what only its vendor keeps, if it does."""
     for name in _KEPT:
@@ -74,31 +67,20 @@ def _is_set(fields: Mapping[str, Raw], name: str) -> bool:
     return name in fields and bytes(fields[name]) not in _NOTHING
 
 
-def to_chat(
-    body: bytes, kind: str, *, model: str, stream: bool, plain: bool = False
-) -> Translation:
-    """The request in a checked body as chat, for a client of this `kind`.
+def to_chat(outer: Outer, tools: Tools, *, plain: bool) -> tuple[ChatRequest, list[str]]:
+    """The request as chat, for the kind of client that `tools` are for, and what nobody will see.
 
-    `plain`: without what it says of reasoning, asked for or had. Raises InvalidRequest, whose
-    `param` is a path in the caller's body.
+    `tools`: none yet, those of the request are added. `plain`: without what it says of reasoning,
+    asked for or had. Raises RecursionError, and InvalidRequest, whose `param` is a path in the
+    caller's body.
     """
+    fields = outer.fields
     try:
-        return _translated(body, kind, model, stream, plain)
-    except RecursionError as error:
-        raise too_deep() from error
-
-
-def _translated(body: bytes, kind: str, model: str, stream: bool, plain: bool) -> Translation:
-    fields = read_fields(body)
-    if refusal := kept_by_the_vendor(fields):
-        raise refusal
-    try:
-        asked = _decode(body)
+        asked = _decode(outer.text)
     except msgspec.DecodeError as error:
         raise misfit(error) from error
-    tools = Tools(kind)
     tools.add(asked.tools, "tools")
-    talk = Conversation(tools, kind)
+    talk = Conversation(tools)
     if asked.instructions:
         talk.add([{"role": "system", "content": asked.instructions}])
     talk.add(asked.input)
@@ -107,7 +89,7 @@ def _translated(body: bytes, kind: str, model: str, stream: bool, plain: bool) -
     has_logprobs = asked.top_logprobs or _LOGPROBS in (asked.include or ())
     choice = tools.choice(asked.tool_choice)
     chat: Json = {
-        "model": model,
+        "model": outer.model,
         "messages": talk.messages(),
         **{name: fields[name] for name in _AS_THEY_ARE if _is_set(fields, name)},
         "max_tokens": asked.max_output_tokens,
@@ -120,8 +102,8 @@ def _translated(body: bytes, kind: str, model: str, stream: bool, plain: bool) -
         "tool_choice": choice if tools.declared else None,
         "parallel_tool_calls": asked.parallel_tool_calls if tools.declared else None,
         "web_search_options": {"optional": True} if tools.searches else None,
-        "stream": True if stream else None,
-        "stream_options": {"include_usage": True} if stream else None,
+        "stream": outer.stream or None,
+        "stream_options": {"include_usage": True} if outer.stream else None,
     }
     made = encode({name: value for name, value in chat.items() if value is not None})
     made = (plain and without_reasoning(made)) or made
@@ -129,8 +111,8 @@ def _translated(body: bytes, kind: str, model: str, stream: bool, plain: bool) -
     lost = sorted(name for name in reasoning.keys() - _READ if reasoning[name] is not None)
     unknown += [f"reasoning.{name}" for name in lost]
     unasked = ["reasoning.effort"] if plain and effort is not None else []
-    dropped = tuple(dict.fromkeys([*unknown, *tools.dropped, *talk.dropped, *unasked]))
-    return Translation(ChatRequest(made, model, stream, is_made=True), tools, dropped)
+    dropped = dict.fromkeys([*unknown, *tools.dropped, *talk.dropped, *unasked])
+    return ChatRequest(made, outer.model, outer.stream, is_made=True), [*dropped]
 
 
 def _format(form: Any) -> Json | None:

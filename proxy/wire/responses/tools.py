@@ -87,7 +87,7 @@ class Tools:
     """
 
     def __init__(self, kind: str) -> None:
-        self._kind = kind
+        self.kind = kind
         self.declared: list[Json] = []
         self.dropped: dict[str, None] = {}
         self.searches = False
@@ -108,7 +108,7 @@ class Tools:
                 self._declare(Meant(kind, {"name": name_of(tool, place), **own}), tool)
             elif kind in CALLERS and runs_in == "local":  # else in a container of the vendor's
                 self._declare(Meant(kind, {"name": kind}), tool)
-            elif kind.startswith(_SEARCH) and self._kind == "gemini":
+            elif kind.startswith(_SEARCH) and self.kind == "gemini":
                 self.searches = True
             else:
                 self.dropped[kind] = None

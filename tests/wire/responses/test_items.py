@@ -291,10 +291,10 @@ def test_what_the_vendor_ran_is_told_if_it_gave_anything(item: Json, told: str) 
     if told:
         assert made[1]["role"] == "user"
         assert told in made[1]["content"]
-        assert found.dropped == ()
+        assert found.dropped == []
     else:
         assert made == [USER]
-        assert found.dropped == (item["type"],)
+        assert found.dropped == [item["type"]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.dialects.responses import RESPONSES
 from proxy.errors import CallerError, InvalidRequest, UpstreamInvalid
 from proxy.wire.chat import chunks_of
 from proxy.wire.chat.request import read_outer
 from proxy.wire.responses.native import without_containers, without_reasoning
 from proxy.wire.responses.request import to_chat
+from proxy.wire.responses.tools import Tools
 from tests.support.responses import RECORDED
 from tests.wire.responses.test_items import PNG
 from tests.wire.responses.test_request import KINDS
@@ -136,11 +138,11 @@ def odd(draw: st.DrawFn, whole: Any) -> bytes:
 def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
     """By an error that names what it is about."""
     with contextlib.suppress(CallerError):
-        read_outer(body)
+        outer = read_outer(body)
         without_containers(body)
         without_reasoning(body)
-        made = to_chat(body, kind, model="m", stream=False)
-        json.loads(made.request.body)
+        made, _ = to_chat(outer, Tools(kind), plain=False)
+        json.loads(made.body)
         events(kind).whole(chunks_of(json.dumps(ANSWER).encode()))
 
 
@@ -163,7 +165,8 @@ def test_nesting_beyond_all_bounds_is_refused(kind: str, item: str) -> None:
         closing = "".join({"[": "]", "{": "}"}[each] for each in reversed(item) if each in "[{")
         deep = item + "[" * depth + "]" * depth + closing
         with contextlib.suppress(InvalidRequest):
-            to_chat(b'{"model":"m","input":[%b]}' % deep.encode(), kind, model="m", stream=False)
+            found = RESPONSES.read(b'{"model":"m","input":[%b]}' % deep.encode(), {})
+            found.request(0, kind, natively=False)
 
 
 @pytest.mark.long
@@ -184,5 +187,5 @@ def test_time_grows_with_the_number_of_items_alone(item: Json) -> None:
     items = [{"role": "user", "content": "Hi"}, *[item] * 40_000]
     body = json.dumps({"model": "m", "input": items}).encode()
     begun = time.thread_time()
-    to_chat(body, "openai", model="m", stream=False)
+    to_chat(read_outer(body), Tools("openai"), plain=False)
     assert time.thread_time() - begun < 20

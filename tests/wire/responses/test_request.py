@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 from pydantic import TypeAdapter
 
+from proxy.dialects.responses import RESPONSES
 from proxy.errors import InvalidRequest, UnsupportedParameter
+from proxy.wire.chat import ChatRequest
+from proxy.wire.chat.request import read_outer
 from proxy.wire.claude.request import to_request as to_claude
 from proxy.wire.gemini.request import to_request as to_gemini
-from proxy.wire.responses.request import Translation, to_chat
+from proxy.wire.responses.request import to_chat
+from proxy.wire.responses.tools import Tools
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
 from tests.support.responses import RECORDED
@@ -25,9 +29,17 @@ CALLED = {"type": "function", "function": {"name": "f"}}
 _CHAT: TypeAdapter[Any] = TypeAdapter(CompletionCreateParams)
 
 
+class Translation(NamedTuple):
+    request: ChatRequest
+    tools: Tools
+    dropped: list[str]
+
+
 def translated(asked: Json, kind: str = "openai", *, reasons: bool = True) -> Translation:
-    body = json.dumps({"model": "m", "input": "Hi", **asked}).encode()
-    return to_chat(body, kind, model="m", stream=bool(asked.get("stream")), plain=not reasons)
+    outer = read_outer(json.dumps({"model": "m", "input": "Hi", **asked}).encode())
+    tools = Tools(kind)
+    request, dropped = to_chat(outer, tools, plain=not reasons)
+    return Translation(request, tools, dropped)
 
 
 def chat(kind: str = "openai", /, **asked: Any) -> Json:
@@ -173,8 +185,9 @@ def test_what_was_dropped_is_named(asked: Json, names: list[str]) -> None:
 )
 def test_nothing_is_kept_here(asked: Json) -> None:
     """Whoever refers to it is told what to do."""
+    found = RESPONSES.read(json.dumps({"model": "m", "input": "Hi", **asked}).encode(), {})
     with pytest.raises(InvalidRequest, match="send the whole input") as refused:
-        translated(asked)
+        found.request(found.prompts(natively=False), "openai", natively=False)
     assert refused.value.param in (*asked, "input[0]")
 
 
@@ -278,14 +291,14 @@ def test_tools_that_the_caller_runs_are_functions() -> None:
     hosted = {"type": "shell", "environment": {"type": "container_auto"}}
     here = {"type": "shell", "environment": {"type": "local"}}
     local = [{"type": each} for each in ("local_shell", "shell", "apply_patch")]
-    assert translated({"tools": [here]}).dropped == ()
+    assert translated({"tools": [here]}).dropped == []
     found = translated({"tools": [hosted, *local]})
     tools = {tool["function"]["name"]: tool["function"] for tool in found.tools.declared}
     assert tools["local_shell"]["parameters"]["required"] == ["command"]
     assert tools["shell"]["parameters"]["required"] == ["commands"]
     assert tools["shell"]["description"].startswith("Runs commands on the user's machine, each")
     assert set(tools["apply_patch"]["parameters"]["properties"]) == {"type", "path", "diff"}
-    assert found.dropped == ("shell",)
+    assert found.dropped == ["shell"]
 
 
 @pytest.mark.parametrize(
@@ -366,4 +379,4 @@ def test_request_without_its_reasoning() -> None:
     """For a model that does not think at all."""
     found = translated({"reasoning": {"effort": "high"}}, reasons=False)
     assert "reasoning_effort" not in json.loads(found.request.body)
-    assert found.dropped == ("reasoning.effort",)
+    assert found.dropped == ["reasoning.effort"]

@@ -18,9 +18,11 @@ from proxy.errors import (
     UpstreamRefusal,
     UpstreamTruncated,
 )
-from proxy.wire.chat import chunks_of, read_fields
+from proxy.wire.chat import chunks_of
+from proxy.wire.chat.request import read_outer
 from proxy.wire.responses.answer import Events
 from proxy.wire.responses.request import to_chat
+from proxy.wire.responses.tools import Tools
 from tests.support.responses import read_events, read_response, replayed, shapes
 
 Json = dict[str, Any]
@@ -50,8 +52,9 @@ HEAD = {"id": "chatcmpl-1", "created": 1_763_000_000, "model": "u"}
 
 def events(kind: str = "openai", **asked: Any) -> Events:
     body = json.dumps({"model": "m", "input": "Hi", "tools": TOOLS, **asked}).encode()
-    made = to_chat(body, kind, model="m", stream=True)
-    return Events("m", read_fields(body), made.tools, kind)
+    outer, tools = read_outer(body), Tools(kind)
+    to_chat(outer, tools, plain=False)
+    return Events("m", outer.fields, tools, kind)
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> bytes:
