@@ -43,7 +43,7 @@ class ResponsesAsk(TranslatedAsk):
         return to_chat(self.outer, tools, plain=plain)
 
     def events(self, kind: str = "") -> Events:
-        return Events(self.model, self.outer.fields, self._tools.get(kind) or Tools(kind), kind)
+        return Events(self.model, self.outer.fields, self._tools.get(kind) or Tools(kind))
 
     def writer(self) -> ResponsesWriter:
         return ResponsesWriter(self)
@@ -55,12 +55,7 @@ class ResponsesWriter(TranslatedWriter):
     _made: Events | None
     _first = _last = b""  # of the upstream's own events
 
-    def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
-        super().begin(at, is_native=is_native, kind=kind)
-        if is_native:
-            self.feed = self._pass
-
-    def _pass(self, chunks: Sequence[bytes]) -> bytes:
+    def pass_on(self, chunks: Sequence[bytes]) -> bytes:
         if chunks:
             self._first, self._last = self._first or chunks[0], chunks[-1]
         return encode_named(chunks)

@@ -99,7 +99,9 @@ class TranslatedAsk(Ask):
 
 
 class TranslatedWriter(Writer):
-    """The upstream's own events, or those made of chat."""
+    """The upstream's own events, which `pass_on`, or those made of chat."""
+
+    pass_on: Callable[[Sequence[bytes]], bytes] = staticmethod(encode_named)
 
     def __init__(self, ask: TranslatedAsk) -> None:
         self._ask = ask
@@ -107,7 +109,7 @@ class TranslatedWriter(Writer):
 
     def begin(self, at: int, *, is_native: bool, kind: str = "") -> None:
         self._made = None if is_native else self._ask.events(kind)
-        self.feed = encode_named if self._made is None else self._made.feed
+        self.feed = self.pass_on if self._made is None else self._made.feed
 
     def end(self) -> bytes:
         return b"" if self._made is None else self._made.end()

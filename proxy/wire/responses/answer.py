@@ -23,6 +23,21 @@ from ..lenient_json import encode
 from ..reasoning import pack
 from .tools import CALLERS, Json, Tools
 
+# A Response before anything is known of it.
+_EMPTY: Final[Json] = {
+    "id": "",
+    "object": "response",
+    "created_at": 0,
+    "status": "in_progress",
+    "background": False,
+    "error": None,
+    "incomplete_details": None,
+    "model": "",
+    "output": [],
+    "previous_response_id": None,
+    "store": False,
+    "usage": None,
+}
 # The parameters that come back, and what they are if the caller left them out.
 _GIVEN: Final[Json] = {
     **dict.fromkeys(("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key")),
@@ -41,26 +56,6 @@ _NULL: Final = Raw(b"null")
 
 # Why an answer is not complete, by chat's `finish_reason`.
 INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
-
-
-def opening(model: str, fields: dict[str, Raw], token: str) -> Json:
-    """A Response without output, to a request with these `fields`; its ids are made of `token`."""
-    return {
-        "id": f"resp_{token}",
-        "object": "response",
-        "created_at": 0,
-        "status": "in_progress",
-        "background": False,
-        "error": None,
-        "incomplete_details": None,
-        "model": model,
-        "output": [],
-        "previous_response_id": None,
-        "store": False,
-        "usage": None,
-        **_GIVEN,
-        **{name: value for name, value in fields.items() if name in _GIVEN and value != _NULL},
-    }
 
 
 def usage_of(told: Usage) -> Json:
@@ -90,25 +85,12 @@ def _logprob(token: Json) -> Json:
 
 
 class _Cited(msgspec.Struct):
+    """A page, and the characters of the whole text that it is cited for."""
+
     url: str
     title: str | None = None
     start_index: int | None = None
     end_index: int | None = None
-
-
-def citation_of(annotation: Json, *, before: int) -> Json | None:
-    """A citation of a page; `before`: so many characters were said in earlier parts."""
-    try:
-        cited = msgspec.convert(annotation.get("url_citation"), _Cited)
-    except msgspec.ValidationError:
-        return None
-    return {
-        "type": "url_citation",
-        "start_index": max(0, (cited.start_index or 0) - before),
-        "end_index": max(0, (cited.end_index or 0) - before),
-        "title": cited.title or cited.url,
-        "url": cited.url,
-    }
 
 
 def error_of(error: ProxyError, message: str) -> Json:
@@ -151,7 +133,7 @@ _IDS |= {"image_generation_call": "ig"}
 
 
 class Events(DeltaReader):
-    """One answer, in whole events that are numbered without a gap, of a client of this `kind`."""
+    """One answer to a request with these `fields`, in events that are numbered without a gap."""
 
     # Of the text that is open: what has it, what is told of it in all its events, and its pieces.
     _part: Json
@@ -159,13 +141,14 @@ class Events(DeltaReader):
     _texts: list[str]
     _delta: tuple[bytes, bytes]  # what is before a piece, and behind it up to the number
 
-    def __init__(self, model: str, fields: dict[str, Raw], tools: Tools, kind: str = "") -> None:
+    def __init__(self, model: str, fields: dict[str, Raw], tools: Tools) -> None:
         super().__init__()
-        self._token = os.urandom(16).hex()
-        self.answer = opening(model, fields, self._token)
-        self._output: list[Json] = self.answer["output"]
+        self._token = os.urandom(16).hex()  # all ids are made of it
+        self._output: list[Json] = []
+        own = {"id": f"resp_{self._token}", "model": model, "output": self._output}
+        given = {name: value for name, value in fields.items() if name in _GIVEN and value != _NULL}
+        self.answer = {**_EMPTY, **own, **_GIVEN, **given}
         self._tools = tools
-        self._client = kind
         self._number = 0  # of the next event
         self._status = "completed"  # of items that end
         self._chars = 0  # of text, in all parts that are over
@@ -216,8 +199,10 @@ class Events(DeltaReader):
     def _take_more(self, delta: Json) -> None:
         for block in objects(delta.get("thinking_blocks")):
             self._once_free(self._keep, "block", block)
-        for annotation in objects(delta.get("annotations")):
-            self._cite(annotation)
+        if self._kind == "text":
+            for annotation in objects(delta.get("annotations")):
+                with suppress(msgspec.ValidationError):
+                    self._cite(msgspec.convert(annotation.get("url_citation"), _Cited))
         for image in objects(delta.get("images")):
             self._once_free(self._show, image)
 
@@ -233,20 +218,25 @@ class Events(DeltaReader):
 
     def _keep(self, what: str, signed: Any) -> None:
         """Give out signed reasoning: in the item whose text went before, or in one of its own."""
-        sealed = packed(self._client, **{what: signed})
+        sealed = packed(self._tools.kind, **{what: signed})
         if sealed is not None:
             if self._item is None or self._item["type"] != "reasoning":
                 self._item = self._open("reasoning", summary=[])
             self._item["encrypted_content"] = sealed
             self._close()
 
-    def _cite(self, annotation: Json) -> None:
-        cited = citation_of(annotation, before=self._chars)
-        if self._kind == "text" and cited is not None:
-            found = self._part["annotations"]
-            more = {"annotation": cited, "annotation_index": len(found)}
-            found.append(cited)
-            self._send("output_text.annotation.added", **self._place, **more)
+    def _cite(self, cited: _Cited) -> None:
+        found = self._part["annotations"]
+        annotation = {
+            "type": "url_citation",
+            "start_index": max(0, (cited.start_index or 0) - self._chars),
+            "end_index": max(0, (cited.end_index or 0) - self._chars),
+            "title": cited.title or cited.url,
+            "url": cited.url,
+        }
+        more = {"annotation": annotation, "annotation_index": len(found)}
+        found.append(annotation)
+        self._send("output_text.annotation.added", **self._place, **more)
 
     def _show(self, image: Json) -> None:
         """An image that the model made, if it is here."""
@@ -273,7 +263,7 @@ class Events(DeltaReader):
         if item is not None:
             self._close_text()
             if item["type"] == "reasoning":
-                item.setdefault("encrypted_content", packed(self._client))
+                item.setdefault("encrypted_content", packed(self._tools.kind))
             item["status"] = self._status
             self._send("output_item.done", output_index=len(self._output) - 1, item=item)
             self._item = None
@@ -337,7 +327,8 @@ class Events(DeltaReader):
         if self._item is None:  # what it is to the caller is known once it is whole
             meant, text = self._tools.meant(call.name), "".join(call.pieces)
             if meant.kind == "custom":
-                self._open_arguments(call, "custom", _input(text))
+                free = read_object(text.encode()).get("input")  # else it is no call of that tool
+                self._open_arguments(call, "custom", free if isinstance(free, str) else text)
             elif made := _made(meant.kind, text):
                 self._open(f"{meant.kind}_call", call_id=self._call_id(call), **made)
             else:
@@ -389,12 +380,6 @@ def packed(kind: str, **signed: Any) -> str | None:
     if isinstance(block := signed.get("block"), dict):
         signed = {"block": {name: block[name] for name in _BLOCK if block.get(name)}}
     return pack(kind, encode(signed)) if signed or kind == "openai" else None
-
-
-def _input(arguments: str) -> str:
-    """The free text that a custom tool gets; what is no call of one passes as it is."""
-    found = read_object(arguments.encode()).get("input")
-    return found if isinstance(found, str) else arguments
 
 
 def _made(kind: str, arguments: str) -> Json | None:

@@ -54,7 +54,7 @@ def events(kind: str = "openai", **asked: Any) -> Events:
     body = json.dumps({"model": "m", "input": "Hi", "tools": TOOLS, **asked}).encode()
     outer, tools = read_outer(body), Tools(kind)
     to_chat(outer, tools, plain=False)
-    return Events("m", outer.fields, tools, kind)
+    return Events("m", outer.fields, tools)
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> bytes:
