@@ -35,8 +35,7 @@ class ResponsesAsk(TranslatedAsk):
         return 1
 
     def native_body(self, *, plain: bool) -> bytes:
-        without = plain and native.without_reasoning(self.body)
-        return without or native.without_containers(self.body)
+        return native.without_reasoning(self.body, every=plain)
 
     def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
         self._tools[kind] = tools = Tools(kind)

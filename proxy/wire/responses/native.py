@@ -28,20 +28,18 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STATUSES: Final = {"server_error": 502, "rate_limit_exceeded": 429, "vector_store_timeout": 504}
 
 
-def without_containers(body: bytes) -> bytes:
-    """The request without what other kinds of clients thought; the same bytes if there is none."""
-    return (MARK.encode() in body and without_reasoning(body, MARK)) or body
-
-
-def without_reasoning(body: bytes, mark: str = "") -> bytes | None:
-    """The request without reasoning whose `encrypted_content` begins with `mark`; None: no such."""
-    with suppress(*_UNREADABLE, KeyError):  # the upstream answers for what is odd
-        fields = decode_object(body)
-        items = _read_items(fields["input"])
-        kept = [raw for raw in items if not _is_reasoning(raw, mark)]
-        if len(kept) < len(items):
-            return encode({**fields, "input": kept})
-    return None
+def without_reasoning(body: bytes, *, every: bool) -> bytes:
+    """The request without `every` item of reasoning, or those of other kinds of clients, whose
+    `encrypted_content` is a container; the same bytes if there is none.
+    """
+    mark = "" if every else MARK
+    if mark.encode() in body:
+        with suppress(*_UNREADABLE, KeyError):  # the upstream answers for what is odd
+            fields = decode_object(body)
+            items = _read_items(fields["input"])
+            kept = [raw for raw in items if not _is_reasoning(raw, mark)]
+            return encode({**fields, "input": kept}) if len(kept) < len(items) else body
+    return body
 
 
 def _is_reasoning(raw: Raw, mark: str) -> bool:

@@ -16,7 +16,6 @@ from proxy.wire.responses.native import (
     ResponseEvents,
     events_of,
     read_response,
-    without_containers,
     without_reasoning,
 )
 from proxy.wire.sse import SseDecoder, encode_named, named
@@ -162,20 +161,22 @@ def test_containers_of_ours_are_left_out() -> None:
     ours, theirs = reasoning(pack("claude", b"{}")), reasoning("gAAAA")
     said = {"role": "user", "content": "Hi", "x": 2.50}
     plain = body_of(said, theirs, 5)
-    assert without_containers(plain) is plain
-    assert json.loads(without_containers(body_of(ours, said, theirs, 5))) == json.loads(plain)
+    assert without_reasoning(plain, every=False) is plain
+    assert json.loads(without_reasoning(body_of(ours, said, theirs, 5), every=False)) == json.loads(
+        plain
+    )
     quoted = body_of({"role": "user", "content": "cG9vbHByb3h5 reasoning"})
-    assert without_containers(quoted) is quoted
+    assert without_reasoning(quoted, every=False) is quoted
     odd = b'{"input":"cG9vbHByb3h5"}'
-    assert without_containers(odd) is odd
+    assert without_reasoning(odd, every=False) is odd
 
 
 def test_reasoning_is_left_out_whole() -> None:
     """If there is any."""
     said = {"role": "user", "content": "Hi"}
-    assert without_reasoning(body_of(said)) is None
-    assert without_reasoning(b'{"input":"Hi"}') is None
-    left = without_reasoning(body_of(reasoning("x"), said, reasoning(None)))
+    assert without_reasoning(plain := body_of(said), every=True) is plain
+    assert without_reasoning(plain := b'{"input":"Hi"}', every=True) is plain
+    left = without_reasoning(body_of(reasoning("x"), said, reasoning(None)), every=True)
     assert left is not None
     assert json.loads(left) == json.loads(body_of(said))
 
@@ -184,4 +185,7 @@ def test_lone_surrogates_pass() -> None:
     """As the escapes that they came in."""
     said = rb'{"role":"user","content":"\ud83d"}'
     ours = json.dumps(reasoning(pack("gemini", b"{}"))).encode()
-    assert without_containers(b'{"input":[%b,%b]}' % (said, ours)) == b'{"input":[%b]}' % said
+    assert (
+        without_reasoning(b'{"input":[%b,%b]}' % (said, ours), every=False)
+        == b'{"input":[%b]}' % said
+    )

@@ -15,7 +15,7 @@ from proxy.dialects.responses import RESPONSES
 from proxy.errors import CallerError, InvalidRequest, UpstreamInvalid
 from proxy.wire.chat import chunks_of
 from proxy.wire.chat.request import read_outer
-from proxy.wire.responses.native import without_containers, without_reasoning
+from proxy.wire.responses.native import without_reasoning
 from proxy.wire.responses.request import to_chat
 from proxy.wire.responses.tools import Tools
 from tests.support.responses import RECORDED
@@ -139,8 +139,8 @@ def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
     """By an error that names what it is about."""
     with contextlib.suppress(CallerError):
         outer = read_outer(body)
-        without_containers(body)
-        without_reasoning(body)
+        without_reasoning(body, every=False)
+        without_reasoning(body, every=True)
         made, _ = to_chat(outer, Tools(kind), plain=False)
         json.loads(made.body)
         events(kind).whole(chunks_of(json.dumps(ANSWER).encode()))
