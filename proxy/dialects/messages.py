@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from ..errors import ProxyError
 from ..wire.chat import HUB_COUNT, ChatRequest, Speech
+from ..wire.chat.errors import stream_message
 from ..wire.chat.request import check_filled
 from ..wire.claude import native
 from ..wire.claude.api import VERSIONED
-from ..wire.messages.answer import MessageStream, error_body, error_event, events_of
+from ..wire.messages.answer import MessageStream, error_body, events_of
 from ..wire.messages.request import MessagesRequest
 from ..wire.sse import encode_named, named
 from .base import Dialect
@@ -51,7 +52,10 @@ class MessagesWriter(TranslatedWriter):
     keep_alive = encode_named([named(b'{"type": "ping"}', b"ping")])
 
     def fail(self, error: ProxyError) -> bytes:
-        return error_event(error, self._ask.headers.get("x-request-id", ""))
+        """An error event; official SDKs raise on it."""
+        request_id = self._ask.headers.get("x-request-id", "")
+        body = error_body(error, request_id, message=stream_message(error))
+        return encode_named([named(body, b"error")])
 
 
 class CountAsk(MessagesAsk):

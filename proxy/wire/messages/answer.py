@@ -18,12 +18,13 @@ from ...errors import ProxyError, UpstreamRefusal
 from .. import reasoning
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
-from ..chat.errors import bounded, stream_message
+from ..chat.errors import bounded
 from ..chat.shapes import FunctionCall
+from ..chat.usage import as_text
 from ..lenient_json import encode
 from ..made_names import plain_id
 from ..reasoning import bare
-from ..sse import encode_named, named
+from ..sse import named
 
 Json = dict[str, Any]
 
@@ -65,18 +66,6 @@ class Asked(NamedTuple):
     kind: str
 
 
-def _ending(choice: Json, *, has_calls: bool, stops: Sequence[str]) -> Json:
-    """`stop_reason` and `stop_sequence`. Some servers tell which sequence it was (vLLM's
-    `stop_reason` of a choice).
-    """
-    finish, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
-    if isinstance(stopped_by, str) and stopped_by in stops:
-        return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}
-    reason = _STOP_REASONS.get(finish if isinstance(finish, str) else "")
-    reason = reason or ("tool_use" if has_calls else "end_turn")
-    return {"stop_reason": reason, "stop_sequence": None}
-
-
 def usage_of(told: Usage | None) -> Json:
     """`usage` of a Message. Here the tokens of the prompt leave out what was cached."""
     told = told or Usage()
@@ -90,21 +79,6 @@ def usage_of(told: Usage | None) -> Json:
     if told.reasoning_tokens:
         counts["output_tokens_details"] = {"thinking_tokens": told.reasoning_tokens}
     return counts
-
-
-def opening(chat_id: object, asked: Asked) -> Json:
-    """A message without anything in it. Its id is the completion's, or made where it has none."""
-    tail = _NOT_IN_ID.sub("", str(chat_id or "").rpartition("-")[2]).removeprefix("msg_")[:64]
-    return {
-        "id": f"msg_{tail or uuid.uuid4().hex}",
-        "type": "message",
-        "role": "assistant",
-        "model": asked.model,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": usage_of(None),
-    }
 
 
 def _signature(text: str, signed: object, asked: Asked) -> str:
@@ -143,12 +117,6 @@ def events_of(body: bytes) -> list[bytes]:
     return [named(encode(one), one["type"].encode()) for one in [*events, {"type": "message_stop"}]]
 
 
-def error_event(error: ProxyError, request_id: str) -> bytes:
-    """The event that ends a stream that failed; official SDKs raise on it."""
-    data = error_body(error, request_id, message=stream_message(error))
-    return encode_named([named(data, b"error")])
-
-
 def error_body(error: ProxyError, request_id: str = "", *, message: str = "") -> bytes:
     """An error's answer: of a refusal by Claude itself the bytes that it sent."""
     if isinstance(error, UpstreamRefusal) and error.as_sent is not None:
@@ -179,8 +147,15 @@ class MessageStream(DeltaReader):
         if self._signed is not None and (self._calls or self._asked.thinks):
             self._open_thoughts()
             self._close(self._signed)
-        told = _ending(self._ending, has_calls=bool(self._calls), stops=self._asked.stops)
-        self.answer |= {**told, "usage": usage_of(self.usage)}
+        reason = _STOP_REASONS.get(as_text(self._ending.get("finish_reason")))
+        reason = reason or ("tool_use" if self._calls else "end_turn")
+        stopped_by = self._ending.get("stop_reason")  # some servers tell the sequence: vLLM
+        if stopped_by in self._asked.stops:
+            reason = "stop_sequence"
+        else:
+            stopped_by = None
+        usage = usage_of(self.usage)
+        self.answer |= {"stop_reason": reason, "stop_sequence": stopped_by, "usage": usage}
 
     def _send_last(self) -> None:
         told = {name: self.answer[name] for name in ("stop_reason", "stop_sequence")}
@@ -188,7 +163,19 @@ class MessageStream(DeltaReader):
         self._send("message_stop")
 
     def _start(self, chunk: Json) -> None:
-        self.answer = opening(chunk.get("id"), self._asked)
+        """Its id is the completion's, or made where that has none."""
+        tail = str(chunk.get("id") or "").rpartition("-")[2]
+        tail = _NOT_IN_ID.sub("", tail).removeprefix("msg_")[:64]
+        self.answer = {
+            "id": f"msg_{tail or uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "model": self._asked.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage_of(None),
+        }
         self._send("message_start", message=self.answer)
 
     # Thoughts and text

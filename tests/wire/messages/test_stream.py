@@ -11,13 +11,7 @@ from proxy.errors import UpstreamInvalid
 from proxy.wire.chat import Usage, chunks_of
 from proxy.wire.lenient_json import encode
 from proxy.wire.made_names import plain_id
-from proxy.wire.messages.answer import (
-    Asked,
-    MessageStream,
-    events_of,
-    opening,
-    usage_of,
-)
+from proxy.wire.messages.answer import Asked, MessageStream, events_of, usage_of
 from proxy.wire.reasoning import MAX_CHARS, bare, pack
 from proxy.wire.sse import encode_named
 from tests.support.claude_upstream import joined
@@ -309,7 +303,7 @@ def test_usage_leaves_cached_tokens_out() -> None:
 )
 def test_id_is_the_completions(chat_id: str, made: str) -> None:
     """As far as Anthropic's have its characters."""
-    assert opening(chat_id, asked())["id"] == made
+    assert message(json.dumps({"id": chat_id}).encode())["id"] == made
 
 
 @pytest.mark.parametrize(
