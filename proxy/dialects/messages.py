@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import ClassVar
 
 from ..errors import ProxyError
-from ..wire.chat import HUB_COUNT, ChatRequest, Speech
+from ..wire.chat import HUB_COUNT, Speech
 from ..wire.chat.errors import stream_message
 from ..wire.chat.request import check_filled
 from ..wire.claude import native
 from ..wire.claude.api import VERSIONED
-from ..wire.messages.answer import MessageStream, error_body, events_of
-from ..wire.messages.request import MessagesRequest
+from ..wire.messages.answer import error_body, events_of
+from ..wire.messages.request import decode, to_chat
 from ..wire.sse import encode_named, named
 from .base import Dialect
 from .translated import TranslatedAsk, TranslatedWriter
@@ -22,6 +21,8 @@ from .translated import TranslatedAsk, TranslatedWriter
 class MessagesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = native.MESSAGES
     native_events = staticmethod(events_of)
+    decode = staticmethod(decode)
+    to_chat = staticmethod(to_chat)
     read = ("system", "messages", "tools")
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
@@ -30,19 +31,8 @@ class MessagesAsk(TranslatedAsk):
         check_filled(self.outer.fields, "messages")
         self.native_headers = headers
 
-    @cached_property
-    def _asked(self) -> MessagesRequest:
-        """The request's members; raises InvalidRequest."""
-        return MessagesRequest(self.outer)
-
     def native_body(self, *, plain: bool) -> bytes:
         return (native.without_thoughts if plain else native.without_containers)(self.body)
-
-    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
-        return self._asked.to_chat(kind, plain=plain)
-
-    def events(self, kind: str = "") -> MessageStream:
-        return MessageStream(self._asked.asked(kind, self.model))
 
     def writer(self) -> MessagesWriter:
         return MessagesWriter(self)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..errors import ProxyError, UpstreamRefusal
-from ..wire.chat import HUB_COUNT, ChatRequest, Speech, error_body, read_object
+from ..wire.chat import HUB_COUNT, Speech, error_body, read_object
 from ..wire.chat.errors import stream_message
 from ..wire.lenient_json import encode
 from ..wire.responses import native
 from ..wire.responses.answer import Events, error_of
-from ..wire.responses.request import COUNT, SPEECH, kept_by_the_vendor, to_chat
+from ..wire.responses.request import COUNT, SPEECH, decode, kept_by_the_vendor, to_chat
 from ..wire.responses.tools import Tools
 from ..wire.sse import KEEP_ALIVE, encode_named, named
 from .base import Answer, Dialect
@@ -21,11 +21,9 @@ from .translated import TranslatedAsk, TranslatedWriter
 class ResponsesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = SPEECH
     native_events = staticmethod(native.events_of)
+    decode = staticmethod(decode)
+    to_chat = staticmethod(to_chat)
     read = ("instructions", "input", "tools")
-
-    def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
-        super().__init__(body, headers, query)
-        self._tools: dict[str, Tools] = {}  # by kind of client
 
     def prompts(self, *, natively: bool) -> int:
         # Which of several clients has the conversation, nobody knows.
@@ -36,13 +34,6 @@ class ResponsesAsk(TranslatedAsk):
 
     def native_body(self, *, plain: bool) -> bytes:
         return native.without_reasoning(self.body, every=plain)
-
-    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
-        self._tools[kind] = tools = Tools(kind)
-        return to_chat(self.outer, tools, plain=plain)
-
-    def events(self, kind: str = "") -> Events:
-        return Events(self.model, self.outer.fields, self._tools.get(kind) or Tools(kind))
 
     def writer(self) -> ResponsesWriter:
         return ResponsesWriter(self)
@@ -67,7 +58,8 @@ class ResponsesWriter(TranslatedWriter):
             return encode_named([named(sent, name.encode())])
         response = read_object(self._first).get("response")
         if not isinstance(response, dict):
-            return (self._made or self._ask.events()).fail(error, message)
+            made = self._made or Events(self._ask.model, self._ask.outer.fields, Tools(""))
+            return made.fail(error, message)
         number = read_object(self._last).get("sequence_number")
         event = {
             "type": "response.failed",

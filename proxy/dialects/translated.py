@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from ..errors import InvalidRequest, ProxyError, UnsupportedParameter, UpstreamRefusal
 from ..wire.chat import HUB, HUB_COUNT, ChatRequest, chunks_of
-from ..wire.chat.deltas import DeltaReader
-from ..wire.chat.fields import too_deep
+from ..wire.chat.deltas import DeltaReader, Translation
+from ..wire.chat.fields import misfit, too_deep
 from ..wire.chat.request import read_outer
 from ..wire.lenient_json import decode_any, encode
 from ..wire.sse import encode_named
@@ -26,6 +27,10 @@ class TranslatedAsk(Ask):
     """A request in a dialect that some clients speak. Its own and only prompt."""
 
     read: ClassVar[tuple[str, ...]]  # the members that a model reads
+    # Reads what becomes another thing in chat; raises DecodeError.
+    decode: Callable[[bytes], Any]
+    # Takes what was read, `outer`, a kind of client; raises InvalidRequest, RecursionError.
+    to_chat: Callable[..., Translation]
     native_events: Callable[[bytes], list[bytes]]  # of a stream, for a whole answer of its own
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
@@ -35,20 +40,33 @@ class TranslatedAsk(Ask):
         self.body = body
         self.outer = outer._replace(stream=stream)
         self._query = query
-        # In the hub's form, by kind of client and plainness: and what that leaves out.
-        self._made: dict[tuple[str, bool], tuple[ChatRequest, list[str]]] = {}
+        self._made: dict[tuple[str, bool], Translation] = {}  # by kind of client and plainness
 
     @abstractmethod
     def native_body(self, *, plain: bool) -> bytes:
         """The body for a client that speaks the dialect. `plain`: without earlier reasoning."""
 
-    @abstractmethod
-    def to_chat(self, kind: str, *, plain: bool) -> tuple[ChatRequest, list[str]]:
-        """The request as chat, and what that leaves out; raises InvalidRequest, RecursionError."""
+    @cached_property
+    def _decoded(self) -> Any:
+        try:
+            return self.decode(self.outer.text)
+        except msgspec.DecodeError as error:
+            raise misfit(error) from error
 
-    @abstractmethod
-    def events(self, kind: str = "") -> DeltaReader:
+    def translated(self, kind: str, *, plain: bool = False) -> Translation:
+        """The request as chat for a kind of client, made once; raises InvalidRequest."""
+        if (kind, plain) not in self._made:
+            try:
+                made = self.to_chat(self._decoded, self.outer, kind, plain=plain)
+            except RecursionError as error:
+                raise too_deep() from error
+            request = msgspec.structs.replace(made.request, speech=self.hub_speech)
+            self._made[kind, plain] = made._replace(request=request)
+        return self._made[kind, plain]
+
+    def events(self, kind: str) -> DeltaReader:
         """What makes the answer of that of a client of this kind."""
+        return self.translated(kind).answer(self.model)
 
     def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
         return self._form(kind, natively, plain=False)
@@ -62,14 +80,7 @@ class TranslatedAsk(Ask):
         if natively:
             body = self.native_body(plain=plain)
             return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
-        if (kind, plain) not in self._made:
-            try:
-                made, dropped = self.to_chat(kind, plain=plain)
-            except RecursionError as error:
-                raise too_deep() from error
-            made = msgspec.structs.replace(made, speech=self.hub_speech)
-            self._made[kind, plain] = made, dropped
-        request, self.dropped = self._made[kind, plain]
+        request, self.dropped, _ = self.translated(kind, plain=plain)
         return request
 
     def whole(self, answers: Sequence[Answer]) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import UpstreamInvalid
 from ..lenient_json import decoder, encode
 from .reply import objects
+from .request import ChatRequest
 from .usage import Usage, as_object, read_usage
 
 Json = dict[str, Any]
@@ -213,3 +214,13 @@ class DeltaReader(ABC):
         self._turn = None
         for write in self._late:
             write()
+
+
+class Translation(NamedTuple):
+    """A request of another dialect as chat. `dropped`: what of it nobody will see. `answer`: makes
+    the answer to it in its dialect, for the model that serves.
+    """
+
+    request: ChatRequest
+    dropped: list[str]
+    answer: Callable[[str], DeltaReader]

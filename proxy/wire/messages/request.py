@@ -16,13 +16,14 @@ from msgspec import Raw
 from ...errors import InvalidRequest, UnsupportedParameter
 from .. import reasoning
 from ..chat import ChatRequest, read_object
+from ..chat.deltas import Translation
 from ..chat.fields import misfit
 from ..chat.request import Outer
 from ..effort import effort_of
 from ..history import result_without_call
 from ..lenient_json import decode_any, decoder, encode
 from ..made_names import are_plain, plain_name
-from .answer import Asked
+from .answer import Asked, MessageStream
 from .tools import Choice, Tool, tools_of
 
 Json = dict[str, Any]
@@ -200,50 +201,41 @@ class _Request(msgspec.Struct, kw_only=True):
 
 
 _KNOWN = frozenset(("model", "stream", *_Request.__struct_fields__))
-_decode = decoder(_Request)
+decode = decoder(_Request)
 
 
-class MessagesRequest:
-    """A Messages request, read."""
+def to_chat(asked: _Request, outer: Outer, kind: str, *, plain: bool) -> Translation:
+    """The request as chat for a kind of client. `plain`: without reasoning; raises InvalidRequest,
+    RecursionError.
+    """
+    if asked.mcp_servers:
+        why = "no client for this model can call them"
+        raise UnsupportedParameter.at("mcp_servers", why)
+    unknown = outer.fields.keys() - _KNOWN
+    dropped = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
+    dropped += ["thinking"] if plain else []
+    made: Json = {
+        "model": outer.model,
+        "messages": _Messages(kind, plain).of(asked),
+        **tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped),
+        **({} if plain else _reasoning(asked, kind)),
+        **_parameters(asked),
+    }
+    if outer.stream:
+        made |= {"stream": True, "stream_options": {"include_usage": True}}
+    names = {tool.name for tool in asked.tools or ()}
+    names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}
+    changed = {} if are_plain(names) else {name: plain_name(name) for name in names}
+    request = ChatRequest(encode(made), outer.model, outer.stream, changed, is_made=True)
+    thinking = asked.thinking or _Thinking("disabled")
+    thinks = thinking.type != "disabled"
+    shows = thinks and thinking.display != "omitted"
 
-    def __init__(self, outer: Outer) -> None:
-        """Raises InvalidRequest."""
-        try:
-            self._asked = _decode(outer.text)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise misfit(error) from error
-        self._outer = outer
-        unknown = outer.fields.keys() - _KNOWN
-        self._unknown = sorted(name for name in unknown if outer.fields[name] != Raw(b"null"))
+    def answer(model: str) -> MessageStream:
+        stops = asked.stop_sequences or ()
+        return MessageStream(Asked(model, stops, thinks, shows, kind))
 
-    def asked(self, kind: str, model: str) -> Asked:
-        """What an answer of this kind of client has to know; `model`: that serves."""
-        thinking = self._asked.thinking or _Thinking("disabled")
-        thinks = thinking.type != "disabled"
-        shows = thinks and thinking.display != "omitted"
-        return Asked(model, self._asked.stop_sequences or (), thinks, shows, kind)
-
-    def to_chat(self, kind: str, *, plain: bool = False) -> tuple[ChatRequest, list[str]]:
-        """The chat request for a kind of client, and what it leaves out. `plain`: no reasoning."""
-        asked, model, stream = self._asked, self._outer.model, self._outer.stream
-        if asked.mcp_servers:
-            why = "no client for this model can call them"
-            raise UnsupportedParameter.at("mcp_servers", why)
-        dropped = [*self._unknown, *(["thinking"] if plain else [])]
-        made: Json = {
-            "model": model,
-            "messages": _Messages(kind, plain).of(asked),
-            **tools_of(asked.tools or (), asked.tool_choice, kind=kind, dropped=dropped),
-            **({} if plain else _reasoning(asked, kind)),
-            **_parameters(asked),
-        }
-        if stream:
-            made |= {"stream": True, "stream_options": {"include_usage": True}}
-        names = {tool.name for tool in asked.tools or ()}
-        names |= {b.name or "" for t in asked.messages for b in t.blocks if b.type == "tool_use"}
-        changed = {} if are_plain(names) else {name: plain_name(name) for name in names}
-        request = ChatRequest(encode(made), model, stream, changed, is_made=True)
-        return request, [*dict.fromkeys(dropped)]
+    return Translation(request, [*dict.fromkeys(dropped)], answer)
 
 
 def _parameters(asked: _Request) -> Json:

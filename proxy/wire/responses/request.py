@@ -10,9 +10,10 @@ from msgspec import Raw
 
 from ...errors import InvalidRequest, UnsupportedParameter
 from ..chat import ChatRequest, Speech, without_reasoning
-from ..chat.fields import misfit
+from ..chat.deltas import Translation
 from ..chat.request import Outer
 from ..lenient_json import decoder, encode
+from .answer import Events
 from .items import Conversation
 from .tools import Json, Tools
 
@@ -47,7 +48,7 @@ class _Request(msgspec.Struct, kw_only=True):
     top_logprobs: int | None = None
 
 
-_decode = decoder(_Request)
+decode = decoder(_Request)
 
 # Those that are read, or change no answer that is made of chat; others are dropped and noted.
 _KNOWN = {*_Request.__struct_fields__, *_AS_THEY_ARE, *_KEPT, "client_metadata", "max_tool_calls"}
@@ -67,18 +68,14 @@ def _is_set(fields: Mapping[str, Raw], name: str) -> bool:
     return name in fields and bytes(fields[name]) not in _NOTHING
 
 
-def to_chat(outer: Outer, tools: Tools, *, plain: bool) -> tuple[ChatRequest, list[str]]:
-    """The request as chat, for the kind of client that `tools` are for, and what nobody will see.
+def to_chat(asked: _Request, outer: Outer, kind: str, *, plain: bool) -> Translation:
+    """The request as chat, for a client of this `kind`.
 
-    `tools`: none yet, those of the request are added. `plain`: without what it says of reasoning,
-    asked for or had. Raises RecursionError, and InvalidRequest, whose `param` is a path in the
-    caller's body.
+    `plain`: without what it says of reasoning, asked for or had. Raises RecursionError, and
+    InvalidRequest, whose `param` is a path in the caller's body.
     """
     fields = outer.fields
-    try:
-        asked = _decode(outer.text)
-    except msgspec.DecodeError as error:
-        raise misfit(error) from error
+    tools = Tools(kind)
     tools.add(asked.tools, "tools")
     talk = Conversation(tools)
     if asked.instructions:
@@ -112,7 +109,8 @@ def to_chat(outer: Outer, tools: Tools, *, plain: bool) -> tuple[ChatRequest, li
     unknown += [f"reasoning.{name}" for name in lost]
     unasked = ["reasoning.effort"] if plain and effort is not None else []
     dropped = dict.fromkeys([*unknown, *tools.dropped, *talk.dropped, *unasked])
-    return ChatRequest(made, outer.model, outer.stream, is_made=True), [*dropped]
+    request = ChatRequest(made, outer.model, outer.stream, is_made=True)
+    return Translation(request, [*dropped], lambda model: Events(model, fields, tools))
 
 
 def _format(form: Any) -> Json | None:

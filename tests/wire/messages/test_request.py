@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.messages import MESSAGES, MessagesAsk
 from proxy.errors import InvalidRequest, UnsupportedParameter
-from proxy.wire.chat.request import Outer
-from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.reasoning import pack
 
 Json = dict[str, Any]
@@ -18,15 +17,16 @@ HI = {"role": "user", "content": "Hi"}
 KINDS = ("openai", "gemini", "demo")
 
 
-def read(*messages: Json, stream: bool = False, **more: Any) -> MessagesRequest:
+def read(*messages: Json, **more: Any) -> MessagesAsk:
     body: Json = {"model": "m", "messages": list(messages) or [HI], **more}
-    fields: Any = {name: json.dumps(value).encode() for name, value in body.items()}
-    return MessagesRequest(Outer("m", stream, fields, json.dumps(body).encode()))
+    found = MESSAGES.read(json.dumps(body).encode(), {})
+    assert isinstance(found, MessagesAsk)
+    return found
 
 
 def chat(*messages: Json, kind: str = "openai", plain: bool = False, **more: Any) -> Json:
     """The chat request's members but for the model."""
-    made: Json = json.loads(read(*messages, **more).to_chat(kind, plain=plain)[0].body)
+    made: Json = json.loads(read(*messages, **more).translated(kind, plain=plain).request.body)
     assert made.pop("model") == "m"
     return made
 
@@ -138,16 +138,17 @@ def test_thinking(asked: Json, openai: Json, gemini: Json) -> None:
 @pytest.mark.parametrize(
     ("thinking", "thoughts"),
     [
-        (None, (False, False)),
-        ({"type": "disabled"}, (False, False)),
-        ({"type": "adaptive", "display": "summarized"}, (True, True)),
-        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, (True, False)),
+        (None, []),
+        ({"type": "disabled"}, []),
+        ({"type": "adaptive", "display": "summarized"}, ["Hm"]),
+        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, [""]),
     ],
 )
-def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: tuple[bool, bool]) -> None:
+def test_what_becomes_of_thoughts(thinking: Json | None, thoughts: list[str]) -> None:
     """By `thinking` and its `display`."""
-    asked = read(thinking=thinking).asked("openai", "m")
-    assert (asked.thinks, asked.shows) == thoughts
+    chunk = b'{"choices":[{"delta":{"reasoning_content":"Hm","content":"Hi"}}]}'
+    said = json.loads(read(thinking=thinking).events("openai").whole([chunk]))["content"]
+    assert [block["thinking"] for block in said if block["type"] == "thinking"] == thoughts
 
 
 def test_results_come_before_what_the_user_says() -> None:
@@ -386,12 +387,12 @@ def test_tools_that_only_a_vendor_runs() -> None:
     """Are left out and named; Gemini searches by itself, where it can beside functions."""
     function = {"name": "f", "input_schema": {"type": "object"}}
     asked = read(tools=[SEARCH, COMPUTER, function, {"type": "new_thing"}], context_management={})
-    request, dropped = asked.to_chat("openai")
+    request, dropped, _ = asked.translated("openai")
     assert json.loads(request.body).keys() == {"model", "messages", "tools"}
     assert dropped == [
         *("context_management", "web_search_20250305", "computer_20250124", "new_thing")
     ]
-    assert asked.to_chat("gemini", plain=True)[1] == [
+    assert asked.translated("gemini", plain=True).dropped == [
         *("context_management", "thinking", "computer_20250124", "new_thing")
     ]
     made = chat(kind="gemini", tools=[SEARCH, function])
@@ -449,18 +450,19 @@ def test_names_and_users_that_openai_does_not_take() -> None:
     """Are changed: names come back, users are told apart."""
     long = "x" * 100
     made = read(turn("user", text("x")), tools=[{"name": long}], metadata={"user_id": "u" * 65})
-    request = made.to_chat("openai")[0]
+    request = made.translated("openai").request
     assert request.names[long] != long
     assert len(json.loads(request.body)["user"]) == 64
     assert chat(metadata={"user_id": "u" * 64})["user"] == "u" * 64
     half = chat(metadata={"user_id": "\ud83d" * 65})["user"]
     assert len(half) == 64
-    assert read(tools=[{"name": "f"}]).to_chat("openai")[0].names == {}
-    assert read(turn("assistant", use(long))).to_chat("openai")[0].names.keys() == {long}
+    assert read(tools=[{"name": "f"}]).translated("openai").request.names == {}
+    called = read(turn("assistant", use(long))).translated("openai").request
+    assert called.names.keys() == {long}
 
 
 def test_lone_surrogates_survive() -> None:
     """As escapes, in texts and in calls."""
     body = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}'
-    made = MessagesRequest(Outer("m", False, {}, body)).to_chat("openai")[0]
+    made = MESSAGES.read(body, {}).request(0, "openai", natively=False)
     assert b'"content":"\\ud83d"' in made.body

@@ -8,13 +8,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.messages import MESSAGES
 from proxy.wire.chat import chunks_of
-from proxy.wire.chat.request import Outer
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
 from proxy.wire.messages.answer import Asked, MessageStream, events_of
-from proxy.wire.messages.request import MessagesRequest
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
 
@@ -65,8 +64,7 @@ def test_requests(
     wire |= {"tool_choice": {"type": choice}, "stream": True}
     if effort is not None:
         wire["output_config"] = {"effort": effort}
-    read = MessagesRequest(Outer("m", True, {}, json.dumps(wire).encode()))
-    chat, _ = read.to_chat("claude")
+    chat = MESSAGES.read(json.dumps(wire).encode(), {}).request(0, "claude", natively=False)
     back = json.loads(to_request(chat.body, model="claude-opus-4-8", stream=True))
     if choice == "auto":  # it is the default
         wire.pop("tool_choice")

@@ -16,8 +16,6 @@ from proxy.errors import CallerError, InvalidRequest, UpstreamInvalid
 from proxy.wire.chat import chunks_of
 from proxy.wire.chat.request import read_outer
 from proxy.wire.responses.native import without_reasoning
-from proxy.wire.responses.request import to_chat
-from proxy.wire.responses.tools import Tools
 from tests.support.responses import RECORDED
 from tests.wire.responses.test_items import PNG
 from tests.wire.responses.test_request import KINDS
@@ -138,11 +136,10 @@ def odd(draw: st.DrawFn, whole: Any) -> bytes:
 def test_any_request_is_translated_or_refused(body: bytes, kind: str) -> None:
     """By an error that names what it is about."""
     with contextlib.suppress(CallerError):
-        outer = read_outer(body)
+        read_outer(body)
         without_reasoning(body, every=False)
         without_reasoning(body, every=True)
-        made, _ = to_chat(outer, Tools(kind), plain=False)
-        json.loads(made.body)
+        json.loads(RESPONSES.read(body, {}).request(0, kind, natively=False).body)
         events(kind).whole(chunks_of(json.dumps(ANSWER).encode()))
 
 
@@ -187,5 +184,5 @@ def test_time_grows_with_the_number_of_items_alone(item: Json) -> None:
     items = [{"role": "user", "content": "Hi"}, *[item] * 40_000]
     body = json.dumps({"model": "m", "input": items}).encode()
     begun = time.thread_time()
-    to_chat(read_outer(body), Tools("openai"), plain=False)
+    RESPONSES.read(body, {}).request(0, "openai", natively=False)
     assert time.thread_time() - begun < 20

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParams
 from pydantic import TypeAdapter
 
-from proxy.dialects.responses import RESPONSES
+from proxy.dialects.responses import RESPONSES, ResponsesAsk
 from proxy.errors import InvalidRequest, UnsupportedParameter
-from proxy.wire.chat import ChatRequest
-from proxy.wire.chat.request import read_outer
+from proxy.wire.chat.deltas import Translation
 from proxy.wire.claude.request import to_request as to_claude
 from proxy.wire.gemini.request import to_request as to_gemini
-from proxy.wire.responses.request import to_chat
 from proxy.wire.responses.tools import Tools
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
@@ -29,17 +27,11 @@ CALLED = {"type": "function", "function": {"name": "f"}}
 _CHAT: TypeAdapter[Any] = TypeAdapter(CompletionCreateParams)
 
 
-class Translation(NamedTuple):
-    request: ChatRequest
-    tools: Tools
-    dropped: list[str]
-
-
 def translated(asked: Json, kind: str = "openai", *, reasons: bool = True) -> Translation:
-    outer = read_outer(json.dumps({"model": "m", "input": "Hi", **asked}).encode())
-    tools = Tools(kind)
-    request, dropped = to_chat(outer, tools, plain=not reasons)
-    return Translation(request, tools, dropped)
+    body = json.dumps({"model": "m", "input": "Hi", **asked}).encode()
+    found = RESPONSES.read(body, {})
+    assert isinstance(found, ResponsesAsk)
+    return found.translated(kind, plain=not reasons)
 
 
 def chat(kind: str = "openai", /, **asked: Any) -> Json:
@@ -277,13 +269,15 @@ def test_tools_of_a_namespace_are_flattened() -> None:
     """By a name that chat takes."""
     long = "a_tool_whose_name_is_so_long_that_with_its_namespace_it_is_too_long"
     inside = [{**FUNCTION, "name": name} for name in ("find", long, "find")]
-    found = translated({"tools": [{"type": "namespace", "name": "crm", "tools": inside}]})
-    names = [tool["function"]["name"] for tool in json.loads(found.request.body)["tools"]]
+    namespace = {"type": "namespace", "name": "crm", "tools": inside}
+    names = [tool["function"]["name"] for tool in chat(tools=[namespace])["tools"]]
     assert names[0] == "crm__find"
     assert names[1].startswith(f"crm__{long}"[:55])
     assert len(names[1]) == 64
     assert len(names) == 2
-    assert found.tools.meant(names[1]).named == {"name": long, "namespace": "crm"}
+    tools = Tools("openai")
+    tools.add([namespace], "tools")
+    assert tools.meant(names[1]).named == {"name": long, "namespace": "crm"}
 
 
 def test_tools_that_the_caller_runs_are_functions() -> None:
@@ -293,7 +287,8 @@ def test_tools_that_the_caller_runs_are_functions() -> None:
     local = [{"type": each} for each in ("local_shell", "shell", "apply_patch")]
     assert translated({"tools": [here]}).dropped == []
     found = translated({"tools": [hosted, *local]})
-    tools = {tool["function"]["name"]: tool["function"] for tool in found.tools.declared}
+    declared = json.loads(found.request.body)["tools"]
+    tools = {tool["function"]["name"]: tool["function"] for tool in declared}
     assert tools["local_shell"]["parameters"]["required"] == ["command"]
     assert tools["shell"]["parameters"]["required"] == ["commands"]
     assert tools["shell"]["description"].startswith("Runs commands on the user's machine, each")

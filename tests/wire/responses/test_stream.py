@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.dialects.responses import RESPONSES, ResponsesAsk
 from proxy.errors import (
     AllCoolingDown,
     InvalidRequest,
@@ -19,10 +20,7 @@ from proxy.errors import (
     UpstreamTruncated,
 )
 from proxy.wire.chat import chunks_of
-from proxy.wire.chat.request import read_outer
 from proxy.wire.responses.answer import Events
-from proxy.wire.responses.request import to_chat
-from proxy.wire.responses.tools import Tools
 from tests.support.responses import read_events, read_response, replayed, shapes
 
 Json = dict[str, Any]
@@ -52,9 +50,11 @@ HEAD = {"id": "chatcmpl-1", "created": 1_763_000_000, "model": "u"}
 
 def events(kind: str = "openai", **asked: Any) -> Events:
     body = json.dumps({"model": "m", "input": "Hi", "tools": TOOLS, **asked}).encode()
-    outer, tools = read_outer(body), Tools(kind)
-    to_chat(outer, tools, plain=False)
-    return Events("m", outer.fields, tools)
+    found = RESPONSES.read(body, {})
+    assert isinstance(found, ResponsesAsk)
+    stream = found.events(kind)
+    assert isinstance(stream, Events)
+    return stream
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> bytes:
