@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from ...errors import ProxyError, UpstreamRefusal
-from .. import reasoning
 from ..chat import Usage, objects, read_object
 from ..chat.deltas import Call, DeltaReader
 from ..chat.errors import bounded
@@ -23,7 +22,7 @@ from ..chat.shapes import FunctionCall
 from ..chat.usage import as_text
 from ..lenient_json import encode
 from ..made_names import plain_id
-from ..reasoning import bare
+from ..reasoning import bare, pack
 from ..sse import named
 
 Json = dict[str, Any]
@@ -53,19 +52,6 @@ _DELTAS: Final = {
 }
 
 
-class Asked(NamedTuple):
-    """What an answer has to know of its request. `kind`: that of the client that answers.
-
-    `thinks`: the caller wants thinking; `shows`: its text, too (`thinking.display`).
-    """
-
-    model: str
-    stops: Sequence[str]
-    thinks: bool
-    shows: bool
-    kind: str
-
-
 def usage_of(told: Usage | None) -> Json:
     """`usage` of a Message. Here the tokens of the prompt leave out what was cached."""
     told = told or Usage()
@@ -79,19 +65,6 @@ def usage_of(told: Usage | None) -> Json:
     if told.reasoning_tokens:
         counts["output_tokens_details"] = {"thinking_tokens": told.reasoning_tokens}
     return counts
-
-
-def _signature(text: str, signed: object, asked: Asked) -> str:
-    """A container with what signs the block behind the thoughts, without that if it is too large.
-
-    Where nothing does, what an OpenAI-compatible server wants back is the text, if it is not shown.
-    """
-    payload = b""
-    if signed is not None:
-        payload = encode(signed)
-    elif asked.kind != "gemini" and not asked.shows:
-        payload = text.encode()
-    return reasoning.pack(asked.kind, payload) or reasoning.pack(asked.kind, b"") or ""
 
 
 def events_of(body: bytes) -> list[bytes]:
@@ -127,14 +100,23 @@ def error_body(error: ProxyError, request_id: str = "", *, message: str = "") ->
 
 
 class MessageStream(DeltaReader):
-    """The events of a Message, and the Message, which is there from the first chunk on."""
+    """The events of a Message, and the Message, which is there from the first chunk on.
+
+    `stops`: the request's sequences. `thinks`: the caller wants thinking; `shows`: its text, too
+    (`thinking.display`). `kind`: that of the client that answers.
+    """
 
     _pieces: list[str]  # of the open block
     _delta: bytes  # what its deltas begin with
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(
+        self, model: str, *, stops: Sequence[str], thinks: bool, shows: bool, kind: str
+    ) -> None:
         super().__init__()
-        self._asked = asked
+        self._model = model
+        self._stops = stops
+        self._thinks, self._shows = thinks, shows
+        self._kind = kind
         self._block: Json | None = None  # the one that is open
         self._thoughts: list[str] = []  # that no block has
         self._used: set[str] = set()  # ids
@@ -144,13 +126,13 @@ class MessageStream(DeltaReader):
         self._begin({})
         self._end_turns()
         self._close()
-        if self._signed is not None and (self._calls or self._asked.thinks):
+        if self._signed is not None and (self._calls or self._thinks):
             self._open_thoughts()
             self._close(self._signed)
         reason = _STOP_REASONS.get(as_text(self._ending.get("finish_reason")))
         reason = reason or ("tool_use" if self._calls else "end_turn")
         stopped_by = self._ending.get("stop_reason")  # some servers tell the sequence: vLLM
-        if stopped_by in self._asked.stops:
+        if stopped_by in self._stops:
             reason = "stop_sequence"
         else:
             stopped_by = None
@@ -170,7 +152,7 @@ class MessageStream(DeltaReader):
             "id": f"msg_{tail or uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
-            "model": self._asked.model,
+            "model": self._model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -183,7 +165,7 @@ class MessageStream(DeltaReader):
     def _say(self, kind: str, text: str, choice: Json) -> None:
         if kind == "thought":
             self._thoughts.append(text)
-            if not self._asked.shows:
+            if not self._shows:
                 return
             if not self._is_open("thinking"):
                 self._open_thoughts()
@@ -202,11 +184,23 @@ class MessageStream(DeltaReader):
         """End the thoughts that came before a block, which they may sign. Where they are not shown,
         a block is due only if the caller knows thinking, or the upstream wants it with a call.
         """
-        is_wanted = self._asked.thinks or (for_call and self._asked.kind != "gemini")
+        is_wanted = self._thinks or (for_call and self._kind != "gemini")
         is_due = signed is not None or (self._thoughts and is_wanted)
         if is_due and not self._is_open("thinking"):
             self._open_thoughts()
         self._close(signed)
+
+    def _signature(self, signed: object) -> str:
+        """A container with what signs the block behind the thoughts, without that if it is too
+        large. Where nothing does, what an OpenAI-compatible server wants back is the text, if it is
+        not shown.
+        """
+        payload = b""
+        if signed is not None:
+            payload = encode(signed)
+        elif self._kind != "gemini" and not self._shows:
+            payload = "".join(self._thoughts).encode()
+        return pack(self._kind, payload) or pack(self._kind, b"") or ""
 
     # Calls
 
@@ -252,7 +246,7 @@ class MessageStream(DeltaReader):
         else:
             block[block["type"]] = text
         if block["type"] == "thinking":
-            block["signature"] = made = _signature("".join(self._thoughts), signed, self._asked)
+            block["signature"] = made = self._signature(signed)
             self._thoughts.clear()
             delta = {"type": "signature_delta", "signature": made}
             self._send("content_block_delta", index=index, delta=delta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from ..effort import effort_of
 from ..history import result_without_call
 from ..lenient_json import decode_any, decoder, encode
 from ..made_names import are_plain, plain_name
-from .answer import Asked, MessageStream
+from .answer import MessageStream
 from .tools import Choice, Tool, tools_of
 
 Json = dict[str, Any]
@@ -67,13 +68,17 @@ class Block(msgspec.Struct):
 _decode_content = decoder(str | list[Block] | None)  # type: ignore[arg-type]
 
 
+def _blocks(content: str | list[Block] | None) -> list[Block]:
+    """The blocks of a content, which may be null; text is one of them."""
+    return [Block("text", content)] if isinstance(content, str) else content or []
+
+
 def _content_of(block: Block, path: str) -> list[Block]:
-    """The blocks within a block; text is one of them."""
+    """The blocks within a block."""
     try:
-        found: Any = _decode_content(block.content)
+        return _blocks(_decode_content(block.content))
     except (msgspec.DecodeError, RecursionError) as error:
         raise misfit(error, f"{path}.content") from error
-    return [Block("text", found)] if isinstance(found, str) else found or []
 
 
 def _parts(blocks: list[Block], path: str, kind: str) -> list[Json]:
@@ -155,7 +160,7 @@ class _Turn(msgspec.Struct):
 
     @property
     def blocks(self) -> list[Block]:
-        return [Block("text", self.content)] if isinstance(self.content, str) else self.content
+        return _blocks(self.content)
 
     @property
     def asks(self) -> bool:
@@ -230,11 +235,8 @@ def to_chat(asked: _Request, outer: Outer, kind: str, *, plain: bool) -> Transla
     thinking = asked.thinking or _Thinking("disabled")
     thinks = thinking.type != "disabled"
     shows = thinks and thinking.display != "omitted"
-
-    def answer(model: str) -> MessageStream:
-        stops = asked.stop_sequences or ()
-        return MessageStream(Asked(model, stops, thinks, shows, kind))
-
+    stops = asked.stop_sequences or ()
+    answer = partial(MessageStream, stops=stops, thinks=thinks, shows=shows, kind=kind)
     return Translation(request, [*dict.fromkeys(dropped)], answer)
 
 
@@ -279,9 +281,7 @@ class _Messages:
         self._names: dict[str, str] = {}  # by id, of calls so far
 
     def of(self, asked: _Request) -> list[Json]:
-        system = asked.system
-        blocks = [Block("text", system)] if isinstance(system, str) else system or []
-        self._say("system", _parts(blocks, "system", self._kind))
+        self._say("system", _parts(_blocks(asked.system), "system", self._kind))
         loop_at = max((at for at, turn in enumerate(asked.messages) if turn.asks), default=-1)
         for at, turn in enumerate(asked.messages):
             path = f"messages[{at}].content"

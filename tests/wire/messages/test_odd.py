@@ -12,7 +12,7 @@ from proxy.dialects.messages import COUNT_TOKENS, MESSAGES
 from proxy.errors import CallerError, UnsupportedParameter, UpstreamError
 from proxy.wire.chat import chunks_of
 from proxy.wire.lenient_json import encode
-from proxy.wire.messages.answer import Asked, MessageStream, events_of
+from proxy.wire.messages.answer import MessageStream, events_of
 from proxy.wire.reasoning import pack
 from tests.support import claude_upstream as claude
 from tests.wire.test_odd_types import variants
@@ -110,7 +110,7 @@ def test_answers() -> None:
     for odd in variants(ANSWER):
         with contextlib.suppress(UpstreamError):
             chunks = chunks_of(json.dumps(odd).encode())
-            stream = MessageStream(Asked("m", [], True, True, "gemini"))
+            stream = MessageStream("m", stops=[], thinks=True, shows=True, kind="gemini")
             found = claude.joined(stream.feed(chunks) + stream.end())
             assert json.loads(encode(stream.answer)) == found
 
@@ -132,7 +132,7 @@ def test_native_answers() -> None:
 def test_what_servers_have_been_seen_to_send(delta: Json) -> None:
     """Is no reason to fail: chat lets it pass, too."""
     chunk = json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode()
-    stream = MessageStream(Asked("m", [], True, True, "openai"))
+    stream = MessageStream("m", stops=[], thinks=True, shows=True, kind="openai")
     found = claude.joined(stream.feed([chunk]) + stream.end())
     for block in found["content"]:
         if block["type"] == "tool_use":

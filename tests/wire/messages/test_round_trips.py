@@ -13,13 +13,13 @@ from proxy.wire.chat import chunks_of
 from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.stream import ChatStream
-from proxy.wire.messages.answer import Asked, MessageStream, events_of
+from proxy.wire.messages.answer import MessageStream, events_of
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
 
 Json = dict[str, Any]
 
-ASKED = Asked("m", [], True, True, "openai")
+ASKED: Json = {"stops": [], "thinks": True, "shows": True, "kind": "openai"}
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: text.strip() == text and text.strip() != ""
@@ -104,14 +104,14 @@ def answers(draw: st.DrawFn) -> Json:
 def test_answers(message: Json) -> None:
     """Message -> chat -> Message, unary and streamed."""
     chat = to_chat(json.dumps(message).encode(), model="m", created=1)
-    assert json.loads(MessageStream(ASKED).whole(chunks_of(chat))) == message
+    assert json.loads(MessageStream("m", **ASKED).whole(chunks_of(chat))) == message
 
 
 @given(message=answers(), size=st.integers(1, 9))
 def test_streams(message: Json, size: int) -> None:
     """Events -> chunks -> events: whatever the pieces, the same message comes of them."""
     whole = json.loads(
-        MessageStream(ASKED).whole(
+        MessageStream("m", **ASKED).whole(
             chunks_of(to_chat(json.dumps(message).encode(), model="m", created=1))
         )
     )
@@ -121,6 +121,6 @@ def test_streams(message: Json, size: int) -> None:
     in_one = encode_named(events_of(json.dumps(message).encode()))
     for payloads in (pieces, list(SseDecoder(max_event_bytes=1 << 20).feed(in_one))):
         chunks = ChatStream(model="m", created=1, include_usage=True)
-        made = MessageStream(ASKED)
+        made = MessageStream("m", **ASKED)
         written = made.feed(chunks.feed(payloads)) + made.end()
         assert claude.joined(written) == whole

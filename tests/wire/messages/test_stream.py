@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,16 +13,18 @@ from proxy.errors import UpstreamInvalid
 from proxy.wire.chat import Usage, chunks_of
 from proxy.wire.lenient_json import encode
 from proxy.wire.made_names import plain_id
-from proxy.wire.messages.answer import Asked, MessageStream, events_of, usage_of
+from proxy.wire.messages.answer import MessageStream, events_of, usage_of
 from proxy.wire.reasoning import MAX_CHARS, bare, pack
 from proxy.wire.sse import encode_named
 from tests.support.claude_upstream import joined
 
 Json = dict[str, Any]
+Made = Callable[[], MessageStream]
 
 
-def asked(*, thinks: bool = True, shown: bool = True, kind: str = "openai") -> Asked:
-    return Asked("m", ["END"], thinks, thinks and shown, kind)
+def asked(*, thinks: bool = True, shown: bool = True, kind: str = "openai") -> Made:
+    shows = thinks and shown
+    return partial(MessageStream, "m", stops=["END"], thinks=thinks, shows=shows, kind=kind)
 
 
 def chunk(finish: str | None = None, **delta: Any) -> bytes:
@@ -38,11 +42,11 @@ def calls(*made: Json) -> bytes:
     return chunk(tool_calls=list(made))
 
 
-def message(*chunks: bytes, about: Asked | None = None) -> Json:
+def message(*chunks: bytes, about: Made | None = None) -> Json:
     """What the events come to, each chunk fed by itself and all at once."""
     written = []
     for at_once in (False, True):
-        stream = MessageStream(about or asked())
+        stream = (about or asked())()
         fed = stream.feed(chunks) if at_once else b"".join(stream.feed([one]) for one in chunks)
         written.append(fed + stream.end())
     assert written[0] == written[1]
@@ -71,7 +75,7 @@ def uses(found: Json) -> list[tuple[str, str, Json]]:
 
 def test_events_are_those_of_the_documentation() -> None:
     """All of them, of a stream and of a whole Message (build-with-claude/streaming)."""
-    stream = MessageStream(asked())
+    stream = asked()()
     fed = [chunk(reasoning_content="Hm."), chunk(content="Yes.")]
     written = stream.feed([*fed, calls(call(0, "{}", id="a", name="f"))]) + stream.end()
     names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
@@ -114,8 +118,8 @@ def test_events_are_those_of_the_documentation() -> None:
 def test_answer_without_a_word_is_a_message() -> None:
     """With an id of its own, no content, and a reason that asks for nothing."""
     for written in (
-        MessageStream(asked()).end(),
-        (stream := MessageStream(asked())).feed([chunk(finish="tool_calls")]) + stream.end(),
+        asked()().end(),
+        (stream := asked()()).feed([chunk(finish="tool_calls")]) + stream.end(),
     ):
         found = joined(written)
         assert (found["content"], found["stop_reason"]) == ([], "end_turn")
@@ -136,7 +140,7 @@ def test_parallel_calls_are_put_in_order() -> None:
 
 def test_second_call_streams_once_the_first_is_whole() -> None:
     """It does not wait for the end."""
-    stream = MessageStream(asked())
+    stream = asked()()
     stream.feed([calls(call(0, '{"x":1}', id="a", name="f"))])
     stream.feed([calls(call(1, id="b", name="g"))])
     assert b'"partial_json":"{\\"y"' in stream.feed([calls(call(1, '{"y'))])
@@ -182,7 +186,7 @@ def test_call_that_was_cut_off_is_some_object() -> None:
 
 def test_upstream_that_goes_back_is_refused() -> None:
     """To a call whose block is over."""
-    stream = MessageStream(asked())
+    stream = asked()()
     stream.feed([calls(call(0, "{}", id="a", name="f")), calls(call(1, "{}", id="b", name="g"))])
     assert stream.feed([calls(call(0, " "))]) == b""
     with pytest.raises(UpstreamInvalid):
@@ -206,7 +210,7 @@ def thoughts(found: Json) -> list[tuple[str, str]]:
         (asked(thinks=False), []),
     ],
 )
-def test_thoughts_before_text(about: Asked, kept: list[tuple[str, str]]) -> None:
+def test_thoughts_before_text(about: Made, kept: list[tuple[str, str]]) -> None:
     """Shown or not as was asked; the container says whose they are."""
     chunks = [chunk(reasoning_content="Hm. "), chunk(reasoning="So."), chunk(content="Yes.")]
     found = message(*chunks, about=about)
@@ -324,7 +328,7 @@ def test_usage_that_is_not_told_is_0(told: Usage | None, counts: tuple[int, ...]
 def test_what_is_no_chunk_is_the_upstreams_fault(data: bytes) -> None:
     """Whatever Python would raise."""
     with pytest.raises(UpstreamInvalid):
-        MessageStream(asked()).feed([data])
+        asked()().feed([data])
 
 
 def test_thoughts_and_text_in_one_chunk() -> None:
@@ -341,7 +345,7 @@ def test_thoughts_and_text_in_one_chunk() -> None:
 def test_half_an_emoji_passes() -> None:
     """As the escape that it came as."""
     lone = b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}'
-    assert b'"text":"\\ud83d"' in MessageStream(asked()).feed([lone])
+    assert b'"text":"\\ud83d"' in asked()().feed([lone])
 
 
 def test_other_choices_and_parts() -> None:
@@ -357,7 +361,7 @@ def test_unary_answer_is_what_its_stream_comes_to() -> None:
     said = {"content": None, "reasoning_content": "Hm."}
     said["tool_calls"] = [call(None, "null", id="functions.f:0", name="f")]  # type: ignore[assignment]
     body = {"choices": [{"message": said, "finish_reason": "tool_calls"}], "usage": None}
-    found = json.loads(MessageStream(asked()).whole(chunks_of(json.dumps(body).encode())))
+    found = json.loads(asked()().whole(chunks_of(json.dumps(body).encode())))
     ((made, name, given),) = uses(found)
     assert (made[:6], name, given) == ("toolu_", "f", {})
     assert found["stop_reason"] == "tool_use"
