@@ -61,7 +61,7 @@ MUTANTS = [
        "found is None or found.kind != self._kind or self._plain", "found is None or self._plain",
        "wire/messages/test_request.py::test_thoughts_go_back_to_their_kind_alone"),
     _m("containers reach Claude", "wire/claude/native.py",
-       "if _MARK in body else body", "if False else body",
+       "not every and _MARK not in body", "not every",
        "wire/messages/test_native.py::test_containers_are_left_out"),
     _m("an early error ends a native stream", "wire/native.py",
        "self._held: list[bytes] | None = []", "self._held: list[bytes] | None = None",

@@ -20,6 +20,7 @@ from .translated import TranslatedAsk, TranslatedWriter
 
 class MessagesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = native.MESSAGES
+    without_reasoning = staticmethod(native.without_thoughts)
     native_events = staticmethod(events_of)
     decode = staticmethod(decode)
     to_chat = staticmethod(to_chat)
@@ -30,9 +31,6 @@ class MessagesAsk(TranslatedAsk):
         super().__init__(body, general, query)
         check_filled(self.outer.fields, "messages")
         self.native_headers = headers
-
-    def native_body(self, *, plain: bool) -> bytes:
-        return (native.without_thoughts if plain else native.without_containers)(self.body)
 
     def writer(self) -> MessagesWriter:
         return MessagesWriter(self)

@@ -20,6 +20,7 @@ from .translated import TranslatedAsk, TranslatedWriter
 
 class ResponsesAsk(TranslatedAsk):
     speech: ClassVar[Speech] = SPEECH
+    without_reasoning = staticmethod(native.without_reasoning)
     native_events = staticmethod(native.events_of)
     decode = staticmethod(decode)
     to_chat = staticmethod(to_chat)
@@ -31,9 +32,6 @@ class ResponsesAsk(TranslatedAsk):
         if refusal and not (natively and self.clients == 1):
             raise refusal
         return 1
-
-    def native_body(self, *, plain: bool) -> bytes:
-        return native.without_reasoning(self.body, every=plain)
 
     def writer(self) -> ResponsesWriter:
         return ResponsesWriter(self)

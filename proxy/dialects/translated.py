@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -31,6 +30,9 @@ class TranslatedAsk(Ask):
     decode: Callable[[bytes], Any]
     # Takes what was read, `outer`, a kind of client; raises InvalidRequest, RecursionError.
     to_chat: Callable[..., Translation]
+    # For clients that speak the dialect: the body without `every` thought of earlier turns, or
+    # without those of other kinds of clients.
+    without_reasoning: Callable[..., bytes]
     native_events: Callable[[bytes], list[bytes]]  # of a stream, for a whole answer of its own
 
     def __init__(self, body: bytes, headers: Mapping[str, str], query: str = "") -> None:
@@ -41,10 +43,6 @@ class TranslatedAsk(Ask):
         self.outer = outer._replace(stream=stream)
         self._query = query
         self._made: dict[tuple[str, bool], Translation] = {}  # by kind of client and plainness
-
-    @abstractmethod
-    def native_body(self, *, plain: bool) -> bytes:
-        """The body for a client that speaks the dialect. `plain`: without earlier reasoning."""
 
     @cached_property
     def _decoded(self) -> Any:
@@ -78,7 +76,7 @@ class TranslatedAsk(Ask):
 
     def _form(self, kind: str, natively: bool, *, plain: bool) -> ChatRequest:
         if natively:
-            body = self.native_body(plain=plain)
+            body = self.without_reasoning(self.body, every=plain)
             return ChatRequest(body, self.model, self.stream, speech=self.speech, query=self._query)
         request, self.dropped, _ = self.translated(kind, plain=plain)
         return request

@@ -130,13 +130,10 @@ _messages = decoder(list[dict[str, Raw]])
 _block = decoder(_Block)
 
 
-def without_containers(body: bytes) -> bytes:
-    """The request without the thoughts of other kinds of clients."""
-    return without_thoughts(body, every=False) if _MARK in body else body
-
-
-def without_thoughts(body: bytes, *, every: bool = True) -> bytes:
+def without_thoughts(body: bytes, *, every: bool) -> bytes:
     """The request without any thoughts of earlier turns, or those of others than Claude."""
+    if not every and _MARK not in body:
+        return body
     with suppress(msgspec.DecodeError, RecursionError):  # Claude answers for what is odd
         fields = decode_object(body)
         turns: list[tuple[dict[str, Raw], list[str]]] = []  # with the types of their blocks

@@ -23,7 +23,7 @@ from ..lenient_json import decoder, encode
 from ..made_names import plain_id
 from ..reasoning import unpack
 from .answer import Events
-from .tools import CALLERS, NAMES_BY_ITEM, Json, Tools, chat_name, name_of
+from .tools import CALLERS, Json, Tools, chat_name, name_of
 
 SPEECH: Speech = ("chat", "responses")
 COUNT: Speech = ("count", "responses")
@@ -40,7 +40,7 @@ _NOTHING: Final = (b"null", b"false")
 _READ: Final = {"effort", "summary"}  # of `reasoning`
 _LOGPROBS: Final = "message.output_text.logprobs"
 
-_CALLS: Final = frozenset({"function_call", "custom_tool_call", *NAMES_BY_ITEM})
+_CALLS: Final = frozenset(f"{kind}_call" for kind in ("function", "custom_tool", *CALLERS))
 _RESULTS: Final = frozenset(f"{kind}_output" for kind in _CALLS)
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 # What an item without a type is, by a member that only such items have.
@@ -333,8 +333,8 @@ class Conversation:
 
     def _call(self, item: Json, kind: str, path: str) -> None:
         turn = self._current or self._begin()
-        if kind in NAMES_BY_ITEM:
-            name = NAMES_BY_ITEM[kind]
+        name = kind.removesuffix("_call")
+        if name in CALLERS:
             found: Any = as_object(item.get(CALLERS[name][1]))
         else:
             name = chat_name(name_of(item, path), item.get("namespace"))

@@ -59,7 +59,6 @@ CALLERS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "shell": (_Shell, "action"),
     "apply_patch": (_ApplyPatch, "operation"),
 }
-NAMES_BY_ITEM: Final = {f"{name}_call": name for name in CALLERS}
 
 _SEARCH: Final = "web_search"  # and with a date or `_preview` behind it
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
-from proxy.wire.claude.native import without_containers, without_thoughts
+from proxy.wire.claude.native import without_thoughts
 from proxy.wire.reasoning import MARK, pack
 
 Json = dict[str, Any]
+
+without_containers = partial(without_thoughts, every=False)
 
 HI = {"role": "user", "content": "Hi"}
 OWN = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
@@ -84,8 +87,8 @@ def test_thoughts_are_left_out_though_nothing_was_said_of_thinking() -> None:
 
 def test_without_thoughts() -> None:
     """None of any kind; the same bytes where there were none."""
-    made = without_thoughts(body(HI, said(OWN, CALL), RESULT, thinking=BUDGET))
+    made = without_thoughts(body(HI, said(OWN, CALL), RESULT, thinking=BUDGET), every=True)
     assert json.loads(made) == {"model": "m", "messages": [HI, said(CALL), RESULT]}
     said_text = {"role": "user", "content": "thinking"}
     for untouched in (body(HI), body(HI, thinking=BUDGET), body(said_text)):
-        assert without_thoughts(untouched) is untouched
+        assert without_thoughts(untouched, every=True) is untouched
