@@ -97,7 +97,7 @@ def to_chat(asked: _Request, outer: Outer, kind: str, *, plain: bool) -> Transla
     fields = outer.fields
     tools = Tools(kind)
     tools.add(asked.tools, "tools")
-    talk = Conversation(tools)
+    talk = _Conversation(tools)
     if asked.instructions:
         talk.add([{"role": "system", "content": asked.instructions}])
     talk.add(asked.input)
@@ -201,7 +201,7 @@ class _Thoughts:
         self.forget()
 
 
-class Conversation:
+class _Conversation:
     """Grows item by item, for a client as `tools` are for, which take in those that items bring."""
 
     def __init__(self, tools: Tools) -> None:
