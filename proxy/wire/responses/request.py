@@ -235,8 +235,9 @@ class _Conversation:
             for call, result in zip(message.get("tool_calls", ()), turn.results, strict=True):
                 content = result["content"]
                 if isinstance(content, list) and self._tools.kind not in _SEE_ALL:
-                    media.append(_text(f"From the result of {call['function']['name']}:"))
-                    media += [part for part in content if part["type"] != "text"]
+                    seen = [part for part in content if part["type"] != "text"]
+                    heading = _text(f"From the result of {call['function']['name']}:")
+                    media += [heading, *seen] if seen else []
                     texts = [part["text"] for part in content if part["type"] == "text"]
                     result["content"] = "\n".join(texts)
             if media:

@@ -314,6 +314,13 @@ def test_images_in_results(kind: str) -> None:
     taken(translated({"input": [USER, *items]}, kind).request.body, kind)
 
 
+def test_a_result_of_texts_has_nothing_behind_it() -> None:
+    """Though one of them is marked for the cache, and so stays a part by itself."""
+    marked = {**text("Look"), "prompt_cache_breakpoint": {"mode": "explicit"}}
+    made = messages(USER, call("a"), output("a", [marked, text("there")]))
+    assert made[2:] == [result("a", "Look\nthere")]
+
+
 def test_plain_reasoning_goes_on_in_its_tool_loop() -> None:
     """To look-alikes of OpenAI's, some of which want it back; a vendor's own is left out."""
     plain: Json = {"type": "reasoning", "summary": [], "content": [text("Hm", "reasoning_text")]}
