@@ -10,9 +10,8 @@ from ..net.transport import Transport
 from ..wire import chat as wire
 from ..wire import reasoning
 from ..wire.claude import api, native
-from ..wire.claude.reply import to_chat
+from ..wire.claude.answer import ChatStream, to_chat
 from ..wire.claude.request import to_count, to_request
-from ..wire.claude.stream import ChatStream
 from ..wire.http.headers import passed_with_hints
 from .base import ChunkTranslator, RemoteClient, Reply
 

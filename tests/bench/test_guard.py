@@ -26,7 +26,7 @@ from proxy.dialects.responses import RESPONSES
 from proxy.request.relay import Relay
 from proxy.server.settings import SPARE_THREADS
 from proxy.wire.chat import ChunkStream
-from proxy.wire.claude import stream as claude
+from proxy.wire.claude import answer as claude
 from proxy.wire.claude.native import MessageEvents
 from proxy.wire.gemini import answer as gemini
 from proxy.wire.responses.native import ResponseEvents

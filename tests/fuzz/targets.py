@@ -29,10 +29,9 @@ from proxy.wire.chat import (
     read_named_error,
     read_request,
 )
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.api import read_error as read_claude_error
-from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
 from proxy.wire.completions import TextAnswers, read_completion
 from proxy.wire.http.answer import AnswerReader
 from proxy.wire.http.content_coding import inflater

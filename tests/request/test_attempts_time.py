@@ -11,7 +11,7 @@ import pytest
 
 from proxy.errors import CallerGone, UpstreamTimeout
 from proxy.pool import Effect
-from proxy.wire.claude.stream import ChatStream
+from proxy.wire.claude.answer import ChatStream
 from tests.support import claude_upstream as claude
 from tests.support.attempts import Play, Stage
 from tests.support.clock import caller_leaving

@@ -19,8 +19,8 @@ from proxy.errors import UpstreamError, UpstreamRefusal
 from proxy.wire import chat as openai
 from proxy.wire.claude import api as claude_errors
 from proxy.wire.claude import api as claude_models
-from proxy.wire.claude.reply import to_chat as claude_chat
-from proxy.wire.claude.stream import ChatStream as ClaudeStream
+from proxy.wire.claude.answer import ChatStream as ClaudeStream
+from proxy.wire.claude.answer import to_chat as claude_chat
 from proxy.wire.completions import TextAnswers
 from proxy.wire.gemini import events as gemini_errors
 from proxy.wire.gemini import models as gemini_models

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from proxy.clients.base import ChunkTranslator
 from proxy.errors import UpstreamTruncated
 from proxy.wire.chat import ChunkStream, Usage
-from proxy.wire.claude.stream import ChatStream
+from proxy.wire.claude.answer import ChatStream
 from proxy.wire.sse import DONE, SseDecoder, encode
 from tests.support import cases
 

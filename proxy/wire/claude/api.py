@@ -64,6 +64,8 @@ def read_page(body: bytes) -> ModelPage:
     return ModelPage(ids, next_path)
 
 
+NO_ERROR = msgspec.Raw(b"null")
+
 # What reading JSON raises.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 
@@ -101,10 +103,9 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now_s: f
     return facts if retry_after_s is None else facts._replace(retry_after_s=retry_after_s)
 
 
-def refusal_of_event(raw: msgspec.Raw | None) -> UpstreamRefusal:
+def refusal_of_event(error: msgspec.Raw = NO_ERROR) -> UpstreamRefusal:
     """The exception for the error of an event, with the status that its type stands for."""
-    answer = {} if raw is None else _answer(b'{"error":%b}' % bytes(raw))
-    return _facts(answer.get("error")).refusal()
+    return _facts(_answer(b'{"error":%b}' % bytes(error)).get("error")).refusal()
 
 
 def hidden_refusal(body: bytes) -> UpstreamRefusal | None:

@@ -21,8 +21,8 @@ from ..chat import Speech, Usage
 from ..lenient_json import decode_any, decode_object, decoder, encode
 from ..native import NativeStream
 from ..sse import named
+from .answer import Counts
 from .api import UNREADABLE, hidden_refusal, refusal_of_event
-from .reply import Counts
 
 MESSAGES: Speech = ("chat", "messages")
 COUNT: Speech = ("count", "messages")
@@ -105,7 +105,7 @@ class MessageEvents(NativeStream):
             self.usage = self._counts.told()
 
     def _refusal(self, data: bytes) -> UpstreamRefusal:
-        return hidden_refusal(data) or refusal_of_event(None)
+        return hidden_refusal(data) or refusal_of_event()
 
     def finish(self) -> list[bytes]:
         if self.is_over:

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import InvalidRequest, UpstreamError, UpstreamInvalid
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.api import read_error, read_page
-from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import KNOWN, to_request
-from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from proxy.wire import reasoning
 from proxy.wire.chat import read_request
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.families import family_of
-from proxy.wire.claude.reply import to_chat
 from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
 from proxy.wire.gemini.request import to_request as to_gemini
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini

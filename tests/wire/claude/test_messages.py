@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest
-from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
 from proxy.wire.claude.thinking import ThinkingBlock, carry
 from proxy.wire.made_names import plain_name
 from tests.support import claude_upstream as claude

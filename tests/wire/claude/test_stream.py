@@ -14,9 +14,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.errors import UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from proxy.wire.chat import Usage, error_body
-from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
 from tests.support import claude_upstream as claude
 
 Json = dict[str, Any]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.claude.reply import to_chat as claude_to_chat
+from proxy.wire.claude.answer import to_chat as claude_to_chat
 from proxy.wire.gemini.request import to_request
 from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as upstream

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from proxy.dialects.messages import MESSAGES
 from proxy.wire.chat import chunks_of
-from proxy.wire.claude.reply import to_chat
+from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.request import to_request
-from proxy.wire.claude.stream import ChatStream
 from proxy.wire.messages.answer import MessageStream, events_of
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
