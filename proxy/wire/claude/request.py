@@ -178,16 +178,9 @@ def _tool(function: chat.Function, family: Family, path: str) -> _Json:
         wire["description"] = description
     if function.strict and family.structured:
         wire["strict"] = True
-        schema = _closed(schema, path)
+        schema = close_schema(schema, path)
     wire["input_schema"] = schema
     return wire
-
-
-def _closed(schema: _Json, path: str) -> _Json:
-    try:
-        return close_schema(schema)
-    except ValueError as error:
-        raise InvalidRequest.at(path, str(error)) from error
 
 
 def _thinking(
@@ -257,7 +250,7 @@ def _add_format(request: chat.Request, family: Family, talk: Turns, wire: _Json)
     if wanted.type == "json_schema" and schema is None:
         raise InvalidRequest.at(path, "expected a JSON Schema")
     if schema is not None and wanted.type == "json_schema" and family.structured:
-        wanted_format = {"type": "json_schema", "schema": _closed(schema, path)}
+        wanted_format = {"type": "json_schema", "schema": close_schema(schema, path)}
         wire["output_config"] = {**wire.get("output_config", {}), "format": wanted_format}
         return
     instruction = _JSON_INSTRUCTION

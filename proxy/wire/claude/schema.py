@@ -9,11 +9,14 @@ moves to the description, where the model still reads it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
+from ...errors import InvalidRequest
 from ..chat.usage import as_object
 from ..references import pointed_at
 
@@ -65,7 +68,7 @@ def flat_schema(schema: _Json) -> tuple[_Json, str]:
     properties = dict(as_object(schema.get("properties")))
     required = _required(schema)
     for key, variants in unions.items():
-        found = [_resolved(variant, schema) for variant in variants]
+        found = [_resolved(one, schema, iter(range(_MAX_VARIANTS))) for one in variants]
         for variant in found:
             own = as_object(variant.get("properties"))
             if own:
@@ -89,35 +92,32 @@ def _required(schema: _Json) -> list[str]:
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
-def _resolved(variant: Any, root: _Json, budget: list[int] | None = None) -> _Json:
+def _resolved(variant: Any, root: _Json, looks: Iterator[int]) -> _Json:
     """A variant with what it refers to, and its own unions made flat; nothing for what is none.
 
-    `budget`: how many more may be looked at, as they may refer to each other.
+    `looks`: one for each variant that may still be looked at, as they may refer to each other.
     """
-    budget = [_MAX_VARIANTS] if budget is None else budget
-    budget[0] -= 1
-    if not isinstance(variant, dict) or budget[0] < 0:
+    if next(looks, None) is None or not isinstance(variant, dict):
         return {}
     pointer = variant.get("$ref")
     if isinstance(pointer, str) and pointer.startswith("#/"):
         steps = map(unquote, pointer[2:].split("/"))
-        return _resolved(pointed_at(root, steps), root, budget)
+        return _resolved(pointed_at(root, steps), root, looks)
     inner = {
-        key: [_resolved(each, root, budget) for each in variant[key]]
+        key: [_resolved(each, root, looks) for each in variant[key]]
         for key in _UNIONS
         if isinstance(variant.get(key), list)
     }
     return flat_schema({**variant, **inner})[0] if inner else variant
 
 
-def close_schema(schema: _Json, *, depth: int = 0) -> _Json:
-    """A copy of `schema` that structured outputs accept. Raises ValueError if it nests too deep."""
+def close_schema(schema: Any, path: str, *, depth: int = 0) -> Any:
+    """A copy that structured outputs accept; raises InvalidRequest if it nests too deep."""
+    if not isinstance(schema, dict):
+        return schema
     if depth > _MAX_DEPTH:
-        raise ValueError(f"the schema nests deeper than {_MAX_DEPTH}")
-
-    def inner(value: Any) -> Any:
-        return close_schema(value, depth=depth + 1) if isinstance(value, dict) else value
-
+        raise InvalidRequest.at(path, f"the schema nests deeper than {_MAX_DEPTH}")
+    inner = partial(close_schema, path=path, depth=depth + 1)
     rest = dict(schema)
     closed = {key: rest.pop(key) for key in _KEPT if key in rest}
     rest.pop("$schema", None)
@@ -129,7 +129,7 @@ def close_schema(schema: _Json, *, depth: int = 0) -> _Json:
     # `oneOf` becomes `anyOf`, the only choice there is.
     for key, target in (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf")):
         if isinstance(rest.get(key), list) and target not in closed:
-            closed[target] = [inner(variant) for variant in rest.pop(key)]
+            closed[target] = list(map(inner, rest.pop(key)))
     if closed.get("type") == "object" or "properties" in closed:
         rest.pop("additionalProperties", None)
         closed["additionalProperties"] = False

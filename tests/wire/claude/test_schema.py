@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.errors import InvalidRequest
 from proxy.wire.claude.request import to_request
 from proxy.wire.claude.schema import close_schema, taken_properties
 from proxy.wire.made_names import plain_name
@@ -167,7 +168,7 @@ STRICT: list[tuple[Json, Json]] = [
 @pytest.mark.parametrize(("schema", "expected"), STRICT)
 def test_schema_of_structured_outputs(schema: Json, expected: Json) -> None:
     """What cannot be enforced is told in the description."""
-    assert close_schema(schema) == expected
+    assert close_schema(schema, "s") == expected
 
 
 @pytest.mark.parametrize("depth", [100, 101])
@@ -177,7 +178,7 @@ def test_schema_may_nest_so_deep(depth: int) -> None:
     for _ in range(depth):
         schema = {"items": schema}
     if depth == 100:
-        assert close_schema(schema) == schema
+        assert close_schema(schema, "s") == schema
     else:
-        with pytest.raises(ValueError, match="deeper than 100"):
-            close_schema(schema)
+        with pytest.raises(InvalidRequest, match="s: the schema nests deeper than 100"):
+            close_schema(schema, "s")
