@@ -28,8 +28,8 @@ _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # RFC 2397; parameters such as a charset are read over.
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*?(;base64)?,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_PDF_IN_BASE64 = "JVBERi"  # %PDF
-_MISSPELT = {**MISSPELT, "text/pdf": "application/pdf"}
+_PDF, _PDF_IN_BASE64 = "application/pdf", "JVBERi"  # %PDF
+_MISSPELT = {**MISSPELT, "text/pdf": _PDF}
 
 _CONTINUE: Block = {"type": "text", "text": CONTINUE}
 _NOT_RUN: Block = {"content": [{"type": "text", "text": NOT_RUN}], "is_error": True}
@@ -103,9 +103,12 @@ class Turns(History[Block]):
         blocks: list[Block] = []
         carried: list[ThinkingBlock] = []
         for index, call in enumerate(made):
-            block, thoughts = self._call(call, f"{path}.tool_calls[{index}]")
-            blocks.append(block)
+            function = call.as_function(f"{path}.tool_calls[{index}]")
+            bare, thoughts = unpack(call.id or "")
             carried += thoughts
+            block: Block = {"type": "tool_use", "id": plain_id(bare, self._used_ids, "call_")}
+            arguments = msgspec.Raw(function.as_object())
+            blocks.append({**block, "name": plain_name(function.name), "input": arguments})
         thinking = _thinking_blocks(message, f"{path}.thinking_blocks") or carried
         placed = _marked(_place(text, blocks, thinking), message)
         if not placed:
@@ -115,17 +118,6 @@ class Turns(History[Block]):
         turn.content += placed
         for call, block in zip(made, blocks, strict=True):
             self._expect(turn, call.id or "", Call(block["name"], block["id"]))
-
-    def _call(self, call: chat.ToolCall, path: str) -> tuple[Block, list[ThinkingBlock]]:
-        function = call.as_function(path)
-        bare, carried = unpack(call.id or "")
-        block: Block = {
-            "type": "tool_use",
-            "id": plain_id(bare, self._used_ids, "call_"),
-            "name": plain_name(function.name),
-            "input": msgspec.Raw(function.as_object()),
-        }
-        return block, carried
 
     def _result(self, message: chat.Message, path: str) -> Block:
         blocks = _content_blocks(message.content, path)
@@ -211,7 +203,7 @@ def _part_to_block(part: chat.Part, path: str) -> Block:
     """The block for a part that is not text. Raises InvalidRequest that names `path`."""
     if part.type == "image_url" and part.image_url is not None:
         url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-        block = {"type": "image", "source": _image_source(url, f"{path}.image_url.url")}
+        block = _image(url, f"{path}.image_url.url")
     elif part.type == "file" and part.file is not None:
         block = _document(part.file, f"{path}.file")
     elif part.type == "input_audio":
@@ -221,30 +213,50 @@ def _part_to_block(part: chat.Part, path: str) -> Block:
     return {**block, **_cache_control(part)}
 
 
-def _image_source(url: str, path: str) -> Block:
-    if _is_web_address(url):
-        return {"type": "url", "url": url}
-    media_type, data = _split_data_url(url, path)
-    if media_type not in _IMAGE_TYPES:
-        raise _untaken(path, ", ".join(_IMAGE_TYPES), media_type)
+def _image(url: str, path: str) -> Block:
+    source = _source(url, path)
+    if source.get("media_type", _IMAGE_TYPES[0]) not in _IMAGE_TYPES:
+        raise _untaken(path, ", ".join(_IMAGE_TYPES), source)
+    return {"type": "image", "source": source}
+
+
+def _document(file: chat.File, path: str) -> Block:
+    if not file.file_data:
+        why = "Claude can't see files uploaded elsewhere; send file_data"
+        raise UnsupportedParameter.at(path, why)
+    path = f"{path}.file_data"
+    source = _source(file.file_data, path, may_be_bare=True)
+    media_type = source.get("media_type", _PDF)  # of what it fetches itself, Claude takes only that
+    if media_type in _IMAGE_TYPES:
+        return {"type": "image", "source": source}
+    if media_type.startswith("text/"):
+        data = _text(source["data"], path)
+        source = {"type": "text", "media_type": "text/plain", "data": data}
+    elif media_type != _PDF:
+        raise _untaken(path, "PDF and text", source)
+    title = {"title": file.filename} if file.filename else {}
+    return {"type": "document", "source": source, **title}
+
+
+def _untaken(path: str, taken: str, source: Block) -> InvalidRequest:
+    media_type = source["media_type"][:80]
+    return UnsupportedParameter.at(path, f"Claude takes {taken}, not {media_type!r}")
+
+
+def _source(told: str, path: str, *, may_be_bare: bool = False) -> Block:
+    """What is at an address or in a data URL, or else, bare, in base64 without a type."""
+    if told[:8].lower().startswith(("http://", "https://")):
+        return {"type": "url", "url": told}
+    if may_be_bare and told[:5].lower() != "data:":
+        data = _base64(told, path)
+        media_type = _PDF if data.startswith(_PDF_IN_BASE64) else "text/plain"
+    else:
+        match = _DATA_URL.match(told)
+        if match is None or match[2] is None:
+            raise InvalidRequest.at(path, "expected an http(s) URL or a base64 data URL")
+        media_type, data = match[1].strip().lower(), _base64(told[match.end() :], path)
+    media_type = _MISSPELT.get(media_type, media_type)
     return {"type": "base64", "media_type": media_type, "data": data}
-
-
-def _untaken(path: str, taken: str, media_type: str) -> InvalidRequest:
-    return UnsupportedParameter.at(path, f"Claude takes {taken}, not {media_type[:80]!r}")
-
-
-def _is_web_address(text: str) -> bool:
-    return text[:8].lower().startswith(("http://", "https://"))
-
-
-def _split_data_url(url: str, path: str) -> tuple[str, str]:
-    """Media type and base64 data."""
-    match = _DATA_URL.match(url)
-    if match is None or match[2] is None:
-        raise InvalidRequest.at(path, "expected an http(s) URL or a base64 data URL")
-    media_type = match[1].strip().lower()
-    return _MISSPELT.get(media_type, media_type), _base64(url[match.end() :], path)
 
 
 def _base64(text: str, path: str) -> str:
@@ -253,31 +265,6 @@ def _base64(text: str, path: str) -> str:
     if not _BASE64.fullmatch(data):
         raise InvalidRequest.at(path, "the data is not valid base64")
     return data
-
-
-def _document(file: chat.File, path: str) -> Block:
-    told = file.file_data
-    if not told:
-        why = "Claude can't see files uploaded elsewhere; send file_data"
-        raise UnsupportedParameter.at(path, why)
-    path = f"{path}.file_data"
-    if _is_web_address(told):  # of a PDF: Claude fetches no other
-        source = {"type": "url", "url": told}
-    else:
-        if told[:5].lower() == "data:":
-            media_type, data = _split_data_url(told, path)
-        else:
-            data = _base64(told, path)
-            media_type = "application/pdf" if data.startswith(_PDF_IN_BASE64) else "text/plain"
-        source = {"type": "base64", "media_type": media_type, "data": data}
-        if media_type in _IMAGE_TYPES:
-            return {"type": "image", "source": source}
-        if media_type != "application/pdf":
-            if not media_type.startswith("text/"):
-                raise _untaken(path, "PDF and text", media_type)
-            source = {"type": "text", "media_type": "text/plain", "data": _text(data, path)}
-    title = {"title": file.filename} if file.filename else {}
-    return {"type": "document", "source": source, **title}
 
 
 def _text(data: str, path: str) -> str:
