@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from typing import Any, Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import msgspec
@@ -26,13 +26,11 @@ from ..made_names import plain_id
 from . import calls
 from .models import Family, wire_name
 
-Content = dict[str, Any]
 
+class _Result(msgspec.Struct):
+    """What a tool gave: text, media that go with it, media that come behind all results."""
 
-class _Result(NamedTuple):
-    """What a tool gave: text, media that go with it, media that have to come behind all results."""
-
-    text: str
+    texts: list[str]
     inside: list[Block]
     behind: list[Block]
 
@@ -60,7 +58,7 @@ class Turns(History[_Result]):
         self._family = family
         self._wire_ids: set[str] = set()
 
-    def build(self) -> tuple[list[Block], list[Content]]:
+    def build(self) -> tuple[list[Block], list[Block]]:
         """What the system says before all turns, and the turns; raises InvalidRequest."""
         if not self._turns:
             # A chat of system messages alone is possible at OpenAI, not at Gemini.
@@ -70,9 +68,10 @@ class Turns(History[_Result]):
         if self._family.validates_signatures:
             self._sign()
         go_on = {"text": CONTINUE}
-        contents: list[Content] = []
-        for role, parts in self._woven(go_on):
-            contents.append({"role": "model" if role == "assistant" else role, "parts": parts})
+        contents: list[Block] = [
+            {"role": "model" if role == "assistant" else role, "parts": parts}
+            for role, parts in self._woven(go_on)
+        ]
         if contents[-1]["role"] == "model":
             contents.append({"role": "user", "parts": [go_on]})
         return self._system, contents
@@ -113,41 +112,34 @@ class Turns(History[_Result]):
         turn = self._turn_of_model(speaks=bool(parts))
         turn.content += parts
         for place, call in enumerate(made):
-            part, record = self._call(f"{path}.tool_calls[{place}]", call)
-            turn.content.append(part)
-            self._expect(turn, call.id or "", record)
+            function = call.as_function(f"{path}.tool_calls[{place}]")
+            bare, signature = calls.parse_id(call.id or "")
+            name, wire_id = wire_name(function.name), plain_id(bare, self._wire_ids, "call_")
+            told = {"name": name, "args": msgspec.Raw(function.as_object()), **self._named(wire_id)}
+            signature = calls.signature_in(call.extra_content) or signature
+            signed = {} if signature is None else {"thoughtSignature": signature}
+            turn.content.append({"functionCall": told, **signed})
+            self._expect(turn, call.id or "", Call(name, wire_id))
 
-    def _call(self, path: str, call: chat.ToolCall) -> tuple[Block, Call[_Result]]:
-        function = call.as_function(path)
-        bare, signature = calls.parse_id(call.id or "")
-        wire_id = plain_id(bare, self._wire_ids, "call_")
-        made: Call[_Result] = Call(wire_name(function.name), wire_id)
-        told: Content = {"name": made.name, "args": msgspec.Raw(function.as_object())}
-        if self._family.matches_call_ids:
-            told["id"] = made.wire_id
-        part: Block = {"functionCall": told}
-        signature = calls.signature_in(call.extra_content) or signature
-        if signature is not None:
-            part["thoughtSignature"] = signature
-        return part, made
+    def _named(self, wire_id: str) -> dict[str, str]:
+        """The id of a call, where the model reads it."""
+        return {"id": wire_id} if self._family.matches_call_ids else {}
 
     def _result(self, message: chat.Message, path: str) -> _Result:
-        texts: list[str] = []
-        inside: list[Block] = []
-        behind: list[Block] = []
-        family = self._family
-        for part in _parts(message.content, f"{path}.content", family):
+        result = _Result([], [], [])
+        for part in _parts(message.content, f"{path}.content", self._family):
             kind = part.get("inlineData", {}).get("mimeType")
             if "text" in part:
-                texts.append(part["text"])
-            elif family.media_in_results and kind in _IN_RESULTS:
-                inside.append(part)
+                result.texts.append(part["text"])
+            elif self._family.media_in_results and kind in _IN_RESULTS:
+                result.inside.append(part)
             else:
-                behind.append(part)
-        return _Result("".join(texts), inside, behind)
+                result.behind.append(part)
+        return result
 
     def _orphan(self, result: _Result) -> list[Block]:
-        return [{"text": result_without_call(result.text)}, *result.inside, *result.behind]
+        text = result_without_call("".join(result.texts))
+        return [{"text": text}, *result.inside, *result.behind]
 
     def _answers(self, calls: list[Call[_Result]]) -> tuple[list[Block], list[Block]]:
         behind: list[Block] = []
@@ -161,10 +153,8 @@ class Turns(History[_Result]):
         # where every number is a double.
         found = call.result
         key = "error" if found is None or call.is_error else "output"
-        said = {key: NOT_RUN if found is None else found.text}
-        response: Content = {"name": call.name, "response": said}
-        if self._family.matches_call_ids:
-            response["id"] = call.wire_id
+        said = {key: NOT_RUN if found is None else "".join(found.texts)}
+        response: Block = {"name": call.name, "response": said, **self._named(call.wire_id)}
         if found is not None and found.inside:
             response["parts"] = found.inside
         return {"functionResponse": response}
