@@ -42,7 +42,7 @@ def to_chat(body: bytes, *, request: bytes, model: str, created: int, reply_id: 
     made = list(Choices(request, reply_id).add(response))
     if not made:
         raise UpstreamInvalid("Gemini's answer has no candidates and names no reason")
-    if not all(choice.finished for choice, *_ in made):
+    if not all(choice.finish_reason for choice, *_ in made):
         raise UpstreamInvalid("Gemini's answer has a candidate without a finishReason")
     choices = [_as_chat(*one) for one in sorted(made, key=lambda one: one[0].index)]
     usage = events.chat_usage(response.usage_metadata)
@@ -96,8 +96,8 @@ class ChatStream(ChunkMaker):
 
     def _end(self, chunks: list[bytes]) -> None:
         """The finish reasons and, if asked for, the usage."""
-        choices = self._choices.by_index.values()
-        if not choices or not all(choice.finished for choice in choices):
+        choices = self._choices.values()
+        if not choices or not all(choice.finish_reason for choice in choices):
             what = "in the middle of" if choices else "before"
             raise UpstreamTruncated(f"Gemini's stream ended {what} its answer")
         chunks += [self._chunk_of(one, one.closing, finish=one.finish_reason) for one in choices]

@@ -25,7 +25,7 @@ import msgspec
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..chat import objects
 from ..chat.made import Asked
-from ..chat.usage import as_object
+from ..chat.usage import as_object, as_text
 from ..reasoning import THOUGHT
 from . import calls, events
 from .models import wire_name
@@ -58,7 +58,7 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 
 
 class _OpenCall:
-    """A call that has begun. `is_whole`: no further part of it was announced."""
+    """A call that has begun. `is_announced`: a further part of it; `is_whole`: none is due."""
 
     def __init__(self, first: events.FunctionCall, signature: str | None) -> None:
         self.name = first.name or ""
@@ -77,14 +77,14 @@ class _OpenCall:
             return False
         if part.id and self.id:
             return part.id == self.id
-        return not part.name or (part.name == self.name and self._is_announced)
+        return not part.name or (part.name == self.name and self.is_announced)
 
     def add(self, part: events.FunctionCall, signature: str | None) -> None:
         """Raises UpstreamInvalid for arguments that have no place in the call."""
         self.signature = self.signature or signature
         self.id = self.id or part.id
-        self._is_announced = part.will_continue is True
-        self.is_whole = not self._is_announced
+        self.is_announced = part.will_continue is True
+        self.is_whole = not self.is_announced
         args = bytes(part.args).strip()
         if args not in _NO_ARGS:
             if not self._args and self._tree is None:
@@ -93,10 +93,6 @@ class _OpenCall:
                 self._grown().update(_object(args))
         for piece in part.partial_args or ():
             self._put(piece)
-
-    def end_if_unannounced(self) -> None:
-        """Another call begins: what was a name alone is a call without arguments."""
-        self.is_whole = not self._is_announced
 
     def arguments(self) -> str:
         """The JSON object without white space; numbers as they came, if they came in one piece."""
@@ -162,31 +158,31 @@ def _below(node: Any, step: str | int, made: Any) -> Any:
     raise UpstreamInvalid(f"Gemini sent arguments that contradict each other, at {step!r}")
 
 
-class Choices:
-    """The choices of one answer to `request`; `reply_id` makes ids for calls that have none."""
+class Choices(dict[int, "Choice"]):
+    """The choices of one answer to `request`, by index, each made when it is first asked for.
+
+    `reply_id` makes ids for calls that have none.
+    """
 
     def __init__(self, request: bytes, reply_id: str) -> None:
-        self.by_index: dict[int, Choice] = {}
+        super().__init__()
         self._asked = Asked(request, wire_name)
         self._reply_id = reply_id
+
+    def __missing__(self, index: int) -> Choice:
+        self[index] = Choice(index, self._reply_id, self._asked)
+        return self[index]
 
     def add(
         self, response: events.Response
     ) -> Iterator[tuple[Choice, Delta, dict[str, Any] | None]]:
         """What it adds to which choice, and its `logprobs`; raises as `Choice.add` does."""
         for place, candidate in enumerate(response.candidates or ()):
-            choice = self._choice(place if candidate.index is None else candidate.index)
+            choice = self[place if candidate.index is None else candidate.index]
             yield choice, choice.add(candidate), _logprobs_of(candidate)
         feedback = response.prompt_feedback
-        if feedback is not None and feedback.block_reason and not self.by_index:
-            choice = self._choice(0)
-            yield choice, choice.block(feedback), None
-
-    def _choice(self, index: int) -> Choice:
-        choice = self.by_index.get(index)
-        if choice is None:
-            choice = self.by_index[index] = Choice(index, self._reply_id, self._asked)
-        return choice
+        if feedback is not None and feedback.block_reason and not self:
+            yield self[0], self[0].block(feedback), None
 
 
 class Choice:
@@ -208,12 +204,10 @@ class Choice:
         self._annotated: set[tuple[Any, ...]] = set()
 
     @property
-    def finished(self) -> bool:
-        return self._reason is not None
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's reason; a call counts over an ordinary end, as at OpenAI."""
+    def finish_reason(self) -> str | None:
+        """OpenAI's, None before the end; a call counts over an ordinary end, as at OpenAI."""
+        if self._reason is None:
+            return None
         if self._reason in _FILTERED:
             return "content_filter"
         if self._reason in _LENGTH:
@@ -280,8 +274,8 @@ class Choice:
         if call is not None:
             call.add(part, signature)
         elif part.name:
-            if self._open:
-                self._open[-1].end_if_unannounced()
+            if self._open:  # what was a name alone is a call without arguments
+                self._open[-1].is_whole = not self._open[-1].is_announced
             self._open.append(_OpenCall(part, signature))
         elif part.partial_args or bytes(part.args).strip() not in (*_NO_ARGS, b"{}"):
             raise UpstreamInvalid("Gemini sent arguments of a call that it never began")
@@ -305,13 +299,20 @@ class Choice:
         delta.setdefault("tool_calls", []).append(made)
 
     def _cite(self, candidate: events.Candidate, delta: Delta) -> None:
-        # A later piece may repeat what an earlier one cited.
-        for annotation in _annotations_of(candidate, "".join(self._text)):
-            key = tuple(annotation["url_citation"].values())
-            if key not in self._annotated:
-                annotation["index"] = len(self._annotated)
+        text = "".join(self._text).encode()
+        for page, segment in _cited(candidate):
+            title, url = as_text(page.get("title")), as_text(page.get("uri"))
+            cited = {
+                "start_index": _characters(text, segment.get("startIndex"), 0),
+                "end_index": _characters(text, segment.get("endIndex"), len(text)),
+                "title": title or url,
+                "url": url,
+            }
+            # A later piece may repeat what an earlier one cited.
+            if url and (key := tuple(cited.values())) not in self._annotated:
+                made = {"type": "url_citation", "url_citation": cited}
+                delta.setdefault("annotations", []).append({**made, "index": len(self._annotated)})
                 self._annotated.add(key)
-                delta.setdefault("annotations", []).append(annotation)
 
     def _finish(self, candidate: events.Candidate, delta: Delta) -> None:
         reason = candidate.finish_reason
@@ -346,40 +347,26 @@ def _logprob(token: events.TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "bytes": spelt, "logprob": token.log_probability}
 
 
-def _annotations_of(candidate: events.Candidate, text: str) -> Iterator[Delta]:
-    """The `url_citation`s of what `candidate` cites; `text` is its choice's, all up to now.
+def _cited(candidate: events.Candidate) -> Iterator[tuple[Delta, Delta]]:
+    """The pages that `candidate` cites, each with the segment of its choice's text that does so.
 
     OpenAI counts characters of the message, Gemini bytes of its UTF-8 (google-genai types.Segment,
-    v1beta CitationSource). What is odd in them is left out: an answer is whole without.
+    v1beta CitationSource). A page without a segment is for all the text up to now. What is odd in
+    them is left out: an answer is whole without.
     """
-    data = text.encode()
     cited, grounding = candidate.citation_metadata or {}, candidate.grounding_metadata or {}
     # The second is Vertex AI's name for it.
     for source in objects(cited.get("citationSources")) or objects(cited.get("citations")):
-        yield from _annotation(source, source, data)
-    pages = [chunk.get("web") for chunk in objects(grounding.get("groundingChunks"))]
+        yield source, source
+    pages = [as_object(chunk.get("web")) for chunk in objects(grounding.get("groundingChunks"))]
     supports = objects(grounding.get("groundingSupports"))
     for support in supports:
         places = support.get("groundingChunkIndices")
         for place in places if isinstance(places, list) else ():
             if isinstance(place, int) and 0 <= place < len(pages):
-                yield from _annotation(pages[place], support.get("segment"), data)
-    for page in pages if not supports else ():
-        yield from _annotation(page, None, data)
-
-
-def _annotation(page: Any, segment: Any, data: bytes) -> Iterator[Delta]:
-    """The annotation for a page that has an address; without a segment it is for all the text."""
-    title, url = as_object(page).get("title"), as_object(page).get("uri")
-    if isinstance(url, str) and url:
-        segment = as_object(segment)
-        cited = {
-            "start_index": _characters(data, segment.get("startIndex"), 0),
-            "end_index": _characters(data, segment.get("endIndex"), len(data)),
-            "title": title if isinstance(title, str) and title else url,
-            "url": url,
-        }
-        yield {"type": "url_citation", "url_citation": cited}
+                yield pages[place], as_object(support.get("segment"))
+    if not supports:
+        yield from ((page, {}) for page in pages)
 
 
 def _characters(data: bytes, offset: Any, default: int) -> int:
