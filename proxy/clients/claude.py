@@ -48,11 +48,8 @@ class ClaudeClient(RemoteClient):
         return path, to_request(chat, model=model, stream=request.stream)
 
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
-        if request.speech == native.MESSAGES:
-            return body, native.read_message(body)
         if request.speech != wire.HUB:
-            native.read_count(body)
-            return body, None
+            return body, native.read_answer(body, is_count=request.speech != native.MESSAGES)
         asked, created = request.body, int(self._wall())
         chat = to_chat(body, model=request.model, created=created, request=asked)
         return chat, wire.read_answer(chat)

@@ -48,30 +48,20 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _STOP = named(b'{"type":"message_stop"}', b"message_stop")
 
 
-def read_message(body: bytes) -> Usage | None:
-    """Check a whole answer; raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid."""
-    message = _read(body)
-    if message.type != "message":
-        raise _no_answer(body)
-    return None if message.usage is None else message.usage.told()
+def read_answer(body: bytes, *, is_count: bool = False) -> Usage | None:
+    """Check a whole message, and tell its tokens, or (`is_count`) the answer to count_tokens.
 
-
-def read_count(body: bytes) -> None:
-    """Check the answer to count_tokens; raises as `read_message` does."""
-    if _read(body).input_tokens is None:
-        raise _no_answer(body)
-
-
-def _read(body: bytes) -> _Message:
-    try:
+    Raises UpstreamRefusal for an error sent as 2xx, UpstreamInvalid.
+    """
+    with suppress(*UNREADABLE):
         body.decode()  # msgspec takes invalid UTF-8 in what it skips
-        return _decode(body)
-    except UNREADABLE as error:
-        raise _no_answer(body) from error
-
-
-def _no_answer(body: bytes) -> UpstreamRefusal | UpstreamInvalid:
-    return hidden_refusal(body) or UpstreamInvalid("the upstream's answer is no message or count")
+        answer = _decode(body)
+        if is_count and answer.input_tokens is not None:
+            return None
+        if not is_count and answer.type == "message":
+            return None if answer.usage is None else answer.usage.told()
+    what = "the upstream's answer is no message or count"
+    raise hidden_refusal(body) or UpstreamInvalid(what)
 
 
 class MessageEvents(NativeStream):

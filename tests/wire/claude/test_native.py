@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from proxy.errors import UpstreamError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from proxy.wire.chat import Usage
-from proxy.wire.claude.native import MessageEvents, read_count, read_message
+from proxy.wire.claude.native import MessageEvents, read_answer
 from proxy.wire.native import MAX_HELD
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
@@ -141,9 +142,10 @@ def test_usage_is_of_the_named_events() -> None:
 
 def test_whole_answers_are_checked() -> None:
     """They pass as they are, if they are what they should be."""
-    assert read_message(json.dumps(claude.message(cache_read=4)).encode()) == TOLD
+    read_count = partial(read_answer, is_count=True)
+    assert read_answer(json.dumps(claude.message(cache_read=4)).encode()) == TOLD
     read_count(b'{"input_tokens":7}')
-    for read in (read_message, read_count):
+    for read in (read_answer, read_count):
         for body in (b"", b"[]", b"{}", b'{"type":"x"}', b'{"type":"message","x":"\xff"}'):
             with pytest.raises(UpstreamInvalid):
                 read(body)
