@@ -500,7 +500,7 @@ MUTANTS = [
     _m("all calls are given though one was asked for", "wire/gemini/choice.py",
        "if self._ids and self._asked.one_call:", "if False:", "wire/gemini/test_names.py"),
     _m("a format stands beside tools of old models", "wire/gemini/request.py",
-       "if tools and not family.combines_tools:", "if False:",
+       "if formatted and tools and not family.combines_tools:", "if False:",
        "wire/gemini/test_request.py", "-k", "format_beside"),
     _m("text of a call in parts is its last piece", "wire/gemini/choice.py",
        "text.write(piece.string_value)",

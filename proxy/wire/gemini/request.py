@@ -52,10 +52,9 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
         system, contents = turns.build()
         tools = _tools(asked, family)
         config, formatted = _generation_config(asked, family), _format(asked.response_format)
-        if tools and not family.combines_tools:
+        if formatted and tools and not family.combines_tools:
             # "Function calling with a response mime type is unsupported": so it is told.
-            told = [{"text": _told_format(asked.response_format)}] if formatted else []
-            system = system + told
+            system = [*system, {"text": _told_format(asked.response_format)}]
         else:
             config |= formatted
         request: dict[str, Any] = {"contents": contents}
@@ -63,9 +62,7 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
             request["systemInstruction"] = {"parts": system}
         if config:
             request["generationConfig"] = config
-        request.update(tools)
-        request.update(_account(asked))
-        return msgspec.json.encode(request)
+        return msgspec.json.encode({**request, **tools, **_account(asked)})
     except RecursionError as error:
         raise InvalidRequest("the request is nested too deeply") from error
 
@@ -112,10 +109,8 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
     """`tools` and `toolConfig`."""
     declared = [_declaration(place, tool) for place, tool in enumerate(asked.tools or ())]
     tools: list[dict[str, Any]] = [{"functionDeclarations": declared}] if declared else []
-    config: dict[str, Any] = {}
     calling = _calling(asked.tool_choice, {function["name"] for function in declared})
-    if calling is not None:
-        config["functionCallingConfig"] = calling
+    config: dict[str, Any] = {"functionCallingConfig": calling} if calling else {}
     search = asked.web_search_options
     excluded = declared and not family.combines_tools
     if search is not None and not (excluded and search.get("optional")):
