@@ -26,6 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import InvalidRequest
+from ..chat.usage import as_text
 from ..references import References
 
 # How often one $ref may occur on the way from the root to a leaf.
@@ -79,9 +80,7 @@ def clean(schema: Schema, *, param: str) -> Schema:
 
 def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
     """`parametersJsonSchema`, or None for a function without parameters, which has no field."""
-    if not schema:
-        return None
-    cleaned = clean(schema, param=param)
+    cleaned = clean(schema or {}, param=param)
     objects = [one for one in cleaned.get("anyOf", ()) if one.get("type", "object") == "object"]
     if objects:
         cleaned = _one_object(objects, {key: cleaned[key] for key in _WORDS if key in cleaned})
@@ -90,7 +89,7 @@ def function_parameters(schema: Schema | None, *, param: str) -> Schema | None:
         cleaned["type"] = kind = "object"
     if kind != "object":
         raise InvalidRequest(f"{param} must describe an object", param=param)
-    return cleaned if len(cleaned.keys() - {"title", "description"}) > 1 else None
+    return cleaned if len(cleaned.keys() - set(_WORDS)) > 1 else None
 
 
 class Cleaner:
@@ -103,7 +102,6 @@ class Cleaner:
     """
 
     def __init__(self, root: Schema, param: str) -> None:
-        self._root = root
         self._param = param
         self._steps = 0
         self._references = References(root)
@@ -153,13 +151,13 @@ class Cleaner:
         if schema.keys() <= _PLAIN and schema.get("type") in _TYPES:  # most are
             texts = {key: value for key, value in schema.items() if isinstance(value, str)}
             return {**texts, "type": frozenset((schema["type"],))}
-        if "$id" in schema and schema is not self._root:
+        if "$id" in schema:
             base = schema
 
         def inner(value: object) -> Schema:
             return self.read(value, base, seen)
 
-        flat: Schema = {key: schema[key] for key in _WORDS if _is_text(schema.get(key))}
+        flat: Schema = {key: schema[key] for key in _WORDS if as_text(schema.get(key))}
         if schema.get("nullable") is True and not _NOT_NULL.isdisjoint(schema):
             rest = {key: schema[key] for key in schema if key not in ("nullable", *_WORDS)}
             return {**flat, "unions": [[inner(rest), {"type": frozenset(("null",))}]]}
@@ -323,7 +321,7 @@ class Cleaner:
 
 def _values_of(schema: Schema) -> Schema:
     """What a schema says of values themselves, not of what is in them."""
-    flat: Schema = {"format": schema["format"]} if _is_text(schema.get("format")) else {}
+    flat: Schema = {"format": schema["format"]} if as_text(schema.get("format")) else {}
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     named = schema.get("type")
     names = named if isinstance(named, list) else [named]
@@ -357,7 +355,7 @@ def _values_of(schema: Schema) -> Schema:
     if told:
         flat["told"] = told
     for key in ("required", "propertyOrdering"):
-        if found := dict.fromkeys(filter(_is_text, _listed(schema, key))):
+        if found := dict.fromkeys(filter(as_text, _listed(schema, key))):
             flat[key] = found
     return flat
 
@@ -404,10 +402,6 @@ def _is_number(value: object) -> bool:
 def _encoded(value: object) -> str:
     """The value as JSON."""
     return msgspec.json.encode(value).decode()
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 def _any_of(options: Sequence[Schema | None]) -> Schema | None:
