@@ -55,11 +55,14 @@ def taken_properties(schema: Any) -> Any:
     return made
 
 
-def flat_schema(schema: _Json) -> tuple[_Json, str]:
+def flat_schema(
+    schema: _Json, root: _Json | None = None, looks: Iterator[int] | None = None
+) -> tuple[_Json, str]:
     """A tool's schema without a union at its top, and the words that tell the union.
 
     The API refuses "oneOf, allOf, or anyOf at the top level" (anthropics/claude-code#40075). The
     properties of all variants are the tool's; what any of them leaves out is not required.
+    `root` and `looks` are given for a schema that is a variant itself.
     """
     flat: _Json = {**schema, "type": "object"}
     unions = {key: flat.pop(key) for key in _UNIONS if isinstance(flat.get(key), list)}
@@ -68,7 +71,9 @@ def flat_schema(schema: _Json) -> tuple[_Json, str]:
     properties = dict(as_object(schema.get("properties")))
     required = _required(schema)
     for key, variants in unions.items():
-        found = [_resolved(one, schema, iter(range(_MAX_VARIANTS))) for one in variants]
+        found = [
+            _resolved(one, root or schema, looks or iter(range(_MAX_VARIANTS))) for one in variants
+        ]
         for variant in found:
             own = as_object(variant.get("properties"))
             if own:
@@ -93,7 +98,7 @@ def _required(schema: _Json) -> list[str]:
 
 
 def _resolved(variant: Any, root: _Json, looks: Iterator[int]) -> _Json:
-    """A variant with what it refers to, and its own unions made flat; nothing for what is none.
+    """A variant, or what it refers to, with its own unions made flat; nothing for what is none.
 
     `looks`: one for each variant that may still be looked at, as they may refer to each other.
     """
@@ -103,12 +108,7 @@ def _resolved(variant: Any, root: _Json, looks: Iterator[int]) -> _Json:
     if isinstance(pointer, str) and pointer.startswith("#/"):
         steps = map(unquote, pointer[2:].split("/"))
         return _resolved(pointed_at(root, steps), root, looks)
-    inner = {
-        key: [_resolved(each, root, looks) for each in variant[key]]
-        for key in _UNIONS
-        if isinstance(variant.get(key), list)
-    }
-    return flat_schema({**variant, **inner})[0] if inner else variant
+    return flat_schema(variant, root, looks)[0]
 
 
 def close_schema(schema: Any, path: str, *, depth: int = 0) -> Any:
