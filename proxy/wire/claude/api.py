@@ -158,14 +158,14 @@ def _type_of(status: int) -> str:
 def _retry_after(status: int, headers: Mapping[str, str], now_s: float) -> float | None:
     """Seconds to wait by `retry-after`, else for a 429 until the last reset of limits at 0."""
     asked_s = read_retry_after(headers, now_s=now_s)
-    if asked_s is None and status == 429:
-        resets = [
-            _date(headers.get(name[: -len(_REMAINING)] + _RESET, ""))
-            for name, value in headers.items()
-            if name.startswith(_BUCKET) and name.endswith(_REMAINING) and value.strip() == "0"
-        ]
-        asked_s = max((at_s - now_s for at_s in resets if at_s is not None), default=None)
-    return None if asked_s is None else max(0.0, asked_s)
+    if asked_s is not None or status != 429:
+        return asked_s
+    resets = [
+        _date(headers.get(name.removesuffix(_REMAINING) + _RESET, ""))
+        for name, value in headers.items()
+        if name.startswith(_BUCKET) and name.endswith(_REMAINING) and value.strip() == "0"
+    ]
+    return max((max(0.0, at_s - now_s) for at_s in resets if at_s is not None), default=None)
 
 
 def _date(value: str) -> float | None:
