@@ -129,15 +129,14 @@ class Said:
 
     def think(self, block: Block) -> ThinkingBlock:
         """The block, whole, as it goes to the caller."""
-        if block.type == "redacted_thinking":
-            shown = ThinkingBlock(type=block.type, data=block.data or "")
-        else:
-            shown = ThinkingBlock(
-                type="thinking", thinking=block.thinking or "", signature=block.signature or ""
-            )
-        shown.index = len(self._thinking)
-        shown.content_offset = self.text_chars
-        shown.tool_call_offset = self.calls
+        fields = ("data",) if block.type == "redacted_thinking" else ("thinking", "signature")
+        shown = ThinkingBlock(
+            type=block.type or "",
+            index=len(self._thinking),
+            content_offset=self.text_chars,
+            tool_call_offset=self.calls,
+            **{name: getattr(block, name) or "" for name in fields},
+        )
         self._thinking.append(shown)
         return shown
 
@@ -311,35 +310,30 @@ class ChatStream(ChunkMaker):
         self.usage = self._counts.told()
 
     def _take_delta(self, index: int, delta: _Delta, chunks: list[bytes]) -> None:
-        if delta.type == "text_delta":
-            if delta.text:
-                self._add_text(delta.text, chunks)
-            return
         opened = self._open.get(index)
-        if opened is None:
+        if delta.type == "text_delta" and delta.text:
+            self._add_text(delta.text, chunks)
+        elif opened is None:
             return
-        if delta.type == "input_json_delta":
+        elif delta.type == "input_json_delta" and delta.partial_json:
             # Of a call on the server's side (`server_tool_use`, `mcp_tool_use`) nothing is shown.
-            if delta.partial_json and opened.block.type == "tool_use":
+            if opened.block.type == "tool_use":
                 self._add_arguments(opened, delta.partial_json, chunks)
-        elif delta.type == "thinking_delta":
-            if delta.thinking:
-                opened.thoughts.append(delta.thinking)
-                self._add({"reasoning_content": delta.thinking}, chunks)
+        elif delta.type == "thinking_delta" and delta.thinking:
+            opened.thoughts.append(delta.thinking)
+            self._add({"reasoning_content": delta.thinking}, chunks)
         elif delta.type == "signature_delta":
             opened.block.signature = (opened.block.signature or "") + (delta.signature or "")
 
     def _start_block(self, index: int, block: Block, chunks: list[bytes]) -> None:
         self._stop_block(index, chunks)
-        said = self._said
-        opened = _Open(block, said.calls, [block.thinking or ""])
-        self._open[index] = opened
+        opened = self._open[index] = _Open(block, self._said.calls, [block.thinking or ""])
         if block.type == "text" and block.text:
             self._add_text(block.text, chunks)
         elif block.type == "thinking" and block.thinking:
             self._add({"reasoning_content": block.thinking}, chunks)
         elif block.type == "tool_use":
-            call = {"index": opened.call, **said.call(block)}
+            call = {"index": opened.call, **self._said.call(block)}
             self._add({"tool_calls": [call]}, chunks)
 
     def _stop_block(self, index: int, chunks: list[bytes]) -> None:
