@@ -62,6 +62,7 @@ _BESIDE: Final = {
     None: ("format", "minimum", "maximum", "minItems", "maxItems"),
 }
 _OBJECTS: Final = frozenset(("properties", "additionalProperties", "required"))
+_NO_OBJECT: Final = frozenset(_TYPES) - {"object"}
 _KINDS: Final = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
 
 
@@ -126,18 +127,17 @@ class Cleaner:
         if (found := other.get("format")) and found != made["format"]:
             made["told"] = {**made.get("told", {}), "format": _encoded(found)}
         for named, rest in (("properties", "additionalProperties"), ("prefixItems", "items")):
+            my_rest, its_rest = one.get(rest, {}), other.get(rest, {})
             if named in made:
-                mine, others = one.get(named, {}), other.get(named, {})
-                names = {**mine, **others}
+                mine, its = one.get(named, {}), other.get(named, {})
+                names = {**mine, **its}
                 self.step(len(names))
                 made[named] = {
-                    name: self.both(
-                        mine.get(name, one.get(rest, {})), others.get(name, other.get(rest, {}))
-                    )
+                    name: self.both(mine.get(name, my_rest), its.get(name, its_rest))
                     for name in names
                 }
             if rest in made:
-                made[rest] = self.both(one.get(rest, {}), other.get(rest, {}))
+                made[rest] = self.both(my_rest, its_rest)
         return made
 
     def read(self, schema: object, base: Mapping[str, Any], seen: Mapping[int, int]) -> Schema:
@@ -223,17 +223,15 @@ class Cleaner:
         return _told({**made, **words}, flat.get("told", {}))
 
     def _by_type(self, flat: Schema) -> Schema | None:
-        if "type" not in flat:
-            made = self._typed(None, flat)
-            kinds = [kind for kind in _TYPES if kind not in ("object", "integer")]
-            return _any_of([self._typed(kind, flat) for kind in kinds]) if made is None else made
-        types: frozenset[str] = flat["type"]
+        # Without a type one schema says it all, unless no object fits.
+        if "type" not in flat and (made := self._typed(None, flat)) is not None:
+            return made
+        types: frozenset[str] = flat.get("type", _NO_OBJECT)
+        if "number" in types:
+            types -= {"integer"}
         if len(types) == 1:
             return self._typed(next(iter(types)), flat)
-        kinds = [kind for kind in _TYPES if kind in types]
-        if "number" in types and "integer" in types:
-            kinds.remove("integer")
-        found = {kind: self._typed(kind, flat) for kind in kinds}
+        found = {kind: self._typed(kind, flat) for kind in _TYPES if kind in types}
         if len(found) == 2 and "null" in found:
             kind, made = next(iter(found.items()))
             return {"type": "null"} if made is None else {**made, "type": [kind, "null"]}
@@ -252,15 +250,14 @@ class Cleaner:
 
     def _enumerated(self, flat: Schema) -> list[Schema]:
         """Options that together are the enum: Gemini reads those of strings and of numbers."""
-        types, by_kind = flat.get("type"), dict[str, list[Any]]()
+        types, by_kind = flat.get("type", frozenset(_TYPES)), dict[str, list[Any]]()
+        least, most = flat.get("minimum", -math.inf), flat.get("maximum", math.inf)
         self.step(len(flat["enum"]) // 64)
         for value in {_key_of(value): value for value in flat["enum"]}.values():
             kind = "null" if value is None else _KINDS.get(type(value), "object")
             kinds = {kind, "integer"} if kind == "number" and value % 1 == 0 else {kind}
-            if (types is None or not types.isdisjoint(kinds)) and (
-                kind != "number"
-                or flat.get("minimum", value) <= value <= flat.get("maximum", value)
-            ):
+            is_within = kind != "number" or least <= value <= most
+            if is_within and not types.isdisjoint(kinds):
                 by_kind.setdefault(kind, []).append(value)
         options = []
         for kind, found in by_kind.items():
@@ -290,12 +287,10 @@ class Cleaner:
         made: Schema = {}
         named, required = flat.get("properties", {}), flat.get("required", {})
         others = self.clean(flat.get("additionalProperties", {}))
+        if "additionalProperties" in flat:
+            made["additionalProperties"] = False if others is None else others or True
         names = dict.fromkeys(named)
-        if others is None:
-            made["additionalProperties"] = False
-        else:
-            if "additionalProperties" in flat:
-                made["additionalProperties"] = others or True
+        if others is not None:
             # What is required is described: Gemini wants it among the properties.
             names |= required
             self.step(len(required) // 64)
@@ -422,9 +417,8 @@ def _one_object(objects: Sequence[Schema], words: Schema) -> Schema:
     """A union at the top as one object, for arguments: what sets the options apart is told."""
     merged: Schema = {"type": "object"}
     properties: dict[str, list[Schema]] = {}
-    needed: Counter[str] = Counter()
+    needed = Counter(name for one in objects for name in one.get("required", ()))
     for one in objects:
-        needed.update(one.get("required", ()))
         for name, found in one.get("properties", {}).items():
             properties.setdefault(name, []).append(found)
     if properties:
