@@ -467,7 +467,7 @@ MUTANTS = [
        "calls.pop(0) if calls[1:] else calls[0]", "calls[0]",
        "wire/gemini/test_turns.py", "-k", "equal_ids"),
     _m("an unanswered call is left so", "wire/gemini/turns.py",
-       "map(self._response, calls)", "map(self._response, [c for c in calls if c.result])",
+       "        for call in calls:", "        for call in [c for c in calls if c.result]:",
        "wire/gemini/test_turns.py", "-k", "without_a_result"),
     _m("steps of the model run together", "wire/history.py",
        "turn.closed = True", "pass", "wire/gemini/test_turns.py"),

@@ -142,22 +142,21 @@ class Turns(History[_Result]):
         return [{"text": text}, *result.inside, *result.behind]
 
     def _answers(self, calls: list[Call[_Result]]) -> tuple[list[Block], list[Block]]:
+        apart: list[Block] = []
         behind: list[Block] = []
         for call in calls:
-            if call.result is not None and call.result.behind:
-                behind += [{"text": f"From the result of {call.name}:"}, *call.result.behind]
-        return list(map(self._response, calls)), behind
-
-    def _response(self, call: Call[_Result]) -> Block:
-        # As text under `output`, which is exact: a JSON object would travel as a protobuf Struct,
-        # where every number is a double.
-        found = call.result
-        key = "error" if found is None or call.is_error else "output"
-        said = {key: NOT_RUN if found is None else "".join(found.texts)}
-        response: Block = {"name": call.name, "response": said, **self._named(call.wire_id)}
-        if found is not None and found.inside:
-            response["parts"] = found.inside
-        return {"functionResponse": response}
+            found = call.result or _Result([NOT_RUN], [], [])
+            # As text under `output`, which is exact: a JSON object would travel as a protobuf
+            # Struct, where every number is a double.
+            key = "error" if call.result is None or call.is_error else "output"
+            response: Block = {"name": call.name, "response": {key: "".join(found.texts)}}
+            response |= self._named(call.wire_id)
+            if found.inside:
+                response["parts"] = found.inside
+            if found.behind:
+                behind += [{"text": f"From the result of {call.name}:"}, *found.behind]
+            apart.append({"functionResponse": response})
+        return apart, behind
 
 
 def _parts(content: chat.Content, param: str, family: Family) -> list[Block]:
