@@ -172,6 +172,10 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
     for name in ("frequency_penalty", "presence_penalty"):
         if getattr(asked, name) and not family.penalties:
             raise _unsupported(name, "Gemini 4 and later have no penalties")
+    if asked.n is not None and asked.n < 1:
+        raise InvalidRequest.at("n", "it has to be at least 1")
+    if asked.n not in (None, 1) and not family.many_candidates:
+        raise _unsupported("n", "Gemini 3 and later give one answer per request")
     most = asked.max_completion_tokens
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or ()
     config: dict[str, Any] = {
@@ -179,7 +183,7 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
         "stopSequences": list(filter(None, stops)) or None,
         # Gemini's seed has 32 bits, OpenAI's 64: equal seeds stay equal.
         "seed": None if asked.seed is None else asked.seed % 2**31,
-        "candidateCount": _candidates(asked.n, family),
+        "candidateCount": None if asked.n == 1 else asked.n,
         "frequencyPenalty": asked.frequency_penalty or None,
         "presencePenalty": asked.presence_penalty or None,
         "responseLogprobs": asked.logprobs or None,
@@ -190,16 +194,6 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
     if family.sampling:
         config |= {"temperature": asked.temperature, "topP": asked.top_p, "topK": asked.top_k}
     return {name: value for name, value in config.items() if value is not None}
-
-
-def _candidates(n: int | None, family: Family) -> int | None:
-    if n is None or n == 1:
-        return None
-    if n < 1:
-        raise InvalidRequest.at("n", "it has to be at least 1")
-    if not family.many_candidates:
-        raise _unsupported("n", "Gemini 3 and later give one answer per request")
-    return n
 
 
 def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
