@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..config import ClientConfig
 from ..errors import UpstreamRefusal
@@ -50,19 +51,17 @@ class ClaudeClient(RemoteClient):
     def answer(self, request: wire.ChatRequest, body: bytes) -> tuple[bytes, wire.Usage | None]:
         if request.speech != wire.HUB:
             return body, native.read_answer(body, is_count=request.speech != native.MESSAGES)
-        asked, created = request.body, int(self._wall())
-        chat = to_chat(body, model=request.model, created=created, request=asked)
+        chat = to_chat(body, **self._made(request))
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
         if request.speech == native.MESSAGES:
             return native.MessageEvents()
-        return ChatStream(
-            model=request.model,
-            created=int(self._wall()),
-            include_usage=request.wants_usage,
-            request=request.body,
-        )
+        return ChatStream(include_usage=request.wants_usage, **self._made(request))
+
+    def _made(self, request: wire.ChatRequest) -> dict[str, Any]:
+        """What an answer is to say that its upstream does not, and the request that it answers."""
+        return {"model": request.model, "created": int(self._wall()), "request": request.body}
 
     def refusal(self, reply: Reply, body: bytes) -> UpstreamRefusal:
         facts = api.read_error(reply.status, reply.headers, body, now_s=self._wall())

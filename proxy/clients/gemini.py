@@ -48,17 +48,16 @@ class GeminiClient(RemoteClient):
             return answer.to_count(body), None
         if request.speech == HUB_EMBED:
             return embed.to_hub(body, request=request.body, model=request.model)
-        chat = answer.to_chat(body, request=request.body, **self._made(request))
+        chat = answer.to_chat(body, **self._made(request))
         return chat, wire.read_answer(chat)
 
     def chunks(self, request: wire.ChatRequest) -> ChunkTranslator:
-        usage, made = request.wants_usage, self._made(request)
-        return answer.ChatStream(request=request.body, include_usage=usage, **made)
+        return answer.ChatStream(include_usage=request.wants_usage, **self._made(request))
 
     def _made(self, request: wire.ChatRequest) -> dict[str, Any]:
-        """What an answer is to say that its upstream does not."""
-        new_id = f"chatcmpl-{uuid.uuid4().hex}"
-        return {"model": request.model, "created": int(self._wall()), "reply_id": new_id}
+        """What an answer is to say that its upstream does not, and the request that it answers."""
+        made = {"model": request.model, "created": int(self._wall()), "request": request.body}
+        return {**made, "reply_id": f"chatcmpl-{uuid.uuid4().hex}"}
 
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         names = super().list_models(caller=caller, deadline=deadline)
