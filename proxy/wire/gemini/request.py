@@ -57,11 +57,8 @@ def to_request(body: bytes, *, model: str, stream: bool) -> bytes:
             system = [*system, {"text": _told_format(asked.response_format)}]
         else:
             config |= formatted
-        request: dict[str, Any] = {"contents": contents}
-        if system:
-            request["systemInstruction"] = {"parts": system}
-        if config:
-            request["generationConfig"] = config
+        told = {"parts": system} if system else None
+        request = _given(contents=contents, systemInstruction=told, generationConfig=config or None)
         return msgspec.json.encode({**request, **tools, **_account(asked)})
     except RecursionError as error:
         raise InvalidRequest("the request is nested too deeply") from error
@@ -72,6 +69,11 @@ def to_count(body: bytes, *, model: str) -> bytes:
     named = msgspec.json.encode(resource(model))
     request = to_request(body, model=model, stream=False)
     return b'{"generateContentRequest":{"model":%b,%b}' % (named, request[1:])
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _unsupported(name: str, why: str) -> UnsupportedParameter:
@@ -121,8 +123,7 @@ def _tools(asked: chat.Request, family: Family) -> dict[str, Any]:
         if declared:
             # What it searched comes back in the answer, and has to be in the next request.
             config["includeServerSideToolInvocations"] = True
-    found: dict[str, Any] = {"tools": tools} if tools else {}
-    return {**found, "toolConfig": config} if config else found
+    return _given(tools=tools or None, toolConfig=config or None)
 
 
 def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
@@ -130,14 +131,10 @@ def _declaration(place: int, tool: chat.Tool) -> dict[str, Any]:
     if tool.type != "function" or tool.function is None:
         why = f"only functions are possible with Gemini, got type {tool.type!r}"
         raise UnsupportedParameter.at(at, f"{why}; {chat.CUSTOM_TOOLS}")
-    declaration: dict[str, Any] = {"name": wire_name(tool.function.name)}
-    if tool.function.description:
-        declaration["description"] = tool.function.description
     param = f"{at}.function.parameters"
     parameters = schema.function_parameters(tool.function.parameters, param=param)
-    if parameters is not None:
-        declaration["parametersJsonSchema"] = parameters
-    return declaration
+    name, description = wire_name(tool.function.name), tool.function.description or None
+    return _given(name=name, description=description, parametersJsonSchema=parameters)
 
 
 def _calling(choice: str | chat.ToolChoice | None, declared: set[str]) -> dict[str, Any] | None:
@@ -163,8 +160,7 @@ def _account(asked: chat.Request) -> dict[str, Any]:
     if tier not in (*_NO_TIERS, *_TIERS):
         raise _unsupported("service_tier", f"it has no tier {tier!r}")
     cached = None if google is None else google.cached_content
-    found = {"serviceTier": _TIERS.get(tier or ""), "store": asked.store, "cachedContent": cached}
-    return {name: value for name, value in found.items() if value is not None}
+    return _given(serviceTier=_TIERS.get(tier or ""), store=asked.store, cachedContent=cached)
 
 
 def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
@@ -178,7 +174,7 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
         raise _unsupported("n", "Gemini 3 and later give one answer per request")
     most = asked.max_completion_tokens
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or ()
-    config: dict[str, Any] = {
+    config = {
         "maxOutputTokens": asked.max_tokens if most is None else most,
         "stopSequences": list(filter(None, stops)) or None,
         # Gemini's seed has 32 bits, OpenAI's 64: equal seeds stay equal.
@@ -193,7 +189,7 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
     }
     if family.sampling:
         config |= {"temperature": asked.temperature, "topP": asked.top_p, "topK": asked.top_k}
-    return {name: value for name, value in config.items() if value is not None}
+    return _given(**config)
 
 
 def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
