@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -111,25 +110,27 @@ def _resolved(variant: Any, root: _Json, looks: Iterator[int]) -> _Json:
     return flat_schema(variant, root, looks)[0]
 
 
-def close_schema(schema: Any, path: str, *, depth: int = 0) -> Any:
+def close_schema(schema: Any, path: str, depth: int = 0) -> Any:
     """A copy that structured outputs accept; raises InvalidRequest if it nests too deep."""
     if not isinstance(schema, dict):
         return schema
     if depth > _MAX_DEPTH:
         raise InvalidRequest.at(path, f"the schema nests deeper than {_MAX_DEPTH}")
-    inner = partial(close_schema, path=path, depth=depth + 1)
+    below = depth + 1
     rest = dict(schema)
     closed = {key: rest.pop(key) for key in _KEPT if key in rest}
     rest.pop("$schema", None)
     for key in ("$defs", "definitions", "properties"):
         if isinstance(rest.get(key), dict):
-            closed[key] = {name: inner(value) for name, value in rest.pop(key).items()}
+            closed[key] = {
+                name: close_schema(one, path, below) for name, one in rest.pop(key).items()
+            }
     if isinstance(rest.get("items"), dict):
-        closed["items"] = inner(rest.pop("items"))
+        closed["items"] = close_schema(rest.pop("items"), path, below)
     # `oneOf` becomes `anyOf`, the only choice there is.
     for key, target in (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf")):
         if isinstance(rest.get(key), list) and target not in closed:
-            closed[target] = list(map(inner, rest.pop(key)))
+            closed[target] = [close_schema(one, path, below) for one in rest.pop(key)]
     if closed.get("type") == "object" or "properties" in closed:
         rest.pop("additionalProperties", None)
         closed["additionalProperties"] = False
