@@ -179,7 +179,8 @@ class Choices(dict[int, "Choice"]):
         """What it adds to which choice, and its `logprobs`; raises as `Choice.add` does."""
         for place, candidate in enumerate(response.candidates or ()):
             choice = self[place if candidate.index is None else candidate.index]
-            yield choice, choice.add(candidate), _logprobs_of(candidate)
+            told = candidate.logprobs_result
+            yield choice, choice.add(candidate), None if told is None else _logprobs_of(told)
         feedback = response.prompt_feedback
         if feedback is not None and feedback.block_reason and not self:
             yield self[0], self[0].block(feedback), None
@@ -329,11 +330,8 @@ class Choice:
         self._reason = reason
 
 
-def _logprobs_of(candidate: events.Candidate) -> dict[str, Any] | None:
+def _logprobs_of(result: events.LogprobsResult) -> dict[str, Any]:
     """`logprobs` of a choice (openai types/chat/chat_completion_token_logprob.py)."""
-    result = candidate.logprobs_result
-    if result is None:
-        return None
     tops = result.top_candidates or []
     content = []
     for place, chosen in enumerate(result.chosen_candidates or ()):
