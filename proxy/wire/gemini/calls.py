@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..chat import objects
+from ..chat.usage import as_object
 from ..reasoning import THOUGHT
 
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
@@ -102,5 +103,4 @@ def _signature(found: object) -> str | None:
 
 
 def _google(extra: object) -> Mapping[str, Any]:
-    google = extra.get("google") if isinstance(extra, dict) else None
-    return google if isinstance(google, dict) else {}
+    return as_object(as_object(extra).get("google"))

@@ -174,22 +174,21 @@ def _generation_config(asked: chat.Request, family: Family) -> dict[str, Any]:
         raise _unsupported("n", "Gemini 3 and later give one answer per request")
     most = asked.max_completion_tokens
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or ()
-    config = {
-        "maxOutputTokens": asked.max_tokens if most is None else most,
-        "stopSequences": list(filter(None, stops)) or None,
+    sampling = {"temperature": asked.temperature, "topP": asked.top_p, "topK": asked.top_k}
+    return _given(
+        maxOutputTokens=asked.max_tokens if most is None else most,
+        stopSequences=list(filter(None, stops)) or None,
         # Gemini's seed has 32 bits, OpenAI's 64: equal seeds stay equal.
-        "seed": None if asked.seed is None else asked.seed % 2**31,
-        "candidateCount": None if asked.n == 1 else asked.n,
-        "frequencyPenalty": asked.frequency_penalty or None,
-        "presencePenalty": asked.presence_penalty or None,
-        "responseLogprobs": asked.logprobs or None,
-        "logprobs": asked.top_logprobs if asked.logprobs else None,
-        "thinkingConfig": _thinking(asked, family),
-        "responseModalities": _modalities(asked.modalities),
-    }
-    if family.sampling:
-        config |= {"temperature": asked.temperature, "topP": asked.top_p, "topK": asked.top_k}
-    return _given(**config)
+        seed=None if asked.seed is None else asked.seed % 2**31,
+        candidateCount=None if asked.n == 1 else asked.n,
+        frequencyPenalty=asked.frequency_penalty or None,
+        presencePenalty=asked.presence_penalty or None,
+        responseLogprobs=asked.logprobs or None,
+        logprobs=asked.top_logprobs if asked.logprobs else None,
+        thinkingConfig=_thinking(asked, family),
+        responseModalities=_modalities(asked.modalities),
+        **(sampling if family.sampling else {}),
+    )
 
 
 def _thinking(request: chat.Request, family: Family) -> dict[str, Any] | None:
