@@ -171,8 +171,10 @@ def _tools_of_history(talk: Turns) -> _Json:
 
 
 def _tool(function: chat.Function, family: Family, path: str) -> _Json:
-    schema, hint = flat_schema(taken_properties(function.parameters or {"properties": {}}))
+    schema, unions = flat_schema(taken_properties(function.parameters or {"properties": {}}))
     wire: _Json = {"name": plain_name(function.name)}
+    told = msgspec.json.encode(unions).decode()
+    hint = f"The input also follows this JSON Schema: {told}" if unions else ""
     description = f"{function.description or ''}\n\n{hint}".strip()
     if description:
         wire["description"] = description
@@ -249,7 +251,7 @@ def _add_format(request: chat.Request, family: Family, talk: Turns, wire: _Json)
     schema = wanted.json_schema.schema if wanted.json_schema else None
     if wanted.type == "json_schema" and schema is None:
         raise InvalidRequest.at(path, "expected a JSON Schema")
-    if schema is not None and wanted.type == "json_schema" and family.structured:
+    if wanted.type == "json_schema" and family.structured:
         wanted_format = {"type": "json_schema", "schema": close_schema(schema, path)}
         wire["output_config"] = {**wire.get("output_config", {}), "format": wanted_format}
         return

@@ -56,8 +56,8 @@ def taken_properties(schema: Any) -> Any:
 
 def flat_schema(
     schema: _Json, root: _Json | None = None, looks: Iterator[int] | None = None
-) -> tuple[_Json, str]:
-    """A tool's schema without a union at its top, and the words that tell the union.
+) -> tuple[_Json, _Json]:
+    """A tool's schema without a union at its top, and the unions that were there.
 
     The API refuses "oneOf, allOf, or anyOf at the top level" (anthropics/claude-code#40075). The
     properties of all variants are the tool's; what any of them leaves out is not required.
@@ -66,7 +66,7 @@ def flat_schema(
     flat: _Json = {**schema, "type": "object"}
     unions = {key: flat.pop(key) for key in _UNIONS if isinstance(flat.get(key), list)}
     if not unions:
-        return flat, ""
+        return flat, {}
     properties = dict(as_object(schema.get("properties")))
     required = _required(schema)
     for key, variants in unions.items():
@@ -87,8 +87,7 @@ def flat_schema(
     flat["properties"] = properties
     if required:
         flat["required"] = required
-    told = msgspec.json.encode(unions).decode()
-    return flat, f"The input also follows this JSON Schema: {told}"
+    return flat, unions
 
 
 def _required(schema: _Json) -> list[str]:
