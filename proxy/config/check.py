@@ -13,7 +13,6 @@ the structure.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -158,7 +157,7 @@ class _Walk:
             got += ": put it in quotes"
         result = _converted(value, bare)
         if result is not None and ("valid" not in rules or rules["valid"](result)):
-            return result
+            return Secret(result) if isinstance(bare, inspect.CustomType) else result
         if value == "" and textual and not is_needed:
             raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
@@ -166,7 +165,7 @@ class _Walk:
     def _filled(self, text: str, at: str) -> tuple[str, list[str]]:
         """With every reference replaced, from the left, each once; and the names in them."""
         names: list[str] = []
-        problems: list[str] = []
+        known = len(self._notes.problems)
 
         def replacement(match: re.Match[str]) -> str:
             name, default, file = match.group("name", "default", "file")
@@ -174,13 +173,13 @@ class _Walk:
                 return "${"
             if not (name or file):
                 wanted = "${NAME}, ${NAME:-default} or ${file:PATH}"
-                problems.append(f"expected {wanted} ($${{ for a literal ${{)")
+                self._notes.problem(at, f"expected {wanted} ($${{ for a literal ${{)")
                 return ""
             names.append(name or f"file:{file}")
             if name:
                 if name not in self._environ and default is None:
-                    hint = f"(${{{name}:-}} may be empty)"
-                    problems.append(f"{name} is not set in the environment {hint}")
+                    said = f"{name} is not set in the environment (${{{name}:-}} may be empty)"
+                    self._notes.problem(at, said)
                 return self._environ.get(name) or default or ""
             path = _FIRST_VARIABLE.sub(lambda it: self._environ.get(it[1], it[0]), file)
             path = os.path.join(self._directory, os.path.expanduser(path))
@@ -190,14 +189,12 @@ class _Walk:
                 content = _text_in(path)
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or error
-                problems.append(f"the file {shown(path)} cannot be read: {why}")
+                self._notes.problem(at, f"the file {shown(path)} cannot be read: {why}")
             self._notes.files[path] = Secret(content)
             return content
 
         filled = _REFERENCE_OR_NOT.sub(replacement, text)
-        for problem in problems:
-            self._notes.problem(at, problem)
-        if problems:
+        if len(self._notes.problems) > known:
             raise _Unfit
         return filled, names
 
@@ -248,14 +245,14 @@ def _converted(value: Any, bare: inspect.Type) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             return None
         least, above = bare.ge is None or value >= bare.ge, bare.gt is None or value > bare.gt
-        if not (least and above and value < math.inf and (bare.le is None or value <= bare.le)):
+        if not (least and above and (bare.le is None or value <= bare.le)):
             return None
         return value if whole else float(value)
     if not isinstance(value, str):
         return None
     if isinstance(bare, inspect.LiteralType):
         return value if value in bare.values else None
-    return Secret(value.strip()) if isinstance(bare, inspect.CustomType) else value
+    return value.strip() if isinstance(bare, inspect.CustomType) else value
 
 
 def expected(bare: inspect.Type, rules: Rules) -> str:
