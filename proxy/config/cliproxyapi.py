@@ -16,42 +16,39 @@ def _keys(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-TOP = _keys("""
-    amp-model-mappings amp-restrict-management-to-localhost amp-upstream-api-key
-    amp-upstream-url ampcode antigravity antigravity-signature-bypass-strict
-    antigravity-signature-cache-enabled auth auth-auto-refresh-workers auth-dir claude-code
-    claude-header-defaults codex codex-api-key codex-header-defaults codex-instructions-enabled
-    commercial-mode credential-concurrency credential-in-flight disable-claude-cloak-mode
-    disable-cooling disable-image-generation enable-gemini-cli-endpoint error-logs-max-files
-    force-gpt-5-codex force-model-prefix gemini-web gpt-image-2-base-model home
-    interactions-api-key logging-to-file logs-max-total-size-mb max-retry-credentials
-    nonstream-keepalive nonstream-keepalive-interval oauth-excluded-models oauth-model-alias
-    oauth-model-mappings oauth-request-scoped-errors passthrough-headers payload plugins pprof
-    redis-usage-queue-retention-seconds remote-management routing save-cooldown-status tls
-    transient-error-cooldown-seconds usage-statistics-enabled vertex-api-key
-    video-result-auth-cache-ttl ws-auth xai xai-api-key
-""")
-# At the top in some early releases, under remote-management or ampcode in others.
-TOP |= _keys("allow-localhost-unauthenticated restrict-management-to-localhost")
-QUOTA_EXCEEDED = _keys("antigravity-credits")
-STREAMING = _keys("bootstrap-retries")
-
 _CREDENTIAL = _keys("disable-cooling prefix request-retry request-scoped-errors")
-PROVIDER = _CREDENTIAL | {"support-prompt-cache-key"}
-GEMINI = _CREDENTIAL | {"excluded-models"}
-CLAUDE = GEMINI | _keys("""
-    cloak experimental-cch-signing fingerprint-profile rebuild-mid-system-message
-""")
-MODEL = _keys("""
-    display-name force-mapping image input-modalities is-compat max-context-length
-    output-modalities thinking
-""")
+_ACCOUNT = _CREDENTIAL | {"excluded-models"}
 
 # What each section of `schema` may have besides, by its name.
 IGNORED = {
-    "File": TOP, "QuotaExceeded": QUOTA_EXCEEDED, "Streaming": STREAMING, "ModelEntry": MODEL,
-    "ProviderEntry": PROVIDER, "GeminiEntry": GEMINI, "ClaudeEntry": CLAUDE,
-}  # fmt: skip
+    # The first two at the top in some early releases, under remote-management or ampcode in others.
+    "File": _keys("""
+        allow-localhost-unauthenticated restrict-management-to-localhost
+        amp-model-mappings amp-restrict-management-to-localhost amp-upstream-api-key
+        amp-upstream-url ampcode antigravity antigravity-signature-bypass-strict
+        antigravity-signature-cache-enabled auth auth-auto-refresh-workers auth-dir claude-code
+        claude-header-defaults codex codex-api-key codex-header-defaults codex-instructions-enabled
+        commercial-mode credential-concurrency credential-in-flight disable-claude-cloak-mode
+        disable-cooling disable-image-generation enable-gemini-cli-endpoint error-logs-max-files
+        force-gpt-5-codex force-model-prefix gemini-web gpt-image-2-base-model home
+        interactions-api-key logging-to-file logs-max-total-size-mb max-retry-credentials
+        nonstream-keepalive nonstream-keepalive-interval oauth-excluded-models oauth-model-alias
+        oauth-model-mappings oauth-request-scoped-errors passthrough-headers payload plugins pprof
+        redis-usage-queue-retention-seconds remote-management routing save-cooldown-status tls
+        transient-error-cooldown-seconds usage-statistics-enabled vertex-api-key
+        video-result-auth-cache-ttl ws-auth xai xai-api-key
+    """),
+    "QuotaExceeded": _keys("antigravity-credits"),
+    "Streaming": _keys("bootstrap-retries"),
+    "ProviderEntry": _CREDENTIAL | {"support-prompt-cache-key"},
+    "GeminiEntry": _ACCOUNT,
+    "ClaudeEntry": _ACCOUNT
+    | _keys("cloak experimental-cch-signing fingerprint-profile rebuild-mid-system-message"),
+    "ModelEntry": _keys("""
+        display-name force-mapping image input-modalities is-compat max-context-length
+        output-modalities thinking
+    """),
+}
 
 # Of all of them those by which CLIProxyAPI would serve other accounts or models, others first, or
 # other callers.

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from proxy.config import Model, cliproxyapi, load_config
+from proxy.config import Model, load_config
+from proxy.config.cliproxyapi import _SERVING, IGNORED
 from tests.support.gateway import ROOT
 
 URL = "http://127.0.0.1:1234/v1"
@@ -214,7 +215,7 @@ def test_current_file_is_served_with_warnings(tmp_path: Path) -> None:
         "claude-api-key[1].headers.X-Session",
     ]
     named = {name.partition(".")[0].removesuffix("[]") for name in (*SERVING, *others)}
-    assert named & cliproxyapi.TOP == cliproxyapi.TOP & set(_top_keys(CURRENT))
+    assert named & IGNORED["File"] == IGNORED["File"] & set(_top_keys(CURRENT))
 
 
 def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
@@ -242,16 +243,16 @@ def test_earlier_spellings_are_served_with_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "tree"),
     [
-        (cliproxyapi.TOP, lambda section: {**section, "api-keys": ["caller"]}),
-        (cliproxyapi.QUOTA_EXCEEDED, lambda section: {"quota-exceeded": section}),
-        (cliproxyapi.STREAMING, lambda section: {"streaming": section}),
+        (IGNORED["File"], lambda section: {**section, "api-keys": ["caller"]}),
+        (IGNORED["QuotaExceeded"], lambda section: {"quota-exceeded": section}),
+        (IGNORED["Streaming"], lambda section: {"streaming": section}),
         (
-            cliproxyapi.PROVIDER,
+            IGNORED["ProviderEntry"],
             lambda section: {"openai-compatibility": [{"name": "p", "base-url": URL, **section}]},
         ),
-        (cliproxyapi.GEMINI, lambda section: {"gemini-api-key": [section]}),
-        (cliproxyapi.CLAUDE, lambda section: {"claude-api-key": [section]}),
-        (cliproxyapi.MODEL, lambda section: {"demo": [{"models": [{"name": "m", **section}]}]}),
+        (IGNORED["GeminiEntry"], lambda section: {"gemini-api-key": [section]}),
+        (IGNORED["ClaudeEntry"], lambda section: {"claude-api-key": [section]}),
+        (IGNORED["ModelEntry"], lambda section: {"demo": [{"models": [{"name": "m", **section}]}]}),
     ],
 )
 def test_no_key_is_both_ignored_and_known(
@@ -372,7 +373,7 @@ def test_short_keys_are_told_together() -> None:
 def test_page_on_migrating_has_what_changes_who_is_served() -> None:
     """Each such setting of CLIProxyAPI's is in its table."""
     page = (ROOT / "docs" / "migrating.md").read_text().partition("## LiteLLM")[0]
-    assert set(re.findall(r"`([a-z-]+)`", page)) >= cliproxyapi._SERVING
+    assert set(re.findall(r"`([a-z-]+)`", page)) >= _SERVING
 
 
 def _top_keys(text: str) -> list[str]:
