@@ -39,7 +39,9 @@ Rules: TypeAlias = dict[str, Any]  # what the annotations of a field say, by nam
 class Notes:
     """Collects problems and warnings, each with its path in the file."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, path: str, environ: Mapping[str, str], seen: Seen) -> None:
+        self.path = path  # of the file; "": there is none
+        self.environ = environ
         self.seen = seen  # gets the files that the configuration names
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -48,27 +50,30 @@ class Notes:
         self.files: dict[str, Secret] = {}  # what was filled in from files, by their own paths
 
     def problem(self, at: str, text: str) -> None:
-        self.problems.append(f"{at}: {text}" if at else text)
+        self.problems.append(": ".join(filter(None, [self.path or "config", at, text])))
 
     def warning(self, at: str, text: str) -> None:
         self.warnings.append(f"{at}: {text}" if at else text)
+
+    def look_at(self, path: str) -> str:
+        """Note what the file at `path` is like before it is read; returns the path from here."""
+        path = os.path.join(os.path.dirname(self.path), os.path.expanduser(path))
+        self.seen[path] = stamp(path)
+        return path
 
 
 class _Unfit(Exception):
     """The value does not fit and the problem is noted, or it is empty and means that it is none."""
 
 
-def check(tree: Any, notes: Notes, environ: Mapping[str, str], *, directory: str) -> File:
-    """Make a `File` of `tree`, which is in `directory`. What is wrong with it goes into `notes`."""
-    walk = _Walk(notes, environ, directory)
-    return cast("File", walk.value(tree, inspect.type_info(File), ""))
+def check(tree: Any, notes: Notes) -> File:
+    """Make a `File` of `tree`. What is wrong with it goes into `notes`."""
+    return cast("File", _Walk(notes).value(tree, inspect.type_info(File), ""))
 
 
 class _Walk:
-    def __init__(self, notes: Notes, environ: Mapping[str, str], directory: str) -> None:
+    def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._environ = environ
-        self._directory = directory
 
     def value(
         self, value: Any, declared: inspect.Type, at: str, field: inspect.Field | None = None
@@ -166,6 +171,7 @@ class _Walk:
         """With every reference replaced, from the left, each once; and the names in them."""
         names: list[str] = []
         known = len(self._notes.problems)
+        environ = self._notes.environ
 
         def replacement(match: re.Match[str]) -> str:
             name, default, file = match.group("name", "default", "file")
@@ -177,13 +183,12 @@ class _Walk:
                 return ""
             names.append(name or f"file:{file}")
             if name:
-                if name not in self._environ and default is None:
+                if name not in environ and default is None:
                     said = f"{name} is not set in the environment (${{{name}:-}} may be empty)"
                     self._notes.problem(at, said)
-                return self._environ.get(name) or default or ""
-            path = _FIRST_VARIABLE.sub(lambda it: self._environ.get(it[1], it[0]), file)
-            path = os.path.join(self._directory, os.path.expanduser(path))
-            self._notes.seen[path] = stamp(path)
+                return environ.get(name) or default or ""
+            path = _FIRST_VARIABLE.sub(lambda variable: environ.get(variable[1], variable[0]), file)
+            path = self._notes.look_at(path)
             content = ""
             try:
                 content = _text_in(path)

@@ -49,23 +49,23 @@ def load_config(
     `or_built_in`: where nothing names a file and there is no `./config.yaml`, the built-in default.
     `seen` gets all files on which the result depends, as they were before they were read.
     """
-    notes = Notes({} if seen is None else seen)
+    seen = {} if seen is None else seen
     if isinstance(path, Mapping):
-        return _from_tree(path, "", environ, notes)
+        return _from_tree(path, Notes("", environ, seen))
     named = path or environ.get(PATH_VARIABLE)
     where = os.fspath(named or DEFAULT_PATH)
-    notes.seen[where] = stamp(where)
+    seen[where] = stamp(where)
     if or_built_in and not named and not os.path.lexists(where):
-        return _from_tree(document.read(_DEFAULT), BUILT_IN, environ, notes)
+        return _from_tree(document.read(_DEFAULT), Notes(BUILT_IN, environ, seen))
     try:
         tree = document.read(where)
     except ConfigError as unreadable:
-        problems = _prefixed(where, unreadable.problems)
+        problems = [f"{where}: {problem}" for problem in unreadable.problems]
         if path is None and not os.path.lexists(where):
             hint = f"${PATH_VARIABLE} may name another file, and `poolproxy init` writes one"
             problems = [f"{problems[0]} ({hint})"]
         raise ConfigError(problems) from unreadable
-    return _from_tree(tree, where, environ, notes)
+    return _from_tree(tree, Notes(where, environ, seen))
 
 
 def write_built_in(path: str | None) -> str:
@@ -79,7 +79,7 @@ def write_built_in(path: str | None) -> str:
     return where
 
 
-def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -> Config:
+def _from_tree(tree: Any, notes: Notes) -> Config:
     tops = [top for top in (tree if isinstance(tree, list) else [tree]) if isinstance(top, Mapping)]
     if found := dict.fromkeys(key for top in tops for key in top if key in _LITELLM):
         said = "a file of LiteLLM's: docs/migrating.md says what becomes of it"
@@ -87,16 +87,12 @@ def _from_tree(tree: Any, path: str, environ: Mapping[str, str], notes: Notes) -
     elif not isinstance(tree, Mapping):
         notes.problem("", f"expected a mapping of settings, got {kind_of(tree)}")
     else:
-        file = check(tree, notes, environ, directory=os.path.dirname(path))
+        file = check(tree, notes)
         for text in cliproxyapi.warnings(notes.ignored):
             notes.warning("", text)
-        config = resolve(file, notes, path=path)
+        config = resolve(file, notes)
         if file.state and find_spec("redis") is None:  # which nobody else needs
             notes.problem("state", "pip install 'poolproxy[redis]'")
     if notes.problems:
-        raise ConfigError(_prefixed(path, notes.problems))
+        raise ConfigError(notes.problems)
     return config
-
-
-def _prefixed(path: str, lines: list[str] | tuple[str, ...]) -> list[str]:
-    return [f"{path or 'config'}: {line}" for line in lines]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,9 +17,8 @@ import msgspec
 from .check import Notes
 from .config import Caller, ClientConfig, Config, Model
 from .formats import DEFAULT_PORTS, NO_PROXY
-from .schema import ClaudeEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
+from .schema import ClaudeEntry, DemoEntry, File, GeminiEntry, ModelEntry, ProviderEntry, Settings
 from .secrets import Secret, digest_of, is_placeholder
-from .source import stamp
 from .wording import in_ascii, names, shown, shown_key
 
 _Entry = TypeVar("_Entry")
@@ -32,9 +31,9 @@ _LONG_ENOUGH = 16  # characters of a caller's key
 _VERSIONS = {"openai": (), "gemini": ("/v1beta", "/v1", "/v1alpha"), "claude": ("/v1",)}
 
 
-def resolve(file: File, notes: Notes, *, path: str) -> Config:
-    """Make the configuration of `file`. `path` is where the file is, "" if there is none."""
-    clients = _Clients(file, notes, directory=os.path.dirname(path))
+def resolve(file: File, notes: Notes) -> Config:
+    """Make the configuration of `file`."""
+    clients = _Clients(file, notes)
     clients.check_fallbacks()
     callers = _callers(file, notes)
     if "auth" in notes.ignored and not callers:
@@ -45,7 +44,7 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
     settings["host"] = file.host.strip("[]")
     return Config(
         **settings,
-        path=path,
+        path=notes.path,
         files=notes.files,
         callers=callers,
         clients=_named(clients.found),
@@ -57,24 +56,22 @@ def resolve(file: File, notes: Notes, *, path: str) -> Config:
 class _Clients:
     """Collects one client per key, and the providers that have none left."""
 
-    def __init__(self, file: File, notes: Notes, *, directory: str) -> None:
+    def __init__(self, file: File, notes: Notes) -> None:
         self.found: list[ClientConfig] = []
         self.off: list[tuple[str, str]] = []
         self._file = file
         self._notes = notes
-        self._directory = directory
         self._key_at: dict[tuple[str, Secret], str] = {}
         self._aliases: set[str] | None = set()  # None: an upstream's own list may have any
-        providers = list(_numbered("openai-compatibility", file.openai_compatibility))
-        demos = list(_numbered("demo", file.demo))
-        names = [(f"{at}.name", provider.name) for at, provider in providers]
-        names += [(f"{at}.name", demo.name) for at, demo in demos]
-        _report_repeats(names, self._notes)
+        providers = _numbered("openai-compatibility", file.openai_compatibility)
+        demos = _numbered("demo", file.demo)
+        named: list[tuple[str, ProviderEntry | DemoEntry]] = [*providers, *demos]
+        _report_repeats([(f"{at}.name", one.name) for at, one in named], notes)
         for at, provider in providers:
             self._add_provider(provider, at)
-        gemini = list(_numbered("gemini-api-key", file.gemini_api_key))
+        gemini = _numbered("gemini-api-key", file.gemini_api_key)
         gemini += _numbered("generative-language-api-key", file.generative_language_api_key)
-        claude = list(_numbered("claude-api-key", file.claude_api_key))
+        claude = _numbered("claude-api-key", file.claude_api_key)
         for kind, entries in (("gemini", gemini), ("claude", claude)):
             clients = [(at, self._of(entry, at, kind, entry.api_key)) for at, entry in entries]
             self._add_keyed(kind, clients)
@@ -94,7 +91,7 @@ class _Clients:
         if provider.disabled:
             self.off.append((provider.name, "disabled: true"))
             return
-        entries = list(_numbered(f"{at}.api-keys", provider.api_keys))
+        entries = _numbered(f"{at}.api-keys", provider.api_keys)
         entries += _numbered(f"{at}.api-key-entries", provider.api_key_entries)
         if not entries:
             self._add(common, at)
@@ -148,18 +145,18 @@ class _Clients:
             self._aliases = None
             return None
         models = tuple(Model(entry.name, entry.alias or entry.name) for entry in entries)
-        aliases = [(f"{at}.models[{i}]", model.alias) for i, model in enumerate(models)]
+        aliases = _numbered(f"{at}.models", [model.alias for model in models])
         remedy = ": give it one of its own, which `fallbacks` may name"
         _report_repeats(aliases, self._notes, what="the same alias", remedy=remedy)
         if self._aliases is not None:
-            self._aliases.update(model.alias for model in models)
+            self._aliases.update(alias for _, alias in aliases)
         return models
 
     def check_fallbacks(self) -> None:
         """A problem for each model that no provider has, those that are off included."""
         for alias, others in self._file.fallbacks.items() if self._aliases is not None else ():
             at = f"fallbacks.{shown_key(alias)}"
-            for place, named in ((at, alias), *_numbered(at, others)):
+            for place, named in [(at, alias), *_numbered(at, others)]:
                 if named and named not in (self._aliases or ()):
                     self._notes.problem(place, f"no provider has a model {shown(named)}")
 
@@ -171,8 +168,7 @@ class _Clients:
         """The path, seen from the file's directory."""
         if not bundle:
             return ""
-        path = os.path.join(self._directory, os.path.expanduser(bundle))
-        self._notes.seen[path] = stamp(path)
+        path = self._notes.look_at(bundle)
         if not os.access(path, os.R_OK):
             self._notes.problem(at, f"no readable file at {shown(path)}")
         return path
@@ -186,7 +182,7 @@ class _Clients:
 
 
 def _callers(file: File, notes: Notes) -> tuple[Caller, ...]:
-    numbered = list(_numbered("api-keys", file.api_keys))
+    numbered = _numbered("api-keys", file.api_keys)
     silent = [one.name for one in file.openai_compatibility if not (one.ask_usage or one.disabled)]
     for at, entry in numbered:
         if silent and (entry.tpm or entry.tokens_per_day):
@@ -256,6 +252,6 @@ def _report_repeats(
             notes.problem(at, f"{what} as {first_at[value]}{remedy}")
 
 
-def _numbered(at: str, entries: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:
+def _numbered(at: str, entries: Sequence[_Entry]) -> list[tuple[str, _Entry]]:
     """Each entry after its path."""
-    return ((f"{at}[{index}]", entry) for index, entry in enumerate(entries))
+    return [(f"{at}[{index}]", entry) for index, entry in enumerate(entries)]

@@ -17,8 +17,6 @@ _USER_INFO = re.compile(r"[^/\s]*@")
 
 def shown(value: Any) -> str:
     """The value, or what kind of value it is."""
-    if value is None:
-        return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
