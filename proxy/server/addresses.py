@@ -30,15 +30,10 @@ def note_bound(names: Iterable[Any]) -> list[str]:
     return _bound
 
 
-def check_servable(config: Config, *hosts: str) -> None:
-    """Raise ConfigError if a server must not listen with this configuration, at `hosts` too."""
-    if problems := config.listen_problems(*hosts):
-        raise ConfigError(problems)
-
-
 def in_force(started: Config, new: Config) -> Config:
     """What of `new` a running server can take on; a warning names the rest. Raises ConfigError."""
-    check_servable(new, *_bound)
+    if problems := new.listen_problems(*_bound):
+        raise ConfigError(problems)
     names = "host", "port", "control_dir", "state"
     kept: dict[str, Any] = {name: getattr(started, name) for name in names}
     # Each has a thread, and there are as many as at the start.
@@ -88,7 +83,7 @@ def _why_not_unix(path: str) -> str | None:
     return f"unix:{path} is in use: bind another, or stop what listens there"
 
 
-def _why_not(address: tuple[str, int], *, shared: bool = False) -> str | None:
+def _why_not(address: tuple[str, int], *, shared: bool) -> str | None:
     """Why a server cannot listen at this address."""
     host, port = address
     try:

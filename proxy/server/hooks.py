@@ -19,7 +19,7 @@ from ..config import BUILT_IN, Config, ConfigSource, count, names
 from ..errors import ConfigError
 from ..gateway import Gateway, gateways
 from . import systemd
-from .addresses import check_addresses, check_servable, note_bound
+from .addresses import check_addresses, note_bound
 from .control.listener import COUNTS, DISABLED, Control, hand_over, opened
 from .logs import unblock_gunicorns_logs
 from .tuning import free_core, settle, tune
@@ -114,10 +114,8 @@ class Hooks:
         config, cfg = self._source.config, server.cfg
         # With gunicorn's `reuse_port` each worker opens its own.
         names = [listener.getsockname() for listener in server.LISTENERS] or cfg.address
-        try:
-            check_servable(config, *note_bound(names))
-        except ConfigError as error:
-            print("\n".join(error.problems), file=sys.stderr)
+        if problems := config.listen_problems(*note_bound(names)):
+            print("\n".join(problems), file=sys.stderr)
             server.halt(exit_status=EXIT_CONFIG)
         where = [str(listener) for listener in server.LISTENERS] or list(cfg.bind)
         said = summary(config, where, workers=cfg.workers, threads=cfg.threads)
