@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # by name: else gthread loads it after the fork, in each worker
 import contextlib
-import inspect
 import math
-import re
 import select
 import selectors
 import signal
@@ -23,12 +21,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
-import gunicorn  # type: ignore[import-untyped]
 from gunicorn.http import errors as unread  # type: ignore[import-untyped]
-from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from ..errors import InvalidRequest, ProxyError
@@ -37,12 +32,6 @@ from ..net import shortage
 from ..net.lost import LOST
 from ..net.timed_socket import TimedSocket, limit_io
 from ..wire.chat import error_body
-
-# `Worker` knows the insides of these versions, as `setup.cfg` says: the first, up to the second.
-GUNICORNS = (27, 0, 1), (28,)
-
-# The attributes of gthread's workers and connections that `Worker` reads, as gthread itself does.
-_READ = ("buf", "data_ready", "initialized", "nr_conns", "parser", "poller", "tpool", "unreader")
 
 # The limit for a connection's first byte, and from a request's first byte to the end of its head.
 # Callers send a few hundred bytes. nginx allows 60 s, Apache 20 s and more.
@@ -313,7 +302,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """The same thread: answer what is no request, or failed before it was answered."""
-        error = _in_our_terms(exc, is_read=req is not None)
+        error = in_our_terms(exc, is_read=req is not None)
         if isinstance(error, InvalidRequest):
             where = addr and addr[0]
             self.log.warning("refused what %s sent: %d, %s", where, error.status, error.message)
@@ -399,7 +388,7 @@ def _limit(sock: Any) -> None:
     limit_io(sock, getattr(sock, "write_timeout_s", None) or WRITE_TIMEOUT_S)
 
 
-def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
+def in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
     if isinstance(fault, ProxyError):
         return fault
     if isinstance(fault, ssl.SSLError):
@@ -414,43 +403,3 @@ def _in_our_terms(fault: Exception, *, is_read: bool) -> ProxyError:
     if isinstance(fault, unread.ParseException) and not (is_read and isinstance(fault, headers)):
         return InvalidRequest(f"this is no valid HTTP request ({type(fault).__name__})")
     return ProxyError("the proxy failed; its log says why")
-
-
-def _unknown() -> str | None:
-    """What `Worker` does not know of this gunicorn; None if it knows all that it uses."""
-    if not GUNICORNS[0] <= gunicorn.version_info < GUNICORNS[1]:
-        return "its version"
-    code = Path(gthread.__file__).read_text()
-    if missing := [name for name in _READ if not re.search(rf"\.{name}\b", code)]:
-        return f"there is no `{missing[0]}`"
-    try:
-        for name, ours in vars(Worker).items():
-            if inspect.isfunction(ours):
-                theirs = getattr(ThreadWorker, name, None)
-                expected = None if name.startswith("_") else inspect.getfullargspec(ours).args
-                if (theirs and inspect.getfullargspec(theirs).args) != expected:
-                    return f"`ThreadWorker.{name}`"
-        _in_our_terms(Exception(), is_read=False)
-    except (AttributeError, TypeError) as error:
-        return str(error)
-    return None
-
-
-class _PlainWorker(ThreadWorker):  # type: ignore[misc]
-    """gthread as it is: better than no worker, where gunicorn's insides are unknown."""
-
-    @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """In the master, once, when it has started."""
-        known = [".".join(map(str, version)) for version in GUNICORNS]
-        log.warning(
-            "proxy.worker.Worker does not know gunicorn %s (%s) and serves as plain gthread, whose"
-            " threads wait for slow callers: install gunicorn >= %s, < %s",
-            *(gunicorn.__version__, _DIFFERENCE, *known),
-        )
-        super().check_config(cfg, log)
-
-
-_DIFFERENCE = _unknown()
-if _DIFFERENCE:
-    Worker = _PlainWorker  # type: ignore[misc]

@@ -39,14 +39,14 @@ from proxy.errors import ProxyError
 from proxy.net.timed_socket import TimedSocket, limit_io
 from proxy.server import worker as module
 from proxy.server.worker import (
-    GUNICORNS,
     Worker,
     _has_head,
-    _in_our_terms,
     _is_whole,
     _limit,
     _Threads,
+    in_our_terms,
 )
+from proxy.worker import GUNICORNS
 from tests.support.gateway import PATIENCE_S, ROOT, Gateway
 
 CONFIG = {"demo": [{"name": "demo", "delay-ms": 0}]}
@@ -485,6 +485,6 @@ def test_what_gunicorn_raises_in_our_terms(
     fault: Exception, is_read: bool, status: int, said: str
 ) -> None:
     """Once the request was read, a header at fault is the answer's."""
-    error = _in_our_terms(fault, is_read=is_read)
+    error = in_our_terms(fault, is_read=is_read)
     assert error.status == status
     assert said in error.message
