@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # where the terminal lacks a letter
     args = parser().parse_args(argv)
     try:
-        status = int(args.command(args))
+        status = args.command(args) or Exit.OK
         sys.stdout.flush()
-        return status
+        return int(status)
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return Exit.CONFIG

@@ -35,21 +35,19 @@ the user that runs the instance, whose sockets are in $XDG_RUNTIME_DIR or the
 temporary directory. A service's are in its `control-dir`, or /run/poolproxy:
 there root may ask, and members of its group."""
 
-Command = Callable[[Namespace], int]
+Command = Callable[[Namespace], int | None]
 
 
 def parser() -> ArgumentParser:
-    """Make the parser. Call `command` of its result with that result to run the command."""
+    """Make the parser. Call `command` of its result with that result to run the command.
+
+    A command returns its exit status; None: done.
+    """
     about = "One OpenAI-compatible endpoint in front of a pool of LLM accounts."
     style: dict[str, Any] = {"epilog": EPILOG, "formatter_class": RawDescriptionHelpFormatter}
     top = ArgumentParser(prog="poolproxy", description=about, **style)
     top.add_argument("--version", action="version", version=f"poolproxy {__version__}")
-
-    def show_help(args: Namespace) -> int:
-        top.print_help()
-        return Exit.OK
-
-    top.set_defaults(command=show_help)
+    top.set_defaults(command=lambda _: top.print_help())
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, command: Command, what: str, *more: str, **flags: str) -> ArgumentParser:
@@ -131,7 +129,7 @@ Requests in flight go on; it gets no new ones until it is enabled or the
 instance is restarted. A reload and new workers don't change that."""
 
 
-def serve(args: Namespace) -> int:
+def serve(args: Namespace) -> None:
     """Serve in this process until a signal ends it. May raise SystemExit."""
     from ..server import settings  # gunicorn: no other command needs it
 
@@ -142,10 +140,9 @@ def serve(args: Namespace) -> int:
         return msgspec.structs.replace(config, **changes)
 
     settings.run(read, workers=args.workers)
-    return Exit.OK
 
 
-def init(args: Namespace) -> int:
+def init(args: Namespace) -> None:
     """Write the built-in configuration to a new file; raises Failure."""
     try:
         path = write_built_in(args.file)
@@ -155,7 +152,6 @@ def init(args: Namespace) -> int:
         raise Failure(f"{error.filename} cannot be written: {error.strerror}") from error
     command = " ".join(["poolproxy check", *([args.file] if args.file else [])])
     print(f"{path}: written; put keys into it, and see what it serves with `{command}`")
-    return Exit.OK
 
 
 def _host(text: str) -> str:

@@ -73,7 +73,7 @@ def reload(args: argparse.Namespace) -> int:
     return _report_errors(answers)
 
 
-def health(args: argparse.Namespace) -> int:
+def health(args: argparse.Namespace) -> None:
     """Print `ok` if it serves; raises Failure, ConfigError. Blocks for some seconds at most."""
     host, port = "127.0.0.1", args.port
     if port is None or args.file is not None:
@@ -91,10 +91,9 @@ def health(args: argparse.Namespace) -> int:
     if status != http.client.OK:
         raise Failure(f"{host}, port {port}: {path} says {status}")
     print("ok")
-    return Exit.OK
 
 
-def usage(args: argparse.Namespace) -> int:
+def usage(args: argparse.Namespace) -> None:
     """Print the sums that are asked for; raises Failure, ConfigError."""
     from ..ledger import FILE, SUMS, default_dirs, report  # SQLite: no other command needs it
 
@@ -123,7 +122,6 @@ def usage(args: argparse.Namespace) -> int:
         head = [name.removesuffix("_tokens").replace("_", " ") for name in columns]
         cells = [[printable(str(row[name])) or "-" for name in columns] for row in rows]
         print(table(head, cells, right=range(len(by), len(columns))))
-    return Exit.OK
 
 
 def _model(args: argparse.Namespace) -> str:
