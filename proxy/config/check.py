@@ -16,9 +16,9 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, cast
 
-import msgspec
 from msgspec import inspect
 
 from .cliproxyapi import IGNORED
@@ -78,7 +78,10 @@ class _Walk:
     def value(
         self, value: Any, declared: inspect.Type, at: str, field: inspect.Field | None = None
     ) -> Any:
-        """`value` as the `declared` type; the `field`'s default, or a blank, if it does not fit."""
+        """`value` as the `declared` type; a blank if it does not fit.
+
+        Raises _Unfit where the `field` has a default.
+        """
         bare, rules = unwrap(declared)
         try:
             if value is None and field:
@@ -94,7 +97,9 @@ class _Walk:
             is_needed = field is None or field.required
             return self._scalar(value, bare, rules, at, is_needed=is_needed)
         except _Unfit:
-            return _default(field) if field else _blank(bare)
+            if field and not field.required:
+                raise
+            return _blank(bare)
 
     def _section(self, value: Any, declared: inspect.StructType, at: str) -> Any:
         shorthand = getattr(declared.cls, "shorthand", "")
@@ -111,7 +116,8 @@ class _Walk:
         fields = {}
         for name, field in known.items():
             path = at if is_short else _join(at, name)  # a bare string has a path of its own
-            fields[field.name] = self.value(value.get(name), field.type, path, field)
+            with suppress(_Unfit):  # it has its default
+                fields[field.name] = self.value(value.get(name), field.type, path, field)
         return declared.cls(**fields)
 
     def _stray(self, key: Any, value: Any, known: Iterable[str], section: type, at: str) -> None:
@@ -161,8 +167,9 @@ class _Walk:
         if textual and not isinstance(value, str) and value is not None:
             got += ": put it in quotes"
         result = _converted(value, bare)
-        if result is not None and ("valid" not in rules or rules["valid"](result)):
-            return Secret(result) if isinstance(bare, inspect.CustomType) else result
+        with suppress(ValueError):
+            if result is not None and ("valid" not in rules or rules["valid"](result)):
+                return Secret(result) if isinstance(bare, inspect.CustomType) else result
         if value == "" and textual and not is_needed:
             raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
@@ -220,16 +227,11 @@ def unwrap(declared: inspect.Type) -> tuple[inspect.Type, Rules]:
     return declared, rules
 
 
-def _default(field: inspect.Field) -> Any:
-    if field.default_factory is not msgspec.NODEFAULT:
-        return field.default_factory()
-    return _blank(unwrap(field.type)[0]) if field.required else field.default
-
-
 def _blank(bare: inspect.Type) -> Any:
     """What stands in for a value that is missing or does not fit."""
     if isinstance(bare, inspect.StructType):
-        return bare.cls(**{field.name: _default(field) for field in bare.fields})
+        needed = (field for field in bare.fields if field.required)
+        return bare.cls(**{field.name: _blank(unwrap(field.type)[0]) for field in needed})
     return Secret("") if isinstance(bare, inspect.CustomType) else ""
 
 

@@ -10,13 +10,15 @@ Key names are CLIProxyAPI's. `None` means "left out"; `resolve` decides what hol
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from . import formats
-from .secrets import Secret
+from .formats import meta
+from .secrets import HASHED, Secret
 
 _DAY_S = 86_400  # no wait is meant to be longer, and poll(2) counts ms in 32 bits
 
@@ -39,38 +41,49 @@ Permits = Annotated[Limit, unit("requests"), says("in flight at once; 0: no limi
 Weight = Annotated[int, Meta(ge=1, le=1000), says("share of the requests")]
 Priority = Annotated[int, Meta(ge=-1000, le=1000), says("free clients of the highest serve")]
 
-Name = Annotated[str, formats.meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
-ModelName = Annotated[str, formats.meta("a model's name", formats.is_model_name, minLength=1)]
-Host = Annotated[str, formats.meta("a host name or IP address", formats.is_bind_host)]
-Network = Annotated[str, formats.meta("an IP address or network", formats.is_network)]
-Directory = Annotated[str, formats.meta("an absolute path", formats.is_absolute)]
+Name = Annotated[str, meta("a name of 1 to 64 characters", formats.is_name, minLength=1)]
+ModelName = Annotated[str, meta("a model's name", formats.is_model_name, minLength=1)]
+Host = Annotated[str, meta("a host name or IP address", formats.is_bind_host)]
+Network = Annotated[str, meta("an IP address or network", ipaddress.ip_network)]
+Directory = Annotated[str, meta("an absolute path", r"(?s:/.*)?")]  # "": none
 BaseUrl = Annotated[
     str,
-    formats.meta("an http(s) URL", formats.is_base_url, format="uri"),
+    meta("an http(s) URL", formats.is_base_url, format="uri"),
     says("where the upstream's API is"),
 ]
 ProxyUrl = Annotated[
     str,
-    formats.meta("an http, https, socks5 or socks5h URL, or direct", formats.is_proxy_url),
+    meta("an http, https, socks5 or socks5h URL, or direct", formats.is_proxy_url),
     says("outbound proxy, the environment's is not used; `direct`: none"),
 ]
 UpstreamKey = Annotated[
     Secret,
-    formats.meta("a key of visible ASCII characters", formats.is_key, private=True),
+    meta("a key of visible ASCII characters", "[!-~]*", private=True),
     says("what the upstream knows the account by; empty: the entry is left out"),
 ]
 _CALLERS_KEY = "a key of visible ASCII characters, not empty, or sha256: and 64 hex digits"
 CallersKey = Annotated[
     Secret,
-    formats.meta(_CALLERS_KEY, formats.is_caller_key, private=True),
+    meta(_CALLERS_KEY, rf"{HASHED.pattern}|(?!sha256:)[!-~]+", private=True),
     says("what the caller sends, or its SHA-256"),
 ]
-Origin = Annotated[str, formats.meta("an origin, such as https://app.example", formats.is_cors)]
+# A socket's path, or a host; of Sentinel several, and the name of the service.
+_STATE_URL = (
+    r"unix://\S*/\S+|rediss?://[^\s/]+(/\S*)?"
+    r"|rediss?\+sentinel://(\S*@)?[\w.-]+:\d{1,5}(,[\w.-]+:\d{1,5})*/\S+"
+)
+StateUrl = Annotated[
+    Secret, meta("a redis, rediss, unix or redis+sentinel URL", _STATE_URL, private=True)
+]
+Origin = Annotated[str, meta("an origin, such as https://app.example", formats.is_cors)]
 Aliases = Annotated[
     tuple[ModelName, ...], Meta(min_length=1), says("what it sees and may use; left out: all")
 ]
-HeaderName = Annotated[str, formats.meta("a header name", formats.is_header_name)]
-HeaderValue = Annotated[str, formats.meta("a header value", formats.is_header_value, private=True)]
+# RFC 9110, 5.1 and 5.6.2: a field name is a token; 5.5: a value has no control characters but TAB.
+# Some are set by the HTTP library from the body it sends; a second opinion would break the framing.
+_FRAMING = r"(?i:connection|content-length|transfer-encoding|upgrade)\Z"
+HeaderName = Annotated[str, meta("a header name", rf"(?!{_FRAMING})[!#$%&'*+\-.^_`|~0-9A-Za-z]+")]
+HeaderValue = Annotated[str, meta("a header value", r"[\t\x20-\x7e\xa0-\xff]*", private=True)]
 
 
 def _key(attribute: str) -> str:
@@ -218,13 +231,7 @@ class State(_Section, frozen=True, kw_only=True):
 
     shorthand: ClassVar[str] = "url"
 
-    url: Annotated[
-        Secret,
-        formats.meta(
-            "a redis, rediss, unix or redis+sentinel URL", formats.is_state_url, private=True
-        ),
-        says("where it is, with user and password"),
-    ]
+    url: Annotated[StateUrl, says("where it is, with user and password")]
     name: Annotated[Name, says("of the pool, where several share the server")] = "default"
 
 
