@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from flask import Flask, Request
@@ -78,7 +77,7 @@ class _Adapter(MapAdapter):
         return rule, dict(values)
 
 
-@functools.lru_cache(maxsize=64)  # nearly all requests ask for one of a few paths
+@lru_cache(maxsize=64)  # nearly all requests ask for one of a few paths
 def _bound(
     rules: Map, host: str, prefix: str, scheme: str, method: str, path: str, query: str
 ) -> MapAdapter:
