@@ -38,16 +38,11 @@ class Reloader:
         self.looks_at = -math.inf if auto and source.seen else math.inf
         self.counted: Callable[[str], object] = str  # is told of each reading: `ok` or `failed`
         self.read_at = clock.wall()  # what is in force, by the wall clock
-        self._source = source
+        self.source = source
         self._config = source.config  # in force
         self._adopt = adopt
         self._clock = clock
         self._looking: tuple[int, Task[None]] | None = None  # in which process
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with the files as they are; none: they are in force, or will be soon."""
-        return self._source.problems
 
     def look(self) -> None:
         """Have the files looked at, and read if they have changed. Does not block."""
@@ -71,24 +66,24 @@ class Reloader:
 
     def report(self) -> None:
         """Log what is wrong with the files."""
-        if self.problems:
-            log.error("the configuration stays as it was: %s", "\n".join(self.problems))
+        if self.source.problems:
+            log.error("the configuration stays as it was: %s", "\n".join(self.source.problems))
 
     def _look(self) -> None:
         """In the helper thread: read what has changed, and changes no more."""
-        if self._source.has_changed():
+        if self.source.has_changed():
             with suppress(Exception):  # it is logged
                 self._read()
 
     def _read(self) -> str:
         """In the helper thread; logs what it returns or raises."""
-        old, seen, known = self._config, self._source.seen, self.problems
+        old, seen, known = self._config, self.source.seen, self.source.problems
         try:
-            new = self._source.read()
+            new = self.source.read()
             told = changes(old, new, draining=self._adopt(new))
         except ConfigError:
             self.counted("failed")
-            if self.problems != known:
+            if self.source.problems != known:
                 self.report()
             raise
         except Exception:
@@ -98,7 +93,7 @@ class Reloader:
         self.counted("ok")
         told += [
             f"{path} is another"
-            for path, stamp in self._source.seen.items()
+            for path, stamp in self.source.seen.items()
             if path != new.path and stamp != seen.get(path, stamp)
         ]
         self._config, self.read_at = new, self._clock.wall()

@@ -113,7 +113,7 @@ def _overview(gateway: Gateway, model: str) -> dict[str, Any]:
         "models": models,
         "path": gateway.config.path,
         "read_at": reloader.read_at,
-        "problems": reloader.problems,
+        "problems": reloader.source.problems,
         "recent": gateway.recent and gateway.recent(),
     }
 

@@ -125,11 +125,11 @@ def test_reload_of_what_is_wrong_raises_and_changes_nothing(
         host.proxy.reload()
     assert len(said(caplog)) == 2
     assert all("the configuration stays as it was: " in line for line in said(caplog))
-    assert host.proxy.gateway.reloader.problems
+    assert host.proxy.gateway.reloader.source.problems
     host.path.write_text(config_of("two"))
     host.proxy.reload()
     assert host.status("two") == 200
-    assert not host.proxy.gateway.reloader.problems
+    assert not host.proxy.gateway.reloader.source.problems
 
 
 def test_new_warnings_are_logged(host: Host, caplog: pytest.LogCaptureFixture) -> None:

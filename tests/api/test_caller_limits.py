@@ -353,7 +353,7 @@ def test_configured_limit_per_day_without_a_place_is_refused(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match=f"{path}: {said}"):
             proxy.reload()
         assert proxy.config.callers == ()
-        assert proxy.gateway.reloader.problems
+        assert proxy.gateway.reloader.source.problems
         path.write_text(json.dumps({**limited, "state-dir": str(tmp_path)}))
         assert "ci" in proxy.reload()
 
