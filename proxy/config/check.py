@@ -78,10 +78,7 @@ class _Walk:
     def value(
         self, value: Any, declared: inspect.Type, at: str, field: inspect.Field | None = None
     ) -> Any:
-        """`value` as the `declared` type; a blank if it does not fit.
-
-        Raises _Unfit where the `field` has a default.
-        """
+        """`value` as the `declared` type; else a blank, or _Unfit if the `field` has a default."""
         bare, rules = unwrap(declared)
         try:
             if value is None and field:

@@ -86,8 +86,7 @@ class _Builder:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._built: dict[Node, Tree] = {}
-        self._open: set[Node] = set()
+        self._built: dict[Node, Tree] = {}  # None: it is being built
 
     def build(self, node: Node) -> Tree:
         if isinstance(node, ScalarNode):
@@ -97,16 +96,15 @@ class _Builder:
             if isinstance(value, str):
                 self._add(node, "a tag or a number that is not understood")
             return value
-        if node in self._open:
-            self._add(node, "an alias of what it is inside of")
-        elif node not in self._built:
-            self._open.add(node)
+        if node not in self._built:
+            self._built[node] = None
             if isinstance(node, MappingNode):
                 self._built[node] = self._mapping(node)
             else:
                 self._built[node] = [self.build(item) for item in node.value]
-            self._open.discard(node)
-        return self._built.get(node)
+        elif self._built[node] is None:
+            self._add(node, "an alias of what it is inside of")
+        return self._built[node]
 
     def _mapping(self, node: MappingNode) -> dict[str, Tree]:
         own: dict[str, Tree] = {}
