@@ -159,15 +159,13 @@ class _Walk:
                 self._notes.variables[at] = names
                 got = "the value of " + " and ".join(f"${{{name}}}" for name in names)
             value = text if textual else _typed(text, bare)
-            if value is None and not is_needed:
-                raise _Unfit
         if textual and not isinstance(value, str) and value is not None:
             got += ": put it in quotes"
         result = _converted(value, bare)
         with suppress(ValueError):
             if result is not None and ("valid" not in rules or rules["valid"](result)):
                 return Secret(result) if isinstance(bare, inspect.CustomType) else result
-        if value == "" and textual and not is_needed:
+        if not is_needed and (value is None or (textual and value == "")):
             raise _Unfit
         self._unfit(at, f"expected {expected(bare, rules)}, got {got}")
 
