@@ -169,7 +169,7 @@ class _Clients:
         if not bundle:
             return ""
         path = self._notes.look_at(bundle)
-        if not os.access(path, os.R_OK):
+        if "\0" in path or not os.access(path, os.R_OK):
             self._notes.problem(at, f"no readable file at {shown(path)}")
         return path
 

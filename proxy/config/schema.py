@@ -45,7 +45,7 @@ Name = Annotated[str, meta("a name of 1 to 64 characters", formats.is_name, minL
 ModelName = Annotated[str, meta("a model's name", formats.is_model_name, minLength=1)]
 Host = Annotated[str, meta("a host name or IP address", formats.is_bind_host)]
 Network = Annotated[str, meta("an IP address or network", ipaddress.ip_network)]
-Directory = Annotated[str, meta("an absolute path", r"(?s:/.*)?")]  # "": none
+Directory = Annotated[str, meta("an absolute path", r"(/[^\0]*)?")]  # "": none
 BaseUrl = Annotated[
     str,
     meta("an http(s) URL", formats.is_base_url, format="uri"),

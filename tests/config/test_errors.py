@@ -236,6 +236,7 @@ ONE_PROBLEM = [
     # Files
     (provider(ca_bundle=5), f"{AT}.ca-bundle: expected a string, got 5: put it in quotes"),
     (provider(ca_bundle="/nowhere.pem"), f"{AT}.ca-bundle: no readable file at '/nowhere.pem'"),
+    (provider(ca_bundle="/a\0b"), f"{AT}.ca-bundle: no readable file at '/a\\x00b'"),
     # Keys of callers in the place where early releases of CLIProxyAPI had them
     (
         {"auth": {"providers": [{"api-keys": [KEY]}]}},
