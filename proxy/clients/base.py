@@ -68,11 +68,11 @@ class ChunkTranslator(Protocol):
     def is_over(self) -> bool:
         """Whether the upstream's own end mark came: nothing follows that matters."""
 
-    def feed(self, events: list[bytes]) -> list[bytes]:
-        """Translate these events; raises UpstreamError."""
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
+        """Translate an event to more `chunks`; raises UpstreamError. Not called once it is over."""
 
-    def finish(self) -> list[bytes]:
-        """The chunks still due when the upstream's answer ended; raises UpstreamTruncated."""
+    def finish(self, chunks: list[bytes]) -> None:
+        """Add those still due when the upstream's answer ended; raises UpstreamTruncated."""
 
 
 class Client(ABC):

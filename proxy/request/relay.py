@@ -82,12 +82,12 @@ class Relay:
                 self.progress += 1
                 if type(event) is NamedEvent and event.name == b"error":
                     raise self._told(event)
-                chunks += translator.feed([event])
+                translator.feed(event, chunks)
                 if translator.is_over:
                     self.is_over = True
                     return chunks
             if not data:
-                chunks += translator.finish()
+                translator.finish(chunks)
                 self.is_over = True
         except UpstreamError as error:
             self._failure = error
@@ -98,7 +98,7 @@ class Relay:
     def _told(self, data: bytes) -> UpstreamError:
         """The error in an event that is named so: in the upstream's words if it is one to it."""
         try:
-            self._translator.feed([data])
+            self._translator.feed(data, [])
         except UpstreamRefusal as error:
             return error
         except UpstreamError:

@@ -7,7 +7,6 @@ cost, and whether it is an error; a subclass for each dialect knows by which nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -57,34 +56,29 @@ class NativeStream(ABC):
         """The error in one of the `errors`, with that event's data for its `as_sent`."""
 
     @abstractmethod
-    def finish(self) -> list[bytes]:
-        """The last event, if only that is missing; raises UpstreamTruncated if more is."""
+    def finish(self, chunks: list[bytes]) -> None:
+        """Add the last event, if only that is missing; raises UpstreamTruncated if more is."""
 
-    def feed(self, events: Sequence[bytes]) -> list[bytes]:
-        """The events that pass; raises UpstreamRefusal for an error, UpstreamInvalid."""
-        passed: list[bytes] = []
-        for each in events:
-            event = each if type(each) is NamedEvent and each.name else self._named(each)
-            if event is None:
-                passed += self.finish()
-                self.is_over = True
-                break
-            name = event.name
-            if name in self.errors:
-                raise self._refusal(event)
-            if name in self.watched:
-                self._watch(name, event)
-            if self._held is None:
-                passed.append(event)
-            elif name in self.preamble and len(self._held) < MAX_HELD:
-                if self._held or name != b"ping":  # which is nothing before the first event
-                    self._held.append(event)
-            else:
-                passed += [*self._held, event]
-                self._held = None
-            if self.is_over:
-                break
-        return passed
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
+        """Add the events that pass; raises UpstreamRefusal for an error, UpstreamInvalid."""
+        event = data if type(data) is NamedEvent and data.name else self._named(data)
+        if event is None:
+            self.finish(chunks)
+            self.is_over = True
+            return
+        name = event.name
+        if name in self.errors:
+            raise self._refusal(event)
+        if name in self.watched:
+            self._watch(name, event)
+        if self._held is None:
+            chunks.append(event)
+        elif name in self.preamble and len(self._held) < MAX_HELD:
+            if self._held or name != b"ping":  # which is nothing before the first event
+                self._held.append(event)
+        else:
+            chunks += [*self._held, event]
+            self._held = None
 
     def _named(self, event: bytes) -> NamedEvent | None:
         """An event that came without a name, by that in its data; None: OpenAI's end mark."""

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -33,6 +33,7 @@ from proxy.wire.responses.native import ResponseEvents
 from tests.support.commandline import wait_for
 from tests.support.dialects import BY_KIND, Said
 from tests.support.responses_upstream import NATIVE
+from tests.support.translators import Pieces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -157,29 +158,6 @@ TRANSLATORS: dict[str, Callable[[], ChunkTranslator]] = {
     "native messages": MessageEvents,
     "native responses": ResponseEvents,
 }
-
-
-class Pieces:
-    """An upstream's answer, of which each read gives an event."""
-
-    status = 200
-    is_whole = False
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.headers: dict[str, str] = {}
-        self._left = iter(pieces)
-
-    def open(self, until: float) -> bool:
-        return True
-
-    def head(self, until: float) -> bool:
-        return True
-
-    def read(self, until: float) -> bytes:
-        return next(self._left, b"")
-
-    def close(self, *, linger_s: float = 0.0) -> None:
-        """There is nothing to give back."""
 
 
 def spoken(upstream: str) -> list[bytes]:

@@ -25,6 +25,7 @@ from proxy.wire.claude.request import to_request
 from tests.support import claude_upstream as claude
 from tests.support.calls import WAIT_S, read_all
 from tests.support.dialects import BY_KIND, Call, Said, claude_stream
+from tests.support.translators import fed
 from tests.support.upstream import Received, Reply, Upstream, json_reply
 
 CLAUDE = BY_KIND["claude"]
@@ -249,7 +250,7 @@ def test_names_that_claude_does_not_take_come_back(
     whole, _ = client.answer(request, json.dumps(answer).encode())
     [call] = json.loads(whole)["choices"][0]["message"]["tool_calls"]
     assert call["function"] == {"name": "files.read", "arguments": '{"n": 1}'}
-    chunks = client.chunks(request).feed(claude.data(claude.events(answer)))
+    chunks = fed(client.chunks(request), claude.data(claude.events(answer)))
     deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
     calls = [each["function"] for delta in deltas for each in delta.get("tool_calls", ())]
     assert [call["name"] for call in calls if "name" in call] == ["files.read"]

@@ -24,6 +24,7 @@ from proxy.net.watch import CallerConnection
 from proxy.wire.chat import Usage, read_request
 from proxy.wire.sse import DONE, SseDecoder
 from tests.support.clock import VirtualClock
+from tests.support.translators import ended, fed
 from tests.support.wsgi import werkzeug_server
 
 HELLO = "Hello from the demo provider."
@@ -94,8 +95,8 @@ def stream(client: DemoClient, **asked: Any) -> list[ChatCompletionChunk]:
     assert done == DONE
     request = read_request(json.dumps({"model": "m", "stream": True, **asked}).encode())
     translator = client.chunks(request)
-    chunks = translator.feed(events)
-    assert translator.finish() == []
+    chunks = fed(translator, events)
+    assert ended(translator) == []
     assert translator.usage is not None
     return [ChatCompletionChunk.model_validate_json(chunk) for chunk in chunks]
 

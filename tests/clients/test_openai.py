@@ -24,6 +24,7 @@ from proxy.net.watch import CallerConnection
 from proxy.version import USER_AGENT
 from proxy.wire.chat import ChatRequest, Usage, error_body, read_request
 from tests.support.calls import read_all
+from tests.support.translators import ended, fed
 from tests.support.upstream import Gate, Hold, Received, Upstream, chat, error, json_reply, raw
 
 BODY = b'{"model":"alias","x":1.00,"messages":["Hi"]}'
@@ -131,7 +132,7 @@ def test_end_without_a_finish_reason_is_warned_of_once(
         client = make_client()
         for _ in range(3):
             stream = client.chunks(read_request(BODY))
-            stream.feed([b'{"choices":[{"index":0}]}', b"[DONE]"])
+            fed(stream, [b'{"choices":[{"index":0}]}', b"[DONE]"])
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert client.label in caplog.text
 
@@ -140,11 +141,11 @@ def test_choices_asked_for_are_the_requests(make_client: Callable[..., OpenAICli
     """Chat's own `n`."""
     finished = b'{"choices":[{"index":0,"finish_reason":"stop"}]}'
     stream = make_client().chunks(read_request(b'{"model":"m","messages":[1],"n":2}'))
-    stream.feed([finished])
+    fed(stream, [finished])
     with pytest.raises(UpstreamTruncated):
-        stream.finish()
-    stream.feed([finished.replace(b"0", b"1")])
-    assert stream.finish() == []
+        ended(stream)
+    fed(stream, [finished.replace(b"0", b"1")])
+    assert ended(stream) == []
 
 
 def test_model_of_the_same_name_leaves_the_body_untouched(

@@ -39,6 +39,7 @@ from proxy.wire.http.headers import passed, read_retry_after
 from proxy.wire.made_names import plain_name
 from proxy.wire.sse import NamedEvent, SseDecoder, encode
 from tests.support.claude_rules import violations
+from tests.support.translators import ended, fed
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_EVENT_BYTES = 64 * 1024
@@ -63,9 +64,9 @@ def sse(data: bytes) -> None:
                 if isinstance(event, NamedEvent) and event.name == b"error":
                     error_body(read_named_error(event))
                     return
-                encode(chunks.feed([event]))
+                encode(fed(chunks, [event]))
         decoder.finish()
-        chunks.finish()
+        ended(chunks)
     except UpstreamError:
         pass
 
@@ -77,8 +78,8 @@ def claude(data: bytes) -> None:
     with contextlib.suppress(UpstreamError):
         for block in _blocks(data):
             for event in decoder.feed(block):
-                encode(stream.feed([event]))
-        stream.finish()
+                encode(fed(stream, [event]))
+        ended(stream)
     with contextlib.suppress(UpstreamError):
         to_chat(data, model="m", created=1)
     read_claude_error(429, {}, data, now_s=NOW_S).refusal()

@@ -26,6 +26,7 @@ from proxy.wire.gemini import events as gemini_errors
 from proxy.wire.gemini import models as gemini_models
 from proxy.wire.gemini.answer import ChatStream as GeminiStream
 from proxy.wire.gemini.answer import to_chat as gemini_chat
+from tests.support.translators import ended, fed
 from tests.wire.completions.requests import completion_of
 
 NOW_S = 1_760_000_000
@@ -236,11 +237,11 @@ def _openai_unary(data: bytes) -> None:
 
 def _openai_stream(data: bytes) -> None:
     stream = openai.ChunkStream()
-    chunks = stream.feed([data])
+    chunks = fed(stream, [data])
     answers = _prompt_answers()
     answers.chunks(chunks, 0)
     answers.last_chunk()
-    stream.finish()
+    ended(stream)
 
 
 def _prompt_answers() -> TextAnswers:
@@ -257,7 +258,7 @@ def _openai_error(data: bytes) -> None:
 def _openai_hidden(data: bytes) -> None:
     with contextlib.suppress(UpstreamError):
         openai.read_answer(data)
-    openai.ChunkStream().feed([data])
+    fed(openai.ChunkStream(), [data])
 
 
 def _claude_unary(data: bytes) -> None:
@@ -268,7 +269,7 @@ def _claude_error(data: bytes) -> None:
     openai.error_body(claude_errors.read_error(429, {}, data, now_s=NOW_S).refusal())
     with contextlib.suppress(UpstreamError):
         claude_chat(data, model="m", created=NOW_S)
-    _claude_stream().feed([data])
+    fed(_claude_stream(), [data])
 
 
 def _claude_stream() -> ClaudeStream:
@@ -288,7 +289,7 @@ def _gemini_error(data: bytes) -> None:
 
 def _gemini_stream(data: bytes) -> None:
     stream = GeminiStream(request=b"{}", model="m", created=NOW_S, include_usage=True, reply_id="r")
-    for chunk in [*stream.feed([data, data]), *stream.finish()]:
+    for chunk in [*fed(stream, [data, data]), *ended(stream)]:
         json.loads(chunk)
 
 
@@ -352,9 +353,9 @@ def test_odd_events_of_claude_raise_nothing_but_our_errors(at: int) -> None:
         stream = _claude_stream()
         try:
             for event in events:
-                for chunk in stream.feed([json.dumps(event).encode()]):
+                for chunk in fed(stream, [json.dumps(event).encode()]):
                     json.loads(chunk)
-            stream.finish()
+            ended(stream)
         except UpstreamError:
             pass
         except Exception as error:

@@ -25,6 +25,7 @@ from proxy.wire.chat import ChunkStream, Usage
 from proxy.wire.claude.answer import ChatStream
 from proxy.wire.sse import DONE, SseDecoder, encode
 from tests.support import cases
+from tests.support.translators import ended, fed
 
 Json = dict[str, Any]
 
@@ -223,10 +224,10 @@ def relayed(pieces: Iterable[bytes], translator: ChunkTranslator) -> bytes:
     made: list[bytes] = []
     for piece in pieces:
         for event in decoder.feed(piece):
-            made += translator.feed([event])
+            made += fed(translator, [event])
             if translator.is_over:
                 return encode([*made, DONE])
-    return encode([*made, *translator.finish(), DONE])
+    return encode([*made, *ended(translator), DONE])
 
 
 def sdk_events(raw: bytes) -> list[Json]:
@@ -255,11 +256,11 @@ def test_chat_passes_as_it_came(name: str, newline: bytes) -> None:
     for cut in range(len(raw)):
         stream = ChunkStream()
         decoder = SseDecoder(max_event_bytes=1 << 20)
-        seen = [event for event in decoder.feed(raw[:cut]) if stream.feed([event]) is not None]
+        seen = [event for event in decoder.feed(raw[:cut]) if fed(stream, [event]) is not None]
         has_finished = b'"finish_reason": "' in b"".join(seen)
         if not stream.is_over:
             with nullcontext() if has_finished else pytest.raises(UpstreamTruncated):
-                stream.finish()
+                ended(stream)
 
 
 @pytest.mark.parametrize("name", [name for name in CHAT if name != "mistral"])

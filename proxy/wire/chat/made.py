@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 
-from ...errors import ProxyError
 from ..lenient_json import without_lone
 from ..made_names import may_be_made
 from .fields import Message, Tool
@@ -74,44 +73,16 @@ class ChunkMaker(ABC):
         self._common = {"object": "chat.completion.chunk", "created": created, "model": model}
         self._include_usage = include_usage
         self._tail = b'],"usage":null}' if include_usage else b"]}"
-        self._failure: ProxyError | None = None
 
     @abstractmethod
-    def _take(self, data: bytes, chunks: list[bytes]) -> None:
-        """Add the chunks that an event makes; raises UpstreamError."""
-
-    @abstractmethod
-    def _end(self, chunks: list[bytes]) -> None:
-        """Add the last chunks; raises UpstreamTruncated if the answer is not whole."""
-
-    def feed(self, events: Sequence[bytes]) -> list[bytes]:
-        """The chunks for the `data:` fields of some events, in order.
-
-        Raises UpstreamRefusal for an `error` event, UpstreamInvalid for one that can't be read: at
-        once if no chunk came before it in `events`, else at the next call of `feed` or `finish`.
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
+        """Add the chunks that an event makes; raises UpstreamRefusal for an `error` event,
+        UpstreamInvalid for one that can't be read.
         """
-        if self._failure is not None:
-            raise self._failure
-        chunks: list[bytes] = []
-        try:
-            for data in events:
-                if self.is_over:
-                    break
-                self._take(data, chunks)
-        except ProxyError as error:
-            self._failure = error
-            if not chunks:
-                raise
-        return chunks
 
-    def finish(self) -> list[bytes]:
-        """The upstream's stream ended. Raises UpstreamTruncated if that was before its own end."""
-        if self._failure is not None:
-            raise self._failure
-        chunks: list[bytes] = []
-        if not self.is_over:
-            self._end(chunks)
-        return chunks
+    @abstractmethod
+    def finish(self, chunks: list[bytes]) -> None:
+        """Add the last chunks; raises UpstreamTruncated if the answer is not whole."""
 
     def _set_id(self, chunk_id: str) -> None:
         self._head = _encode({"id": chunk_id, **self._common})[:-1] + b',"choices":['

@@ -99,11 +99,10 @@ class CallersNames:
         )
         return rename(body, self._callers) if is_there else body
 
-    def chunks(self, events: list[bytes]) -> list[bytes]:
-        """Some chunks of a stream."""
-        return [self._chunk(one) if self._held or b'"name"' in one else one for one in events]
-
-    def _chunk(self, event: bytes) -> bytes:
+    def chunk(self, event: bytes) -> bytes:
+        """A chunk of a stream."""
+        if not self._held and b'"name"' not in event:
+            return event
         chunk = read_object(event)
         is_changed = False
         for choice in objects(chunk.get("choices")):

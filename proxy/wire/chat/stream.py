@@ -78,47 +78,36 @@ class ChunkStream:
         """The tokens, as far as the answer told them by now."""
         return read_usage(self._told)
 
-    def feed(self, events: list[bytes]) -> list[bytes]:
-        """The chunks to pass on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
-        hidden: tuple[bytes, ...] = ()
-        for place, event in enumerate(events):
-            try:
-                chunk = _decode(event)
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                if event.strip() == DONE:
-                    self._end()
-                    events = events[:place]
-                    break
-                chunk = _read_odd_chunk(event)
-            if chunk.error is not UNSET:
-                refuse_hidden_error(chunk.error)
-            if chunk.usage:
-                self._told = chunk.usage
-            if not chunk.choices:
-                refuse_error_object(event)
-                if chunk.usage and self._hides_usage:
-                    hidden += (event,)
-                continue
-            for choice in chunk.choices:
-                self._seen.add(choice.index)
-                if choice.finish_reason:
-                    self._finished.add(choice.index)
-                    if chunk.x_groq is not None:
-                        self._told = chunk.x_groq.usage or self._told
-        if hidden:
-            events = [event for event in events if event not in hidden]
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
+        """Add what passes on; raises UpstreamRefusal for an error event, UpstreamInvalid."""
+        try:
+            chunk = _decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            if data.strip() == DONE:
+                self._end()
+                return
+            chunk = _read_odd_chunk(data)
+        if chunk.error is not UNSET:
+            refuse_hidden_error(chunk.error)
+        if chunk.usage:
+            self._told = chunk.usage
+        if not chunk.choices:
+            refuse_error_object(data)
+            if chunk.usage and self._hides_usage:
+                return
+        for choice in chunk.choices or ():
+            self._seen.add(choice.index)
+            if choice.finish_reason:
+                self._finished.add(choice.index)
+                if chunk.x_groq is not None:
+                    self._told = chunk.x_groq.usage or self._told
         if self._names is not None:
-            events = self._names.chunks(events)
-        return self._hold(events) if self._room else events
-
-    def _hold(self, events: list[bytes]) -> list[bytes]:
-        """Keep events back until there is a choice, or too much of them."""
-        self._held += events
-        self._room = 0 if self._seen else max(0, self._room - sum(map(len, events)))
-        if self._room:
-            return []
-        held, self._held = self._held, []
-        return held
+            data = self._names.chunk(data)
+        self._held.append(data)
+        self._room = 0 if self._seen else max(0, self._room - len(data))
+        if not self._room:
+            chunks += self._held
+            self._held.clear()
 
     def _end(self) -> None:
         if not self._seen:
@@ -127,12 +116,11 @@ class ChunkStream:
         if not self._finished:
             self._on_bare_end()
 
-    def finish(self) -> list[bytes]:
+    def finish(self, chunks: list[bytes]) -> None:
         """The upstream ended without `[DONE]`; raises UpstreamTruncated if it was cut off."""
         are_finished = bool(self._seen) and self._seen == self._finished
         if not are_finished or len(self._finished) < self._choices_asked():
             raise UpstreamTruncated("the upstream's stream was cut off before its end")
-        return []
 
 
 def _read_odd_chunk(event: bytes) -> _Chunk:

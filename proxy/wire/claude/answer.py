@@ -256,7 +256,7 @@ class ChatStream(ChunkMaker):
         self._has_role = False
         self._set_id("chatcmpl-")
 
-    def _take(self, data: bytes, chunks: list[bytes]) -> None:
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
         try:
             event = _decode(data)
             if event.type == "content_block_delta":
@@ -365,7 +365,7 @@ class ChatStream(ChunkMaker):
             delta = {"role": "assistant", "content": None, **delta}
         chunks.append(self._before + _encode(delta)[:-1] + self._behind)
 
-    def _end(self, chunks: list[bytes]) -> None:
+    def finish(self, chunks: list[bytes]) -> None:
         if self._ending.stop_reason is None:
             raise UpstreamTruncated("the upstream's stream ended before message_stop")
         self._stop(chunks)

@@ -97,12 +97,10 @@ class MessageEvents(NativeStream):
     def _refusal(self, data: bytes) -> UpstreamRefusal:
         return hidden_refusal(data) or refusal_of_event()
 
-    def finish(self) -> list[bytes]:
-        if self.is_over:
-            return []
+    def finish(self, chunks: list[bytes]) -> None:
         if not self._has_stopped:
             raise UpstreamTruncated("the upstream's stream ended before message_stop")
-        return [_STOP]
+        chunks.append(_STOP)
 
 
 _MARK = reasoning.MARK.encode()

@@ -77,13 +77,13 @@ class ChatStream(ChunkMaker):
         """The tokens, as far as the answer told them by now."""
         return None if self._told is None else events.tokens(self._told)
 
-    def _take(self, data: bytes, chunks: list[bytes]) -> None:
+    def feed(self, data: bytes, chunks: list[bytes]) -> None:
         try:
             response = events.read(data)
         except UpstreamInvalid:
             if data.strip() != DONE:
                 raise
-            self._end(chunks)
+            self.finish(chunks)
             self.is_over = True
             return
         if not self._head:
@@ -94,7 +94,7 @@ class ChatStream(ChunkMaker):
             if delta or logprobs or not choice.started:
                 chunks.append(self._chunk_of(choice, delta, logprobs))
 
-    def _end(self, chunks: list[bytes]) -> None:
+    def finish(self, chunks: list[bytes]) -> None:
         """The finish reasons and, if asked for, the usage."""
         choices = self._choices.values()
         if not choices or not all(choice.finish_reason for choice in choices):

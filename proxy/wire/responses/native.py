@@ -123,7 +123,5 @@ class ResponseEvents(NativeStream):
             refusal.as_sent = data
         return refusal
 
-    def finish(self) -> list[bytes]:
-        if not self.is_over:
-            raise UpstreamTruncated("the upstream's stream ended before response.completed")
-        return []
+    def finish(self, chunks: list[bytes]) -> None:
+        raise UpstreamTruncated("the upstream's stream ended before response.completed")

@@ -38,6 +38,7 @@ from proxy.wire.chat.reply import MAX_CODE_CHARS, MAX_QUOTED_CHARS, embeddings
 from proxy.wire.chat.stream import MAX_HELD_BYTES
 from proxy.wire.lenient_json import encode
 from tests.support import cases
+from tests.support.translators import ended, fed
 from tests.support.upstream import chat, chunk, tool_calls
 
 ANSWER = chat("Hi").wire_bytes().partition(b"\r\n\r\n")[2]
@@ -76,11 +77,11 @@ def test_success_without_a_choice_is_no_answer(body: bytes) -> None:
         with pytest.raises(UpstreamInvalid, match="has no choices"):
             read(body)
     found = ChunkStream()
-    assert found.feed([body]) == []
+    assert fed(found, [body]) == []
     with pytest.raises(UpstreamInvalid, match="has no choices"):
-        found.feed([b"[DONE]"])
+        fed(found, [b"[DONE]"])
     with pytest.raises(UpstreamTruncated):
-        found.finish()
+        ended(found)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +131,10 @@ def test_object_that_is_called_an_error_is_one(name: str) -> None:
     """In an answer and in an event, first or later; it leaves in the envelope."""
     body, status = BARE[name]
     later = ChunkStream()
-    later.feed([b'{"choices":[{"index":0}]}'])
+    fed(later, [b'{"choices":[{"index":0}]}'])
     for read in (
-        read_answer, chunks_of, lambda event: ChunkStream().feed([event]),
-        lambda event: later.feed([event]),
+        read_answer, chunks_of, lambda event: fed(ChunkStream(), [event]),
+        lambda event: fed(later, [event]),
     ):  # fmt: skip
         with pytest.raises(UpstreamRefusal) as caught:
             read(body)
@@ -148,7 +149,7 @@ def test_what_only_mentions_an_error_is_none() -> None:
         b'{"object":"chat.completion.chunk","x":"error","choices":[]}',
         b'{"object":["error"]}',
     ):
-        ChunkStream().feed([event])
+        fed(ChunkStream(), [event])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_event_named_error_is_one_whatever_its_data(data: bytes, status: int, me
 def test_error_hidden_in_a_success_is_found(name: str) -> None:
     """In an answer and in an event; the error goes on as it came, or wrapped."""
     body, status, code = HIDDEN[name]
-    for read in (read_answer, chunks_of, lambda event: ChunkStream().feed([event])):
+    for read in (read_answer, chunks_of, lambda event: fed(ChunkStream(), [event])):
         with pytest.raises(UpstreamRefusal) as caught:
             read(body)
         assert (caught.value.status, caught.value.upstream_code) == (status, code)
@@ -186,7 +187,7 @@ def test_error_hidden_in_a_success_is_found(name: str) -> None:
 def test_error_in_an_odd_event_is_found(odd: bytes) -> None:
     """A field of another type than OpenAI's beside it hides no error."""
     with pytest.raises(UpstreamRefusal) as caught:
-        ChunkStream().feed([b'{%b,"error":{"code":429,"message":"m"}}' % odd])
+        fed(ChunkStream(), [b'{%b,"error":{"code":429,"message":"m"}}' % odd])
     assert (caught.value.status, caught.value.message) == (429, "m")
 
 
@@ -205,7 +206,7 @@ def test_no_error_is_no_error(error: bytes) -> None:
     read_answer(body)
     with pytest.raises(UpstreamInvalid, match="has no choices"):
         read_answer(b'{"error":%b}' % error)
-    assert ChunkStream().feed([body]) == [body]
+    assert fed(ChunkStream(), [body]) == [body]
 
 
 def test_answer_with_choices_is_an_answer() -> None:
@@ -285,7 +286,7 @@ def test_wait_that_an_error_asks_for_in_its_body(body: object, asked_s: float | 
     told = json.loads(error_body(found))["error"]
     if isinstance(body, dict) or len(body) == 1:  # type: ignore[arg-type]
         assert told["message"] == "Quota exceeded"
-    for read in (read_answer, lambda event: ChunkStream().feed([event])):
+    for read in (read_answer, lambda event: fed(ChunkStream(), [event])):
         with pytest.raises(UpstreamError) as caught:
             read(dump(body))
         if isinstance(body, dict):
@@ -331,17 +332,17 @@ def test_chunk_passes_as_it_came(event: bytes) -> None:
     """Also halves of characters, and types that are not OpenAI's."""
     found = ChunkStream()
     opening = dump(chunk({"content": "a"}))
-    assert found.feed([opening, event, event]) == [opening, event, event]
-    assert found.feed([event]) == [event]
+    assert fed(found, [opening, event, event]) == [opening, event, event]
+    assert fed(found, [event]) == [event]
     with pytest.raises(UpstreamTruncated):
-        found.finish()
+        ended(found)
 
 
 def test_choice_without_an_index_is_the_first() -> None:
     """Whichever of its chunks leaves it out."""
     found = ChunkStream()
-    found.feed([dump(chunk({"content": "a"})), b'{"choices":[{"finish_reason":"stop"}]}'])
-    assert found.finish() == []
+    fed(found, [dump(chunk({"content": "a"})), b'{"choices":[{"finish_reason":"stop"}]}'])
+    assert ended(found) == []
 
 
 def test_chunks_before_the_first_choice_wait_for_it() -> None:
@@ -349,23 +350,23 @@ def test_chunks_before_the_first_choice_wait_for_it() -> None:
     before = [b'{"choices":[],"prompt_filter_results":[%d]}' % at for at in range(3)]
     opening = dump(chunk({"content": "a"}))
     found = ChunkStream()
-    assert found.feed(before[:2]) == found.feed(before[2:]) == []
-    assert found.feed([opening]) == [*before, opening]
-    assert found.feed(before) == before
+    assert fed(found, before[:2]) == fed(found, before[2:]) == []
+    assert fed(found, [opening]) == [*before, opening]
+    assert fed(found, before) == before
     large = [b'{"x":"%b"}' % (b"x" * MAX_HELD_BYTES)]
     bounded = ChunkStream()
-    bounded.feed(before)
-    assert bounded.feed(large) == before + large
-    assert bounded.feed(before) == before
+    fed(bounded, before)
+    assert fed(bounded, large) == before + large
+    assert fed(bounded, before) == before
     with pytest.raises(UpstreamInvalid, match="has no choices"):
-        bounded.feed([b"[DONE]"])
+        fed(bounded, [b"[DONE]"])
 
 
 @pytest.mark.parametrize("event", [b"x", b"[1]", b"null", b'"a"', b"{", b"{}x", b'{"a":' * 100_000])
 def test_event_that_is_no_object_is_invalid(event: bytes) -> None:
     """An SDK would choke on it."""
     with pytest.raises(UpstreamInvalid):
-        ChunkStream().feed([event])
+        fed(ChunkStream(), [event])
 
 
 @pytest.mark.parametrize("done", [b"[DONE]", b"[DONE] ", b" [DONE]\t", b"[DONE]\n"])
@@ -373,14 +374,14 @@ def test_white_space_around_the_end_mark_is_nothing(done: bytes) -> None:
     """SDKs take it for the end as well."""
     found = ChunkStream()
     event = dump(chunk({"content": "a"}))
-    assert found.feed([event, done, b"rubbish"]) == [event]
+    assert fed(found, [event, done, b"rubbish"]) == [event]
     assert found.is_over
 
 
 def finished(*choices: tuple[object, object]) -> ChunkStream:
     found = ChunkStream()
     for index, reason in choices:
-        found.feed([dump({"choices": [{"index": index, "delta": {}, "finish_reason": reason}]})])
+        fed(found, [dump({"choices": [{"index": index, "delta": {}, "finish_reason": reason}]})])
     return found
 
 
@@ -408,10 +409,10 @@ def test_stream_is_done_when_every_choice_has_finished(
     """Else its end without [DONE] is a cut."""
     found = finished(*choices)
     if done:
-        assert found.finish() == []
+        assert ended(found) == []
     else:
         with pytest.raises(UpstreamTruncated):
-            found.finish()
+            ended(found)
 
 
 @pytest.mark.parametrize(
@@ -443,13 +444,13 @@ def test_stream_without_done_lacks_no_choice_that_was_asked_for() -> None:
     first = dump({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     second = dump({"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]})
     found = ChunkStream(lambda: 2)
-    found.feed([first])
+    fed(found, [first])
     with pytest.raises(UpstreamTruncated):
-        found.finish()
-    found.feed([second])
-    assert found.finish() == []
+        ended(found)
+    fed(found, [second])
+    assert ended(found) == []
     marked = ChunkStream(lambda: 2)
-    marked.feed([first, b"[DONE]"])
+    fed(marked, [first, b"[DONE]"])
     assert marked.is_over
 
 
@@ -459,7 +460,7 @@ def test_end_mark_without_a_finish_reason_is_whole_and_told(finish: str | None, 
     told: list[None] = []
     found = ChunkStream(on_bare_end=lambda: told.append(None))
     event = dump({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": finish}]})
-    assert found.feed([event, b"[DONE]"]) == [event]
+    assert fed(found, [event, b"[DONE]"]) == [event]
     assert found.is_over
     assert len(told) == bare
 
@@ -467,9 +468,9 @@ def test_end_mark_without_a_finish_reason_is_whole_and_told(finish: str | None, 
 def test_stream_tells_its_usage() -> None:
     """The last that came."""
     found = ChunkStream()
-    found.feed([dump(chunk({}, usage=None)), b'{"usage":{"prompt_tokens":1}}'])
-    found.feed([b'{"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}'])
-    found.feed([b'{"usage":"x"}'])
+    fed(found, [dump(chunk({}, usage=None)), b'{"usage":{"prompt_tokens":1}}'])
+    fed(found, [b'{"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}'])
+    fed(found, [b'{"usage":"x"}'])
     assert found.usage == Usage(2, 3)
 
 
@@ -485,8 +486,8 @@ def test_answer_becomes_a_stream() -> None:
     assert "usage" not in first
     assert (last["choices"], last["usage"]) == ([], answer["usage"])
     stream = ChunkStream()
-    stream.feed(chunks_of(ANSWER))
-    assert stream.finish() == []
+    fed(stream, chunks_of(ANSWER))
+    assert ended(stream) == []
 
 
 def test_choice_of_a_stream_has_a_delta_in_place_of_its_message() -> None:
@@ -561,7 +562,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """As an answer, an event, an error: nothing but our errors is raised."""
     reads: list[Callable[[bytes], object]] = [
-        read_answer, chunks_of, lambda event: ChunkStream().feed([event]),
+        read_answer, chunks_of, lambda event: fed(ChunkStream(), [event]),
     ]  # fmt: skip
     for read in reads:
         try:
@@ -624,7 +625,7 @@ def test_time_is_linear(make_body: Callable[[int], bytes]) -> None:
         def work() -> None:
             read_error(500, body)
             try:
-                ChunkStream().feed([body])
+                fed(ChunkStream(), [body])
                 chunks_of(body)
             except UpstreamError:
                 pass

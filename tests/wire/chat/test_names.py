@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from proxy.wire.chat import CallersNames, ChatRequest, ChunkStream, read_request
 from proxy.wire.made_names import plain_name
+from tests.support.translators import fed
 from tests.wire.chat.rules import NAME, places, violations
 from tests.wire.histories import NAMES, conversations, tool
 
@@ -207,7 +208,7 @@ def joined(chunks: list[bytes], call: int = 0) -> tuple[str, str]:
 
 def streamed(*chunks: bytes) -> list[bytes]:
     stream = ChunkStream(names=NAMES_SENT)
-    return [out for each in chunks for out in stream.feed([each])]
+    return [out for each in chunks for out in fed(stream, [each])]
 
 
 STOP = chunk({}, "tool_calls")

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.wire.chat import ChatRequest, ChunkStream, Usage, read_request
 from proxy.wire.chat.usage import read_usage
+from tests.support.translators import fed
 from tests.support.upstream import chunk
 
 WISH = b',"stream_options":{"include_usage":true}'
@@ -117,7 +118,7 @@ def test_the_chunk_for_usage_alone_is_hidden(hides: bool) -> None:
     last = json.dumps(chunk({}, finish="stop")).encode()
     for usage in (alone, odd):
         stream = ChunkStream(hides_usage=hides)
-        made = stream.feed([filters, first, last, usage, b"[DONE]"])
+        made = fed(stream, [filters, first, last, usage, b"[DONE]"])
         assert made == [filters, first, last, *([] if hides else [usage])]
         assert stream.usage == Usage(9, 3)
         assert stream.is_over

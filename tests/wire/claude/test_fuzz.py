@@ -17,6 +17,7 @@ from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.api import read_error, read_page
 from proxy.wire.claude.request import KNOWN, to_request
 from tests.support import claude_upstream as claude
+from tests.support.translators import ended, fed
 
 pytestmark = pytest.mark.slow
 
@@ -131,8 +132,8 @@ def _check_stream(batches: list[list[bytes]]) -> None:
     chunks: list[bytes] = []
     try:
         for batch in batches:
-            chunks += stream.feed(batch)
-        chunks += stream.finish()
+            chunks += fed(stream, batch)
+        chunks += ended(stream)
     except UpstreamError:
         assert not stream.is_over
     for chunk in chunks:

@@ -19,6 +19,7 @@ from tests.support import claude_upstream as claude
 from tests.support import gemini_upstream as gemini
 from tests.support.claude_rules import violations
 from tests.support.claude_upstream import read_request as read_claude
+from tests.support.translators import fed
 from tests.wire.claude.test_stream import join
 from tests.wire.gemini import chat as gemini_chat
 from tests.wire.histories import conversations
@@ -125,7 +126,7 @@ def _given_out() -> list[Json]:
         body = to_chat(json.dumps(answer).encode(), model="m", created=1)
         made.append(json.loads(body)["choices"][0]["message"])
         stream = ChatStream(model="m", created=1, include_usage=True)
-        chunks = stream.feed(claude.data(claude.events(answer)))
+        chunks = fed(stream, claude.data(claude.events(answer)))
         made.append(join([json.loads(chunk) for chunk in chunks])["choices"][0]["message"])
     for events in gemini.STREAMS.values():
         chunks_of = gemini_chat.chunks_of([gemini.payloads(events)])

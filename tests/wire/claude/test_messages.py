@@ -16,6 +16,7 @@ from proxy.wire.claude.thinking import ThinkingBlock, carry
 from proxy.wire.made_names import plain_name
 from tests.support import claude_upstream as claude
 from tests.support.claude_rules import violations
+from tests.support.translators import fed
 from tests.wire.claude.test_request import USER, Json, say, translate
 from tests.wire.claude.test_stream import join
 
@@ -585,7 +586,7 @@ def _assistant_messages(answer: Json) -> Generator[Json]:
     body = to_chat(json.dumps(answer).encode(), model="alias", created=1)
     yield json.loads(body)["choices"][0]["message"]
     stream = ChatStream(model="alias", created=1, include_usage=True)
-    chunks = [json.loads(chunk) for chunk in stream.feed(claude.data(claude.events(answer)))]
+    chunks = [json.loads(chunk) for chunk in fed(stream, claude.data(claude.events(answer)))]
     yield join(chunks)["choices"][0]["message"]
 
 

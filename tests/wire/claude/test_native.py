@@ -16,6 +16,7 @@ from proxy.wire.claude.native import MessageEvents, read_answer
 from proxy.wire.native import MAX_HELD
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
+from tests.support.translators import ended, fed
 
 WHOLE = claude.events(claude.message(claude.text("Hello there"), cache_read=4))
 TOLD = Usage(29, 15, 4, 0, 0)
@@ -29,9 +30,9 @@ def passed(pieces: Iterable[bytes], *, ends: bool = True) -> tuple[bytes, Messag
     for piece in pieces:
         for event in decoder.feed(piece):
             if not stream.is_over:
-                written += encode_named(stream.feed([event]))
+                written += encode_named(fed(stream, [event]))
     if ends:
-        written += encode_named(stream.finish())
+        written += encode_named(ended(stream))
     return written, stream
 
 

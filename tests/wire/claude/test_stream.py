@@ -17,6 +17,7 @@ from proxy.wire.chat import Usage, error_body
 from proxy.wire.claude.answer import ChatStream, to_chat
 from proxy.wire.claude.request import to_request
 from tests.support import claude_upstream as claude
+from tests.support.translators import ended, fed, relayed
 
 Json = dict[str, Any]
 USER = {"role": "user", "content": "Hi"}
@@ -35,8 +36,8 @@ def new_stream(*, include_usage: bool = True) -> ChatStream:
 
 def run(batches: Sequence[Sequence[bytes]], *, include_usage: bool = True) -> list[Json]:
     stream = new_stream(include_usage=include_usage)
-    chunks = [chunk for batch in batches for chunk in stream.feed(list(batch))]
-    chunks += stream.finish()
+    chunks = [chunk for batch in batches for chunk in fed(stream, list(batch))]
+    chunks += ended(stream)
     assert stream.is_over
     for chunk in chunks:
         ChatCompletionChunk.model_validate_json(chunk, strict=True)
@@ -89,9 +90,9 @@ def test_a_stream_cut_at_any_event_never_looks_whole(name: str) -> None:
     events = claude.data(claude.events(claude.ANSWERS[name]))
     for cut in range(len(events) - 1):  # the last but one tells why it ended
         stream = new_stream()
-        chunks = [json.loads(chunk) for chunk in stream.feed(events[:cut])]
+        chunks = [json.loads(chunk) for chunk in fed(stream, events[:cut])]
         with pytest.raises(UpstreamTruncated):
-            stream.finish()
+            ended(stream)
         assert not stream.is_over
         for chunk in chunks:
             assert chunk["usage"] is None
@@ -116,9 +117,9 @@ def test_stream_that_told_why_it_ended_is_whole(name: str, tail: list[bytes]) ->
 def test_end_mark_does_not_make_a_cut_message_whole(end: bytes | None) -> None:
     """It has no stop_reason."""
     stream = new_stream()
-    stream.feed(claude.data(claude.events(claude.ANSWERS["text"])[:-2]))
+    fed(stream, claude.data(claude.events(claude.ANSWERS["text"])[:-2]))
     with pytest.raises((UpstreamTruncated, UpstreamInvalid)):
-        stream.finish() if end is None else stream.feed([end])
+        ended(stream) if end is None else fed(stream, [end])
     assert not stream.is_over
 
 
@@ -145,12 +146,12 @@ def test_message_that_another_one_cuts_off_is_no_answer() -> None:
         stream = new_stream()
         chunks: list[bytes] = []
         for event in events[:cut]:
-            chunks += stream.feed([event])
+            chunks += fed(stream, [event])
         with pytest.raises(UpstreamTruncated):
-            stream.feed(events[cut:])
+            fed(stream, events[cut:])
         assert all(json.loads(c)["choices"][0]["finish_reason"] is None for c in chunks)
         with pytest.raises(UpstreamTruncated):
-            stream.finish()
+            ended(stream)
 
 
 @pytest.mark.parametrize("second", ["msg_1", "", None])
@@ -281,7 +282,7 @@ def test_names_come_back_as_the_callers_own(piece_chars: int) -> None:
     calls = json.loads(body)["choices"][0]["message"]["tool_calls"]
     stream = ChatStream(model="m", created=1, include_usage=True, request=asked)
     events = claude.data(claude.events(answer, piece_chars=piece_chars))
-    chunks = [json.loads(chunk) for event in events for chunk in stream.feed([event])]
+    chunks = [json.loads(chunk) for event in events for chunk in fed(stream, [event])]
     for found in (calls, join(chunks)["choices"][0]["message"]["tool_calls"]):
         assert [each["function"]["name"] for each in found] == ["files.read", "b"]
         assert json.loads(found[0]["function"]["arguments"]) == {"$filter": 1}
@@ -293,7 +294,7 @@ def test_arguments_that_were_cut_off_are_shown_as_they_came() -> None:
     events = claude.events(answer, piece_chars=3)
     del events[-5]
     stream = ChatStream(model="m", created=1, include_usage=False)
-    chat = join([json.loads(chunk) for chunk in stream.feed(claude.data(events))])
+    chat = join([json.loads(chunk) for chunk in fed(stream, claude.data(events))])
     [call] = chat["choices"][0]["message"]["tool_calls"]
     assert call["function"]["arguments"].startswith('{"')
     assert chat["choices"][0]["finish_reason"] == "length"
@@ -315,9 +316,9 @@ def test_arguments_that_were_cut_off_are_shown_as_they_came() -> None:
 def test_error_of_a_look_alike_is_an_error(event: bytes, status: int, message: str) -> None:
     """In an event, and sent as a success."""
     with pytest.raises(UpstreamRefusal, match=message) as caught:
-        new_stream().feed([event])
+        fed(new_stream(), [event])
     assert caught.value.status == status
-    assert new_stream().feed([b'{"type":"ping","error":null}']) == []
+    assert fed(new_stream(), [b'{"type":"ping","error":null}']) == []
     if b'"error":' in event:
         with pytest.raises(UpstreamRefusal) as hidden:
             to_chat(event, model="m", created=1)
@@ -393,7 +394,7 @@ def test_usage_counts_cached_tokens_as_prompt_tokens() -> None:
     }
     assert unary(answer)["usage"] == expected
     stream = new_stream(include_usage=False)
-    stream.feed(claude.data(claude.events(answer)))
+    fed(stream, claude.data(claude.events(answer)))
     assert stream.usage == Usage(
         132, 15, cached_tokens=100, cache_write_tokens=7, reasoning_tokens=3
     )
@@ -402,7 +403,7 @@ def test_usage_counts_cached_tokens_as_prompt_tokens() -> None:
 def test_usage_of_a_cut_stream_is_what_is_known() -> None:
     """The request log has the input tokens though the stream broke."""
     stream = new_stream(include_usage=False)
-    stream.feed(claude.data(claude.events(claude.ANSWERS["text"]))[:4])
+    fed(stream, claude.data(claude.events(claude.ANSWERS["text"]))[:4])
     assert stream.usage == Usage(25, 1, 0, 0)
 
 
@@ -478,11 +479,9 @@ def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, 
     stream = new_stream()
     events = claude.events(claude.ANSWERS["text"])[:2]
     with pytest.raises(UpstreamRefusal, match="Sorry") as caught:
-        stream.feed(claude.data([*events, claude.error(kind, "Sorry")]))
+        fed(stream, claude.data([*events, claude.error(kind, "Sorry")]))
     assert (caught.value.status, caught.value.upstream_code) == (status, code)
     assert json.loads(error_body(caught.value))["error"]["code"] == code
-    with pytest.raises(UpstreamRefusal):
-        stream.finish()
     with pytest.raises(UpstreamRefusal, match="Sorry") as hidden:
         to_chat(json.dumps(claude.error(kind, "Sorry")).encode(), model="m", created=0)
     assert (hidden.value.status, error_body(hidden.value)) == (status, error_body(caught.value))
@@ -491,12 +490,12 @@ def test_error_event_raises_with_the_status_of_its_type(kind: str, status: int, 
 def test_error_after_chunks_of_the_same_batch_is_raised_next() -> None:
     """What came before an error is not lost."""
     events = claude.events(claude.ANSWERS["text"])[:5]
-    for after in ("feed", "finish"):
-        stream = new_stream()
-        batch = [*events, claude.error("overloaded_error", "Overloaded")]
-        assert len(stream.feed(claude.data(batch))) == 2
+    batch = [*events, claude.error("overloaded_error", "Overloaded")]
+    relay = relayed(new_stream(), claude.data(batch))
+    assert len(relay.read(0.0) or ()) == 2
+    for _ in range(2):
         with pytest.raises(UpstreamRefusal):
-            stream.feed([]) if after == "feed" else stream.finish()
+            relay.read(0.0)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +504,7 @@ def test_error_after_chunks_of_the_same_batch_is_raised_next() -> None:
 def test_unreadable_event_is_an_invalid_answer(bad: bytes) -> None:
     """Garbage among the events names itself."""
     with pytest.raises(UpstreamInvalid):
-        new_stream().feed([bad])
+        fed(new_stream(), [bad])
 
 
 @pytest.mark.parametrize(
@@ -532,16 +531,16 @@ def test_nothing_goes_out_before_there_is_content() -> None:
     """message_start and ping alone don't commit an answer: another client can still be asked."""
     events = claude.data(claude.events(claude.ANSWERS["text"]))
     stream = new_stream()
-    assert stream.feed(events[:3]) == []
-    assert len(stream.feed(events[3:4])) == 1
+    assert fed(stream, events[:3]) == []
+    assert len(fed(stream, events[3:4])) == 1
 
 
 def test_events_after_the_end_are_ignored() -> None:
     """message_stop ends it."""
     stream = new_stream()
-    stream.feed(claude.data(claude.events(claude.ANSWERS["text"])))
-    assert stream.feed([b"rubbish"]) == []
-    assert stream.finish() == []
+    fed(stream, claude.data(claude.events(claude.ANSWERS["text"])))
+    assert fed(stream, [b"rubbish"]) == []
+    assert ended(stream) == []
 
 
 def test_arguments_given_whole_at_the_start_of_a_block_are_kept() -> None:
@@ -557,5 +556,5 @@ def test_arguments_given_whole_at_the_start_of_a_block_are_kept() -> None:
 def test_head_of_a_chunk_is_valid_json_whatever_the_model_is_called() -> None:
     """Chunks are put together from prepared bytes."""
     stream = ChatStream(model='a"\\é\n', created=0, include_usage=False)
-    (chunk,) = stream.feed(claude.data(claude.events(claude.message(claude.text("ä")))))[:1]
+    (chunk,) = fed(stream, claude.data(claude.events(claude.message(claude.text("ä")))))[:1]
     assert msgspec.json.decode(chunk)["model"] == 'a"\\é\n'

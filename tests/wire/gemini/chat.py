@@ -10,6 +10,7 @@ import msgspec
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.wire.gemini.answer import ChatStream, to_chat
+from tests.support.translators import ended, fed
 
 Json = dict[str, Any]
 
@@ -42,8 +43,8 @@ def chunks_of(
 ) -> list[Json]:
     """All chunks of a stream fed in these batches to its end, validated."""
     stream = new_stream(include_usage=include_usage, **asked)
-    payloads = [chunk for batch in batches for chunk in stream.feed(batch)]
-    payloads += stream.finish()
+    payloads = [chunk for batch in batches for chunk in fed(stream, batch)]
+    payloads += ended(stream)
     return validated(payloads)
 
 

@@ -15,6 +15,7 @@ from proxy.errors import UpstreamTruncated
 from proxy.wire.sse import SseDecoder
 from tests.support import gemini_upstream as upstream
 from tests.support.gemini_upstream import read_as_sdk
+from tests.support.translators import ended, fed
 from tests.wire.gemini.chat import Json, chunks_of, new_stream
 
 # What google-genai leaves in parts: see test_gemini_stream.py for what becomes of these.
@@ -93,8 +94,8 @@ def test_stream_may_be_cut_at_every_byte(name: str, ending: bytes) -> None:
     decoder, stream = SseDecoder(max_event_bytes=1 << 20), new_stream()
     chunks = []
     for at in range(len(raw)):
-        chunks += stream.feed(list(decoder.feed(raw[at : at + 1])))
-    chunks += stream.feed(decoder.finish()) + stream.finish()
+        chunks += fed(stream, list(decoder.feed(raw[at : at + 1])))
+    chunks += fed(stream, decoder.finish()) + ended(stream)
     assert [json.loads(chunk) for chunk in chunks] == chunks_of([whole])
 
 
@@ -111,6 +112,6 @@ def test_stream_that_ends_at_any_byte_is_whole_or_an_error(name: str) -> None:
     last = raw.index(b"finishReason") if b"finishReason" in raw else raw.index(b"blockReason")
     for end in range(0, last, 7):
         decoder, stream = SseDecoder(max_event_bytes=1 << 20), new_stream()
-        stream.feed(list(decoder.feed(raw[:end])))
+        fed(stream, list(decoder.feed(raw[:end])))
         with pytest.raises(UpstreamTruncated):
-            stream.finish()
+            ended(stream)

@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 from proxy.errors import ProxyError, UpstreamInvalid, UpstreamRefusal, UpstreamTruncated
 from proxy.wire.chat import Usage
 from tests.support import gemini_upstream as upstream
+from tests.support.translators import ended, fed, relayed
 from tests.wire.gemini.chat import chat_of, chunks_of, join, new_stream, validated
 
 NAMES = list(upstream.STREAMS)
@@ -41,8 +42,8 @@ def test_chunks_do_not_depend_on_the_batches(name: str) -> None:
 def test_nothing_whole_is_held_back(name: str) -> None:
     """What an event says leaves with it: finish reason, signature and usage wait for the end."""
     stream = new_stream()
-    validated(stream.feed(upstream.payloads(upstream.STREAMS[name])))
-    for chunk in validated(stream.finish()):
+    validated(fed(stream, upstream.payloads(upstream.STREAMS[name])))
+    for chunk in validated(ended(stream)):
         for choice in chunk["choices"]:
             assert choice["delta"].keys() <= {"extra_content", "content"}
             assert choice["delta"].get("content", "") == ""
@@ -54,13 +55,13 @@ def test_cut_stream_never_looks_whole(name: str) -> None:
     payloads = upstream.payloads(upstream.STREAMS[name])
     for border in range(len(payloads)):
         stream = new_stream()
-        chunks = validated(stream.feed(payloads[:border]))
+        chunks = validated(fed(stream, payloads[:border]))
         assert all(c["finish_reason"] is None for chunk in chunks for c in chunk["choices"])
         if name == "usage after the end" and border == len(payloads) - 1:
-            assert stream.finish()
+            assert ended(stream)
             continue
         with pytest.raises(UpstreamTruncated):
-            stream.finish()
+            ended(stream)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,7 +168,7 @@ def test_name_alone_is_a_call_once_another_begins() -> None:
     for name in ("a", "b"):
         part = {"functionCall": {"name": name}}
         event = upstream.answer([upstream.candidate([part], finish=None)])
-        chunks = validated(stream.feed([upstream.payload(event)]))
+        chunks = validated(fed(stream, [upstream.payload(event)]))
         found.append(
             [
                 c["function"]["name"]
@@ -239,7 +240,7 @@ def test_usage_chunk_only_if_asked_for() -> None:
     events = upstream.STREAMS["thoughts"]
     stream = new_stream(include_usage=False)
     assert stream.usage is None
-    payloads = stream.feed(upstream.payloads(events)) + stream.finish()
+    payloads = fed(stream, upstream.payloads(events)) + ended(stream)
     assert all("usage" not in chunk and chunk["choices"] for chunk in validated(payloads))
     assert stream.usage == Usage(24, 43, cached_tokens=12, reasoning_tokens=40)
 
@@ -247,7 +248,7 @@ def test_usage_chunk_only_if_asked_for() -> None:
 def test_usage_is_known_before_the_end() -> None:
     """A caller that leaves early is logged with what was counted by then."""
     stream = new_stream()
-    stream.feed(upstream.payloads(upstream.STREAMS["words"][:2]))
+    fed(stream, upstream.payloads(upstream.STREAMS["words"][:2]))
     assert stream.usage == Usage(11, 2)
 
 
@@ -257,9 +258,9 @@ def test_end_needs_every_candidate() -> None:
     stream = new_stream()
     for payload in payloads:
         with pytest.raises(UpstreamTruncated):
-            stream.finish()
-        stream.feed([payload])
-    assert stream.finish()
+            ended(stream)
+        fed(stream, [payload])
+    assert ended(stream)
 
 
 def test_finish_reason_in_every_event_does_not_end_the_answer() -> None:
@@ -286,7 +287,7 @@ def test_reply_id_stands_in_for_a_missing_response_id() -> None:
 def test_error_as_first_event_is_raised_at_once() -> None:
     """Nothing was made yet: the attempt can move to another client."""
     with pytest.raises(UpstreamRefusal) as caught:
-        new_stream().feed([upstream.payload(upstream.out_of_quota("1.5s"))])
+        fed(new_stream(), [upstream.payload(upstream.out_of_quota("1.5s"))])
     assert (caught.value.status, caught.value.retry_after_s) == (429, 1.5)
     assert caught.value.upstream_code == "rate_limit_exceeded"
 
@@ -294,24 +295,25 @@ def test_error_as_first_event_is_raised_at_once() -> None:
 def test_error_after_text_is_raised_after_the_text() -> None:
     """The chunks of the same read still leave; the stream then never ends clean."""
     text = upstream.payload(upstream.STREAMS["words"][0])
-    stream = new_stream()
-    assert len(stream.feed([text, upstream.payload(upstream.overloaded()), text])) == 1
-    with pytest.raises(UpstreamRefusal) as caught:
-        stream.finish()
-    assert caught.value.status == 503
+    relay = relayed(new_stream(), [text, upstream.payload(upstream.overloaded()), text])
+    assert len(relay.read(0.0) or ()) == 1
+    for _ in range(2):
+        with pytest.raises(UpstreamRefusal) as caught:
+            relay.read(0.0)
+        assert caught.value.status == 503
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[1]", b"7", b'{"candidates":7}', b"\xff", b"[" * 9999])
 def test_what_is_no_event_is_invalid(payload: bytes) -> None:
     """Never a JSON error of the parser's own."""
     with pytest.raises(UpstreamInvalid):
-        new_stream().feed([payload])
+        fed(new_stream(), [payload])
 
 
 def test_error_in_an_array_is_found() -> None:
     """The streaming method wraps errors in an array."""
     with pytest.raises(UpstreamRefusal):
-        new_stream().feed([b"[" + upstream.payload(upstream.overloaded()) + b"]"])
+        fed(new_stream(), [b"[" + upstream.payload(upstream.overloaded()) + b"]"])
 
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
@@ -319,7 +321,7 @@ def test_failed_model_is_no_clean_end(reason: str) -> None:
     """The call that the model wanted is lost: another attempt, or an error event."""
     event = upstream.answer([upstream.candidate([], finish=reason, finishMessage="call: f(")])
     with pytest.raises(UpstreamInvalid, match=reason):
-        new_stream().feed([upstream.payload(event)])
+        fed(new_stream(), [upstream.payload(event)])
 
 
 _json = st.recursive(
@@ -355,8 +357,8 @@ def test_broken_events_raise_only_our_errors(payloads: list[bytes]) -> None:
     """Whatever an upstream sends, chunks are valid and failures are of the proxy's tree."""
     stream = new_stream()
     with suppress(ProxyError):
-        validated(stream.feed(payloads))
-        validated(stream.finish())
+        validated(fed(stream, payloads))
+        validated(ended(stream))
 
 
 @given(_mutated() | st.binary(max_size=20))

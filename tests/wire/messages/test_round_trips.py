@@ -15,6 +15,7 @@ from proxy.wire.claude.request import to_request
 from proxy.wire.messages.answer import MessageStream, events_of
 from proxy.wire.sse import SseDecoder, encode_named
 from tests.support import claude_upstream as claude
+from tests.support.translators import fed
 
 Json = dict[str, Any]
 
@@ -121,5 +122,5 @@ def test_streams(message: Json, size: int) -> None:
     for payloads in (pieces, list(SseDecoder(max_event_bytes=1 << 20).feed(in_one))):
         chunks = ChatStream(model="m", created=1, include_usage=True)
         made = MessageStream("m", **ASKED)
-        written = made.feed(chunks.feed(payloads)) + made.end()
+        written = made.feed(fed(chunks, payloads)) + made.end()
         assert claude.joined(written) == whole

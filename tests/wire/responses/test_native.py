@@ -21,6 +21,7 @@ from proxy.wire.responses.native import (
 from proxy.wire.sse import SseDecoder, encode_named, named
 from tests.support.dialects import Call, Said
 from tests.support.responses_upstream import NATIVE
+from tests.support.translators import ended, fed
 
 Json = dict[str, Any]
 
@@ -36,9 +37,9 @@ def passed(pieces: Iterable[bytes], *, ends: bool = True) -> tuple[bytes, Respon
     for piece in pieces:
         for event in decoder.feed(piece):
             if not stream.is_over:
-                written += encode_named(stream.feed([event]))
+                written += encode_named(fed(stream, [event]))
     if ends:
-        written += encode_named(stream.finish())
+        written += encode_named(ended(stream))
     return written, stream
 
 
@@ -89,7 +90,7 @@ def test_tokens_of_caches_and_thoughts_are_told_apart() -> None:
         stream = ResponseEvents()
         data = json.dumps({"type": f"response.{last}", "response": {**told, "error": FAILED}})
         with suppress(UpstreamRefusal):
-            stream.feed([named(data.encode(), f"response.{last}".encode())])
+            fed(stream, [named(data.encode(), f"response.{last}".encode())])
         assert stream.usage == Usage(9, 4, 5, 1, 3), last
 
 
