@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 
 from ...errors import UpstreamInvalid, UpstreamRefusal
 from ..lenient_json import decode_any, decoder, encode, legible, unshield
@@ -29,10 +29,10 @@ _HAS_CHOICE = re.compile(rb"\[[ \t\r\n]*\{")
 
 
 class _AnswerHead(Struct):
-    choices: Raw | UnsetType = UNSET
-    data: Raw | UnsetType = UNSET
-    error: Raw | UnsetType = UNSET
-    usage: Raw | UnsetType = UNSET
+    choices: Raw = Raw(b"null")
+    data: Raw = Raw(b"null")
+    error: Raw = Raw(b"null")
+    usage: Raw = Raw(b"null")
 
 
 _decode_answer = decoder(_AnswerHead)
@@ -51,16 +51,13 @@ def read_answer(body: bytes, *, of_embeddings: bool = False) -> Usage | None:
             body.decode()  # msgspec takes invalid UTF-8 in what it skips
         head = _decode_answer(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        if hidden := _enveloped(body)[1]:
-            refuse_hidden_error(Raw(encode(hidden)))
-        raise UpstreamInvalid("the upstream's answer is not a JSON object") from error
-    found = head.data if of_embeddings else head.choices
-    if not (found and _HAS_CHOICE.match(found)):
-        refuse_hidden_error(head.error)
-        refuse_error_object(body)
-        raise no_choices("embeddings" if of_embeddings else "choices")
+        found = hidden_error(encode(_enveloped(body)[1]))
+        raise found or UpstreamInvalid("the upstream's answer is not a JSON object") from error
+    if not _HAS_CHOICE.match(head.data if of_embeddings else head.choices):
+        missing = no_choices("embeddings" if of_embeddings else "choices")
+        raise hidden_error(head.error) or error_object(body) or missing
     with suppress(msgspec.DecodeError):
-        return None if isinstance(head.usage, UnsetType) else read_usage(decode_any(head.usage))
+        return read_usage(decode_any(head.usage))
     return None
 
 
@@ -87,42 +84,36 @@ def no_choices(what: str = "choices") -> UpstreamInvalid:
     return UpstreamInvalid(f"the upstream's answer has no {what}")
 
 
-def refuse_hidden_error(raw: Raw | UnsetType) -> None:
-    """Raise UpstreamRefusal if a 2xx body or event holds an error, under its `code` as status.
+def hidden_error(raw: bytes | Raw) -> UpstreamRefusal | None:
+    """What a 2xx body or event has as its error, under its `code` as status; None: nothing.
 
     OpenRouter and others answer 200 and put the HTTP status into `error.code`:
     openrouter.ai/docs/api-reference/errors, read 2026-11.
     """
-    if isinstance(raw, UnsetType):
-        return
     text = unshield(bytes(raw))
     try:
         error: Any = decode_any(text)
     except (msgspec.ValidationError, RecursionError, UnicodeDecodeError):
         error = True  # there is one, with a number out of all range or broken text in it
-    if error:
-        code = str(error.get("code")) if isinstance(error, dict) else ""
-        status = int(code) if _ERROR_STATUS.fullmatch(code) else 502
-        raise read_error(status, b'{"error":%b}' % text)
+    if not error:
+        return None
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return read_error(int(code) if _ERROR_STATUS.fullmatch(code) else 502, b'{"error":%b}' % text)
 
 
-def refuse_error_object(body: bytes) -> None:
-    """Raise UpstreamRefusal if a 2xx body or event says that it is an error itself.
+def error_object(body: bytes) -> UpstreamRefusal | None:
+    """A 2xx body or event that says that it is an error itself; None: it does not.
 
     That is vLLM's and FastChat's way: `{"object": "error", "message": ..., "code": 400}`
     (vllm/entrypoints/openai/protocol.py, `ErrorResponse`, until 0.10).
     """
-    if b'"error"' in body and read_object(body).get("object") == "error":
-        refuse_hidden_error(Raw(body))
+    is_error = b'"error"' in body and read_object(body).get("object") == "error"
+    return hidden_error(body) if is_error else None
 
 
 def read_named_error(data: bytes) -> UpstreamRefusal:
     """The error in an event that is named `error`, whatever its data."""
-    try:
-        refuse_hidden_error(Raw(data) if read_object(data) else UNSET)
-    except UpstreamRefusal as refusal:
-        return refusal
-    return read_error(502, data)
+    return (hidden_error(data) if read_object(data) else None) or read_error(502, data)
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from ...errors import InvalidRequest
 from ..effort import Effort, Reasoning, Thinking
-from ..lenient_json import without_lone
+from ..lenient_json import decode_object, without_lone
 from .fields import misfit, read_any
 
 
@@ -219,14 +219,13 @@ KNOWN: Final = frozenset((*Request.__struct_fields__, "model", "stream", "stream
 }
 
 _decode: Final = msgspec.json.Decoder(Request).decode
-_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def read(body: bytes) -> tuple[Request, dict[str, Raw]]:
     """The typed request, and each value at its top that is not null; raises InvalidRequest."""
     try:
         body = without_lone(body)
-        members = _members(body).items()
+        members = decode_object(body).items()
         present = {name: value for name, value in members if bytes(value).strip() != b"null"}
         return _decode(body), present
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

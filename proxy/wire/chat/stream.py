@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ from ...errors import UpstreamInvalid, UpstreamTruncated
 from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
-from .reply import no_choices, objects, read_object, refuse_error_object, refuse_hidden_error
+from .reply import error_object, hidden_error, no_choices, objects, read_object
 from .usage import Usage, read_usage
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
@@ -38,8 +37,7 @@ class _Chunk(Struct, gc=False):
     x_groq: _Groq | None = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
-_decode_shielded = decoder(_Chunk)
+_decode = decoder(_Chunk)
 
 
 class ChunkStream:
@@ -87,12 +85,13 @@ class ChunkStream:
                 self._end()
                 return
             chunk = _read_odd_chunk(data)
-        if chunk.error is not UNSET:
-            refuse_hidden_error(chunk.error)
+        if chunk.error is not UNSET and (refusal := hidden_error(chunk.error)):
+            raise refusal
         if chunk.usage:
             self._told = chunk.usage
         if not chunk.choices:
-            refuse_error_object(data)
+            if refusal := error_object(data):
+                raise refusal
             if chunk.usage and self._hides_usage:
                 return
         for choice in chunk.choices or ():
@@ -124,9 +123,7 @@ class ChunkStream:
 
 
 def _read_odd_chunk(event: bytes) -> _Chunk:
-    """A chunk with lone surrogates, or fields of other types than OpenAI's, as far as it goes."""
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return _decode_shielded(event)
+    """A chunk with fields of other types than OpenAI's, as far as it goes."""
     found = read_object(event)
     if not found:
         raise UpstreamInvalid("the upstream sent an event that is not a JSON object")
