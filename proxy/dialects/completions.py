@@ -25,14 +25,14 @@ class CompletionsAsk(Ask):
         return self._request.wants_usage
 
     def prompts(self, *, natively: bool) -> int:
-        completion = read_completion(self._request, is_native=natively)
-        self._prompts = completion.requests
-        self.answers = TextAnswers(completion)
-        self.has_one = len(self._prompts) == 1
-        return len(self._prompts)
+        self._completion = read_completion(self._request, is_native=natively)
+        self.answers = TextAnswers(self._completion)
+        prompts = len(self._completion.natives)
+        self.has_one = prompts == 1
+        return prompts
 
     def request(self, at: int, kind: str, *, natively: bool) -> ChatRequest:
-        return self._prompts[at].native if natively else self._prompts[at].hub
+        return (self._completion.natives if natively else self._completion.hubs)[at]
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         if self.has_one and answers[0].is_native:

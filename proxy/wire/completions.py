@@ -34,31 +34,26 @@ _READ = ("prompt", "n", "logprobs", "echo", "suffix", "best_of")
 _NOT_OF_CHAT = frozenset(("prompt", "messages", "logprobs", "echo", "suffix", "best_of"))
 
 
-class PromptRequest(NamedTuple):
-    """One prompt as it goes to an upstream's own /completions, and as chat, or why it cannot."""
-
-    native: ChatRequest
-    chat: ChatRequest | InvalidRequest
-
-    @property
-    def hub(self) -> ChatRequest:
-        """The chat request; raises InvalidRequest."""
-        if isinstance(self.chat, InvalidRequest):
-            raise self.chat
-        return self.chat
-
-
 class Completion(NamedTuple):
-    """A completions request: its parts, and what its answer needs to know of it.
+    """A completions request, in a piece for each prompt, and what its answer needs to know of it.
 
-    `prompts`: what `echo` repeats, one for each of `requests`. `choices`: per prompt.
+    `natives`: the pieces as they go to an upstream's own /completions; `chats`: as chat, or why
+    they cannot. `prompts`: what `echo` repeats. `choices`: per prompt.
     """
 
-    requests: tuple[PromptRequest, ...]
+    natives: list[ChatRequest]
+    chats: list[ChatRequest] | InvalidRequest
     prompts: tuple[str, ...] = ("",)
     choices: int = 1
     echo: bool = False
     wants_usage: bool = False
+
+    @property
+    def hubs(self) -> list[ChatRequest]:
+        """The chat requests; raises InvalidRequest."""
+        if isinstance(self.chats, InvalidRequest):
+            raise self.chats
+        return self.chats
 
 
 def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
@@ -67,15 +62,15 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
     `is_native`: every client that could serve it has a /completions of its own, so it stays whole.
     """
     body, model, stream = request.body, request.model, request.stream
-    native = ChatRequest(body, model, stream, speech=SPEECH)
+    natives = [ChatRequest(body, model, stream, speech=SPEECH)]
     if is_native:
-        return Completion((PromptRequest(native, InvalidRequest("a client has no /completions")),))
+        return Completion(natives, InvalidRequest("a client has no /completions"))
     fields = read_fields(body)
     own = {name: read_any(fields[name]) for name in _READ if name in fields}
     try:
         prompts = _prompts(own.get("prompt"))
     except InvalidRequest as error:  # for upstreams that understand it as it is
-        return Completion((PromptRequest(native, error),))
+        return Completion(natives, error)
     if len(prompts) > 1:
         size = len(body) - len(fields["prompt"])
         if size * len(prompts) > MAX_REPEATED_BYTES:
@@ -84,6 +79,8 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
                 f"and {size} bytes of these are too many for so many ({MAX_REPEATED_BYTES} in all)",
                 param="prompt",
             )
+        bodies = [encode({**fields, "prompt": prompt}) for prompt in prompts]
+        natives = [ChatRequest(one, model, stream, speech=SPEECH) for one in bodies]
     n, logprobs = own.get("n"), own.get("logprobs")
     choices = n if isinstance(n, int) and n > 0 else 1
     # Those of the chosen tokens at least, which is what 0 asks for.
@@ -100,15 +97,11 @@ def read_completion(request: ChatRequest, *, is_native: bool) -> Completion:
     more: dict[str, Any] = {"logprobs": True} if wants_logprobs else {}
     if more and logprobs is not True:
         more["top_logprobs"] = fields["logprobs"]
-    requests = []
+    chats = []
     for prompt in prompts:
-        if len(prompts) > 1:
-            one = encode({**fields, "prompt": prompt})
-            native = ChatRequest(one, model, stream, speech=SPEECH)
         messages = [{"role": "user", "content": prompt or EMPTY_PROMPT}]
-        said = encode({**kept, "messages": messages, **more})
-        requests.append(PromptRequest(native, problem or ChatRequest(said, model, stream)))
-    return Completion(tuple(requests), prompts, choices, echoes, request.wants_usage)
+        chats.append(ChatRequest(encode({**kept, "messages": messages, **more}), model, stream))
+    return Completion(natives, problem or chats, prompts, choices, echoes, request.wants_usage)
 
 
 def _prompts(prompt: Any) -> tuple[str, ...]:

@@ -153,10 +153,9 @@ def request(data: bytes) -> None:
     for is_native in (False, True):
         with contextlib.suppress(CallerError):
             asked = read_request(data, needs_messages=False)
-            for each in read_completion(asked, is_native=is_native).requests:
-                each.native.for_model("other")
-                if not is_native:
-                    each.hub.for_model("other")
+            completion = read_completion(asked, is_native=is_native)
+            for each in [*completion.natives, *([] if is_native else completion.hubs)]:
+                each.for_model("other")
 
 
 _GUNICORN = GunicornConfig()

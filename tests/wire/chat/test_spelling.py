@@ -136,9 +136,9 @@ def test_empty_stop_is_left_out(stop: Any, expected: Any) -> None:
     assert sent(messages=messages, stop=stop)["stop"] == expected
     body = json.dumps({"model": "m", "prompt": "p", "stop": stop}).encode()
     for is_native in (True, False):
-        [request] = completion_of(body, is_native=is_native).requests
-        found = request.native if is_native else request.hub
-        assert json.loads(found.body)["stop"] == expected
+        completion = completion_of(body, is_native=is_native)
+        [request] = completion.natives if is_native else completion.hubs
+        assert json.loads(request.body)["stop"] == expected
 
 
 @pytest.mark.parametrize("stop", [b'["",1e999]', b'{"":""}', b'"\\u0022"'])

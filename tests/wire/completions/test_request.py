@@ -17,7 +17,6 @@ from proxy.wire.completions import (
     EMPTY_PROMPT,
     MAX_PROMPTS,
     MAX_REPEATED_BYTES,
-    PromptRequest,
 )
 from proxy.wire.lenient_json import shield, unshield
 from tests.support.upstream import Json
@@ -26,13 +25,13 @@ from tests.wire.completions.requests import JSON, REQUESTS, asked, completion_of
 
 def chats(body: bytes) -> list[Json]:
     """The chat requests that it becomes."""
-    return [json.loads(request.hub.for_model("up")) for request in read(body).requests]
+    return [json.loads(request.for_model("up")) for request in read(body).hubs]
 
 
 def problem(body: bytes) -> InvalidRequest:
     """Why chat cannot serve it."""
     with pytest.raises(InvalidRequest) as raised:
-        _ = read(body).requests[0].hub
+        _ = read(body).hubs[0]
     assert raised.value.status == 400
     return raised.value
 
@@ -74,7 +73,7 @@ def test_list_of_prompts() -> None:
         assert chat == {
             "model": "up", "n": 2, "seed": 7, "messages": [{"role": "user", "content": prompt}]
         }  # fmt: skip
-    assert all(request.hub.stream for request in completion.requests)
+    assert all(request.stream for request in completion.hubs)
 
 
 @pytest.mark.parametrize(("n", "choices"), [(2, 2), (1, 1), (0, 1), (-1, 1), ("2", 1), (None, 1)])
@@ -122,8 +121,8 @@ def test_fields_are_carried_over_byte_for_byte() -> None:
     """Big integers, float spellings, escapes, lone surrogates, fields that nobody knows."""
     members = b",".join(b'"%b": %b' % (name.encode(), value) for name, value in CARRIED.items())
     body = b'{"model":"m","prompt":["a","b"],' + members + b"}"
-    for request in read(body).requests:
-        sent = request.hub.for_model("up")
+    for request in read(body).hubs:
+        sent = request.for_model("up")
         raw = msgspec.json.decode(shield(sent), type=dict[str, msgspec.Raw])
         assert {name: unshield(bytes(raw[name])) for name in CARRIED} == CARRIED
         assert list(raw) == ["model", *CARRIED, "messages"]
@@ -138,8 +137,8 @@ def test_prompt_survives_as_it_was_meant() -> None:
 @pytest.mark.parametrize("value", [b"0", b"1", b"5", b"20", b"2.0", b'"x"'])
 def test_logprobs_become_top_logprobs(value: bytes) -> None:
     """0 asks for those of the chosen tokens alone."""
-    (request,) = read(b'{"model":"m","prompt":"p","logprobs":' + value + b"}").requests
-    assert b'"logprobs":true,"top_logprobs":' + value + b"}" in request.hub.body
+    (request,) = read(b'{"model":"m","prompt":"p","logprobs":' + value + b"}").hubs
+    assert b'"logprobs":true,"top_logprobs":' + value + b"}" in request.body
 
 
 @pytest.mark.parametrize("value", [None, False])
@@ -181,35 +180,31 @@ def test_unsupported_parameters(fields: Json, param: str) -> None:
 def test_harmless_values_pass(fields: Json) -> None:
     """And what chat does not know is not sent."""
     completion = read(asked(prompt="p", **fields))
-    hub = json.loads(completion.requests[0].hub.body)
+    hub = json.loads(completion.hubs[0].body)
     assert not {"suffix", "best_of", "echo", "prompt"} & hub.keys()
-
-
-def native(request: PromptRequest, name: str = "m") -> bytes:
-    return request.native.for_model(name)
 
 
 def test_native_request_is_whole_and_untouched() -> None:
     """Lists, tokens and all; another model's name is all that changes."""
     body = b'{ "model":"m", "prompt":[[1,2]], "suffix":"x", "best_of":1e999, "n": 9 }'
     completion = completion_of(body, is_native=True)
-    (request,) = completion.requests
-    assert native(request) == body
-    assert native(request, "up") == (
+    (request,) = completion.natives
+    assert request.for_model("m") == body
+    assert request.for_model("up") == (
         b'{"model":"up","prompt":[[1,2]],"suffix":"x","best_of":1e999,"n":9}'
     )
 
 
 def test_request_that_either_kind_may_serve() -> None:
     """Prompt by prompt for both; what chat cannot do is left to those who can."""
-    requests = read(asked(prompt=["a", "b"], suffix="x", logprobs=2)).requests
-    assert [json.loads(native(request, "up")) for request in requests] == [
+    requests = read(asked(prompt=["a", "b"], suffix="x", logprobs=2)).natives
+    assert [json.loads(request.for_model("up")) for request in requests] == [
         {"model": "up", "prompt": prompt, "suffix": "x", "logprobs": 2} for prompt in "ab"
     ]
     body = b'{"model":"m", "prompt": ["a"], "x": 1.0}'
-    assert [native(request) for request in read(body).requests] == [body]
+    assert [request.for_model("m") for request in read(body).natives] == [body]
     body = b'{"model":"m", "prompt": [[1], [2]]}'
-    assert [native(request) for request in read(body).requests] == [body]
+    assert [request.for_model("m") for request in read(body).natives] == [body]
 
 
 # Whatever comes
@@ -220,11 +215,11 @@ def test_any_request_is_read_or_refused(fields: Json, is_native: bool) -> None:
     """By CallerError and nothing else; what is read makes JSON with one message each."""
     with suppress(CallerError):
         completion = completion_of(asked(**fields), is_native=is_native)
-        for request in completion.requests:
-            assert json.loads(native(request, "up"))["model"] == "up"
-            if not is_native:
-                (message,) = json.loads(request.hub.for_model("up"))["messages"]
-                assert message["role"] == "user"
+        for request in completion.natives:
+            assert json.loads(request.for_model("up"))["model"] == "up"
+        for request in [] if is_native else completion.hubs:
+            (message,) = json.loads(request.for_model("up"))["messages"]
+            assert message["role"] == "user"
 
 
 @given(JSON | st.binary(max_size=30))
@@ -250,8 +245,8 @@ def test_fields_are_not_repeated_for_each_prompt_without_end() -> None:
     def with_others(times: int, other: int) -> bytes:
         return json.dumps({"model": "m", "x": "x" * other, "prompt": ["a"] * times}).encode()
 
-    assert len(completion_of(with_others(1, 30 << 20), is_native=False).requests) == 1
-    assert len(completion_of(with_others(128, 100_000), is_native=False).requests) == 128
+    assert len(completion_of(with_others(1, 30 << 20), is_native=False).natives) == 1
+    assert len(completion_of(with_others(128, 100_000), is_native=False).natives) == 128
     large = with_others(128, 8 << 20)
     tracemalloc.start()
     try:
@@ -274,4 +269,4 @@ def test_limit_of_repeated_fields_holds_to_the_byte(more: int) -> None:
         with pytest.raises(InvalidRequest):
             completion_of(body, is_native=False)
     else:
-        assert len(completion_of(body, is_native=False).requests) == 2
+        assert len(completion_of(body, is_native=False).natives) == 2
