@@ -26,7 +26,7 @@ from .net.lost import LOST
 from .net.watch import CallerConnection
 from .record.record import Record
 from .request.stream import StreamBody
-from .wire.chat import error_body, read_request
+from .wire.chat import error_body
 
 _T = TypeVar("_T")
 
@@ -205,7 +205,7 @@ class Stream(Iterator[dict[str, Any]]):
         return self._body
 
     def _read(self, body: bytes, headers: Mapping[str, str], query: str = "") -> ChatAsk:
-        return ChatAsk(read_request(body), headers, self._written)
+        return ChatAsk(body, headers, query, self._written)
 
     def _connect(self, held: ExitStack) -> CallerConnection:
         ours, line = socket.socketpair()

@@ -42,10 +42,14 @@ class ChatAsk(Ask):
     speech = HUB
 
     def __init__(
-        self, request: ChatRequest, headers: Mapping[str, str], writer: ChatWriter | None = None
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        query: str = "",
+        writer: ChatWriter | None = None,
     ) -> None:
-        super().__init__(request.model, headers, stream=request.stream, session=request.session)
-        self._request = request
+        self._request = asked = read_request(body)
+        super().__init__(asked.model, headers, stream=asked.stream, session=asked.session)
         self._writer = writer
 
     @property
@@ -65,8 +69,4 @@ class ChatAsk(Ask):
         return self._writer or ChatWriter()
 
 
-def _read(body: bytes, headers: Mapping[str, str], query: str = "") -> ChatAsk:
-    return ChatAsk(read_request(body), headers)
-
-
-CHAT = Dialect(_read, error_body)
+CHAT = Dialect(ChatAsk, error_body)
