@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidRequest, UnsupportedParameter, UpstreamInvalid
 from .chat import ChatRequest, Speech, objects, read_any, read_fields, read_object
 from .chat.reply import no_choices
-from .chat.usage import as_text
+from .chat.usage import as_object, as_text
 from .lenient_json import encode, legible
 
 SPEECH: Speech = ("chat", "completions")
@@ -170,8 +170,7 @@ class TextAnswers:
         for name in _KEPT:  # Azure's first chunk has them all, but empty
             if answer.get(name) is not None and not self._head.get(name):
                 self._head[name] = answer[name]
-        usage = answer.get("usage")
-        if usage and isinstance(usage, dict):
+        if usage := as_object(answer.get("usage")):
             self._usages[prompt] = usage
             self._tells_usage = self._tells_usage or not answer.get("choices")
         return [
@@ -219,8 +218,7 @@ def _said(choice: Json) -> str:
     Mistral answers in parts, streams too, of which some are the thinking of a model
     (docs.mistral.ai/capabilities/reasoning, read 2026-11).
     """
-    said = choice.get("message") or choice.get("delta")
-    content = said.get("content") if isinstance(said, dict) else None
+    content = as_object(choice.get("message") or choice.get("delta")).get("content")
     if isinstance(content, list) and "text" not in choice:
         kinds = ("text", "output_text")
         texts = [part.get("text") for part in objects(content) if part.get("type", "text") in kinds]
@@ -235,8 +233,7 @@ def _finish(choice: Json) -> str | None:
 
 def _legacy_logprobs(logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
     """Chat's list of tokens as parallel lists; `offset`: characters of the text before them."""
-    tokens = objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
-    if not tokens:
+    if not (tokens := objects(as_object(logprobs).get("content"))):
         return None
     texts = [as_text(token.get("token")) for token in tokens]
     tops = [objects(token.get("top_logprobs")) for token in tokens]

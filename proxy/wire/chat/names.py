@@ -19,7 +19,7 @@ from ..lenient_json import encode, is_shielded
 from ..made_names import are_plain, plain_name
 from .fields import Message, Named, Tool, read_text, rewritten
 from .reply import objects, read_object
-from .usage import as_object
+from .usage import as_object, as_text
 
 _tools = msgspec.json.Decoder(list[Tool]).decode
 _functions = msgspec.json.Decoder(list[Named]).decode
@@ -118,8 +118,7 @@ class CallersNames:
 
     def _restore(self, key: tuple[int, int], function: dict[str, Any]) -> bool:
         """Put the meant name into a call's delta. Tells whether that changed it."""
-        piece = function.get("name")
-        piece = piece if isinstance(piece, str) else ""
+        piece = as_text(function.get("name"))
         name = self._held.pop(key, "") + piece
         meant = self._callers.get(name, name)
         is_last = not piece or function.get("arguments") or function.get("input")

@@ -97,7 +97,7 @@ def hidden_error(raw: bytes | Raw) -> UpstreamRefusal | None:
         error = True  # there is one, with a number out of all range or broken text in it
     if not error:
         return None
-    code = str(error.get("code")) if isinstance(error, dict) else ""
+    code = str(as_object(error).get("code"))
     return read_error(int(code) if _ERROR_STATUS.fullmatch(code) else 502, b'{"error":%b}' % text)
 
 
@@ -133,7 +133,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 def read_error(status: int, body: bytes) -> UpstreamRefusal:
     """An upstream's error answer; one that is not in the envelope is wrapped, its text bounded."""
     body, error = _enveloped(body)
-    code = error.get("code") if isinstance(error, dict) else None
+    code = as_object(error).get("code")
     if isinstance(error, dict):
         message = _text(error.get("message"))[:MAX_QUOTED_CHARS]
         message = message or f"the upstream answered {status}"
@@ -156,7 +156,7 @@ def read_retry_info(error: Any) -> float | None:
     Google's services send it, the OpenAI-compatible one too, and gateways pass it on
     (google/rpc/error_details.proto; ai.google.dev/gemini-api/docs/openai, read 2026-11).
     """
-    for detail in objects(error.get("details")) if isinstance(error, dict) else ():
+    for detail in objects(as_object(error).get("details")):
         delay = detail.get("retryDelay")
         if isinstance(delay, str) and (found := _DURATION.fullmatch(delay.strip())):
             return float(found[1])

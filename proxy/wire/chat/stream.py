@@ -13,7 +13,7 @@ from ..lenient_json import decoder, encode
 from ..sse import DONE
 from .names import CallersNames
 from .reply import error_object, hidden_error, no_choices, objects, read_object
-from .usage import Usage, read_usage
+from .usage import Usage, as_object, read_usage
 
 # Chunks before the first choice (Azure's, with what its filters found) wait for it up to this size.
 MAX_HELD_BYTES = 65_536
@@ -132,8 +132,7 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
         index, reason = choice.get("index"), choice.get("finish_reason")
         index = index if isinstance(index, int) else 0
         choices.append(_Choice(index, str(reason) if reason else None))
-    told = found.get("usage")
-    chunk = _Chunk(choices, usage=told if isinstance(told, dict) else None)
+    chunk = _Chunk(choices, usage=as_object(found.get("usage")))
     if "error" in found:
         chunk.error = Raw(encode(found["error"]))
     return chunk

@@ -23,8 +23,6 @@ _CHATS = {
 # Past it JSON's numbers are not exact (RFC 8259, section 6): no count of tokens.
 _MAX_COUNT = 2**53
 
-_NOTHING_TOLD = (None,) * 5
-
 
 @dataclass(frozen=True)
 class Usage:
@@ -62,14 +60,14 @@ def read_usage(told: Any) -> Usage | None:
     cached = _count(prompt.get("cached_tokens"))
     for name in ("prompt_cache_hit_tokens", "cached_tokens"):
         cached = _count(fields.get(name)) if cached is None else cached
-    counts = (
+    usage = Usage(
         _count(fields.get("prompt_tokens")),
         _count(fields.get("completion_tokens")),
         cached,
         _count(prompt.get("cache_write_tokens")),
         _count(completion.get("reasoning_tokens")),
     )
-    return None if counts == _NOTHING_TOLD else Usage(*counts)
+    return None if usage == Usage() else usage
 
 
 def as_object(value: Any) -> dict[str, Any]:
