@@ -41,20 +41,14 @@ decode_any = decoder(Any)
 # In place of `\\u` before a surrogate while msgspec looks; nobody can guess it.
 _SHIELD = uuid.uuid4().hex.encode()
 _SHIELDED = re.compile(_SHIELD.decode() + "[0-9a-fA-F]{4}")
-_ESCAPE = re.compile(rb"\\(?:u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u([dD][89a-fA-F][0-9a-fA-F]{2})|\\)")
 
 
 def shield(data: bytes) -> bytes:
     """JSON with the escapes of surrogates as plain text, which stays valid JSON."""
     if b"\\ud" not in data and b"\\uD" not in data:
         return data
-    shielded = bytearray()
-    at = 0
-    for found in _ESCAPE.finditer(data):
-        if found[1]:
-            shielded += data[at : found.start()] + _SHIELD
-            at = found.start(1)
-    return bytes(shielded + data[at:])
+    return _ESCAPE.sub(lambda found: _SHIELD + found[1] if found[1] else found[0], data)
 
 
 def unshield(data: bytes) -> bytes:
@@ -79,8 +73,7 @@ def legible(text: str) -> str:
 
 _LONE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|\\)"
 )
 
 
