@@ -132,7 +132,5 @@ def _read_odd_chunk(event: bytes) -> _Chunk:
         index, reason = choice.get("index"), choice.get("finish_reason")
         index = index if isinstance(index, int) else 0
         choices.append(_Choice(index, str(reason) if reason else None))
-    chunk = _Chunk(choices, usage=as_object(found.get("usage")))
-    if "error" in found:
-        chunk.error = Raw(encode(found["error"]))
-    return chunk
+    error = Raw(encode(found.get("error")))
+    return _Chunk(choices, error, as_object(found.get("usage")))
