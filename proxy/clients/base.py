@@ -69,7 +69,10 @@ class ChunkTranslator(Protocol):
         """Whether the upstream's own end mark came: nothing follows that matters."""
 
     def feed(self, data: bytes, chunks: list[bytes]) -> None:
-        """Translate an event to more `chunks`; raises UpstreamError. Not called once it is over."""
+        """Translate an event to more `chunks`; not called once it is over.
+
+        Raises UpstreamRefusal for an `error` event, UpstreamInvalid for one that can't be read.
+        """
 
     def finish(self, chunks: list[bytes]) -> None:
         """Add those still due when the upstream's answer ended; raises UpstreamTruncated."""

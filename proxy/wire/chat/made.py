@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
@@ -63,8 +62,8 @@ def completion(
     return _encode({**head, "choices": choices, "usage": usage})
 
 
-class ChunkMaker(ABC):
-    """One answer (a `ChunkTranslator`). `is_over`: the upstream's own end came, nothing follows."""
+class ChunkMaker:
+    """The base of a `ChunkTranslator`. `is_over`: the upstream's own end came, nothing follows."""
 
     _head: bytes  # of each chunk, up to its choices: once the answer's id is known
 
@@ -73,16 +72,6 @@ class ChunkMaker(ABC):
         self._common = {"object": "chat.completion.chunk", "created": created, "model": model}
         self._include_usage = include_usage
         self._tail = b'],"usage":null}' if include_usage else b"]}"
-
-    @abstractmethod
-    def feed(self, data: bytes, chunks: list[bytes]) -> None:
-        """Add the chunks that an event makes; raises UpstreamRefusal for an `error` event,
-        UpstreamInvalid for one that can't be read.
-        """
-
-    @abstractmethod
-    def finish(self, chunks: list[bytes]) -> None:
-        """Add the last chunks; raises UpstreamTruncated if the answer is not whole."""
 
     def _set_id(self, chunk_id: str) -> None:
         self._head = _encode({"id": chunk_id, **self._common})[:-1] + b',"choices":['
