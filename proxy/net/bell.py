@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -47,15 +46,10 @@ class Bell:
 
     def wait(self, until: float, caller: CallerConnection, clock: Clock) -> bool:
         """Whether it rang before the monotonic moment `until`; raises CallerGone."""
-        poller = select.poll()
-        poller.register(self.fd, select.POLLIN)
-        caller.join(poller)
-        while events := caller.poll(poller, until, clock):
-            caller.check(events, poller)
-            if any(fd == self.fd for fd, _ in events):
-                self.hush()
-                return True
-        return False
+        has_rung = bool(caller.wait(caller.poller(self.fd), until, clock))
+        if has_rung:
+            self.hush()
+        return has_rung
 
     def __del__(self) -> None:
         for fd in {self.fd, self._write_fd} - {-1}:

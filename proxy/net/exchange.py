@@ -6,6 +6,7 @@ Every wait sees data, silence and a caller who left (`watch`), and can be resume
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -18,7 +19,7 @@ from ..wire.http.content_coding import Inflater, inflater
 from . import shortage
 from .opening import Channel, Opening
 from .received import received
-from .watch import CallerConnection, SocketWatch
+from .watch import CallerConnection
 
 if TYPE_CHECKING:
     from .transport import Transport
@@ -72,7 +73,8 @@ class SocketReply:
         self._sock = cast("socket.socket", channel)  # or what has its methods
         # Of TLS: how much it holds that a poll of the descriptor does not see.
         self._pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
-        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        self._poll = self._caller.poller(self._sock.fileno())
+        self._polls_for_room = False
         self._unsent = [memoryview(part) for part in self._parts]
         self._is_cut = False  # the upstream took only a part of the request
 
@@ -139,8 +141,8 @@ class SocketReply:
         look_until = None  # at the clock, before the next write
         while self._unsent:
             if look_until is not None:
-                event = self._watch.wait(look_until, writing=True)
-                if SocketWatch.readable(event):
+                event = self._wait(look_until, for_room=True)
+                if event & ~select.POLLOUT:
                     return True
                 if not event and look_until == until:
                     return False
@@ -173,16 +175,27 @@ class SocketReply:
         may_be_buffered = self._pending is not None and self._pending() > 0
         if may_be_buffered:
             self._caller.raise_if_gone()
-        writing = False
-        while may_be_buffered or self._watch.wait(until, writing=writing):
+        for_room = False
+        while may_be_buffered or self._wait(until, for_room=for_room):
             may_be_buffered = False
             try:
                 return received(self._sock.recv_into)
             except ssl.SSLWantWriteError:
-                writing = True
+                for_room = True
             except _WOULD_BLOCK:  # a TLS record that is not whole yet, or no data at all
-                writing = False
+                for_room = False
         return None
+
+    def _wait(self, until: float, *, for_room: bool) -> int:
+        """What a poll says of the connection, 0 if nothing by then; raises CallerGone.
+
+        `for_room`: to write, besides bytes to read.
+        """
+        if for_room != self._polls_for_room:
+            self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if for_room else 0))
+            self._polls_for_room = for_room
+        events = self._caller.wait(self._poll, until, self._transport.clock)
+        return events[0][1] if events else 0
 
     def read(self, until: float) -> bytes | None:
         assert self.status, "read() comes after head()"
@@ -261,7 +274,8 @@ class SocketReply:
 
     def _linger(self, linger_s: float) -> None:
         self._caller = CallerConnection(None)
-        self._watch = SocketWatch(self._sock, self._caller, self._transport.clock)
+        self._poll = self._caller.poller(self._sock.fileno())
+        self._polls_for_room = False
         now = self._transport.clock.monotonic
         until = now() + linger_s
         # After an error the connection is closed; all that counts of the answer came before.

@@ -177,8 +177,7 @@ class Opening:
         """Whether something came before the monotonic moment `until`; raises CallerGone."""
         if self._lookup is not None:
             return self._lookup.wait(until, self._caller, self._clock)
-        self._events = self._caller.poll(self._poll, until, self._clock)
-        self._caller.check(self._events, self._poll)
+        self._events = self._caller.wait(self._poll, until, self._clock)
         return bool(self._events)
 
     def _open(self) -> _Steps[None]:
@@ -234,9 +233,7 @@ class Opening:
                 continue
             yield next_at if left else math.inf
             for fd, _ in self._events:
-                sock = self._connecting.get(fd)
-                if sock is None:
-                    continue  # the caller's
+                sock = self._connecting[fd]
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not number:
                     self._channel = self._connecting.pop(fd)

@@ -21,7 +21,6 @@ from .timed_socket import limit_io
 # only becomes readable, and a peek tells its end from bytes of a next, pipelined request.
 _RDHUP = getattr(select, "POLLRDHUP", 0)
 _ENDED = _RDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 # A server that offers no socket is asked about its caller so often, s.
 LOOK_S = 0.5
@@ -73,19 +72,13 @@ class CallerConnection:
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         return cls(sock, environ.get("waitress.client_disconnected"))
 
-    def poll(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
-        """The events of `poller`, for `check`, or none at the moment `until`; raises CallerGone."""
-        if self._is_gone is None:
-            return clock.poll(poller, until)
-        while True:
-            if self._is_gone():
-                gone = CallerGone("the caller closed the connection")
-                gone.server_knows = True
-                raise gone
-            look_at = clock.monotonic() + LOOK_S
-            events = clock.poll(poller, min(until, look_at))
-            if events or until <= look_at:
-                return events
+    def poller(self, fd: int = -1) -> Poll:
+        """What `wait` polls: for bytes on `fd`, if there is one, and as `join` says."""
+        poller = select.poll()
+        if fd >= 0:
+            poller.register(fd, select.POLLIN)
+        self.join(poller)
+        return poller
 
     def join(self, poller: Poll) -> None:
         """Have `poller` report the caller's end too, and notes of what was lost, where it can."""
@@ -94,18 +87,37 @@ class CallerConnection:
         if self._fd >= 0:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 
-    def check(self, events: list[tuple[int, int]], poller: Poll) -> None:
-        """Raise CallerGone or ShuttingDown if these events say so; give back what was lost."""
+    def wait(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
+        """The events of others in `poller`, or none at the moment `until`; raises CallerGone."""
+        while True:
+            look_at = until
+            if self._is_gone is not None:
+                if self._is_gone():
+                    gone = CallerGone("the caller closed the connection")
+                    gone.server_knows = True
+                    raise gone
+                look_at = min(until, clock.monotonic() + LOOK_S)
+            events = clock.poll(poller, look_at)
+            if len(events) == 1 and events[0][0] != LOST.fd and events[0][0] != self._fd:
+                return events  # as a rule
+            others = self.check(events, poller)
+            if others or not (events or look_at < until):
+                return others
+
+    def check(self, events: list[tuple[int, int]], poller: Poll) -> list[tuple[int, int]]:
+        """Those of others; raises CallerGone, ShuttingDown if these say so; does what was noted."""
+        others = []
         for fd, event in events:
             if fd == LOST.fd:
                 LOST.answer()
-            if fd != self._fd:
-                continue
-            if event & _ENDED or self._at_end():
+            elif fd != self._fd:
+                others.append((fd, event))
+            elif event & _ENDED or self._at_end():
                 raise CallerGone("the caller closed the connection")
-            # These are bytes of a pipelined request, which hide the caller's end from here on.
-            poller.unregister(fd)
-            self._fd = -1
+            else:  # bytes of a pipelined request, which hide the caller's end from here on
+                poller.unregister(fd)
+                self._fd = -1
+        return others
 
     def raise_if_gone(self) -> None:
         """Raise CallerGone if the caller has left by now."""
@@ -113,10 +125,7 @@ class CallerConnection:
 
     def pause(self, until: float, clock: Clock = CLOCK) -> None:
         """Wait for nothing but the monotonic moment `until`; raises CallerGone."""
-        poller = select.poll()
-        self.join(poller)
-        while events := self.poll(poller, until, clock):
-            self.check(events, poller)
+        self.wait(self.poller(), until, clock)
 
     def _at_end(self) -> bool:
         assert self._sock is not None
@@ -131,38 +140,3 @@ class CallerConnection:
         """Limit reads from and writes to the caller, as `limit_io` of sockets does."""
         if self._sock is not None:
             limit_io(self._sock, timeout_s, receive_until=receive_until)
-
-
-class SocketWatch:
-    """Waits for one upstream socket and the caller. One per exchange, used by one thread."""
-
-    __slots__ = ("_caller", "_clock", "_fd", "_poll", "_writing")
-
-    def __init__(self, sock: socket.socket, caller: CallerConnection, clock: Clock = CLOCK) -> None:
-        self._fd = sock.fileno()
-        self._caller = caller
-        self._clock = clock
-        self._writing = False
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        caller.join(self._poll)
-
-    def wait(self, until: float, *, writing: bool = False) -> int:
-        """The events on the upstream socket, 0 if none came until then; raises CallerGone."""
-        if writing != self._writing:
-            self._poll.modify(self._fd, select.POLLIN | (select.POLLOUT if writing else 0))
-            self._writing = writing
-        while events := self._caller.poll(self._poll, until, self._clock):
-            fd, event = events[0]
-            if fd == self._fd and len(events) == 1:
-                return event
-            self._caller.check(events, self._poll)
-            for fd, event in events:
-                if fd == self._fd:
-                    return event
-        return 0
-
-    @staticmethod
-    def readable(event: int) -> bool:
-        """Whether a read would not block after this event."""
-        return bool(event & _READABLE)

@@ -15,7 +15,7 @@ import pytest
 from proxy.errors import CallerGone
 from proxy.net import watch
 from proxy.net.bell import Bell, my_bell
-from proxy.net.watch import CLOCK, CallerConnection, Poll, SocketWatch
+from proxy.net.watch import CLOCK, CallerConnection, Poll
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -48,12 +48,17 @@ def soon(seconds: float = 0.02) -> float:
     return time.monotonic() + seconds
 
 
+def data(upstream: Pair, caller: CallerConnection, until: float) -> list[tuple[int, int]]:
+    """What is to be read from an upstream by then."""
+    return caller.wait(caller.poller(upstream[0].fileno()), until, CLOCK)
+
+
 @pytest.mark.parametrize("how", ["close", "half", "reset"])
 def test_gone_caller_ends_every_wait(platform: str, pair: Pair, upstream: Pair, how: str) -> None:
     """A pause, a wait for data, a wait for a bell."""
     ours, peer = pair
     caller = CallerConnection(ours)
-    waiting = SocketWatch(upstream[0], caller)
+    poller = caller.poller(upstream[0].fileno())
     caller.raise_if_gone()
     if how == "half":
         peer.shutdown(socket.SHUT_WR)
@@ -65,7 +70,7 @@ def test_gone_caller_ends_every_wait(platform: str, pair: Pair, upstream: Pair, 
     with pytest.raises(CallerGone):
         caller.pause(until)
     with pytest.raises(CallerGone):
-        waiting.wait(until)
+        caller.wait(poller, until, CLOCK)
     with pytest.raises(CallerGone):
         Bell().wait(until, caller, CLOCK)
     with pytest.raises(CallerGone):
@@ -79,7 +84,7 @@ def test_caller_that_stays_is_waited_with(platform: str, pair: Pair, upstream: P
     until = soon()
     caller.pause(until)
     assert time.monotonic() >= until
-    assert SocketWatch(upstream[0], caller).wait(soon()) == 0
+    assert data(upstream, caller, soon()) == []
     assert not Bell().wait(soon(), caller, CLOCK)
 
 
@@ -90,12 +95,11 @@ def test_pipelined_bytes_are_no_end(platform: str, pair: Pair, upstream: Pair) -
     peer.sendall(b"GET")
     caller.pause(soon())
     peer.close()
-    waiting = SocketWatch(upstream[0], caller)
     if platform == "peek":
-        assert waiting.wait(soon()) == 0
+        assert data(upstream, caller, soon()) == []
     else:
         with pytest.raises(CallerGone):
-            waiting.wait(soon(20))
+            data(upstream, caller, soon(20))
 
 
 def test_spurious_event_is_no_end(pair: Pair) -> None:
@@ -103,7 +107,8 @@ def test_spurious_event_is_no_end(pair: Pair) -> None:
     caller = CallerConnection(pair[0])
     poller: Poll = select.poll()
     caller.join(poller)
-    caller.check([(pair[0].fileno(), select.POLLIN), (999, select.POLLHUP)], poller)
+    events = [(pair[0].fileno(), select.POLLIN), (999, select.POLLHUP)]
+    assert caller.check(events, poller) == [(999, select.POLLHUP)]
 
 
 def test_closed_socket_is_gone(pair: Pair, platform: str) -> None:
@@ -130,7 +135,7 @@ def test_caller_without_a_socket_never_leaves(upstream: Pair) -> None:
     caller.pause(soon(0.001))
     caller.limit_io(1.0)
     upstream[1].sendall(b"x")
-    assert SocketWatch(upstream[0], caller).wait(math.inf)
+    assert data(upstream, caller, math.inf)
 
 
 @pytest.mark.parametrize("kind", ["pause", "data", "bell"])
@@ -146,7 +151,7 @@ def test_server_without_a_socket_is_asked(upstream: Pair, kind: str) -> None:
     until = time.monotonic() + 20
     waits: dict[str, Callable[[], object]] = {
         "pause": lambda: caller.pause(until),
-        "data": lambda: SocketWatch(upstream[0], caller).wait(until),
+        "data": lambda: data(upstream, caller, until),
         "bell": lambda: Bell().wait(until, caller, CLOCK),
     }
     with pytest.raises(CallerGone):
@@ -161,9 +166,9 @@ def test_wait_ends_while_the_server_is_asked(upstream: Pair) -> None:
     until = soon()
     caller.pause(until)
     assert time.monotonic() >= until
-    assert SocketWatch(upstream[0], caller).wait(soon()) == 0
+    assert data(upstream, caller, soon()) == []
     upstream[1].sendall(b"x")
-    assert SocketWatch(upstream[0], caller).wait(math.inf)
+    assert data(upstream, caller, math.inf)
 
 
 def test_caller_is_taken_from_the_servers_environ(pair: Pair) -> None:
@@ -203,17 +208,18 @@ def test_reads_and_writes_of_the_caller_are_limited(pair: Pair) -> None:
 def test_upstreams_events_are_told(upstream: Pair) -> None:
     """Readable; writable only if asked for."""
     ours, peer = upstream
-    waiting = SocketWatch(ours, CallerConnection(None))
-    assert waiting.wait(soon()) == 0
-    event = waiting.wait(soon(), writing=True)
-    assert event & select.POLLOUT
-    assert not SocketWatch.readable(event)
-    assert waiting.wait(soon()) == 0
+    caller = CallerConnection(None)
+    poller = caller.poller(ours.fileno())
+    assert caller.wait(poller, soon(), CLOCK) == []
+    poller.modify(ours, select.POLLIN | select.POLLOUT)
+    assert caller.wait(poller, soon(), CLOCK) == [(ours.fileno(), select.POLLOUT)]
+    poller.modify(ours, select.POLLIN)
+    assert caller.wait(poller, soon(), CLOCK) == []
     peer.sendall(b"x")
-    assert SocketWatch.readable(waiting.wait(soon(20)))
+    assert caller.wait(poller, soon(20), CLOCK) == [(ours.fileno(), select.POLLIN)]
     peer.close()
     ours.recv(1)
-    assert SocketWatch.readable(waiting.wait(soon(20)))
+    assert caller.wait(poller, soon(20), CLOCK)
 
 
 @pytest.fixture(params=["eventfd", "pipe"])
