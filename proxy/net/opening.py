@@ -58,43 +58,22 @@ def tls_context(ca_bundle: str) -> ssl.SSLContext:
     return context
 
 
-class Proxy(NamedTuple):
-    """An outbound proxy. `scheme`: http, https, socks5, or socks5h, which resolves names itself."""
-
-    scheme: str
-    host: str
-    port: int
-    headers: dict[str, str]  # with its login, for HTTP
-    login: tuple[str, str]
-
-
 class Route(NamedTuple):
-    """The way to an upstream."""
+    """The way to an upstream: its URL, and that of the outbound proxy before it; "": there is none.
 
-    host: str
-    port: int
-    is_tls: bool
-    proxy: Proxy | None
+    Of proxies: http, https, socks5, or socks5h, which resolves names itself.
+    """
+
+    url: str
+    proxy_url: str
     context: Callable[[], ssl.SSLContext]  # made at the first call
 
 
-def route_to(url: str, proxy_url: str, ca_bundle: str) -> Route:
-    """The way to the upstream at a URL; raises ValueError."""
-    scheme, host, port = _parts(url)
-    proxy = None
-    if proxy_url:
-        headers, login = HTTPAdapter().proxy_headers(proxy_url), get_auth_from_url(proxy_url)
-        proxy = Proxy(*_parts(proxy_url), headers, login)
-    context = functools.cache(functools.partial(tls_context, ca_bundle))
-    return Route(host, port, scheme == "https", proxy, context)
-
-
 def _parts(url: str) -> tuple[str, str, int]:
-    """Scheme, host (without the brackets of IPv6) and port of a URL; raises ValueError."""
+    """Scheme, host (without the brackets of IPv6) and port of a URL; raises HTTPError."""
     parsed = parse_url(url)
-    if parsed.scheme not in _PORTS:
-        raise ValueError(f"no such scheme: {parsed.scheme}")
-    return parsed.scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[parsed.scheme]
+    scheme = parsed.scheme or ""
+    return scheme, (parsed.host or "").strip("[]"), parsed.port or _PORTS[scheme]
 
 
 # All errors before a connection is open: of sockets, TLS, proxies and names (OSError,
@@ -181,30 +160,30 @@ class Opening:
         return bool(self._events)
 
     def _open(self) -> _Steps[None]:
-        host, port, is_tls, proxy, _ = self._route
-        if proxy is None:
-            yield from self._connect((yield from self._resolve(host)), port)
+        scheme, host, port = _parts(self._route.url)
+        if self._route.proxy_url:
+            yield from self._tunnel(host, port, is_tls=scheme == "https")
         else:
-            handshake = yield from self._handshake(proxy)
-            yield from self._connect((yield from self._resolve(proxy.host)), proxy.port)
-            if proxy.scheme == "https":
-                yield from self._secure(proxy.host)
-            if handshake is not None:
-                yield from self._pass(handshake)
-        if is_tls:
+            yield from self._connect((yield from self._resolve(host)), port)
+        if scheme == "https":
             yield from self._secure(host)
 
-    def _handshake(self, proxy: Proxy) -> _Steps[Handshake | None]:
-        """What is to be said to the proxy; None: each request says where it goes."""
-        host, port, is_tls, _, _ = self._route
-        if proxy.scheme.startswith("http"):
-            return http_connect(host, port, proxy.headers) if is_tls else None
-        if proxy.scheme == "socks5":
+    def _tunnel(self, host: str, port: int, *, is_tls: bool) -> _Steps[None]:
+        """Connects to the proxy, and tells it where to go on, unless each request does."""
+        url = self._route.proxy_url
+        scheme, proxy_host, proxy_port = _parts(url)
+        if scheme == "socks5":
             addresses = yield from self._resolve(host)
             # Not every proxy has a way to IPv6, and there is one try only.
             first = min(addresses, key=lambda address: address.family != socket.AF_INET)
             host = str(first.sockaddr[0])
-        return socks5(host, port, proxy.login)
+        yield from self._connect((yield from self._resolve(proxy_host)), proxy_port)
+        if scheme == "https":
+            yield from self._secure(proxy_host)
+        if scheme.startswith("socks"):
+            yield from self._pass(socks5(host, port, get_auth_from_url(url)))
+        elif is_tls:
+            yield from self._pass(http_connect(host, port, HTTPAdapter().proxy_headers(url)))
 
     def _resolve(self, host: str) -> _Steps[list[Address]]:
         if found := literal(host):

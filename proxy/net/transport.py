@@ -21,7 +21,7 @@ from ..config import stamp
 from ..errors import UpstreamTimeout
 from ..wire.http.headers import merged
 from .exchange import SocketReply
-from .opening import CONNECT_FAILURES, Channel, Opening, Route, connect_error, route_to
+from .opening import Channel, Opening, Route, tls_context
 from .watch import CLOCK, CallerConnection, Clock
 
 # A body up to this size goes out in one write with its head; copying it is cheaper than a syscall.
@@ -55,11 +55,11 @@ class Transport:
         ca = stamp(ca_bundle) if ca_bundle else None
         self.facts = (base_url, proxy_url, ca_bundle, ca, connect_timeout_s)
         self._is_left = False
-        self._url = prepared.url or ""
+        context = functools.cache(functools.partial(tls_context, ca_bundle))
+        self._route = Route(prepared.url or "", proxy_url, context)
         self._max_connections = max_connections
         self._proxy_url = proxy_url
         self._is_forwarded = proxy_url.lower().startswith("http") and url.scheme == "http"
-        self._ca_bundle = ca_bundle
         self._idle: list[Channel] = []
         self.forget()
         _transports.add(self)
@@ -89,19 +89,15 @@ class Transport:
         return SocketReply(self, parts, caller=caller, deadline=deadline)
 
     def take(self, *, caller: CallerConnection, deadline: float, fresh: bool) -> Channel | Opening:
-        """An idle connection, else an opening one; raises UpstreamUnreachable, UpstreamTimeout."""
+        """An idle connection, else an opening one; raises UpstreamTimeout."""
         left_s = deadline - self.clock.monotonic()
         if left_s <= 0:
             raise UpstreamTimeout(f"no time was left to connect to {self.host}")
+        if not fresh and (idle := self._take_idle()) is not None:
+            return idle
         limit_s = min(self.connect_timeout_s, left_s)
         name = f"{self.host} by way of its proxy" if self._proxy_url else self.host
-        try:
-            if not fresh and (idle := self._take_idle()) is not None:
-                return idle
-            route = self._route
-        except CONNECT_FAILURES as error:
-            raise connect_error(error, name, limit_s) from error
-        return Opening(route, name=name, limit_s=limit_s, caller=caller, clock=self.clock)
+        return Opening(self._route, name=name, limit_s=limit_s, caller=caller, clock=self.clock)
 
     def _take_idle(self) -> Channel | None:
         """The connection that was used last, of those whose upstream has said nothing since."""
@@ -116,10 +112,6 @@ class Transport:
             if not poller.poll(0):
                 return channel
             channel.close()  # the upstream has ended it, or has said more than its answer
-
-    @functools.cached_property
-    def _route(self) -> Route:
-        return route_to(self._url, self._proxy_url, self._ca_bundle)
 
     def give_back(self, channel: Channel) -> None:
         """Keep the connection for the next exchange, if there still may be one."""

@@ -136,15 +136,17 @@ NAMES = [f"{kind.__module__}.{kind.__name__}" for kind in LIBRARY_ERRORS]
 
 
 @pytest.mark.parametrize("kind", LIBRARY_ERRORS, ids=NAMES)
-def test_library_error_is_mapped(kind: type[Exception]) -> None:
+def test_library_error_is_mapped(
+    kind: type[Exception], make_way: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each class that exists crosses the boundary, and a socket's time-out becomes one."""
 
-    class Failing(Transport):
-        def _take_idle(self) -> None:
-            raise kind.__new__(kind)
+    def fail(host: str) -> None:
+        raise kind.__new__(kind)
 
+    monkeypatch.setattr("proxy.net.opening.literal", fail)
     with pytest.raises(UpstreamError) as caught:
-        fetch(Failing("http://h/v1", connect_timeout_s=1, max_connections=1))
+        fetch(make_way("http://h/v1"))
     expected = UpstreamTimeout if kind is TimeoutError else UpstreamUnreachable
     assert type(caught.value) is expected, caught.value
 
