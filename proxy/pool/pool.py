@@ -10,7 +10,9 @@ import itertools
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..clients.base import Client
@@ -56,6 +58,7 @@ class ClientPool:
         self._clock = clock
         self._ranks: Iterator[int] = itertools.count()
         self._lease_numbers = itertools.count()
+        self._rung: deque[Bell] = deque()  # to be rung once the lock is free
         self._lock = threading.Lock()  # guards all below, and whatever they hold
         self._lines: dict[str, Line] = {}  # of the configured clients, by their identity
         self._leaving: dict[str, ClientLock] = {}  # no longer configured, and still in use
@@ -71,7 +74,6 @@ class ClientPool:
         leases end as they would have. Waiters keep their rank, and look again at once. Returns how
         many leases of clients that are gone are still to end.
         """
-        rung: list[Bell] = []
         with self._lock:
             # Critical section: one configuration's clients take the place of another's.
             now = self._clock.monotonic()
@@ -94,14 +96,14 @@ class ClientPool:
                 ]
                 routes = entry.routes if entry else tuple(kept)
                 if routes or queue.waiters:
-                    self._open_queue_locked(queue.alias, routes, now, rung)
+                    self._open_queue_locked(queue.alias, routes, now)
                 else:
                     queue.retire(now)
                     del self._queues[queue.alias]
             for line in self._lines.values():
-                self._serve_locked(line, now, rung)
+                self._serve_locked(line, now)
             draining = sum([len(lock.leases) for lock in self._leaving.values()])
-        _ring(rung)
+        self._ring()
         return draining
 
     def acquire(
@@ -133,25 +135,22 @@ class ClientPool:
 
         Raises what `acquire` raises, except CallerGone.
         """
-        rung: list[Bell] = []
         try:
             with self._lock:
                 # Critical section: take what was handed over or is free, else join the queue.
                 now = self._clock.monotonic()
-                queue = self._queue_locked(ticket, routes, now, rung)
-                lease = self._take_locked(queue, ticket, now, rung)
+                queue = self._queue_locked(ticket, routes, now)
+                lease = self._take_locked(queue, ticket, now)
                 if lease is None:
                     ticket.wakes_at = self._wait_until_locked(queue, ticket, now)
                     ticket.bell = my_bell()
                     queue.join(ticket)
         finally:
-            if rung:
-                _ring(rung)
+            if self._rung:
+                self._ring()
         return lease
 
-    def _queue_locked(
-        self, ticket: Ticket, routes: tuple[Route, ...], now: float, rung: list[Bell]
-    ) -> ModelQueue:
+    def _queue_locked(self, ticket: Ticket, routes: tuple[Route, ...], now: float) -> ModelQueue:
         """The alias's queue. Only a new request may bring a new one: an old one's are outdated."""
         old = self._queues.get(ticket.alias)
         is_new, ticket.has_asked = not ticket.has_asked, True
@@ -164,19 +163,17 @@ class ClientPool:
             for idle in [one for one in self._queues.values() if one.is_idle(now)]:
                 idle.retire(now)
                 del self._queues[idle.alias]
-        queue = self._open_queue_locked(ticket.alias, routes, now, rung)
+        queue = self._open_queue_locked(ticket.alias, routes, now)
         for offer in queue.offers.values():
-            self._serve_locked(offer.line, now, rung)
+            self._serve_locked(offer.line, now)
         return queue
 
-    def _open_queue_locked(
-        self, alias: str, routes: tuple[Route, ...], now: float, rung: list[Bell]
-    ) -> ModelQueue:
+    def _open_queue_locked(self, alias: str, routes: tuple[Route, ...], now: float) -> ModelQueue:
         """A new queue, in the place of an old one if there is one."""
         old = self._queues.get(alias)
         queue = self._queues[alias] = self._new_queue(alias, routes, self._offered_locked(routes))
         if old is not None:
-            rung += _bells(old.waiters)
+            self._rung += _bells(old.waiters)
             queue.take_over(old, now)
         return queue
 
@@ -190,16 +187,14 @@ class ClientPool:
         clients = {line.lock.client for line, _ in self._offered_locked(routes)}
         return clients != {route.client for route in routes}
 
-    def _take_locked(
-        self, queue: ModelQueue, ticket: Ticket, now: float, rung: list[Bell]
-    ) -> ClientLease | None:
+    def _take_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> ClientLease | None:
         queue.revive(now)
         lease = ticket.granted
         while lease is None and (offer := queue.best(ticket, now)) is not None:
             # What came free by the passing of time alone may be owed to one who came earlier.
             first = offer.line.first_waiter(now) if offer.line.is_awaited else None
             if first is not None and first.rank < ticket.rank:
-                self._hand_over_locked(offer.lock, first, now, rung)
+                self._hand_over_locked(offer.lock, first, now)
             else:
                 lease = self._lend_locked(offer, ticket, now)
         if lease is not None and ticket.bell is not None:
@@ -286,49 +281,45 @@ class ClientPool:
         """End the request's wait, if it waits; what it was handed meanwhile goes to the next."""
         if ticket.bell is None:  # it neither waits, nor was handed anything unseen
             return
-        rung: list[Bell] = []
         with self._lock:
             now = self._clock.monotonic()
             lease = ticket.granted
             self._leave_locked(self._queues.get(ticket.alias), ticket, now)
             if lease is not None:
-                self._take_back_locked(lease, now, rung)
-        _ring(rung)
+                self._take_back_locked(lease, now)
+        self._ring()
 
     def dismiss(self) -> None:
         """Have all who wait, now or later, end with ShuttingDown: the process is about to end."""
-        rung: list[Bell] = []
         with self._lock:
             self._is_stopping = True
             for queue in self._queues.values():
-                rung += _bells(queue.waiters)
-        _ring(rung)
+                self._rung += _bells(queue.waiters)
+        self._ring()
 
-    def _serve_locked(self, line: Line, now: float, rung: list[Bell]) -> None:
+    def _serve_locked(self, line: Line, now: float) -> None:
         """Hand the client's free permits to those who wait for them, in the order of arrival."""
         while line.is_awaited and line.lock.is_free:
             ticket = line.first_waiter(now)
             if ticket is None:
                 return
-            self._hand_over_locked(line.lock, ticket, now, rung)
+            self._hand_over_locked(line.lock, ticket, now)
 
-    def _hand_over_locked(
-        self, lock: ClientLock, ticket: Ticket, now: float, rung: list[Bell]
-    ) -> None:
+    def _hand_over_locked(self, lock: ClientLock, ticket: Ticket, now: float) -> None:
         queue = self._queues[ticket.alias]
         ticket.granted = self._lend_locked(queue.offers[lock], ticket, now)
         queue.leave(ticket)
         if ticket.bell is not None:
-            rung.append(ticket.bell)
+            self._rung.append(ticket.bell)
 
-    def _unpark_locked(self, line: Line, now: float, rung: list[Bell]) -> None:
-        self._serve_locked(line, now, rung)
+    def _unpark_locked(self, line: Line, now: float) -> None:
+        self._serve_locked(line, now)
         if line.lock.is_free:  # else nothing changed for newcomers
             parked, line.parked = line.parked, {}
             for offer in parked:
                 offer.queue.settle(offer)
 
-    def _take_back_locked(self, lease: ClientLease, now: float, rung: list[Bell]) -> None:
+    def _take_back_locked(self, lease: ClientLease, now: float) -> None:
         lock = lease.lock
         line = self._lines.get(lock.client.identity) or Line(lock)
         lease.is_held = False
@@ -339,10 +330,9 @@ class ClientPool:
         if self._leaving and not lock.leases:
             self._leaving.pop(lock.client.identity, None)
         if line.parked or line.is_awaited:
-            self._unpark_locked(line, now, rung)
+            self._unpark_locked(line, now)
 
     def _release(self, lease: ClientLease) -> None:
-        rung: list[Bell] = []
         with self._lock:
             # Critical section: the permit comes free and goes to the first who waits for it.
             if lease.is_held:
@@ -351,9 +341,9 @@ class ClientPool:
                 lease.lock.answered += lease.is_answered
                 if (queue := self._queues.get(lease.ticket.alias)) is not None:
                     queue.mean_lease_s += MEAN_WEIGHT * (now - lease.began - queue.mean_lease_s)
-                self._take_back_locked(lease, now, rung)
-        if rung:
-            _ring(rung)
+                self._take_back_locked(lease, now)
+        if self._rung:
+            self._ring()
 
     def _report(
         self, lease: ClientLease, effect: Effect, asked_s: float | None, cause: str
@@ -364,7 +354,6 @@ class ClientPool:
             return  # the usual case: nothing to decide, nothing to forget
         if effect is Effect.NONE:
             return
-        rung: list[Bell] = []
         with self._lock:
             # Critical section: the client's state changes, and with it what waiters may hope for.
             now = self._clock.monotonic()
@@ -380,20 +369,26 @@ class ClientPool:
             if is_good:
                 lease.end_trials(now)
                 _settle(line)
-                self._unpark_locked(line, now, rung)
+                self._unpark_locked(line, now)
             else:
                 lock.failed, lock.last_error = lock.failed + 1, (now, cause)
                 after = health.standing(now), lock.service.standing(now)
                 if after != before and effect is not Effect.REST:
                     of_model = line.offers_by_name.get(lease.model, [])
-                    rung += _dim(line.offers if effect is Effect.OUT else of_model, now)
-        _ring(rung)
+                    self._rung += _dim(line.offers if effect is Effect.OUT else of_model, now)
+        self._ring()
         if is_out != was_out:
             who = lease.client.label if is_whole else f"{lease.client.label}, {lease.model!r},"
             if is_out:
                 log.warning("%s is out of service for %.0f s: %r", who, until - now, cause)
             elif was_shut_by is not None:
                 log.warning("%s is back in service after %.0f s", who, now - was_shut_by.since)
+
+    def _ring(self) -> None:
+        """Ring all whose turn a choice made it, each once; without the lock."""
+        while self._rung:
+            with suppress(IndexError):  # another thread was quicker
+                self._rung.popleft().ring()
 
     def set_disabled(self, label: str, disabled: bool) -> bool:
         """Take a client out of service by hand, or put it back; whether there is one so named."""
@@ -408,7 +403,6 @@ class ClientPool:
 
     def _change(self, label: str, disabled: bool | None, alias: str = "") -> bool:
         """Change by hand how a client stands, and have all who wait for it look again."""
-        rung: list[Bell] = []
         with self._lock:
             now = self._clock.monotonic()
             found = [one for one in self._lines.values() if one.lock.client.label == label]
@@ -421,11 +415,11 @@ class ClientPool:
                     if alias in ("", offer.queue.alias):
                         offer.health.reset()
                 _settle(line)
-                self._unpark_locked(line, now, rung)
+                self._unpark_locked(line, now)
                 # It may be on trial, or cooling down: those who wait did not reckon with it.
                 for offer in line.offers:
-                    rung += _bells(offer.queue.waiters)
-        _ring(rung)
+                    self._rung += _bells(offer.queue.waiters)
+        self._ring()
         return bool(found)
 
     def cooled_in(self, alias: str, routes: tuple[Route, ...]) -> float | None:
@@ -507,8 +501,3 @@ def _bells(tickets: Iterable[Ticket]) -> list[Bell]:
 
 def _hint(moment: float | None, now: float) -> RetryHint:
     return RetryHint(None if moment is None or moment == math.inf else moment - now)
-
-
-def _ring(bells: list[Bell]) -> None:
-    for bell in bells:
-        bell.ring()

@@ -27,11 +27,11 @@ from ...clients.registry import Route
 from ...config import Caller, digest_of
 from ...config.config import LIMITS
 from ...errors import NoClientFree, RetryHint, ShuttingDown, StateUnavailable
-from ...net.bell import Bell, my_bell
+from ...net.bell import my_bell
 from ...net.watch import CLOCK, Clock
 from ..client_lock import ClientLease, Ticket
 from ..health import KINDS, SAYS, STATES, Effect, State
-from ..pool import ClientPool, _bells, _dim, _ring
+from ..pool import ClientPool, _bells, _dim
 from ..queue import Line, ModelQueue
 from .connection import Away, Link, Server, is_dead, own_name
 
@@ -244,12 +244,14 @@ class SharedPool(ClientPool):
             self.beat()
             with self._lock:
                 now = self._clock.monotonic()
-                rung = [bell for line in worse for bell in _dim(line.offers, now)]
-            _ring(rung)
+                for line in worse:
+                    self._rung += _dim(line.offers, now)
+            self._ring()
 
     def ring_all(self) -> None:
         """Have all who wait look again."""
-        _ring(_bells(list(self._waiting.values())))
+        self._rung += _bells(list(self._waiting.values()))
+        self._ring()
 
     def lost(self, error: Exception) -> None:
         """The server cannot be asked: those who wait are told of it soon."""
@@ -292,7 +294,6 @@ class SharedPool(ClientPool):
 
     def _ask(self, ticket: Ticket, routes: tuple[Route, ...]) -> ClientLease | None:
         self.open()
-        rung: list[Bell] = []
         try:
             while True:
                 if lease := self._handed(ticket):
@@ -301,7 +302,7 @@ class SharedPool(ClientPool):
                 ticket.bell, self._waiting[ticket.number] = my_bell(), ticket
                 with self._lock:
                     now = self._clock.monotonic()
-                    queue = self._queue_locked(ticket, routes, now, rung)
+                    queue = self._queue_locked(ticket, routes, now)
                     assert isinstance(queue, SharedQueue)
                     if not queue.offers:
                         self._wait_until_locked(queue, ticket, now)  # raises
@@ -319,7 +320,7 @@ class SharedPool(ClientPool):
                 with self._lock:
                     now = self._clock.monotonic()
                     if kind == b"W":
-                        queue = self._queue_locked(ticket, routes, now, rung)
+                        queue = self._queue_locked(ticket, routes, now)
                         self._wait_locked(queue, ticket, now, *rest)
                         return None
                     if lease := self._lent_locked(ticket, *rest):
@@ -329,7 +330,7 @@ class SharedPool(ClientPool):
             self.withdraw(ticket)
             raise
         finally:
-            _ring(rung)
+            self._ring()
 
     def _handed(self, ticket: Ticket) -> ClientLease | None:
         """What it was told that it is lent, if it is sure that nobody has taken it back."""
@@ -457,7 +458,7 @@ class SharedPool(ClientPool):
         super().dismiss()
         self.ring_all()
 
-    def _serve_locked(self, line: Line, now: float, rung: list[Bell]) -> None:
+    def _serve_locked(self, line: Line, now: float) -> None:
         """The books do."""
 
 
