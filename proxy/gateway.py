@@ -268,17 +268,8 @@ class Gateway:
         has_patience = not writer.keep_alive
         commit_s = math.inf if has_patience else config.streaming.commit_after_seconds or math.inf
         relay = attempts.advance(record.arrived + commit_s)
-        stream = StreamBody(
-            attempts,
-            relay,
-            writer,
-            first=b"" if relay is None else writer.feed(relay.first),
-            record=record,
-            held=held.pop_all(),
-            keepalive_s=0 if has_patience else config.streaming.keepalive_seconds,
-            idle_timeout_s=config.idle_timeout_s,
-            clock=self.clock,
-        )
+        first = b"" if relay is None else writer.feed(relay.first)
+        stream = StreamBody(attempts, relay, first, held.pop_all())
         record.status = 200
         return Served(stream, attempts.headers)
 

@@ -163,7 +163,7 @@ MUTANTS = [
        "            data = self._failed(known)\n",
        "            self._failed(known)\n"
        "            self._is_over = self._is_begun = False\n            self._relay = None\n"
-       "            again = getattr(self._opening, '_attempts', self._opening)\n"
+       "            again = self._attempts\n"
        "            again._end_attempt()\n"
        "            again._pauses = again._run()\n"
        "            return next(self)\n",
@@ -313,8 +313,8 @@ MUTANTS = [
        "any(task.done() for task in tasks)", "all(task.done() for task in tasks)",
        "clients/test_registry.py::test_a_name_in_one_list_is_found_though_another_hangs"),
     _m("a model list may take all the time", "request/attempts.py",
-       "find(ask.model, self._call.connection, waits.until(math.inf))",
-       "find(ask.model, self._call.connection, waits.pause_at)",
+       "find(ask.model, self.call.connection, waits.until(math.inf))",
+       "find(ask.model, self.call.connection, waits.pause_at)",
        "e2e/test_model_lists.py::test_server_ends_though_a_list_hangs"),
     _m("an opening connection has no limit", "net/opening.py",
        "if now >= self._deadline:", "if now >= self._deadline and self._lookup:",

@@ -69,12 +69,12 @@ class Attempts:
     def __init__(
         self, call: Call, registry: Registry, pool: ClientPool, config: Config, clock: Clock
     ) -> None:
+        self.call = call
+        self.config = config
+        self.clock = clock
         self.headers: dict[str, str] = {}  # of the upstream's, those that go back
-        self._call = call
         self._registry = registry
         self._pool = pool
-        self._config = config
-        self._clock = clock
         self._prompts = 0  # so many, read when it is known who may serve them
         self._routes: tuple[Route, ...] = ()
         self._at = 0  # the prompt
@@ -85,22 +85,22 @@ class Attempts:
         self._begin()
 
     def _begin(self, *, rank: int = -1) -> None:
-        call, config = self._call, self._config
+        call, config = self.call, self.config
         # A later prompt of a stream that has begun has a time of its own.
         is_first = call.record.first_event is None
-        arrived = call.record.arrived if is_first else self._clock.monotonic()
-        self._waits = Waits(config, self._clock, arrived=arrived, timeout_s=call.timeout_s)
+        arrived = call.record.arrived if is_first else self.clock.monotonic()
+        self._waits = Waits(config, self.clock, arrived=arrived, timeout_s=call.timeout_s)
         # One answer is one model's.
         self._pauses = self._run_all() if call.fallbacks and not self._at else self._run()
         self._take_ticket(rank)
 
     def _take_ticket(self, rank: int) -> None:
-        call = self._call
+        call = self.call
         self._failures: Failures | None = None  # until the first one
         self._ticket = Ticket(
             call.ask.model,
             call.connection,
-            self._config,
+            self.config,
             holder=call.record.request_id,
             rank=rank,
             session=call.session,
@@ -124,7 +124,7 @@ class Attempts:
             try:
                 outcome = self.go_on(math.inf)
             except ProxyError as error:
-                outcome, self.headers = self._call.ask.unserved(error)
+                outcome, self.headers = self.call.ask.unserved(error)
             assert isinstance(outcome, Answer)
             answers.append(outcome)
             if self.is_last:
@@ -154,7 +154,7 @@ class Attempts:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
             effect = judge(error, switch_project=False).effect
-            error.hide(self._config.secrets)
+            error.hide(self.config.secrets)
             report(self._lease, effect, error)
             self._attempt.failed(error)
 
@@ -179,7 +179,7 @@ class Attempts:
         finally:
             if lease is not None:
                 lease.release()
-                record, attempt = self._call.record, self._attempt
+                record, attempt = self.call.record, self._attempt
                 attempt.seconds = self._waits.now() - record.arrived - attempt.began_s
                 record.tell("attempt_ended", record, attempt)
 
@@ -190,8 +190,8 @@ class Attempts:
 
     def _run_all(self) -> Pausing[Answer | Relayed]:
         """As `_run`, with one model after the other; raises the first one's error."""
-        call, errors = self._call, list[ProxyError]()
-        switches = self._config.quota_exceeded.switch_project
+        call, errors = self.call, list[ProxyError]()
+        switches = self.config.quota_exceeded.switch_project
         for fallback in ("", *call.fallbacks):
             if fallback:
                 self._pool.withdraw(self._ticket)
@@ -234,17 +234,17 @@ class Attempts:
 
     def _failed(self) -> Failures:
         if self._failures is None:
-            ask = self._call.ask
+            ask = self.call.ask
             cooled_in = partial(self._pool.cooled_in, ask.model, self._routes)
-            self._failures = Failures(self._config, cooled_in, is_stream=ask.stream)
+            self._failures = Failures(self.config, cooled_in, is_stream=ask.stream)
         return self._failures
 
     def _find(self) -> Pausing[None]:
         """Wait until the model is found, and read the prompts for those who may serve it."""
-        ask, waits, registry = self._call.ask, self._waits, self._registry
+        ask, waits, registry = self.call.ask, self._waits, self._registry
         entry = registry.fixed.get(ask.model)
         while entry is None:
-            entry = registry.find(ask.model, self._call.connection, waits.until(math.inf))
+            entry = registry.find(ask.model, self.call.connection, waits.until(math.inf))
             if entry is None:
                 waits.check(math.inf, "")
                 yield
@@ -264,12 +264,12 @@ class Attempts:
         *others, last = kinds
         for kind in others:
             with suppress(InvalidRequest):
-                self._call.ask.request(0, kind, natively=False)
+                self.call.ask.request(0, kind, natively=False)
                 return
-        self._call.ask.request(0, last, natively=False)
+        self.call.ask.request(0, last, natively=False)
 
     def _acquire(self) -> Pausing[Lease]:
-        asked_at, record = self._waits.now(), self._call.record
+        asked_at, record = self._waits.now(), self.call.record
         before_s = record.waited_s
         while True:
             until = min(self._waits.pause_at, self._waits.deadline)
@@ -315,7 +315,7 @@ class Attempts:
             request = again
             self._close_reply()
         is_quota = isinstance(failure, UpstreamRefusal) and failure.status == 429
-        if is_quota and self._config.quota_exceeded.switch_preview_model:
+        if is_quota and self.config.quota_exceeded.switch_preview_model:
             for model in lease.client.substitutes(lease.model):
                 self._close_reply()
                 try:
@@ -329,7 +329,7 @@ class Attempts:
 
     def _request(self, lease: Lease) -> ChatRequest:
         """What this client is sent; raises InvalidRequest for what it cannot do."""
-        ask, client = self._call.ask, lease.client
+        ask, client = self.call.ask, lease.client
         natively = ask.speech in client.speaks
         if not natively and not _does(ask, client):
             raise _cannot(f"{client.label} cannot", ask)
@@ -339,7 +339,7 @@ class Attempts:
         self, lease: Lease, request: ChatRequest, error: UpstreamRefusal | InvalidRequest
     ) -> ChatRequest | None:
         """What to send once more after this refusal of it; None: nothing."""
-        ask, client = self._call.ask, lease.client
+        ask, client = self.call.ask, lease.client
         if isinstance(error, UpstreamRefusal) and (other := client.second_form(request, error)):
             return other
         if not is_about_reasoning(error):
@@ -349,7 +349,7 @@ class Attempts:
         return None if plain == request else plain
 
     def _ask(self, lease: Lease, model: str, request: ChatRequest) -> Pausing[Answer | Relayed]:
-        ask, writer, connection, record = self._call[:4]
+        ask, writer, connection, record = self.call[:4]
         self._attempt.model = model
         if record.fallback:  # the request is as it is had its caller asked for that model
             body = with_model(request.body, ask.model)
@@ -367,7 +367,7 @@ class Attempts:
         if not 200 <= reply.status < 300:
             yield from refused(lease.client, reply, self._waits)
         lease.report(Effect.BEGUN)
-        secrets = self._config.secrets
+        secrets = self.config.secrets
         self.headers = {name: secrets.mask(value) for name, value in passed(reply.headers).items()}
         first = b""
         if writer is not None:
@@ -375,7 +375,7 @@ class Attempts:
             first = yield from first_data(reply, self._waits)
             if not first.startswith(b"{"):
                 translator = lease.client.chunks(request)
-                most = self._config.max_event_bytes
+                most = self.config.max_event_bytes
                 relay = Relay(reply, translator, ahead=first, max_event_bytes=most)
                 self._relay = relay
                 relay.first = yield from first_chunks(relay, self._waits)

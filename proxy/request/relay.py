@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..clients.base import ChunkTranslator, Reply
 from ..dialects.base import Answer
-from ..errors import ProxyError, UpstreamError, UpstreamRefusal
+from ..errors import UpstreamError, UpstreamRefusal
 from ..wire.chat import Usage, read_named_error
 from ..wire.sse import NamedEvent, SseDecoder
 
 if TYPE_CHECKING:
     from .attempts import Attempts
-
-
-class Opening(Protocol):
-    """The attempts to open a stream (`Attempts`)."""
-
-    def advance(self, pause_at: float) -> Relayed | None: ...
-    def interrupted(self, error: ProxyError) -> None: ...
-    def close(self, *, linger_s: float = ...) -> None: ...
 
 
 class WholeRelay(NamedTuple):

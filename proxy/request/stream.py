@@ -12,41 +12,34 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from ..dialects.base import Writer
 from ..errors import CallerGone, ProxyError, ShuttingDown, UpstreamTimeout
 from ..net import shortage
 from ..net.lost import LOST
-from ..net.watch import Clock
-from ..record.record import Record
-from .relay import Opening, Relayed
+from .attempts import Attempts
+from .relay import Relayed
 
 
 class StreamBody:
     """A WSGI body. Iterated and closed once, by the server; `close()` frees all that it holds."""
 
     def __init__(
-        self,
-        opening: Opening,
-        relay: Relayed | None,
-        writer: Writer,
-        *,
-        first: bytes = b"",  # for the caller, if it was opened already
-        record: Record,
-        held: ExitStack,
-        keepalive_s: float,
-        idle_timeout_s: float,
-        clock: Clock,
+        self, attempts: Attempts, relay: Relayed | None, first: bytes, held: ExitStack
     ) -> None:
+        """Of a stream that is opened already, `relay`, and `first` for the caller."""
+        writer, config = attempts.call.writer, attempts.config
+        assert writer is not None
         self.tap: Callable[[bytes], None] | None = None  # is told each write
-        self._opening = opening
+        self._attempts = attempts
         self._relay = relay  # once it is opened
         self._writer = writer
         self._first = first
-        self._record = record
+        self._record = attempts.call.record
         self._held = held
+        # Without a keep-alive nobody waits for one.
+        keepalive_s = config.streaming.keepalive_seconds if writer.keep_alive else 0
         self._keepalive_s = keepalive_s or math.inf
-        self._idle_timeout_s = idle_timeout_s
-        self._now = clock.monotonic
+        self._idle_timeout_s = config.idle_timeout_s
+        self._now = attempts.clock.monotonic
         self._end = "caller_gone"
         self._is_committed = relay is not None
         self._is_begun = self._is_over = self._is_closed = False
@@ -107,13 +100,13 @@ class StreamBody:
         self._record.is_lost = True
         self._record.end = self._record.end or self._end
         try:
-            self._opening.close(linger_s=0.0)  # who does this for another has no time for it
+            self._attempts.close(linger_s=0.0)  # who does this for another has no time for it
         finally:
             self.close()
 
     def _failed(self, error: ProxyError) -> bytes:
         if self._relay is not None:
-            self._opening.interrupted(error)
+            self._attempts.interrupted(error)
         self._end = error.code or str(error.status)  # as the caller was told 200
         return self._writer.fail(error)
 
@@ -133,7 +126,7 @@ class StreamBody:
         relay, first = self._relay, self._first
         if relay is None:
             if self._is_committed:
-                self._relay = relay = self._opening.advance(now + self._keepalive_s)
+                self._relay = relay = self._attempts.advance(now + self._keepalive_s)
             if relay is None:
                 self._is_committed = True
                 return self._writer.keep_alive

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
-from proxy.dialects.chat import ChatWriter
+from proxy.config import Config, load_config
+from proxy.dialects.chat import CHAT, ChatWriter
 from proxy.errors import (
     AllCoolingDown,
     CallerGone,
@@ -25,7 +27,9 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.net.lost import Lost
+from proxy.net.watch import CallerConnection
 from proxy.record.record import Record
+from proxy.request.attempts import Attempts, Call
 from proxy.request.relay import Relay, Relayed, WholeRelay
 from proxy.request.stream import StreamBody
 from proxy.wire.chat import ChunkStream
@@ -87,16 +91,19 @@ class ScriptedReply:
 class ScriptedOpening:
     """Attempts: seconds that pass, then the opened stream or the error."""
 
+    call: Call
+    config: Config
+
     def __init__(
         self, clock: VirtualClock, wait_s: float = 0.0, outcome: Relayed | ProxyError | None = None
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._due_at = clock.now + wait_s
         self._outcome = outcome
         self.told: list[ProxyError] = []
 
     def advance(self, pause_at: float) -> Relayed | None:
-        self._clock.now = max(self._clock.now, min(pause_at, self._due_at))
+        self.clock.now = max(self.clock.now, min(pause_at, self._due_at))
         if self._due_at > pause_at:
             return None
         if isinstance(self._outcome, ProxyError):
@@ -134,16 +141,16 @@ class Made:
         self.freed: list[str] = []
         held = ExitStack()
         held.callback(self.freed.append, "held")
+        ask = CHAT.read(b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}', {})
+        self.opening.call = Call(ask, writer, CallerConnection(None), self.record)
+        self.opening.config = load_config(
+            {"idle-timeout": IDLE_S, "streaming": {"keepalive-seconds": keepalive_s}}
+        )
         self.body = StreamBody(
-            self.opening,
+            cast("Attempts", self.opening),
             None if opening else self.relay,
-            writer,
-            first=b"" if opening else writer.feed(self.relay.first),
-            record=self.record,
-            held=held,
-            keepalive_s=keepalive_s,
-            idle_timeout_s=IDLE_S,
-            clock=self.clock,
+            b"" if opening else writer.feed(self.relay.first),
+            held,
         )
 
     def writes(self) -> list[bytes]:
