@@ -375,8 +375,7 @@ class Attempts:
             first = yield from first_data(reply, self._waits)
             if not first.startswith(b"{"):
                 translator = lease.client.chunks(request)
-                most = self.config.max_event_bytes
-                relay = Relay(reply, translator, ahead=first, max_event_bytes=most)
+                relay = Relay(reply, translator, self.config, self.clock, first)
                 self._relay = relay
                 relay.first = yield from first_chunks(relay, self._waits)
                 since_arrival = self._waits.now() - record.arrived

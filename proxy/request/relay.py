@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..clients.base import ChunkTranslator, Reply
+from ..config import Config
 from ..dialects.base import Answer
-from ..errors import UpstreamError, UpstreamRefusal
+from ..errors import UpstreamError, UpstreamRefusal, UpstreamTimeout
+from ..net.watch import Clock
 from ..wire.chat import Usage, read_named_error
 from ..wire.sse import NamedEvent, SseDecoder
 
@@ -20,7 +23,6 @@ class WholeRelay(NamedTuple):
     first: list[bytes]
     is_over: bool = True
     is_whole: bool = True
-    progress: int = 0
 
     def read(self, until: float) -> list[bytes] | None:
         raise AssertionError("what is over is not read")
@@ -29,20 +31,22 @@ class WholeRelay(NamedTuple):
 class Relay:
     """An upstream's streamed answer, read as chunks. `first`: those that opening it has read.
 
-    `progress` grows while the stream is not idle. The upstream's answer `is_whole` only when its
-    end was read too, which comes behind the stream's. `usage`: as far as it was told by now.
+    The upstream's answer `is_whole` only when its end was read too, which comes behind the
+    stream's. `usage`: as far as it was told by now.
     """
 
     def __init__(
-        self, reply: Reply, translator: ChunkTranslator, *, ahead: bytes = b"", max_event_bytes: int
+        self, reply: Reply, translator: ChunkTranslator, config: Config, clock: Clock, ahead: bytes
     ) -> None:
         self.is_over = False
-        self.progress = 0  # data events so far
         self.first: list[bytes] = []
         self._ahead = ahead  # what was read of the reply already
         self._translator = translator
         self._reply = reply
-        self._decoder = SseDecoder(max_event_bytes=max_event_bytes)
+        self._decoder = SseDecoder(max_event_bytes=config.max_event_bytes)
+        self._now = clock.monotonic
+        self._idle_s = config.idle_timeout_s
+        self._idle_at = math.inf  # unless an event comes; from the next read on
         self._failure: UpstreamError | None = None
 
     @property
@@ -56,22 +60,27 @@ class Relay:
     def read(self, until: float) -> list[bytes] | None:
         """The chunks of one read, none for mere comments; None: nothing came until then.
 
-        Raises UpstreamError after the chunks that came before it.
+        Raises UpstreamError after the chunks that came before it; UpstreamTimeout after
+        `idle-timeout` without an event, for which the time that chunks are taken in does not count.
         """
         if self._failure is not None:
             raise self._failure
-        data: bytes | None = self._ahead
-        if data:
-            self._ahead = b""
-        else:
-            data = self._reply.read(until)
-            if data is None:
-                return None
+        if self._idle_at == math.inf:
+            self._idle_at = self._now() + self._idle_s
+        data = self._ahead or self._reply.read(min(until, self._idle_at))
+        self._ahead = b""
+        chunks = None if data is None else self._chunks(data)
+        if self._idle_at <= until and self._now() >= self._idle_at and not self.is_over:
+            limit = f"{self._idle_s:.3g} s (idle-timeout)"
+            raise UpstreamTimeout(f"the upstream sent no event for {limit}")
+        return chunks
+
+    def _chunks(self, data: bytes) -> list[bytes]:
         translator = self._translator
         chunks: list[bytes] = []
         try:
             for event in self._decoder.feed(data) if data else self._decoder.finish():
-                self.progress += 1
+                self._idle_at = math.inf
                 if type(event) is NamedEvent and event.name == b"error":
                     raise self._told(event)
                 translator.feed(event, chunks)
@@ -104,7 +113,6 @@ class Series:
     def __init__(self, attempts: Attempts, relay: Relayed) -> None:
         self.first: list[bytes] = relay.first
         self.is_over = False
-        self.progress = 0  # data events of all prompts, and more
         self._attempts = attempts
         self._relay: Relayed | None = relay  # the present prompt's stream, once it is open
 
@@ -119,14 +127,12 @@ class Series:
             # Not before: the last chunks need not wait for the connection's end.
             self._attempts.begin_next()
         if self._relay is None:
-            self.progress += 1  # no upstream is idle: until it is open, attempts watch the time
             relay = self._attempts.go_on(until)
             assert not isinstance(relay, Answer)
             chunks = None if relay is None else relay.first
         else:
-            relay, before = self._relay, self._relay.progress
+            relay = self._relay
             chunks = relay.read(until)
-            self.progress += relay.progress - before
         if relay is not None:
             self._relay = relay
             self.is_over = relay.is_over and self._attempts.is_last

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from ..errors import CallerGone, ProxyError, ShuttingDown, UpstreamTimeout
+from ..errors import CallerGone, ProxyError, ShuttingDown
 from ..net import shortage
 from ..net.lost import LOST
 from .attempts import Attempts
@@ -38,13 +38,10 @@ class StreamBody:
         # Without a keep-alive nobody waits for one.
         keepalive_s = config.streaming.keepalive_seconds if writer.keep_alive else 0
         self._keepalive_s = keepalive_s or math.inf
-        self._idle_timeout_s = config.idle_timeout_s
         self._now = attempts.clock.monotonic
         self._end = "caller_gone"
         self._is_committed = relay is not None
         self._is_begun = self._is_over = self._is_closed = False
-        self._progress_at = 0.0  # when the last chunks came, or were taken by the caller
-        self._wrote_chunks = False  # in the last write
 
     @property
     def is_opened(self) -> bool:
@@ -118,8 +115,6 @@ class StreamBody:
         relay = self._relay
         if relay is None or not self._is_begun:
             return self._first_write(now)
-        if self._wrote_chunks:
-            self._progress_at = now  # the time that the caller took does not count
         return self._write(relay, b"", now)
 
     def _first_write(self, now: float) -> bytes:
@@ -132,7 +127,7 @@ class StreamBody:
                 return self._writer.keep_alive
             now = self._now()
             first = self._writer.feed(relay.first)
-        self._record.first_event = self._progress_at = now
+        self._record.first_event = now
         self._is_begun, self._first = True, b""
         return self._write(relay, first, now)
 
@@ -140,22 +135,13 @@ class StreamBody:
         """This or the next data, or a keep-alive when it is due, or the end."""
         keepalive_at = now + self._keepalive_s
         while not data and not relay.is_over and now < keepalive_at:
-            idle_at = self._progress_at + self._idle_timeout_s
-            before = relay.progress
-            chunks = relay.read(keepalive_at if keepalive_at < idle_at else idle_at)
-            if chunks:
+            if chunks := relay.read(keepalive_at):
                 data = self._writer.feed(chunks)
             if not data:
                 now = self._now()
-                if relay.progress != before:
-                    self._progress_at = now
-                elif now >= idle_at and not relay.is_over:
-                    limit = f"{self._idle_timeout_s:.3g} s (idle-timeout)"
-                    raise UpstreamTimeout(f"the upstream sent no event for {limit}")
         if relay.is_over:
             self._is_over = True
             data += self._writer.end()
             self._end = "ok"
             return data
-        self._wrote_chunks = bool(data)
         return data or self._writer.keep_alive

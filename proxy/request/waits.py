@@ -86,20 +86,11 @@ def first_data(reply: Reply, waits: Waits) -> Pausing[bytes]:
 
 
 def first_chunks(relay: Relay, waits: Waits) -> Pausing[list[bytes]]:
-    """A stream's first chunks; raises UpstreamTimeout, UpstreamTruncated when it ends without.
-
-    Events that give no chunk are progress here as they are later.
-    """
-    limit_s = waits.config.idle_timeout_s
-    due_at = waits.now() + limit_s
-    before = relay.progress
-    while not (chunks := relay.read(waits.until(due_at))):
+    """A stream's first chunks; raises UpstreamTimeout, UpstreamTruncated when it ends without."""
+    while not (chunks := relay.read(waits.until(math.inf))):
         if relay.is_over:
             raise UpstreamTruncated("the upstream's stream ended without any event")
-        if relay.progress != before:
-            before = relay.progress
-            due_at = waits.now() + limit_s
-        waits.check(due_at, f"sent no event for {limit_s:.3g} s (idle-timeout)")
+        waits.check(math.inf, "")
         if waits.now() >= waits.pause_at:
             yield
     return chunks

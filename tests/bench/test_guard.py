@@ -23,6 +23,7 @@ from proxy.clients.base import ChunkTranslator
 from proxy.dialects.chat import CHAT
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
+from proxy.net.watch import CLOCK
 from proxy.request.relay import Relay
 from proxy.server.settings import SPARE_THREADS
 from proxy.wire.chat import ChunkStream
@@ -32,6 +33,7 @@ from proxy.wire.gemini import answer as gemini
 from proxy.wire.responses.native import ResponseEvents
 from tests.support.commandline import wait_for
 from tests.support.dialects import BY_KIND, Said
+from tests.support.pool import DEFAULTS
 from tests.support.responses_upstream import NATIVE
 from tests.support.translators import Pieces
 
@@ -172,7 +174,7 @@ def in_process_us(upstream: str, caller: str, pieces: Sequence[bytes]) -> float:
     body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hi"}],"input":"Hi"}'
     writer = CALLERS[caller].read(body, {}).writer()
     writer.begin(0, is_native=upstream.startswith("native"), kind=upstream)
-    relay = Relay(Pieces(pieces), TRANSLATORS[upstream](), max_event_bytes=1 << 20)
+    relay = Relay(Pieces(pieces), TRANSLATORS[upstream](), DEFAULTS, CLOCK, b"")
     size, begun = 0, time.thread_time()
     while not relay.is_over:
         size += len(writer.feed(relay.read(0.0) or ()))

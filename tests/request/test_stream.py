@@ -129,9 +129,15 @@ class Made:
         max_event_bytes: int = 10_000,
     ) -> None:
         self.clock = VirtualClock()
-        self.relay = Relay(
-            ScriptedReply(self.clock, list(script)), ChunkStream(), max_event_bytes=max_event_bytes
+        config = load_config(
+            {
+                "idle-timeout": IDLE_S,
+                "max-event-size": max_event_bytes,
+                "streaming": {"keepalive-seconds": keepalive_s},
+            }
         )
+        reply = ScriptedReply(self.clock, list(script))
+        self.relay = Relay(reply, ChunkStream(), config, self.clock, b"")
         self.relay.first = first or []
         writer = ChatWriter()
         if opening is None:
@@ -143,9 +149,7 @@ class Made:
         held.callback(self.freed.append, "held")
         ask = CHAT.read(b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}', {})
         self.opening.call = Call(ask, writer, CallerConnection(None), self.record)
-        self.opening.config = load_config(
-            {"idle-timeout": IDLE_S, "streaming": {"keepalive-seconds": keepalive_s}}
-        )
+        self.opening.config = config
         self.body = StreamBody(
             cast("Attempts", self.opening),
             None if opening else self.relay,
