@@ -127,25 +127,16 @@ class SocketReply:
 
     def _converse(self, until: float) -> bytes | None:
         """As `_receive`, while the rest of the request goes out."""
-        while self._unsent:
-            if not self._flush(until):
-                return None
-            # An early answer is taken before the rest of the request is out. But the rest does not
-            # wait for an answer: what was readable may have been a TLS session ticket.
-            if self._unsent and (data := self._receive(0.0)) is not None:
-                return data
-        return self._receive(until)
-
-    def _flush(self, until: float) -> bool:
-        """Whether the request is out, or the upstream began to answer before it was."""
         look_until = None  # at the clock, before the next write
         while self._unsent:
             if look_until is not None:
                 event = self._wait(look_until, for_room=True)
-                if event & ~select.POLLOUT:
-                    return True
                 if not event and look_until == until:
-                    return False
+                    return None
+                # An early answer is taken before the rest of the request is out. But the rest does
+                # not wait for an answer: what was readable may have been a TLS session ticket.
+                if event & ~select.POLLOUT and (data := self._receive(0.0)) is not None:
+                    return data
             try:
                 sent = self._sock.send(self._unsent[0])
             except _WOULD_BLOCK:
@@ -165,7 +156,7 @@ class SocketReply:
                 del self._unsent[0]
             # OpenSSL 4 reads nothing more once a write has failed, so look first what came.
             look_until = None if type(self._sock) is socket.socket else 0.0
-        return True
+        return self._receive(until)
 
     def _receive(self, until: float) -> bytes | None:
         """What came, b"" at the end of the connection, or None if nothing came until then.
