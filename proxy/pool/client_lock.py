@@ -122,7 +122,7 @@ class Ticket:
     number: int = 0  # of the shared books, while the request asks them
     told: bytes = b""  # by them: what it was handed
     ahead: int | None = None  # so many wait before it, where those books know
-    retry_budget_s: float = field(init=False)  # for waiting until a cooldown ends
+    cooled_s: float = 0.0  # of `max-retry-interval`, what was waited for cooldowns
     has_asked: bool = False
     home: ClientLock | None = None  # of its session, where that was looked for
     is_kept: bool | None = None  # whether the first client was that one; None: no session
@@ -136,19 +136,16 @@ class Ticket:
     bell: Bell | None = None  # while the request waits, or has not seen `granted`
     wakes_at: float = math.inf  # when its wait ends by itself
 
-    def __post_init__(self) -> None:
-        self.retry_budget_s = self.config.max_retry_interval_s
-
     def may_use(self, lock: ClientLock, now: float) -> bool:
         """Whether this request can be given this client now, as far as it is up to the request."""
         if lock in self.excluded:
             return False
         return lock not in self.tried or now >= self.tried_again_at
 
-    def spend_retry_budget(self, now: float) -> None:
-        """Take off what was waited for a cooldown since the last look."""
+    def count_cooldown(self, now: float) -> None:
+        """Count what was waited for a cooldown since the last look."""
         if self.cooling_since is not None:
-            self.retry_budget_s -= now - self.cooling_since
+            self.cooled_s += now - self.cooling_since
             self.cooling_since = None
 
 

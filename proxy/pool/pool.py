@@ -205,7 +205,7 @@ class ClientPool:
         if queue is not None:
             queue.leave(ticket)
         ticket.granted = ticket.bell = ticket.queued_at = None
-        ticket.spend_retry_budget(now)
+        ticket.count_cooldown(now)
 
     def _lend_locked(self, offer: Offer, ticket: Ticket, now: float) -> ClientLease:
         lock, number = offer.lock, next(self._lease_numbers)
@@ -220,7 +220,7 @@ class ClientPool:
 
         Raises PoolError, ModelNotFound when there is nothing to wait for, ShuttingDown.
         """
-        ticket.spend_retry_budget(now)
+        ticket.count_cooldown(now)
         try:
             if self._is_stopping:
                 raise ShuttingDown
@@ -247,7 +247,7 @@ class ClientPool:
                     hint=_hint(queue.in_service_at(ticket, now), now),
                 )
             cooled_at = min(ends, default=math.inf)
-            if cooled_at - now > ticket.retry_budget_s:
+            if cooled_at - now > ticket.config.max_retry_interval_s - ticket.cooled_s:
                 raise AllCoolingDown(
                     f"every client for {ticket.alias!r} is cooling down (rate limits) for longer "
                     f"than is left of max-retry-interval{queue.why(now)}",
