@@ -8,7 +8,6 @@ up in the generator: `Attempts` owns lease and reply, and its `close()` frees th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -256,17 +255,15 @@ class Attempts:
             raise _cannot(f"no client for the model {ask.model!r} can", ask)
         ask.clients = len(entry.routes)
         self._prompts = ask.prompts(natively=all(speak))
-        if not any(speak):
-            self._check(dict.fromkeys(route.client.config.kind for route in routes) or ("",))
-
-    def _check(self, kinds: Iterable[str]) -> None:
-        """Raise InvalidRequest now, while nobody is waited for, if no kind of client can do it."""
-        *others, last = kinds
+        if any(speak):
+            return
+        # What no kind of client can do is said now, while nobody is waited for.
+        *others, last = dict.fromkeys(route.client.config.kind for route in routes) or ("",)
         for kind in others:
             with suppress(InvalidRequest):
-                self.call.ask.request(0, kind, natively=False)
+                ask.request(0, kind, natively=False)
                 return
-        self.call.ask.request(0, last, natively=False)
+        ask.request(0, last, natively=False)
 
     def _acquire(self) -> Pausing[Lease]:
         asked_at, record = self._waits.now(), self.call.record
