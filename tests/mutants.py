@@ -162,7 +162,7 @@ MUTANTS = [
     _m("a stream is retried after its first event", "request/stream.py",
        "            data = self._failed(known)\n",
        "            self._failed(known)\n"
-       "            self._is_over = self._is_begun = False\n            self._relay = None\n"
+       "            self._is_over = False\n            self._relay = None\n"
        "            again = self._attempts\n"
        "            again._end_attempt()\n"
        "            again._pauses = again._run()\n"

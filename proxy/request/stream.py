@@ -32,7 +32,7 @@ class StreamBody:
         self._attempts = attempts
         self._relay = relay  # once it is opened
         self._writer = writer
-        self._first = first
+        self._first = first  # not written yet
         self._record = attempts.call.record
         self._held = held
         # Without a keep-alive nobody waits for one.
@@ -41,7 +41,7 @@ class StreamBody:
         self._now = attempts.clock.monotonic
         self._end = "caller_gone"
         self._is_committed = relay is not None
-        self._is_begun = self._is_over = self._is_closed = False
+        self._is_over = self._is_closed = False
 
     @property
     def is_opened(self) -> bool:
@@ -108,17 +108,10 @@ class StreamBody:
         return self._writer.fail(error)
 
     def _next_write(self) -> bytes:
-        """The next bytes for the caller, who has taken the last ones by now."""
+        """The next data, a keep-alive when it is due, or the end; the caller has all before it."""
         if LOST.is_stopping:  # it may have been too busy to wait, and to learn of it
             raise ShuttingDown
-        now = self._now()
-        relay = self._relay
-        if relay is None or not self._is_begun:
-            return self._first_write(now)
-        return self._write(relay, b"", now)
-
-    def _first_write(self, now: float) -> bytes:
-        relay, first = self._relay, self._first
+        now, relay = self._now(), self._relay
         if relay is None:
             if self._is_committed:
                 self._relay = relay = self._attempts.advance(now + self._keepalive_s)
@@ -126,13 +119,10 @@ class StreamBody:
                 self._is_committed = True
                 return self._writer.keep_alive
             now = self._now()
-            first = self._writer.feed(relay.first)
-        self._record.first_event = now
-        self._is_begun, self._first = True, b""
-        return self._write(relay, first, now)
-
-    def _write(self, relay: Relayed, data: bytes, now: float) -> bytes:
-        """This or the next data, or a keep-alive when it is due, or the end."""
+            self._first = self._writer.feed(relay.first)
+        if self._record.first_event is None:
+            self._record.first_event = now
+        data, self._first = self._first, b""
         keepalive_at = now + self._keepalive_s
         while not data and not relay.is_over and now < keepalive_at:
             if chunks := relay.read(keepalive_at):
