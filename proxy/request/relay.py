@@ -126,16 +126,15 @@ class Series:
             self._relay = None
             # Not before: the last chunks need not wait for the connection's end.
             self._attempts.begin_next()
-        if self._relay is None:
+        if self._relay is not None:
+            chunks = self._relay.read(until)
+        else:
             relay = self._attempts.go_on(until)
             assert not isinstance(relay, Answer)
-            chunks = None if relay is None else relay.first
-        else:
-            relay = self._relay
-            chunks = relay.read(until)
-        if relay is not None:
-            self._relay = relay
-            self.is_over = relay.is_over and self._attempts.is_last
+            if relay is None:
+                return None
+            self._relay, chunks = relay, relay.first
+        self.is_over = self._relay.is_over and self._attempts.is_last
         return chunks
 
 

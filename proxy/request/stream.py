@@ -72,12 +72,12 @@ class StreamBody:
         self._record.bytes_out += len(data)
         if self.tap is not None:
             self.tap(data)
-        relay = self._relay
         if self._is_over:
             self._record.leave()  # who has the end may ask again at once
-        # The end of the upstream's answer may come behind its stream: then to wait is worth while.
-        if self._is_over and (relay is None or relay.is_whole or not relay.is_over):
-            self.close()  # the client is free again, however slowly the caller takes the end
+            relay = self._relay
+            # The end of the upstream's answer may come behind its stream: it is worth a wait then.
+            if relay is None or relay.is_whole or not relay.is_over:
+                self.close()  # the client is free again, however slowly the caller takes the end
         return data
 
     def close(self) -> None:
