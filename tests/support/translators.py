@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.clients.base import ChunkTranslator
+from proxy.net.watch import CLOCK
 from proxy.request.relay import Relay
 from proxy.wire.sse import encode
+from tests.support.pool import DEFAULTS
 
 
 def fed(translator: ChunkTranslator, events: Iterable[bytes]) -> list[bytes]:
@@ -53,4 +55,4 @@ class Pieces:
 def relayed(translator: ChunkTranslator, events: Iterable[bytes]) -> Relay:
     """A relay whose first read has all of these events."""
     data = b"".join([encode([event]) for event in events])
-    return Relay(Pieces([data]), translator, max_event_bytes=1 << 20)
+    return Relay(Pieces([data]), translator, DEFAULTS, CLOCK, b"")
