@@ -26,7 +26,7 @@ from .gateway import Gateway
 from .record.signals import CallSignals
 
 if TYPE_CHECKING:
-    from .metrics import Metrics
+    from .usage.metrics import Metrics
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Config"
 
@@ -226,7 +226,7 @@ class Proxy:
 
         Calls are counted from the first time on that this is asked for.
         """
-        from .metrics import Metrics  # nobody else needs it
+        from .usage.metrics import Metrics  # nobody else needs it
 
         found = Metrics(lambda: [gateway.facts() for gateway in self._all()])
         for gateway in self._all():
@@ -243,7 +243,7 @@ class Proxy:
         """
         if (ledger := self.gateway.ledger) is None:
             raise RuntimeError("no usage is kept: `usage: true` and a `state-dir` turn it on")
-        from .ledger import report
+        from .usage.ledger import report
 
         ledger.flush()
         return report(ledger.folder, since=since, by=by)

@@ -19,7 +19,6 @@ from .clients.registry import Entry, Registry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
 from .errors import ModelNotFound, ProxyError, RetryHint, TooManyInFlight
-from .limits import Limits, SharedLimits, refusal
 from .net import shortage
 from .net.lost import LOST
 from .net.watch import CLOCK, CallerConnection, Clock
@@ -30,10 +29,11 @@ from .reload import Reloader
 from .request.attempts import Attempts, Call
 from .request.stream import StreamBody
 from .request.waits import Waits
+from .usage.limits import Limits, SharedLimits, refusal
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
-    from .metrics import Metrics
+    from .usage.ledger import Ledger
+    from .usage.metrics import Metrics
 
 ANYONE = Caller("")  # the caller of a gateway without keys
 
@@ -137,7 +137,7 @@ class Gateway:
         """Have a ledger if the configuration asks for one, or a day limit needs it."""
         config, folder = self.config, ""
         if config.usage or self._needs_ledger or any(one.has_day_limit for one in config.callers):
-            from .ledger import Ledger, default_dirs  # SQLite: for nobody else
+            from .usage.ledger import Ledger, default_dirs  # SQLite: for nobody else
 
             folder = config.state_dir or (self.is_standalone and default_dirs(config.path)[0]) or ""
         with self._ledger_lock:

@@ -8,9 +8,9 @@ import re
 
 import proxy
 from proxy.api.endpoints import DIALECTS
-from proxy.limits import Limits
 from proxy.net.watch import CLOCK
 from proxy.record.record import Attempt, Record
+from proxy.usage.limits import Limits
 from proxy.wire.chat import Usage
 from tests.support.gateway import ROOT
 from tests.support.pages import first_column, quoted, table

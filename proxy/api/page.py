@@ -19,10 +19,10 @@ from jinja2 import Environment, FileSystemLoader
 from ..config import Caller
 from ..errors import InvalidKey, InvalidRequest, PathNotFound, Refused
 from ..gateway import Gateway
-from ..status import ORDERS, Answers, Recent, Request, answer, moment, overview
 from .auth import check_own_page
 from .endpoints import Route
 from .exchange import JSON, Exchange
+from .status import ORDERS, Answers, Recent, Request, answer, moment, overview
 
 # The page's orders bring it. Made before the fork, so that all workers have the same.
 _TOKEN = secrets.token_urlsafe(24)

@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
+from ..api.status import Answers, moment, overview, problems_of
 from ..config import count, default_path, in_ascii, load_config, names
 from ..config.wording import printable
 from ..errors import ConfigError
 from ..server.control.sockets import ask_all
 from ..server.control.sockets import ports as running_ports
-from ..status import Answers, moment, overview, problems_of
 from .terminal import Exit, Failure, table
 
 _TIMEOUT_S = 4.0  # for `health`, which is answered from memory, by a thread of its own
@@ -95,7 +95,7 @@ def health(args: argparse.Namespace) -> None:
 
 def usage(args: argparse.Namespace) -> None:
     """Print the sums that are asked for; raises Failure, ConfigError."""
-    from ..ledger import FILE, SUMS, default_dirs, report  # SQLite: no other command needs it
+    from ..usage.ledger import FILE, SUMS, default_dirs, report  # SQLite: no other command needs it
 
     by, wrong = args.by.split(","), None
     try:

@@ -19,8 +19,8 @@ from proxy import Caller, CallerLimitReached, ConfigError, Proxy, create_app
 from proxy.api.endpoints import DIALECTS
 from proxy.config import load_config
 from proxy.gateway import Gateway
-from proxy.limits import Limits
 from proxy.record.record import Record
+from proxy.usage.limits import Limits
 from tests.support.clock import VirtualClock
 from tests.support.gateway import PATIENCE_S
 from tests.support.upstream import (

@@ -211,7 +211,7 @@ demo = {"demo": [{"delay-ms": 0}]}
 asked = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 with Proxy(demo) as proxy:
     proxy.chat(**asked)
-assert not has("proxy.metrics")
+assert not has("proxy.usage.metrics")
 http = create_app(demo).test_client()
 http.post("/v1/chat/completions", json=asked)
 assert not has("prometheus_client")

@@ -356,7 +356,7 @@ def test_nothing_of_it_is_imported_where_there_is_none() -> None:
     script = (
         "import sys\nfrom flask import Flask\nfrom proxy import Proxy\n"
         f"Proxy({CONFIG!r}).init_app(Flask('theirs'))\n"
-        "rooms = ('proxy.status', 'proxy.api.page')\n"
+        "rooms = ('proxy.api.status', 'proxy.api.page')\n"
         "print([name for name in sys.modules if name.startswith(rooms)])"
     )
     assert run_python("-c", script) == "[]\n"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy import Proxy
-from proxy.metrics import Metrics
 from proxy.record.record import Attempt, Record
+from proxy.usage.metrics import Metrics
 from proxy.wire.chat import Usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

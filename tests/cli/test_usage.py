@@ -11,9 +11,9 @@ import pytest
 
 from proxy import Caller, Usage
 from proxy.cli import main
-from proxy.ledger import FILE, GROUPS, SUMS, Ledger
 from proxy.net.watch import Clock
 from proxy.record.record import Attempt, Record
+from proxy.usage.ledger import FILE, GROUPS, SUMS, Ledger
 
 DAY_S = 86_400
 

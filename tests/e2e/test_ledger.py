@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from proxy.ledger import FILE, FLUSH_S, Ledger, report
 from proxy.net.watch import Clock
+from proxy.usage.ledger import FILE, FLUSH_S, Ledger, report
 from tests.e2e.test_surroundings import JUMPING
 from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, COMMAND, PATIENCE_S, ROOT, Gateway, asked, environment

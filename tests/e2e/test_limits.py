@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from proxy import Call, Caller, Usage, create_app
-from proxy.limits import Limits
 from proxy.net.watch import Clock
 from proxy.record.record import Attempt, Record
+from proxy.usage.limits import Limits
 from tests.support.gateway import MESSAGES, PATIENCE_S, Gateway, Response
 from tests.support.wsgi import werkzeug_server
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.metrics import INTERVAL_S, MOST_VALUES, OTHER
 from proxy.server.control.sockets import ask_all
+from proxy.usage.metrics import INTERVAL_S, MOST_VALUES, OTHER
 from tests.support.commandline import wait_for
 from tests.support.gateway import CHAT, PATIENCE_S, Gateway, Reached, asked
 from tests.support.upstream import Received, Reply, Upstream, chunk, completion, error, events

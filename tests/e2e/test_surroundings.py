@@ -39,8 +39,8 @@ from tests.support.upstream import Gate, Hold, Upstream, chunk, error, events
 # What may ask for the time of day: what tells it, or compares it with one that it was told.
 WALL = {
     "api/endpoints.py",  # `created` of models
-    "ledger.py",  # the day
-    "limits.py",  # the same
+    "usage/ledger.py",  # the day
+    "usage/limits.py",  # the same
     "clients/registry.py",  # `created` of models
     "clients/base.py",  # `created` of answers, and an upstream's Retry-After that is a date
     "net/watch.py",  # the clock itself
@@ -48,7 +48,7 @@ WALL = {
     "record/transcript.py",  # names of files, and which of them are too old
     "reload.py",  # when the configuration was read
     "server/logs.py",  # the log
-    "status.py",  # since when a client can't be used
+    "api/status.py",  # since when a client can't be used
 }
 
 ASKS = re.compile(r"^(time\.time|datetime\.(now|fromtimestamp))$|clock\.wall$")

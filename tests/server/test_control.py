@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from proxy.api.status import overview
 from proxy.cli import main
 from proxy.cli.running import _lines
 from proxy.config import Config, ConfigSource, Seen, load_config
@@ -30,7 +31,6 @@ from proxy.server.control.listener import (
 )
 from proxy.server.control.sockets import REQUEST_TIMEOUT_S, ask_all
 from proxy.server.control.sockets import ports as running_ports
-from proxy.status import overview
 from proxy.version import __version__
 from tests.support.commandline import wait_for
 from tests.support.server import free_port

@@ -23,10 +23,10 @@ from typing import Any
 
 import msgspec
 
+from ...api.status import ORDERS, Request, answer
 from ...errors import ConfigError, ProxyError
 from ...gateway import Gateway
 from ...reload import LOOK_S
-from ...status import ORDERS, Request, answer
 from ...version import __version__
 from ..logs import set_up_logs
 from .sockets import REQUEST_TIMEOUT_S, ask_all, is_alive, listen, sockets, unlink

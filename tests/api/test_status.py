@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from proxy.api.status import Request, added_up, overview
+from proxy.api.status import answer as answer_of
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.pool import Effect, Ticket
 from proxy.record.record import Record
 from proxy.server.addresses import in_force
-from proxy.status import Request, added_up, overview
-from proxy.status import answer as answer_of
 from tests.support.upstream import Upstream, json_reply
 
 LABEL = "alpha/sk-...abcd"

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
-from .config import Caller, Secret
-from .errors import CallerLimitReached, RetryHint
-from .net.watch import Clock
-from .record.record import Record
+from ..config import Caller, Secret
+from ..errors import CallerLimitReached, RetryHint
+from ..net.watch import Clock
+from ..record.record import Record
 
 if TYPE_CHECKING:
+    from ..pool.shared.books import SharedPool
     from .ledger import Ledger
-    from .pool.shared.books import SharedPool
 
 _KEYS = ("rpm", "tpm", "requests-per-day", "tokens-per-day")  # days are UTC
 _TOLERANCE_S = 1e-6  # that floats may lose: a caller who comes when it was told to is not too early

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .config import names
-from .config.wording import printable
-from .net.watch import Clock
-from .record.record import MAX_MODEL_CHARS, Call, Record
-from .version import __version__
+from ..config import names
+from ..config.wording import printable
+from ..net.watch import Clock
+from ..record.record import MAX_MODEL_CHARS, Call, Record
+from ..version import __version__
 
 if TYPE_CHECKING:
-    from .gateway import Gateway
+    from ..gateway import Gateway
 
 Answers = list[dict[str, Any]]
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.api.endpoints import DIALECTS
-from proxy.metrics import (
+from proxy.record.record import Attempt, Record
+from proxy.usage.metrics import (
     BOUNDS,
     FAMILIES,
     LABELS,
@@ -18,7 +19,6 @@ from proxy.metrics import (
     OTHER,
     Metrics,
 )
-from proxy.record.record import Attempt, Record
 from proxy.version import __version__
 from proxy.wire.chat import Usage
 from tests.support.gateway import ROOT

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from proxy import Caller, Proxy, Usage, ledger
+from proxy import Caller, Proxy, Usage
 from proxy.config.secrets import Secret
-from proxy.ledger import FILE, Ledger, report
 from proxy.net.watch import Clock
 from proxy.record.record import Attempt, Record
+from proxy.usage import ledger
+from proxy.usage.ledger import FILE, Ledger, report
 from tests.support.commandline import wait_for
 from tests.support.gateway import PATIENCE_S, ROOT, environment, run_python
 
@@ -255,7 +256,7 @@ def test_script_that_ends_loses_nothing(tmp_path: Path) -> None:
 
 FORKS = """
 import threading
-from proxy.ledger import Ledger
+from proxy.usage.ledger import Ledger
 
 is_writing, never, join = threading.Event(), threading.Event(), Ledger._join
 
@@ -286,8 +287,8 @@ def test_forked_child_counts_its_own(tmp_path: Path) -> None:
 
 
 AT_ONCE = """
-from proxy import ledger
-from proxy.ledger import report
+from proxy.usage import ledger
+from proxy.usage.ledger import report
 
 ledger.BUSY_S = 60.0  # each has its turn, however slow the disk is
 for number in range(8):
@@ -694,7 +695,7 @@ from proxy import create_app
 caller = create_app({"demo": [{"delay-ms": 0}]}).test_client()
 body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 assert caller.post("/v1/chat/completions", json=body).status_code == 200
-print(sorted({"sqlite3", "proxy.ledger"} & set(sys.modules)))
+print(sorted({"sqlite3", "proxy.usage.ledger"} & set(sys.modules)))
 """
 
 

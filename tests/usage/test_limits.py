@@ -22,8 +22,8 @@ from proxy.config.config import LIMITS
 from proxy.dialects.chat import CHAT
 from proxy.errors import CallerLimitReached, ModelNotFound
 from proxy.gateway import Gateway
-from proxy.limits import Cell, Limits, SharedLimits
 from proxy.record.record import Attempt, Record
+from proxy.usage.limits import Cell, Limits, SharedLimits
 from tests.support.clock import VirtualClock
 from tests.support.state import ModelPool, State, StateServer
 

@@ -26,10 +26,10 @@ from operator import add
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
-from .config import Caller
-from .net.helpers import HelperThreads, Task
-from .net.watch import Clock
-from .record.record import MAX_MODEL_CHARS, Record
+from ..config import Caller
+from ..net.helpers import HelperThreads, Task
+from ..net.watch import Clock
+from ..record.record import MAX_MODEL_CHARS, Record
 
 FILE = "usage.sqlite"
 FLUSH_S = 2.0

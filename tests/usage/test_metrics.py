@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.config import load_config
 from proxy.gateway import Gateway
-from proxy.metrics import FAMILIES, OTHER, RETRY_S, Metrics
 from proxy.record.record import Record
+from proxy.usage.metrics import FAMILIES, OTHER, RETRY_S, Metrics
 from proxy.version import __version__
 from tests.support.gateway import PATIENCE_S, ROOT, environment
 
@@ -96,7 +96,7 @@ def test_any_worker_tells_what_all_have_kept(fd: int) -> None:
 
 DIES = """
 import os, signal, sys
-from proxy import metrics
+from proxy.usage import metrics
 from proxy.record.record import Record
 
 one = metrics.Metrics(list)
@@ -132,7 +132,7 @@ def test_counts_of_a_dead_worker_stay(fd: int) -> None:
 
 ADDS = """
 import sys
-from proxy.metrics import Metrics
+from proxy.usage.metrics import Metrics
 from proxy.record.record import Record
 
 one = Metrics(list)
@@ -199,7 +199,7 @@ def test_values_stay_what_they_were_whoever_is_asked(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers have seen other models each; the first that were told of stay, others are `other`."""
-    monkeypatch.setattr("proxy.metrics.MOST_VALUES", 20)
+    monkeypatch.setattr("proxy.usage.metrics.MOST_VALUES", 20)
     workers = [worker(fd) for _ in range(2)]
     before = Counter[str]()
     for step in range(3):

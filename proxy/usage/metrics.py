@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from .record.record import MAX_MODEL_CHARS, Record
-from .version import __version__
+from ..record.record import MAX_MODEL_CHARS, Record
+from ..version import __version__
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
