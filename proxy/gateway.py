@@ -232,9 +232,10 @@ class Gateway:
         record: Record,
         held: ExitStack,
         timeout_s: float | None = None,
-    ) -> Served:
+    ) -> tuple[bytes | StreamBody, dict[str, str]]:
         """Answer a request that was admitted; raises ProxyError. What `held` holds ends with it.
 
+        Returns, too, those of the upstream's headers that go back; none while nobody answered.
         A stream is returned at its first chunks or at the time to commit it, and takes over `held`;
         its attempts go on in its iteration then. That time never comes where the dialect has no
         keep-alive: nobody in between might lose patience. `timeout_s` replaces `request-timeout`.
@@ -264,14 +265,14 @@ class Gateway:
             record.status, record.end, record.bytes_out = 200, "ok", len(body)
             if caller.is_metered:  # the answer's headers say what is left
                 self.limits.charge(caller, record)
-            return Served(body, attempts.headers)
+            return body, attempts.headers
         has_patience = not writer.keep_alive
         commit_s = math.inf if has_patience else config.streaming.commit_after_seconds or math.inf
         relay = attempts.advance(record.arrived + commit_s)
         first = b"" if relay is None else writer.feed(relay.first)
         stream = StreamBody(attempts, relay, first, held.pop_all())
         record.status = 200
-        return Served(stream, attempts.headers)
+        return stream, attempts.headers
 
     def close(self) -> None:
         """Close idle connections, and write what the ledger is to have."""
@@ -285,13 +286,6 @@ class Gateway:
 
 # Those of this process, for the server that ends it.
 gateways: weakref.WeakSet[Gateway] = weakref.WeakSet()
-
-
-class Served(NamedTuple):
-    """An answer. `headers`: of the upstream's, those that go back; none while nobody answered."""
-
-    body: bytes | StreamBody
-    headers: dict[str, str]
 
 
 def check_model(caller: Caller, alias: str) -> None:

@@ -37,7 +37,7 @@ def call(stream):
         gateway.admit(ANYONE, record, held)
         ask = CHAT.read(json.dumps(asked).encode(), {})
         nobody = CallerConnection(None)
-        body = gateway.serve(ask, ANYONE, nobody, record=record, held=held).body
+        body = gateway.serve(ask, ANYONE, nobody, record=record, held=held)[0]
         if stream:
             with ExitStack() as closing:
                 closing.callback(body.close)

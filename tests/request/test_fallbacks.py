@@ -57,13 +57,13 @@ def ask(
     stage.record = Record("req_1", endpoint="", arrived=stage.clock.monotonic())
     with ExitStack() as held:
         connection = connection or CallerConnection(None)
-        found = stage.gateway.serve(dialect, caller, connection, record=stage.record, held=held)
-        if isinstance(found.body, bytes):
-            answer = [found.body]
+        found, _ = stage.gateway.serve(dialect, caller, connection, record=stage.record, held=held)
+        if isinstance(found, bytes):
+            answer = [found]
         else:
-            assert isinstance(found.body, StreamBody)
-            answer = list(found.body)
-            found.body.close()
+            assert isinstance(found, StreamBody)
+            answer = list(found)
+            found.close()
     if is_last:
         stage.check()
     return answer

@@ -271,7 +271,7 @@ class Stage:
     def serve(self, call: Call, held: ExitStack) -> bytes | StreamBody:
         """The answer, or a stream's body."""
         ask, record = call.ask, call.record
-        return self.gateway.serve(ask, ANYONE, call.connection, record=record, held=held).body
+        return self.gateway.serve(ask, ANYONE, call.connection, record=record, held=held)[0]
 
     @contextmanager
     def attempts(self, call: Call) -> Iterator[Attempts]:
