@@ -300,7 +300,7 @@ MUTANTS = [
        "        _close_all(idle)\n", "",
        "net/test_idle_connections.py::test_closed_transport_has_no_connection"),
     _m("a closed client leaves connections open", "clients/base.py",
-       "        self.transport.close()", "        pass",
+       "            self.transport.close()", "            pass",
        "net/test_idle_connections.py::test_closed_client_has_no_connection"),
     _m("a closed gateway leaves connections open", "gateway.py",
        "            client.close()", "            pass",

@@ -61,9 +61,6 @@ class DemoClient(Client):
     def list_models(self, *, caller: CallerConnection, deadline: float) -> list[str]:
         return ["demo"]
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 class DemoReply:
     """Makes its answer while it is read."""
