@@ -6,23 +6,17 @@ import logging
 
 from werkzeug.exceptions import HTTPException
 
-from ..errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    CallerLimitReached,
-    InvalidKey,
-    InvalidRequest,
-    MethodNotAllowed,
-    PathNotFound,
-    ProxyError,
-    Refused,
-)
+from .. import errors
+from ..errors import ProxyError
 from ..net import shortage
 from ..record.record import Record
 
 # What a refusal of the application's is with us.
-_KINDS = (InvalidKey, Refused, PathNotFound, BodyTooSlow, BodyTooLarge, CallerLimitReached)
-_BY_STATUS: dict[int, type[ProxyError]] = {kind.status: kind for kind in _KINDS}
+_KINDS: tuple[type[ProxyError], ...] = (
+    *(errors.InvalidKey, errors.Refused, errors.PathNotFound),
+    *(errors.BodyTooSlow, errors.BodyTooLarge, errors.CallerLimitReached),
+)
+_BY_STATUS = {kind.status: kind for kind in _KINDS}
 
 log = logging.getLogger("proxy")
 
@@ -44,10 +38,10 @@ def of_http(error: HTTPException) -> ProxyError:
     """What an application's refusal is with us; status, message and headers stay."""
     if error.code == 405:
         allowed = getattr(error, "valid_methods", None) or ()
-        return MethodNotAllowed("this path does not take this method", allowed=allowed)
+        return errors.MethodNotAllowed("this path does not take this method", allowed=allowed)
     answer = error.get_response()
     status = answer.status_code if error.code or error.response else 500
-    shape = _BY_STATUS.get(status) or (InvalidRequest if status < 500 else ProxyError)
+    shape = _BY_STATUS.get(status) or (errors.InvalidRequest if status < 500 else ProxyError)
     found = shape(str(error.description or error.name))
     found.status = status
     found.passed_headers = {
