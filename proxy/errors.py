@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 # Those that `proxy` offers by their names.
 __all__ = [
@@ -78,14 +78,6 @@ class RetryHint(NamedTuple):
         }
 
 
-class Masks(Protocol):
-    """What hides secrets in texts (`config.Secrets`)."""
-
-    def mask(self, text: str, /) -> str: ...
-    def mask_quote(self, text: str, /) -> str: ...
-    def mask_json(self, data: bytes, /) -> bytes: ...
-
-
 class ProxyError(Exception):
     """A failure with a status, a type and a code in the sense of OpenAI's error object."""
 
@@ -113,11 +105,6 @@ class ProxyError(Exception):
         passed = self.passed_headers.items()
         others = {name: value for name, value in passed if name not in RETRY_HINTS}
         return {**others, **self.hint.headers()}
-
-    def hide(self, secrets: Masks) -> None:
-        """Mask what the error says of secrets: upstreams have been seen to quote them."""
-        self.message = secrets.mask_quote(self.message)
-        self.args = (self.message,)
 
 
 class ConfigError(ProxyError, code="config_error"):
@@ -265,17 +252,6 @@ class UpstreamRefusal(UpstreamError):
         self.passed_headers = passed_headers or {}
         self.body = body
         self.as_sent = as_sent
-
-    def hide(self, secrets: Masks) -> None:
-        super().hide(secrets)
-        if self.body is not None:
-            self.body = secrets.mask_json(self.body)
-        if self.as_sent is not None:
-            self.as_sent = secrets.mask_json(self.as_sent)
-        if self.code is not None:
-            self.code = self.upstream_code = secrets.mask_quote(self.code)
-        passed = self.passed_headers.items()
-        self.passed_headers = {name: secrets.mask(value) for name, value in passed}
 
 
 class UpstreamAuthentication(UpstreamError, code="upstream_authentication_error"): ...

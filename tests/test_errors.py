@@ -143,14 +143,14 @@ def test_hidden_key_is_in_no_part() -> None:
         upstream_code=KEY,
         passed_headers={"openai-key": KEY},
     )
-    error.hide(Secrets(["sk-or-v"]))  # too short to be more than a dummy
+    Secrets(["sk-or-v"]).mask_error(error)  # too short to be more than a dummy
     assert error_body(error) == body
-    error.hide(Secrets([KEY]))
+    Secrets([KEY]).mask_error(error)
     assert KEY not in f"{error} {error!r} {error_body(error)!r} {error.headers()} {error.code}"
     assert json.loads(error_body(error))["error"]["message"] == f"no {MASK}"
     assert error.headers() == {"openai-key": "sk-...b780"}
     other = UpstreamReset(f"broke at {KEY}")
-    other.hide(Secrets([KEY]))
+    Secrets([KEY]).mask_error(other)
     assert str(other) == other.message == f"broke at {MASK}"
 
 

@@ -111,7 +111,7 @@ def _probe(config: Config, client: Client) -> tuple[tuple[str, str, str], bool]:
         if unknown := {model.name for model in client.config.models or ()} - set(found):
             said += f", but not {names(sorted(unknown))}"
     except ProxyError as error:
-        error.hide(config.secrets)
+        config.secrets.mask_error(error)
         said = failure = f"failed: {printable(error.message)}"
     took = f"{(time.monotonic() - began) * 1000:.0f} ms"
     return (f"  {client.config.label}", took, said), bool(failure)

@@ -210,7 +210,7 @@ class Registry:
             try:
                 names = tuple(client.list_models(caller=_NOBODY, deadline=until))
             except (UpstreamError, ShuttingDown) as error:
-                error.hide(self._secrets)
+                self._secrets.mask_error(error)
                 log.warning("%s: no model list: %s", client.label, error)
             except Exception as error:  # the thread's last frame of ours: nobody else would tell
                 want = error if isinstance(error, OutOfResources) else shortage.recognised(error)

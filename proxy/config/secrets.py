@@ -22,6 +22,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from ..errors import ProxyError, UpstreamRefusal
+
 # A caller's key may be given as what `sha256sum` prints for it.
 HASHED = re.compile("sha256:([0-9A-Fa-f]{64})")
 
@@ -151,6 +153,20 @@ class Secrets:
             return data
         masked = self._mask_tree(tree)
         return data if masked == tree else msgspec.json.encode(masked)
+
+    def mask_error(self, error: ProxyError) -> None:
+        """Mask in place what an error says: upstreams have been seen to quote secrets."""
+        error.message = self.mask_quote(error.message)
+        error.args = (error.message,)
+        if isinstance(error, UpstreamRefusal):
+            if error.body is not None:
+                error.body = self.mask_json(error.body)
+            if error.as_sent is not None:
+                error.as_sent = self.mask_json(error.as_sent)
+            if error.code is not None:
+                error.code = error.upstream_code = self.mask_quote(error.code)
+            passed = error.passed_headers.items()
+            error.passed_headers = {name: self.mask(value) for name, value in passed}
 
     def _mask_tree(self, tree: Any) -> Any:
         if isinstance(tree, str):

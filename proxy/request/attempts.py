@@ -153,7 +153,7 @@ class Attempts:
         """The stream broke after its first chunks: told to the client's health, not retried."""
         if self._lease is not None:
             effect = judge(error, switch_project=False).effect
-            error.hide(self.config.secrets)
+            self.config.secrets.mask_error(error)
             report(self._lease, effect, error)
             self._attempt.failed(error)
 

@@ -57,7 +57,7 @@ class Failures:
         verdict = judge(error, switch_project=self._config.quota_exceeded.switch_project)
         # Frames hold all that was read of the answer: it goes now, not with the request's end.
         error.__traceback__ = error.__cause__ = error.__context__ = None
-        error.hide(self._config.secrets)
+        self._config.secrets.mask_error(error)
         report(lease, verdict.effect, error)
         if self._last_error is None or not isinstance(error, (OutOfTime, CallerError)):
             self._last_error = shown(error, lease.client.label)
