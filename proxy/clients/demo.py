@@ -77,8 +77,7 @@ class DemoReply:
         self._clock = clock
         self._delay_s = delay_s
         self._due_at = clock.monotonic() + delay_s
-        answer = _answer(asked)
-        self._pieces = _stream(asked, model, answer) if is_stream else _unary(model, answer)
+        self._pieces = (_stream if is_stream else _unary)(model, _answer(asked))
 
     def open(self, until: float) -> bool:
         return True
@@ -116,7 +115,7 @@ def _unary(model: str, answer: _Answer) -> Iterator[bytes]:
     yield lenient_json.encode({**head, "choices": [choice], "usage": answer.usage})
 
 
-def _stream(asked: dict[str, Any], model: str, answer: _Answer) -> Iterator[bytes]:
+def _stream(model: str, answer: _Answer) -> Iterator[bytes]:
     head = {**_HEAD, "object": "chat.completion.chunk", "model": model}
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
