@@ -137,8 +137,7 @@ def _check_asked(environ: Mapping[str, str]) -> None:
     """
     if environ.get("REQUEST_METHOD") in ("GET", "HEAD"):
         return
-    origin = environ.get("HTTP_ORIGIN")
-    is_own = origin is None or _is_own_page(origin, environ.get("HTTP_HOST"))
+    is_own = "HTTP_ORIGIN" not in environ or _is_own_page(environ)
     if is_own and environ.get("HTTP_SEC_FETCH_SITE") != "cross-site":
         return
     if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
@@ -149,20 +148,17 @@ def _check_asked(environ: Mapping[str, str]) -> None:
 
 def check_own_page(environ: Mapping[str, str]) -> None:
     """Raise Refused unless a page of the very origin that was asked sent the request."""
-    is_own = _is_own_page(environ.get("HTTP_ORIGIN", ""), environ.get("HTTP_HOST"))
-    if not is_own or environ.get("HTTP_SEC_FETCH_SITE", "same-origin") != "same-origin":
+    is_same = environ.get("HTTP_SEC_FETCH_SITE", "same-origin") == "same-origin"
+    if not (is_same and _is_own_page(environ)):
         raise Refused("orders are taken from the status page itself only; `poolproxy` has them too")
 
 
 def _check_origin(environ: Mapping[str, str], config: Config) -> None:
     takes_any_host = config.allow_unauthenticated
-    origin = environ.get("HTTP_ORIGIN")
-    host = environ.get("HTTP_HOST")
     if not (
-        origin is None
-        or origin in config.cors
-        or _is_local(origin, has_scheme=True)
-        or (takes_any_host and _is_own_page(origin, host))
+        _is_local(environ, "HTTP_ORIGIN")
+        or environ["HTTP_ORIGIN"] in config.cors
+        or (takes_any_host and _is_own_page(environ))
     ):
         way_out = (
             "a proxy in front has to pass on the `Host` that the browser sent, with its port"
@@ -174,7 +170,7 @@ def _check_origin(environ: Mapping[str, str], config: Config) -> None:
             "web pages of other sites must not use this proxy, which has no `api-keys`: "
             f"configure keys for their callers, or list their origins as `cors`; {way_out}"
         )
-    if not takes_any_host and host is not None and not _is_local(host, has_scheme=False):
+    if not takes_any_host and not _is_local(environ, "HTTP_HOST"):
         raise Refused(
             "this proxy has no `api-keys` and answers to this machine's own names only: "
             "call it as localhost, or configure keys; `allow-unauthenticated: true` opens it "
@@ -185,11 +181,10 @@ def _check_origin(environ: Mapping[str, str], config: Config) -> None:
 
 def _is_here(environ: Mapping[str, str]) -> bool:
     """Whether a program or a page of this machine sent the request, straight to us."""
-    origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST")
     return (
         is_loopback(environ.get("REMOTE_ADDR", ""))
-        and (origin is None or _is_local(origin, has_scheme=True))
-        and (host is None or _is_local(host, has_scheme=False))
+        and _is_local(environ, "HTTP_ORIGIN")
+        and _is_local(environ, "HTTP_HOST")
         and not any(name.startswith(_PASSED_ON) for name in environ)
     )
 
@@ -217,17 +212,19 @@ def _place(value: str) -> tuple[str, str, str]:
     return scheme.lower(), name, port
 
 
-def _is_local(value: str, *, has_scheme: bool) -> bool:
-    """Whether it is this machine. An `Origin` has a scheme, a `Host` has none."""
-    scheme, name, _ = _place(value)
+def _is_local(environ: Mapping[str, str], key: str) -> bool:
+    """Whether a header names this machine, an `Origin` with its scheme, or is not there."""
+    if key not in environ:
+        return True
+    scheme, name, _ = _place(environ[key])
     is_own = name in _OWN_NAMES or is_loopback(name) or name.endswith(".localhost")
-    return is_own and bool(scheme) == has_scheme
+    return is_own and bool(scheme) == (key == "HTTP_ORIGIN")
 
 
-def _is_own_page(origin: str, host: str | None) -> bool:
-    """Whether a page of the `host` that was asked sent the request."""
-    scheme, name, port = _place(origin)
+def _is_own_page(environ: Mapping[str, str]) -> bool:
+    """Whether a page of the host that was asked sent the request."""
+    scheme, name, port = _place(environ.get("HTTP_ORIGIN", ""))
     # A browser leaves the default out (RFC 9110 section 4.2), a proxy in front may not.
     default = str(DEFAULT_PORTS.get(scheme, ""))
-    asked = _place(host or "")
+    asked = _place(environ.get("HTTP_HOST", ""))
     return default != "" and ("", name, port or default) == (*asked[:2], asked[2] or default)
