@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .clients import make_clients
 from .clients.base import Client
-from .clients.registry import Entry, Registry
+from .clients.registry import Registry
 from .config import Caller, Config, ConfigSource, Secret
 from .dialects.base import Ask
 from .errors import ModelNotFound, ProxyError, RetryHint, TooManyInFlight
@@ -28,7 +28,6 @@ from .record.transcript import RequestLog, Transcript
 from .reload import Reloader
 from .request.attempts import Attempts, Call
 from .request.stream import StreamBody
-from .request.waits import Waits
 from .usage.limits import Limits, SharedLimits, refusal
 
 if TYPE_CHECKING:
@@ -209,19 +208,6 @@ class Gateway:
         if caller.is_metered or (own and self.config.state):
             self.limits.enter(caller, record, place)
             held.callback(self.limits.charge, caller, record)
-
-    def find(self, alias: str, connection: CallerConnection, record: Record) -> Entry:
-        """The model; may block for a provider's own list, up to `request-timeout`."""
-        waits = Waits(self.config, self.clock, arrived=record.arrived)
-        entry = self.generation.registry.find(alias, connection, waits.deadline)
-        if entry is None:
-            raise waits.out_of_time()
-        return entry
-
-    def entries(self, connection: CallerConnection, record: Record) -> list[Entry]:
-        """All models that are known; may block for first lists, up to `request-timeout`."""
-        deadline = record.arrived + self.config.request_timeout_s
-        return self.generation.registry.entries(connection, deadline)
 
     def serve(
         self,

@@ -25,6 +25,7 @@ from ..dialects.messages import COUNT_TOKENS, MESSAGES
 from ..dialects.responses import INPUT_TOKENS, RESPONSES
 from ..errors import ModelNotFound
 from ..gateway import Gateway, check_model
+from ..request.waits import Waits
 from ..version import __version__
 from .exchange import Exchange
 
@@ -102,7 +103,8 @@ def _metrics(exchange: Exchange) -> Response:
 def _list_models(exchange: Exchange) -> Response:
     gateway, is_anthropics = exchange.gateway, _is_anthropics(exchange)
     caller = exchange.record.who = exchange.doorkeeper.admit(exchange.environ)
-    entries = gateway.entries(exchange.connection, exchange.record)
+    waits = Waits(gateway.config, gateway.clock, arrived=exchange.record.arrived)
+    entries = gateway.generation.registry.entries(exchange.connection, waits.deadline)
     listed = [entry for entry in entries if _is_listed(gateway, entry, caller)]
     shown = [_facts(gateway, entry, is_anthropics) for entry in listed]
     told: dict[str, Any] = {"object": "list", "data": shown}
@@ -116,7 +118,10 @@ def _show_model(exchange: Exchange, alias: str) -> Response:
     gateway, is_anthropics = exchange.gateway, _is_anthropics(exchange)
     caller = exchange.record.who = exchange.doorkeeper.admit(exchange.environ)
     check_model(caller, alias)
-    entry = gateway.find(alias, exchange.connection, exchange.record)
+    waits = Waits(gateway.config, gateway.clock, arrived=exchange.record.arrived)
+    entry = gateway.generation.registry.find(alias, exchange.connection, waits.deadline)
+    if entry is None:
+        raise waits.out_of_time()
     if not _is_listed(gateway, entry, caller):
         raise ModelNotFound(f"no client for the model {alias!r} can be used now", param="model")
     return exchange.reply(msgspec.json.encode(_facts(gateway, entry, is_anthropics)))

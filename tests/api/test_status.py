@@ -16,7 +16,6 @@ from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.net.watch import CallerConnection
 from proxy.pool import Effect, Ticket
-from proxy.record.record import Record
 from proxy.server.addresses import in_force
 from tests.support.upstream import Upstream, json_reply
 
@@ -298,8 +297,8 @@ def test_upstreams_own_list_is_told_when_it_is_known() -> None:
         gateway = gateway_of(provider("x", upstream.url))
         told = answer_of(gateway, OVERVIEW)
         assert (told["models"], told["clients"][0]["offered"]) == ({}, "")
-        record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
-        assert [one.alias for one in gateway.entries(CallerConnection(None), record)] == ["listed"]
+        entries = gateway.generation.registry.entries(CallerConnection(None), math.inf)
+        assert [one.alias for one in entries] == ["listed"]
         told = answer_of(gateway, OVERVIEW)
         assert (told["models"], told["clients"][1]["offered"]) == ({"listed": ""}, "listed")
         gateway.close()
@@ -307,10 +306,9 @@ def test_upstreams_own_list_is_told_when_it_is_known() -> None:
 
 def fail(gateway: Gateway, alias: str, effect: Effect) -> str:
     """Have an attempt at a model end so; returns the client's label."""
-    record = Record("req_1", endpoint="", arrived=gateway.clock.monotonic())
-    routes = gateway.find(alias, CallerConnection(None), record).routes
+    routes = gateway.generation.registry.table[alias].routes
     ticket = Ticket(alias, CallerConnection(None), gateway.config)
-    lease = gateway.pool.acquire(ticket, routes, record.arrived + 1)
+    lease = gateway.pool.acquire(ticket, routes, gateway.clock.monotonic() + 1)
     assert lease is not None
     lease.report(effect, cause="429: Wait")
     lease.release()
