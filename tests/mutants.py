@@ -53,9 +53,9 @@ MUTANTS = [
        "api/test_page.py::test_order_without_the_pages_token_is_refused"),
     _m("names are markup", "api/page.py",
        "autoescape=True", "autoescape=False", "api/test_page.py::test_markup_is_only_text"),
-    _m("an hour grows", "api/status.py",
+    _m("an hour grows", "usage/recent.py",
        "maxlen=MINUTES", "maxlen=None",
-       "api/test_recent.py::test_an_hour_is_remembered_and_no_more"),
+       "usage/test_recent.py::test_an_hour_is_remembered_and_no_more"),
     # Anthropic's Messages API
     _m("a vendor's signature goes to another", "wire/messages/request.py",
        "found is None or found.kind != self._kind or self._plain", "found is None or self._plain",

@@ -19,10 +19,11 @@ from jinja2 import Environment, FileSystemLoader
 from ..config import Caller
 from ..errors import InvalidKey, InvalidRequest, PathNotFound, Refused
 from ..gateway import Gateway
+from ..usage.recent import Recent
 from .auth import check_own_page
 from .endpoints import Route
 from .exchange import JSON, Exchange
-from .status import ORDERS, Answers, Recent, Request, answer, moment, overview
+from .status import ORDERS, Answers, Request, answer, moment, overview
 
 # The page's orders bring it. Made before the fork, so that all workers have the same.
 _TOKEN = secrets.token_urlsafe(24)

@@ -3,7 +3,7 @@
 Each worker tells facts of its own (`answer`), and obeys orders. Whoever asks them all makes one of
 their answers (`overview`): the page at `/status`, and `poolproxy status`. Each has a pool of its
 own, so what they say about a client is summed. Where there is a page each worker remembers its last
-calls (`Recent`); no other request enters this.
+calls.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from operator import add, itemgetter
 from statistics import fmean
@@ -24,8 +23,7 @@ import msgspec
 
 from ..config import names
 from ..config.wording import printable
-from ..net.watch import Clock
-from ..record.record import MAX_MODEL_CHARS, Call, Record
+from ..usage.recent import MINUTES, MOST_REQUESTS
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 Answers = list[dict[str, Any]]
 
-MINUTES, MOST_REQUESTS = 60, 50
 ORDERS = ("disable", "enable", "reset")
 
 # Of a client in a worker: the worse, the later. A trial is one whether or not it is under way.
@@ -240,39 +237,6 @@ def _minutes(told: Iterable[list[int]]) -> list[list[int]]:
         if at in sums:
             sums[at] = [*map(add, sums[at], counts)]
     return [[round(time.time() - now + at * 60), *counts] for at, counts in sums.items()]
-
-
-class Recent:
-    """What a process remembers of its calls: sums of each minute of an hour, and the last 50."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()  # guards _minutes
-        # By a clock that processes have in common: its number, requests, failed ones, tokens.
-        self._minutes: deque[list[int]] = deque(maxlen=MINUTES)
-        self._last: deque[Callable[[], Call] | Call] = deque(maxlen=MOST_REQUESTS)
-
-    def add(self, record: Record) -> None:
-        """Remember a call that is over."""
-        # Put into words only when somebody looks, unless a body or the like would be kept.
-        is_small = record.transcript is None and len(record.model) <= MAX_MODEL_CHARS
-        self._last.append(record.call if is_small else record.call())
-        at, usage = int((record.ended or 0.0) // 60), record.usage
-        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) if usage else 0
-        with self._lock:
-            if not self._minutes or self._minutes[-1][0] < at:
-                self._minutes.append([at, 0, 0, 0])
-            minute = self._minutes[-1]
-            failed = record.end not in ("ok", "caller_gone")
-            minute[1:] = map(add, minute[1:], (1, int(failed), tokens))
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data; `minutes` are minutes of the monotonic clock, and their counts."""
-        since = int(self._clock.monotonic() // 60) - MINUTES
-        with self._lock:
-            minutes = [[*minute] for minute in self._minutes if minute[0] > since]
-        calls = [each if isinstance(each, Call) else each() for each in [*self._last]]
-        return {"minutes": minutes, "requests": msgspec.to_builtins(calls)}
 
 
 def problems_of(answers: Answers) -> list[str]:

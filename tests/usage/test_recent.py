@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from proxy.api.status import MOST_REQUESTS, Recent
 from proxy.record.record import Attempt, Record
+from proxy.usage.recent import MOST_REQUESTS, Recent
 from proxy.wire.chat import Usage
 from tests.support.clock import VirtualClock
 
