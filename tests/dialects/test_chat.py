@@ -92,6 +92,7 @@ def test_refused_reasoning_is_left_out() -> None:
         {"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]},
         {"role": "user", "x": 1},
     ]
-    for odd in (b"[1]", b'["reasoning_content"]', b'[{"content":"thinking_blocks"}]'):
+    mere = b'[{"content":"thinking_blocks"}]', b'[ {"content": "reasoning_content"} ]'
+    for odd in (b"[1]", b'["reasoning_content"]', *mere):
         ask = CHAT.read(b'{"model":"m","messages":%b}' % odd, {})
         assert ask.plain_request(0, "openai", natively=True) is None

@@ -45,8 +45,9 @@ def without_reasoning(body: bytes) -> bytes | None:
     plain = strip(body)
     fields = decode_object(plain)
     if any(name.encode() in plain for name in _THOUGHTS):
-        fields["messages"] = Raw(encode([_unthinking(one) for one in _items(fields["messages"])]))
-        plain = encode(fields)
+        messages = _items(fields["messages"])
+        if (kept := [_unthinking(one) for one in messages]) != messages:
+            plain = encode({**fields, "messages": kept})
     return None if plain == body else plain
 
 
