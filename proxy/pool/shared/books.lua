@@ -46,22 +46,23 @@ end
 local function mine(number) return number .. '@' .. me end
 local function has(list, c) return string.find(list, ',' .. c .. ',', 1, true) end
 
-local function read(text)  -- a breaker
+local function read(text, field)  -- a breaker
   local state, ends, since, failures, shut, trial, began, cause =
     string.match(text or '0 0 0 0 0 - 0 ', '^(%d) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (.*)$')
-  return {state = tonumber(state), ends = tonumber(ends), since = since, cause = cause, trial = trial,
-    failures = tonumber(failures), shut = tonumber(shut), began = tonumber(began)}
+  return {field = field, state = tonumber(state), ends = tonumber(ends), since = since, cause = cause,
+    trial = trial, failures = tonumber(failures), shut = tonumber(shut), began = tonumber(began)}
 end
-local function write(field, b)
-  call('HSET', P .. 'n', string.match(field, '^%S+') .. ' !', 1, field,
+local function find(field) return read(call('HGET', P .. 'n', field), field) end
+local function write(b)
+  call('HSET', P .. 'n', string.match(b.field, '^%S+') .. ' !', 1, b.field,
     string.format('%d %.0f %s %d %.0f %s %.0f %s', b.state, b.ends, b.since, b.failures, b.shut, b.trial,
       b.began, b.cause))
 end
 local function field_of(c, kind, model) return c .. ' ' .. kind .. (kind == 's' and '' or ' ' .. model) end
-local function open(field, b, state)  -- -1: and forget its failures
+local function open(b, state)  -- -1: and forget its failures
   b.state, b.ends, b.trial = READY, 0, '-'
   if state < READY then b.failures = 0 end
-  write(field, b)
+  write(b)
 end
 local function stands(b)  -- see `Breaker.standing`
   if not b or b.state == READY then return READY, INF end
@@ -172,11 +173,10 @@ local function lend(o, t)
   if t.marks ~= 's' and at > now then present(o, at) end
   if o.is_troubled then
     for kind in string.gmatch('spq', '.') do
-      local field = field_of(o.c, kind, o.model)
-      local b = read(call('HGET', P .. 'n', field))
+      local b = find(field_of(o.c, kind, o.model))
       if stands(b) == ON_TRIAL then
         b.trial, b.began, trials = t.id, clock, trials .. kind
-        write(field, b)
+        write(b)
       end
     end
   end
@@ -232,12 +232,11 @@ local function put_back(l)
   end
   call('HINCRBY', P .. 'n', l.c, -1)
   for kind in string.gmatch(l.marks, '[spq]') do
-    local field = field_of(l.c, kind, l.model)
-    local b = read(call('HGET', P .. 'n', field))
+    local b = find(field_of(l.c, kind, l.model))
     if b.trial == l.id then
       if clock >= b.began + TRIAL then b.state = READY end
       b.trial = '-'
-      write(field, b)
+      write(b)
     end
   end
   return l.c
@@ -373,19 +372,17 @@ end
 function ops.report()
   local c, began, state = A[5], tonumber(A[7]), tonumber(A[9])
   for kind in string.gmatch(A[8], '.') do
-    local field = field_of(c, kind, A[6])
-    local said = call('HGET', P .. 'n', field)
-    local b = read(said)
+    local b = find(field_of(c, kind, A[6]))
     local wait, is_news = state == COOLING and A[12] and tonumber(A[12]), began >= b.shut
-    if state <= READY and said and is_news then
-      open(field, b, state)
+    if state <= READY and is_news and b.shut > 0 then
+      open(b, state)
     elseif state > READY and (wait or is_news) then
       wait = wait or math.min(BOUNDS[kind][2], BOUNDS[kind][1] * 2 ^ math.min(b.failures, 32)) * S
       if is_news then b.failures, b.shut = b.failures + 1, clock end
       if b.state == READY then b.since = int(clock) end
       b.state, b.cause, b.trial = state, A[10], '-'
       b.ends = math.max(b.ends, clock + math.min(wait, state == COOLING and A[11] or INF))
-      write(field, b)
+      write(b)
     end
   end
   if state <= READY then serve(c, MOST_LOOKS) end
@@ -400,7 +397,7 @@ function ops.change()
   for _, field in ipairs(A[6] == '' and call('HKEYS', P .. 'n') or {}) do
     local whose, kind, model = string.match(field, '^(%S+) ([spqr]) ?(.*)$')
     if whose == c and (not A[7] or (is_named[model] and kind ~= 's')) then
-      open(field, read(call('HGET', P .. 'n', field)), -1)
+      open(find(field), -1)
     end
   end
   if A[6] == '1' then call('HSET', P .. 'n', c .. ' o', 1, c .. ' !', 1) end
