@@ -27,20 +27,16 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from ...config.schema import State
 
-# A call takes microseconds. A server that stalls for longer is away.
-CALL_S = 5.0
+CALL_S = 5.0  # a call takes microseconds: a server that stalls for longer is away
 CONNECT_S = 2.0
-
-# More would wait for the server's one thread all the same.
-MOST_LINKS = 32
+MOST_LINKS = 32  # more would wait for the server's one thread all the same
 
 # Instances of different versions may use one server.
 _BOOKS = Path(__file__).with_name("books.lua").read_text()
 NAME = f"poolproxy_{sha1(_BOOKS.encode(), usedforsecurity=False).hexdigest()[:12]}"
 LIBRARY = f"#!lua name={NAME}\nlocal NAME = '{NAME}'\n{_BOOKS}"
 
-# CLIENT REPLY SKIP, as it goes over the wire: the next command has no answer.
-_SKIP = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n"
+_SKIP = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n"  # the next command has no answer
 
 
 class Away(redis.RedisError):
@@ -95,8 +91,7 @@ class Server:
         options = dict(parse_qsl(query))
         self.is_near = bare.startswith("unix:")  # what is written to that has arrived
         self.prefix = f"{{pp:{options.pop('name', '') or state.name}}}:"
-        url = f"{bare}?{urlencode(options)}" if options else bare
-        self._pool = _pool(url)
+        self._pool = _pool(f"{bare}?{urlencode(options)}")
         self.forget()
 
     def forget(self) -> None:
@@ -180,10 +175,8 @@ def _pool(url: str) -> Any:
         return redis.ConnectionPool.from_url(url, **options)
     who, _, hosts = parts.netloc.rpartition("@")
     ends = [one.split(":") for one in hosts.split(",")]
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port)) for host, port in ends],
-        sentinel_kwargs={"socket_timeout": CONNECT_S, "retry": retry},
-    )
+    patience = {"socket_timeout": CONNECT_S, "retry": retry}
+    sentinel = Sentinel(ends, sentinel_kwargs=patience)  # type: ignore[no-untyped-call]
     service, _, database = parts.path.strip("/").partition("/")
     options |= parse_url(f"redis://{who}@/{database}")  # type: ignore[no-untyped-call]
     options["ssl"] = parts.scheme.startswith("rediss")
