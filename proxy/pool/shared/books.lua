@@ -19,9 +19,8 @@
 --             is before; found out when it matters
 --   un        asks that were served and do not know it yet, by when that is taken back
 --   rosters   by when they were last used, but for the last minute
-local S, INF = 1e6, 1 / 0
+local S, MINUTE, DAY, INF = 1e6, 60e6, 86400e6, 1 / 0
 local TTL, GRACE, TRIAL, ACK, ROSTER = 12 * S, 3 * S, 2 * S, 2 * S, 3600 * S
-local MINUTE, DAY = 60 * S, 86400 * S
 local MOST_AHEAD, MOST_LOOKS = 64, 64
 local BOUNDS = {s = {60, 1800}, p = {60, 1800}, q = {1, 300}, r = {1, 60}}  -- see `health`
 local READY, RESTING, ON_TRIAL, TRYING, COOLING = 0, 1, 2, 3, 4
@@ -83,10 +82,11 @@ local function look(R, c, turn)
       c .. ' o')
   end
   local is_free = not h[5] and (permits == '0' or tonumber(n[1] or 0) < tonumber(permits))
-  local worst, ends, is_troubled, ready = READY, INF, false, P .. 'r' .. tier .. ':' .. R
-  for i = 1, 4 do
+  local worst, ends, is_troubled, trials, ready = READY, INF, false, '', P .. 'r' .. tier .. ':' .. R
+  for i = 1, n[2] and 4 or 0 do
     local b = h[i] and read(h[i])
     local state, till = stands(b)
+    if state == ON_TRIAL then trials = trials .. string.sub('spq', i, i) end
     is_troubled = is_troubled or (b and (b.state ~= READY or b.failures > 0))
     if b and i == 4 then  -- it only puts behind others
       if clock < b.ends and worst <= ON_TRIAL then worst, ends = RESTING, b.ends end
@@ -98,7 +98,7 @@ local function look(R, c, turn)
   return {c = c, R = R, step = tonumber(step), tier = tier, model = model, state = worst, ends = ends,
     turn = tonumber(turn or call('ZSCORE', ready, c) or said[2] or 0), is_free = is_free, ready = ready,
     is_troubled = is_troubled, is_usable = is_free and (worst == READY or worst == ON_TRIAL),
-    is_lendable = is_free and worst <= ON_TRIAL}
+    is_lendable = is_free and worst <= ON_TRIAL, trials = trials}
 end
 -- The present turn of its tier, also when that moves on.
 local function present(o, moved_to)
@@ -118,8 +118,9 @@ local function park(o)  -- it is not to be had: put it where the change will be 
   if o.ends < INF then call('ZADD', P .. (o.state == RESTING and 'y:' or 'x:') .. o.R, o.ends, o.c) end
   call('ZADD', P .. 'k:' .. o.c, 0, o.R)
 end
-local function is_before(o, this, other, that)  -- by tiers, then by these
-  return not other or tonumber(o.tier) < tonumber(other.tier) or (o.tier == other.tier and this < that)
+local function is_before(o, other, by)  -- by tiers, then by this
+  if other and o.tier ~= other.tier then return tonumber(o.tier) < tonumber(other.tier) end
+  return not other or o[by] < other[by]
 end
 local function is_new(t, c) return not has(t.tried, c) and not has(t.excluded, c) end
 
@@ -148,13 +149,11 @@ local function best(t)
   end
   for _, c in ipairs(call('ZRANGE', P .. 'y:' .. R, 0, -1)) do
     local o = is_new(t, c) and look(R, c)
-    if o and o.is_free and o.state == RESTING and is_before(o, o.ends, found, found and found.ends) then
-      found = o
-    end
+    if o and o.is_free and o.state == RESTING and is_before(o, found, 'ends') then found = o end
   end
   for c in string.gmatch(not found and clock >= t.at and t.tried or '', '[^,]+') do
     local o = not has(t.excluded, c) and look(R, c)
-    if o and o.is_lendable and is_before(o, o.turn, found, found and found.turn) then found = o end
+    if o and o.is_lendable and is_before(o, found, 'turn') then found = o end
   end
   return found
 end
@@ -165,23 +164,19 @@ local function take(process, number, c, began, trials, rank, model)  -- a permit
   call('HINCRBY', P .. 'n', c, 1)
 end
 local function lend(o, t)
-  local now, at, trials = present(o), o.turn, ''
-  if t.marks == 's' then at = math.min(at, now + MOST_AHEAD * o.step) end
+  local now, at = present(o), o.turn
+  if t.marks == 's' then at = math.min(at, now + MOST_AHEAD * o.step)
+  elseif at > now then present(o, at) end
   if call('ZADD', o.ready, 'XX', 'CH', at + o.step, o.c) == 0 then
     call('HSET', P .. 'm:' .. o.R, o.c .. ' t', at + o.step)
   end
-  if t.marks ~= 's' and at > now then present(o, at) end
-  if o.is_troubled then
-    for kind in string.gmatch('spq', '.') do
-      local b = find(field_of(o.c, kind, o.model))
-      if stands(b) == ON_TRIAL then
-        b.trial, b.began, trials = t.id, clock, trials .. kind
-        write(b)
-      end
-    end
+  for kind in string.gmatch(o.trials, '.') do
+    local b = find(field_of(o.c, kind, o.model))
+    b.trial, b.began = t.id, clock
+    write(b)
   end
-  local watched = trials ~= '' and 't' or o.is_troubled and 'w' or '-'
-  take(t.process, t.number, o.c, clock, trials .. watched, t.rank, o.model)
+  local watched = o.trials ~= '' and 't' or o.is_troubled and 'w' or '-'
+  take(t.process, t.number, o.c, clock, o.trials .. watched, t.rank, o.model)
   return {'G', t.rank, o.c, clock, watched, o.model}
 end
 -- What NUMBER@PROCESS is: a lease, or an ask, which has a roster.
@@ -223,9 +218,9 @@ local function first_waiter(c)
   end
   return found, offer
 end
--- End a lease, or an ask. The client whose permit it was.
+-- End a lease, or an ask. The client whose permit it was, if it was still in use.
 local function put_back(l)
-  call('HDEL', P .. 'p:' .. l.process, l.number)
+  if call('HDEL', P .. 'p:' .. l.process, l.number) == 0 then return nil end
   if l.R then
     call('ZREM', P .. 'w:' .. l.R, l.id)
     return nil
@@ -244,21 +239,17 @@ end
 -- Serve an ask that waits, and tell its process. False: that hears nothing now, and will ask again.
 local function hand_over(t, o)
   local ear = P .. 'to:' .. t.process
-  local hears = call('PUBSUB', 'NUMSUB', ear)[2] > 0
   put_back(t)
-  if hears then
-    local g = lend(o, t)
-    call('PUBLISH', ear, string.format('%s %.0f %s %.0f %s %s', t.number, g[2], g[3], g[4], g[5], g[6]))
-    call('ZADD', P .. 'un', clock + ACK, t.id)
-  end
-  return hears
+  if call('PUBSUB', 'NUMSUB', ear)[2] == 0 then return false end
+  call('PUBLISH', ear, string.format('%s %.0f %s %.0f %s %s', t.number, unpack(lend(o, t), 2)))
+  call('ZADD', P .. 'un', clock + ACK, t.id)
+  return true
 end
 -- Hand so many of the client's permits to those who wait for them, if they are free.
 local function serve(c, most)
-  while most > 0 do
-    local t, o = first_waiter(c)
-    if not t then return end
+  for t, o in first_waiter, c do
     if hand_over(t, o) then most = most - 1 end
+    if most == 0 then return end
   end
 end
 -- End all that a process has; of one that does not hear only what waits, until it asks again.
@@ -318,30 +309,25 @@ function ops.acquire()
   for _, where in ipairs(are_some_out and {'x:', 'y:'} or {}) do
     for _, c in ipairs(call('ZRANGEBYSCORE', P .. where .. R, '-inf', clock)) do settle(look(R, c)) end
   end
-  local rank = tonumber(A[8]) or (old and old.rank)
-  local is_first = not rank
-  if is_first then
-    rank = math.max(last + 1, clock)
-    call('HSET', P .. 'meta', 'rank', int(rank))
-  end
+  local known = tonumber(A[8]) or (old and old.rank)
+  local rank = known or math.max(last + 1, clock)
+  if not known then call('HSET', P .. 'meta', 'rank', int(rank)) end
   local t = {id = id, process = me, number = number, R = R, tiers = A[7], rank = rank, tried = A[10],
     excluded = A[11], at = clock + A[9], marks = A[12] and 's' or '-', prefer = {unpack(A, 12)}}
   if old and old.R ~= R then put_back(old) end
-  local o = best(t)
-  while o do
+  for o in best, t do
     local first, offer = first_waiter(o.c)
     if not first or first.rank >= rank then
       if old then call('ZREM', P .. 'w:' .. R, id) end
       return lend(o, t)
     end
     hand_over(first, offer)
-    o = best(t)
   end
   call('HSET', P .. 'p:' .. me, number,
     string.format('? %.0f %s %.0f %s %s %s', t.at, t.marks, rank, R, t.tried, t.excluded))
   call('ZADD', P .. 'w:' .. R, rank, id)
   local ahead = call('ZRANK', P .. 'w:' .. R, id)
-  if ahead == 0 and not is_first then
+  if ahead == 0 and known then
     for _, c in ipairs(call('HKEYS', m)) do call('ZADD', P .. 'k:' .. c, 'XX', 'LT', rank, R) end
   end
   -- What it tried may still be among the ready, where others would overtake it.
@@ -350,20 +336,13 @@ function ops.acquire()
   return {'W', rank, math.max(0, grace - clock), ahead, clock, call('HGETALL', P .. 'n')}
 end
 
--- Leases, and asks that wait no longer, as number and client, or '' where more is to be seen to.
+-- A lease, or an ask that waits no longer: number, then client, or '' where more is to be seen to.
 -- Idempotent. The usual one needs no clock.
 function ops.release()
-  for i = 5, #A, 2 do
-    local c, l = A[i + 1], A[i + 1] == '' and paper(mine(A[i]))
-    if l and (clock or l.R or l.marks == '-' or enter()) then
-      c = put_back(l)
-    elseif c ~= '' and call('HDEL', P .. 'p:' .. me, A[i]) == 1 then
-      call('HINCRBY', P .. 'n', c, -1)
-    else
-      c = nil
-    end
-    if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
-  end
+  local l = {process = me, number = A[5], c = A[6], marks = '-'}
+  if l.c == '' then l = paper(mine(A[5])) end
+  local c = l and (l.R or l.marks == '-' or enter()) and put_back(l)
+  if c and call('EXISTS', P .. 'k:' .. c) == 1 and (clock or enter()) then serve(c, 1) end
 end
 
 -- Client, model, when the lease began, the kinds of breakers that it says something of, state (-1: it
@@ -396,9 +375,7 @@ function ops.change()
   for i = 7, #A do is_named[A[i]] = true end
   for _, field in ipairs(A[6] == '' and call('HKEYS', P .. 'n') or {}) do
     local whose, kind, model = string.match(field, '^(%S+) ([spqr]) ?(.*)$')
-    if whose == c and (not A[7] or (is_named[model] and kind ~= 's')) then
-      open(find(field), -1)
-    end
+    if whose == c and (not A[7] or (is_named[model] and kind ~= 's')) then open(find(field), -1) end
   end
   if A[6] == '1' then call('HSET', P .. 'n', c .. ' o', 1, c .. ' !', 1) end
   if A[6] == '0' then call('HDEL', P .. 'n', c .. ' o') end
@@ -488,9 +465,8 @@ end
 function ops.processes() return call('ZRANGE', P .. 'procs', 0, -1) end
 function ops.bury() bury(A[5]) end
 
-local function main(keys, args)
+redis.register_function(NAME, function(keys, args)
   call, P, A, me, clock, moment, turns = redis.call, keys[1], args, args[2], nil, nil, {}
   if not (A[1] == 'release' or enter() or ALWAYS[A[1]]) then return {'S'} end
   return ops[A[1]]() or 1
-end
-redis.register_function(NAME, main)
+end)

@@ -222,8 +222,8 @@ class SharedPool(ClientPool):
         if self._away or is_deaf or is_new:
             self._away, self._is_deaf = "", is_deaf
             self.ring_all()
-        if again:
-            self._send("release", *[word for number in again for word in (number, "")])
+        for number in again:
+            self._send("release", number, "")
         for process in filter(is_dead, map(bytes.decode, others)):
             log.warning("the process %s is dead: its permits are given back", process)
             self._server.call("bury", self._me, "", process)
