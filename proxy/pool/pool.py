@@ -260,7 +260,7 @@ class ClientPool:
         return queue.changes_at(now)
 
     def _queue_end(
-        self, queue: ModelQueue, ticket: Ticket, now: float, *, tried_since: float
+        self, queue: ModelQueue, ticket: Ticket, now: float, *, tried_since: float = -math.inf
     ) -> float:
         """When the request is refused; who waits for a trial has all of the time from its begin."""
         if ticket.queued_at is None:

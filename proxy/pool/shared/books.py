@@ -32,27 +32,18 @@ from ...net.watch import CLOCK, Clock
 from ..client_lock import ClientLease, Ticket
 from ..health import KINDS, SAYS, STATES, Effect, State
 from ..pool import ClientPool, _bells, _dim
-from ..queue import Line, ModelQueue
+from ..queue import Line, ModelQueue, Offer
 from .connection import Away, Link, Server, is_dead, own_name
 
 log = logging.getLogger("proxy.pool")
 
-# A process is given up 12 s after its last beat (TTL in books.lua). One that has stood still asks
-# again for what it is lent.
-BEAT_S, FRESH_S = 2.0, 9.0
-
-# The pause after a failure to connect.
-RETRY_S = 0.5
-
-# Who is handed a permit may use it as long as it cannot have been taken back (ACK in books.lua).
-HANDED_S = 0.7
-
-# A message may be lost, so that each who waits looks again after this time.
-LOOK_AGAIN_S = 5.0
-
-# The server has been away for so long: nobody waits for it any more, and a hint says for how long.
-PATIENCE_S, AGAIN_S = 12.0, 5.0
-
+BEAT_S = 2.0  # a process is given up 12 s after its last beat (TTL in books.lua)
+FRESH_S = 9.0  # after that it has stood still, and asks again for what it is lent
+RETRY_S = 0.5  # the pause after a failure to connect
+HANDED_S = 0.7  # what was handed over so lately cannot have been taken back (ACK in books.lua)
+LOOK_AGAIN_S = 5.0  # who waits looks again after this time: a message may be lost
+PATIENCE_S = 12.0  # the server has been away for so long: nobody waits for it any more
+AGAIN_S = 5.0  # and a hint says for how long
 MOST_PREFERRED = 8
 US = 1e6
 
@@ -232,20 +223,18 @@ class SharedPool(ClientPool):
 
     def hear(self, messages: Iterable[bytes]) -> None:
         """Ring who was served, and tell what it got; and who hopes for a `-client` that failed."""
-        worse: list[Line] = []
+        worse: list[Offer] = []
         for message in messages:
             word = message.split(b" ", 1)[0]
             if word.startswith(b"-"):
-                worse += [line] if (line := self._lines.get(word[1:].decode())) else []
+                worse += line.offers if (line := self._lines.get(word[1:].decode())) else []
             elif (ticket := self._waiting.get(int(word))) and (bell := ticket.bell):
                 ticket.told = message
                 bell.ring()
-        if any(offer.queue.waiters for line in worse for offer in line.offers):
+        if any(offer.queue.waiters for offer in worse):
             self.beat()
             with self._lock:
-                now = self._clock.monotonic()
-                for line in worse:
-                    self._rung += _dim(line.offers, now)
+                self._rung += _dim(worse, self._clock.monotonic())
             self._ring()
 
     def ring_all(self) -> None:
@@ -364,11 +353,9 @@ class SharedPool(ClientPool):
         rank, grace_us, ahead, *picture = said
         self._paint_locked(*picture)
         ticket.rank, ticket.ahead, self._rank = rank, ahead, max(self._rank, rank)
-        if grace_us:
-            end = self._queue_end(queue, ticket, now, tried_since=-math.inf)
-        else:
-            end = self._wait_until_locked(queue, ticket, now)
-        ticket.wakes_at = min(end, now + (grace_us / US or LOOK_AGAIN_S))
+        wait_until = self._queue_end if grace_us else self._wait_until_locked
+        ends_at = wait_until(queue, ticket, now)
+        ticket.wakes_at = min(ends_at, now + (grace_us / US or LOOK_AGAIN_S))
         queue.join(ticket)
 
     def _wait_away_locked(self, queue: ModelQueue, ticket: Ticket, now: float) -> None:
@@ -376,7 +363,7 @@ class SharedPool(ClientPool):
             raise ShuttingDown
         until = self._away_since + PATIENCE_S
         with suppress(NoClientFree):
-            ticket.wakes_at = min(until, self._queue_end(queue, ticket, now, tried_since=-math.inf))
+            ticket.wakes_at = min(until, self._queue_end(queue, ticket, now))
             if now < ticket.wakes_at:
                 return
         text = "the state that this server shares with others cannot be had now; try again"
@@ -410,10 +397,10 @@ class SharedPool(ClientPool):
         super()._report(lease, effect, asked_s, cause)  # until the next picture
         kinds, state = SAYS[effect]
         number = -1 if effect is Effect.GOOD else STATES.index(state)
-        waits = [lease.ticket.config.max_cooldown_s, *([] if asked_s is None else [asked_s])]
         about = lease.client.identity, lease.model, lease.lent_us, kinds, number
-        said = cause.encode("utf-8", "replace")
-        self._send("report", *about, said, *[round(US * wait_s) for wait_s in waits])
+        waits_s = lease.ticket.config.max_cooldown_s, asked_s
+        waits_us = [round(US * wait_s) for wait_s in waits_s if wait_s is not None]
+        self._send("report", *about, cause.encode("utf-8", "replace"), *waits_us)
 
     # What others see of it
 
