@@ -170,8 +170,8 @@ local function lend(o, t)
   if call('ZADD', o.ready, 'XX', 'CH', at + o.step, o.c) == 0 then
     call('HSET', P .. 'm:' .. o.R, o.c .. ' t', at + o.step)
   end
-  for kind in string.gmatch(o.trials, '.') do
-    local b = find(field_of(o.c, kind, o.model))
+  for i = 1, #o.trials do
+    local b = find(field_of(o.c, string.sub(o.trials, i, i), o.model))
     b.trial, b.began = t.id, clock
     write(b)
   end
@@ -226,8 +226,8 @@ local function put_back(l)
     return nil
   end
   call('HINCRBY', P .. 'n', l.c, -1)
-  for kind in string.gmatch(l.marks, '[spq]') do
-    local b = find(field_of(l.c, kind, l.model))
+  for i = 1, #l.marks - 1 do  -- the last is no trial
+    local b = find(field_of(l.c, string.sub(l.marks, i, i), l.model))
     if b.trial == l.id then
       if clock >= b.began + TRIAL then b.state = READY end
       b.trial = '-'
