@@ -332,7 +332,7 @@ function ops.acquire()
   end
   -- What it tried may still be among the ready, where others would overtake it.
   for c in string.gmatch(t.tried, '[^,]+') do call('ZADD', P .. 'k:' .. c, 'NX', 0, R) end
-  if revoke() and not paper(id).R then return ops.acquire() end
+  if revoke() and not (paper(id) or {}).R then return ops.acquire() end
   return {'W', rank, math.max(0, grace - clock), ahead, clock, call('HGETALL', P .. 'n')}
 end
 
