@@ -68,6 +68,9 @@ class Route(NamedTuple):
     proxy_url: str
     context: Callable[[], ssl.SSLContext]  # made at the first call
 
+    def __repr__(self) -> str:  # a proxy's URL may have a password
+        return f"Route({self.url!r})"
+
 
 def _parts(url: str) -> tuple[str, str, int]:
     """Scheme, host (without the brackets of IPv6) and port of a URL; raises HTTPError."""
