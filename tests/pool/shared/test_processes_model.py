@@ -1,7 +1,7 @@
 """Processes that die, pause and lose what they are told, and a server that forgets everything.
 
 Whatever happens in whatever order, on a virtual clock: never more is in flight than permitted, but
-for what a process still has open that was paused for longer than its leases live; nobody is
+for what a process still has open that was silent for longer than its leases live; nobody is
 overtaken; and in the end all permits are there again.
 """
 
@@ -56,7 +56,7 @@ class Process:
     routes: tuple[Route, ...]
     requests: list[Request] = field(default_factory=list)
     beats_at: float = 0.0
-    silent_since: float | None = None  # while it is paused
+    is_paused: bool = False
     overlaps: list[Request] = field(default_factory=list)  # open for longer than it was trusted
 
 
@@ -89,6 +89,7 @@ class ProcessesMachine(RuleBasedStateMachine):
         self.clock = VirtualClock()
         self.state = State(self.clock, self.backend)
         self.forgot_at = self.stepped_at = 0.0
+        self.leaps: list[float] = []  # of the clock, by hours
         self.names = (f"place{n}-1-1-1" for n in itertools.count())
         self.processes = [self.make() for _ in range(3)]
 
@@ -103,7 +104,7 @@ class ProcessesMachine(RuleBasedStateMachine):
         return process
 
     def awake(self) -> list[Process]:
-        return [one for one in self.processes if one.silent_since is None]
+        return [one for one in self.processes if not one.is_paused]
 
     def ask(self, process: Process, request: Request) -> None:
         try:
@@ -145,19 +146,23 @@ class ProcessesMachine(RuleBasedStateMachine):
             for process in self.processes:
                 # Others may use what it holds from now on, whatever it has still open.
                 # Nor does it say what it holds to a server that has forgotten it.
-                since = process.silent_since
                 redis: Any = self.state.redis
                 state = redis.hget("{pp:test}:meta", "state") or b""
                 is_unsaid = state.split(b" ")[-1] != process.pool._known.encode()
-                if since is not None and (is_unsaid or self.clock.now - since > TTL_S - 2.5):
+                if process.is_paused and (is_unsaid or self.silence_of(process) > TTL_S - 0.5):
                     process.overlaps = [one for one in process.requests if one.lease]
+
+    def silence_of(self, process: Process) -> float:
+        """For how long it has not said that it lives, as the books see it."""
+        beat_at = process.pool._beat_at
+        return self.clock.now - beat_at + 5.0 * sum(leap >= beat_at for leap in self.leaps)
 
     numbers = st.integers(0, 2)
 
     @rule(number=numbers, count=st.integers(1, 3))
     def arrive(self, number: int, count: int) -> None:
         process = self.processes[number]
-        for _ in range(count if process.silent_since is None else 0):
+        for _ in range(0 if process.is_paused else count):
             request = Request(Ticket("m", ANYBODY, DEFAULTS))
             process.requests.append(request)
             self.ask(process, request)
@@ -165,7 +170,7 @@ class ProcessesMachine(RuleBasedStateMachine):
     @rule(number=numbers, data=st.data())
     def finish(self, number: int, data: Any) -> None:
         process = self.processes[number]
-        if process.silent_since is None and process.requests:
+        if process.requests and not process.is_paused:
             request = data.draw(st.sampled_from(process.requests))
             self.end(process, request)
             self.look()
@@ -189,16 +194,14 @@ class ProcessesMachine(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def pause(self, number: int) -> None:
-        process = self.processes[number]
-        if process.silent_since is None:
-            process.silent_since = self.clock.now
+        self.processes[number].is_paused = True
 
     @precondition(lambda self: len(self.awake()) < 3)
     @rule(seconds=st.sampled_from([0.0, 3.0, 20.0]))
     def go_on(self, seconds: float) -> None:
         self.pass_time(seconds)
         for process in self.processes:
-            process.silent_since = None
+            process.is_paused = False
         self.look()
 
     @rule()
@@ -230,9 +233,7 @@ class ProcessesMachine(RuleBasedStateMachine):
     def step_the_clock(self, hours: int) -> None:
         self.stepped_at = self.clock.now
         self.state.step_us += hours * 3600 * 10**6
-        for process in self.processes if hours > 0 else ():
-            if process.silent_since is not None:
-                process.silent_since -= 5.0
+        self.leaps += [self.clock.now] if hours > 0 else []
 
     @invariant()
     def assert_no_permit_is_lent_twice(self) -> None:
@@ -251,7 +252,7 @@ class ProcessesMachine(RuleBasedStateMachine):
         if not hasattr(self, "processes"):
             return
         for process in self.processes:
-            process.silent_since = None
+            process.is_paused = False
         self.pass_time(20.0)
         for process in self.processes:
             for request in process.requests[:]:
