@@ -209,15 +209,16 @@ class ProcessesMachine(RuleBasedStateMachine):
         self.forgot_at = self.clock.now
         self.state.start()
 
+    @precondition(lambda self: self.awake())
     @rule()
     def flush(self) -> None:
         """At once by somebody who knew it before: a new process could overshoot until then."""
         self.clock.now += 0.001
         self.forgot_at = self.clock.now
         self.state.flush()
-        for process in self.awake()[:1]:
-            process.server.fault = ""
-            self.beat(process)
+        process = self.awake()[0]
+        process.server.fault = ""
+        self.beat(process)
 
     @rule(number=numbers, fault=st.sampled_from(["lost", "twice"]))
     def break_next_call(self, number: int, fault: str) -> None:
