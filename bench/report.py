@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.peers import LITELLM, PORTKEY, VLLM_ROUTER
@@ -24,6 +25,8 @@ Samples = dict[str, list[Sample]]  # by target, one for each round
 _NOTHING = "-"
 _REFERENCE = "naive"
 SCALE = "## One pool over many processes"
+_CPUIDLE = Path("/sys/devices/system/cpu/cpuidle")
+_HALT_POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
 _LIBRARIES = ("gunicorn", "flask", "werkzeug", "requests", "urllib3", "msgspec")
 
 _EXPLANATION = """\
@@ -180,7 +183,12 @@ def _machine() -> str:
     model = _field("/proc/cpuinfo", "model name") or platform.machine()  # arm64 tells no name
     memory_gb = int(_field("/proc/meminfo", "MemTotal").removesuffix("kB")) / 1024**2
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, {memory_gb:.0f} GB, Linux {platform.release()}"
+    machine = f"{model}, {cores} cores, {memory_gb:.0f} GB, Linux {platform.release()}"
+    with suppress(OSError):  # a virtual machine's core that halts at once is slow to wake
+        if (_CPUIDLE / "current_governor").read_text().strip() == "haltpoll":
+            poll_us = int(_HALT_POLL.read_text()) // 1000
+            machine += f"; an idle core polls for up to {poll_us} us before it halts"
+    return machine
 
 
 def _field(path: str, name: str) -> str:
