@@ -82,6 +82,7 @@ def test_a_state_that_cannot_be_had(
         ({"redis_version": "6.2.16"}, "7.0"),
         ({"redis_version": "7.0.15", "maxmemory_policy": "allkeys-lfu"}, "noeviction"),
         ({"redis_version": "7.0.15", "role": "slave"}, "replica"),
+        ({"redis_version": "7.0.15", "arch_bits": "32"}, "32 bits"),
     ],
 )
 def test_a_server_that_will_not_do_is_told(info: dict[str, str], why: str) -> None:

@@ -24,7 +24,7 @@ from tests.support.pool import Desk, FakeClient
 # and what is to be known of it.
 _TIME, _NOW = "redis.call('TIME')", "{0, redis.call('GET', 'now')}"
 _INFO, _UP = "call('INFO', 'server')", "call('GET', 'up')"
-_LEND = "call('HINCRBY', P .. 'n', c, 1)"
+_LEND = "call('HINCRBY', N, c, '1')"
 _NOTE = _LEND + " call('RPUSH', 'order', number .. '@' .. process)"
 
 # The last of what was told so far.
@@ -91,9 +91,9 @@ class StateServer(Server):
     def close(self) -> None:
         """Nothing is open."""
 
-    def call(self, what: str, process: str, *words: object) -> Any:
+    def call(self, what: str, process: str, known: str, *words: object) -> Any:
         state = self.state
-        given: list[Any] = [self.prefix, what, process, state.run, *words]
+        given: list[Any] = [self.prefix, what, process, f"{state.run} {known}", *words]
         fault, self.fault = self.fault, ""
         if fault == "twice":
             state.call(*given)

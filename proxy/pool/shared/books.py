@@ -33,7 +33,7 @@ from ..client_lock import ClientLease, Ticket
 from ..health import KINDS, SAYS, STATES, Effect, State
 from ..pool import ClientPool, _bells, _dim
 from ..queue import Line, ModelQueue, Offer
-from .connection import Away, Link, Server, is_dead, own_name
+from .connection import NAME, Away, Link, Server, is_dead, own_name
 
 log = logging.getLogger("proxy.pool")
 
@@ -44,6 +44,7 @@ HANDED_S = 0.7  # what was handed over so lately cannot have been taken back (AC
 LOOK_AGAIN_S = 5.0  # who waits looks again after this time: a message may be lost
 PATIENCE_S = 12.0  # the server has been away for so long: nobody waits for it any more
 AGAIN_S = 5.0  # and a hint says for how long
+USE_S = 60.0  # the books are told so often that a roster is in use; without it forget it in an hour
 MOST_PREFERRED = 8
 US = 1e6
 
@@ -57,16 +58,19 @@ class SharedQueue(ModelQueue):
         for offer in self.offers.values():
             words += [offer.lock.client.identity, offer.lock.permits, round(US * offer.step)]
             words += [offer.tier.place, round(US * offer.turn), offer.name]
-        said = "\0".join(map(str, [self.alias, *words])).encode(errors="surrogatepass")
+        said = "\0".join(map(str, [NAME, self.alias, *words])).encode(errors="surrogatepass")
         self.roster = sha256(said).hexdigest()[:20]
         self.upload = [self.roster, *words]
         self.places = ",".join(map(str, sorted(self._tiers)))
+        self.told_at = -math.inf  # when the books were told that it is in use
 
     def words(self, ticket: Ticket, now: float) -> list[object]:
         """What the books are told by who asks."""
-        rank = ticket.rank if ticket.rank >= 0 else ""
+        words: list[object] = [ticket.number, self.roster, self.places]
+        if ticket.rank < 0 and not (ticket.tried or ticket.excluded or ticket.session):
+            return words
         back_off_us = round(US * max(0.0, min(ticket.tried_again_at - now, 1e6)))
-        words: list[object] = [ticket.number, self.roster, self.places, rank, back_off_us]
+        words += [ticket.rank if ticket.rank >= 0 else "", back_off_us]
         words += [
             ",".join(["", *[lock.client.identity for lock in locks if lock in self.offers], ""])
             for locks in (ticket.tried, ticket.excluded)
@@ -299,6 +303,8 @@ class SharedPool(ClientPool):
                         self._wait_away_locked(queue, ticket, now)
                         return None
                     words = queue.words(ticket, now)
+                if now - queue.told_at > USE_S and self._send("use", queue.roster):
+                    queue.told_at = now
                 try:
                     kind, *rest = self._call("acquire", *words)
                     if kind == b"U":
@@ -325,7 +331,7 @@ class SharedPool(ClientPool):
         """What it was told that it is lent, if it is sure that nobody has taken it back."""
         number, *grant = ticket.told.split(b" ", 5)
         is_mine = self._server.is_near and grant and int(number) == ticket.number
-        if is_mine and self._send("acquire", ticket.number, ""):
+        if is_mine and self._send("acquire", ticket.number, "", "", ""):
             with self._lock:
                 lent_at = self._beat_at + (int(grant[2]) - self._beat_us) / US
                 if 0 <= self._clock.monotonic() - lent_at < HANDED_S:

@@ -65,13 +65,16 @@ class Link:
         self.raw.send_packed_command([pack_command(words)], check_health=False)
         return self.raw.read_response()
 
-    def call(self, what: str, process: str, *words: object) -> Any:
-        return self.ask("FCALL", NAME, 1, self.prefix, what, process, self.run, *words)
+    def call(self, *call: Any) -> Any:
+        return self.ask(*self._words(*call))
 
-    def send(self, what: str, process: str, *words: object) -> None:
+    def send(self, *call: Any) -> None:
         """As `call`, with no answer to come."""
-        packed = pack_command(("FCALL", NAME, 1, self.prefix, what, process, self.run, *words))
+        packed = pack_command(self._words(*call))
         self.raw.send_packed_command([_SKIP + packed], check_health=False)
+
+    def _words(self, what: str, process: str, known: str, *words: Any) -> tuple[Any, ...]:
+        return "FCALL", NAME, 1, self.prefix, what, process, f"{self.run} {known}", *words
 
     def messages(self, for_s: float) -> Iterator[bytes]:
         """What the process was told, as far as it is there, or comes before the time is over."""
@@ -110,10 +113,10 @@ class Server:
                 if (link := idle.get_nowait()) is not None:
                     link.close()
 
-    def call(self, what: str, process: str, *words: object) -> Any:
-        """What the books say. Blocks for 5 s, where the server stalls; raises Away.
+    def call(self, what: str, process: str, known: str, *words: object) -> Any:
+        """What the books say, to who knows of this state. Blocks for 5 s, where the server stalls.
 
-        `words`: the state that the process knows, then the operation's own.
+        Raises Away.
         """
         links = self._links
         try:
@@ -123,10 +126,10 @@ class Server:
         try:
             if link is not None:
                 with suppress(redis.ConnectionError, redis.ResponseError):
-                    return link.call(what, process, *words)
+                    return link.call(what, process, known, *words)
                 link.close()  # it broke while it was idle, or is a primary's no more
             link = Link(self._pool.make_connection(), self.prefix)
-            return link.call(what, process, *words)
+            return link.call(what, process, known, *words)
         except BaseException as error:
             if link is not None:
                 link.close()  # its answer may still come
@@ -188,6 +191,8 @@ def unfit(info: dict[str, str]) -> str:
     version = info.get("redis_version", "0")
     if int(version.split(".")[0]) < 7:  # functions
         return f"it is Redis {version}; 7.0 is the oldest that will do"
+    if info.get("arch_bits") == "32":  # its functions' integers hold no microseconds since 1970
+        return "it is built for 32 bits"
     if (policy := info.get("maxmemory_policy", "")).startswith("allkeys"):
         return f"by its maxmemory-policy, {policy}, it may forget permits in use: set noeviction"
     return "it is a replica; name the primary, or Sentinel" if info.get("role") == "slave" else ""

@@ -63,13 +63,13 @@ class Process:
 class FairServer(StateServer):
     """Fails where a request is lent a client at once that waits behind another."""
 
-    def call(self, what: str, process: str, *words: object) -> Any:
+    def call(self, what: str, process: str, known: str, *words: object) -> Any:
         redis: Any = self.state.redis
         was_lent = False
         if what == "acquire":
-            paper = redis.hget(f"{{pp:test}}:p:{process}", words[1])
+            paper = redis.hget(f"{{pp:test}}:p:{process}", words[0])
             was_lent = paper is not None and not paper.startswith(b"?")
-        answer = super().call(what, process, *words)
+        answer = super().call(what, process, known, *words)
         if what == "acquire" and answer[0] == b"G" and not was_lent:
             for key in redis.keys("{pp:test}:w:*"):
                 for _, rank in redis.zrange(key, 0, -1, withscores=True):

@@ -159,6 +159,25 @@ def test_who_is_refused_waits_no_longer() -> None:
     desk.pool.close()
 
 
+def test_a_roster_is_forgotten_an_hour_after_its_last_use() -> None:
+    desk = shared_desk(make_client("a", models=(("m", "m"), ("n", "n"))))
+    assert isinstance(desk.pool, ModelPool)
+    redis = desk.pool.state.redis
+    used = []
+    for alias in "mn":
+        desk.take(alias).release()
+        used.append(set(redis.keys("{pp:test}:m:*")))
+    for _ in range(60):
+        desk.take("n").release()
+        for _ in range(16):
+            desk.clock.now += 4.0  # its clock goes on by 5 s at most without a beat
+            desk.pool.beat()
+            known = set(redis.keys("{pp:test}:m:*"))
+            assert used[1] - used[0] <= known
+    assert known == used[1] - used[0]
+    desk.pool.close()
+
+
 def test_what_was_handed_to_an_ask_is_no_other_asks() -> None:
     """Though it is heard late: that one was answered meanwhile, and its lease may have ended."""
     desk = shared_desk(make_client("a"))
@@ -200,8 +219,8 @@ def test_a_place_is_not_left_before_its_caller_knows_of_it(
     one, two = members
     caller, call = Caller("ann", max_concurrency=1), one.pool._server.call
 
-    def slow(what: str, process: str, *words: object) -> object:
-        answer = call(what, process, *words)
+    def slow(what: str, process: str, known: str, *words: object) -> object:
+        answer = call(what, process, known, *words)
         for _ in range(3 if what == "spend" else 0):
             one.pool.beat()
         return answer
