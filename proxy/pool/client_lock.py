@@ -120,7 +120,6 @@ class Ticket:
     rank: int = -1  # in the order of arrival; -1: it has not come yet
     session: bytes = b""
     number: int = 0  # of the shared books, while the request asks them
-    told: bytes = b""  # by them: what it was handed
     ahead: int | None = None  # so many wait before it, where those books know
     cooled_s: float = 0.0  # of `max-retry-interval`, what was waited for cooldowns
     has_asked: bool = False

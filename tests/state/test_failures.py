@@ -167,8 +167,8 @@ def _sleep(cluster: Cluster) -> None:
         assert streams.complaints == []
 
 
-def test_what_is_handed_over_by_a_unix_socket_is_used_at_once() -> None:
-    """The books are not asked again: that is as exact, whatever becomes of workers and of Redis."""
+def test_a_unix_socket_is_as_exact() -> None:
+    """Whatever becomes of workers and of Redis."""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
         cluster = stack.enter_context(Cluster([Host("here")], redis.unix_url))

@@ -82,7 +82,6 @@ class StateServer(Server):
         self.state = state
         self.process = process
         self.fault = ""  # of the next call: its answer is `lost`, or it comes `twice`
-        self.is_near = True  # as by a Unix socket: what is sent has arrived
         self.prefix = "{pp:test}:"
 
     def forget(self) -> None:
@@ -161,8 +160,7 @@ class ModelPool(SharedPool):
         while messages := self.messages():
             for message in messages:
                 self.hear([message])
-                number = message.split(b" ")[0]
-                if number.isdigit() and (ticket := self._waiting.get(int(number))):
+                if message.isdigit() and (ticket := self._waiting.get(int(message))):
                     bell = ticket.bell
                     with suppress(PoolError):  # its time may be over: it is told as it looks again
                         ticket.granted = self._ask(ticket, self.routes[ticket])

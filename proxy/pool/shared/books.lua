@@ -11,7 +11,7 @@
 --   n         client -> in flight; "client KIND model" -> a breaker: s service, p payment, q quota,
 --             r rest; "client o": disabled; "client !": there are, or were, such
 --   m:ROSTER  "#TIER" -> its present turn; client -> permits step tier model; "client t" -> its turn,
---             while it is not among rTIER:ROSTER, the ready ones by turn; "#out": whether some may be in x: or y:
+--             while it is not among rTIER:ROSTER, the ready ones by turn; "#out": are some in x: or y:
 --   x: y:     ROSTER: who is shut, who rests, by its end
 --   caller:C  what a caller has spent of each limit, and when; all is forgotten after a week
 --   w:ROSTER  asks that wait, by rank
@@ -85,8 +85,7 @@ local function look(R, c, turn)
     h = call('HMGET', N, c .. ' s', c .. ' p ' .. model, c .. ' q ' .. model, c .. ' r ' .. model,
       c .. ' o')
   end
-  local held = n[1] or '0'
-  local is_free = not h[5] and (permits == '0' or held == '0' or tonumber(held) < tonumber(permits))
+  local is_free = not h[5] and (permits == '0' or n[1] == '0' or tonumber(n[1] or 0) < tonumber(permits))
   local worst, ends, is_troubled, trials, ready = READY, INF, false, '', P .. 'r' .. tier .. ':' .. R
   for i = 1, n[2] and 4 or 0 do
     local b = h[i] and read(h[i])
@@ -252,7 +251,8 @@ local function hand_over(t, o)
   local ear = P .. 'to:' .. t.process
   put_back(t)
   if call('PUBSUB', 'NUMSUB', ear)[2] == 0 then return false end
-  call('PUBLISH', ear, string.format('%s %d %s %d %s %s', t.number, unpack(lend(o, t), 2)))
+  lend(o, t)
+  call('PUBLISH', ear, t.number)
   call('ZADD', P .. 'un', clock + ACK, t.id)
   return true
 end
@@ -301,8 +301,7 @@ end
 
 -- Number, roster, its tiers in order; then, where it is more than a first ask for any of them, rank or
 -- '', back-off left, tried, excluded, and the clients that a session prefers. Idempotent by the number:
--- what it was lent it has from now on, asked or told. A plain first ask is not looked up: where its
--- number turns out to stand for something, all is done again with that.
+-- what it was lent, or handed, it has from now on. A first ask is looked up where that turns out to matter.
 function ops.acquire(is_known)
   local number, R, id = A[4], A[5], mine(A[4])
   local old = (is_known or A[7]) and paper(id)
@@ -421,18 +420,15 @@ function ops.spend()
   return found
 end
 
--- A roster that is in use still.
-function ops.use() call('ZADD', P .. 'rosters', 'XX', clock, A[4]) end
-
--- Roster, then six of each client: it, permits, step, tier, turn, model.
+-- A roster that is in use; where it is new, six of each client: it, permits, step, tier, turn, model.
 function ops.roster()
   local m = P .. 'm:' .. A[4]
   for i = 5, call('EXISTS', m) == 0 and #A or 0, 6 do
     local about = table.concat({A[i + 1], A[i + 2], A[i + 3], A[i + 5]}, ' ')
     call('HSET', m, '#out', 0, '#' .. A[i + 3], 0, A[i], about)
     call('ZADD', P .. 'r' .. A[i + 3] .. ':' .. A[4], A[i + 4], A[i])
-    call('ZADD', P .. 'rosters', clock, A[4])
   end
+  call('ZADD', P .. 'rosters', clock, A[4])
 end
 
 -- The highest rank seen, clients that are disabled, then five of each lease

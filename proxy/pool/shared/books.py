@@ -3,8 +3,8 @@
 A server keeps the books (`books.lua`), and lends. What they say of clients is kept here as a
 picture, in the locks and healths of `ClientPool`: from it follow how long a request waits, its
 errors, and what `status` tells. A request holds a permit wherever it runs, so that a lease counts
-until it is given back, or its process is dead. Who was handed one is told, and says that it is
-taken up before it is used: what waited in a socket through a pause lends nothing.
+until it is given back, or its process is dead. Who was handed one is told, and asks before it is
+used: what waited in a socket through a pause lends nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ log = logging.getLogger("proxy.pool")
 BEAT_S = 2.0  # a process is given up 12 s after its last beat (TTL in books.lua)
 FRESH_S = 9.0  # after that it has stood still, and asks again for what it is lent
 RETRY_S = 0.5  # the pause after a failure to connect
-HANDED_S = 0.7  # what was handed over so lately cannot have been taken back (ACK in books.lua)
 LOOK_AGAIN_S = 5.0  # who waits looks again after this time: a message may be lost
 PATIENCE_S = 12.0  # the server has been away for so long: nobody waits for it any more
 AGAIN_S = 5.0  # and a hint says for how long
@@ -109,7 +108,7 @@ class SharedPool(ClientPool):
         self._pid = os.getpid()
         self._me = own_name(next(self._serials))
         self._known = ""  # the state that this process has a part in
-        self._beat_at, self._beat_us = -math.inf, 0  # the last one, and its lease clock
+        self._beat_at = -math.inf
         self._listener: threading.Thread | None = None
         self._is_over = threading.Event()  # what it runs for
         self._link: Link | None = None  # on which it hears
@@ -203,15 +202,13 @@ class SharedPool(ClientPool):
         )
         here = set(map(int, numbers))
         with self._lock:
-            self._known, self._beat_at, self._beat_us = state.decode(), now, picture[0]
+            self._known, self._beat_at = state.decode(), now
             self._paint_locked(*picture)
             leaked = here - self._asking - self._held.keys() - self._waiting.keys()
             again, self._leaked = leaked & self._leaked, leaked
             lost = tuple((self._held.keys() & before) - here)
             # Asks end of which the books find that nobody hears; and with the books all of them.
             is_deaf, is_new = bool(told & self._waiting.keys() - here), self._known != known
-            for ticket in self._waiting.values() if is_deaf or is_new else ():
-                ticket.told = b""
         if self._away:
             log.warning("the shared state is back after %.1f s", now - self._away_since)
         if self._away or is_deaf or is_new:
@@ -226,14 +223,12 @@ class SharedPool(ClientPool):
             self.beat(*lost)
 
     def hear(self, messages: Iterable[bytes]) -> None:
-        """Ring who was served, and tell what it got; and who hopes for a `-client` that failed."""
+        """Ring whose number is told: it was served; and who hopes for a `-client` that failed."""
         worse: list[Offer] = []
         for message in messages:
-            word = message.split(b" ", 1)[0]
-            if word.startswith(b"-"):
-                worse += line.offers if (line := self._lines.get(word[1:].decode())) else []
-            elif (ticket := self._waiting.get(int(word))) and (bell := ticket.bell):
-                ticket.told = message
+            if message.startswith(b"-"):
+                worse += line.offers if (line := self._lines.get(message[1:].decode())) else []
+            elif (ticket := self._waiting.get(int(message))) and (bell := ticket.bell):
                 bell.ring()
         if any(offer.queue.waiters for offer in worse):
             self.beat()
@@ -289,8 +284,6 @@ class SharedPool(ClientPool):
         self.open()
         try:
             while True:
-                if lease := self._handed(ticket):
-                    return lease
                 ticket.number = ticket.number or next(self._numbers)
                 ticket.bell, self._waiting[ticket.number] = my_bell(), ticket
                 with self._lock:
@@ -303,7 +296,7 @@ class SharedPool(ClientPool):
                         self._wait_away_locked(queue, ticket, now)
                         return None
                     words = queue.words(ticket, now)
-                if now - queue.told_at > USE_S and self._send("use", queue.roster):
+                if now - queue.told_at > USE_S and self._send("roster", queue.roster):
                     queue.told_at = now
                 try:
                     kind, *rest = self._call("acquire", *words)
@@ -326,17 +319,6 @@ class SharedPool(ClientPool):
             raise
         finally:
             self._ring()
-
-    def _handed(self, ticket: Ticket) -> ClientLease | None:
-        """What it was told that it is lent, if it is sure that nobody has taken it back."""
-        number, *grant = ticket.told.split(b" ", 5)
-        is_mine = self._server.is_near and grant and int(number) == ticket.number
-        if is_mine and self._send("acquire", ticket.number, "", "", ""):
-            with self._lock:
-                lent_at = self._beat_at + (int(grant[2]) - self._beat_us) / US
-                if 0 <= self._clock.monotonic() - lent_at < HANDED_S:
-                    return self._lent_locked(ticket, *grant)
-        return None
 
     def _lent_locked(self, ticket: Ticket, *grant: Any) -> ClientLease | None:
         rank, client, us, watched, name = grant
@@ -378,7 +360,7 @@ class SharedPool(ClientPool):
     def _leave_locked(self, queue: ModelQueue | None, ticket: Ticket, now: float) -> None:
         super()._leave_locked(queue, ticket, now)
         self._waiting.pop(ticket.number, None)
-        ticket.ahead, ticket.told = None, b""
+        ticket.ahead = None
 
     def withdraw(self, ticket: Ticket) -> None:
         super().withdraw(ticket)

@@ -92,7 +92,6 @@ class Server:
     def __init__(self, state: State) -> None:
         bare, _, query = state.url.reveal().partition("?")
         options = dict(parse_qsl(query))
-        self.is_near = bare.startswith("unix:")  # what is written to that has arrived
         self.prefix = f"{{pp:{options.pop('name', '') or state.name}}}:"
         self._pool = _pool(f"{bare}?{urlencode(options)}")
         self.forget()
@@ -114,10 +113,7 @@ class Server:
                     link.close()
 
     def call(self, what: str, process: str, known: str, *words: object) -> Any:
-        """What the books say, to who knows of this state. Blocks for 5 s, where the server stalls.
-
-        Raises Away.
-        """
+        """What the books say. Blocks for 5 s, where the server stalls; raises Away."""
         links = self._links
         try:
             link = links.get(timeout=CALL_S)

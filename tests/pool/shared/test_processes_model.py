@@ -82,10 +82,8 @@ class ProcessesMachine(RuleBasedStateMachine):
 
     backend: Any = None
 
-    @initialize(is_near=st.booleans())
-    def open(self, is_near: bool) -> None:
-        """`is_near`: what is sent has arrived, as by a Unix socket."""
-        self.is_near = is_near
+    @initialize()
+    def open(self) -> None:
         self.clock = VirtualClock()
         self.state = State(self.clock, self.backend)
         self.forgot_at = self.stepped_at = 0.0
@@ -96,7 +94,6 @@ class ProcessesMachine(RuleBasedStateMachine):
     def make(self) -> Process:
         clients = [make_client(label, permits=count) for label, count in PERMITS.items()]
         server = FairServer(self.state, next(self.names))
-        server.is_near = self.is_near
         pool = ModelPool(clients, server, clock=self.clock)
         process = Process(pool, server, tuple(Route(client, "m") for client in clients))
         process.beats_at = self.clock.now

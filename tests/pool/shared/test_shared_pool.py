@@ -178,27 +178,6 @@ def test_a_roster_is_forgotten_an_hour_after_its_last_use() -> None:
     desk.pool.close()
 
 
-def test_what_was_handed_to_an_ask_is_no_other_asks() -> None:
-    """Though it is heard late: that one was answered meanwhile, and its lease may have ended."""
-    desk = shared_desk(make_client("a"))
-    assert isinstance(desk.pool, ModelPool)
-    held, ticket = desk.ask(desk.ticket()), desk.ticket()
-    assert held is not None
-    assert desk.ask(ticket) is None
-    held.release()
-    (message,) = desk.pool.messages()
-    first = desk.ask(ticket)
-    assert first is not None
-    first.release()
-    other = desk.ask(desk.ticket())
-    assert other is not None
-    ticket.told = message
-    assert desk.ask(ticket) is None
-    desk.pool.withdraw(ticket)
-    other.release()
-    desk.pool.close()
-
-
 def test_a_callers_limit_holds_everywhere(members: tuple[Member, Member]) -> None:
     """Its place is left when the request is over."""
     one, two = members
