@@ -280,15 +280,18 @@ def _standing(facts: Iterable[dict[str, Any]]) -> Iterator[tuple[Key, float]]:
                     yield ("poolproxy_cooldown_seconds", label, model), health.get("for_s", 0)
 
 
-# Where in the file its rows and values are, how long, and how often they were written.
-_HEAD = struct.Struct("3Q")
+# How often the file was written, where in it its rows and values are, how long they are, and how
+# often once more: a read that meets a write may see a part of each.
+_HEAD = struct.Struct("4Q")
 _Kept: TypeAlias = tuple[Rows, dict[str, dict[str, None]]]
 
 
 def _read(fd: int) -> tuple[tuple[int, int, int], Table]:
     """The file's head and what is in it, whoever writes beside that meanwhile."""
     while head := os.pread(fd, _HEAD.size, 0):
-        begin, size, turn = _HEAD.unpack(head)
+        turn, begin, size, same = _HEAD.unpack(head)
+        if turn != same:
+            continue
         data = os.pread(fd, size, begin)
         if head == os.pread(fd, _HEAD.size, 0):
             return (begin, size, turn), Table(*msgspec.msgpack.decode(data, type=_Kept))
@@ -306,6 +309,6 @@ def _add_to(fd: int, new: Rows) -> None:
         begin = _HEAD.size if len(data) <= begin - _HEAD.size else begin + size
         if os.pwrite(fd, data, begin) < len(data):
             raise OSError("there is no room")
-        os.pwrite(fd, _HEAD.pack(begin, len(data), turn + 1), 0)
+        os.pwrite(fd, _HEAD.pack(turn + 1, begin, len(data), turn + 1), 0)
     finally:
         fcntl.lockf(fd, fcntl.LOCK_UN)

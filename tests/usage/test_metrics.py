@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.config import load_config
 from proxy.gateway import Gateway
 from proxy.record.record import Record
-from proxy.usage.metrics import FAMILIES, OTHER, RETRY_S, Metrics
+from proxy.usage.metrics import _HEAD, FAMILIES, OTHER, RETRY_S, Metrics
 from proxy.version import __version__
 from tests.support.gateway import PATIENCE_S, ROOT, environment
 
@@ -166,6 +166,22 @@ def test_workers_take_turns(fd: int) -> None:
             assert before == 900 or any(each.poll() in (None, 0) for each in begun)
         assert [each.wait(PATIENCE_S) for each in begun] == [0, 0, 0]
     assert requests(one) == {"m": 900}
+
+
+def test_a_head_that_is_half_written_is_read_again(fd: int) -> None:
+    """Its writer may stand still in the middle: what is seen is the same then, time and again."""
+    one = worker(fd)
+    heads = []
+    for _ in range(2):
+        count(one, "m")
+        one.keep()
+        heads.append(os.pread(fd, _HEAD.size, 0))
+    for part in range(8, _HEAD.size, 8):
+        os.pwrite(fd, heads[1][:part] + heads[0][part:], 0)
+        timer = threading.Timer(0.05, os.pwrite, (fd, heads[1], 0))
+        timer.start()
+        assert requests(worker(fd)) == {"m": 2}
+        timer.join()
 
 
 HOLDS = """
