@@ -55,7 +55,7 @@ class CallerConnection:
     (`CallerConnection(None)`) the caller never seems to leave.
     """
 
-    __slots__ = ("_fd", "_is_gone", "_sock")
+    __slots__ = ("_fd", "_is_gone", "_is_hidden", "_sock")
 
     def __init__(
         self, sock: socket.socket | None, is_gone: Callable[[], bool] | None = None
@@ -63,6 +63,7 @@ class CallerConnection:
         self._sock = sock
         self._is_gone = is_gone
         self._fd = -1 if sock is None else sock.fileno()
+        self._is_hidden = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> CallerConnection:
@@ -84,7 +85,7 @@ class CallerConnection:
         """Have `poller` report the caller's end too, and notes of what was lost, where it can."""
         if LOST.fd >= 0 or LOST.open():
             poller.register(LOST.fd, select.POLLIN)
-        if self._fd >= 0:
+        if self._fd >= 0 and not self._is_hidden:
             poller.register(self._fd, _RDHUP or select.POLLIN)
 
     def wait(self, poller: Poll, until: float, clock: Clock) -> list[tuple[int, int]]:
@@ -116,7 +117,7 @@ class CallerConnection:
                 raise CallerGone("the caller closed the connection")
             else:  # bytes of a pipelined request, which hide the caller's end from here on
                 poller.unregister(fd)
-                self._fd = -1
+                self._is_hidden = True
         return others
 
     def raise_if_gone(self) -> None:

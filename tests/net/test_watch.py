@@ -102,6 +102,18 @@ def test_pipelined_bytes_are_no_end(platform: str, pair: Pair, upstream: Pair) -
             data(upstream, caller, soon(20))
 
 
+def test_pipelined_bytes_are_nobody_elses(platform: str, pair: Pair, upstream: Pair) -> None:
+    """Also not in a poll set that was made before they came, as one wait follows another."""
+    ours, peer = pair
+    caller = CallerConnection(ours)
+    poller = caller.poller(upstream[0].fileno())
+    peer.sendall(b"GET")
+    caller.pause(soon())
+    assert caller.wait(poller, soon(), CLOCK) == []
+    upstream[1].sendall(b"x")
+    assert caller.wait(poller, soon(20), CLOCK) == [(upstream[0].fileno(), select.POLLIN)]
+
+
 def test_spurious_event_is_no_end(pair: Pair) -> None:
     """Readable, and then there is nothing: the caller stays."""
     caller = CallerConnection(pair[0])
