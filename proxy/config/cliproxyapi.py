@@ -64,12 +64,14 @@ _SERVING = _keys("""
 def warnings(ignored: Mapping[str, Any]) -> Iterator[str]:
     """Up to two warnings about ignored keys; those that change who is served come first.
 
-    Keys are named by path, without the index in a list. One that is off (`false`, 0) changes none.
+    Keys are named by path, without the index in a list. One that is off (`false`, 0) changes none,
+    and neither does a section that says `enabled: false`.
     """
     serving: dict[str, None] = {}
     others: dict[str, None] = {}
     for path, value in ignored.items():
-        is_on = bool(value) and path.rpartition(".")[2] in _SERVING
+        is_off = not value or (isinstance(value, Mapping) and value.get("enabled") is False)
+        is_on = path.rpartition(".")[2] in _SERVING and not is_off
         (serving if is_on else others)[re.sub(r"\[\d+\]", "[]", path)] = None
     if serving:
         yield (

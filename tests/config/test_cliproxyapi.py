@@ -154,7 +154,6 @@ openai-compatibility:
 
 SERVING = [
     "auth-dir",
-    "plugins",
     "routing",
     "ws-auth",
     "interactions-api-key",
@@ -276,11 +275,12 @@ def test_what_is_off_serves_nobody_otherwise() -> None:
         "force-model-prefix": False,
         "max-retry-credentials": 0,
         "payload": None,
+        "plugins": {"enabled": False, "dir": "plugins"},
         "routing": {},
     }
     (warning,) = load_config({**demo, **off}, environ={}).warnings
     assert warning.endswith(
-        "are ignored: force-model-prefix, max-retry-credentials, payload, routing"
+        "are ignored: force-model-prefix, max-retry-credentials, payload, plugins, routing"
     )
     assert load_config(demo, environ={}).warnings == ()
 
