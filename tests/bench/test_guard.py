@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,15 @@ def test_two_thousand_streams_are_whole_and_need_no_more_the_next_time() -> None
     assert runs[2].peak_kb <= 1.1 * runs[1].peak_kb
 
 
+def unread_streams(upstream_port: int) -> int:
+    """On how many connections to an upstream there is something that nobody has read yet."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(peer[-4:], 16) == upstream_port and not queues.endswith(":00000000")
+        for _, _, peer, _, queues, *_ in rows
+    )
+
+
 def test_streams_catch_up_after_a_stall() -> None:
     """A worker that stood still wakes with 2,000 threads that want the interpreter at once."""
     with (
@@ -132,8 +142,13 @@ def test_streams_catch_up_after_a_stall() -> None:
                 lambda: f"{measure.threads(worker)} threads",
             )
             os.kill(worker, signal.SIGSTOP)
-            time.sleep(0.5)  # is the stall
-            os.kill(worker, signal.SIGCONT)
+            try:
+                wait_for(
+                    lambda: unread_streams(port) == STREAMS,
+                    lambda: f"{unread_streams(port)} streams have something to read",
+                )
+            finally:
+                os.kill(worker, signal.SIGCONT)
             outcome = load.outcome()
     assert (outcome.whole, outcome.losses) == (STREAMS, {})
 
