@@ -169,10 +169,11 @@ class Hooks:
         systemd.serves(worker.ppid)
 
     def _open_control(self, worker: Any) -> None:
-        proxies = getattr(worker.wsgi, "extensions", {}).get("proxy", {})
+        app = worker.app.callable
+        proxies = getattr(app, "extensions", {}).get("proxy", {})
         if "proxy" not in proxies:
             return  # wrapped in something else: no control
-        gateway = proxies["proxy"].gateway_of(worker.wsgi)
+        gateway = proxies["proxy"].gateway_of(app)
         gateway.reloader.report()
         if gateway.ledger is not None:
             gateway.ledger.begin()

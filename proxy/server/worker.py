@@ -83,6 +83,7 @@ BRISK_S = 0.01
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Overrides methods of `ThreadWorker` (gunicorn 27.0.1, workers/gthread.py)."""
 
+    wsgi: Callable[..., Any]  # the application
     alive: bool  # whether it is to go on
     ends_at: float | None = None  # of waiting for first bytes, once the worker is to end
     tells_at = math.inf  # when all who are still served are told that the worker ends
@@ -111,6 +112,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # A connection that may turn out to be HTTP/2 is gunicorn's to read.
         self.has_heads = not self.is_tls and self.cfg.http2_cleartext not in _PRIOR_KNOWLEDGE
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application. If the worker is to end, answers say `Connection: close`."""
+        super().load_wsgi()
+        self.wsgi = partial(self._call, self.wsgi)
+
+    def _call(self, app: Callable[..., Any], environ: Any, start_response: Any) -> Any:
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            if Gateway.is_stopping or not self.alive:
+                start_response.__self__.force_close()  # it is a method of gunicorn's `Response`
+            return start_response(status, headers, exc_info)
+
+        return app(environ, start)
 
     def accept(self, listener: Any) -> None:
         """Main thread: accept a caller. If there are no resources, the others are served on."""
@@ -144,7 +158,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _announce_stop(self) -> None:
         """Main thread: callers are still taken, and told to go elsewhere next time."""
-        self.max_keepalived = 0  # from now on answers say `Connection: close`
         Gateway.is_stopping = True
 
     def is_parent_alive(self) -> bool:

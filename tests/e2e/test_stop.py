@@ -90,6 +90,34 @@ def test_full_gateway_then_graceful_stop(upstream: Upstream) -> None:
         assert gateway.records()[-1]["end"] == "ok"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("delay_s", [0, 3600])
+def test_last_answer_says_that_its_connection_closes(upstream: Upstream, delay_s: int) -> None:
+    """Also where the request came before the stop: or the caller would send its next one there."""
+    lots = Lots(upstream.url, {1: 1})
+    lot, gate = lots.take(), Gate()
+    upstream.reply(lot.key, chat("whole").after(Hold(gate)))
+    config = {"shutdown-delay": delay_s, "openai-compatibility": lots.providers}
+    body = json.dumps(asked(lot.model))
+    with Gateway(config) as gateway, gateway.connect() as caller:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        caller.sendall(f"{head}{body}".encode())
+        wait_for(lambda: asking(gateway) == (1, 0), lambda: gateway.log)
+        gateway.terminate()
+        if delay_s:
+            wait_for(lambda: gateway.call("GET", "/readyz").status == 503)
+        else:
+            wait_for(lambda: is_refused(gateway))
+        gate.set()
+        with http.client.HTTPResponse(caller) as answer:
+            answer.begin()
+            assert answer.status == 200
+            assert answer.headers["connection"] == "close"
+            answer.read()
+        gateway.terminate()
+        assert gateway.wait_ended() == 0
+
+
 # Under load
 
 

@@ -227,12 +227,11 @@ class Worker:
 
     core = 7
 
-    def __init__(self, wsgi: Any = None, sockets: Iterable[Any] = ()) -> None:
+    def __init__(self, application: Any = None, sockets: Iterable[Any] = ()) -> None:
         self.pid = self.ppid = os.getpid()
-        self.wsgi = wsgi
         self.sockets = [*sockets]
         self.cfg = SimpleNamespace(threads=9)
-        self.app = SimpleNamespace(app_uri=APPLICATION)
+        self.app = SimpleNamespace(app_uri=APPLICATION, callable=application)
         self.reopened = threading.Event()
         self.log = SimpleNamespace(reopen_files=self.reopened.set)
 
