@@ -91,7 +91,7 @@ def key_of(limit: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _unlimited(cluster: Cluster) -> None:
+def _unlimited(cluster: Everywhere) -> None:
     """The upstream answers at once, and permits what it is asked."""
     entries = [one for lot in LOTS.values() for one in lot["api-keys"]]
     keys = [one if isinstance(one, str) else one["api-key"] for one in entries]
@@ -99,13 +99,17 @@ def _unlimited(cluster: Cluster) -> None:
     cluster.witness.default = as_asked(*WORDS)
 
 
-def everywhere(cluster: Cluster, model: str, many: int, **options: Any) -> list[Call]:
-    """Answers to so many requests, one after the other, by all gateways in turn."""
-    places = islice(cycle(cluster.gateways.items()), many)
-    return [
-        ask(one, model, f"{name}.{model}-{number}-{time.monotonic_ns()}", **options)
-        for number, (name, one) in enumerate(places)
-    ]
+def everywhere(cluster: Everywhere, model: str, many: int, **options: Any) -> list[Call]:
+    """Answers to so many requests, one after the other, by all gateways in turn.
+
+    Each comes when the books know that the one before has ended: its process does not wait for it.
+    """
+    held, calls = len(cluster.leases()), []
+    for number, (name, one) in enumerate(islice(cycle(cluster.gateways.items()), many)):
+        known_as = f"{name}.{model}-{number}-{time.monotonic_ns()}"
+        calls.append(ask(one, model, known_as, **options))
+        wait_for(lambda: len(cluster.leases()) <= held)
+    return calls
 
 
 def commanded(gateway: Placed, *arguments: str) -> str:
@@ -113,7 +117,7 @@ def commanded(gateway: Placed, *arguments: str) -> str:
     return run_python("-m", "proxy", *arguments, "--port", str(gateway.port))
 
 
-def asked_for(cluster: Cluster, model: str, many: int, **options: Any) -> list[Flight]:
+def asked_for(cluster: Everywhere, model: str, many: int, **options: Any) -> list[Flight]:
     """What the upstream saw of `everywhere`, all of which was answered."""
     since = time.monotonic()
     calls = everywhere(cluster, model, many, **options)
@@ -122,11 +126,11 @@ def asked_for(cluster: Cluster, model: str, many: int, **options: Any) -> list[F
     return [one for one in cluster.witness.begun(since) if one.name in names]
 
 
-def begun(cluster: Cluster, key: str) -> list[Flight]:
+def begun(cluster: Everywhere, key: str) -> list[Flight]:
     return [one for one in cluster.witness.begun() if one.key == key]
 
 
-def test_clients_are_used_in_turn(cluster: Cluster) -> None:
+def test_clients_are_used_in_turn(cluster: Everywhere) -> None:
     """One round robin for all processes."""
     everywhere(cluster, "round", 12)
     keys = [one.key for one in cluster.witness.begun() if one.key in LOTS["round"]["api-keys"]]
@@ -134,7 +138,7 @@ def test_clients_are_used_in_turn(cluster: Cluster) -> None:
     assert keys == keys[:4] * 3
 
 
-def test_caller_has_so_many_requests_in_all_processes(cluster: Cluster) -> None:
+def test_caller_has_so_many_requests_in_all_processes(cluster: Everywhere) -> None:
     """Its `max-concurrency` is a count of all of them."""
     first, second = cluster.gateways.values()
     with Streams(cluster) as streams:
@@ -149,7 +153,7 @@ def test_caller_has_so_many_requests_in_all_processes(cluster: Cluster) -> None:
         streams.let_go(there)
 
 
-def test_a_caller_of_so_many_requests_a_minute(cluster: Cluster) -> None:
+def test_a_caller_of_so_many_requests_a_minute(cluster: Everywhere) -> None:
     """At the same moment, by whatever process: one count of all of them."""
     most, since = METERED["rpm"], time.monotonic()
     with ThreadPoolExecutor(12) as callers:
@@ -166,7 +170,7 @@ def test_a_caller_of_so_many_requests_a_minute(cluster: Cluster) -> None:
     assert {call.detail for call in calls if call not in served} == {"rate_limit_exceeded"}
 
 
-def test_a_caller_of_so_many_tokens_a_minute(cluster: Cluster) -> None:
+def test_a_caller_of_so_many_tokens_a_minute(cluster: Everywhere) -> None:
     """Charged by the process that served it, and known to the next one."""
     calls = everywhere(cluster, "spare", 4, key=key_of("tpm"))
     assert [call.status for call in calls[:3]] == [200] * 3
@@ -174,19 +178,19 @@ def test_a_caller_of_so_many_tokens_a_minute(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("limit", "most"), [("requests-per-day", 5), ("tokens-per-day", 3)])
-def test_a_caller_of_so_much_a_day(cluster: Cluster, limit: str, most: int) -> None:
+def test_a_caller_of_so_much_a_day(cluster: Everywhere, limit: str, most: int) -> None:
     """Though each instance has a ledger of its own."""
     calls = everywhere(cluster, "spare", most + 3, key=key_of(limit))
     assert [call.status for call in calls] == [200] * most + [429] * 3
     assert len(seen(cluster, calls)) == most
 
 
-def seen(cluster: Cluster, calls: list[Call]) -> set[str]:
+def seen(cluster: Everywhere, calls: list[Call]) -> set[str]:
     """The names of those that came to the upstream."""
     return {call.name for call in calls} & {one.name for one in cluster.witness.begun()}
 
 
-def test_callers_places_come_back_from_a_dead_process(cluster: Cluster) -> None:
+def test_callers_places_come_back_from_a_dead_process(cluster: Everywhere) -> None:
     """As permits do."""
     dying = cluster.start(cluster.hosts[0])
     with Streams(cluster) as streams:
@@ -196,7 +200,7 @@ def test_callers_places_come_back_from_a_dead_process(cluster: Cluster) -> None:
         wait_for(lambda: everywhere(cluster, "spare", 1, key=LIMITED)[0].status == 200)
 
 
-def test_client_is_disabled_in_all_processes(cluster: Cluster) -> None:
+def test_client_is_disabled_in_all_processes(cluster: Everywhere) -> None:
     """By an order to any of them, for those that start later too; and enabled again."""
     first, second = cluster.gateways.values()
     assert everywhere(cluster, "spare", 1)[0].end == "whole"
@@ -211,7 +215,7 @@ def test_client_is_disabled_in_all_processes(cluster: Cluster) -> None:
         cluster.stop(late)
 
 
-def test_cooldown_holds_in_all_processes_until_it_is_ended_by_hand(cluster: Cluster) -> None:
+def test_cooldown_holds_in_all_processes_until_it_is_ended_by_hand(cluster: Everywhere) -> None:
     """One 429 is enough for all; `reset` of any of them ends it for all."""
     key = "sk-cool-0123456789"
     _, second = cluster.gateways.values()
@@ -249,7 +253,7 @@ def test_one_request_of_all_processes_tries_a_client_after_its_cooldown(
     assert after - trial >= TRIAL_S * 10**6
 
 
-def test_account_of_the_next_tier_serves_while_the_first_is_in_use(cluster: Cluster) -> None:
+def test_account_of_the_next_tier_serves_while_the_first_is_in_use(cluster: Everywhere) -> None:
     """By whichever process."""
     free, paid, gate = "sk-free-0123456789", "sk-paid-0123456789", Gate()
     first, *_ = cluster.gateways.values()
@@ -268,7 +272,7 @@ def test_account_of_the_next_tier_serves_while_the_first_is_in_use(cluster: Clus
     assert cluster.witness.complaints == []
 
 
-def test_session_has_the_same_account_in_all_processes(cluster: Cluster) -> None:
+def test_session_has_the_same_account_in_all_processes(cluster: Everywhere) -> None:
     """And other sessions have others."""
     found = [
         {one.key for one in asked_for(cluster, "sticky", 8, session=f"session-{number}")}
@@ -278,7 +282,7 @@ def test_session_has_the_same_account_in_all_processes(cluster: Cluster) -> None
     assert len(set.union(*found)) > 1
 
 
-def test_status_shows_all_processes(cluster: Cluster) -> None:
+def test_status_shows_all_processes(cluster: Everywhere) -> None:
     """Asked of one gateway, it counts what the others have in flight, and permits once.
 
     What it tells may be a second old.
