@@ -110,13 +110,13 @@ def call(name: str, sent: float) -> Call:
 def test_overtaking_is_seen() -> None:
     """By more than the slack; a request that was tried twice counts by its first time."""
     calls = [call("a", 0.0), call("b", 1.0), call("c", 2.0)]
-    in_order = [flight("a", 3.0), flight("b", 4.0), flight("c", 5.0), flight("a", 9.0)]
+    in_order = [flight("a", 3.0), flight("b", 3.1), flight("c", 3.2), flight("a", 9.0)]
     assert overtaken(in_order, calls, 0.5) == []
-    other = [flight("b", 3.0), flight("c", 4.0), flight("a", 5.0)]
+    other = [flight("b", 3.0), flight("c", 3.1), flight("a", 3.2)]
     (found,) = overtaken(other, calls, 1.5)
     assert found == "a was overtaken by c, 2.00 s younger"
     assert overtaken(other, calls, 2.5) == []
-    at_once = [flight("c", 3.0), flight("b", 3.1), flight("a", 3.2)]
+    at_once = [flight("c", 3.0), flight("b", 3.01), flight("a", 3.02)]
     assert overtaken(at_once, calls, 0.5) == []
 
 
